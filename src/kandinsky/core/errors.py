@@ -1,0 +1,52 @@
+"""The one exception tree: every message names the offending value and ends with what to do about it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class KandinskyError(Exception):
+    """Base of every error this library raises on purpose.
+
+    `str(error)` is one sentence that names the value, then the hint when there is one.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message} {hint}".strip())
+        self.message = message
+        self.hint = hint
+
+
+class RequestError(KandinskyError, ValueError):
+    """A request asks for something that cannot be done (a size, a strength, a mask, a sampler name)."""
+
+
+class CheckpointError(KandinskyError):
+    """Weights or configuration files are missing, damaged or of another model."""
+
+
+class TokenizerError(CheckpointError):
+    """A tokenizer's files are missing or unreadable."""
+
+
+class HubError(CheckpointError):
+    """A download from a model hub failed or is not allowed."""
+
+
+class ConfigError(KandinskyError, ValueError):
+    """A training or evaluation configuration is wrong."""
+
+
+class DataError(KandinskyError):
+    """Pictures, captions or other input data are missing or unreadable."""
+
+
+class OutputError(KandinskyError):
+    """A result cannot be written where it was asked for."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns a hint such as `Did you mean 'ddim'? Known: ddim, ddpm.` for a misspelt `name`."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1)
+    prefix = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{prefix}Known: {', '.join(choices)}."
