@@ -1,0 +1,170 @@
+"""CLIP's two towers: a causal text transformer and a vision transformer that end in one shared space.
+
+Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", 2.4.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.core.errors import ConfigError, RequestError
+from kandinsky.networks.layers import Block
+
+ClipActivation = Literal["gelu", "quick_gelu"]
+
+
+def _check_heads(width: int, heads: int) -> None:
+    if heads < 1 or width % heads:
+        raise ConfigError(
+            f"{heads} heads do not divide a width of {width}.", "Choose a divisor of the width."
+        )
+
+
+@dataclass(frozen=True)
+class ClipTextConfig:
+    """The shape of a text tower, and where a sentence's meaning is read.
+
+    `pool` says from which token: "eos" reads at the first `eos_id`, "argmax" at the highest id of the row (the
+    end token of the published vocabulary; `eos_id` then means nothing and may be None). Raises ConfigError when
+    the heads do not divide the width, or when "eos" has no `eos_id`.
+    """
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    positions: int
+    projection: int
+    activation: ClipActivation
+    eos_id: int | None
+    pool: Literal["argmax", "eos"]
+
+    def __post_init__(self) -> None:
+        _check_heads(self.width, self.heads)
+        if self.pool == "eos" and self.eos_id is None:
+            raise ConfigError("pool is 'eos' but eos_id is None.", "Give the id of the end-of-text token.")
+
+
+@dataclass(frozen=True)
+class ClipVisionConfig:
+    """The shape of a vision tower; `image_size` and `patch` in pixels.
+
+    Raises ConfigError when the heads do not divide the width or a picture holds no whole patch.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    image_size: int
+    patch: int
+    projection: int
+    activation: ClipActivation
+
+    def __post_init__(self) -> None:
+        _check_heads(self.width, self.heads)
+        if not 0 < self.patch <= self.image_size:
+            raise ConfigError(
+                f"Patches of {self.patch} pixels do not fit a picture of {self.image_size}.",
+                "Choose a patch between 1 and the picture's size.",
+            )
+
+
+@dataclass(frozen=True)
+class ClipTextFeatures:
+    """What a text tower says: `hidden` (B, L, W) after the last norm, `embedding` (B, P) not normalised."""
+
+    hidden: Tensor
+    embedding: Tensor
+
+
+class ClipText(nn.Module):
+    """The text tower: ids (B, L) -> ClipTextFeatures.
+
+    Attention is causal and nothing else is masked: padding behind the end token never reaches the embedding.
+    """
+
+    def __init__(self, config: ClipTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.vocab_size, config.width)
+        self.positions = nn.Parameter(torch.empty(config.positions, config.width))
+        self.blocks = _blocks(config)
+        self.norm = nn.LayerNorm(config.width)
+        self.projection = nn.Linear(config.width, config.projection, bias=False)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        nn.init.normal_(self.positions, std=0.01)
+        nn.init.normal_(self.projection.weight, std=config.width**-0.5)
+
+    def forward(self, ids: Tensor) -> ClipTextFeatures:
+        """ids (B, L) whole numbers in [0, vocab_size), L <= positions; RequestError when L is larger."""
+        length = ids.shape[1]
+        if length > self.config.positions:
+            raise RequestError(
+                f"{length} tokens are more than the {self.config.positions} this text encoder reads.",
+                "Truncate the prompt.",
+            )
+        x = self.tokens(ids) + self.positions[:length]
+        for block in self.blocks:
+            x = block(x, causal=True)
+        hidden = self.norm(x)
+        pooled = hidden[torch.arange(len(ids), device=ids.device), self._end(ids)]
+        return ClipTextFeatures(hidden, self.projection(pooled))
+
+    def _end(self, ids: Tensor) -> Tensor:
+        if self.config.pool == "argmax":
+            return ids.argmax(dim=1)
+        return (ids == self.config.eos_id).int().argmax(dim=1)
+
+
+class ClipVision(nn.Module):
+    """The vision tower: pixels (B, 3, S, S), already normalised by CLIP's mean and deviation, -> (B, P)."""
+
+    def __init__(self, config: ClipVisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        scale = config.width**-0.5
+        count = (config.image_size // config.patch) ** 2 + 1
+        self.patches = nn.Conv2d(3, config.width, config.patch, stride=config.patch, bias=False)
+        self.class_token = nn.Parameter(torch.empty(config.width))
+        self.positions = nn.Parameter(torch.empty(count, config.width))
+        self.norm_in = nn.LayerNorm(config.width)
+        self.blocks = _blocks(config)
+        self.norm_out = nn.LayerNorm(config.width)
+        self.projection = nn.Linear(config.width, config.projection, bias=False)
+        for parameter in (self.class_token, self.positions, self.projection.weight):
+            nn.init.normal_(parameter, std=scale)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """pixels (B, 3, image_size, image_size) -> (B, P), not normalised; RequestError for other sizes."""
+        size = self.config.image_size
+        if tuple(pixels.shape[1:]) != (3, size, size):
+            raise RequestError(
+                f"Pixels of shape {tuple(pixels.shape)} do not fit this image encoder.",
+                f"Resize pictures to (batch, 3, {size}, {size}).",
+            )
+        patches = self.patches(pixels).flatten(2).transpose(1, 2)
+        first = self.class_token.expand(len(pixels), 1, -1)
+        x = self.norm_in(torch.cat([first, patches], dim=1) + self.positions)
+        for block in self.blocks:
+            x = block(x)
+        embedding: Tensor = self.projection(self.norm_out(x[:, 0]))
+        return embedding
+
+
+def _blocks(config: ClipTextConfig | ClipVisionConfig) -> nn.ModuleList:
+    """Blocks with CLIP's published initial scales: residual branches shrink with the depth."""
+    blocks = []
+    for _ in range(config.layers):
+        block = Block(config.width, config.heads, config.mlp_width, config.activation)
+        nn.init.normal_(block.attention.qkv.weight, std=config.width**-0.5)
+        nn.init.normal_(block.mlp.up.weight, std=(2 * config.width) ** -0.5)
+        for branch in (block.attention.out, block.mlp.down):
+            nn.init.normal_(branch.weight, std=(2 * config.width * config.layers) ** -0.5)
+        for layer in (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.down):
+            nn.init.zeros_(layer.bias)
+        blocks.append(block)
+    return nn.ModuleList(blocks)

@@ -1,0 +1,111 @@
+"""The few layers that several transformers share: sinusoidal times, fused attention, the pre-norm block."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ActivationName = Literal["gelu", "quick_gelu", "silu"]
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """GELU's logistic approximation, x * sigmoid(1.702 x), on any shape (Hendrycks and Gimpel 2016, section 2)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[ActivationName, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "quick_gelu": quick_gelu,
+    "silu": F.silu,
+}
+
+
+def sinusoid(t: Tensor, dim: int) -> Tensor:
+    """Times as cosines, then sines, of dim / 2 frequencies that fall from 1 to nearly 1 / 10,000.
+
+    t (B,) -> (B, dim) in float32, whatever the type of t: published weights were trained on float32 angles,
+    which differ from exact ones by up to 1e-4 at t near 1000. Source: Vaswani et al. 2017, section 3.5.
+    """
+    half = dim // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=t.device) / half
+    angles = t.to(torch.float32)[:, None] * torch.exp(-math.log(10_000.0) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one matrix for queries, keys and values (Vaswani et al. 2017, eq. 1)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, L, W) -> queries, keys and values, each (B, heads, L, W / heads)."""
+        batch, length, width = x.shape
+        qkv: Tensor = self.qkv(x)
+        q, k, v = qkv.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        """Queries (B, heads, L, d) over keys and values (B, heads, M, d) -> (B, L, heads * d), projected.
+
+        `mask`, when given, is added to the logits and broadcasts to (B, heads, L, M).
+        """
+        bias = None if mask is None else mask.to(q.dtype)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal)
+        projected: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return projected
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        return self.attend(*self.project(x), mask=mask, causal=causal)
+
+
+class Mlp(nn.Module):
+    """Linear, activation, Linear on the last axis: (..., width) -> (..., width)."""
+
+    def __init__(self, width: int, hidden: int, activation: ActivationName) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(self.activation(self.up(x)))
+        return y
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: x + attention(norm1(x)), then + mlp(norm2(.)); (B, L, W) -> (B, L, W)."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, activation: ActivationName) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, mlp_width, activation)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        x = x + self.attention(self.norm1(x), mask, causal)
+        y: Tensor = x + self.mlp(self.norm2(x))
+        return y
+
+    def extend(
+        self, x: Tensor, past: tuple[Tensor, Tensor] | None, mask: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The block on tokens x (B, L, W) that follow `past` tokens, of which only keys and values are kept.
+
+        `past` holds keys and values (B, heads, P, d), or is None at the start; `mask` broadcasts to
+        (B, heads, L, P + L). Returns the tokens and the keys and values of all P + L tokens.
+        """
+        q, k, v = self.attention.project(self.norm1(x))
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        x = x + self.attention.attend(q, k, v, mask)
+        return x + self.mlp(self.norm2(x)), (k, v)

@@ -1,0 +1,199 @@
+"""The diffusion prior: a causal transformer that denoises an image embedding under a text.
+
+Its tokens, in order: the text's, the text embedding, the time, the noisy image embedding, and a learned one at
+which the clean image embedding is read. Source: Ramesh et al. 2022, "Hierarchical Text-Conditional Image
+Generation with CLIP Latents", section 2.2.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kandinsky.core.errors import RequestError
+from kandinsky.networks.layers import Block, Mlp, sinusoid
+
+HIDDEN = -10_000.0
+"""What is added to the logit of a token that must not be seen; published weights were run with this value."""
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """The shape of a prior.
+
+    `embedding_dim` is the size of the image and text embeddings, `text_width` of the text tower's hidden
+    states, `tokens` the length of a text.
+    """
+
+    heads: int
+    head_dim: int
+    layers: int
+    embedding_dim: int
+    text_width: int
+    tokens: int = 77
+
+    @property
+    def width(self) -> int:
+        """The width of the transformer, heads * head_dim."""
+        return self.heads * self.head_dim
+
+    @property
+    def extra_tokens(self) -> int:
+        """The tokens behind the text's: text embedding, time, noisy embedding, and the one that is read."""
+        return 4
+
+
+@dataclass(frozen=True)
+class PriorCondition:
+    """What a prior is told: `text_hidden` (B, L, text_width), `text_embedding` (B, D), `text_mask` (B, L) bool.
+
+    The mask is True on real tokens; embeddings are as the text tower gives them, not normalised.
+    """
+
+    text_hidden: Tensor
+    text_embedding: Tensor
+    text_mask: Tensor
+
+
+class Prior(nn.Module):
+    """Says which image embedding hides behind a noisy one: (x, t, condition) -> x0, all in normalised units.
+
+    `clip_mean` and `clip_std` (1, D) are the statistics of real image embeddings; they are saved with the
+    weights but never trained.
+    """
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.text_in = nn.Linear(config.text_width, width)
+        self.embedding_in = nn.Linear(config.embedding_dim, width)
+        self.time_mlp = Mlp(width, width, "silu")
+        self.noisy_in = nn.Linear(config.embedding_dim, width)
+        self.query = nn.Parameter(torch.empty(1, 1, width))
+        self.positions = nn.Parameter(torch.empty(1, config.tokens + config.extra_tokens, width))
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, 4 * width, "gelu") for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, config.embedding_dim)
+        self.clip_mean = nn.Parameter(torch.zeros(1, config.embedding_dim), requires_grad=False)
+        self.clip_std = nn.Parameter(torch.ones(1, config.embedding_dim), requires_grad=False)
+        self._initialise()
+
+    def forward(self, noisy: Tensor, t: Tensor, condition: PriorCondition) -> Tensor:
+        """noisy (B, D) normalised, t (B,) in [0, 1000) -> the clean embedding (B, D), normalised.
+
+        Raises RequestError when the condition's text has another length than the prior reads.
+        """
+        prefix = self._prefix(condition)
+        x = torch.cat([prefix, self._suffix(noisy, self._time_tokens(t.expand(len(noisy))))], dim=1)
+        mask = self._mask(condition.text_mask, x)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self._read(x)
+
+    def prepare(self, condition: PriorCondition, times: Sequence[float]) -> "PreparedPrior":
+        """Does once what no step changes: the text's keys and values in every layer, and all time tokens.
+
+        The mask is causal, so the text tokens never see the time or the noisy embedding, and a step only has
+        three tokens left to compute. Raises RequestError when a text's first token is masked, for a row that
+        sees nothing behind it looks ahead.
+        """
+        bad = (~condition.text_mask[:, 0].bool()).nonzero().flatten().tolist()
+        if bad:
+            raise RequestError(
+                f"The first text token of row {bad[0]} is masked.",
+                "Keep at least the start token of each text.",
+            )
+        x = self._prefix(condition)
+        length = x.shape[1]
+        mask = self._mask(condition.text_mask, x)
+        past = []
+        for block in self.blocks:
+            x, cached = block.extend(x, None, mask[:, :, :length, :length])
+            past.append(cached)
+        moments = torch.tensor([float(t) for t in times], dtype=torch.float32, device=x.device)
+        tokens = self._time_tokens(moments)
+        table = {float(t): tokens[i : i + 1] for i, t in enumerate(times)}
+        return PreparedPrior(self, tuple(past), mask[:, :, length:], table)
+
+    def normalise(self, embedding: Tensor) -> Tensor:
+        """An image embedding (B, D) in units of the statistics of real ones, the space the prior works in."""
+        return (embedding - self.clip_mean) / self.clip_std
+
+    def denormalise(self, x: Tensor) -> Tensor:
+        """The image embedding (B, D) that `normalise` turns into x."""
+        return x * self.clip_std + self.clip_mean
+
+    def _prefix(self, condition: PriorCondition) -> Tensor:
+        count = condition.text_hidden.shape[1]
+        if count != self.config.tokens:
+            raise RequestError(
+                f"A text of {count} tokens does not fit this prior.",
+                f"Pad or cut it to {self.config.tokens}.",
+            )
+        tokens = [self.text_in(condition.text_hidden), self.embedding_in(condition.text_embedding)[:, None]]
+        return torch.cat(tokens, dim=1) + self.positions[:, : count + 1]
+
+    def _suffix(self, noisy: Tensor, time_tokens: Tensor) -> Tensor:
+        rows = len(noisy)
+        tokens = [
+            time_tokens.expand(rows, -1)[:, None],
+            self.noisy_in(noisy)[:, None],
+            self.query.expand(rows, -1, -1),
+        ]
+        return torch.cat(tokens, dim=1) + self.positions[:, self.config.tokens + 1 :]
+
+    def _time_tokens(self, t: Tensor) -> Tensor:
+        tokens: Tensor = self.time_mlp(sinusoid(t, self.config.width).to(self.positions.dtype))
+        return tokens
+
+    def _mask(self, text_mask: Tensor, like: Tensor) -> Tensor:
+        """What is added to the logits, (B, 1, N, N): no later token is seen, nor any padding of the text."""
+        count = self.config.tokens + self.config.extra_tokens
+        causal = torch.full((count, count), HIDDEN, dtype=like.dtype, device=like.device).triu(1)
+        padding = F.pad((1 - text_mask.to(like.dtype)) * HIDDEN, (0, self.config.extra_tokens))
+        return causal + padding[:, None, None, :]
+
+    def _read(self, x: Tensor) -> Tensor:
+        y: Tensor = self.out(self.norm(x[:, -1]))
+        return y
+
+    def _initialise(self) -> None:
+        """Small normal weights; residual branches start shut, so the untrained network is nearly affine."""
+        for parameter in (self.query, self.positions):
+            nn.init.normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            nn.init.zeros_(block.attention.out.weight)
+            nn.init.zeros_(block.mlp.down.weight)
+
+
+@dataclass(frozen=True)
+class PreparedPrior:
+    """A prior that has read its condition: `step` gives what `Prior.forward` gives, from its last three tokens.
+
+    `past` holds keys and values (B, heads, tokens + 1, head_dim) of each layer, `mask` (B, 1, 3, all) what the
+    three may see, `time_tokens` a row (1, width) for each time that was announced.
+    """
+
+    prior: Prior
+    past: tuple[tuple[Tensor, Tensor], ...]
+    mask: Tensor
+    time_tokens: dict[float, Tensor]
+
+    def step(self, x: Tensor, t: float) -> Tensor:
+        """x (B, D) normalised at time t -> the clean embedding (B, D); t need not have been announced."""
+        token = self.time_tokens.get(float(t))
+        if token is None:
+            token = self.prior._time_tokens(torch.tensor([float(t)], device=x.device))
+        tokens = self.prior._suffix(x, token)
+        for block, past in zip(self.prior.blocks, self.past, strict=True):
+            tokens, _ = block.extend(tokens, past, self.mask)
+        return self.prior._read(tokens)
