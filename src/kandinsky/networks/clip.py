@@ -26,9 +26,9 @@ def _check_heads(width: int, heads: int) -> None:
 class ClipTextConfig:
     """The shape of a text tower, and where a sentence's meaning is read.
 
-    `pool` says from which token: "eos" reads at the first `eos_id`, "argmax" at the highest id of the row (the
-    end token of the published vocabulary; `eos_id` then means nothing and may be None). Raises ConfigError when
-    the heads do not divide the width, or when "eos" has no `eos_id`.
+    `pool` says from which token: "eos" reads at the first `eos_id`, "argmax" at the highest id of the row (in
+    the published vocabulary that is the end token; `eos_id` then means nothing and may be None). Raises
+    ConfigError when the heads do not divide the width, or when "eos" has no `eos_id`.
     """
 
     vocab_size: int
@@ -115,9 +115,10 @@ class ClipText(nn.Module):
         return ClipTextFeatures(hidden, self.projection(pooled))
 
     def _end(self, ids: Tensor) -> Tensor:
-        if self.config.pool == "argmax":
+        end = self.config.eos_id
+        if self.config.pool == "argmax" or end is None:
             return ids.argmax(dim=1)
-        return (ids == self.config.eos_id).int().argmax(dim=1)
+        return torch.eq(ids, end).int().argmax(dim=1)
 
 
 class ClipVision(nn.Module):

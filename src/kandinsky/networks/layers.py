@@ -12,7 +12,7 @@ ActivationName = Literal["gelu", "quick_gelu", "silu"]
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """GELU's logistic approximation, x * sigmoid(1.702 x), on any shape (Hendrycks and Gimpel 2016, section 2)."""
+    """The approximation x * sigmoid(1.702 x) of GELU, on any shape (Hendrycks and Gimpel 2016, section 2)."""
     return x * torch.sigmoid(1.702 * x)
 
 

@@ -1,12 +1,13 @@
 """The diffusion prior: a causal transformer that denoises an image embedding under a text.
 
-Its tokens, in order: the text's, the text embedding, the time, the noisy image embedding, and a learned one at
-which the clean image embedding is read. Source: Ramesh et al. 2022, "Hierarchical Text-Conditional Image
+Its tokens, in order: the text's, the text embedding, the time, the noisy image embedding, and a learned one
+at which the clean image embedding is read. Source: Ramesh et al. 2022, "Hierarchical Text-Conditional Image
 Generation with CLIP Latents", section 2.2.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ class PriorConfig:
 
 @dataclass(frozen=True)
 class PriorCondition:
-    """What a prior is told: `text_hidden` (B, L, text_width), `text_embedding` (B, D), `text_mask` (B, L) bool.
+    """What a prior is told: `text_hidden` (B, L, W), `text_embedding` (B, D) and `text_mask` (B, L), a bool.
 
     The mask is True on real tokens; embeddings are as the text tower gives them, not normalised.
     """
@@ -112,7 +113,7 @@ class Prior(nn.Module):
         length = x.shape[1]
         mask = self._mask(condition.text_mask, x)
         past = []
-        for block in self.blocks:
+        for block in self._blocks():
             x, cached = block.extend(x, None, mask[:, :, :length, :length])
             past.append(cached)
         moments = torch.tensor([float(t) for t in times], dtype=torch.float32, device=x.device)
@@ -127,6 +128,9 @@ class Prior(nn.Module):
     def denormalise(self, x: Tensor) -> Tensor:
         """The image embedding (B, D) that `normalise` turns into x."""
         return x * self.clip_std + self.clip_mean
+
+    def _blocks(self) -> list[Block]:
+        return cast(list[Block], list(self.blocks))
 
     def _prefix(self, condition: PriorCondition) -> Tensor:
         count = condition.text_hidden.shape[1]
@@ -170,17 +174,17 @@ class Prior(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        for block in self.blocks:
+        for block in self._blocks():
             nn.init.zeros_(block.attention.out.weight)
             nn.init.zeros_(block.mlp.down.weight)
 
 
 @dataclass(frozen=True)
 class PreparedPrior:
-    """A prior that has read its condition: `step` gives what `Prior.forward` gives, from its last three tokens.
+    """A prior that has read its condition: `step` gives what `Prior.forward` gives, from three tokens only.
 
-    `past` holds keys and values (B, heads, tokens + 1, head_dim) of each layer, `mask` (B, 1, 3, all) what the
-    three may see, `time_tokens` a row (1, width) for each time that was announced.
+    `past` holds keys and values (B, heads, tokens + 1, head_dim) of each layer, `mask` (B, 1, 3, all) what
+    those three may see, `time_tokens` a row (1, width) for each time that was announced.
     """
 
     prior: Prior
@@ -194,6 +198,6 @@ class PreparedPrior:
         if token is None:
             token = self.prior._time_tokens(torch.tensor([float(t)], device=x.device))
         tokens = self.prior._suffix(x, token)
-        for block, past in zip(self.prior.blocks, self.past, strict=True):
+        for block, past in zip(self.prior._blocks(), self.past, strict=True):
             tokens, _ = block.extend(tokens, past, self.mask)
         return self.prior._read(tokens)
