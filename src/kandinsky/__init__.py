@@ -1,0 +1,87 @@
+"""Run, edit, fuse, fine-tune, convert and evaluate the Kandinsky text-to-image models.
+
+Importing this is cheap: every public name is looked up when it is first used, and torch with it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kandinsky.core.errors import (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        HubError,
+        KandinskyError,
+        OutputError,
+        RequestError,
+        TokenizerError,
+    )
+    from kandinsky.core.events import Decoding, Denoising, Encoding, Event, Finished, Result, Warned
+    from kandinsky.core.images import Picture
+    from kandinsky.core.prompts import Embedding, Mix, mix
+    from kandinsky.core.requests import Request
+    from kandinsky.engine.pipeline import Pipeline, load
+
+    __version__: str
+
+_HOMES = {
+    "kandinsky.core.errors": (
+        "CheckpointError",
+        "ConfigError",
+        "DataError",
+        "HubError",
+        "KandinskyError",
+        "OutputError",
+        "RequestError",
+        "TokenizerError",
+    ),
+    "kandinsky.core.events": ("Decoding", "Denoising", "Encoding", "Event", "Finished", "Result", "Warned"),
+    "kandinsky.core.images": ("Picture",),
+    "kandinsky.core.prompts": ("Embedding", "Mix", "mix"),
+    "kandinsky.core.requests": ("Request",),
+    "kandinsky.engine.pipeline": ("Pipeline", "load"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "Decoding",
+    "Denoising",
+    "Embedding",
+    "Encoding",
+    "Event",
+    "Finished",
+    "HubError",
+    "KandinskyError",
+    "Mix",
+    "OutputError",
+    "Picture",
+    "Pipeline",
+    "Request",
+    "RequestError",
+    "Result",
+    "TokenizerError",
+    "Warned",
+    "__version__",
+    "load",
+    "mix",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from kandinsky.core.metadata import library_version
+
+        return library_version()
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,5 @@
+"""`python -m kandinsky` is the command `kandinsky`."""
+
+from kandinsky.cli.main import run
+
+run()

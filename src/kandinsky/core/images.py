@@ -1,0 +1,251 @@
+"""Pictures at the edge: whatever a user has becomes an RGB picture, a mask of zeros and ones, or a tensor."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from kandinsky.core.errors import RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+    from torch import Tensor
+
+PictureLike: TypeAlias = "str | Path | Image | NDArray[Any] | Picture"
+"""What a user may give where a picture is asked for; a plain string is a path."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One validated input picture, mode RGB (or L for a mask), and the file it came from, if any."""
+
+    image: "Image"
+    path: str | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """The fingerprint of the pixels (mode, size, bytes), whatever the file format."""
+        header = f"{self.image.mode} {self.image.width} {self.image.height} ".encode()
+        return hashlib.sha256(header + self.image.tobytes()).hexdigest()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.image.size
+
+    @property
+    def name(self) -> str:
+        """The file's name, or the start of the fingerprint for a picture given in memory."""
+        return Path(self.path).name if self.path else f"picture {self.sha256[:8]}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Picture) and self.sha256 == other.sha256
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+
+def open_picture(source: "PictureLike") -> "Image":
+    """Opens a path, a PIL image or an array as an 8-bit RGB picture.
+
+    Transparency is laid on white, the camera's orientation is applied, 16-bit and floating pictures are
+    scaled, of an animation the first frame counts. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4):
+    uint8 in 0..255, uint16 in 0..65535, floats in 0..1, or bool. Raises RequestError when this is not a
+    picture.
+    """
+    return read_picture(source).image
+
+
+def read_picture(source: "PictureLike") -> Picture:
+    """As `open_picture`, keeping the path beside the pixels."""
+    if isinstance(source, Picture):
+        return source if source.image.mode == "RGB" else Picture(source.image.convert("RGB"), source.path)
+    image, path = _open(source)
+    return Picture(_on_background(image, 255).convert("RGB"), path)
+
+
+def read_mask(source: "PictureLike") -> Picture:
+    """Opens a mask as an 8-bit grey picture, in which white (255) means repaint.
+
+    Takes what `open_picture` takes, and integer arrays of zeros and ones; what is transparent is kept, not
+    repainted. Raises RequestError when this is not a picture.
+    """
+    import numpy as np
+
+    if isinstance(source, Picture):
+        return source if source.image.mode == "L" else Picture(source.image.convert("L"), source.path)
+    if isinstance(source, np.ndarray):
+        source = np.squeeze(source, axis=0) if source.ndim == 3 and source.shape[0] == 1 else source
+        if source.dtype.kind in "iu" and source.size and source.max() <= 1:
+            source = source.astype(bool)
+    image, path = _open(source)
+    return Picture(_on_background(image, 0).convert("L"), path)
+
+
+def _open(source: "str | Path | Image | NDArray[Any]") -> "tuple[Image, str | None]":
+    import numpy as np
+    import PIL.Image
+    import PIL.ImageFile
+
+    if isinstance(source, np.ndarray):
+        return _from_array(source), None
+    if isinstance(source, PIL.Image.Image):
+        path = source.filename if isinstance(source, PIL.ImageFile.ImageFile) else None
+        return _eight_bit(_upright(source, "the picture")), str(path) if path else None
+    if not isinstance(source, (str, Path)):
+        raise RequestError(
+            f"A {type(source).__name__} is not a picture.",
+            "Give a path, a PIL image or a numpy array (H, W, 3).",
+        )
+    try:
+        with PIL.Image.open(source) as file:
+            return _eight_bit(_upright(file, str(source))), str(source)
+    except FileNotFoundError as error:
+        raise RequestError(f"There is no picture {source}.", "Check the path.") from error
+    except PIL.UnidentifiedImageError as error:
+        raise RequestError(
+            f"{source} is not a picture.", "PNG, JPEG, WebP, GIF, TIFF and BMP are."
+        ) from error
+    except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise RequestError(f"{source} cannot be read ({error}).", "Is it a complete picture file?") from error
+
+
+def _upright(image: "Image", name: str) -> "Image":
+    from PIL import ImageOps
+
+    try:
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise RequestError(f"{name} is damaged ({error}).", "Save it again with an image editor.") from error
+
+
+def _eight_bit(image: "Image") -> "Image":
+    import numpy as np
+    import PIL.Image
+
+    if not (image.mode.startswith("I") or image.mode == "F"):
+        return image
+    # PIL's own conversion clips these to 0..255, which turns a 16-bit depth map white.
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise RequestError(
+            f"A picture of mode {image.mode} has negative or non-finite values.",
+            "Scale it to 0..1 or to 0..255.",
+        )
+    top = values.max()
+    if image.mode.startswith("I;16") or top > 255:
+        scale = 255 / 65535 if top <= 65535 else 255 / top
+    else:
+        scale = 255.0 if image.mode == "F" and top <= 1 else 1.0
+    return PIL.Image.fromarray(np.round(values * scale).astype(np.uint8))
+
+
+def _on_background(image: "Image", level: int) -> "Image":
+    import PIL.Image
+
+    if not image.has_transparency_data:
+        return image
+    coloured = image.convert("RGBA")
+    ground = PIL.Image.new("RGBA", coloured.size, (level, level, level, 255))
+    return PIL.Image.alpha_composite(ground, coloured)
+
+
+def _from_array(array: "NDArray[Any]") -> "Image":
+    import numpy as np
+    import PIL.Image
+
+    shape = " x ".join(map(str, array.shape))
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))):
+        raise RequestError(
+            f"An array of shape {shape} is not a picture.", "Pictures are (H, W), (H, W, 3) or (H, W, 4)."
+        )
+    if array.dtype == bool:
+        values = array * np.float64(255)
+    elif array.dtype == np.uint16:
+        values = array * (255 / 65535)
+    elif array.dtype.kind in "iuf":
+        values = array.astype(np.float64)
+        # A NaN compares as false and so is refused here as well.
+        limit = 1.0 if array.dtype.kind == "f" else 255.0
+        if not (values.min() >= 0 and values.max() <= limit):
+            raise RequestError(
+                f"An array of {array.dtype} holds values from {values.min():g} to {values.max():g}.",
+                "Floating pictures are in 0..1, whole-number pictures in 0..255.",
+            )
+        values = values * (255 / limit)
+    else:
+        raise RequestError(f"An array of {array.dtype} is not a picture.", "Use uint8 or float32.")
+    return PIL.Image.fromarray(np.round(values).astype(np.uint8))
+
+
+def round_up(size: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is not below `size`."""
+    return -(-size // multiple) * multiple
+
+
+def to_array(picture: "Image", width: int, height: int) -> "NDArray[np.uint8]":
+    """Resizes to width x height (bicubic, reducing gap 1, as the peer does) and returns (H, W, 3) uint8."""
+    import numpy as np
+    from PIL.Image import Resampling
+
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Resampling.BICUBIC, reducing_gap=1)
+    return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+
+
+def to_tensor(pictures: "Sequence[Image]", width: int, height: int, multiple: int = 1) -> "Tensor":
+    """Resizes pictures to width x height and stacks them as (N, 3, H', W') float32 in -1..1.
+
+    H' and W' are height and width rounded up to `multiple`; the added right and bottom margin repeats the
+    edge, so that `crop` of a result gives the picture back uncut.
+    """
+    import numpy as np
+    import torch
+
+    rows = [_padded(to_array(picture, width, height), multiple) for picture in pictures]
+    stacked = torch.from_numpy(np.stack(rows).transpose(0, 3, 1, 2).copy())
+    return stacked.to(torch.float32) / 127.5 - 1.0
+
+
+def mask_array(mask: "PictureLike", width: int, height: int, multiple: int = 1) -> "NDArray[np.float32]":
+    """The mask at width x height (Lanczos, as the peer does) as (H', W') float32 of 0 (keep) and 1 (repaint).
+
+    H' and W' are rounded up to `multiple` with the edge repeated; values from one half on count as 1.
+    """
+    import numpy as np
+    from PIL.Image import Resampling
+
+    grey = read_mask(mask).image
+    if grey.size != (width, height):
+        grey = grey.resize((width, height), Resampling.LANCZOS)
+    values = np.asarray(grey, dtype=np.float32) / 255.0
+    return _padded((values >= 0.5).astype(np.float32), multiple)
+
+
+def _padded(array: "NDArray[Any]", multiple: int) -> "NDArray[Any]":
+    import numpy as np
+
+    height, width = array.shape[:2]
+    margins = [(0, round_up(height, multiple) - height), (0, round_up(width, multiple) - width)]
+    return np.pad(array, margins + [(0, 0)] * (array.ndim - 2), mode="edge")
+
+
+def crop(tensor: "Tensor", width: int, height: int) -> "Tensor":
+    """The top left width x height of pictures (N, C, H', W')."""
+    return tensor[..., :height, :width]
+
+
+def to_pil(tensor: "Tensor") -> "list[Image]":
+    """Turns decoded pictures (N, 3, H, W) in -1..1 into PIL images: clamp(0.5 x + 0.5), then round(255 x)."""
+    import numpy as np
+    import PIL.Image
+
+    values = (tensor.detach().float().cpu() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    return [PIL.Image.fromarray(row) for row in np.round(values * 255).astype(np.uint8)]

@@ -1,0 +1,236 @@
+"""The request inside the picture: what is needed to repeat it, in our own words and in those other tools
+read.
+
+PNG has two text chunks: `kandinsky`, our JSON, and `parameters`, the one-line summary that the Stable
+Diffusion web interfaces began and most viewers show. JPEG and WebP hold the same two as XMP and as the EXIF
+user comment.
+"""
+
+import html
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kandinsky.core.errors import OutputError, RequestError, nearest
+from kandinsky.core.files import check_writable, write_atomically
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from kandinsky.core.events import Result
+
+__all__ = ["Metadata", "check_picture_path", "metadata_of", "read_metadata", "summary", "write_picture"]
+
+CHUNK = "kandinsky"
+SUMMARY_CHUNK = "parameters"
+LAYOUT = 1
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+# EXIF tags: the sub-directory with the user comment, the comment itself, and the software that made the
+# picture.
+EXIF_DETAILS, USER_COMMENT, SOFTWARE = 0x8769, 0x9286, 0x0131
+COMMENT_IS_UNICODE = b"UNICODE\x00"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What repeats one picture: its own request (`Request.to_json`, count 1), the model and the other load
+    arguments.
+
+    `batch` is how many pictures were computed together with it: alone (1) means that the same machine repeats
+    it to the last bit.
+    """
+
+    request: dict[str, Any]
+    model: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    version: str = ""
+    batch: int = 1
+
+
+def library_version() -> str:
+    """The version of the installed distribution; "0" when run from a bare source folder."""
+    try:
+        return version("kandinsky-diffusion")
+    except PackageNotFoundError:
+        return "0"
+
+
+def metadata_of(result: "Result", index: int) -> Metadata:
+    """The metadata of picture `index` of a result."""
+    from kandinsky.core.requests import single
+
+    alone = single(result.request, index)
+    return Metadata(alone, result.model, dict(result.settings), library_version(), len(result.images))
+
+
+def check_picture_path(path: str | Path) -> Path:
+    """Makes sure, before the work, that a picture can be written at `path`: a known suffix, a folder that
+    takes files.
+
+    Raises OutputError otherwise.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in FORMATS:
+        raise OutputError(f"{target.name} has no picture format.", nearest(target.suffix.lower(), FORMATS))
+    return check_writable(target)
+
+
+def write_picture(image: "Image", path: str | Path, metadata: Metadata | None = None) -> Path:
+    """Writes a picture in the format of its suffix (.png, .jpg, .webp), with its metadata, in one step.
+
+    The same picture and metadata give the same bytes. Raises OutputError when the suffix is unknown, when the
+    place cannot be written, or when the metadata is too long for the format.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in FORMATS:
+        raise OutputError(f"{target.name} has no picture format.", nearest(target.suffix.lower(), FORMATS))
+    kind = FORMATS[target.suffix.lower()]
+    buffer = io.BytesIO()
+    options = {"PNG": _png_options, "JPEG": _exif_options, "WEBP": _exif_options}[kind](metadata)
+    quality = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}[kind]
+    try:
+        image.save(buffer, format=kind, **quality, **options)
+    except (ValueError, OSError) as error:
+        raise OutputError(f"{target.name} cannot be encoded ({error}).", "Use .png instead.") from error
+    return write_atomically(target, buffer.getvalue())
+
+
+def _as_json(metadata: Metadata) -> str:
+    data = {
+        "layout": LAYOUT,
+        "version": metadata.version,
+        "model": metadata.model,
+        "settings": metadata.settings,
+        "batch": metadata.batch,
+        "request": metadata.request,
+    }
+    return json.dumps(data, ensure_ascii=False, allow_nan=False)
+
+
+def _png_options(metadata: Metadata | None) -> dict[str, Any]:
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    if metadata is not None:
+        # iTXt is UTF-8; the older tEXt is Latin-1 only. Long ones (embeddings) are compressed.
+        text = _as_json(metadata)
+        chunks.add_itxt(CHUNK, text, zip=len(text) > 4096)
+        chunks.add_itxt(SUMMARY_CHUNK, summary(metadata))
+    return {"pnginfo": chunks}
+
+
+def _exif_options(metadata: Metadata | None) -> dict[str, Any]:
+    from PIL.Image import Exif
+
+    if metadata is None:
+        return {}
+    exif = Exif()
+    exif[SOFTWARE] = f"kandinsky {metadata.version}"
+    exif.get_ifd(EXIF_DETAILS)[USER_COMMENT] = COMMENT_IS_UNICODE + summary(metadata).encode("utf-16-be")
+    value = html.escape(_as_json(metadata), quote=True).replace("\n", "&#10;")
+    packet = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description xmlns:{CHUNK}="urn:kandinsky:request:{LAYOUT}" {CHUNK}:request="{value}"/>'
+        "</rdf:RDF></x:xmpmeta>"
+    )
+    return {"exif": exif.tobytes(), "xmp": packet.encode()}
+
+
+def read_metadata(path: str | Path) -> Metadata:
+    """Reads back what `write_picture` stored.
+
+    Raises RequestError when there is no such picture, or when it holds no request of this library.
+    """
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path) as image:
+            image.load()  # text chunks may come after the pixels
+            stored = image.info.get(CHUNK) or _from_xmp(image.info.get("xmp"))
+    except FileNotFoundError as error:
+        raise RequestError(f"There is no picture {path}.", "Check the path.") from error
+    except PIL.UnidentifiedImageError as error:
+        raise RequestError(f"{path} is not a picture.", "Give one that this library made.") from error
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise RequestError(f"{path} cannot be read ({error}).", "Is it a complete picture file?") from error
+    if stored is None:
+        raise RequestError(
+            f"{path} does not hold the request that made it.", "Editors and web sites often remove metadata."
+        )
+    return _parse(str(stored), path)
+
+
+def _from_xmp(packet: object) -> str | None:
+    if isinstance(packet, bytes):
+        packet = packet.decode("utf-8", "replace")
+    if not isinstance(packet, str):
+        return None
+    match = re.search(rf'\b{CHUNK}:request="([^"]*)"', packet)
+    return html.unescape(match[1]) if match else None
+
+
+def _parse(stored: str, path: str | Path) -> Metadata:
+    try:
+        data = json.loads(stored)
+        request, settings = data["request"], data.get("settings", {})
+        if not isinstance(request, dict) or not isinstance(settings, dict):
+            raise TypeError("no request in it")
+        layout = int(data.get("layout", LAYOUT))
+        model, made_by, batch = str(data["model"]), str(data["version"]), int(data.get("batch", 1))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RequestError(f"The metadata of {path} is damaged ({error}).", "Was it edited?") from error
+    if layout > LAYOUT:
+        raise RequestError(
+            f"{path} was made by version {made_by}, whose metadata (layout {layout}) is newer.",
+            "Update kandinsky.",
+        )
+    return Metadata(request, model, settings, made_by, batch)
+
+
+def summary(metadata: Metadata) -> str:
+    """The request as the `parameters` text other tools show: prompt, negative, then `Name: value`."""
+    request = metadata.request
+    lines = [_prompt_text(request.get("prompt"))]
+    negative = request.get("negative_prompt")
+    if isinstance(negative, str) and negative:
+        lines.append(f"Negative prompt: {negative}")
+    pairs = {
+        "Steps": request.get("steps"),
+        "Sampler": request.get("sampler"),
+        "CFG scale": request.get("guidance_scale"),
+        "Seed": request.get("seed"),
+        "Size": f"{request['width']}x{request['height']}" if request.get("width") else None,
+        "Model": metadata.model or None,
+        "Denoising strength": request.get("strength"),
+        "Prior steps": request.get("prior_steps"),
+        "Prior CFG scale": request.get("prior_guidance_scale"),
+        "Eta": request.get("eta"),
+        "Version": f"kandinsky {metadata.version}",
+    }
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in pairs.items() if value is not None))
+    return "\n".join(lines)
+
+
+def _quoted(value: object) -> str:
+    # A comma or colon inside a value would read as the next pair.
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n]", text) else text
+
+
+def _prompt_text(prompt: object) -> str:
+    match prompt:
+        case str():
+            return prompt
+        case {"mix": list(items), "weights": list(weights)}:
+            return " | ".join(
+                f"{_prompt_text(item)}:{weight:g}" for item, weight in zip(items, weights, strict=False)
+            )
+        case {"sha256": str(digest)} if isinstance(prompt, Mapping):
+            return Path(prompt.get("path") or f"picture-{digest[:8]}").name
+    return "(embedding)"
