@@ -1,0 +1,292 @@
+"""The caption grammar: one concept, style and background, said in one of sixteen languages."""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
+
+from kandinsky.core.errors import DataError
+from kandinsky.training.data.folder import Concept
+from kandinsky.training.data.words import (
+    ADJECTIVES,
+    AND,
+    ARTICLES,
+    BACKGROUND_TEMPLATES,
+    COLOUR_WORDS,
+    COMMA,
+    ENGLISH_FRAMES,
+    LANGUAGES,
+    STYLE_WORDS,
+    UNSPACED,
+)
+
+_PARENTHESIS = re.compile(r"\s*[(（][^)）]*[)）]")
+_QUOTES = str.maketrans({"’": "'", "‘": "'", "“": "", "”": "", "„": "", "«": "", "»": "", "!": ""})
+_NOT_A_WORD = re.compile(r"^[\W\d_]*$")
+_SIDED = re.compile(
+    r"\b(left|right|clockwise|counterclockwise|curving|tilted|facing|\w+wards?)\b", re.IGNORECASE
+)
+_HEAD_ONLY = re.compile(r"^(?!.*\b(with|moon|sun)\b)(.+) face$")
+
+
+@dataclass(frozen=True)
+class CaptionMix:
+    """How often each part of a caption appears; all but `languages` are probabilities.
+
+    `tags`: describing words instead of the label. `article`: "a", "the", "a picture of a" and the like.
+    `style`: the style is named. `white_named`, `colour_named`: the background is named when it is white, and
+    when it is not.
+    """
+
+    languages: Mapping[str, float] = field(default_factory=lambda: dict(LANGUAGES))
+    tags: float = 1 / 3
+    article: float = 0.5
+    style: float = 0.4
+    white_named: float = 0.2
+    colour_named: float = 0.9
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption and its language code."""
+
+    text: str
+    language: str
+
+
+def clean_label(label: str, language: str = "en") -> str:
+    """Turns an annotation into a plain noun phrase.
+
+    Parentheses, typographic quotes and "keycap:"-style colons go; a Hindi label that lists synonyms keeps the
+    first. "woman: red hair" becomes "woman with red hair", "man walking: facing right" becomes "man walking
+    facing right".
+    """
+    text = _PARENTHESIS.sub("", label).translate(_QUOTES).strip()
+    if language == "hi" and ":" not in text:
+        text = text.split(",")[0].strip()
+    if ":" in text:
+        head, tail = (part.strip() for part in text.split(":", 1))
+        joiner = " with " if language == "en" and not tail.startswith("facing") else " "
+        text = f"{head}{joiner}{tail}"
+    return re.sub(r"\s+", " ", text).strip() or label
+
+
+def plain_names(concept: Concept, language: str) -> tuple[str, ...]:
+    """The noun phrases for one concept, the first being the cleaned label.
+
+    An animal's face is also called by the animal ("cat face", "cat"): the word that people type.
+    Raises DataError when the concept has no words in that language.
+    """
+    words = concept.words.get(language)
+    if words is None:
+        raise DataError(
+            f"{concept.name!r} has no caption in {language!r}.",
+            f"It has: {', '.join(sorted(concept.words))}.",
+        )
+    if concept.verbatim:
+        return (words.label,)
+    label = clean_label(words.label, language)
+    head = _HEAD_ONLY.match(label) if language == "en" and concept.group.startswith("animals") else None
+    return (label, head.group(2)) if head else (label,)
+
+
+def mirrorable(concept: Concept) -> bool:
+    """Whether the mirrored picture still shows the concept: not symbols, nothing that names a side."""
+    english = concept.words.get("en")
+    named = concept.name if english is None else f"{concept.name} {english.label}"
+    return concept.group != "symbols" and not _SIDED.search(named)
+
+
+def with_article(phrase: str) -> str:
+    """Puts "a" or "an" before an English phrase, or nothing before a plural."""
+    if phrase.lower().endswith("s") and not phrase.lower().endswith(("ss", "us", "is")):
+        return phrase
+    return f"an {phrase}" if phrase[:1].lower() in "aeiou" else f"a {phrase}"
+
+
+@lru_cache(maxsize=64)
+def _cumulative(weights: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(accumulate(weights))
+
+
+def _pick(rng: random.Random, choices: Sequence[str], weights: tuple[float, ...]) -> str:
+    return rng.choices(choices, cum_weights=_cumulative(weights))[0]
+
+
+class CaptionGrammar:
+    """Says what a picture shows; every word is drawn from the `random.Random` given, and nothing else.
+
+    A tag counts by how few concepts share it (as inverse document frequency): "apple" says more than "food".
+    """
+
+    def __init__(self, concepts: Iterable[Concept], mix: CaptionMix | None = None) -> None:
+        self.concepts = tuple(concepts)
+        self.mix = mix or CaptionMix()
+        unknown = sorted(set(self.mix.languages) - set(LANGUAGES))
+        if unknown:
+            raise DataError(
+                f"The caption grammar does not speak {unknown[0]!r}.", f"Known: {', '.join(LANGUAGES)}."
+            )
+        frequency: Counter[tuple[str, str]] = Counter()
+        for concept in self.concepts:
+            for language, words in concept.words.items():
+                frequency.update((language, tag) for tag in set(words.tags))
+        self._frequency = frequency
+        self._tags: dict[tuple[int, str], tuple[tuple[str, ...], tuple[float, ...]]] = {}
+        self._languages = [self._spoken(concept) for concept in self.concepts]
+
+    def _spoken(self, concept: Concept) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        known = tuple(code for code in concept.words if self.mix.languages.get(code, 0.0) > 0.0)
+        if not known:
+            # A verbatim caption in a language without a weight is still the only thing to say.
+            return tuple(concept.words), (1.0,) * len(concept.words)
+        return known, tuple(self.mix.languages[code] for code in known)
+
+    def language(self, concept: int, rng: random.Random) -> str:
+        """Draws a language that the concept has words in."""
+        codes, weights = self._languages[concept]
+        return _pick(rng, codes, weights)
+
+    def tags(self, concept: int, language: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """The usable tags of a concept and their weights, 1 / (concepts that share the tag)^1.5."""
+        key = (concept, language)
+        if key not in self._tags:
+            words = self.concepts[concept].words[language]
+            kept = tuple(
+                tag
+                for tag in dict.fromkeys(words.tags)
+                if not _NOT_A_WORD.match(tag)
+                and "," not in tag
+                and (len(tag) > 1 or language in UNSPACED | {"ko"})
+            )
+            self._tags[key] = kept, tuple(self._frequency[language, tag] ** -1.5 for tag in kept)
+        return self._tags[key]
+
+    def subject(self, concept: int, language: str, rng: random.Random) -> str:
+        """Draws the words for one concept: its label, or one to three of its tags."""
+        names = plain_names(self.concepts[concept], language)
+        if rng.random() >= self.mix.tags or self.concepts[concept].verbatim:
+            return rng.choice(names)
+        tags, weights = self.tags(concept, language)
+        if not tags:
+            return names[0]
+        first = _pick(rng, tags, weights)
+        # A word that many concepts share says too little alone, so it is said together with others.
+        shared = self._frequency[language, first]
+        wanted = 1 if shared <= 4 and rng.random() < 0.6 else rng.choice((2, 3))
+        others = [tag for tag in tags if tag != first]
+        chosen = [first, *rng.sample(others, min(wanted - 1, len(others)))]
+        if len(chosen) == 1 and shared > 4:
+            return names[0]
+        return self._join(chosen, language)
+
+    @staticmethod
+    def _join(parts: Sequence[str], language: str) -> str:
+        return COMMA.get(language, ", ").join(parts)
+
+    def _framed(
+        self, subject: str, language: str, rng: random.Random, frames: Sequence[str] = ENGLISH_FRAMES
+    ) -> str:
+        if rng.random() >= self.mix.article or "," in subject or "、" in subject or "،" in subject:
+            return subject
+        if language == "en":
+            frame = rng.choice(frames)
+            return frame.replace("a {}", with_article(subject)) if "a {}" in frame else frame.format(subject)
+        articles = ARTICLES.get(language, ())
+        # Half as often as in English: a label without an article is the common form in the annotations.
+        if not articles or rng.random() < 0.5:
+            return subject
+        gap = "" if language in UNSPACED else " "
+        return f"{rng.choice(articles)}{gap}{subject}"
+
+    def caption(
+        self,
+        concept: int,
+        rng: random.Random,
+        *,
+        style: str = "",
+        background: str = "",
+        language: str | None = None,
+        beside: int | None = None,
+    ) -> Caption:
+        """Draws one caption.
+
+        `background` is a colour name, empty when nothing is known of it; `beside` is the concept shown to the
+        right. Raises DataError for a language or a colour without words.
+        """
+        spoken = language or self.language(concept, rng)
+        if spoken not in COLOUR_WORDS:
+            raise DataError(
+                f"The caption grammar does not speak {spoken!r}.", f"Known: {', '.join(COLOUR_WORDS)}."
+            )
+        if beside is not None and spoken not in self.concepts[beside].words:
+            beside = None
+        if beside is None:
+            text = self.subject(concept, spoken, rng)
+            subject = text if self.concepts[concept].verbatim else self._framed(text, spoken, rng)
+        else:
+            pair = (rng.choice(plain_names(self.concepts[i], spoken)) for i in (concept, beside))
+            first, second = (self._framed(name, spoken, rng, ("a {}",)) for name in pair)
+            subject = AND[spoken].format(first, second)
+        styled = self._styled(subject, style, spoken, rng)
+        return Caption(self._placed(styled, background, spoken, rng), spoken)
+
+    def _styled(self, subject: str, style: str, language: str, rng: random.Random) -> str:
+        words = STYLE_WORDS.get(style, {}).get(language, ())
+        if not words or rng.random() >= self.mix.style:
+            return subject
+        word = rng.choice(words)
+        if word in ADJECTIVES and language == "en" and rng.random() < 0.5:
+            framed = re.match(r"(.*\b)?(an?|the) (.+)", subject)
+            if framed is None:
+                return f"{word} {subject}"
+            styled = f"{word} {framed.group(3)}"
+            return (framed.group(1) or "") + (f"the {styled}" if framed.group(2) == "the" else
+            with_article(styled)) return self._join((subject, word), language)
+
+    def _placed(self, subject: str, background: str, language: str, rng: random.Random) -> str:
+        if not background:
+            return subject
+        named = self.mix.white_named if background == "white" else self.mix.colour_named
+        if rng.random() >= named:
+            return subject
+        phrase = background_phrase(background, language, rng)
+        standing_alone = language == "en" and not phrase.startswith("on ")
+        if language in UNSPACED or standing_alone or (rng.random() < 0.3 and language != "ar"):
+            return self._join((subject, phrase), language)
+        return f"{subject} {phrase}"
+
+
+def background_phrase(colour: str, language: str, rng: random.Random | None = None) -> str:
+    """Says a background colour ("on a blue background"); the language's first template when `rng` is None.
+
+    Raises DataError for an unknown colour or language.
+    """
+    if language not in COLOUR_WORDS or colour not in COLOUR_WORDS[language]:
+        raise DataError(
+            f"There is no word for a {colour!r} background in {language!r}.",
+            f"Colours: {', '.join(COLOUR_WORDS['en'])}.",
+        )
+    templates = BACKGROUND_TEMPLATES[language]
+    template = templates[0] if rng is None else rng.choice(templates)
+    phrase = template.format(COLOUR_WORDS[language][colour])
+    return phrase.replace("on a orange", "on an orange")
+
+
+def plain_caption(concept: Concept, language: str = "en", style: str = "", background: str = "") -> str:
+    """The caption without chance, for evaluation: label, the style's first word, the background's first
+    template.
+
+    Raises DataError when the concept has no words in that language.
+    """
+    parts = [plain_names(concept, language)[-1]]
+    if words := STYLE_WORDS.get(style, {}).get(language, ()):
+        parts.append(words[0])
+    text = COMMA.get(language, ", ").join(parts)
+    if not background:
+        return text
+    gap = COMMA.get(language, ", ") if language in UNSPACED else " "
+    return f"{text}{gap}{background_phrase(background, language)}"

@@ -1,0 +1,179 @@
+"""A folder of pictures with captions, read into records without opening a picture."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kandinsky.core.errors import DataError
+
+PICTURE_SUFFIXES = frozenset({".png", ".webp", ".jpg", ".jpeg", ".bmp", ".gif"})
+
+
+@dataclass(frozen=True)
+class Words:
+    """What one thing is called in one language: a short noun phrase, and single words that describe it."""
+
+    label: str
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One thing that pictures show; `words` by language. A `verbatim` label is used exactly as it was
+    written."""
+
+    key: str
+    name: str
+    group: str = ""
+    words: Mapping[str, Words] = field(default_factory=dict)
+    verbatim: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture file: its path under the root, concept id, style name and split (`train` or `test`)."""
+
+    file_name: str
+    concept: int
+    style: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Records and the concepts they point to; `styles` in sorted order give the style ids."""
+
+    root: Path
+    records: tuple[Record, ...]
+    concepts: tuple[Concept, ...]
+    styles: tuple[str, ...]
+
+
+def read_folder(root: str | Path) -> Folder:
+    """Reads one of three layouts, the first that fits.
+
+    - `metadata.jsonl` (`file_name`, `codepoints`, `style`, `split`) beside `concepts.json`
+      (`{codepoints: {concept, group, captions: {language: {label, tags}}}}`);
+    - `metadata.jsonl` with `file_name` and `caption` (and, if wanted, `language`, `style`, `split`);
+    - pictures with a `.txt` caption of the same name.
+
+    Raises DataError when the folder, a picture or a caption is missing, or a line is not what it should be.
+    """
+    path = Path(root)
+    if not path.is_dir():
+        raise DataError(f"There is no folder {str(path)!r}.", "Give the folder that holds the pictures.")
+    metadata, concepts = path / "metadata.jsonl", path / "concepts.json"
+    if metadata.is_file() and concepts.is_file():
+        return _read_concepts(path, metadata, concepts)
+    if metadata.is_file():
+        return _read_captions(path, _captioned_lines(metadata))
+    return _read_captions(path, _captioned_files(path))
+
+
+def _lines(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with metadata.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"{metadata.name} line {number} is not JSON: {error}.", "Write one object a line."
+                ) from error
+            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+                raise DataError(
+                    f"{metadata.name} line {number} has no file_name.", "Each line names its picture."
+                )
+            if not (metadata.parent / row["file_name"]).is_file():
+                raise DataError(
+                    f"{metadata.name} line {number} names {row['file_name']!r}, which is not there.",
+                    "Paths are relative to the folder of metadata.jsonl.",
+                )
+            yield number, row
+
+
+def _parse_concept(key: str, entry: Any) -> Concept:
+    try:
+        words = {
+            language: Words(str(spoken["label"]), tuple(str(tag) for tag in spoken.get("tags", ())))
+            for language, spoken in entry["captions"].items()
+        }
+        return Concept(key, str(entry["concept"]), str(entry.get("group", "")), words)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"concepts.json: the entry of {key!r} is not {{concept, group, captions}}: {error!r}.",
+            "Build the folder again with its recipe.",
+        ) from error
+
+
+def _read_concepts(root: Path, metadata: Path, concepts: Path) -> Folder:
+    try:
+        table = json.loads(concepts.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{concepts.name} is not JSON: {error}.", "Build the folder again with its recipe."
+        ) from error
+    known = tuple(_parse_concept(key, table[key]) for key in sorted(table))
+    ids = {concept.key: i for i, concept in enumerate(known)}
+    records = []
+    for number, row in _lines(metadata):
+        key = row.get("codepoints")
+        if key not in ids:
+            raise DataError(
+                f"{metadata.name} line {number}: concepts.json has no entry {key!r}.",
+                "Both files must come from one build.",
+            )
+        records.append(
+            Record(row["file_name"], ids[key], str(row.get("style", "")), str(row.get("split", "train")))
+        )
+    return _folder(root, records, known)
+
+
+def _captioned_lines(metadata: Path) -> Iterator[tuple[str, str, str, str, str]]:
+    for number, row in _lines(metadata):
+        caption = row.get("caption")
+        if not isinstance(caption, str) or not caption.strip():
+            raise DataError(
+                f"{metadata.name} line {number} ({row['file_name']!r}) has no caption.",
+                'Add "caption": "what the picture shows".',
+            )
+        language, style, split = (
+            str(row.get(k, d)) for k, d in (("language", "en"), ("style", ""), ("split", "train"))
+        )
+        yield row["file_name"], caption.strip(), language, style, split
+
+
+def _captioned_files(root: Path) -> Iterator[tuple[str, str, str, str, str]]:
+    for picture in sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES):
+        text = picture.with_suffix(".txt")
+        if not text.is_file():
+            raise DataError(
+                f"The picture {picture.name!r} has no caption file {text.name!r}.",
+                "Put a .txt beside each picture, or write metadata.jsonl with file_name and caption.",
+            )
+        caption = " ".join(text.read_text(encoding="utf-8").split())
+        if not caption:
+            raise DataError(f"The caption file {text.name!r} is empty.", "Write what the picture shows.")
+        yield picture.relative_to(root).as_posix(), caption, "en", "", "train"
+
+
+def _read_captions(root: Path, rows: Iterator[tuple[str, str, str, str, str]]) -> Folder:
+    ids: dict[tuple[str, str], int] = {}
+    records = []
+    for file_name, caption, language, style, split in rows:
+        concept = ids.setdefault((language, caption), len(ids))
+        records.append(Record(file_name, concept, style, split))
+    concepts = [Concept(c, c, words={language: Words(c)}, verbatim=True) for language, c in ids]
+    return _folder(root, records, tuple(concepts))
+
+
+def _folder(root: Path, records: list[Record], concepts: tuple[Concept, ...]) -> Folder:
+    if not records:
+        raise DataError(
+            f"The folder {str(root)!r} holds no pictures.",
+            "Expected metadata.jsonl, or pictures with .txt captions.",
+        )
+    return Folder(root, tuple(records), concepts, tuple(sorted({record.style for record in records})))

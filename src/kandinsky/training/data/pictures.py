@@ -1,0 +1,371 @@
+"""Pictures as training batches: decoded once, composited on a colour, augmented by name, captioned.
+
+Everything random comes from one CPU generator, so a batch is a function of (folder, options, generator
+state).
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kandinsky.core.errors import ConfigError, DataError, nearest
+from kandinsky.training.data.captions import CaptionGrammar, CaptionMix, mirrorable
+from kandinsky.training.data.compose import composite, place
+from kandinsky.training.data.decode import decoded
+from kandinsky.training.data.folder import Concept, Folder, read_folder
+from kandinsky.training.data.words import COLOURS
+
+GROUPS: dict[str, frozenset[str]] = {
+    "core": frozenset(
+        {"animals and nature", "food and drink", "travel and places", "activities", "objects"},
+    ),
+    "faces": frozenset({"smileys"}),
+    "people": frozenset({"people"}),
+    "symbols": frozenset({"symbols"}),
+}
+"""Names that `groups` accepts besides the folder's own group names; "core" is what a small model should learn
+first."""
+
+
+def _span(first: int, last: int) -> frozenset[str]:
+    return frozenset(f"{point:04X}" for point in range(first, last + 1))
+
+
+WASTEFUL: frozenset[str] = (
+    _span(0x1F550, 0x1F567)  # clock faces
+    | _span(0x2648, 0x2653)  # zodiac
+    | {"26CE", "1F51F"}
+    | {"1F170", "1F171", "1F17E", "1F17F", "1F18E", "1F201", "1F202", "1F21A", "1F22F", "3297", "3299"}
+    | _span(0x1F191, 0x1F19A)
+    | _span(0x1F232, 0x1F23A)
+    | {"1F250", "1F251"}
+    | _span(0x1F519, 0x1F524)
+)
+"""Code points of clock faces, zodiac signs and letter buttons, which cost capacity and show nothing; keycaps
+end in -20E3."""
+
+
+def wasteful(concept: Concept) -> bool:
+    """Whether a concept is a clock face, keycap, letter button or zodiac sign."""
+    return concept.key in WASTEFUL or concept.key.endswith("-20E3")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a picture; each is a probability, named so that a model card can say it.
+
+    `mirror`: left and right exchanged (never for symbols or things that name a side). `move`: shrunk to
+    between `smallest` and 1 of its size and shifted inside the frame. `pair`: a second thing of the same
+    style stands to the right, both at half size. `white`: the background is white; otherwise one of the other
+    named colours.
+    """
+
+    mirror: float = 0.0
+    move: float = 0.0
+    smallest: float = 0.75
+    pair: float = 0.0
+    white: float = 0.55
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "none": Augmentation(white=1.0),
+    "colour": Augmentation(),
+    "light": Augmentation(mirror=0.5, move=0.25),
+    "full": Augmentation(mirror=0.5, move=0.3, pair=0.08),
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pictures and what is known of them.
+
+    `pixels` (B, 3, S, S) float32 in [-1, 1]; `concepts`, `styles`, `backgrounds`, `indices` (B,) int64;
+    `beside` (B,) the concept on the right or -1; `mirrored` (B,) bool. Background ids follow the order of
+    `words.COLOURS`; an opaque picture has background -1.
+    """
+
+    pixels: Tensor
+    captions: tuple[str, ...]
+    languages: tuple[str, ...]
+    concepts: Tensor
+    styles: Tensor
+    backgrounds: Tensor
+    indices: Tensor
+    beside: Tensor
+    mirrored: Tensor
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a `Batch`: `pixels` (3, S, S) in [-1, 1], caption, language and ids."""
+
+    pixels: Tensor
+    caption: str
+    language: str
+    concept: int
+    style: int
+    background: int
+    index: int
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures in memory, premultiplied RGBA uint8 (N, 4, S, S), with their captions.
+
+    `concept_ids`, `style_ids` (N,) int64 point into `folder.concepts` and `folder.styles`; `files` (N,) int64
+    into `folder.records`.
+    """
+
+    folder: Folder
+    pixels: Tensor
+    concept_ids: Tensor
+    style_ids: Tensor
+    files: Tensor
+    grammar: CaptionGrammar
+    mirrorable: Tensor
+    opaque: Tensor
+
+    def __len__(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def size(self) -> int:
+        """The side of a picture in pixels."""
+        return int(self.pixels.shape[-1])
+
+    def to(self, device: torch.device | str) -> "PictureSet":
+        """The same set with its pixels on `device`; draws stay on the CPU, so batches do not change."""
+        return PictureSet(**{**self.__dict__, "pixels": self.pixels.to(device)})
+
+    def where(self, keep: Tensor) -> "PictureSet":
+        """The pictures for which `keep` (N,) bool is true."""
+        rows = ("concept_ids", "style_ids", "files", "mirrorable", "opaque")
+        chosen = {name: getattr(self, name)[keep] for name in rows}
+        return PictureSet(**{**self.__dict__, **chosen, "pixels": self.pixels[keep.to(self.pixels.device)]})
+
+    def concept(self, index: int) -> Concept:
+        """What picture `index` shows."""
+        return self.folder.concepts[int(self.concept_ids[index])]
+
+    def plain(self, indices: Tensor | Sequence[int], background: str = "white") -> Tensor:
+        """Pictures as they are on one named colour: (B, 3, S, S) float32 in [-1, 1].
+
+        Raises ConfigError for an unknown colour.
+        """
+        if background not in COLOURS:
+            raise ConfigError(f"There is no background {background!r}.", nearest(background, COLOURS))
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        colour = torch.full((len(rows),), list(COLOURS).index(background))
+        return composite(self.pixels[rows.to(self.pixels.device)].float(), colour)
+
+    def item(
+        self, index: int, generator: torch.Generator, augmentation: Augmentation | None = None
+    ) -> Example:
+        """One example; the same draws as a batch of one."""
+        batch = self.batch([index], generator, augmentation)
+        return Example(
+            batch.pixels[0],
+            batch.captions[0],
+            batch.languages[0],
+            int(batch.concepts[0]),
+            int(batch.styles[0]),
+            int(batch.backgrounds[0]),
+            int(batch.indices[0]),
+        )
+
+    def batch(
+        self,
+        indices: Tensor | Sequence[int],
+        generator: torch.Generator,
+        augmentation: Augmentation | None = None,
+        language: str | None = None,
+    ) -> Batch:
+        """Draws captions, colours and augmentations for `indices` (B,); see `Batch` for what comes back."""
+        options = augmentation or Augmentation()
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        count = len(rows)
+        chance = torch.rand((count, 8), generator=generator)
+        words = random.Random(int(torch.randint(2**62, (1,), generator=generator)))
+        mirrored = (chance[:, 0] < options.mirror) & self.mirrorable[rows]
+        second, has_second = self._partners(rows, chance, options.pair)
+        colours = 1 + (chance[:, 4] * (len(COLOURS) - 1)).long()
+        backgrounds = torch.where(chance[:, 3] < options.white, torch.zeros_like(colours), colours)
+        backgrounds = torch.where(self.opaque[rows], torch.full_like(backgrounds, -1), backgrounds)
+        layers = self._placed(rows, second, has_second, mirrored, chance, options)
+        beside = torch.where(has_second, self.concept_ids[second], torch.full_like(rows, -1))
+        names = list(COLOURS)
+        captions = [
+            self.grammar.caption(
+                concept,
+                words,
+                style=self.folder.styles[style],
+                background=names[colour] if colour >= 0 else "",
+                language=language,
+                beside=other if other >= 0 else None,
+            )
+            for concept, style, colour, other in zip(
+                self.concept_ids[rows].tolist(),
+                self.style_ids[rows].tolist(),
+                backgrounds.tolist(),
+                beside.tolist(),
+                strict=True,
+            )
+        ]
+        return Batch(
+            composite(layers, backgrounds),
+            tuple(caption.text for caption in captions),
+            tuple(caption.language for caption in captions),
+            self.concept_ids[rows],
+            self.style_ids[rows],
+            backgrounds,
+            rows,
+            beside,
+            mirrored,
+        )
+
+    def batch_at(
+        self, step: int, batch_size: int, seed: int = 0, augmentation: Augmentation | None = None
+    ) -> Batch:
+        """Batch number `step` of an endless shuffled run: a function of its arguments, so that a resumed run
+        is exact."""
+        indices = shuffled(len(self), batch_size, step, seed)
+        generator = torch.Generator().manual_seed(_mixed(seed, step, 1))
+        return self.batch(indices, generator, augmentation)
+
+    def batches(
+        self, batch_size: int, *, seed: int = 0, first: int = 0, augmentation: Augmentation | None = None
+    ) -> Iterator[Batch]:
+        """Yields `batch_at(first)`, `batch_at(first + 1)`, ... without end."""
+        step = first
+        while True:
+            yield self.batch_at(step, batch_size, seed, augmentation)
+            step += 1
+
+    def _partners(self, rows: Tensor, chance: Tensor, probability: float) -> tuple[Tensor, Tensor]:
+        """For each row another picture of the same style, and whether the two stand side by side."""
+        wanted = (chance[:, 1] < probability) & ~self.opaque[rows]
+        second = rows.clone()
+        for position in torch.nonzero(wanted).flatten().tolist():
+            same = torch.nonzero((self.style_ids == self.style_ids[rows[position]]) & ~self.opaque).flatten()
+            second[position] = same[int(chance[position, 2] * len(same))]
+        return second, wanted & (self.concept_ids[second] != self.concept_ids[rows])
+
+    def _placed(
+        self,
+        rows: Tensor,
+        second: Tensor,
+        paired: Tensor,
+        mirrored: Tensor,
+        chance: Tensor,
+        options: Augmentation,
+    ) -> Tensor:
+        """The RGBA layers (B, 4, S, S) float, 0 to 255, where each picture stands in its frame."""
+        device = self.pixels.device
+        layers = self.pixels[rows.to(device)].float()
+        flip = torch.nonzero(mirrored).flatten().to(device)
+        layers[flip] = layers[flip].flip(-1)
+        moved = (chance[:, 1] > 1 - options.move) & ~paired & ~self.opaque[rows]
+        if bool(moved.any()):
+            at = torch.nonzero(moved).flatten()
+            scale = options.smallest + (1 - options.smallest) * chance[at, 5]
+            offset = (1 - scale)[:, None] * chance[at, 6:8]
+            layers[at.to(device)] = place(layers[at.to(device)], scale, offset)
+        if bool(paired.any()):
+            at = torch.nonzero(paired).flatten()
+            half = torch.full((len(at),), 0.5)
+            low = torch.full((len(at),), 0.25)
+            left = place(layers[at.to(device)], half, torch.stack((low, torch.zeros_like(low)), dim=1))
+            other = self.pixels[second[at].to(device)].float()
+            right = place(other, half, torch.stack((low, half), dim=1))
+            layers[at.to(device)] = left + right
+        return layers
+
+
+def shuffled(count: int, batch_size: int, step: int, seed: int) -> Tensor:
+    """The picture numbers (B,) of batch `step`: epoch after epoch, each a new permutation drawn from (seed,
+    epoch)."""
+    if count < 1:
+        raise DataError("There is no picture to draw a batch from.", "Check the split and group filters.")
+    first, last = step * batch_size, (step + 1) * batch_size
+    parts = []
+    for epoch in range(first // count, (last - 1) // count + 1):
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(_mixed(seed, epoch, 0)))
+        parts.append(order[max(first - epoch * count, 0) : min(last - epoch * count, count)])
+    return torch.cat(parts)
+
+
+def _mixed(seed: int, number: int, purpose: int) -> int:
+    digest = hashlib.blake2b(f"{seed}/{number}/{purpose}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def open_pictures(
+    root: str | Path,
+    size: int = 64,
+    *,
+    split: str = "train",
+    groups: Sequence[str] = ("core",),
+    keep_wasteful: bool = False,
+    styles: Sequence[str] | None = None,
+    captions: CaptionMix | None = None,
+    cache: str | Path | None = None,
+) -> PictureSet:
+    """Opens the pictures of a folder at one size.
+
+    `split` is "train" or "test" (or whatever the metadata says); "all" must be asked for explicitly. `groups`
+    are names of `GROUPS`, of the folder's own groups, or "all"; folders without groups ignore it. `cache` is
+    where decoded pictures are kept (default: `.cache` in the folder; memory only when that cannot be
+    written).
+
+    Raises DataError when nothing is left, ConfigError for an unknown group or style.
+    """
+    folder = read_folder(root)
+    wanted = _wanted_groups(folder, groups)
+    if unknown := sorted(set(styles or ()) - set(folder.styles)):
+        raise ConfigError(f"The folder has no style {unknown[0]!r}.", nearest(unknown[0], folder.styles))
+    kept = [
+        i
+        for i, record in enumerate(folder.records)
+        if split in ("all", record.split)
+        and (wanted is None or folder.concepts[record.concept].group in wanted)
+        and (keep_wasteful or not wasteful(folder.concepts[record.concept]))
+        and (styles is None or record.style in styles)
+    ]
+    if not kept:
+        raise DataError(
+            f"No picture of split {split!r}, groups {', '.join(groups)} is in {str(folder.root)!r}.",
+            f"It holds {len(folder.records)} pictures in all.",
+        )
+    everything = decoded(folder, size, Path(cache) if cache is not None else folder.root / ".cache")
+    files = torch.tensor(kept)
+    pixels = torch.from_numpy(everything)[files]
+    records = [folder.records[i] for i in kept]
+    style_ids = {style: i for i, style in enumerate(folder.styles)}
+    return PictureSet(
+        folder,
+        pixels,
+        torch.tensor([record.concept for record in records]),
+        torch.tensor([style_ids[record.style] for record in records]),
+        files,
+        CaptionGrammar(folder.concepts, captions),
+        torch.tensor([mirrorable(folder.concepts[record.concept]) for record in records]),
+        (pixels[:, 3].flatten(1).amin(dim=1) == 255),
+    )
+
+
+def _wanted_groups(folder: Folder, groups: Sequence[str]) -> frozenset[str] | None:
+    present = {concept.group for concept in folder.concepts}
+    if "all" in groups or present <= {""}:
+        return None
+    for group in groups:
+        if group not in GROUPS and group not in present:
+            raise ConfigError(f"There is no group {group!r}.", nearest(group, {"all", *GROUPS, *present}))
+    return frozenset().union(*(GROUPS.get(group, frozenset({group})) for group in groups))
