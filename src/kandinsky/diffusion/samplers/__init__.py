@@ -1,0 +1,32 @@
+"""Samplers: one file and one row each."""
+
+from kandinsky.core.errors import RequestError, nearest
+from kandinsky.diffusion.process import Process
+from kandinsky.diffusion.samplers import ddim, ddpm, dpmpp_2m, euler, euler_ancestral, heun, plms, unipc
+from kandinsky.diffusion.samplers.base import Builder, Sampler
+
+SAMPLERS: dict[str, Builder] = {
+    "ddim": ddim.build,
+    "ddpm": ddpm.build,
+    "dpmpp_2m": dpmpp_2m.build,
+    "euler": euler.build,
+    "euler_ancestral": euler_ancestral.build,
+    "heun": heun.build,
+    "plms": plms.build,
+    "unipc": unipc.build,
+}
+
+
+def make_sampler(
+    name: str, process: Process, *, variance: str = "fixed_small", eta: float | None = None
+) -> Sampler:
+    """Returns the sampler called `name` for `process`.
+
+    `variance` ("fixed_small" or "learned_range") belongs to the checkpoint and acts in "ddpm" only. `eta` in
+    [0, 1] is the share of fresh noise; None means the sampler's own. Raises RequestError for an unknown name,
+    with the nearest one, and for an eta that could not act.
+    """
+    build = SAMPLERS.get(name)
+    if build is None:
+        raise RequestError(f"unknown sampler {name!r}.", nearest(name, SAMPLERS))
+    return build(process, variance, eta)

@@ -1,0 +1,68 @@
+"""Ancestral sampling from the posterior."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kandinsky.core.errors import CheckpointError, RequestError, nearest
+from kandinsky.core.rng import Rng
+from kandinsky.diffusion.denoiser import Denoiser
+from kandinsky.diffusion.process import Process
+from kandinsky.diffusion.reading import Prediction
+from kandinsky.diffusion.samplers.base import Sampler, draw, refuse_eta
+
+VARIANCES = ("fixed_small", "learned_range")
+
+# The posterior variance before a clean end is 0, and its logarithm is taken.
+SMALLEST_VARIANCE = 1e-20
+
+
+@dataclass(frozen=True, eq=False)
+class DDPM:
+    """x_next ~ q(x_next | x_t, x0) (arXiv 2006.11239, eq. 6 and 7), any two times apart.
+
+    variance "fixed_small" is the posterior's own; "learned_range" goes from there to beta on a log scale by
+    the network's var_frac (arXiv 2102.09672, eq. 15). Noise is drawn at every time above 0.
+    """
+
+    process: Process
+    variance: str = "fixed_small"
+
+    def init(self, x: Tensor) -> None:
+        return None
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, t: float, t_next: float, state: None, rng: Rng, final: bool
+    ) -> tuple[Tensor, Prediction, None]:
+        prediction = denoise(x, t)
+        abar, abar_next = self.process.alpha_bar_at(t), self.process.alpha_bar_at(t_next)
+        beta = self.process.beta_between(t, t_next)
+        from_x0 = math.sqrt(abar_next) * beta / (1.0 - abar)
+        from_x = math.sqrt(1.0 - beta) * (1.0 - abar_next) / (1.0 - abar)
+        mean = from_x0 * prediction.x0 + from_x * x
+        if t <= 0:
+            return mean, prediction, None
+        noise = draw(rng, x)
+        smallest = max((1.0 - abar_next) / (1.0 - abar) * beta, SMALLEST_VARIANCE)
+        return mean + self._deviation(smallest, beta, prediction) * noise, prediction, None
+
+    def _deviation(self, smallest: float, beta: float, prediction: Prediction) -> float | Tensor:
+        if self.variance == "fixed_small":
+            return math.sqrt(smallest)
+        if prediction.var_frac is None:
+            raise CheckpointError(
+                "variance 'learned_range' was asked for, but the network has no variance channels.",
+                "Use variance 'fixed_small'.",
+            )
+        low, high = math.log(smallest), math.log(beta)
+        return torch.exp(0.5 * (low + prediction.var_frac * (high - low)))
+
+
+def build(process: Process, variance: str, eta: float | None) -> Sampler:
+    """Makes the sampler; raises RequestError for an unknown `variance` or an eta other than 1."""
+    refuse_eta("ddpm", eta, 1.0)
+    if variance not in VARIANCES:
+        raise RequestError(f"unknown variance {variance!r}.", nearest(variance, VARIANCES))
+    return DDPM(process, variance)

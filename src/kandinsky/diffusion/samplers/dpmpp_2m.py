@@ -1,0 +1,62 @@
+"""DPM-Solver++(2M): a second-order multistep method in the half log signal-to-noise ratio."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kandinsky.core.rng import Rng
+from kandinsky.diffusion.denoiser import Denoiser
+from kandinsky.diffusion.process import Process
+from kandinsky.diffusion.reading import Prediction
+from kandinsky.diffusion.samplers.base import Sampler, refuse_eta
+
+
+@dataclass(frozen=True, eq=False)
+class Before:
+    """The step before: its x0 and its half log signal-to-noise ratio."""
+
+    x0: Tensor
+    half_log_snr: float
+
+
+@dataclass(frozen=True, eq=False)
+class DPMPP2M:
+    """x0 is extrapolated linearly from the last two steps to the middle of this one (arXiv 2211.01095,
+    algorithm 2).
+
+    The first step and the last, which may reach an infinite signal-to-noise ratio, use x0 as it is.
+    """
+
+    process: Process
+
+    def init(self, x: Tensor) -> Before | None:
+        return None
+
+    def step(
+        self,
+        denoise: Denoiser,
+        x: Tensor,
+        t: float,
+        t_next: float,
+        state: Before | None,
+        rng: Rng,
+        final: bool,
+    ) -> tuple[Tensor, Prediction, Before]:
+        prediction = denoise(x, t)
+        abar, abar_next = self.process.alpha_bar_at(t), self.process.alpha_bar_at(t_next)
+        lam, lam_next = self.process.half_log_snr_at(t), self.process.half_log_snr_at(t_next)
+        h = lam_next - lam
+        x0 = prediction.x0
+        if state is not None and not final:
+            reach = h / (lam - state.half_log_snr) / 2.0
+            x0 = x0 + reach * (x0 - state.x0)
+        from_x = math.sqrt((1.0 - abar_next) / (1.0 - abar))
+        x_next = from_x * x - (math.sqrt(abar_next) * math.expm1(-h)) * x0
+        return x_next, prediction, Before(prediction.x0, lam)
+
+
+def build(process: Process, variance: str, eta: float | None) -> Sampler:
+    """Makes the sampler; raises RequestError for an eta other than 0."""
+    refuse_eta("dpmpp_2m", eta, 0.0)
+    return DPMPP2M(process)
