@@ -244,8 +244,9 @@ class CaptionGrammar:
             if framed is None:
                 return f"{word} {subject}"
             styled = f"{word} {framed.group(3)}"
-            return (framed.group(1) or "") + (f"the {styled}" if framed.group(2) == "the" else
-            with_article(styled)) return self._join((subject, word), language)
+            article = f"the {styled}" if framed.group(2) == "the" else with_article(styled)
+            return (framed.group(1) or "") + article
+        return self._join((subject, word), language)
 
     def _placed(self, subject: str, background: str, language: str, rng: random.Random) -> str:
         if not background:
