@@ -26,7 +26,7 @@ class Constraint:
     rederive_eps: bool = False
 
     def apply(self, prediction: Prediction, x: Tensor, abar: float) -> Prediction:
-        """Returns `prediction` with x0 inside the bound; `x` is what it was made from, at `abar` in (0, 1)."""
+        """Returns `prediction` with x0 inside the bound; `x` is what it was made from, at `abar` < 1."""
         if self.kind == "none":
             return prediction
         if self.kind == "static":

@@ -6,19 +6,17 @@ from kandinsky.diffusion.reading import Prediction
 
 
 def is_guided(scale: float | Tensor | None) -> bool:
-    """Says whether `scale` needs the unconditional half at all: it does above 1, for a (B,) tensor if any row
-    does.
-    """
+    """Says whether `scale` needs the unconditional half: above 1, or any row above 1 in a (B,) tensor."""
     if scale is None:
         return False
     return bool((scale > 1).any()) if isinstance(scale, Tensor) else scale > 1
 
 
 def combine(uncond: Prediction, cond: Prediction, scale: float | Tensor) -> Prediction:
-    """Returns uncond + scale (cond - uncond), with the variances of `cond` (arXiv 2207.12598, eq. 6 with w =
-    scale - 1).
+    """Returns uncond + scale (cond - uncond), with the variances of `cond`.
 
-    `scale` is one number or a (B,) tensor, one per picture; 1 gives `cond`.
+    `scale` is one number or a (B,) tensor, one per picture; 1 gives `cond`. Source: arXiv 2207.12598, eq. 6 with
+    w = scale - 1.
     """
     if isinstance(scale, Tensor):
         scale = scale.to(cond.x0.device, cond.x0.dtype).reshape(-1, *[1] * (cond.x0.ndim - 1))

@@ -47,7 +47,7 @@ def sample(
 ) -> Iterator[Step]:
     """Denoises `x`, noised to times[0], and yields every step; the last one carries the result.
 
-    `x` is (B, C, ...) and is worked on in float32 (float64 stays). `times` fall strictly and lie in the table.
+    `x` is (B, C, ...) and is worked on in float32 (float64 stays). `times` fall and lie in the table.
     `project(x, t_next)` is applied after each step, which is how known regions are pinned. Closing the
     iterator stops at once and frees everything it holds. Gradients are recorded only when asked for. Raises
     RequestError when `times` are empty or do not fall.

@@ -91,23 +91,21 @@ class Process:
         return math.sqrt((1.0 - alpha_bar) / alpha_bar)
 
     def half_log_snr_at(self, t: float) -> float:
-        """Returns lambda = log(sqrt(alpha_bar) / sqrt(1 - alpha_bar)) (arXiv 2206.00927); infinite where no
-        noise is.
-        """
+        """Returns log(sqrt(alpha_bar / (1 - alpha_bar))), lambda in arXiv 2206.00927; infinite without noise."""
         return 0.5 * _log_snr(self.alpha_bar_at(t))
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
         """Returns x_t for clean `x0` and `noise`, both (B, ...), in their dtype.
 
-        `t` is one time for the batch (negative: the process's end) or a (B,) integer tensor of times in 0 ..
-        T - 1.
+        `t` is one time for the batch (negative: the end) or a (B,) integer tensor of times in 0 .. T - 1.
         """
         signal, spread = self._coefficients(x0, t)
         return signal * x0 + spread * noise
 
     def velocity(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
-        """Returns v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0 (arXiv 2202.00512, appendix D); `t` as
-        in add_noise.
+        """Returns v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0; arguments as in `add_noise`.
+
+        Source: arXiv 2202.00512, appendix D.
         """
         signal, spread = self._coefficients(x0, t)
         return signal * noise - spread * x0

@@ -1,4 +1,4 @@
-"""What every sampler offers, and the two things most of them need."""
+"""What every sampler offers, and the small things most of them need."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -16,8 +16,9 @@ State = Any
 
 
 class Sampler(Protocol):
-    """One rule for going from x_t to x_{t_next}; x is always the variance-preserving latent, so rules are
-    exchangeable.
+    """One rule for going from x at t to x at t_next.
+
+    x is always the variance-preserving latent of `Process`, so any rule can stand in for any other.
     """
 
     def init(self, x: Tensor) -> State:
@@ -49,9 +50,9 @@ def refuse_eta(name: str, eta: float | None, fixed: float) -> None:
 
 
 def check_eta(eta: float) -> float:
-    """Returns `eta` if it lies in [0, 1], the range between a deterministic step and the full posterior
-    noise.
-    """
+    """Returns `eta`, between 0 (no fresh noise) and 1 (the posterior's); raises RequestError outside."""
     if not 0 <= eta <= 1:
-        raise RequestError(f"eta {eta} is outside [0, 1].", "0 adds no noise, 1 adds as much as was there.")
+        raise RequestError(
+            f"eta {eta} is outside [0, 1].", "0 draws no fresh noise, 1 as much as ancestral sampling."
+        )
     return eta

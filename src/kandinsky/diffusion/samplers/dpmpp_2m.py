@@ -22,10 +22,10 @@ class Before:
 
 @dataclass(frozen=True, eq=False)
 class DPMPP2M:
-    """x0 is extrapolated linearly from the last two steps to the middle of this one (arXiv 2211.01095,
-    algorithm 2).
+    """Extrapolates x0 linearly from the last two steps to the middle of this one.
 
-    The first step and the last, which may reach an infinite signal-to-noise ratio, use x0 as it is.
+    The first step and the last, which may reach an infinite signal-to-noise ratio, use x0 as it is. Source:
+    arXiv 2211.01095, algorithm 2.
     """
 
     process: Process

@@ -16,9 +16,8 @@ from kandinsky.diffusion.samplers.base import Sampler, refuse_eta
 class Euler:
     """One Euler step of dy/dsigma = (y - x0) / sigma in the scaled space y = x / sqrt(alpha_bar).
 
-    Source: arXiv 2206.00364, algorithm 1 without the correction. The step is written as the straight line
-    from y to x0 that it is, which also holds at sigma = 0. It equals DDIM without noise as long as eps and x0
-    agree.
+    Source: arXiv 2206.00364, algorithm 1 without the correction. The step is the straight line from y to
+    x0, written so that it also holds at sigma = 0. It equals DDIM without noise as long as eps and x0 agree.
     """
 
     process: Process

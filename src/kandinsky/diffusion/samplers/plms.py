@@ -11,7 +11,7 @@ from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import Prediction
 from kandinsky.diffusion.samplers.base import Sampler, refuse_eta
 
-# Adams-Bashforth weights of orders 1 to 4, the newest noise first (arXiv 2202.09778, eq. 12 and appendix).
+# Adams-Bashforth weights of orders 1 to 4, the newest noise first (arXiv 2202.09778, section 3.3).
 WEIGHTS: tuple[tuple[float, ...], ...] = (
     (1.0,),
     (3 / 2, -1 / 2),
@@ -22,7 +22,7 @@ WEIGHTS: tuple[tuple[float, ...], ...] = (
 
 @dataclass(frozen=True, eq=False)
 class PLMS:
-    """DDIM's step with a noise extrapolated from the last four predictions (arXiv 2202.09778, algorithm 2).
+    """DDIM's step with a noise extrapolated from the last four predictions (arXiv 2202.09778, section 3.3).
 
     The first step looks ahead once and averages, so it calls the network twice; the times should be evenly
     spaced. The state is the tuple of the last noises, newest first, at most three.

@@ -30,7 +30,7 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class UniPC:
-    """UniPC-2 in its B2(h) form with x0 prediction (arXiv 2302.04867, algorithms 5 and 6, section 3.4).
+    """UniPC-2 with B2(h) = exp(h) - 1 and x0 prediction (arXiv 2302.04867, section 3).
 
     The first step and the last predict at first order; every step but the first starts by correcting its x
     with the network's answer there, at no further call.
@@ -91,8 +91,9 @@ class UniPC:
 
 
 def _corrector_weights(h: float, ratio: float) -> tuple[float, float]:
-    """Solves the 2 x 2 system of arXiv 2302.04867, eq. 10, for the older point at `ratio` < 0 and the new one
-    at 1.
+    """Returns the weights of the older point, at `ratio` < 0 steps from the origin, and of the new one, at 1.
+
+    They solve the 2 x 2 order conditions of arXiv 2302.04867, section 3, for a step of `h` > 0.
     """
     b_h = math.expm1(-h)
     phi_2 = b_h / -h - 1.0
