@@ -1,0 +1,354 @@
+"""The U-Net of the 2.x generations: residual blocks with scale-shift time conditioning and added-key attention.
+
+Lineage: guided diffusion (Dhariwal and Nichol 2021, arXiv 2105.05233) with the context keys of GLIDE
+(Nichol et al. 2021, arXiv 2112.10741, section 3).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kandinsky.core.errors import ConfigError
+from kandinsky.networks.layers import sinusoid
+
+ConditionKind = Literal["image", "text_image", "image_hint"]
+
+
+@dataclass(frozen=True)
+class UNet2Config:
+    """Sizes of a 2.x U-Net; the defaults are the published decoder conditioned on an image embedding.
+
+    `condition` is what it listens to: "image" (an image embedding), "text_image" (also a text's hidden states and
+    embedding) or "image_hint" (also a hint picture). The first level has no attention, all others do.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 8
+    channels: tuple[int, ...] = (384, 768, 1152, 1536)
+    layers: int = 3
+    head_dim: int = 64
+    context_dim: int = 768
+    groups: int = 32
+    condition: ConditionKind = "image"
+    image_dim: int = 1280
+    image_tokens: int = 32
+    text_hidden_dim: int = 1024
+
+    def __post_init__(self) -> None:
+        for width in self.channels:
+            if width % self.groups:
+                raise ConfigError(f"{self.groups} groups do not divide {width} channels.", "Choose a multiple.")
+        for width in self.channels[1:]:
+            if width % self.head_dim:
+                raise ConfigError(
+                    f"Heads of width {self.head_dim} do not divide {width} channels.", "Choose a multiple."
+                )
+
+    @property
+    def time_dim(self) -> int:
+        """Width of the time embedding."""
+        return 4 * self.channels[0]
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of the latents must be multiples of this."""
+        return int(2 ** (len(self.channels) - 1))
+
+
+@dataclass(frozen=True)
+class UNet2Condition:
+    """What a 2.x U-Net is told, one row a picture.
+
+    `image_embedding` (B, D); `text_hidden` (B, L, W) and `text_embedding` (B, D) for "text_image"; `hint`
+    (B, 3, 8h, 8w) in [0, 1] for "image_hint"; `extra` (B, c, h, w) channels put behind the latents (an inpainting
+    network's masked latents and mask).
+    """
+
+    image_embedding: Tensor
+    text_hidden: Tensor | None = None
+    text_embedding: Tensor | None = None
+    hint: Tensor | None = None
+    extra: Tensor | None = None
+
+
+def _given(value: Tensor | None, name: str) -> Tensor:
+    if value is None:
+        raise ConfigError(f"This network needs {name}, none was given.", f"Set {name} in the condition.")
+    return value
+
+
+class ImageConditioning(nn.Module):
+    """An image embedding as context tokens and as an addition to the time embedding, both layer-normed."""
+
+    def __init__(self, config: UNet2Config) -> None:
+        super().__init__()
+        self.tokens = nn.Linear(config.image_dim, config.image_tokens * config.context_dim)
+        self.tokens_norm = nn.LayerNorm(config.context_dim)
+        self.pooled = nn.Linear(config.image_dim, config.time_dim)
+        self.pooled_norm = nn.LayerNorm(config.time_dim)
+        self.context_dim = config.context_dim
+
+    def forward(self, condition: UNet2Condition) -> tuple[Tensor, Tensor]:
+        embedding = condition.image_embedding
+        context = self.tokens(embedding).unflatten(1, (-1, self.context_dim))
+        return self.tokens_norm(context), self.pooled_norm(self.pooled(embedding))
+
+
+class TextImageConditioning(nn.Module):
+    """Image tokens, then text tokens, neither normed; pooled text (normed) and image added to the time embedding."""
+
+    def __init__(self, config: UNet2Config) -> None:
+        super().__init__()
+        self.tokens = nn.Linear(config.image_dim, config.image_tokens * config.context_dim)
+        self.text_tokens = nn.Linear(config.text_hidden_dim, config.context_dim)
+        self.pooled = nn.Linear(config.image_dim, config.time_dim)
+        self.text_pooled = nn.Linear(config.image_dim, config.time_dim)
+        self.text_pooled_norm = nn.LayerNorm(config.time_dim)
+        self.context_dim = config.context_dim
+
+    def forward(self, condition: UNet2Condition) -> tuple[Tensor, Tensor]:
+        embedding = condition.image_embedding
+        image = self.tokens(embedding).unflatten(1, (-1, self.context_dim))
+        text = self.text_tokens(_given(condition.text_hidden, "text_hidden"))
+        pooled_text = self.text_pooled_norm(self.text_pooled(_given(condition.text_embedding, "text_embedding")))
+        return torch.cat([image, text], dim=1), self.pooled(embedding) + pooled_text
+
+
+class HintEncoder(nn.Module):
+    """A hint picture (B, 3, 8h, 8w) in [0, 1] to (B, 4, h, w) channels for the network's input."""
+
+    PLAN = ((3, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 96, 2), (96, 96, 1), (96, 256, 2), (256, 4, 1))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, stride=s, padding=1) for i, o, s in self.PLAN)
+
+    def forward(self, hint: Tensor) -> Tensor:
+        for position, conv in enumerate(self.convs):
+            hint = conv(F.silu(hint) if position else hint)
+        return hint
+
+
+class Resnet(nn.Module):
+    """A residual block; `resample` halves ("down") or doubles ("up") the size without weights of its own."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        time_dim: int,
+        groups: int,
+        resample: Literal["none", "down", "up"] = "none",
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, channels_in, eps=1e-5)
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.film = nn.Linear(time_dim, 2 * channels)
+        self.norm2 = nn.GroupNorm(groups, channels, eps=1e-5)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else None
+        self.resample = resample
+
+    def _resized(self, x: Tensor) -> Tensor:
+        if self.resample == "down":
+            return F.avg_pool2d(x, 2)
+        return F.interpolate(x, scale_factor=2.0, mode="nearest") if self.resample == "up" else x
+
+    def forward(self, x: Tensor, film: Tensor) -> Tensor:
+        """x (B, C, h, w); film (B, 2 C') = scale, then shift."""
+        h = self._resized(F.silu(self.norm1(x)))
+        x = self._resized(x)
+        scale, shift = film[:, :, None, None].chunk(2, dim=1)
+        h = torch.addcmul(shift, self.norm2(self.conv1(h)), 1 + scale)
+        h = self.conv2(F.silu(h))
+        return h + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Attention(nn.Module):
+    """Attention of all positions over the context's keys, then their own."""
+
+    def __init__(self, channels: int, config: UNet2Config) -> None:
+        super().__init__()
+        self.heads = channels // config.head_dim
+        self.norm = nn.GroupNorm(config.groups, channels, eps=1e-5)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.context_kv = nn.Linear(config.context_dim, 2 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def context(self, tokens: Tensor) -> Tensor:
+        """Keys and values (2, B, heads, L, d) of the context tokens (B, L, context_dim)."""
+        kv: Tensor = self.context_kv(tokens)
+        return kv.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        keys_values = torch.cat([context, qkv[1:]], dim=3)
+        mixed = F.scaled_dot_product_attention(qkv[0], keys_values[0], keys_values[1])
+        mixed = self.out(mixed.transpose(1, 2).flatten(2))
+        return x + mixed.transpose(1, 2).reshape(b, c, h, w)
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """What a request fixes for every block: one FiLM table a residual block, one context a attention, in order."""
+
+    films: list[Tensor]
+    contexts: list[Tensor]
+
+
+class Level(nn.Module):
+    """The blocks of one resolution: residual blocks, attention after each where asked for, a resampling one."""
+
+    def __init__(
+        self,
+        widths: list[tuple[int, int]],
+        config: UNet2Config,
+        attention: bool,
+        resample: Literal["none", "down", "up"],
+    ) -> None:
+        super().__init__()
+        time_dim, groups = config.time_dim, config.groups
+        self.resnets = nn.ModuleList(Resnet(i, o, time_dim, groups) for i, o in widths)
+        self.attentions = nn.ModuleList(Attention(o, config) for _, o in (widths if attention else []))
+        last = widths[-1][1]
+        self.resample = None if resample == "none" else Resnet(last, last, time_dim, groups, resample)
+
+
+class Middle(nn.Module):
+    def __init__(self, channels: int, config: UNet2Config) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(Resnet(channels, channels, config.time_dim, config.groups) for _ in range(2))
+        self.attention = Attention(channels, config)
+
+
+_CONDITIONINGS = {
+    "image": ImageConditioning,
+    "text_image": TextImageConditioning,
+    "image_hint": ImageConditioning,
+}
+
+
+class UNet2(nn.Module):
+    """The 2.x U-Net: latents (B, in_channels, h, w) and times (B,) to (B, out_channels, h, w)."""
+
+    def __init__(self, config: UNet2Config) -> None:
+        super().__init__()
+        self.config = config
+        channels, last = config.channels, len(config.channels) - 1
+        self.time_mlp = nn.Sequential(
+            nn.Linear(channels[0], config.time_dim), nn.SiLU(), nn.Linear(config.time_dim, config.time_dim)
+        )
+        self.conditioning = _CONDITIONINGS[config.condition](config)
+        self.hint = HintEncoder() if config.condition == "image_hint" else None
+        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        width, skips = channels[0], [channels[0]]
+        for i, c in enumerate(channels):
+            widths = [(width if j == 0 else c, c) for j in range(config.layers)]
+            self.down.append(Level(widths, config, i > 0, "down" if i < last else "none"))
+            skips += [c] * (config.layers + (i < last))
+            width = c
+        self.mid = Middle(width, config)
+        for i, c in reversed(list(enumerate(channels))):
+            widths = []
+            for _ in range(config.layers + 1):
+                widths.append((width + skips.pop(), c))
+                width = c
+            self.up.append(Level(widths, config, i > 0, "up" if i > 0 else "none"))
+        self.norm_out = nn.GroupNorm(config.groups, width, eps=1e-5)
+        self.conv_out = nn.Conv2d(width, config.out_channels, 3, padding=1)
+        self._number_blocks()
+
+    def _number_blocks(self) -> None:
+        """Gives each block its place in the tables of `_Fixed`."""
+        self._resnets = [m for m in self.modules() if isinstance(m, Resnet)]
+        self._attentions = [m for m in self.modules() if isinstance(m, Attention)]
+        for blocks in (self._resnets, self._attentions):
+            for place, block in enumerate(blocks):
+                block.place = place  # type: ignore[assignment]
+
+    def initialise(self) -> None:
+        """Zeroes the last convolution of each residual branch and of the network, as for training from scratch
+        (Dhariwal and Nichol 2021, appendix)."""
+        for layer in (self.conv_out, *(r.conv2 for r in self._resnets), *(a.out for a in self._attentions)):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def embed_times(self, t: Tensor) -> Tensor:
+        """Times (B,), 0..999 and possibly fractional, to (B, time_dim)."""
+        return self.time_mlp(sinusoid(t, self.config.channels[0]).to(self.conv_in.weight.dtype))  # type: ignore[no-any-return]
+
+    def extra_channels(self, condition: UNet2Condition) -> list[Tensor]:
+        """What goes behind the latents on the channel axis."""
+        extras = [] if condition.extra is None else [condition.extra]
+        if self.hint is not None:
+            extras.append(self.hint(_given(condition.hint, "hint")))
+        return extras
+
+    def forward(self, x: Tensor, t: Tensor, condition: UNet2Condition) -> Tensor:
+        """x (B, 4, h, w), t (B,) and the condition to (B, out_channels, h, w): noise, then the variance fraction."""
+        tokens, pooled = self.conditioning(condition)
+        emb = F.silu(self.embed_times(t) + pooled)
+        fixed = _Fixed([r.film(emb) for r in self._resnets], [a.context(tokens) for a in self._attentions])
+        return self.denoise(torch.cat([x, *self.extra_channels(condition)], dim=1), fixed)
+
+    def prepare(self, condition: UNet2Condition, times: Sequence[float]) -> "PreparedUNet2":
+        """Computes once what does not change between steps: context keys and values, FiLM tables of all `times`,
+        hint and inpainting channels."""
+        return PreparedUNet2(self, condition, times)
+
+    def denoise(self, x: Tensor, fixed: _Fixed) -> Tensor:
+        """The blocks alone, on latents that already carry their extra channels."""
+        films, contexts = fixed.films, fixed.contexts
+
+        def resnet(block: nn.Module, h: Tensor) -> Tensor:
+            return block(h, films[block.place])  # type: ignore[no-any-return, index]
+
+        def attention(block: nn.Module, h: Tensor) -> Tensor:
+            return block(h, contexts[block.place])  # type: ignore[no-any-return, index]
+
+        h = self.conv_in(x)
+        skips = [h]
+        for level in self.down:
+            for j, block in enumerate(level.resnets):
+                h = resnet(block, h)
+                h = attention(level.attentions[j], h) if level.attentions else h
+                skips.append(h)
+            if level.resample is not None:
+                h = resnet(level.resample, h)
+                skips.append(h)
+        h = attention(self.mid.attention, resnet(self.mid.resnets[0], h))
+        h = resnet(self.mid.resnets[1], h)
+        for level in self.up:
+            for j, block in enumerate(level.resnets):
+                h = resnet(block, torch.cat([h, skips.pop()], dim=1))
+                h = attention(level.attentions[j], h) if level.attentions else h
+            h = h if level.resample is None else resnet(level.resample, h)
+        return self.conv_out(F.silu(self.norm_out(h)))  # type: ignore[no-any-return]
+
+
+class PreparedUNet2:
+    """A U-Net closed over one request: `step(x, t)` sees only what changes between steps."""
+
+    def __init__(self, network: UNet2, condition: UNet2Condition, times: Sequence[float]) -> None:
+        self.network = network
+        tokens, self._pooled = network.conditioning(condition)
+        self._contexts = [a.context(tokens) for a in network._attentions]
+        self._extras = network.extra_channels(condition)
+        self._films = {float(t): self._film(float(t)) for t in times}
+
+    def _film(self, t: float) -> list[Tensor]:
+        time = self.network.embed_times(torch.tensor([t], device=self._pooled.device))
+        emb = F.silu(time + self._pooled)
+        return [r.film(emb) for r in self.network._resnets]
+
+    def step(self, x: Tensor, t: float) -> Tensor:
+        """Latents (B, 4, h, w) at time t to (B, out_channels, h, w); a t outside `times` is computed on the way."""
+        films = self._films.get(float(t)) or self._film(float(t))
+        return self.network.denoise(torch.cat([x, *self._extras], dim=1), _Fixed(films, self._contexts))
