@@ -56,7 +56,7 @@ def saved(peer: Any, folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tens
 
 
 def ids(rows: int, length: int = 9) -> torch.Tensor:
-    """Rows that end (58) at different places and are padded; the last row holds a learned token above the end (59)."""
+    """Rows that end (58) at different places, padded; the last holds a learned token above the end (59)."""
     table = torch.randint(1, 57, (rows, length), generator=torch.Generator().manual_seed(3))
     table[:, 0] = 57
     for row in range(rows):
@@ -146,6 +146,15 @@ def test_the_peer_reads_our_vision_tower(tmp_path: Path) -> None:
         assert relative(ours(pixels), peer(pixels).image_embeds) < 1e-5
     back = CLIP_VISION.to_native(foreign)
     assert all(torch.equal(back[name], tensor) for name, tensor in ours.state_dict().items())
+
+
+def test_the_peer_builds_both_towers_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    text = ClipTextConfig(60, 24, 2, 3, 40, 9, 20, "quick_gelu", 58, "eos")
+    vision = ClipVisionConfig(24, 2, 3, 40, 12, 4, 20, "gelu")
+    with torch.device("meta"):
+        CLIPTextModelWithProjection(CLIPTextConfig(**clip_text_json(text)))
+        CLIPVisionModelWithProjection(CLIPVisionConfig(**clip_vision_json(vision)))
+    assert not caplog.records
 
 
 def size(module: torch.nn.Module) -> int:

@@ -30,8 +30,9 @@ def sinusoid(t: Tensor, dim: int) -> Tensor:
     which differ from exact ones by up to 1e-4 at t near 1000. Source: Vaswani et al. 2017, section 3.5.
     """
     half = dim // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=t.device) / half
-    angles = t.to(torch.float32)[:, None] * torch.exp(-math.log(10_000.0) * exponents)
+    # Rounded in this order, as the angles were that the weights were trained on.
+    exponents = -math.log(10_000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+    angles = t.to(torch.float32)[:, None] * torch.exp(exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

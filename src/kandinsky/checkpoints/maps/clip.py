@@ -1,4 +1,4 @@
-"""CLIP's towers in the transformers layout (`CLIPTextModelWithProjection`, `CLIPVisionModelWithProjection`)."""
+"""CLIP's towers in published folders: `CLIPTextModelWithProjection` and `CLIPVisionModelWithProjection`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
@@ -12,7 +12,7 @@ from kandinsky.networks.clip import ClipActivation, ClipTextConfig, ClipVisionCo
 TEXT_CLASS = "CLIPTextModelWithProjection"
 VISION_CLASS = "CLIPVisionModelWithProjection"
 ARGMAX_EOS = 2
-"""The end token's id as older files give it. No token has it; readers take it to mean: pool at the highest id."""
+"""The end token's id as older files give it; every reader takes it to mean: pool at the highest id."""
 
 ConfigT = TypeVar("ConfigT", ClipTextConfig, ClipVisionConfig)
 
@@ -129,8 +129,8 @@ def clip_vision_json(config: ClipVisionConfig) -> dict[str, Any]:
 
 
 def _require_tower(json: Mapping[str, Any], class_name: str, model_type: str) -> None:
-    # A two-tower CLIPModel or a tower without projection differs in its tensors; the file says so here. A null
-    # is what the peer writes for a config that never met a model.
+    # A two-tower CLIPModel or a tower without projection differs in its tensors; the file says so here. A
+    # null is what the peer writes for a config that never met a model.
     given = {key: value for key, value in json.items() if value is not None}
     require(given, class_name, architectures=[class_name], model_type=model_type, layer_norm_eps=1e-5)
 
@@ -154,6 +154,7 @@ def _tower_json(
     return {
         "architectures": [class_name],
         "attention_dropout": 0.0,
+        "bos_token_id": None,
         "hidden_act": config.activation,
         "hidden_size": config.width,
         "initializer_factor": 1.0,
@@ -163,5 +164,6 @@ def _tower_json(
         "model_type": model_type,
         "num_attention_heads": config.heads,
         "num_hidden_layers": config.layers,
+        "pad_token_id": None,
         "projection_dim": config.projection,
     }

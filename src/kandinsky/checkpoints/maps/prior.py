@@ -58,7 +58,7 @@ def prior_config(json: Mapping[str, Any]) -> PriorConfig:
     require(json, CLASS, **_FIXED)
     known = prior_json(PriorConfig(heads=1, head_dim=1, layers=1, embedding_dim=1, text_width=1)).keys()
     for key in json:
-        # Every key but the underscored ones is an argument of the network: an unknown one changes what it does.
+        # Every key but the underscored ones is an argument of the network: an unknown one would change it.
         if key not in known and not key.startswith("_"):
             raise CheckpointError(
                 f"config.json of a {CLASS} has an unknown option {key}.", nearest(key, known)
