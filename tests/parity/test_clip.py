@@ -27,7 +27,7 @@ from kandinsky.networks.clip import ClipText, ClipTextConfig, ClipVision, ClipVi
 from tests.parity.peers import noise, redraw, relative
 
 PRECISIONS = [(torch.float32, 1e-5), (torch.float64, 1e-10)]
-TEXT_TINY = {
+TEXT_TINY: dict[str, Any] = {
     "vocab_size": 60,
     "hidden_size": 24,
     "intermediate_size": 40,
@@ -39,7 +39,7 @@ TEXT_TINY = {
     "pad_token_id": 0,
     "eos_token_id": 58,
 }
-VISION_TINY = {
+VISION_TINY: dict[str, Any] = {
     "hidden_size": 24,
     "intermediate_size": 40,
     "num_hidden_layers": 3,

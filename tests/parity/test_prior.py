@@ -15,7 +15,7 @@ from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
 from tests.parity.peers import noise, redraw, relative
 
 PRECISIONS = [(torch.float32, 1e-5), (torch.float64, 1e-10)]
-TINY = {
+TINY: dict[str, Any] = {
     "num_attention_heads": 3,
     "attention_head_dim": 8,
     "num_layers": 3,
