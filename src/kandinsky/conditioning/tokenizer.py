@@ -1,0 +1,304 @@
+"""Text -> token ids, from whatever tokenizer files a published folder holds.
+
+Three forms are read: `tokenizer.json`, `vocab.json` + `merges.txt`, and a SentencePiece `.model`. All become
+one pipeline of the tokenizers library with the ids that transformers (5.x) gives for the same files: the ids
+that the text encoders were published with.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from tokenizers import AddedToken
+from torch import Tensor
+
+from kandinsky.conditioning.sentencepiece_model import CONTROL, USER_DEFINED, read_sentencepiece_model
+from kandinsky.conditioning.token_pipelines import clip_pipeline, close_clip, t5_pipeline, xlmr_pipeline
+from kandinsky.core.errors import RequestError, TokenizerError
+
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+NO_LIMIT = 100_000
+"""A `model_max_length` above this is the published way to say that there is none."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a tokenizer class stands for when its files do not say otherwise."""
+
+    special: dict[str, str]
+    max_length: int
+
+
+_CLIP = Family(
+    {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    },
+    77,
+)
+_XLMR = Family(
+    {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "sep_token": "</s>",
+        "cls_token": "<s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "mask_token": "<mask>",
+    },
+    512,
+)
+_T5 = Family({"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}, 512)
+FAMILIES = {"CLIPTokenizer": _CLIP, "XLMRobertaTokenizer": _XLMR, "T5Tokenizer": _T5, "MT5Tokenizer": _T5}
+MODEL_FILES = {"sentencepiece.bpe.model": "XLMRobertaTokenizer", "spiece.model": "T5Tokenizer"}
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Token ids of a batch of texts.
+
+    ids: (B, L) int64; mask: (B, L) bool, False where padded; dropped: for each text the trailing part that
+    did not fit, "" when all of it did.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    dropped: list[str]
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A pipeline of the tokenizers library, the id to pad with, and the length its model reads."""
+
+    backend: tokenizers.Tokenizer
+    pad_id: int
+    max_length: int | None
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many ids there are, added tokens included."""
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    def token_count(self, text: str) -> int:
+        """How many tokens `text` has before truncation, those that mark its beginning and end included."""
+        return len(self._encode([text])[0].ids)
+
+    def encode(self, texts: Sequence[str], length: int | None = None) -> TokenBatch:
+        """Encodes each text to exactly `length` tokens (default: the model's), cut or padded on the right.
+
+        A text that is too long keeps its closing token last, and what was cut is in `dropped`. Raises
+        RequestError for a length without room, for none where the files state none, and for broken text.
+        """
+        length = self.max_length if length is None else length
+        if length is None:
+            raise RequestError("This tokenizer's files state no maximum length.", "Give a length.")
+        head, tail = self._frame()
+        if length < head + tail:
+            raise RequestError(
+                f"A length of {length} tokens leaves no room for a text.",
+                f"Use at least {head + tail + 1}.",
+            )
+        ids = torch.full((len(texts), length), self.pad_id, dtype=torch.int64)
+        mask = torch.zeros((len(texts), length), dtype=torch.bool)
+        dropped = []
+        for row, (text, encoding) in enumerate(zip(texts, self._encode(texts), strict=True)):
+            tokens, rest = encoding.ids, ""
+            if len(tokens) > length:
+                first_cut = length - tail
+                rest = text[encoding.offsets[first_cut][0] :].strip()
+                tokens = tokens[:first_cut] + tokens[len(tokens) - tail :]
+            ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+            mask[row, : len(tokens)] = True
+            dropped.append(rest)
+        return TokenBatch(ids, mask, dropped)
+
+    def _encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        if isinstance(texts, str):
+            raise RequestError(f"{texts!r} is one text where a list of texts belongs.", "Write [text].")
+        try:
+            return list(self.backend.encode_batch(list(texts)))
+        except (UnicodeEncodeError, TypeError) as error:
+            raise RequestError(
+                f"{list(texts)!r} cannot be read as Unicode text: {error}.", "Check its encoding."
+            ) from error
+
+    def _frame(self) -> tuple[int, int]:
+        """How many tokens the pipeline puts before and after every text."""
+        marks = self.backend.encode("a").special_tokens_mask
+        head = marks.index(0) if 0 in marks else len(marks)
+        tail = marks[::-1].index(0) if 0 in marks else 0
+        return head, tail
+
+
+def load_tokenizer(folder: Path, class_name: str | None = None) -> Tokenizer:
+    """Loads the tokenizer whose files lie in `folder`.
+
+    `class_name` is the class that a model index names for it; the folder's own `tokenizer_config.json` goes
+    first. The pieces that mark beginning, end and padding, and the model's length, come from its JSON files.
+    Raises TokenizerError when no form is complete, naming what was looked for, and when a file is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise TokenizerError(f"There is no tokenizer folder {folder}.", "Check the path of the checkpoint.")
+    config = _config(folder)
+    name = _family_name(folder, config, class_name)
+    family = FAMILIES.get(name, Family({}, 0))
+    added = _declared_tokens(config)
+    special = {key: _added_token(value, True) for key, value in family.special.items()}
+    for key in NAMED:
+        if config.get(key):
+            token = _added_token(config[key], True)
+            special[key] = _by_text(added).get(token.content, token)
+    backend, extra = _backend(folder, name, special, config)
+    if backend.get_vocab_size(with_added_tokens=False) == 0:
+        raise TokenizerError(f"The vocabulary in {folder} is empty.", "Download the folder again.")
+    _add_tokens(folder, backend, added, [*special.values(), *extra])
+    if name == "CLIPTokenizer" and backend.post_processor is None:
+        close_clip(backend, special)
+    padding, truncation = backend.padding or {}, backend.truncation or {}
+    backend.no_padding()
+    backend.no_truncation()
+    pad = special["pad_token"].content if "pad_token" in special else padding.get("pad_token")
+    pad_id = None if pad is None else backend.token_to_id(pad)
+    if pad_id is None:
+        raise TokenizerError(
+            f"The tokenizer in {folder} names no padding token.",
+            "Its tokenizer_config.json should have 'pad_token'.",
+        )
+    stated = config.get("model_max_length", config.get("max_len", truncation.get("max_length")))
+    known = isinstance(stated, int | float) and 0 < stated <= NO_LIMIT
+    max_length = int(stated) if known and stated is not None else (family.max_length or None)
+    return Tokenizer(backend, pad_id, max_length)
+
+
+def _by_text(added: dict[int, AddedToken]) -> dict[str, AddedToken]:
+    """The same tokens under their text."""
+    return {token.content: token for token in added.values()}
+
+
+def _family_name(folder: Path, config: dict[str, Any], class_name: str | None) -> str:
+    stated = str(config.get("tokenizer_class") or class_name or "").removesuffix("Fast")
+    if stated in FAMILIES:
+        return "T5Tokenizer" if stated == "MT5Tokenizer" else stated
+    if (folder / "tokenizer.json").is_file():
+        return stated
+    for file, family in MODEL_FILES.items():
+        if (folder / file).is_file() and not stated:
+            return family
+    if (folder / "vocab.json").is_file() and not stated:
+        return "CLIPTokenizer"
+    if not stated:
+        return ""
+    raise TokenizerError(
+        f"{folder} needs a tokenizer of class {stated!r}, which is not one this library knows.",
+        f"Known: {', '.join(sorted(FAMILIES))}, or any class with a tokenizer.json.",
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """`tokenizer_config.json`, under the older files beside it where it does not list its added tokens."""
+    config = _json(folder / "tokenizer_config.json", {})
+    if "added_tokens_decoder" not in config:
+        config = {**config, **_json(folder / "special_tokens_map.json", {})}
+        numbered = _json(folder / "added_tokens.json", {})
+        named = {_content(config[key]) for key in NAMED if config.get(key)}
+        config["added_tokens_decoder"] = {
+            str(number): {"content": text, "normalized": text not in named, "special": text in named}
+            for text, number in numbered.items()
+        }
+    for key in ("padding_side", "truncation_side"):
+        if config.get(key, "right") != "right":
+            raise TokenizerError(
+                f"{folder / 'tokenizer_config.json'} has {key} {config[key]!r}.", "Only 'right' is supported."
+            )
+    return config
+
+
+def _json(path: Path, default: dict[str, Any]) -> dict[str, Any]:
+    if not path.is_file():
+        return default
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{path} cannot be read: {error}.", "Download it again.") from error
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{path} holds {type(value).__name__}, not an object.", "Download it again.")
+    return value
+
+
+def _content(value: Any) -> str:
+    return str(value["content"] if isinstance(value, dict) else value)
+
+
+def _added_token(value: Any, special: bool) -> AddedToken:
+    """A token as a JSON file writes it: its text alone, or an object with how it matches."""
+    if not isinstance(value, dict):
+        return AddedToken(str(value), special=special, normalized=not special)
+    special = special or bool(value.get("special", False))
+    flags = {
+        key: bool(value[key]) for key in ("lstrip", "rstrip", "single_word", "normalized") if key in value
+    }
+    return AddedToken(_content(value), special=special, **{"normalized": not special, **flags})
+
+
+def _declared_tokens(config: dict[str, Any]) -> dict[int, AddedToken]:
+    declared = config["added_tokens_decoder"]
+    return {int(number): _added_token(declared[number], False) for number in sorted(declared, key=int)}
+
+
+def _add_tokens(
+    folder: Path, backend: tokenizers.Tokenizer, added: dict[int, AddedToken], more: list[AddedToken]
+) -> None:
+    present = {token.content for token in backend.get_added_tokens_decoder().values()}
+    backend.add_tokens(list(added.values()))
+    for number, token in added.items():
+        if backend.token_to_id(token.content) != number:
+            raise TokenizerError(
+                f"{folder} gives the token {token.content!r} the id {number}, but it is "
+                f"{backend.token_to_id(token.content)} in the vocabulary.",
+                "The tokenizer's files belong to different models.",
+            )
+    present |= {token.content for token in added.values()}
+    backend.add_tokens([token for token in more if token.content not in present])
+
+
+def _backend(
+    folder: Path, name: str, special: dict[str, AddedToken], config: dict[str, Any]
+) -> tuple[tokenizers.Tokenizer, list[AddedToken]]:
+    """The pipeline of the first complete form in `folder`, and the special tokens that form brings along."""
+    extra = [
+        _added_token(t, True)
+        for key in ("additional_special_tokens", "extra_special_tokens")
+        for t in config.get(key) or []
+    ]
+    if (folder / "tokenizer.json").is_file():
+        try:
+            return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), extra
+        except Exception as error:  # the library raises Exception itself for every fault in the file
+            raise TokenizerError(
+                f"{folder / 'tokenizer.json'} cannot be read: {error}.",
+                "The file is damaged; download it again.",
+            ) from error
+    if name == "CLIPTokenizer":
+        return clip_pipeline(folder, _json(folder / "vocab.json", {}), special), extra
+    stem = next((f for f in MODEL_FILES if (folder / f).is_file()), None)
+    if stem is None or name not in FAMILIES:
+        raise TokenizerError(
+            f"{folder} holds no tokenizer: looked for tokenizer.json, vocab.json with merges.txt, "
+            f"{' and '.join(MODEL_FILES)}.",
+            "Download the folder again, with its tokenizer files.",
+        )
+    model = read_sentencepiece_model(folder / stem)
+    pieces = [AddedToken(piece, special=True, normalized=False) for piece in model.named(CONTROL)]
+    pieces += [AddedToken(piece, special=False, normalized=False) for piece in model.named(USER_DEFINED)]
+    if name == "XLMRobertaTokenizer":
+        return xlmr_pipeline(folder / stem, model, special), pieces + extra
+    sentinels = [f"<extra_id_{i}>" for i in range(int(config.get("extra_ids", 100)))]
+    marks = [AddedToken(text, special=True, normalized=False) for text in sentinels]
+    return t5_pipeline(folder / stem, model, special, sentinels), pieces + marks + extra
