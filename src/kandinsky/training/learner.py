@@ -1,0 +1,117 @@
+"""One player at work: its parameters, optimiser and running mean, and how they are saved."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kandinsky.core.errors import CheckpointError
+from kandinsky.training.config import Stage
+from kandinsky.training.ema import Ema, copy_into
+from kandinsky.training.optim import (
+    make_optimiser,
+    optimiser_state,
+    rate_factor,
+    restore_optimiser,
+    set_rate,
+    trained,
+)
+from kandinsky.training.task import Player, Turn
+
+
+class Learner:
+    """A player's module on its device, with everything that changes while it learns."""
+
+    def __init__(self, player: Player, stage: Stage, device: torch.device) -> None:
+        self.player, self.stage, self.device = player, stage, device
+        module = player.module.to(device)
+        if stage.channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if stage.compile:
+            for part in player.compiled:
+                part.compile()
+        module.train()
+        self.parameters = trained(module)
+        self.optimiser = make_optimiser(self.parameters, player.optimiser)
+        self.ema = Ema(module, stage.ema.decay) if player.ema else None
+        self.rate = 0.0
+
+    def update(
+        self, turns: Sequence[Turn], others: Sequence["Learner"], part: float, step: int
+    ) -> dict[str, Tensor]:
+        """One optimiser step on the mean loss of the turns; `part` in [0, 1] of the stage is done before it.
+
+        The other players' parameters get no gradients meanwhile. Returns `loss`, its parts, `grad_norm` and
+        `lr`.
+        """
+        begins = self.player.begins
+        self.rate = self.player.optimiser.lr * rate_factor(self.stage.schedule, step - begins, part)
+        set_rate(self.optimiser, self.rate)
+        sums: dict[str, Tensor] = {}
+        for other in others:
+            other.learn(False)
+        for turn in turns:
+            with self._precision():
+                losses = self.player.loss(turn)
+            (losses.total / len(turns)).backward()  # type: ignore[no-untyped-call]
+            for name, value in {"loss": losses.total, **losses.parts}.items():
+                sums[name] = sums.get(name, 0) + value.detach().float() / len(turns)
+        for other in others:
+            other.learn(True)
+        limit = self.stage.clip_norm or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), limit)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.player.module)
+        return {
+            **sums,
+            "grad_norm": norm.detach().float(),
+            "lr": torch.tensor(self.rate, dtype=torch.float64),
+        }
+
+    def learn(self, on: bool) -> None:
+        """Switches gradients of the trained parameters."""
+        for value in self.parameters.values():
+            value.requires_grad_(on)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, the module is in evaluation mode with its running mean in place."""
+        module = self.player.module
+        with self.ema.swapped(module) if self.ema is not None else nullcontext(), self._precision():
+            module.eval()
+            try:
+                yield
+            finally:
+                module.train()
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Tensors by file and name, and JSON values."""
+        name = self.player.name
+        moments, numbers = optimiser_state(self.optimiser, self.parameters)
+        tensors = {name: dict(self.player.module.state_dict()), f"{name}.optimiser": moments}
+        if self.ema is not None:
+            tensors[f"{name}.ema"] = self.ema.mean
+        return tensors, {"optimiser": numbers, "averaged": self.ema.updates if self.ema else 0}
+
+    def restore(self, tensors: dict[str, dict[str, Tensor]], values: dict[str, Any]) -> None:
+        """Puts back what `state` gave; CheckpointError when it is of another network."""
+        name = self.player.name
+        try:
+            copy_into(self.player.module, tensors[name])
+            if self.ema is not None:
+                for key, mean in self.ema.mean.items():
+                    mean.copy_(tensors[f"{name}.ema"][key])
+                self.ema.updates = int(values["averaged"])
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"The saved weights of {name!r} are of another network ({error}).",
+                "Resume with the configuration that the run was started with.",
+            ) from error
+        restore_optimiser(self.optimiser, self.parameters, tensors[f"{name}.optimiser"], values["optimiser"])
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.stage.precision == "bf16")

@@ -1,0 +1,260 @@
+"""The one training loop: any task, on any device, as a stream of events that can be stopped and resumed
+exactly.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kandinsky.core.errors import ConfigError, KandinskyError
+from kandinsky.training import events
+from kandinsky.training.config import Stage
+from kandinsky.training.data.order import EpochSampler
+from kandinsky.training.learner import Learner
+from kandinsky.training.logs import LossLog
+from kandinsky.training.seeds import generator, seed_globals
+from kandinsky.training.sheets import write_sheet
+from kandinsky.training.state import Checkpoint, newest, random_state, restore_random_state, save
+from kandinsky.training.task import Run, Turn
+
+CHECKPOINTS = "checkpoints"
+
+
+def train(run: Run) -> Iterator[events.Event]:
+    """Trains until the stage's limit and yields what happens; closing the generator stops without saving.
+
+    The first SIGINT saves and ends the stream with `Stopped`; a second one is the usual KeyboardInterrupt.
+    Raises ConfigError when the folder already holds a run and `resume` is not asked for, KandinskyError
+    when a loss is not finite (checkpoints up to then are kept), OutputError when nothing can be written.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    found = newest(run.folder / CHECKPOINTS)
+    if (found.checkpoint or found.refused) and not run.resume:
+        raise ConfigError(f"{run.folder} already holds a run.", "Resume it, or choose another `out`.")
+    for message in found.refused:
+        yield events.Warned(message)
+    live = _Live(run)
+    log_size = live.restore(found.checkpoint) if found.checkpoint else 0
+    count = sum(value.numel() for learner in live.learners for value in learner.parameters.values())
+    yield events.Started(run.stage.name, live.step, run.stage.max_steps, count)
+    with LossLog(run.folder, log_size) as log, _interruptible() as interrupted:
+        yield from live.go(log, interrupted)
+    if live.done:
+        yield events.Finished(run.stage.name, live.step, run.folder, live.losses)
+    else:
+        yield events.Stopped(run.stage.name, live.step, "interrupted")
+
+
+def progress(stage: Stage, step: int, seconds: float) -> float:
+    """How much of a stage is done, in [0, 1]: by its steps when they are limited, else by its time."""
+    if stage.max_steps is not None:
+        return min(1.0, step / stage.max_steps)
+    return min(1.0, seconds / (60 * (stage.max_minutes or math.inf)))
+
+
+def is_over(stage: Stage, step: int, seconds: float) -> bool:
+    """Whether a stage has reached one of its limits."""
+    out_of_time = stage.max_minutes is not None and seconds >= 60 * stage.max_minutes
+    return out_of_time or (stage.max_steps is not None and step >= stage.max_steps)
+
+
+class _Live:
+    """What changes while a run goes."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.stage, self.task = run, run.stage, run.task
+        seed_globals(run.seed)
+        self.learners = [Learner(player, run.stage, run.device) for player in run.task.players]
+        if run.task.extra is not None:
+            run.task.extra.to(run.device)
+        self.sampler = EpochSampler(len(run.task.data), run.stage.batch, run.seed)
+        self.position = self.sampler.state()
+        self.step, self.seconds = 0, 0.0
+        self.losses: dict[str, float] = {}
+        self._finite = torch.ones((), dtype=torch.bool, device=run.device)
+
+    @property
+    def done(self) -> bool:
+        return is_over(self.stage, self.step, self.seconds)
+
+    def go(self, log: LossLog, interrupted: Callable[[], bool]) -> Iterator[events.Event]:
+        """Steps until the end or an interruption; each ends with its events."""
+        started_at, start_time = self.step, time.monotonic()
+        saved_at = self.step if self.step else -1
+        with ExitStack() as stack:
+            feed = self._feed(stack)
+            while not self.done and not interrupted():
+                began = time.monotonic()
+                batches, self.position = next(feed)
+                values = self._update(batches)
+                self.step += 1
+                saving = self.step % self.stage.save_every == 0
+                logging = self.step % self.stage.log_every == 0
+                if logging or saving or self.run.device.type == "cpu":
+                    self._check_finite()
+                if logging:
+                    self.losses = {name: float(value) for name, value in values.items()}
+                    log.write(self.step, self.losses)
+                self.seconds += time.monotonic() - began
+                yield self._progress(self.step - started_at, time.monotonic() - start_time)
+                if self.stage.sample_every and (self.step % self.stage.sample_every == 0 or self.done):
+                    yield from self._show(log)
+                if saving:
+                    yield self._save(log)
+                    saved_at = self.step
+        if saved_at != self.step:
+            self._check_finite()
+            yield self._save(log)
+
+    def restore(self, checkpoint: Checkpoint) -> int:
+        """Continues from a checkpoint; returns how long the loss log was then."""
+        tensors, values = checkpoint.tensors, checkpoint.values
+        for learner in self.learners:
+            learner.restore(tensors, values["learners"][learner.player.name])
+        if self.task.extra is not None:
+            self.task.extra.load_state_dict(tensors["extra"])
+        self.sampler.restore(values["data"])
+        self.position = self.sampler.state()
+        self.step, self.seconds = checkpoint.step, values["seconds"]
+        self.losses = values["losses"]
+        restore_random_state(tensors["random"], values["random"], self.run.device)
+        return int(values["log_size"])
+
+    def _save(self, log: LossLog) -> events.Event:
+        tensors: dict[str, dict[str, Tensor]] = {}
+        learners = {}
+        for learner in self.learners:
+            parts, learners[learner.player.name] = learner.state()
+            tensors |= parts
+        if self.task.extra is not None:
+            tensors["extra"] = self.task.extra.state_dict()
+        tensors["random"], random_values = random_state(self.run.device)
+        values = {
+            "learners": learners,
+            "data": self.position,
+            "seconds": self.seconds,
+            "losses": self.losses,
+            "random": random_values,
+            "log_size": log.synced_size(),
+        }
+        folder = self.run.folder / CHECKPOINTS
+        path = save(folder, Checkpoint(self.step, tensors, values), self.stage.keep)
+        return events.Saved(self.stage.name, self.step, path)
+
+    def _update(self, batches: list[Any]) -> dict[str, Tensor]:
+        """One optimiser step of every player; returns what to log, still on the device."""
+        part = progress(self.stage, self.step, self.seconds)
+        shared: list[dict[str, Tensor]] = [{} for _ in batches]
+        values: dict[str, Tensor] = {}
+        for number, learner in enumerate(self.learners):
+            if self.step < learner.player.begins:
+                continue
+            turns = [
+                Turn(batch, self.step, self.run.device, self._draws("loss", micro, number), shared[micro])
+                for micro, batch in enumerate(batches)
+            ]
+            others = [other for other in self.learners if other is not learner]
+            losses = learner.update(turns, others, part, self.step)
+            self._finite &= losses["loss"].isfinite() & losses["grad_norm"].isfinite()
+            prefix = f"{learner.player.name}/" if len(self.learners) > 1 else ""
+            values |= {prefix + name: value for name, value in losses.items()}
+        return values
+
+    def _feed(self, stack: ExitStack) -> Iterator[tuple[list[Any], dict[str, int]]]:
+        """The batches of each step and where the data order stands after them; made one step ahead on a GPU.
+
+        Batches depend on their step alone, so that making them early changes nothing.
+        """
+        first = self.step
+
+        def make(step: int) -> tuple[list[Any], dict[str, int]]:
+            batches = []
+            for micro in range(self.stage.accumulate):
+                draws = generator(self.run.seed, self.stage.name, "data", step, micro)
+                batches.append(self.task.data.batch(self.sampler.next(), draws))
+            return batches, self.sampler.state()
+
+        if self.run.device.type == "cpu":
+            while True:
+                yield make(first)
+                first += 1
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        ahead = pool.submit(make, first)
+        while True:
+            ready = ahead.result()
+            first += 1
+            ahead = pool.submit(make, first)
+            yield ready
+
+    def _show(self, log: LossLog) -> Iterator[events.Event]:
+        """Sample sheet and measurements, with the running means in place and the global draws untouched."""
+        devices = [self.run.device] if self.run.device.type == "cuda" else []
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=devices))
+            stack.enter_context(torch.no_grad())
+            for learner in self.learners:
+                stack.enter_context(learner.evaluating())
+            sheet = self.task.sheet(self._draws("sheet")) if self.task.sheet else None
+            measures = self.task.measure(self._draws("measure")) if self.task.measure else {}
+        if measures:
+            log.write(self.step, {f"held_out/{name}": value for name, value in measures.items()})
+            yield events.Measured(self.stage.name, self.step, measures)
+        if sheet is not None:
+            folder = self.run.folder / "samples"
+            folder.mkdir(exist_ok=True)
+            log.pictures(self.step, sheet)
+            path: Path = write_sheet(folder / f"{self.step:08d}.png", sheet)
+            yield events.Sampled(self.stage.name, self.step, path)
+
+    def _draws(self, purpose: str, *numbers: int) -> torch.Generator:
+        path = (self.step, *numbers) if numbers else ()
+        return generator(self.run.seed, self.stage.name, purpose, *path, device=self.run.device)
+
+    def _progress(self, steps: int, elapsed: float) -> events.Event:
+        stage = self.stage
+        fraction = progress(stage, self.step, self.seconds)
+        per_step = elapsed / steps
+        left = math.inf if stage.max_steps is None else (stage.max_steps - self.step) * per_step
+        if stage.max_minutes is not None:
+            left = min(left, 60 * stage.max_minutes - self.seconds)
+        rate = self.learners[0].rate
+        speed = stage.batch * stage.accumulate / max(per_step, 1e-9)
+        return events.Progress(
+            stage.name, self.step, stage.max_steps, fraction, self.losses, rate, speed, max(0.0, left)
+        )
+
+    def _check_finite(self) -> None:
+        if not bool(self._finite):
+            raise KandinskyError(
+                f"The loss of stage {self.stage.name!r} is not finite at step {self.step}.",
+                "Checkpoints up to then are kept; lower the learning rate and resume.",
+            )
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Inside, the first SIGINT only raises a flag; signals can be caught in the main thread alone."""
+    hit = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield hit.is_set
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(*_: object) -> None:
+        hit.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield hit.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

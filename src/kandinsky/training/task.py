@@ -1,0 +1,107 @@
+"""A training task as a value: what learns, what it minimises, and on which data; the loop knows nothing else.
+
+Full training, an adapter, one row of an embedding or two networks against each other differ only in the
+`Player`s: the module whose parameters learn, and a function of a batch that uses it. The networks around it
+are closed over.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from kandinsky.training.config import OptimiserConfig, Stage
+
+
+@dataclass(frozen=True)
+class Losses:
+    """`total` is minimised; `parts` are shown. All scalars."""
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One batch in the hands of one player.
+
+    `generator` lives on `device` and is the only source of randomness a loss may use. `shared` passes
+    tensors to the players that have the same batch next (a reconstruction for its critic).
+    """
+
+    batch: Any
+    step: int
+    device: torch.device
+    generator: torch.Generator
+    shared: dict[str, Tensor]
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal draws of the shape and type of `like`."""
+        return torch.randn(like.shape, generator=self.generator, device=self.device, dtype=like.dtype)
+
+    def uniform(self, count: int) -> Tensor:
+        """Draws (count,) uniform in [0, 1)."""
+        return torch.rand(count, generator=self.generator, device=self.device)
+
+
+@dataclass(frozen=True)
+class Player:
+    """One module that learns (those of its parameters that require gradients), and what it minimises.
+
+    `begins` is its first step; `ema` whether a running mean of it is kept; `compiled` are the modules whose
+    forward is worth compiling when the settings ask for it.
+    """
+
+    name: str
+    module: nn.Module
+    loss: Callable[[Turn], Losses]
+    optimiser: OptimiserConfig
+    begins: int = 0
+    ema: bool = True
+    compiled: tuple[nn.Module, ...] = ()
+
+
+class Source(Protocol):
+    """Examples by number; a batch is the same for the same indices and an equal generator."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Any:
+        """The examples of these indices, augmented by draws of `generator` (on the CPU)."""
+        ...
+
+
+Sheet = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that is particular to one kind of training.
+
+    `extra` holds tensors that must survive a resume but are not trained (histories of samplers). `sheet`
+    draws a picture (H, W, 3) of what the players can do, `measure` gives numbers; both are called with the
+    running means in place, without gradients, and with the same generator each time.
+    """
+
+    players: tuple[Player, ...]
+    data: Source
+    extra: nn.Module | None = None
+    sheet: Callable[[torch.Generator], Sheet] | None = None
+    measure: Callable[[torch.Generator], dict[str, float]] | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A task, its settings, and where it happens; `folder` receives checkpoints, losses and samples."""
+
+    task: Task
+    stage: Stage
+    folder: Path
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    resume: bool = False
