@@ -1,0 +1,152 @@
+"""`kandinsky doctor`: what this machine is, and what it can run."""
+
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+from kandinsky.cli.console import out, say
+from kandinsky.cli.models import Installed, embedded, human, installed
+from kandinsky.core.metadata import library_version
+
+# Activations, the allocator and the rest of the process need room beside the weights.
+HEADROOM = 0.8
+
+
+def examine() -> dict[str, Any]:
+    """What is worth knowing, as JSON values; sizes in bytes, None where the system does not tell."""
+    import torch
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    memory = _free_memory()
+    cuda = _cuda(torch)
+    room = max([memory or 0, *(gpu["free_memory"] for gpu in cuda)])
+    return {
+        "kandinsky": library_version(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu": {
+            "name": _cpu_name(),
+            "cores": os.cpu_count(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "bfloat16": _bfloat16_in_hardware(),
+        },
+        "cuda": cuda,
+        "mps": torch.backends.mps.is_available(),
+        "free_memory": memory,
+        "cache_folder": HF_HUB_CACHE,
+        "free_disk": _free_disk(Path(HF_HUB_CACHE)),
+        "embedded": [model.id for model in embedded()],
+        "models": [_verdict(model, room) for model in installed()],
+        "largest_model": {"float32": int(room * HEADROOM / 4), "float16": int(room * HEADROOM / 2)},
+    }
+
+
+def _cuda(torch: Any) -> list[dict[str, Any]]:
+    if not torch.cuda.is_available():
+        return []
+    found = []
+    for index in range(torch.cuda.device_count()):
+        with torch.cuda.device(index):
+            free, total = torch.cuda.mem_get_info(index)
+            found.append(
+                {
+                    "name": torch.cuda.get_device_name(index),
+                    "free_memory": free,
+                    "memory": total,
+                    "bfloat16": torch.cuda.is_bf16_supported(including_emulation=False),
+                }
+            )
+    return found
+
+
+def _verdict(model: Installed, room: int) -> dict[str, Any]:
+    return {"id": model.id, "bytes": model.bytes, "fits": model.bytes <= room * HEADROOM}
+
+
+def _proc(name: str) -> str:
+    try:
+        return Path("/proc", name).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _cpu_name() -> str:
+    for line in _proc("cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _bfloat16_in_hardware() -> bool | None:
+    lines = [line for line in _proc("cpuinfo").splitlines() if line.startswith(("flags", "Features"))]
+    flags = {word for line in lines for word in line.split()}
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"}) if flags else None
+
+
+def _free_memory() -> int | None:
+    for line in _proc("meminfo").splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) * 1024
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _free_disk(folder: Path) -> int | None:
+    # The cache may not exist yet; what counts is the disk it would be made on.
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            return shutil.disk_usage(place).free
+    return None
+
+
+def show(*, as_json: bool) -> None:
+    """Writes the findings as lines, or as JSON."""
+    from rich.table import Table
+
+    facts = examine()
+    if as_json:
+        say(json.dumps(facts, indent=2))
+        return
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in _lines(facts):
+        table.add_row(name, text)
+    out().print(table)
+
+
+def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    cpu, largest = facts["cpu"], facts["largest_model"]
+    half = {True: "in hardware", False: "emulated, slow", None: "unknown"}[cpu["bfloat16"]]
+    speed = f"{facts['threads']} threads, {cpu['capability']}, bfloat16 {half}"
+    lines = [
+        ("kandinsky", f"{facts['kandinsky']}, Python {facts['python']}, torch {facts['torch']}"),
+        ("System", facts["system"]),
+        ("CPU", f"{cpu['name']}, {cpu['cores']} cores, {speed}"),
+    ]
+    for gpu in facts["cuda"]:
+        sizes = f"{human(gpu['free_memory'])} of {human(gpu['memory'])} free"
+        lines.append(("CUDA", f"{gpu['name']}, {sizes}, bfloat16 {'yes' if gpu['bfloat16'] else 'no'}"))
+    if not facts["cuda"]:
+        lines.append(("CUDA", "none"))
+    lines += [
+        ("Apple GPU", "yes" if facts["mps"] else "none"),
+        ("Free memory", "unknown" if facts["free_memory"] is None else human(facts["free_memory"])),
+        ("Cache", f"{facts['cache_folder']} ({human(facts['free_disk'] or 0)} free on that disk)"),
+        ("Embedded", ", ".join(facts["embedded"]) or "none: this installation is incomplete"),
+    ]
+    for model in facts["models"]:
+        verdict = "fits" if model["fits"] else "needs more memory than is free"
+        lines.append(("Model", f"{model['id']}: {human(model['bytes'])}, {verdict}"))
+    billions = {name: count / 1e9 for name, count in largest.items()}
+    text = (
+        f"up to {billions['float32']:.1f} billion parameters in float32, {billions['float16']:.1f} in float16"
+    )
+    return [*lines, ("Can run", text)]

@@ -1,0 +1,200 @@
+"""`kandinsky generate`: flags become a request, the request a stream, the stream bars and files."""
+
+import secrets
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import kandinsky
+from kandinsky.cli.console import err, say, warn
+from kandinsky.cli.mixes import parse_mix
+from kandinsky.cli.outputs import targets
+from kandinsky.cli.progress import Bars
+from kandinsky.core.errors import RequestError
+from kandinsky.core.events import Denoising, Event, Finished, Result, Warned
+from kandinsky.core.metadata import Metadata, library_version, metadata_of, read_metadata, write_picture
+from kandinsky.core.requests import Request, Row
+
+if TYPE_CHECKING:
+    from kandinsky.engine.pipeline import Pipeline
+
+PREVIEWS_PER_PICTURE = 10
+LOAD_SETTINGS = ("prior", "dtype", "variant", "revision")
+REQUEST_FLAGS = (
+    "negative_prompt",
+    "prior_negative_prompt",
+    "image",
+    "mask",
+    "strength",
+    "hint",
+    "width",
+    "height",
+    "steps",
+    "guidance_scale",
+    "prior_steps",
+    "prior_guidance_scale",
+    "sampler",
+    "eta",
+    "seed",
+    "count",
+)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags of `kandinsky generate`, as typed; None is what was not given."""
+
+    prompts: list[str] | None
+    model: str | None
+    prior: str | None
+    image: Path | None
+    mask: Path | None
+    strength: float | None
+    hint: Path | None
+    mix: list[str] | None
+    negative_prompt: str | None
+    prior_negative_prompt: str | None
+    steps: int | None
+    guidance_scale: float | None
+    prior_steps: int | None
+    prior_guidance_scale: float | None
+    sampler: str | None
+    eta: float | None
+    seed: int | None
+    count: int | None
+    width: int | None
+    height: int | None
+    device: str | None
+    dtype: str | None
+    variant: str | None
+    revision: str | None
+    output: Path | None
+    repeat: Path | None
+    preview: bool
+    quiet: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done, known before any weights are loaded."""
+
+    request: Request
+    outputs: list[Path]
+    model: str | None
+    device: str | None
+    settings: dict[str, Any]
+
+
+def generate(flags: Flags) -> None:
+    """Makes the pictures and writes each as soon as it is done, printing its path.
+
+    Every picture is computed by itself, so that its file repeats it to the last bit whatever else was asked
+    for. Raises KandinskyError; a stopped run leaves finished pictures and nothing else.
+    """
+    job = plan(flags)
+    console = err()
+    with Bars(console, quiet=flags.quiet) as bars:
+        bars.start("loading")
+        pipe = kandinsky.load(
+            job.model,
+            device=job.device,
+            on_progress=bars.download,
+            **job.settings,
+        )
+        rows = job.request.rows()
+        warned: set[str] = set()
+        for number, (row, output) in enumerate(zip(rows, job.outputs, strict=True), start=1):
+            bars.start(f"{number}/{len(rows)}" if len(rows) > 1 else "")
+            result = _follow(pipe, row, job.request, bars, output if flags.preview else None, warned)
+            write_picture(result.images[0], output, _metadata(result, pipe, job))
+            if not flags.quiet:
+                say(str(output))
+
+
+def plan(flags: Flags) -> Job:
+    """Turns flags, and the stored request of `--from`, into a Job; checks all of it, places to write
+    included.
+
+    Raises RequestError or OutputError.
+    """
+    changes = {name: getattr(flags, name) for name in REQUEST_FLAGS if getattr(flags, name) is not None}
+    if (prompt := _prompt(flags)) is not None:
+        changes["prompt"] = prompt
+    settings = {name: getattr(flags, name) for name in LOAD_SETTINGS if getattr(flags, name) is not None}
+    model = flags.model
+    if flags.repeat is None:
+        if prompt is None:
+            raise RequestError("There is no prompt.", "Say what to draw, such as 'a red apple'.")
+        request = Request(**changes)
+    else:
+        stored = read_metadata(flags.repeat)
+        _note_differences(stored)
+        request = Request.from_json(stored.request, flags.repeat.parent, **changes)
+        if model is None:
+            model = stored.model or None
+            settings = {name: stored.settings.get(name) for name in LOAD_SETTINGS} | settings
+    if request.seed is None:
+        # Drawn here rather than by the pipeline, because file names hold it.
+        request = request.replaced(seed=secrets.randbelow(2**32))
+    return Job(request, targets(flags.output, request.rows()), model, flags.device, settings)
+
+
+def _prompt(flags: Flags) -> object:
+    if flags.mix:
+        if flags.prompts:
+            raise RequestError(
+                f"The prompt {flags.prompts[0]!r} stands beside --mix.", "Make it a part: --mix TEXT:WEIGHT."
+            )
+        return parse_mix(flags.mix)
+    if not flags.prompts:
+        return None
+    return flags.prompts if len(flags.prompts) > 1 else flags.prompts[0]
+
+
+def _note_differences(stored: Metadata) -> None:
+    here = library_version()
+    if stored.version != here:
+        warn(f"that picture was made by version {stored.version}, this is {here}; the last bits may differ.")
+    if stored.batch > 1:
+        warn(f"that picture was computed in a batch of {stored.batch}; the last bits may differ.")
+
+
+def _follow(
+    pipe: "Pipeline", row: Row, request: Request, bars: Bars, preview_for: Path | None, warned: set[str]
+) -> Result:
+    fields = {name: getattr(request, name) for name in REQUEST_FLAGS}
+    fields |= {name: getattr(row, name) for name in fields if name in Row.__dataclass_fields__}
+    fields["count"] = 1
+    given = {name: value for name, value in fields.items() if value is not None}
+    preview = None if preview_for is None else preview_for.with_name(f"{preview_for.stem}.preview.png")
+    stream = cast("Generator[Event, None, None]", pipe.stream(row.prompt, **given))
+    try:
+        # Closing is what stops the work when Ctrl-C lands between two events.
+        with closing(stream):
+            for event in stream:
+                bars.show(event)
+                match event:
+                    case Finished(result=result):
+                        return result
+                    case Warned(message=message) if message not in warned:
+                        warned.add(message)
+                        warn(message)
+                    case Denoising() if preview is not None:
+                        _write_preview(event, preview)
+    finally:
+        if preview is not None:
+            preview.unlink(missing_ok=True)
+    raise RuntimeError("the stream ended without a result")
+
+
+def _write_preview(event: Denoising, path: Path) -> None:
+    every = max(1, event.total // PREVIEWS_PER_PICTURE)
+    if event.preview is not None and event.step % every == 0 and event.step < event.total:
+        write_picture(event.preview()[0], path)
+
+
+def _metadata(result: Result, pipe: "Pipeline", job: Job) -> Metadata:
+    made = metadata_of(result, 0)
+    return replace(made, model=made.model or pipe.model_id, settings=job.settings | made.settings)

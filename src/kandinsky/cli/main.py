@@ -1,0 +1,186 @@
+"""The command `kandinsky`: flags and help. What a command does is imported when it runs: help is quick."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kandinsky.cli.console import interruptible, report, say
+from kandinsky.core.errors import KandinskyError
+
+FAILED = 1
+DEBUG = "--debug"
+
+app = typer.Typer(
+    name="kandinsky",
+    help="Draw, edit and mix pictures with the Kandinsky models, and train them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+PROMPT, INPUT, STEERING, MODEL, OUTPUT = "Prompt", "Input pictures", "Steering", "Model", "Output"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    _debug: Annotated[
+        bool, typer.Option(DEBUG, help="Show where an error came from. Works anywhere.")
+    ] = False,
+) -> None:
+    """Draw, edit and mix pictures with the Kandinsky models, and train them."""
+
+
+@app.command()
+@interruptible
+def generate(
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PROMPT]...", help="What to draw; several prompts make several pictures."),
+    ] = None,
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT_OR_FILE:WEIGHT", help="A part of a mix; repeat it.", rich_help_panel=PROMPT
+        ),
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What to steer away from.", rich_help_panel=PROMPT)
+    ] = None,
+    prior_negative_prompt: Annotated[
+        str | None, typer.Option(help="The same for the prior alone.", rich_help_panel=PROMPT)
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture to change.", rich_help_panel=INPUT)] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="White marks what to repaint in it.", rich_help_panel=INPUT)
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How much to change it, above 0 to 1.", rich_help_panel=INPUT)
+    ] = None,
+    hint: Annotated[
+        Path | None, typer.Option(help="A picture to follow (ControlNet models).", rich_help_panel=INPUT)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=STEERING)] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="How closely to follow the prompt.", rich_help_panel=STEERING)
+    ] = None,
+    prior_steps: Annotated[
+        int | None, typer.Option(help="Steps of the prior.", rich_help_panel=STEERING)
+    ] = None,
+    prior_guidance_scale: Annotated[
+        float | None, typer.Option(help="The prior's guidance scale.", rich_help_panel=STEERING)
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="Such as ddim.", rich_help_panel=STEERING)] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="Noise of ddim, 0 to 1.", rich_help_panel=STEERING)
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Picture i uses seed + i. Random if not given.", rich_help_panel=STEERING),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", "-n", help="Pictures per prompt.", rich_help_panel=STEERING)
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="In pixels.", rich_help_panel=STEERING)] = None,
+    height: Annotated[int | None, typer.Option(help="In pixels.", rich_help_panel=STEERING)] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A folder or a hub id; the embedded model if not given.", rich_help_panel=MODEL),
+    ] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="Its prior, where it is not found by itself.", rich_help_panel=MODEL)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.", rich_help_panel=MODEL)] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, float16 or bfloat16.", rich_help_panel=MODEL)
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Which weight files, such as fp16.", rich_help_panel=MODEL)
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, tag or commit of the hub.", rich_help_panel=MODEL)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="A .png, .jpg or .webp file, or a folder.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    repeat: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="PICTURE", help="Repeat this picture; flags change it.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Keep a preview file up to date.", rich_help_panel=OUTPUT)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Errors only.", rich_help_panel=OUTPUT)
+    ] = False,
+) -> None:
+    """Draw pictures, change them, or repeat one from its file."""
+    given = dict(locals())
+    if not (prompts or mix or repeat):
+        raise typer.BadParameter("say what to draw, such as 'a red apple'", param_hint="PROMPT")
+    from kandinsky.cli import generate as command
+
+    command.generate(command.Flags(**given))
+
+
+@app.command()
+@interruptible
+def models(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """List the models that are on this machine, with their sizes."""
+    from kandinsky.cli import models as command
+
+    command.show(as_json=as_json)
+
+
+@app.command()
+@interruptible
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Say what this machine is and what it can run."""
+    from kandinsky.cli import doctor as command
+
+    command.show(as_json=as_json)
+
+
+@app.command()
+def version() -> None:
+    """Show the version."""
+    from kandinsky.core.metadata import library_version
+
+    say(f"kandinsky {library_version()}")
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and ends the process: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
+
+    An error of this library becomes one line on stderr; with --debug anywhere before a `--`, its traceback
+    too.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    own = given[: given.index("--")] if "--" in given else given
+    debug = DEBUG in own
+    if debug:
+        given.remove(DEBUG)
+    try:
+        app(given, prog_name="kandinsky")
+    except KandinskyError as error:
+        if debug:
+            raise
+        report(error)
+        sys.exit(FAILED)

@@ -1,0 +1,65 @@
+"""`kandinsky models`: the embedded checkpoints and those that the hub's cache holds."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kandinsky.cli.console import out, say
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A model that loads without a network: what to give `--model`, where it is, its size in bytes."""
+
+    id: str
+    kind: str
+    path: str
+    bytes: int
+
+
+def embedded() -> list[Installed]:
+    """The checkpoints that came with this package."""
+    assets = Path(__file__).resolve().parent.parent / "assets"
+    folders = sorted(index.parent for index in assets.glob("*/model_index.json"))
+    return [Installed(folder.name, "embedded", str(folder), _size(folder)) for folder in folders]
+
+
+def installed() -> list[Installed]:
+    """Everything that can be loaded without a network."""
+    from kandinsky.checkpoints.hub import cached_models
+
+    cached = [Installed(model.id, "cached", str(model.path), model.bytes) for model in cached_models()]
+    return embedded() + sorted(cached, key=lambda model: model.id)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def human(size: float) -> str:
+    """A number of bytes as people read it: 56.0 MB, 5.0 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def show(*, as_json: bool) -> None:
+    """Writes the list as a table, or as JSON."""
+    from rich.table import Table
+
+    found = installed()
+    if as_json:
+        say(json.dumps([asdict(model) for model in found], indent=2))
+        return
+    if not found:
+        say("No models are here yet. Give --model a hub id, or a folder.")
+        return
+    table = Table(box=None, header_style="bold")
+    for column in ("Model", "Kind", "Path"):
+        table.add_column(column, overflow="fold")
+    table.add_column("Size", justify="right", no_wrap=True)
+    for model in found:
+        table.add_row(model.id, model.kind, model.path, human(model.bytes))
+    out().print(table)
