@@ -15,8 +15,8 @@ def is_guided(scale: float | Tensor | None) -> bool:
 def combine(uncond: Prediction, cond: Prediction, scale: float | Tensor) -> Prediction:
     """Returns uncond + scale (cond - uncond), with the variances of `cond`.
 
-    `scale` is one number or a (B,) tensor, one per picture; 1 gives `cond`. Source: arXiv 2207.12598, eq. 6 with
-    w = scale - 1.
+    `scale` is one number or a (B,) tensor, one per picture; 1 gives `cond`. Source:
+    arXiv 2207.12598, eq. 6 with w = scale - 1.
     """
     if isinstance(scale, Tensor):
         scale = scale.to(cond.x0.device, cond.x0.dtype).reshape(-1, *[1] * (cond.x0.ndim - 1))

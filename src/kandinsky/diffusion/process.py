@@ -78,10 +78,11 @@ class Process:
     def beta_between(self, t: float, t_next: float) -> float:
         """Returns the noise 1 - alpha_bar_t / alpha_bar_next that one step from `t_next` up to `t` adds.
 
-        For neighbours in the table it is the table's own beta, which does not suffer from the rounding of the
-        product; after the last step it counts from `final_alpha_bar`.
+        For neighbours, a clean end after time 0 among them, it is the table's own beta, which does not suffer
+        from the rounding of the product.
         """
-        if t_next == t - 1 and t_next >= 0 and t == int(t):
+        neighbours = t_next == t - 1 and t == int(t)
+        if neighbours and (t_next >= 0 or self.final_alpha_bar == 1.0):
             return self._beta_values[int(t)]
         return 1.0 - self.alpha_bar_at(t) / self.alpha_bar_at(t_next)
 
@@ -91,7 +92,7 @@ class Process:
         return math.sqrt((1.0 - alpha_bar) / alpha_bar)
 
     def half_log_snr_at(self, t: float) -> float:
-        """Returns log(sqrt(alpha_bar / (1 - alpha_bar))), lambda in arXiv 2206.00927; infinite without noise."""
+        """Returns log(sqrt(alpha_bar / (1 - alpha_bar))), lambda in arXiv 2206.00927; inf without noise."""
         return 0.5 * _log_snr(self.alpha_bar_at(t))
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:

@@ -73,7 +73,8 @@ def respaced(spec: str, T: int) -> list[int]:
 def tail(times: Sequence[int], strength: float) -> list[int]:
     """Returns the last int(len(times) * strength) of `times`, at least one.
 
-    They are what is left to do on a picture noised to the first of them. `strength` in (0, 1]: 1 keeps all times. Raises RequestError outside that range.
+    They are what is left to do on a picture noised to the first of them. `strength` in (0, 1]: 1 keeps all
+    times. Raises RequestError outside that range.
     """
     if not 0 < strength <= 1:
         raise RequestError(
