@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,13 +79,15 @@ class Process:
     def beta_between(self, t: float, t_next: float) -> float:
         """Returns the noise 1 - alpha_bar_t / alpha_bar_next that one step from `t_next` up to `t` adds.
 
-        For neighbours, a clean end after time 0 among them, it is the table's own beta, which does not suffer
-        from the rounding of the product.
+        For neighbours, a clean end after time 0 among them, it is the table's own beta. Elsewhere it is
+        rounded to float32 like the tables: towards pure noise 1 - beta is as small as that rounding, and
+        published results have it.
         """
         neighbours = t_next == t - 1 and t == int(t)
         if neighbours and (t_next >= 0 or self.final_alpha_bar == 1.0):
             return self._beta_values[int(t)]
-        return 1.0 - self.alpha_bar_at(t) / self.alpha_bar_at(t_next)
+        kept = np.float32(self.alpha_bar_at(t) / self.alpha_bar_at(t_next))
+        return float(np.float32(1.0) - kept)
 
     def sigma_at(self, t: float) -> float:
         """Returns the noise-to-signal ratio sqrt((1 - alpha_bar) / alpha_bar), sigma in arXiv 2206.00364."""

@@ -66,7 +66,7 @@ def _split(output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
     channels = x.shape[1]
     if output.shape == x.shape:
         return output, None
-    if output.shape[1] != 2 * channels or output.shape[2:] != x.shape[2:]:
+    if output.shape != (x.shape[0], 2 * channels, *x.shape[2:]):
         raise CheckpointError(
             f"the network returned shape {tuple(output.shape)} for latents of shape {tuple(x.shape)}.",
             f"Expected {channels} channels, or {2 * channels} with variances.",
