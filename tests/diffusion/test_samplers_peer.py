@@ -25,8 +25,8 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"}
 LINEAR = Process.linear(0.00085, 0.012)
 COSINE = Process.squared_cosine()
 SEEDS = [3, 4, 5]
-# In float32, what is left is rounding. In float64 the peer's coefficients are float32 as they stand (ROUNDED) or
-# lifted to float64 by the test where that is possible, which leaves the formula alone to compare (EXACT).
+# What is left in float32 is rounding. In float64 the peer still has float32 coefficients (ROUNDED), unless a
+# test lifts them to float64, which leaves the formula alone to compare (EXACT).
 ROUNDED = {torch.float32: 5e-6, torch.float64: 5e-7}
 EXACT = {torch.float32: 5e-6, torch.float64: 1e-12}
 
