@@ -1,0 +1,61 @@
+"""The small JSON files beside weights, and waiting until bytes are on the disk."""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from kandinsky.core.errors import CheckpointError, OutputError
+from kandinsky.core.files import write_atomically
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; raises CheckpointError for a file that is missing, damaged or something else."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} is missing.", "Check the path, or download the folder again."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}.", "It is damaged; download it again."
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, not an object.", "Download it again.")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON object, indented, whole or not at all; raises OutputError when it cannot."""
+    make_folder(path.parent)
+    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def make_folder(folder: Path) -> None:
+    """Makes `folder` and those above it; raises OutputError when that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The folder {folder} cannot be made ({error.strerror}).", "Choose another place."
+        ) from error
+
+
+def sync(path: Path) -> None:
+    """Waits until the bytes of a file, or the names in a folder, are on the disk."""
+    if path.is_dir():
+        with suppress(OSError):  # a folder cannot be opened on Windows, and its names need no waiting there
+            _fsync(path, os.O_RDONLY)
+    else:
+        _fsync(path, os.O_RDWR)
+
+
+def _fsync(path: Path, mode: int) -> None:
+    handle = os.open(path, mode)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,294 @@
+"""Tensors in files: safetensors, pickles of which nothing is ever run, shards, and strict loading."""
+
+import json
+import math
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from kandinsky.checkpoints.files import make_folder, read_json, sync, write_json
+from kandinsky.checkpoints.keymap import summary
+from kandinsky.checkpoints.weight_names import choose, file_name, index_name, parse, stems_for
+from kandinsky.core.errors import CheckpointError, OutputError
+
+__all__ = [
+    "load_strict",
+    "read_json",
+    "read_pickle",
+    "read_tensor_file",
+    "read_weights",
+    "write_json",
+    "write_weights",
+]
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".th")
+M = TypeVar("M", bound=nn.Module)
+
+
+def read_weights(folder: Path, stem: str, variant: str | None = None) -> dict[str, Tensor]:
+    """Reads the weights named `stem` in `folder`: safetensors before pickles, whole files before shards.
+
+    Tensors are mapped from the file, not copied. `variant` None means the plain files, or the only variant
+    there is. Raises CheckpointError for a missing folder, file, shard or variant (with those there are), and
+    for a damaged file.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no folder {folder}.", "Check the path, or download the model again.")
+    names = [path.name for path in folder.iterdir()]
+    choice = choose(names, variant, str(folder), stems_for(stem))
+    if choice is None:
+        raise CheckpointError(
+            f"{folder} holds no weights named {stem!r}.",
+            f"It holds: {summary(names) if names else 'nothing'}.",
+        )
+    if choice.index is None:
+        return read_tensor_file(folder / choice.files[0])
+    return _read_shards(folder / choice.index)
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(f"{index} lists no tensors.", "It is damaged; download it again.")
+    files = sorted({str(file) for file in places.values()})
+    outside = [file for file in files if Path(file).name != file]
+    if outside:
+        raise CheckpointError(
+            f"{index} points outside its folder, to {outside[0]!r}.", "Do not trust this file."
+        )
+    missing = [file for file in files if not (index.parent / file).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{index.parent} lacks {len(missing)} of {len(files)} shards: {summary(missing)}.",
+            "Download them again.",
+        )
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors.update(read_tensor_file(index.parent / file))
+    absent = [name for name in places if name not in tensors]
+    if absent:
+        raise CheckpointError(
+            f"The shards of {index} lack {len(absent)} tensors: {summary(absent)}.", "Download them again."
+        )
+    return {name: tensors[name] for name in places}
+
+
+def read_tensor_file(path: Path) -> dict[str, Tensor]:
+    """Reads all tensors of one file, mapped rather than copied where the format allows.
+
+    A pickle may hold them directly or under `state_dict`. Raises CheckpointError when the file is missing,
+    damaged or holds something else.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}.", "Check the path.")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix not in PICKLES:
+        raise CheckpointError(
+            f"{path} has the unknown ending {path.suffix!r}.", f"Known: .safetensors, {', '.join(PICKLES)}."
+        )
+    content = read_pickle(path)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, not named tensors.", "Is it a checkpoint?"
+        )
+    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise CheckpointError(f"{path} holds more than tensors: {summary(others)}.", "Is it a checkpoint?")
+    return {str(name): value for name, value in content.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    _check_header(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}.", "Download it again.") from error
+
+
+def _check_header(path: Path) -> None:
+    """Says in plain words what the reader of the format would say in its own: a header that is not true."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if len(start) < 8:
+            raise CheckpointError(f"{path} has only {size} bytes.", "It was cut off; download it again.")
+        length = int.from_bytes(start, "little")
+        if length > size - 8:
+            if start.isascii() and start.decode().isprintable():
+                hint = "It is a text file" + (
+                    ", a Git LFS pointer: run git lfs pull." if b"version " in start else "."
+                )
+                raise CheckpointError(
+                    f"{path} begins with the text {start.decode()!r}, not with weights.", hint
+                )
+            raise CheckpointError(
+                f"{path} announces a header of {length} bytes in a file of {size}.", "Download it again."
+            )
+        raw = file.read(length)
+    try:
+        header = json.loads(raw)
+        ends = [int(v["data_offsets"][1]) for k, v in header.items() if k != "__metadata__"]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise CheckpointError(f"{path} has a damaged header: {error}.", "Download it again.") from error
+    needed = max(ends, default=0) + 8 + length
+    if needed > size:
+        raise CheckpointError(
+            f"{path} has {size} bytes where its header needs {needed}.", "It was cut off; download it again."
+        )
+
+
+def read_pickle(path: Path) -> object:
+    """Reads a pickle of tensors and plain containers; nothing in it is ever executed.
+
+    Raises CheckpointError when it is damaged, and when it holds anything else than tensors, numbers, texts
+    and containers of them.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about pickles of odd protocols, which fail anyway
+            # The format of before 2020 is no zip file and cannot be mapped.
+            mapped = zipfile.is_zipfile(path)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # a damaged pickle raises nearly anything
+        if "GLOBAL" in str(error):
+            raise CheckpointError(
+                f"{path} holds Python objects, not only tensors; reading them could run code.",
+                "Convert it to safetensors where you trust it.",
+            ) from error
+        # The message of torch advises to read the file unsafely, so it is not passed on.
+        reason = "it is no pickle of tensors" if isinstance(error, UnpicklingError) else type(error).__name__
+        raise CheckpointError(
+            f"{path} cannot be read as weights ({reason}).",
+            "It is damaged or no weight file; download it again.",
+        ) from error
+
+
+def write_weights(
+    folder: Path,
+    stem: str,
+    tensors: Mapping[str, Tensor],
+    max_shard_bytes: int | None = None,
+    variant: str | None = None,
+) -> list[Path]:
+    """Writes `stem[.variant].safetensors`, or shards of at most `max_shard_bytes` with their index.
+
+    All shards are on the disk under temporary names before the first takes its place, and files of an earlier
+    save of the same stem and variant go last. Returns the paths written. Raises OutputError when it cannot.
+    """
+    groups = _split(tensors, max_shard_bytes)
+    parts = len(groups) if len(groups) > 1 else 0
+    names = [file_name(stem, variant, part, parts) for part in range(1, len(groups) + 1)]
+    temporary = [folder / f".{name}.tmp" for name in names]
+    make_folder(folder)
+    try:
+        for path, group in zip(temporary, groups, strict=True):
+            save_file(_plain({name: tensors[name] for name in group}), path, metadata={"format": "pt"})
+            sync(path)
+        for path, name in zip(temporary, names, strict=True):
+            path.replace(folder / name)
+        sync(folder)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"Weights cannot be written to {folder}: {error}.",
+            "Check the folder's rights and the space left.",
+        ) from error
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+    if parts:
+        total = sum(_bytes(tensor) for tensor in tensors.values())
+        places = {tensor: name for name, group in zip(names, groups, strict=True) for tensor in group}
+        names.append(index_name(stem, variant))
+        write_json(folder / names[-1], {"metadata": {"total_size": total}, "weight_map": places})
+    for path in list(folder.iterdir()):
+        old = parse(path.name, [stem])
+        if old and old.kind == "safetensors" and old.variant == variant and path.name not in names:
+            path.unlink()
+    return [folder / name for name in names]
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _split(tensors: Mapping[str, Tensor], limit: int | None) -> list[list[str]]:
+    groups: list[list[str]] = [[]]
+    room = math.inf if limit is None else limit
+    for name, tensor in tensors.items():
+        if groups[-1] and _bytes(tensor) > room:
+            groups.append([])
+            room = math.inf if limit is None else limit
+        groups[-1].append(name)
+        room -= _bytes(tensor)
+    return groups
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same numbers, dense and in main memory, no two in one place (the format forbids it)."""
+    plain: dict[str, Tensor] = {}
+    places: list[tuple[int, int]] = []
+    for name, tensor in tensors.items():
+        dense = tensor.detach().to("cpu").contiguous()
+        begin, end = dense.data_ptr(), dense.data_ptr() + _bytes(dense)
+        if any(begin < other_end and other_begin < end for other_begin, other_end in places):
+            dense = dense.clone()
+        else:
+            places.append((begin, end))
+        plain[name] = dense
+    return plain
+
+
+def load_strict(
+    module_factory: Callable[[], M],
+    native_state: Mapping[str, Tensor],
+    dtype: torch.dtype | None = None,
+    what: str = "unet",
+) -> M:
+    """Builds a module without memory of its own and gives it `native_state`, whose tensors it then shares.
+
+    `dtype` None keeps the file's; otherwise floating-point tensors are converted. The module is in evaluation
+    mode. Raises CheckpointError that lists the missing, unexpected and mis-shaped tensors of `what`.
+    """
+    with torch.device("meta"):
+        module = module_factory()
+    expected = module.state_dict()
+    faults = []
+    if missing := [name for name in expected if name not in native_state]:
+        faults.append(f"{len(missing)} missing ({summary(missing)})")
+    if unexpected := [name for name in native_state if name not in expected]:
+        faults.append(f"{len(unexpected)} unexpected ({summary(unexpected)})")
+    shapes = [
+        f"{name} is {tuple(native_state[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in native_state and native_state[name].shape != tensor.shape
+    ]
+    if shapes:
+        faults.append(f"{len(shapes)} of another shape ({summary(shapes)})")
+    if faults:
+        raise CheckpointError(
+            f"The weights do not fit the {what}: {'; '.join(faults)}.",
+            "They are of another model or configuration.",
+        )
+    state = {
+        name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        for name, tensor in native_state.items()
+    }
+    module.load_state_dict(state, strict=True, assign=True)
+    if unset := [name for name, buffer in module.named_buffers() if buffer.is_meta]:
+        raise CheckpointError(
+            f"The {what} has buffers that no file holds: {summary(unset)}.",
+            "Compute them in forward instead.",
+        )
+    return module.eval()
