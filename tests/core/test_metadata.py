@@ -196,6 +196,4 @@ def test_results_by_pattern(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="not a pattern"):
         result(1).save(tmp_path / "r-{seed}-{colour}.png")
     with pytest.raises(OutputError, match="one name"):
-        result(1).save(tmp_path / "r-{index:.0s}.png") if False else result(1).save(
-            tmp_path / "{seed:.0e}.png"
-        )
+        result(1).save(tmp_path / "r{seed!s:.0}.png")

@@ -104,7 +104,7 @@ def generate(flags: Flags) -> None:
             **job.settings,
         )
         rows = job.request.rows()
-        warned: set[str] = set()
+        warned: set[str] | None = None if flags.quiet else set()
         for number, (row, output) in enumerate(zip(rows, job.outputs, strict=True), start=1):
             bars.start(f"{number}/{len(rows)}" if len(rows) > 1 else "")
             result = _follow(pipe, row, job.request, bars, output if flags.preview else None, warned)
@@ -130,11 +130,14 @@ def plan(flags: Flags) -> Job:
         request = Request(**changes)
     else:
         stored = read_metadata(flags.repeat)
-        _note_differences(stored)
+        if not flags.quiet:
+            _note_differences(stored)
         request = Request.from_json(stored.request, flags.repeat.parent, **changes)
         if model is None:
             model = stored.model or None
-            settings = {name: stored.settings.get(name) for name in LOAD_SETTINGS} | settings
+            settings = {
+                name: stored.settings[name] for name in LOAD_SETTINGS if name in stored.settings
+            } | settings
     if request.seed is None:
         # Drawn here rather than by the pipeline, because file names hold it.
         request = request.replaced(seed=secrets.randbelow(2**32))
@@ -162,7 +165,12 @@ def _note_differences(stored: Metadata) -> None:
 
 
 def _follow(
-    pipe: "Pipeline", row: Row, request: Request, bars: Bars, preview_for: Path | None, warned: set[str]
+    pipe: "Pipeline",
+    row: Row,
+    request: Request,
+    bars: Bars,
+    preview_for: Path | None,
+    warned: set[str] | None,
 ) -> Result:
     fields = {name: getattr(request, name) for name in REQUEST_FLAGS}
     fields |= {name: getattr(row, name) for name in fields if name in Row.__dataclass_fields__}
@@ -178,7 +186,7 @@ def _follow(
                 match event:
                     case Finished(result=result):
                         return result
-                    case Warned(message=message) if message not in warned:
+                    case Warned(message=message) if warned is not None and message not in warned:
                         warned.add(message)
                         warn(message)
                     case Denoising() if preview is not None:

@@ -77,7 +77,7 @@ class Result:
         if "{index" in path.name or "{seed" in path.name:
             try:
                 names = [path.name.format(index=i + 1, seed=seed) for i, seed in enumerate(self.seeds)]
-            except (KeyError, ValueError, IndexError) as error:
+            except (KeyError, ValueError, IndexError, AttributeError) as error:
                 raise OutputError(
                     f"{path.name} is not a pattern ({error}).", "Use {index} and {seed}."
                 ) from error

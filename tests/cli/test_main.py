@@ -1,0 +1,87 @@
+"""The commands that need no model, and how quickly the command line answers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kandinsky
+from kandinsky.cli import doctor, models
+from kandinsky.cli.main import run
+
+SECONDS = 0.4
+
+
+def test_versions_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["version"], ["--version"]):
+        with pytest.raises(SystemExit) as ended:
+            run(arguments)
+        assert ended.value.code == 0
+        assert capsys.readouterr().out == f"kandinsky {kandinsky.__version__}\n"
+
+
+def _cpu_seconds(*arguments: str) -> float:
+    before = os.times()
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def test_help_is_quick() -> None:
+    assert min(_cpu_seconds("-m", "kandinsky", "--help") for _ in range(3)) < SECONDS
+
+
+@pytest.mark.parametrize("command", ["generate", "models", "doctor", "train"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run([command, "--help"])
+    assert ended.value.code == 0
+    assert "Usage: kandinsky" in capsys.readouterr().out
+
+
+def test_doctor_knows_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    with pytest.raises(SystemExit):
+        run(["doctor", "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["torch"] == torch.__version__
+    assert facts["threads"] == torch.get_num_threads()
+    assert bool(facts["cuda"]) == torch.cuda.is_available()
+    assert facts["free_memory"] is None or facts["free_memory"] > 0
+    with pytest.raises(SystemExit):
+        run(["doctor"])
+    shown = capsys.readouterr().out
+    assert facts["python"] in shown
+    assert "billion parameters" in shown
+
+
+def test_a_model_must_fit_into_memory() -> None:
+    small = models.Installed("m", "cached", "p", 10)
+    assert doctor._verdict(small, 20)["fits"]
+    assert not doctor._verdict(small, 11)["fits"]
+
+
+def test_models_lists_what_is_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [models.Installed("emoji", "embedded", str(tmp_path), 56_000_000)]
+    monkeypatch.setattr(models, "installed", lambda: found)
+    with pytest.raises(SystemExit):
+        run(["models", "--json"])
+    assert json.loads(capsys.readouterr().out)[0]["bytes"] == 56_000_000
+    with pytest.raises(SystemExit):
+        run(["models"])
+    shown = capsys.readouterr().out
+    assert "emoji" in shown
+    assert "56.0 MB" in shown
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (5.01e9, "5.0 GB"), (2e12, "2.0 TB")]
+)
+def test_human_sizes(size: float, text: str) -> None:
+    assert models.human(size) == text
