@@ -159,6 +159,28 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 
 
 @app.command()
+@interruptible
+def train(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG.toml]", help="The run to do.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A run that came with this package.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder of pictures and captions.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where checkpoints, losses and samples go.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue where it stopped.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Of everything random in it.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of the CPU.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+) -> None:
+    """Train networks, as a file or a recipe says."""
+    if (config is None) == (recipe is None):
+        raise typer.BadParameter("give either a CONFIG.toml or --recipe NAME", param_hint="CONFIG.toml")
+    from kandinsky.cli import train as command
+
+    changes = command.overrides(data, out, seed, device, threads)
+    command.train(command.source(config, recipe), changes, resume=resume, quiet=quiet)
+
+
+@app.command()
 def version() -> None:
     """Show the version."""
     from kandinsky.core.metadata import library_version

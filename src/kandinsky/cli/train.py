@@ -1,0 +1,142 @@
+"""`kandinsky train`: a file or a recipe becomes a run, its events bars and lines."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from kandinsky.cli.console import INTERRUPTED, err, warn
+from kandinsky.core.errors import ConfigError, nearest
+from kandinsky.training import events
+
+SECONDS_BETWEEN_LINES = 30
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that came with this package, by name."""
+    folder = Path(__file__).resolve().parent.parent / "training" / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def source(config: Path | None, recipe: str | None) -> Path:
+    """The file of a run, from the path or the recipe's name; ConfigError when that recipe does not exist."""
+    if config is not None:
+        return config
+    known = recipes()
+    if recipe not in known:
+        raise ConfigError(f"There is no recipe {recipe!r}.", nearest(str(recipe), known))
+    return known[recipe]
+
+
+def overrides(
+    data: Path | None, out: Path | None, seed: int | None, device: str | None, threads: int | None
+) -> dict[str, Any]:
+    """The settings that flags replace in the file; flags not given replace nothing."""
+    flat = {"out": out, "seed": seed, "device": device, "threads": threads}
+    given = {name: value for name, value in flat.items() if value is not None}
+    return given if data is None else given | {"data": {"folder": data}}
+
+
+def train(path: Path, changes: dict[str, Any], *, resume: bool, quiet: bool) -> None:
+    """Runs a training run to its end; leaves with the code of Ctrl-C when it was stopped (and saved)."""
+    from kandinsky.training.api import run_config
+
+    if not follow(run_config(path, resume=resume, overrides=changes), err(), quiet=quiet):
+        raise typer.Exit(INTERRUPTED)
+
+
+def follow(happenings: Iterable[events.Event], console: Console, *, quiet: bool) -> bool:
+    """Shows a run's events as they come; returns whether it came to its end."""
+    finished = True
+    with _Shown(console, quiet=quiet) as shown:
+        for event in happenings:
+            shown.show(event)
+            finished = not isinstance(event, events.Stopped)
+    return finished
+
+
+class _Shown:
+    """Bars on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._live = console.is_terminal and not quiet
+        self._bars = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=console,
+            disable=not self._live,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line = float("-inf")
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def show(self, event: events.Event) -> None:
+        match event:
+            case events.Started(stage=stage, step=step, total=total, parameters=parameters):
+                begun = f"continues at step {step}" if step else "begins"
+                until = f" of {total}" if total else ""
+                self._line(f"{stage} {begun}{until}: {parameters / 1e6:.2f} million numbers learn")
+            case events.Preparing(stage=stage, what=what, done=done, total=total):
+                self._bar(f"{stage}: {what}", done / max(total, 1), f"{done}/{total}")
+            case events.Progress():
+                self._bar(event.stage, event.fraction, _progress_text(event))
+                if not self._live and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+                    self._last_line = time.monotonic()
+                    self._line(f"{event.stage} {event.fraction:.1%} {_progress_text(event)}")
+            case events.Measured(stage=stage, step=step, values=values):
+                self._line(f"{stage} step {step}: {_numbers(values)}")
+            case events.Sampled(path=path):
+                self._line(f"samples: {path}")
+            case events.Warned(message=message) if not self._quiet:
+                warn(message)
+            case events.Stopped(stage=stage, step=step, reason=reason):
+                self._line(f"{stage} stopped at step {step} ({reason}); continue with --resume")
+            case events.Finished(stage=stage, step=step, folder=folder, losses=losses):
+                self._bar(stage, 1.0, f"step {step}")
+                self._line(f"{stage} is done after {step} steps: {_numbers(losses)}; it is in {folder}")
+
+    def _line(self, text: str) -> None:
+        if not self._quiet:
+            self._bars.console.print(text, markup=False, highlight=False)
+
+    def _bar(self, name: str, fraction: float, text: str) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=1.0, text="")
+        self._bars.update(self._tasks[name], completed=fraction, text=text)
+
+
+def _progress_text(event: events.Progress) -> str:
+    return (
+        f"step {event.step}, {_numbers(event.losses)}, {event.pictures_per_second:.0f} pictures/s, "
+        f"{_duration(event.remaining)} left"
+    )
+
+
+def _numbers(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "no losses"
+
+
+def _duration(seconds: float) -> str:
+    if not seconds < float("inf"):
+        return "unknown time"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
