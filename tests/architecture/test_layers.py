@@ -101,7 +101,9 @@ def is_sampler_step(call: ast.Call) -> bool:
 
 
 def is_denoiser_call(call: ast.Call) -> bool:
-    return isinstance(call.func, ast.Name) and call.func.id in ("denoise", "denoiser")
+    # Latents and a time; a training objective of that name takes its batch.
+    inputs = len(call.args) + len(call.keywords)
+    return isinstance(call.func, ast.Name) and call.func.id in ("denoise", "denoiser") and inputs == 2
 
 
 def denoising_loops(source: str) -> int:
