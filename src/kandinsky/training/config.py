@@ -70,8 +70,8 @@ class MovqObjective(Table):
     l1: float = Field(default=1.0, ge=0)
     l2: float = Field(default=0.0, ge=0)
     perceptual: float = Field(default=1.0, ge=0)
-    features: Literal["gradient", "lpips"] = "gradient"
-    lpips_trunk: Literal["alex", "vgg"] = "vgg"
+    features: Literal["structure", "lpips"] = "structure"
+    lpips_trunk: Literal["alexnet", "vgg16"] = "vgg16"
     lpips_trunk_file: Path | None = None
     lpips_heads_file: Path | None = None
     codebook: float = Field(default=1.0, ge=0)
@@ -140,7 +140,8 @@ class Stage(Table):
     at `max_steps` when that is set and at `max_minutes` otherwise. `init` names an earlier stage whose
     weights it starts from; `uses` says which stage gives each frozen network, the last one before it when
     nothing is said, or a folder of another run's stage. `variants` is how many augmentations of a picture
-    are kept in the cache of latents and embeddings; 0 computes them anew for every batch.
+    are kept in the cache of latents and embeddings; 0 computes them anew for every batch. `augmentation` is
+    one of `data.pictures.AUGMENTATIONS` or a table.
     """
 
     method: str
@@ -156,6 +157,7 @@ class Stage(Table):
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
+    augmentation: str | dict[str, float] = "colour"
     variants: int = Field(default=0, ge=0)
     save_every: int = Field(default=1000, ge=1)
     keep: int = Field(default=2, ge=1)
@@ -187,13 +189,21 @@ class Stage(Table):
 
 
 class DataConfig(Table):
-    """Where the pictures are; `options` go to the picture set as they are (its splits, groups and
-    augmentations).
+    """Where the pictures are and which of them are learned from; the test split never is.
+
+    `groups`, `styles`, `keep_wasteful` and `cache` are those of `data.pictures.open_pictures`; `captions`
+    are the probabilities of `data.captions.CaptionMix`. `held_out` pictures are kept from training and
+    measured on instead.
     """
 
     folder: Path
     size: int = Field(default=64, ge=8)
-    options: dict[str, Any] = {}
+    groups: tuple[str, ...] = ("core",)
+    styles: tuple[str, ...] | None = None
+    keep_wasteful: bool = False
+    cache: Path | None = None
+    captions: dict[str, Any] = {}
+    held_out: int = Field(default=0, ge=0)
 
 
 class TrainConfig(Table):

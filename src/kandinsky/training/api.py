@@ -1,0 +1,92 @@
+"""The way in: a configuration to the events of its stages."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kandinsky.core.errors import ConfigError, OutputError
+from kandinsky.core.files import write_atomically
+from kandinsky.training import events
+from kandinsky.training.config import Stage, TrainConfig, read_config
+from kandinsky.training.loop import CHECKPOINTS, is_over, train
+from kandinsky.training.seeds import seed_globals
+from kandinsky.training.stages import METHODS
+from kandinsky.training.stages.workshop import Workshop
+from kandinsky.training.state import newest_values
+from kandinsky.training.task import Run
+
+
+def run_config(
+    source: Path | str | Mapping[str, Any] | TrainConfig,
+    *,
+    resume: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> Iterator[events.Event]:
+    """Runs all stages of a configuration in order and yields what happens, see `events`.
+
+    `source` is a TOML file, a mapping or a read configuration; `overrides` replace its settings. With
+    `resume`, finished stages are passed over and the one that was interrupted continues exactly; an
+    interrupted stage ends the run with `Stopped`. Raises ConfigError for wrong settings before anything is
+    written, DataError, CheckpointError and OutputError as they come up, and KandinskyError when a loss is
+    not finite.
+    """
+    config = source if isinstance(source, TrainConfig) else read_config(source, overrides)
+    device = choose_device(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    shop = Workshop(config, device)
+    for stage in config.stage:
+        if not resume and (shop.folder(stage.name) / CHECKPOINTS).is_dir():
+            raise ConfigError(
+                f"{shop.folder(stage.name)} already holds a run.", "Resume it, or choose another `out`."
+            )
+    _note(config)
+    for stage in config.stage:
+        folder = shop.folder(stage.name)
+        if resume and (step := _finished_at(folder, stage)) is not None:
+            yield events.Finished(stage.name, step, folder)
+            continue
+        # Initial weights are drawn from the global generator: a stage begins the same whatever ran before it.
+        seed_globals(config.seed)
+        task = yield from METHODS[stage.method](shop, stage)
+        begun = resume and (folder / CHECKPOINTS).is_dir()
+        for event in train(Run(task, stage, folder, config.seed, device, begun)):
+            yield event
+            if isinstance(event, events.Stopped):
+                return
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name: "auto" is CUDA where there is one, else the CPU; ConfigError for an unusable
+    one.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"The device {name!r} cannot be used.", "Use auto, cpu or cuda.") from error
+    return device
+
+
+def _finished_at(folder: Path, stage: Stage) -> int | None:
+    values = newest_values(folder / CHECKPOINTS)
+    if values is None or not is_over(stage, values["step"], values["seconds"]):
+        return None
+    return int(values["step"])
+
+
+def _note(config: TrainConfig) -> None:
+    """Leaves the settings beside the results."""
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{config.out} cannot be made ({error.strerror}).", "Choose another `out`."
+        ) from error
+    text = json.dumps(config.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    write_atomically(config.out / "config.json", text.encode())

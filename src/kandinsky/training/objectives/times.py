@@ -1,0 +1,77 @@
+"""Which noise levels are trained on."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class TimeSampler(Protocol):
+    """Draws times and says how much each row's loss counts, so that the mean stays that of uniform times."""
+
+    def draw(self, count: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Times (B,) int64 and weights (B,) float32."""
+        ...
+
+    def learn(self, t: Tensor, losses: Tensor) -> None:
+        """Takes note of the losses (B,) at times (B,)."""
+        ...
+
+
+class UniformTimes(nn.Module):
+    """Every time is as likely as any other."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def draw(self, count: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+        t = torch.randint(self.count, (count,), generator=generator, device=device)
+        return t, torch.ones(count, device=device)
+
+    def learn(self, t: Tensor, losses: Tensor) -> None:
+        """Uniform times learn nothing."""
+
+
+class SecondMomentTimes(nn.Module):
+    """Times in proportion to the root of their loss's second moment (Nichol & Dhariwal 2021, eq. 18).
+
+    The last `history` losses of each time are kept in buffers; until every time has that many, times are
+    uniform. A share `uniform` of the draws always is.
+    """
+
+    def __init__(self, count: int, history: int = 10, uniform: float = 0.001) -> None:
+        super().__init__()
+        self.uniform = uniform
+        self.register_buffer("losses", torch.zeros(count, history, dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros(count, dtype=torch.int64))
+        self.losses: Tensor
+        self.seen: Tensor
+
+    def probabilities(self) -> Tensor:
+        """How likely each time is now, (T,) float64."""
+        count, history = self.losses.shape
+        if bool((self.seen < history).any()):
+            return torch.full_like(self.losses[:, 0], 1 / count)
+        weights = self.losses.square().mean(1).sqrt()
+        return (1 - self.uniform) * weights / weights.sum() + self.uniform / count
+
+    def draw(self, count: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+        p = self.probabilities()
+        t = torch.multinomial(p, count, replacement=True, generator=generator)
+        return t.to(device), (1 / (len(p) * p[t])).float().to(device)
+
+    @torch.no_grad()
+    def learn(self, t: Tensor, losses: Tensor) -> None:
+        history = self.losses.shape[1]
+        for time, loss in zip(t.tolist(), losses.detach().double(), strict=True):
+            # Ring buffer: the order of the last losses does not matter for their second moment.
+            self.losses[time, self.seen[time] % history] = loss
+            self.seen[time] += 1
+
+
+TIME_SAMPLERS: dict[str, Callable[[int], UniformTimes | SecondMomentTimes]] = {
+    "uniform": UniformTimes,
+    "second_moment": SecondMomentTimes,
+}

@@ -1,0 +1,22 @@
+"""The stages of training from scratch: one file each, one row each."""
+
+from collections.abc import Callable, Generator
+
+from kandinsky.training.config import Stage
+from kandinsky.training.events import Event
+from kandinsky.training.stages.clip import clip_task
+from kandinsky.training.stages.decoder import decoder_task
+from kandinsky.training.stages.movq import movq_task
+from kandinsky.training.stages.prior import prior_task
+from kandinsky.training.stages.workshop import Workshop
+from kandinsky.training.task import Task
+
+Builder = Callable[[Workshop, Stage], Generator[Event, None, Task]]
+
+METHODS: dict[str, Builder] = {
+    "movq": movq_task,
+    "clip": clip_task,
+    "prior": prior_task,
+    "decoder": decoder_task,
+}
+"""What each `method` of a configuration trains."""

@@ -1,0 +1,136 @@
+"""Training the autoencoder."""
+
+from collections.abc import Callable, Generator
+
+import torch
+from torch import Tensor
+
+from kandinsky.checkpoints.lpips_files import load_perceptual
+from kandinsky.core.errors import ConfigError
+from kandinsky.networks.movq import MoVQ
+from kandinsky.training.config import MovqObjective, Stage
+from kandinsky.training.data.pictures import PictureSet
+from kandinsky.training.events import Event
+from kandinsky.training.objectives.autoencoder import (
+    PatchCritic,
+    adaptive_weight,
+    critic_hinge_loss,
+    generator_hinge_loss,
+    latent_moments_loss,
+    structure_distance,
+)
+from kandinsky.training.sheets import grid
+from kandinsky.training.stages.sources import PictureSource
+from kandinsky.training.stages.workshop import Workshop, augmentation
+from kandinsky.training.task import Losses, Player, Sheet, Task, Turn
+
+SHOWN = 8
+
+
+def movq_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
+    """The autoencoder against its reconstruction losses and, when asked for, a critic of patches."""
+    yield from ()
+    objective: MovqObjective = stage.objective
+    movq = shop.new_movq()
+    shop.start(stage, "movq", movq)
+    learned, held_out = shop.split(stage)
+    if objective.crop is not None and objective.crop % movq.config.downscale:
+        raise ConfigError(
+            f"objective.crop is {objective.crop}, no multiple of {movq.config.downscale}.",
+            "Choose a multiple of the autoencoder's downscaling.",
+        )
+    distance = perceptual_distance(objective, shop.device)
+    critic = PatchCritic(objective.discriminator_width) if objective.adversarial else None
+
+    def rebuild(turn: Turn) -> Losses:
+        x = _cropped(turn.batch.pixels.to(turn.device), objective.crop, turn)
+        z = movq.encode(x)
+        quantized = movq.quantize(z)
+        noisy = z + objective.latent_noise * turn.normal(z) if objective.latent_noise else z
+        continuous = turn.uniform(len(x)) < objective.continuous
+        y = movq.decode(torch.where(continuous[:, None, None, None], noisy, quantized.latents)).float()
+        turn.shared.update(real=x, fake=y.detach())
+        seen = {
+            "l1": (y - x).abs().mean(),
+            "l2": (y - x).square().mean(),
+            "perceptual": distance(y, x).mean(),
+        }
+        hidden = {
+            "codebook": quantized.codebook_loss,
+            "commitment": quantized.commitment_loss,
+            "latent_moments": latent_moments_loss(z),
+        }
+        parts = seen | hidden
+        pictures = weighted(
+            seen, {"l1": objective.l1, "l2": objective.l2, "perceptual": objective.perceptual}
+        )
+        total = pictures + weighted(
+            hidden,
+            {
+                "codebook": objective.codebook,
+                "commitment": objective.commitment,
+                "latent_moments": objective.latent_weight,
+            },
+        )
+        if critic is not None and turn.step >= objective.adversarial_from:
+            parts["adversarial"] = generator_hinge_loss(critic(y))
+            pull = adaptive_weight(pictures, parts["adversarial"], movq.decoder.conv_out.weight)
+            total = total + objective.adversarial * pull * parts["adversarial"]
+        return Losses(total, parts)
+
+    players = [Player("movq", movq, rebuild, stage.optimiser, compiled=(movq.encoder, movq.decoder))]
+    if critic is not None:
+        players.append(_critic(critic, stage, objective))
+    source = PictureSource(learned, augmentation(stage))
+    shown = held_out or learned
+
+    def sheet(_: torch.Generator) -> Sheet:
+        x = shown.plain(range(min(SHOWN, len(shown)))).to(shop.device)
+        return grid(torch.cat([x, movq.decode(movq.encode(x))]), len(x))
+
+    def measure(_: torch.Generator) -> dict[str, float]:
+        return {} if held_out is None else {"psnr": reconstruction_psnr(movq, held_out, shop.device)}
+
+    return Task(tuple(players), source, sheet=sheet, measure=measure)
+
+
+def perceptual_distance(objective: MovqObjective, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """The distance of picture pairs that the objective names, (B, 3, H, W) twice to (B,)."""
+    if objective.features == "structure":
+        return structure_distance
+    return load_perceptual(
+        objective.lpips_trunk, trunk_file=objective.lpips_trunk_file, heads_file=objective.lpips_heads_file
+    ).to(device)
+
+
+def weighted(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """The sum of scalar losses, each times the weight of its name."""
+    return torch.stack([weights[name] * value for name, value in parts.items()]).sum()
+
+
+def reconstruction_psnr(movq: MoVQ, pictures: PictureSet, device: torch.device) -> float:
+    """Mean peak signal-to-noise ratio in dB of pictures on white, decoded from unquantised latents."""
+    values: list[Tensor] = []
+    for first in range(0, len(pictures), 64):
+        x = pictures.plain(range(first, min(first + 64, len(pictures)))).to(device)
+        error = (movq.decode(movq.encode(x)).float().clamp(-1, 1) - x).square().flatten(1).mean(1)
+        values.append(10 * (4 / error.clamp(min=1e-10)).log10())
+    return float(torch.cat(values).mean())
+
+
+def _critic(critic: PatchCritic, stage: Stage, objective: MovqObjective) -> Player:
+    def judge(turn: Turn) -> Losses:
+        real, fake = critic(turn.shared["real"]), critic(turn.shared["fake"])
+        return Losses(critic_hinge_loss(real, fake), {"real": real.mean(), "fake": fake.mean()})
+
+    rate = objective.discriminator_lr or stage.optimiser.lr
+    optimiser = stage.optimiser.model_copy(update={"lr": rate})
+    return Player("critic", critic, judge, optimiser, begins=objective.adversarial_from, ema=False)
+
+
+def _cropped(x: Tensor, crop: int | None, turn: Turn) -> Tensor:
+    """One random window of `crop` pixels for the whole batch."""
+    if crop is None or crop >= x.shape[-1]:
+        return x
+    top, left = (turn.uniform(2) * (x.shape[-1] - crop + 1)).long().tolist()
+    return x[:, :, top : top + crop, left : left + crop]

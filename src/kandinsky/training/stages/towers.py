@@ -1,0 +1,49 @@
+"""The two CLIP towers as one thing to train."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kandinsky.networks.clip import ClipText, ClipTextConfig, ClipTextFeatures, ClipVision, ClipVisionConfig
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+"""What pixels in [0, 1] are shifted and divided by before the vision tower, as published with CLIP."""
+
+
+class Towers(nn.Module):
+    """Text tower, vision tower, and the learned scale of their logits (Radford et al. 2021, figure 3)."""
+
+    def __init__(self, text: ClipTextConfig, vision: ClipVisionConfig) -> None:
+        super().__init__()
+        self.text, self.vision = ClipText(text), ClipVision(vision)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def see(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1], of any size, to image embeddings (B, P)."""
+        embedding: Tensor = self.vision(vision_pixels(pictures, self.vision.config.image_size))
+        return embedding
+
+    def see_nothing(self) -> Tensor:
+        """The embedding (1, P) of a picture that is zero after normalisation: the decoder's empty
+        condition.
+        """
+        size = self.vision.config.image_size
+        blank = torch.zeros(1, 3, size, size, device=self.log_scale.device)
+        embedding: Tensor = self.vision(blank)
+        return embedding
+
+    def read(self, ids: Tensor) -> ClipTextFeatures:
+        """Token ids (B, L) to the text's features."""
+        features: ClipTextFeatures = self.text(ids)
+        return features
+
+
+def vision_pixels(pictures: Tensor, size: int) -> Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1] as the vision tower takes them: `size` pixels, shifted and scaled."""
+    if pictures.shape[-2:] != (size, size):
+        pictures = F.interpolate(pictures.float(), (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+    mean, std = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (MEAN, STD))
+    return (pictures * 0.5 + 0.5 - mean) / std

@@ -1,0 +1,221 @@
+"""What the stages of one run share: pictures, tokenizer, and the networks that earlier stages made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
+from kandinsky.core.errors import ConfigError, nearest
+from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
+from kandinsky.networks.movq import MoVQ, MoVQConfig
+from kandinsky.networks.prior import Prior, PriorConfig
+from kandinsky.networks.unet2 import UNet2, UNet2Config
+from kandinsky.training.config import DataConfig, Stage, TrainConfig, network_config, validated
+from kandinsky.training.data.captions import CaptionMix
+from kandinsky.training.data.folder import read_folder
+from kandinsky.training.data.pictures import AUGMENTATIONS, Augmentation, PictureSet, open_pictures
+from kandinsky.training.data.tokenizer_training import caption_corpus, train_tokenizer, write_tokenizer
+from kandinsky.training.ema import copy_into
+from kandinsky.training.loop import CHECKPOINTS
+from kandinsky.training.seeds import generator
+from kandinsky.training.stages.towers import Towers
+from kandinsky.training.state import HASHES, newest_whole
+
+LAST_TOKENIZER_FILE = "special_tokens_map.json"
+
+NETWORKS: dict[str, type] = {
+    "movq": MoVQConfig,
+    "clip_text": ClipTextConfig,
+    "clip_vision": ClipVisionConfig,
+    "prior": PriorConfig,
+    "decoder": UNet2Config,
+}
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Frozen(Generic[M]):
+    """A network that an earlier stage made, in evaluation mode; `stamp` changes with its weights."""
+
+    module: M
+    stamp: str
+
+
+class Workshop:
+    """One run's shared things, each made when first needed."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        for name in config.networks:
+            if name not in NETWORKS:
+                raise ConfigError(f"networks: there is no network {name!r}.", nearest(name, NETWORKS))
+            network_config(NETWORKS[name], config.networks[name], name)
+        self._pictures: dict[int, PictureSet] = {}
+
+    def folder(self, name: str) -> Path:
+        """Where a stage keeps its checkpoints, losses and samples."""
+        return self.config.out / name
+
+    def pictures(self, stage: Stage) -> PictureSet:
+        """The training split at the stage's size, held-out pictures included."""
+        data = self.config.data
+        size = stage.size or data.size
+        if size not in self._pictures:
+            self._pictures[size] = open_pictures(
+                data.folder,
+                size,
+                groups=data.groups,
+                styles=data.styles,
+                keep_wasteful=data.keep_wasteful,
+                captions=caption_mix(data),
+                cache=data.cache,
+            )
+        return self._pictures[size]
+
+    def split(self, stage: Stage) -> tuple[PictureSet, PictureSet | None]:
+        """The pictures to learn from, and those held out (None when there are none)."""
+        pictures = self.pictures(stage)
+        count = self.config.data.held_out
+        if count == 0:
+            return pictures, None
+        if count >= len(pictures):
+            raise ConfigError(
+                f"data.held_out is {count}, but there are only {len(pictures)} pictures.", "Hold out fewer."
+            )
+        chosen = torch.randperm(len(pictures), generator=generator(self.config.seed, "held out"))[:count]
+        kept = torch.ones(len(pictures), dtype=torch.bool).index_fill(0, chosen, False)
+        return pictures.where(kept), pictures.where(~kept)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer whose folder the configuration names, or one trained on the captions and kept in
+        `out`.
+        """
+        folder = self.config.tokenizer
+        if folder is None:
+            folder = self.config.out / "tokenizer"
+            if not (folder / LAST_TOKENIZER_FILE).is_file():
+                corpus = caption_corpus(read_folder(self.config.data.folder))
+                write_tokenizer(
+                    train_tokenizer(corpus, self.clip_text.vocab_size), folder, self.clip_text.positions
+                )
+        tokenizer = load_tokenizer(folder)
+        if tokenizer.vocabulary_size > self.clip_text.vocab_size:
+            raise ConfigError(
+                f"The tokenizer in {folder} has {tokenizer.vocabulary_size} ids, "
+                f"networks.clip_text.vocab_size is {self.clip_text.vocab_size}.",
+                "Make the text tower's vocabulary at least as large.",
+            )
+        return tokenizer
+
+    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids (B, L) and mask (B, L) bool of texts, L what the text tower reads."""
+        batch = self.tokenizer.encode(list(texts), self.clip_text.positions)
+        return batch.ids, batch.mask
+
+    @cached_property
+    def clip_text(self) -> ClipTextConfig:
+        """The configuration of the text tower."""
+        return network_config(ClipTextConfig, self._table("clip_text"), "clip_text")
+
+    @cached_property
+    def clip_vision(self) -> ClipVisionConfig:
+        """The configuration of the vision tower."""
+        return network_config(ClipVisionConfig, self._table("clip_vision"), "clip_vision")
+
+    def new_movq(self) -> MoVQ:
+        """An untrained autoencoder."""
+        return MoVQ(network_config(MoVQConfig, self._table("movq"), "movq"))
+
+    def new_towers(self) -> Towers:
+        """Untrained text and vision towers."""
+        return Towers(self.clip_text, self.clip_vision)
+
+    def new_prior(self) -> Prior:
+        """An untrained prior."""
+        return Prior(network_config(PriorConfig, self._table("prior"), "prior"))
+
+    def new_decoder(self) -> UNet2:
+        """An untrained decoder."""
+        network = UNet2(network_config(UNet2Config, self._table("decoder"), "decoder"))
+        network.initialise()
+        return network
+
+    def _table(self, name: str) -> dict[str, object]:
+        if name not in self.config.networks:
+            raise ConfigError(f"networks.{name} is not set.", "Give the sizes of that network.")
+        return self.config.networks[name]
+
+    def frozen_movq(self, stage: Stage) -> Frozen[MoVQ]:
+        """The autoencoder that this stage works with."""
+        return self._frozen(stage, "movq", self.new_movq())
+
+    def frozen_towers(self, stage: Stage) -> Frozen[Towers]:
+        """The text and vision towers that this stage works with."""
+        return self._frozen(stage, "clip", self.new_towers(), "towers.")
+
+    def start(self, stage: Stage, player: str, module: nn.Module, prefix: str = "") -> None:
+        """Copies the running means of the stage named by `init`, if any, into a module.
+
+        Of the player's tensors those are taken whose names begin with `prefix`.
+        """
+        if stage.init is not None:
+            self._load(self.folder(stage.init), player, module, prefix)
+
+    def _frozen(self, stage: Stage, method: str, module: M, prefix: str = "") -> Frozen[M]:
+        stamp = self._load(self._source(stage, method), method, module, prefix)
+        module.to(self.device).eval().requires_grad_(False)
+        return Frozen(module, stamp)
+
+    def _load(self, folder: Path, player: str, module: nn.Module, prefix: str) -> str:
+        checkpoint = newest_whole(folder / CHECKPOINTS, {f"{player}.ema"})
+        means = checkpoint.tensors[f"{player}.ema"]
+        chosen = {name.removeprefix(prefix): mean for name, mean in means.items() if name.startswith(prefix)}
+        try:
+            copy_into(module, chosen)
+        except (KeyError, RuntimeError) as error:
+            raise ConfigError(
+                f"{folder} holds a {player!r} of other sizes ({error}).", "Keep `networks` as it was then."
+            ) from error
+        return (checkpoint.path / HASHES).read_text() if checkpoint.path else ""
+
+    def _source(self, stage: Stage, method: str) -> Path:
+        """The folder of the stage that gives this network."""
+        if method in stage.uses:
+            named = stage.uses[method]
+            known = {other.name for other in self.config.stage}
+            return self.folder(named) if named in known else Path(named)
+        found = None
+        for other in self.config.stage:
+            if other.name == stage.name:
+                break
+            found = other.name if other.method == method else found
+        if found is None:
+            raise ConfigError(
+                f"stage {stage.name!r} needs a {method!r}, and no stage before it makes one.",
+                f"Add such a stage, or say uses.{method} = <folder of a finished one>.",
+            )
+        return self.folder(found)
+
+
+def caption_mix(data: DataConfig) -> CaptionMix | None:
+    """The caption probabilities of a configuration, None for the usual ones."""
+    return validated(CaptionMix, data.captions, "data.captions") if data.captions else None
+
+
+def augmentation(stage: Stage) -> Augmentation:
+    """The augmentation that a stage names or spells out; ConfigError for an unknown one."""
+    if isinstance(stage.augmentation, dict):
+        return network_config(Augmentation, stage.augmentation, "augmentation")
+    if stage.augmentation not in AUGMENTATIONS:
+        raise ConfigError(
+            f"There is no augmentation {stage.augmentation!r}.", nearest(stage.augmentation, AUGMENTATIONS)
+        )
+    return AUGMENTATIONS[stage.augmentation]

@@ -1,0 +1,85 @@
+"""A dozen drawn pictures with captions and the smallest networks that have every part, for whole runs in
+seconds.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+WORDS = {
+    "red": "красный",
+    "green": "зелёный",
+    "blue": "синий",
+    "yellow": "жёлтый",
+}
+
+
+def draw_pictures(folder: Path) -> Path:
+    folder.mkdir()
+    for number, (colour, word) in enumerate(WORDS.items()):
+        for shape in ("circle", "square", "bar"):
+            picture = Image.new("RGBA", (32, 32))
+            pen = ImageDraw.Draw(picture)
+            box = {"circle": (4, 4, 28, 28), "square": (6, 6, 26, 26), "bar": (2, 12, 30, 20)}[shape]
+            (pen.ellipse if shape == "circle" else pen.rectangle)(box, fill=colour)
+            name = f"{number}-{shape}"
+            picture.save(folder / f"{name}.png")
+            caption = f"{colour} {shape}" if shape != "bar" else f"{word} {shape}"
+            (folder / f"{name}.txt").write_text(caption, encoding="utf-8")
+    return folder
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "movq": {"channels": [32, 32], "layers": 1, "codebook_size": 32},
+    "clip_text": {
+        "vocab_size": 600,
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "mlp_width": 32,
+        "positions": 12,
+        "projection": 16,
+        "activation": "gelu",
+        "eos_id": None,
+        "pool": "argmax",
+    },
+    "clip_vision": {
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "mlp_width": 32,
+        "image_size": 16,
+        "patch": 8,
+        "projection": 16,
+        "activation": "gelu",
+    },
+    "prior": {"heads": 2, "head_dim": 8, "layers": 1, "embedding_dim": 16, "text_width": 16, "tokens": 12},
+    "decoder": {
+        "channels": [16, 32],
+        "layers": 1,
+        "head_dim": 16,
+        "context_dim": 16,
+        "groups": 8,
+        "image_dim": 16,
+        "image_tokens": 4,
+    },
+}
+
+
+def small_config(root: Path, **changes: Any) -> dict[str, Any]:
+    """All four stages, three steps each, at 16 pixels."""
+    stage = {"batch": 4, "max_steps": 3, "save_every": 2, "sample_every": 3, "log_every": 1}
+    return {
+        "out": str(root / "run"),
+        "data": {"folder": str(root / "pictures"), "size": 16, "held_out": 3},
+        "threads": 1,
+        "device": "cpu",
+        "networks": NETWORKS,
+        "stage": [
+            {**stage, "method": "movq", "objective": {"adversarial": 0.1, "adversarial_from": 1}},
+            {**stage, "method": "clip"},
+            {**stage, "method": "prior", "variants": 2},
+            {**stage, "method": "decoder", "variants": 2},
+        ],
+    } | changes
