@@ -9,7 +9,7 @@ import diffusers
 import pytest
 import torch
 import transformers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -215,6 +215,7 @@ def test_an_honest_header_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin", "old.bin"])
+@settings(max_examples=40, deadline=None)
 @given(part=st.floats(0, 0.999))
 def test_any_truncation_is_a_clear_error(tmp_path_factory, kind: str, part: float) -> None:
     folder = tmp_path_factory.mktemp("cut")

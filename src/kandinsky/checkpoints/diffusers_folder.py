@@ -10,12 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from kandinsky.checkpoints.files import make_folder, read_json, write_json
+from kandinsky.checkpoints.files import INDEX, components_of, make_folder, read_json, write_json
 from kandinsky.checkpoints.weight_names import STEMS, parse
 from kandinsky.checkpoints.weights import read_weights, write_weights
 from kandinsky.core.errors import CheckpointError, nearest
 
-INDEX = "model_index.json"
 CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
 """A component's configuration goes under one of these names, by what the component is."""
 
@@ -84,15 +83,6 @@ class Folder:
         """The model that the README's front matter names as this decoder's prior, None when it names none."""
         readme = self.root / "README.md"
         return _front_matter(readme.read_text("utf-8", "replace"), "prior") if readme.is_file() else None
-
-
-def components_of(model_index: Mapping[str, Any]) -> dict[str, str]:
-    """The components of a model index that have a class, each with its name."""
-    return {
-        name: str(value[1])
-        for name, value in model_index.items()
-        if not name.startswith("_") and isinstance(value, list) and len(value) == 2 and value[1] is not None
-    }
 
 
 def open_folder(path: str | Path) -> Folder:

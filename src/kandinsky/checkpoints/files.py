@@ -10,6 +10,9 @@ from typing import Any
 from kandinsky.core.errors import CheckpointError, OutputError
 from kandinsky.core.files import write_atomically
 
+INDEX = "model_index.json"
+"""The file at the root of a folder in diffusers layout."""
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; raises CheckpointError for a file that is missing, damaged or something else."""
@@ -32,6 +35,15 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON object, indented, whole or not at all; raises OutputError when it cannot."""
     make_folder(path.parent)
     write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def components_of(model_index: Mapping[str, Any]) -> dict[str, str]:
+    """The components of a model index that have a class, each with its name."""
+    return {
+        name: str(value[1])
+        for name, value in model_index.items()
+        if not name.startswith("_") and isinstance(value, list) and len(value) == 2 and value[1] is not None
+    }
 
 
 def make_folder(folder: Path) -> None:

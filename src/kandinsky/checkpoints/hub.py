@@ -1,0 +1,227 @@
+"""From a model's name to a folder on this machine, fetching only the files that will be read."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kandinsky.checkpoints.files import INDEX, components_of, read_json
+from kandinsky.checkpoints.hub_download import (
+    CONNECT_SECONDS,
+    HubUnreachableError,
+    Progress,
+    Repo,
+    fetch,
+    hub_errors,
+    remember,
+    storage_of,
+)
+from kandinsky.checkpoints.weight_names import choose, parse
+from kandinsky.core.errors import CheckpointError, HubError, nearest
+
+SMALL = (".json", ".txt", ".model")
+"""Endings of configurations and tokenizer files, which are fetched before any weights."""
+
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_WEIGHTLESS = re.compile(r"Tokenizer|Scheduler|Processor|Extractor")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The files to have: small ones first, then weights."""
+
+    small: tuple[str, ...]
+    weights: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CachedModel:
+    """A model in the hub's cache: its id, its newest folder, and its bytes on the disk in all."""
+
+    id: str
+    path: Path
+    bytes: int
+
+
+def resolve(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    components: Iterable[str] | None = None,
+    token: str | None = None,
+    on_progress: Progress | None = None,
+    endpoint: str | None = None,
+    cache: Path | None = None,
+) -> Path:
+    """Returns the folder of `model`: itself when it is a folder here, else the hub's files in the cache.
+
+    Fetched are the model index, the README, and for each component (those named, or all) its small files and
+    the weights of one `variant`. A commit hash as `revision`, or HF_HUB_OFFLINE, needs no network when all is
+    in the cache; otherwise the hub is asked once which commit a branch is at, and the cache serves when it
+    does not answer. Raises HubError for all that can go wrong.
+    """
+    if Path(model).expanduser().exists():
+        return Path(model).expanduser()
+    name = str(model)
+    if isinstance(model, Path) or not _ID.fullmatch(name) or ".." in name:
+        raise HubError(
+            f"{name!r} is neither a folder on this machine nor a hub id.", "A hub id looks like 'owner/name'."
+        )
+    from huggingface_hub import constants
+
+    wanted = None if components is None else tuple(components)
+    root = Path(constants.HF_HUB_CACHE) if cache is None else cache
+    offline = bool(constants.HF_HUB_OFFLINE)
+    if offline or (revision and _COMMIT.fullmatch(revision)):
+        found = _in_cache(root, name, revision, variant, wanted)
+        if found is not None:
+            return found
+        if offline:
+            raise HubError(
+                f"{name} ({revision or 'main'}) is not in the cache {root}, or not all of it.",
+                "HF_HUB_OFFLINE is set; unset it to download.",
+            )
+    try:
+        repo, files = _ask(name, revision, root, endpoint, token)
+        return _fetch_all(repo, files, revision, variant, wanted, on_progress)
+    except HubUnreachableError:
+        found = _in_cache(root, name, revision, variant, wanted)
+        if found is None:
+            raise
+        return found
+
+
+def _ask(
+    model: str, revision: str | None, cache: Path, endpoint: str | None, token: str | None
+) -> tuple[Repo, list[str]]:
+    """The commit that a revision is at now, and the names of its files."""
+    from huggingface_hub import HfApi
+
+    with hub_errors(model, revision):
+        api = HfApi(endpoint=endpoint, token=token, library_name="kandinsky")
+        info = api.model_info(model, revision=revision, timeout=CONNECT_SECONDS)
+    if not info.sha or not _COMMIT.fullmatch(info.sha):
+        raise HubError(f"The hub names no commit of {model}.", "Is HF_ENDPOINT a model hub?")
+    return Repo(model, info.sha, cache, endpoint, token), [file.rfilename for file in info.siblings or []]
+
+
+def _fetch_all(
+    repo: Repo,
+    files: list[str],
+    revision: str | None,
+    variant: str | None,
+    components: tuple[str, ...] | None,
+    on_progress: Progress | None,
+) -> Path:
+    if INDEX not in files:
+        raise HubError(f"{repo.id} has no {INDEX}.", "It is no model in diffusers layout.")
+    index = read_json(fetch(repo, INDEX, on_progress))
+    plan = plan_files(files, index, variant, components, repo.id)
+    for name in (*plan.small, *plan.weights):
+        fetch(repo, name, on_progress)
+    # Only now: until all is here, an older commit that is complete serves better without a network.
+    remember(repo, revision or "main")
+    return repo.snapshot
+
+
+def plan_files(
+    files: Iterable[str],
+    model_index: Mapping[str, Any],
+    variant: str | None,
+    components: Iterable[str] | None,
+    where: str,
+) -> Plan:
+    """Says which of a repository's `files` a model needs.
+
+    Raises HubError for an unknown component, for weights that are not there, and for a variant that is not
+    there (with those that are).
+    """
+    names = sorted(files)
+    classes = components_of(model_index)
+    chosen = list(classes) if components is None else list(components)
+    small = [name for name in (INDEX, "README.md") if name in names]
+    weights: list[str] = []
+    for component in chosen:
+        inside = [name.removeprefix(f"{component}/") for name in names if name.startswith(f"{component}/")]
+        inside = [name for name in inside if "/" not in name]
+        if not inside:
+            hint = "The model is incomplete." if component in classes else nearest(component, classes)
+            raise HubError(f"{where} has no files of the component {component!r}.", hint)
+        small += [
+            f"{component}/{n}" for n in inside if n.endswith(SMALL) and ".index." not in n and not parse(n)
+        ]
+        try:
+            choice = choose(inside, variant, f"{where}/{component}")
+        except CheckpointError as error:
+            raise HubError(error.message, error.hint) from error
+        if choice is None:
+            if component in classes and not _WEIGHTLESS.search(classes[component]):
+                raise HubError(f"{where}/{component} holds no weights.", "The model is incomplete.")
+            continue
+        if choice.index is not None:
+            small.append(f"{component}/{choice.index}")
+            stated = {int(m[1]) for file in choice.files if (m := re.search(r"-of-(\d+)", file))}
+            if stated != {len(choice.files)}:
+                raise HubError(
+                    f"{where}/{component} has {len(choice.files)} of {max(stated, default=1)} shards.",
+                    "The model is incomplete.",
+                )
+        weights += [f"{component}/{file}" for file in choice.files]
+    return Plan(tuple(small), tuple(weights))
+
+
+def _in_cache(
+    cache: Path, model: str, revision: str | None, variant: str | None, components: tuple[str, ...] | None
+) -> Path | None:
+    """The folder of a revision in the cache when all that is needed is in it."""
+    storage = storage_of(cache, model)
+    commit = revision or "main"
+    if not _COMMIT.fullmatch(commit):
+        ref = storage / "refs" / commit
+        if ".." in commit or not ref.is_file():
+            return None
+        commit = ref.read_text().strip()
+    snapshot = storage / "snapshots" / commit
+    if not (snapshot / INDEX).is_file():
+        return None
+    # Links are followed, so that a link without content does not count.
+    files = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
+    try:
+        plan_files(files, read_json(snapshot / INDEX), variant, components, model)
+    except CheckpointError:
+        return None
+    return snapshot
+
+
+def cached_models(cache: Path | None = None) -> list[CachedModel]:
+    """The models of this family in the hub's cache, in the order of their ids.
+
+    The path is the folder of the main branch, or the newest one. Counted are all bytes kept for the model,
+    those of unfinished downloads too.
+    """
+    if cache is None:
+        from huggingface_hub import constants
+
+        cache = Path(constants.HF_HUB_CACHE)
+    models = []
+    for storage in sorted(cache.glob("models--*--*")):
+        snapshots = sorted(storage.glob("snapshots/*/" + INDEX), key=lambda path: path.stat().st_mtime)
+        family = [path.parent for path in snapshots if _is_family(path)]
+        if not family:
+            continue
+        main = storage / "refs" / "main"
+        head = storage / "snapshots" / (main.read_text().strip() if main.is_file() else "")
+        size = sum(path.stat().st_size for path in storage.glob("blobs/*"))
+        name = storage.name.removeprefix("models--").replace("--", "/", 1)
+        models.append(CachedModel(name, head if head in family else family[-1], size))
+    return models
+
+
+def _is_family(index: Path) -> bool:
+    try:
+        return "Kandinsky" in str(read_json(index).get("_class_name", ""))
+    except CheckpointError:
+        return False

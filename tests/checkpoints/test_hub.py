@@ -1,0 +1,470 @@
+"""Downloads against a hub on this machine: which files are asked for, and what happens when it goes wrong."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+from kandinsky.checkpoints import hub_download
+from kandinsky.checkpoints.hub import cached_models, plan_files, resolve
+from kandinsky.core.errors import HubError
+from tests.checkpoints.hub_server import Hub, running
+
+MODEL = "painters/kandinsky-tiny"
+INDEX = {
+    "_class_name": "KandinskyV22Pipeline",
+    "_diffusers_version": "0.42.1",
+    "movq": ["diffusers", "VQModel"],
+    "scheduler": ["diffusers", "DDPMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "safety_checker": [None, None],
+}
+
+
+def blob(name: str, size: int = 3000) -> bytes:
+    seed = hashlib.sha256(name.encode()).digest()
+    return (seed * (size // 32 + 1))[:size]
+
+
+SMALL = {
+    "model_index.json": json.dumps(INDEX).encode(),
+    "README.md": b"---\nprior:\n- painters/prior-tiny\n---\n",
+    "movq/config.json": b'{"_class_name": "VQModel"}',
+    "scheduler/scheduler_config.json": b'{"n": 1}',
+    "text_encoder/config.json": b'{"n": 2}',
+    "tokenizer/merges.txt": b"#version: 0.2\n",
+    "tokenizer/special_tokens_map.json": b'{"n": 3}',
+    "tokenizer/tokenizer_config.json": b'{"n": 4}',
+    "tokenizer/vocab.json": b'{"a": 0}',
+    "unet/config.json": b'{"_class_name": "UNet2DConditionModel"}',
+}
+PLAIN = [
+    "movq/diffusion_pytorch_model.safetensors",
+    "text_encoder/model-00001-of-00002.safetensors",
+    "text_encoder/model-00002-of-00002.safetensors",
+    "unet/diffusion_pytorch_model.safetensors",
+]
+HALF = [
+    "movq/diffusion_pytorch_model.fp16.safetensors",
+    "text_encoder/model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+]
+NEVER = [
+    ".gitattributes",
+    "movq/diffusion_pytorch_model.bin",
+    "text_encoder/flax_model.msgpack",
+    "text_encoder/flax_model.msgpack.index.json",
+    "text_encoder/model.onnx",
+    "text_encoder/pytorch_model.bin",
+    "unet/diffusion_pytorch_model.bin",
+    "unet/diffusion_pytorch_model.non_ema.safetensors",
+    "safety_checker/model.safetensors",
+    "pictures/fox.png",
+    "kandinsky.ckpt",
+    "unet/tricks.py",
+]
+SHARD_INDEX = "text_encoder/model.safetensors.index.json"
+FILES = {
+    **SMALL,
+    SHARD_INDEX: b'{"weight_map": {}}',
+    **{name: blob(name) for name in [*PLAIN, *HALF, *NEVER]},
+}
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_download.time, "sleep", lambda _: None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", os.devnull)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running() as hub:
+        hub.publish(MODEL, FILES)
+        yield hub
+
+
+@pytest.fixture
+def load(hub: Hub, tmp_path: Path) -> Callable[..., Path]:
+    def call(model: str | Path = MODEL, **options: object) -> Path:
+        return resolve(model, endpoint=hub.endpoint, cache=tmp_path / "cache", **options)
+
+    return call
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_only_the_needed_files_are_fetched_small_ones_first(hub: Hub, load) -> None:
+    folder = load()
+    fetched = hub.fetched()
+    assert sorted(fetched) == sorted([*SMALL, SHARD_INDEX, *PLAIN])
+    assert fetched[0] == "model_index.json"
+    assert {*fetched[: len(SMALL) + 1]} == {*SMALL, SHARD_INDEX}
+    assert contents(folder) == {name: FILES[name] for name in fetched}
+    assert folder.name == hub.repos[MODEL].branches["main"]
+
+
+def test_only_the_files_of_the_variant_are_fetched(hub: Hub, load) -> None:
+    folder = load(variant="fp16")
+    assert sorted(hub.fetched()) == sorted([*SMALL, *HALF])
+    assert sorted(contents(folder)) == sorted([*SMALL, *HALF])
+
+
+def test_only_the_named_components_are_fetched(hub: Hub, load) -> None:
+    load(components=["movq", "tokenizer"])
+    assert sorted(hub.fetched()) == [
+        "README.md",
+        "model_index.json",
+        "movq/config.json",
+        "movq/diffusion_pytorch_model.safetensors",
+        *sorted(name for name in SMALL if name.startswith("tokenizer/")),
+    ]
+
+
+def test_pickles_are_fetched_where_there_is_nothing_else(hub: Hub, load) -> None:
+    hub.publish("painters/old", {n: c for n, c in FILES.items() if not n.endswith(".safetensors")})
+    del hub.repos["painters/old"].commits[hub.repos["painters/old"].branches["main"]][SHARD_INDEX]
+    load("painters/old")
+    assert sorted(n for n in hub.fetched() if n.endswith((".bin", ".safetensors"))) == [
+        "movq/diffusion_pytorch_model.bin",
+        "text_encoder/pytorch_model.bin",
+        "unet/diffusion_pytorch_model.bin",
+    ]
+
+
+def test_a_folder_on_this_machine_costs_no_request(hub: Hub, load, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert load(tmp_path / "mine") == tmp_path / "mine"
+    assert load(str(tmp_path / "mine")) == tmp_path / "mine"
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize(
+    "name", ["./nowhere", "nowhere", "/abs/olute", "a/b/c", "../up", "a b/c", "a/..", ""]
+)
+def test_what_is_no_id_is_not_asked_for(hub: Hub, load, name: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if name == "":
+        assert load(name) == Path()  # the folder one is in
+        return
+    with pytest.raises(HubError, match="neither a folder"):
+        load(name)
+    with pytest.raises(HubError, match="neither a folder"):
+        load(tmp_path / "painters" / "kandinsky-tiny")
+    assert hub.asked == []
+
+
+def test_the_second_load_fetches_nothing(hub: Hub, load) -> None:
+    first = load()
+    hub.asked.clear()
+    assert load() == first
+    assert [a.path for a in hub.asked] == [f"/api/models/{MODEL}"]
+    hub.asked.clear()
+    assert load(revision=first.name) == first
+    assert hub.asked == []
+
+
+def test_offline_the_cache_serves(hub: Hub, load, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load(components=["movq"])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.asked.clear()
+    assert load(components=["movq"]) == first
+    assert load(components=["movq"], revision="main") == first
+    for options in ({}, {"components": ["unet"]}, {"components": ["movq"], "variant": "fp16"}):
+        with pytest.raises(HubError, match=r"not in the cache.*HF_HUB_OFFLINE"):
+            load(**options)
+    with pytest.raises(HubError, match="other"):
+        load(components=["movq"], revision="other")
+    assert hub.asked == []
+
+
+def test_a_silent_or_failing_hub_is_replaced_by_the_cache(hub: Hub, load) -> None:
+    first = load()
+    hub.failing = 503
+    assert load() == first
+    with pytest.raises(HubError, match="503"):
+        load(variant="fp16")
+    hub.failing = 0
+    hub.endpoint = "http://127.0.0.1:9"
+    assert load() == first
+    with pytest.raises(HubError, match=r"does not answer.*painters/unknown"):
+        load("painters/unknown")
+
+
+def test_a_pinned_revision_is_honoured(hub: Hub, load) -> None:
+    old = load()
+    newer = {**FILES, UNET: blob("newer"), "movq/config.json": b'{"new": 1}'}
+    commit = hub.publish(MODEL, newer)
+    hub.publish(MODEL, {**FILES, UNET: blob("tried")}, branch="trial")
+    hub.asked.clear()
+    assert load(revision=old.name) == old
+    assert hub.asked == []
+    assert (load(revision=commit) / UNET).read_bytes() == blob("newer")
+    assert sorted(hub.fetched()) == ["movq/config.json", UNET]  # what is the same is not fetched again
+    assert (load(revision="trial") / UNET).read_bytes() == blob("tried")
+    assert load().name == commit
+    with pytest.raises(HubError, match="no revision 'nowhere'"):
+        load(revision="nowhere")
+
+
+def test_a_broken_connection_resumes(hub: Hub, load) -> None:
+    hub.drops["unet/diffusion_pytorch_model.safetensors"] = [1000, 500, 0, 0, 200]
+    folder = load()
+    assert (folder / UNET).read_bytes() == FILES[UNET]
+    ranges = [r for r in hub.ranges() if r]
+    assert ranges == ["bytes=1000-", "bytes=1500-", "bytes=1500-", "bytes=1500-", "bytes=1700-"]
+
+
+def test_a_stopped_program_resumes(hub: Hub, load, tmp_path: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(file: str, done: int, _: int) -> None:
+        if file == UNET and done >= 1000:
+            raise StopError
+
+    hub.drops[UNET] = [1000]
+    with pytest.raises(StopError):
+        load(on_progress=stop)
+    (partial,) = (tmp_path / "cache").rglob("*.incomplete")
+    kept = partial.stat().st_size
+    assert 0 < kept < 3000
+    hub.asked.clear()
+    folder = load()
+    assert hub.ranges() == [f"bytes={kept}-"]
+    assert hub.fetched() == [UNET]
+    assert (folder / UNET).read_bytes() == FILES[UNET]
+    assert not list((tmp_path / "cache").rglob("*.incomplete"))
+
+
+def test_a_killed_download_is_not_served(hub: Hub, load, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.drops[UNET] = [100] + [0] * 20
+    with pytest.raises(HubError, match=r"stopped at 100 of 3000 bytes.*continues there"):
+        load()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match="not all of it"):
+        load()
+
+
+def test_a_partial_file_of_other_content_is_found_out(hub: Hub, load, tmp_path: Path) -> None:
+    for begin in (b"x" * 1000, b"x" * 4000):
+        name = hashlib.sha256(FILES[UNET]).hexdigest()
+        partial = tmp_path / "cache" / f"models--{MODEL.replace('/', '--')}" / "blobs" / f"{name}.incomplete"
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(begin)
+        if len(begin) < 3000:
+            with pytest.raises(HubError, match="arrived damaged"):
+                load()
+        assert (load() / UNET).read_bytes() == FILES[UNET]
+        (partial.with_suffix("")).unlink()
+
+
+def test_a_server_without_ranges_begins_anew(hub: Hub, load) -> None:
+    hub.ignores_range = True
+    hub.drops[UNET] = [1000]
+    assert (load() / UNET).read_bytes() == FILES[UNET]
+    assert [r for r in hub.ranges() if r] == ["bytes=1000-"]
+
+
+def test_progress_is_told(hub: Hub, load) -> None:
+    told: list[tuple[str, int, int]] = []
+    load(on_progress=lambda *event: told.append(event))
+    assert {name for name, _, _ in told} == {*SMALL, SHARD_INDEX, *PLAIN}
+    for name in PLAIN:
+        steps = [done for file, done, _ in told if file == name]
+        assert steps == sorted(steps)
+        assert steps[-1] == len(FILES[name])
+        assert {total for file, _, total in told if file == name} == {len(FILES[name])}
+
+
+def test_access(hub: Hub, load) -> None:
+    with pytest.raises(HubError, match=r"no model 'painters/none', or it is private.*token"):
+        load("painters/none")
+    hub.repos[MODEL].token = "hf_secret"
+    with pytest.raises(HubError, match="or it is private"):
+        load()
+    with pytest.raises(HubError, match=r"\(401\).*token is wrong"):
+        load(token="hf_wrong")
+    folder = load(token="hf_secret")
+    assert (folder / UNET).is_file()
+    at_home, elsewhere = [[a for a in hub.asked if a.host.startswith(h)] for h in ("127.0.0.1", "localhost")]
+    assert {a.authorization for a in at_home} >= {"Bearer hf_secret"}
+    assert elsewhere
+    assert {a.authorization for a in elsewhere} == {None}  # the token stays with the hub
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        ((403, "GatedRepo"), r"is gated.*Accept it"),
+        ((403, ""), r"\(403\).*does not allow"),
+        ((429, ""), r"\(429\).*wait"),
+        ((500, ""), r"failed \(500\)"),
+        ((418, ""), r"\(418\)"),
+    ],
+)
+def test_refusals(hub: Hub, load, refusal: tuple[int, str], said: str) -> None:
+    hub.repos[MODEL].refusal = refusal
+    with pytest.raises(HubError, match=said) as caught:
+        load()
+    assert MODEL in str(caught.value)
+
+
+def test_models_that_are_not_whole(hub: Hub, load) -> None:
+    def without(*gone: str) -> None:
+        hub.publish(MODEL, {name: content for name, content in FILES.items() if name not in gone})
+
+    without("model_index.json")
+    with pytest.raises(HubError, match=r"no model_index\.json"):
+        load()
+    without("text_encoder/model-00002-of-00002.safetensors")
+    with pytest.raises(HubError, match="1 of 2 shards"):
+        load()
+    without(*(name for name in FILES if name.startswith("movq/diffusion")))
+    with pytest.raises(HubError, match=r"movq holds no weights"):
+        load()
+    without(*(name for name in FILES if name.startswith("movq/")))
+    with pytest.raises(HubError, match=r"no files of the component 'movq'.*incomplete"):
+        load()
+    hub.publish(MODEL, {**FILES, "model_index.json": b"<html>"})
+    with pytest.raises(Exception, match=r"model_index\.json cannot be read"):
+        load()
+    hub.publish(MODEL, FILES)
+    with pytest.raises(HubError, match=r"variant 'fp8'.*the plain one, 'fp16'"):
+        load(variant="fp8")
+    with pytest.raises(HubError, match="Did you mean 'unet'"):
+        load(components=["unets"])
+    assert not any(name.endswith(".safetensors") for name in hub.fetched())
+
+
+def test_a_file_that_vanished_between_two_requests(hub: Hub, load) -> None:
+    def vanish(file: str, *_: int) -> None:
+        if file == "unet/config.json":
+            hub.repos[MODEL].commits[hub.repos[MODEL].branches["main"]].pop(UNET, None)
+
+    with pytest.raises(HubError, match=f"no file '{UNET}'"):
+        load(on_progress=vanish)
+
+
+@pytest.mark.parametrize("name", ["unet/../../../escape.json", "unet/..\\escape.json"])
+def test_a_file_outside_the_repository_is_refused(hub: Hub, load, tmp_path: Path, name: str) -> None:
+    repo = hub_download.Repo(MODEL, "0" * 40, tmp_path / "cache", hub.endpoint)
+    with pytest.raises(HubError, match="outside itself"):
+        hub_download.fetch(repo, name)
+    assert hub.asked == []
+
+
+def test_a_full_disk_and_a_closed_cache(hub: Hub, load, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(hub_download.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2999}))
+    with pytest.raises(HubError, match="needs 3000 more bytes"):
+        load()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HubError, match="cannot be stored"):
+        resolve(MODEL, endpoint=hub.endpoint, cache=tmp_path / "file")
+
+
+def test_without_links_files_are_copied(hub: Hub, load, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    folder = load()
+    assert not (folder / UNET).is_symlink()
+    assert (folder / UNET).read_bytes() == FILES[UNET]
+
+
+def test_the_hub_library_reads_the_same_cache(hub: Hub, load, tmp_path: Path) -> None:
+    folder = load()
+    hub.asked.clear()
+    cache = tmp_path / "cache"
+    path = huggingface_hub.hf_hub_download(MODEL, UNET, cache_dir=cache, local_files_only=True)
+    assert Path(path) == folder / UNET
+    (repo,) = huggingface_hub.scan_cache_dir(cache).repos
+    assert repo.repo_id == MODEL
+    assert {"main"} == {ref for revision in repo.revisions for ref in revision.refs}
+    assert not huggingface_hub.scan_cache_dir(cache).warnings
+    assert hub.asked == []
+
+
+def test_what_the_hub_library_fetched_is_used(hub: Hub, load, tmp_path: Path) -> None:
+    for name in [*SMALL, SHARD_INDEX, *PLAIN]:
+        huggingface_hub.hf_hub_download(MODEL, name, cache_dir=tmp_path / "cache", endpoint=hub.endpoint)
+    hub.asked.clear()
+    load()
+    assert [a.path for a in hub.asked] == [f"/api/models/{MODEL}"]
+
+
+def test_cached_models(hub: Hub, load, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert cached_models(cache) == []
+    folder = load()
+    hub.publish(
+        "others/flux",
+        {
+            "model_index.json": json.dumps({**INDEX, "_class_name": "Flux"}).encode(),
+            **{name: content for name, content in FILES.items() if name != "model_index.json"},
+        },
+    )
+    load("others/flux")
+    (found,) = cached_models(cache)
+    assert (found.id, found.path) == (MODEL, folder)
+    assert found.bytes == sum(len(c) for c in {FILES[n] for n in [*SMALL, SHARD_INDEX, *PLAIN]})
+
+
+def test_a_variant_is_the_default_where_it_is_the_only_one() -> None:
+    names = ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors"]
+    index = {"unet": ["diffusers", "UNet"]}
+    assert plan_files(names, index, None, None, "a/b").weights == (names[2],)
+
+
+PROGRAM = """
+import os, sys
+assert "huggingface_hub" not in sys.modules and "torch" not in sys.modules
+from kandinsky.checkpoints.hub import resolve
+assert "huggingface_hub" not in sys.modules and "torch" not in sys.modules
+from kandinsky.core.errors import HubError
+try:
+    print(resolve(sys.argv[1]))
+except HubError as error:
+    print("HubError", error)
+assert "torch" not in sys.modules
+"""
+
+
+def test_the_environment_is_honoured(hub: Hub, tmp_path: Path) -> None:
+    def run(**more: str) -> str:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+        home = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.endpoint, **more}
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, MODEL],
+            env={**kept, **home},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert done.stderr == ""
+        return done.stdout.strip()
+
+    assert run(HF_HUB_OFFLINE="1").startswith("HubError")
+    assert hub.asked == []
+    folder = run()
+    assert Path(folder).is_relative_to(tmp_path / "home" / "hub")
+    assert (Path(folder) / UNET).read_bytes() == FILES[UNET]
+    hub.asked.clear()
+    assert run(HF_HUB_OFFLINE="1") == folder
+    assert hub.asked == []
