@@ -1,11 +1,10 @@
 """`kandinsky generate`: flags become a request, the request a stream, the stream bars and files."""
 
 import secrets
-from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import kandinsky
 from kandinsky.cli.console import err, say, warn
@@ -13,7 +12,7 @@ from kandinsky.cli.mixes import parse_mix
 from kandinsky.cli.outputs import targets
 from kandinsky.cli.progress import Bars
 from kandinsky.core.errors import RequestError
-from kandinsky.core.events import Denoising, Event, Finished, Result, Warned
+from kandinsky.core.events import Denoising, Finished, Result, Warned
 from kandinsky.core.metadata import Metadata, library_version, metadata_of, read_metadata, write_picture
 from kandinsky.core.requests import Request, Row
 
@@ -177,7 +176,7 @@ def _follow(
     fields["count"] = 1
     given = {name: value for name, value in fields.items() if value is not None}
     preview = None if preview_for is None else preview_for.with_name(f"{preview_for.stem}.preview.png")
-    stream = cast("Generator[Event, None, None]", pipe.stream(row.prompt, **given))
+    stream = pipe.stream(row.prompt, **given)
     try:
         # Closing is what stops the work when Ctrl-C lands between two events.
         with closing(stream):

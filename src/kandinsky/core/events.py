@@ -50,7 +50,7 @@ class Result:
 
     `images[i]` is a PIL RGB picture made from `seeds[i]`; `request` holds JSON values (`Request.from_json`
     reads them); `model` names the checkpoint, as `load` takes it; `settings` are the other arguments of
-    `load` that shape pixels.
+    `load` that shape pixels; `batch` is how many pictures were computed at once (0: all of them).
     """
 
     images: "list[Image]"
@@ -58,6 +58,7 @@ class Result:
     request: dict[str, Any]
     model: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    batch: int = 0
 
     def save(self, path: str | Path) -> list[Path]:
         """Writes every picture with the metadata that repeats it, and returns where.

@@ -66,7 +66,9 @@ def metadata_of(result: "Result", index: int) -> Metadata:
     from kandinsky.core.requests import single
 
     alone = single(result.request, index)
-    return Metadata(alone, result.model, dict(result.settings), library_version(), len(result.images))
+    return Metadata(
+        alone, result.model, dict(result.settings), library_version(), result.batch or len(result.images)
+    )
 
 
 def check_picture_path(path: str | Path) -> Path:
