@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from small import NETWORKS, draw_pictures, small_config
 
+from kandinsky import training
 from kandinsky.core.errors import CheckpointError, ConfigError, DataError
 from kandinsky.training import events, run_config, teacher
 from kandinsky.training.config import read_config
@@ -323,6 +325,18 @@ def test_an_unconditional_text_is_the_empty_one(whole: tuple[Path, list[Any]], r
     told = condition(towers, ids, mask)
     assert told.text_hidden.shape == (2, 12, 16)
     assert not told.text_hidden.requires_grad
+
+
+def test_the_recipe_fits_together_and_is_small_enough_to_ship(root: Path, tmp_path: Path) -> None:
+    values = tomllib.loads((Path(training.__file__).parent / "recipes" / "emoji.toml").read_text())
+    values |= {"out": str(tmp_path / "run"), "threads": 1, "device": "cpu"}
+    values["data"] |= {"folder": str(root / "pictures"), "held_out": 0}
+    for stage in values["stage"]:
+        stage |= {"max_steps": 1, "batch": 2, "sample_every": 0, "variants": min(stage.get("variants", 0), 1)}
+    said = list(run_config(values))
+    begun = {event.stage: event.parameters for event in said if isinstance(event, events.Started)}
+    assert list(begun) == list(NAMES)
+    assert 2 * sum(begun.values()) < 56e6
 
 
 @pytest.mark.cuda

@@ -79,7 +79,7 @@ class Workshop:
             )
             # Pictures lie in memory in one way whether they come decoded or from the cache: convolutions
             # round differently otherwise, and a resumed run would not be exact.
-            self._pictures[size] = replace(found, pixels=found.pixels.contiguous())
+            self._pictures[size] = replace(found, pixels=found.pixels.contiguous().to(self.device))
         return self._pictures[size]
 
     def split(self, stage: Stage) -> tuple[PictureSet, PictureSet | None]:
