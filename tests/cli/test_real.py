@@ -1,0 +1,102 @@
+"""The command line on a whole checkpoint: every task draws, and every file repeats itself to the last bit."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import kandinsky
+from kandinsky.cli.main import run
+from tests.cli.tiny import write_tiny
+
+Command = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def generate(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(noise).save("in.png")
+    mask = np.zeros((40, 40), np.uint8)
+    mask[:, :20] = 255
+    Image.fromarray(mask).save("mask.png")
+
+    def call(*arguments: object) -> int:
+        with pytest.raises(SystemExit) as ended:
+            run(["generate", *map(str, arguments), "--device", "cpu"])
+        assert isinstance(ended.value.code, int)
+        return ended.value.code
+
+    return call
+
+
+def pixels(path: str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+TASKS = {
+    "text": ["a red fox"],
+    "negative": ["a red fox", "--negative-prompt", "a house", "--sampler", "ddim", "--eta", "0.5"],
+    "any size": ["a red fox", "--width", "72", "--height", "40"],
+    "image": ["a blue cat", "--image", "in.png", "--strength", "0.5"],
+    "region": ["a blue cat", "--image", "in.png", "--mask", "mask.png"],
+    "mix": ["--mix", "a red fox:0.4", "--mix", "in.png:0.6"],
+    "variation": ["--mix", "in.png:1"],
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_repeats_itself(task: str, generate: Command, checkpoint: Path) -> None:
+    assert generate(*TASKS[task], "--model", checkpoint, "--seed", 3, "-o", "a.png", "--preview") == 0
+    assert sorted(os.listdir()) == ["a.png", "in.png", "mask.png"]
+    assert pixels("a.png").std() > 0
+    assert generate("--from", "a.png", "-o", "b.png") == 0
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+    assert generate("--from", "a.png", "-o", "c.png", "--seed", 4) == 0
+    assert not np.array_equal(pixels("a.png"), pixels("c.png"))
+
+
+def test_sizes_are_what_was_asked(generate: Command, checkpoint: Path) -> None:
+    assert generate("fox", "--width", 72, "--height", 40, "--model", checkpoint, "-o", "a.png") == 0
+    assert pixels("a.png").shape == (40, 72, 3)
+
+
+def test_the_command_line_draws_what_python_draws(generate: Command, checkpoint: Path) -> None:
+    assert generate("a fox", "a cat", "-n", 2, "--seed", 3, "--model", checkpoint, "-o", "a.png") == 0
+    pipe = kandinsky.load(checkpoint, device="cpu")
+    result = pipe.generate(["a fox", "a cat"], count=2, seed=3)
+    for index, image in enumerate(result.images):
+        assert np.array_equal(np.asarray(image), pixels(f"a-000{index + 1}.png"))
+    (saved, *_) = result.save("python.png")
+    assert generate("--from", saved, "-o", "again.png") == 0
+    assert np.array_equal(pixels("again.png"), np.asarray(result.images[0]))
+
+
+BAD = {
+    "sampler": (["fox", "--sampler", "eulr"], "Did you mean 'euler'"),
+    "hint": (["fox", "--hint", "in.png"], "does not take a hint"),
+    "device": (["fox", "--device", "abacus"], "abacus"),
+    "dtype": (["fox", "--dtype", "float33"], "Did you mean 'float32'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(
+    name: str, generate: Command, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, words = BAD[name]
+    with pytest.raises(SystemExit) as ended:
+        run(["generate", *arguments, "--model", str(checkpoint), "-o", "a.png"])
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert sorted(os.listdir()) == ["in.png", "mask.png"]
