@@ -77,7 +77,8 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     _check(first, second)
     x, y = first.double(), second.double()
     mean_gap = (x.mean(dim=0) - y.mean(dim=0)).square().sum()
-    a, b = (torch.atleast_2d(torch.cov(features.T)) for features in (x, y))
+    width = x.shape[1]
+    a, b = (torch.cov(features.T).reshape(width, width) for features in (x, y))
     values, vectors = torch.linalg.eigh(a)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     shared = torch.linalg.eigvalsh(root @ b @ root).clamp_min(0).sqrt().sum()

@@ -283,7 +283,7 @@ def plain_caption(concept: Concept, language: str = "en", style: str = "", backg
 
     Raises DataError when the concept has no words in that language.
     """
-    parts = [plain_names(concept, language)[-1]]
+    parts = [plain_names(concept, language)[0]]
     if words := STYLE_WORDS.get(style, {}).get(language, ()):
         parts.append(words[0])
     text = COMMA.get(language, ", ").join(parts)

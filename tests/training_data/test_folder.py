@@ -1,0 +1,77 @@
+"""Three folder layouts, and what is said when one is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kandinsky.core.errors import DataError
+from kandinsky.training.data.folder import read_folder
+from tests.training_data.folders import CONCEPTS, emoji_folder, half_picture
+
+
+def test_reads_concepts_and_records(tmp_path: Path) -> None:
+    folder = read_folder(emoji_folder(tmp_path / "set"))
+    assert [concept.key for concept in folder.concepts] == sorted(CONCEPTS)
+    assert folder.styles == ("fluent-flat", "noto")
+    held = [record for record in folder.records if record.split == "test"]
+    assert [(folder.concepts[r.concept].name, r.style) for r in held] == [("red apple", "noto")]
+    apple = next(c for c in folder.concepts if c.name == "red apple")
+    assert apple.words["de"].label == "roter Apfel"
+    assert apple.words["en"].tags == ("apple", "food", "red")
+
+
+def test_reads_captions_from_metadata(tmp_path: Path) -> None:
+    half_picture().save(tmp_path / "a.png")
+    half_picture().save(tmp_path / "b.png")
+    rows = [
+        {"file_name": "a.png", "caption": "a red thing"},
+        {"file_name": "b.png", "caption": "красное", "language": "ru", "split": "test"},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    folder = read_folder(tmp_path)
+    assert [(c.name, tuple(c.words), c.verbatim) for c in folder.concepts] == [
+        ("a red thing", ("en",), True),
+        ("красное", ("ru",), True),
+    ]
+    assert [record.split for record in folder.records] == ["train", "test"]
+
+
+def test_reads_text_files_beside_pictures(tmp_path: Path) -> None:
+    for name, caption in (("x", "one\n line "), ("y", "two"), ("z", "two")):
+        half_picture().save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(caption, encoding="utf-8")
+    folder = read_folder(tmp_path)
+    assert [folder.concepts[record.concept].name for record in folder.records] == ["one line", "two", "two"]
+
+
+def test_errors_name_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no folder"):
+        read_folder(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds no pictures"):
+        read_folder(tmp_path)
+    half_picture().save(tmp_path / "lonely.png")
+    with pytest.raises(DataError, match=r"lonely\.txt"):
+        read_folder(tmp_path)
+    metadata = tmp_path / "metadata.jsonl"
+    metadata.write_text('{"file_name": "lonely.png"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"line 1.*no caption"):
+        read_folder(tmp_path)
+    metadata.write_text('{"file_name": "gone.png", "caption": "x"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"gone\.png"):
+        read_folder(tmp_path)
+    metadata.write_text("not json\n", encoding="utf-8")
+    with pytest.raises(DataError, match="line 1 is not JSON"):
+        read_folder(tmp_path)
+
+
+def test_errors_in_concepts(tmp_path: Path) -> None:
+    root = emoji_folder(tmp_path / "set")
+    table = json.loads((root / "concepts.json").read_text())
+    del table["1F34E"]
+    (root / "concepts.json").write_text(json.dumps(table))
+    with pytest.raises(DataError, match="no entry '1F34E'"):
+        read_folder(root)
+    (root / "concepts.json").write_text(json.dumps({"1F34E": {"concept": "apple"}}))
+    with pytest.raises(DataError, match="1F34E"):
+        read_folder(root)

@@ -1,0 +1,225 @@
+"""Batches: what is filtered, what pixels are composited, what augmentations do, and that all of it can be
+repeated.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kandinsky.core.errors import ConfigError, DataError
+from kandinsky.training.data.compose import composite, place
+from kandinsky.training.data.decode import decoded
+from kandinsky.training.data.folder import read_folder
+from kandinsky.training.data.pictures import (
+    AUGMENTATIONS,
+    Augmentation,
+    PictureSet,
+    open_pictures,
+    shuffled,
+    wasteful,
+)
+from kandinsky.training.data.words import COLOURS
+from tests.training_data.folders import emoji_folder, half_picture
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return emoji_folder(tmp_path / "set")
+
+
+@pytest.fixture
+def everything(root: Path) -> PictureSet:
+    return open_pictures(root, 16, groups=("all",), keep_wasteful=True)
+
+
+def names(pictures: PictureSet) -> set[tuple[str, str]]:
+    return {
+        (pictures.concept(i).name, pictures.folder.styles[int(pictures.style_ids[i])])
+        for i in range(len(pictures))
+    }
+
+
+def test_training_never_sees_the_held_out(root: Path) -> None:
+    assert ("red apple", "noto") not in names(open_pictures(root, 16, groups=("all",)))
+    assert names(open_pictures(root, 16, split="test")) == {("red apple", "noto")}
+    assert ("red apple", "noto") in names(open_pictures(root, 16, split="all"))
+
+
+def test_groups_and_wasteful_signs(root: Path) -> None:
+    assert {name for name, _ in names(open_pictures(root, 16))} == {"red apple", "cat face"}
+    assert {name for name, _ in names(open_pictures(root, 16, keep_wasteful=True))} == {
+        "red apple",
+        "cat face",
+        "one o’clock",
+    }
+    assert {name for name, _ in names(open_pictures(root, 16, groups=("people",)))} == {
+        "backhand index pointing right"
+    }
+    assert {c.key for c in read_folder(root).concepts if wasteful(c)} == {"1F550", "0031-20E3"}
+    assert names(open_pictures(root, 16, styles=("noto",))) == {("cat face", "noto")}
+    with pytest.raises(ConfigError, match=r"'poeple'.*Did you mean 'people'"):
+        open_pictures(root, 16, groups=("poeple",))
+    with pytest.raises(ConfigError, match="'cubism'"):
+        open_pictures(root, 16, styles=("cubism",))
+    with pytest.raises(DataError, match="No picture of split 'validation'"):
+        open_pictures(root, 16, split="validation")
+
+
+def test_pixels_are_laid_over_the_named_colour(everything: PictureSet) -> None:
+    colours = list(COLOURS)
+    batch = everything.batch(range(8), torch.Generator().manual_seed(0), Augmentation(white=0.3))
+    assert batch.pixels.shape == (8, 3, 16, 16)
+    assert batch.pixels.dtype == torch.float32
+    for i in range(8):
+        wanted = torch.tensor(COLOURS[colours[int(batch.backgrounds[i])]]) / 127.5 - 1
+        assert torch.allclose(batch.pixels[i, :, :, 8:], wanted[:, None, None].expand(-1, 16, 8), atol=1e-6)
+        colour = everything.pixels[i, :3, 0, 0] / 127.5 - 1
+        assert torch.allclose(batch.pixels[i, :, :, :8], colour[:, None, None].expand(-1, 16, 8), atol=1e-6)
+    assert len(set(batch.backgrounds.tolist())) > 2
+
+
+def test_half_transparent_pixels_mix(tmp_path: Path) -> None:
+    layers = torch.tensor([100.0, 50.0, 0.0, 128.0])[None, :, None, None].expand(1, 4, 2, 2).clone()
+    blue = list(COLOURS).index("blue")
+    mixed = (composite(layers, torch.tensor([blue])) + 1) * 127.5
+    share = 1 - 128 / 255
+    wanted = torch.tensor([100 + 44 * share, 50 + 96 * share, 220 * share])
+    assert torch.allclose(mixed[0, :, 0, 0], wanted, atol=1e-3)
+
+
+def test_a_batch_can_be_repeated_and_continued(everything: PictureSet) -> None:
+    options = AUGMENTATIONS["full"]
+    first, again = (everything.batch_at(7, 4, seed=3, augmentation=options) for _ in range(2))
+    assert torch.equal(first.pixels, again.pixels)
+    assert first.captions == again.captions
+    stream = everything.batches(4, seed=3, first=6, augmentation=options)
+    next(stream)
+    assert torch.equal(next(stream).pixels, first.pixels)
+    other = everything.batch_at(7, 4, seed=4, augmentation=options)
+    assert other.captions != first.captions
+
+
+def test_item_equals_a_batch_of_one(everything: PictureSet) -> None:
+    item = everything.item(5, torch.Generator().manual_seed(9))
+    batch = everything.batch([5], torch.Generator().manual_seed(9))
+    assert torch.equal(item.pixels, batch.pixels[0])
+    assert (item.caption, item.concept, item.index) == (batch.captions[0], int(batch.concepts[0]), 5)
+
+
+def test_each_epoch_shows_every_picture_once() -> None:
+    seen = torch.cat([shuffled(10, 4, step, seed=1) for step in range(5)])
+    assert sorted(seen[:10].tolist()) == list(range(10))
+    assert sorted(seen[10:].tolist()) == list(range(10))
+    assert seen[:10].tolist() != seen[10:].tolist()
+    assert len(shuffled(3, 8, 0, seed=0)) == 8
+
+
+def test_mirror_swaps_the_sides_but_never_of_what_names_one(everything: PictureSet) -> None:
+    batch = everything.batch(
+        range(len(everything)), torch.Generator().manual_seed(0), Augmentation(mirror=1.0, white=1.0)
+    )
+    for i in range(len(everything)):
+        name = everything.concept(i).name
+        assert bool(batch.mirrored[i]) == (name not in ("backhand index pointing right", "keycap: 1"))
+        left_is_white = bool((batch.pixels[i, :, :, 0] == 1).all())
+        assert left_is_white == bool(batch.mirrored[i])
+
+
+def test_pairs_stand_side_by_side(everything: PictureSet) -> None:
+    batch = everything.batch(
+        range(len(everything)), torch.Generator().manual_seed(0), Augmentation(pair=1.0, white=1.0)
+    )
+    paired = batch.beside >= 0
+    assert bool(paired.any())
+    assert bool((batch.beside != batch.concepts).all())
+    white = torch.ones(3)
+    for i in torch.nonzero(paired).flatten().tolist():
+        picture = batch.pixels[i]
+        # Half pictures at half size: colour in columns 0 to 3 and 8 to 11, in the middle rows.
+        assert torch.equal(picture[:, 0, 0], white)
+        assert not torch.equal(picture[:, 8, 1], white)
+        assert not torch.equal(picture[:, 8, 9], white)
+        assert torch.equal(picture[:, 8, 6], white)
+
+
+def test_placing_keeps_the_ink() -> None:
+    generator = torch.Generator().manual_seed(0)
+    layers = torch.rand((3, 4, 12, 12), generator=generator)
+    scale = torch.tensor([1.0, 0.5, 0.8])
+    offset = torch.tensor([[0.0, 0.0], [0.5, 0.25], [0.1, 0.2]])
+    placed = place(layers, scale, offset)
+    assert torch.allclose(placed[0], layers[0], atol=1e-6)
+    ink = layers.sum(dim=(2, 3)) * scale[:, None] ** 2
+    assert torch.allclose(placed.sum(dim=(2, 3)), ink, rtol=1e-4)
+    blocks = layers[1].reshape(4, 6, 2, 6, 2).mean(dim=(2, 4))
+    assert torch.allclose(placed[1, :, 6:, 3:9], blocks, atol=1e-5)
+
+
+def test_plain_pictures(everything: PictureSet) -> None:
+    white = everything.plain([0, 1])
+    assert bool((white[:, :, :, 8:] == 1).all())
+    black = everything.plain([0], "black")
+    assert bool((black[0, :, :, 8:] == -1).all())
+    with pytest.raises(ConfigError, match=r"'vhite'.*'white'"):
+        everything.plain([0], "vhite")
+
+
+def test_decoding_is_kept_and_follows_the_content(root: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = decoded(read_folder(root), 16, cache).copy()
+    (kept,) = cache.iterdir()
+    stamp = kept.stat().st_mtime_ns
+    assert np.array_equal(decoded(read_folder(root), 16, cache), first)
+    assert kept.stat().st_mtime_ns == stamp
+    half_picture(colour=(1, 2, 3)).save(root / "images" / "noto_1F431.png")
+    changed = decoded(read_folder(root), 16, cache)
+    assert not np.array_equal(changed, first)
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_damaged_cache_is_made_again(root: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = decoded(read_folder(root), 16, cache).copy()
+    (kept,) = cache.iterdir()
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert np.array_equal(decoded(read_folder(root), 16, cache), first)
+
+
+def test_resizing_makes_no_dark_fringe(tmp_path: Path) -> None:
+    half_picture(64, (255, 255, 255)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("white", encoding="utf-8")
+    pixels = decoded(read_folder(tmp_path), 8, tmp_path / "cache")[0]
+    # White premultiplied by alpha is alpha, at the edge too.
+    assert np.abs(pixels[:3].astype(int) - pixels[3:].astype(int)).max() <= 1
+
+
+def test_opaque_photographs_are_cut_square_and_keep_no_colour(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20), (10, 200, 30)).save(tmp_path / "photo.jpg")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "photo.jpg", "caption": "green"}))
+    pictures = open_pictures(tmp_path, 8)
+    batch = pictures.batch([0, 0], torch.Generator().manual_seed(0), AUGMENTATIONS["full"])
+    assert batch.backgrounds.tolist() == [-1, -1]
+    assert batch.captions == ("green", "green")
+    assert torch.allclose(
+        (batch.pixels.mean(dim=(0, 2, 3)) + 1) * 127.5, torch.tensor([10.0, 200.0, 30.0]), atol=3
+    )
+
+
+def test_bad_pictures_and_sizes_are_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("not a picture")
+    (tmp_path / "bad.txt").write_text("x")
+    with pytest.raises(DataError, match=r"bad\.png"):
+        open_pictures(tmp_path, 16)
+    with pytest.raises(DataError, match="4 px"):
+        open_pictures(tmp_path, 4)
+
+
+def test_a_set_can_be_split(everything: PictureSet) -> None:
+    part = everything.where(everything.style_ids == 0)
+    assert len(part) == 5
+    assert torch.equal(part.plain([0]), everything.plain([int(torch.nonzero(everything.style_ids == 0)[0])]))
+    assert torch.equal(part.to("cpu").plain([1]), part.plain([1]))
