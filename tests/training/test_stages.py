@@ -16,6 +16,7 @@ from small import NETWORKS, draw_pictures, small_config
 from kandinsky import training
 from kandinsky.core.errors import CheckpointError, ConfigError, DataError
 from kandinsky.training import events, run_config, teacher
+from kandinsky.training.api import load_networks
 from kandinsky.training.config import read_config
 from kandinsky.training.stages import METHODS
 from kandinsky.training.stages.encoding import Encoders
@@ -178,6 +179,31 @@ def test_pixels_for_the_vision_tower_are_shifted_scaled_and_resized() -> None:
     assert vision_pixels(grey, 16).shape == (1, 3, 16, 16)
     assert vision_pixels(grey, 16).abs().max() < 1e-5
     assert vision_pixels(torch.ones(1, 3, 8, 8), 8)[0, 0, 0, 0].item() == pytest.approx(1.9303, abs=1e-3)
+
+
+def test_finished_networks_are_the_running_means(whole: tuple[Path, list[Any]], root: Path) -> None:
+    found = load_networks(small_config(root, out=str(whole[0])))
+    means = finished(whole[0], "decoder")["decoder.ema"]
+    assert all(torch.equal(value, means[name]) for name, value in found.decoder.state_dict().items())
+    means = finished(whole[0], "clip")["clip.ema"]
+    assert torch.equal(found.vision.positions, means["towers.vision.positions"])
+    assert (found.tokenizer / "vocab.json").is_file()
+    assert not found.prior.training
+    lacking = small_config(root, out=str(whole[0]))
+    lacking["stage"] = lacking["stage"][:3]
+    with pytest.raises(ConfigError, match="no stage of method 'decoder'"):
+        load_networks(lacking)
+
+
+def test_a_tokenizer_with_too_many_ids_is_refused(
+    whole: tuple[Path, list[Any]], root: Path, tmp_path: Path
+) -> None:
+    text = {**NETWORKS["clip_text"], "vocab_size": 520}
+    stage = {"method": "clip", "max_steps": 1}
+    config = broken(root, tmp_path, stage=[stage], networks={**NETWORKS, "clip_text": text})
+    config["tokenizer"] = str(whole[0] / "tokenizer")
+    with pytest.raises(ConfigError, match=r"ids, networks\.clip_text\.vocab_size is 520"):
+        list(run_config(config))
 
 
 VARIED: list[tuple[str, dict[str, Any]]] = [

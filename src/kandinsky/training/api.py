@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ import torch
 
 from kandinsky.core.errors import ConfigError, OutputError
 from kandinsky.core.files import write_atomically
+from kandinsky.networks.clip import ClipText, ClipVision
+from kandinsky.networks.movq import MoVQ
+from kandinsky.networks.prior import Prior
+from kandinsky.networks.unet2 import UNet2
 from kandinsky.training import events
 from kandinsky.training.config import Stage, TrainConfig, read_config
 from kandinsky.training.loop import CHECKPOINTS, is_over, train
@@ -57,6 +62,39 @@ def run_config(
             yield event
             if isinstance(event, events.Stopped):
                 return
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What a run made, with the running means as weights, on the CPU in float32; `tokenizer` is a folder."""
+
+    movq: MoVQ
+    text: ClipText
+    vision: ClipVision
+    prior: Prior
+    decoder: UNet2
+    tokenizer: Path
+
+
+def load_networks(
+    source: Path | str | Mapping[str, Any] | TrainConfig, *, overrides: Mapping[str, Any] | None = None
+) -> Networks:
+    """Loads the networks of a finished run, for writing them as a checkpoint.
+
+    Each comes from the last stage of its method. Raises ConfigError when a stage is missing in the
+    configuration, CheckpointError when it has no whole checkpoint.
+    """
+    config = source if isinstance(source, TrainConfig) else read_config(source, overrides)
+    shop = Workshop(config, torch.device("cpu"))
+    towers = shop.finished("clip", shop.new_towers(), "towers.")
+    return Networks(
+        shop.finished("movq", shop.new_movq()),
+        towers.text,
+        towers.vision,
+        shop.finished("prior", shop.new_prior()),
+        shop.finished("decoder", shop.new_decoder()),
+        shop.tokenizer_folder,
+    )
 
 
 def choose_device(name: str) -> torch.device:

@@ -18,7 +18,7 @@ class LossLog:
     steps that will be made again, and is cut off.
     """
 
-    def __init__(self, folder: Path, resume_at: int = 0) -> None:
+    def __init__(self, folder: Path, resume_at: int = 0, step: int = 0) -> None:
         self.path = folder / "losses.jsonl"
         try:
             self._file = self.path.open("a+b")
@@ -27,7 +27,7 @@ class LossLog:
             raise OutputError(
                 f"{self.path} cannot be written ({error.strerror}).", "Choose another `out`."
             ) from error
-        self._board = _Board(folder / "tensorboard") if _has_tensorboard() else None
+        self._board = _Board(folder / "tensorboard", step) if _has_tensorboard() else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Adds one line."""
@@ -59,10 +59,11 @@ class LossLog:
 
 
 class _Board:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        # What an abandoned run wrote after the step that is continued from must not be shown.
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():

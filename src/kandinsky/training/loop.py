@@ -46,7 +46,7 @@ def train(run: Run) -> Iterator[events.Event]:
     log_size = live.restore(found.checkpoint) if found.checkpoint else 0
     count = sum(value.numel() for learner in live.learners for value in learner.parameters.values())
     yield events.Started(run.stage.name, live.step, run.stage.max_steps, count)
-    with LossLog(run.folder, log_size) as log, _interruptible() as interrupted:
+    with LossLog(run.folder, log_size, live.step) as log, _interruptible() as interrupted:
         yield from live.go(log, interrupted)
     if live.done:
         yield events.Finished(run.stage.name, live.step, run.folder, live.losses)

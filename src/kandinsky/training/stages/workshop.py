@@ -97,22 +97,26 @@ class Workshop:
         return pictures.where(kept), pictures.where(~kept)
 
     @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer whose folder the configuration names, or one trained on the captions and kept in
+    def tokenizer_folder(self) -> Path:
+        """The folder of the tokenizer: the configured one, or one trained on the captions and kept in
         `out`.
         """
-        folder = self.config.tokenizer
-        if folder is None:
-            folder = self.config.out / "tokenizer"
-            if not (folder / LAST_TOKENIZER_FILE).is_file():
-                corpus = caption_corpus(read_folder(self.config.data.folder))
-                write_tokenizer(
-                    train_tokenizer(corpus, self.clip_text.vocab_size), folder, self.clip_text.positions
-                )
-        tokenizer = load_tokenizer(folder)
+        if self.config.tokenizer is not None:
+            return self.config.tokenizer
+        folder = self.config.out / "tokenizer"
+        if not (folder / LAST_TOKENIZER_FILE).is_file():
+            corpus = caption_corpus(read_folder(self.config.data.folder))
+            learned = train_tokenizer(corpus, self.clip_text.vocab_size)
+            write_tokenizer(learned, folder, self.clip_text.positions)
+        return folder
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; ConfigError when it has more ids than the text tower."""
+        tokenizer = load_tokenizer(self.tokenizer_folder)
         if tokenizer.vocabulary_size > self.clip_text.vocab_size:
             raise ConfigError(
-                f"The tokenizer in {folder} has {tokenizer.vocabulary_size} ids, "
+                f"The tokenizer in {self.tokenizer_folder} has {tokenizer.vocabulary_size} ids, "
                 f"networks.clip_text.vocab_size is {self.clip_text.vocab_size}.",
                 "Make the text tower's vocabulary at least as large.",
             )
@@ -171,6 +175,14 @@ class Workshop:
         """
         if stage.init is not None:
             self._load(self.folder(stage.init), player, module, prefix)
+
+    def finished(self, method: str, module: M, prefix: str = "") -> M:
+        """Copies the running means of the last stage of a method into a module and returns it."""
+        names = [stage.name for stage in self.config.stage if stage.method == method]
+        if not names:
+            raise ConfigError(f"The configuration has no stage of method {method!r}.", "Add and train one.")
+        self._load(self.folder(names[-1]), method, module, prefix)
+        return module.eval().requires_grad_(False)
 
     def _frozen(self, stage: Stage, method: str, module: M, prefix: str = "") -> Frozen[M]:
         stamp = self._load(self._source(stage, method), method, module, prefix)
