@@ -124,7 +124,7 @@ def _flatten(tree: Any, prefix: str, found: dict[str, Array], name: str, depth: 
 
 def _convolution(array: Array) -> Tensor:
     # Flax keeps (height, width, in, out), torch (out, in, height, width).
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(3, 2, 0, 1)))
+    return torch.from_numpy(array.transpose(3, 2, 0, 1).copy(order="C"))
 
 
 def _trunk_state(arrays: Mapping[str, Array], trunk: str) -> dict[str, Tensor]:
