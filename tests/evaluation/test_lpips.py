@@ -155,7 +155,7 @@ def test_other_contents_are_refused(tmp_path: Path, content: bytes, said: str) -
 
 def test_arrays_come_back_exactly(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    tree = {
+    tree: dict[str, Any] = {
         "a": {"b": rng.normal(size=(2, 3, 4)).astype("f4")},
         "c": np.asfortranarray(rng.normal(size=(3, 2)), "f4"),
     }
