@@ -135,7 +135,9 @@ class KeyMap:
                     foreign.update(zip(targets, entry.layout.unpack(tensor, len(targets)), strict=True))
                     break
             else:
-                raise CheckpointError(f"{name} has no name in this format.", "This network cannot be written to it.")
+                raise CheckpointError(
+                    f"{name} has no name in this format.", "This network cannot be written to it."
+                )
         return foreign
 
 

@@ -14,6 +14,14 @@ class Rng(Protocol):
         """Draws a standard normal tensor of `shape`; the first axis is the picture."""
         ...
 
+    def select(self, rows: Sequence[int]) -> "Rng":
+        """The same source for some of its pictures only; what it draws is gone for this source too."""
+        ...
+
+    def fork(self) -> "Rng":
+        """A source that repeats this one from its very beginning, without touching it."""
+        ...
+
 
 class PerPictureRng:
     """Draws row i from generator i on the CPU, in float32 unless told otherwise.
@@ -25,6 +33,7 @@ class PerPictureRng:
     def __init__(self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32) -> None:
         self.generators = list(generators)
         self.dtype = dtype
+        self._beginnings = [g.get_state() for g in self.generators]
 
     @classmethod
     def from_seeds(cls, seeds: Sequence[int], dtype: torch.dtype = torch.float32) -> "PerPictureRng":
@@ -37,9 +46,20 @@ class PerPictureRng:
         rows = [torch.randn((1, *shape[1:]), generator=g, dtype=self.dtype) for g in self.generators]
         return torch.cat(rows)
 
+    def select(self, rows: Sequence[int]) -> "PerPictureRng":
+        chosen = PerPictureRng([self.generators[row] for row in rows], self.dtype)
+        chosen._beginnings = [self._beginnings[row] for row in rows]
+        return chosen
+
+    def fork(self) -> "PerPictureRng":
+        generators = [torch.Generator("cpu") for _ in self.generators]
+        for generator, state in zip(generators, self._beginnings, strict=True):
+            generator.set_state(state)
+        return PerPictureRng(generators, self.dtype)
+
 
 class ReplayRng:
-    """Hands out recorded draws in order, each reshaped to nothing else than what was asked.
+    """Hands out recorded draws (B, ...) in order.
 
     Raises ValueError when a draw of another shape is asked for, or when the record is used up.
     """
@@ -56,3 +76,27 @@ class ReplayRng:
             raise ValueError(f"draw {self.used} has shape {tuple(draw.shape)}, asked for {tuple(shape)}")
         self.used += 1
         return draw
+
+    def select(self, rows: Sequence[int]) -> "Rng":
+        return _ReplayRows(self, tuple(rows))
+
+    def fork(self) -> "ReplayRng":
+        return ReplayRng(self.draws)
+
+
+class _ReplayRows:
+    """Some rows of a record; every draw takes the whole record on by one."""
+
+    def __init__(self, record: ReplayRng, rows: tuple[int, ...]) -> None:
+        self.record = record
+        self.rows = rows
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        count = len(self.record.draws[self.record.used]) if self.record.used < len(self.record.draws) else 0
+        return self.record.normal((count, *shape[1:]))[list(self.rows)]
+
+    def select(self, rows: Sequence[int]) -> "Rng":
+        return _ReplayRows(self.record, tuple(self.rows[row] for row in rows))
+
+    def fork(self) -> "Rng":
+        return self.record.fork().select(self.rows)

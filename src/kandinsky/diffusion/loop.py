@@ -1,6 +1,6 @@
 """The only denoising loop."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -44,7 +44,7 @@ def sample(
     project: Project | None = None,
     *,
     gradients: bool = False,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Denoises `x`, noised to times[0], and yields every step; the last one carries the result.
 
     `x` is (B, C, ...) and is worked on in float32 (float64 stays). `times` fall and lie in the table.

@@ -53,7 +53,7 @@ class Norm(nn.Module):
         self.modulation = nn.Conv2d(latent_channels, 2 * channels, 1) if latent_channels else None
 
     def forward(self, x: Tensor, latents: Tensor | None) -> Tensor:
-        x = self.norm(x)
+        x = F.group_norm(x, self.norm.num_groups, self.norm.weight, self.norm.bias, self.norm.eps)
         if self.modulation is None:
             return x
         modulation = F.interpolate(self.modulation(latents), size=x.shape[-2:], mode="nearest")
@@ -73,7 +73,8 @@ class Resnet(nn.Module):
     def forward(self, x: Tensor, latents: Tensor | None) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x, latents)))
         h = self.conv2(F.silu(self.norm2(h, latents)))
-        return h + (x if self.shortcut is None else self.shortcut(x))
+        y: Tensor = h + (x if self.shortcut is None else self.shortcut(x))
+        return y
 
 
 class Attention(nn.Module):
@@ -90,7 +91,8 @@ class Attention(nn.Module):
         tokens = self.norm(x, latents).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)
         mixed = self.out(F.scaled_dot_product_attention(q, k, v).squeeze(1))
-        return x + mixed.transpose(1, 2).reshape(b, c, h, w)
+        y: Tensor = x + mixed.transpose(1, 2).reshape(b, c, h, w)
+        return y
 
 
 class Downsample(nn.Module):
@@ -157,7 +159,9 @@ class Encoder(nn.Module):
         width = channels[0]
         for i, c in enumerate(channels):
             widths = [(width if j == 0 else c, c) for j in range(config.layers)]
-            self.down.append(Level(widths, config.groups, None, i == last, Downsample(c) if i < last else None))
+            self.down.append(
+                Level(widths, config.groups, None, i == last, Downsample(c) if i < last else None)
+            )
             width = c
         self.mid = Middle(width, config.groups, None)
         self.norm_out = Norm(width, config.groups, None)
@@ -223,4 +227,6 @@ class MoVQ(nn.Module):
         codebook_loss = F.mse_loss(nearest, z.detach())
         commitment_loss = F.mse_loss(z, nearest.detach())
         straight_through = z + (nearest - z).detach()
-        return Quantized(straight_through, indices.view(z.shape[0], *z.shape[2:]), codebook_loss, commitment_loss)
+        return Quantized(
+            straight_through, indices.view(z.shape[0], *z.shape[2:]), codebook_loss, commitment_loss
+        )

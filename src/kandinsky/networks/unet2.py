@@ -6,7 +6,7 @@ Lineage: guided diffusion (Dhariwal and Nichol 2021, arXiv 2105.05233) with the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,9 @@ class UNet2Config:
     def __post_init__(self) -> None:
         for width in self.channels:
             if width % self.groups:
-                raise ConfigError(f"{self.groups} groups do not divide {width} channels.", "Choose a multiple.")
+                raise ConfigError(
+                    f"{self.groups} groups do not divide {width} channels.", "Choose a multiple."
+                )
         for width in self.channels[1:]:
             if width % self.head_dim:
                 raise ConfigError(
@@ -73,6 +75,20 @@ class UNet2Condition:
     text_embedding: Tensor | None = None
     hint: Tensor | None = None
     extra: Tensor | None = None
+
+    def joined(self, other: "UNet2Condition") -> "UNet2Condition":
+        """The rows of this condition, then those of `other`."""
+
+        def both(mine: Tensor | None, theirs: Tensor | None) -> Tensor | None:
+            return None if mine is None or theirs is None else torch.cat([mine, theirs])
+
+        return UNet2Condition(
+            torch.cat([self.image_embedding, other.image_embedding]),
+            both(self.text_hidden, other.text_hidden),
+            both(self.text_embedding, other.text_embedding),
+            both(self.hint, other.hint),
+            both(self.extra, other.extra),
+        )
 
 
 def _given(value: Tensor | None, name: str) -> Tensor:
@@ -114,14 +130,25 @@ class TextImageConditioning(nn.Module):
         embedding = condition.image_embedding
         image = self.tokens(embedding).unflatten(1, (-1, self.context_dim))
         text = self.text_tokens(_given(condition.text_hidden, "text_hidden"))
-        pooled_text = self.text_pooled_norm(self.text_pooled(_given(condition.text_embedding, "text_embedding")))
+        pooled_text = self.text_pooled_norm(
+            self.text_pooled(_given(condition.text_embedding, "text_embedding"))
+        )
         return torch.cat([image, text], dim=1), self.pooled(embedding) + pooled_text
 
 
 class HintEncoder(nn.Module):
     """A hint picture (B, 3, 8h, 8w) in [0, 1] to (B, 4, h, w) channels for the network's input."""
 
-    PLAN = ((3, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 96, 2), (96, 96, 1), (96, 256, 2), (256, 4, 1))
+    PLAN = (
+        (3, 16, 1),
+        (16, 16, 1),
+        (16, 32, 2),
+        (32, 32, 1),
+        (32, 96, 2),
+        (96, 96, 1),
+        (96, 256, 2),
+        (256, 4, 1),
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,6 +179,7 @@ class Resnet(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.shortcut = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else None
         self.resample = resample
+        self.place = 0
 
     def _resized(self, x: Tensor) -> Tensor:
         if self.resample == "down":
@@ -165,7 +193,8 @@ class Resnet(nn.Module):
         scale, shift = film[:, :, None, None].chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm2(self.conv1(h)), 1 + scale)
         h = self.conv2(F.silu(h))
-        return h + (x if self.shortcut is None else self.shortcut(x))
+        y: Tensor = h + (x if self.shortcut is None else self.shortcut(x))
+        return y
 
 
 class Attention(nn.Module):
@@ -173,6 +202,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, config: UNet2Config) -> None:
         super().__init__()
+        self.place = 0
         self.heads = channels // config.head_dim
         self.norm = nn.GroupNorm(config.groups, channels, eps=1e-5)
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -182,16 +212,18 @@ class Attention(nn.Module):
     def context(self, tokens: Tensor) -> Tensor:
         """Keys and values (2, B, heads, L, d) of the context tokens (B, L, context_dim)."""
         kv: Tensor = self.context_kv(tokens)
-        return kv.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        b, length, width = kv.shape
+        return kv.view(b, length, 2, self.heads, width // (2 * self.heads)).permute(2, 0, 3, 1, 4)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         b, c, h, w = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(tokens).view(b, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         keys_values = torch.cat([context, qkv[1:]], dim=3)
         mixed = F.scaled_dot_product_attention(qkv[0], keys_values[0], keys_values[1])
         mixed = self.out(mixed.transpose(1, 2).flatten(2))
-        return x + mixed.transpose(1, 2).reshape(b, c, h, w)
+        y: Tensor = x + mixed.transpose(1, 2).reshape(b, c, h, w)
+        return y
 
 
 @dataclass(frozen=True)
@@ -219,12 +251,29 @@ class Level(nn.Module):
         last = widths[-1][1]
         self.resample = None if resample == "none" else Resnet(last, last, time_dim, groups, resample)
 
+    def run(self, j: int, resnet: nn.Module, h: Tensor, fixed: _Fixed) -> Tensor:
+        """Residual block j and the attention behind it, where the level has any."""
+        block = cast(Resnet, resnet)
+        h = block(h, fixed.films[block.place])
+        if self.attentions:
+            attention = cast(Attention, self.attentions[j])
+            h = attention(h, fixed.contexts[attention.place])
+        return h
+
 
 class Middle(nn.Module):
     def __init__(self, channels: int, config: UNet2Config) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(Resnet(channels, channels, config.time_dim, config.groups) for _ in range(2))
+        self.resnets = nn.ModuleList(
+            Resnet(channels, channels, config.time_dim, config.groups) for _ in range(2)
+        )
         self.attention = Attention(channels, config)
+
+    def forward(self, h: Tensor, fixed: _Fixed) -> Tensor:
+        first, second = (cast(Resnet, resnet) for resnet in self.resnets)
+        h = self.attention(first(h, fixed.films[first.place]), fixed.contexts[self.attention.place])
+        y: Tensor = second(h, fixed.films[second.place])
+        return y
 
 
 _CONDITIONINGS = {
@@ -269,16 +318,21 @@ class UNet2(nn.Module):
         """Gives each block its place in the tables of `_Fixed`."""
         self._resnets = [m for m in self.modules() if isinstance(m, Resnet)]
         self._attentions = [m for m in self.modules() if isinstance(m, Attention)]
-        for blocks in (self._resnets, self._attentions):
-            for place, block in enumerate(blocks):
-                block.place = place  # type: ignore[assignment]
+        for place, resnet in enumerate(self._resnets):
+            resnet.place = place
+        for place, attention in enumerate(self._attentions):
+            attention.place = place
 
     def initialise(self) -> None:
-        """Zeroes the last convolution of each residual branch and of the network, as for training from scratch
+        """Zeroes the last layer of each residual branch and of the network, as for training from scratch
         (Dhariwal and Nichol 2021, appendix)."""
-        for layer in (self.conv_out, *(r.conv2 for r in self._resnets), *(a.out for a in self._attentions)):
+        last: list[nn.Conv2d | nn.Linear] = [self.conv_out]
+        last += [resnet.conv2 for resnet in self._resnets]
+        last += [attention.out for attention in self._attentions]
+        for layer in last:
             nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def embed_times(self, t: Tensor) -> Tensor:
         """Times (B,), 0..999 and possibly fractional, to (B, time_dim)."""
@@ -305,32 +359,27 @@ class UNet2(nn.Module):
 
     def denoise(self, x: Tensor, fixed: _Fixed) -> Tensor:
         """The blocks alone, on latents that already carry their extra channels."""
-        films, contexts = fixed.films, fixed.contexts
-
-        def resnet(block: nn.Module, h: Tensor) -> Tensor:
-            return block(h, films[block.place])  # type: ignore[no-any-return, index]
-
-        def attention(block: nn.Module, h: Tensor) -> Tensor:
-            return block(h, contexts[block.place])  # type: ignore[no-any-return, index]
-
-        h = self.conv_in(x)
+        h: Tensor = self.conv_in(x)
         skips = [h]
-        for level in self.down:
+        for level in self._levels(self.down):
             for j, block in enumerate(level.resnets):
-                h = resnet(block, h)
-                h = attention(level.attentions[j], h) if level.attentions else h
+                h = level.run(j, block, h, fixed)
                 skips.append(h)
             if level.resample is not None:
-                h = resnet(level.resample, h)
+                h = level.resample(h, fixed.films[level.resample.place])
                 skips.append(h)
-        h = attention(self.mid.attention, resnet(self.mid.resnets[0], h))
-        h = resnet(self.mid.resnets[1], h)
-        for level in self.up:
+        h = self.mid(h, fixed)
+        for level in self._levels(self.up):
             for j, block in enumerate(level.resnets):
-                h = resnet(block, torch.cat([h, skips.pop()], dim=1))
-                h = attention(level.attentions[j], h) if level.attentions else h
-            h = h if level.resample is None else resnet(level.resample, h)
-        return self.conv_out(F.silu(self.norm_out(h)))  # type: ignore[no-any-return]
+                h = level.run(j, block, torch.cat([h, skips.pop()], dim=1), fixed)
+            if level.resample is not None:
+                h = level.resample(h, fixed.films[level.resample.place])
+        y: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        return y
+
+    @staticmethod
+    def _levels(levels: nn.ModuleList) -> "list[Level]":
+        return cast("list[Level]", list(levels))
 
 
 class PreparedUNet2:

@@ -14,7 +14,9 @@ def require(json: Mapping[str, Any], class_name: str, **values: Any) -> None:
     """
     named = json.get("_class_name", class_name)
     if named != class_name:
-        raise CheckpointError(f"config.json is of a {named}, expected a {class_name}.", "Is this the right folder?")
+        raise CheckpointError(
+            f"config.json is of a {named}, expected a {class_name}.", "Is this the right folder?"
+        )
     for key, wanted in values.items():
         found = json.get(key, wanted)
         if isinstance(found, tuple | list):

@@ -39,12 +39,17 @@ def _attention(native: str, foreign: str, modulated: bool) -> list[Entry]:
 def _half(side: str, native_levels: str, levels: str, resample: str, modulated: bool) -> list[Entry]:
     return [
         rename(f"{side}.conv_in.{{p}}", f"{side}.conv_in.{{p}}"),
-        *_resnet(f"{side}.{native_levels}.{{i}}.resnets.{{j}}", f"{side}.{levels}.{{i}}.resnets.{{j}}", modulated),
+        *_resnet(
+            f"{side}.{native_levels}.{{i}}.resnets.{{j}}", f"{side}.{levels}.{{i}}.resnets.{{j}}", modulated
+        ),
         *_attention(
-            f"{side}.{native_levels}.{{i}}.attentions.{{j}}", f"{side}.{levels}.{{i}}.attentions.{{j}}", modulated
+            f"{side}.{native_levels}.{{i}}.attentions.{{j}}",
+            f"{side}.{levels}.{{i}}.attentions.{{j}}",
+            modulated,
         ),
         rename(
-            f"{side}.{native_levels}.{{i}}.resample.conv.{{p}}", f"{side}.{levels}.{{i}}.{resample}.0.conv.{{p}}"
+            f"{side}.{native_levels}.{{i}}.resample.conv.{{p}}",
+            f"{side}.{levels}.{{i}}.{resample}.0.conv.{{p}}",
         ),
         *_resnet(f"{side}.mid.resnets.{{j}}", f"{side}.mid_block.resnets.{{j}}", modulated),
         *_attention(f"{side}.mid.attention", f"{side}.mid_block.attentions.0", modulated),

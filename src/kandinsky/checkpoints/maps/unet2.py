@@ -59,7 +59,8 @@ _IMAGE = [
     rename("conditioning.pooled_norm.{p}", "add_embedding.image_norm.{p}"),
 ]
 _HINT = [
-    rename(f"hint.convs.{k}.{{p}}", f"add_embedding.input_hint_block.{2 * k}.{{p}}") for k in range(HINT_CONVS)
+    rename(f"hint.convs.{k}.{{p}}", f"add_embedding.input_hint_block.{2 * k}.{{p}}")
+    for k in range(HINT_CONVS)
 ]
 _TEXT_IMAGE = [
     rename("conditioning.tokens.{p}", "encoder_hid_proj.image_embeds.{p}"),

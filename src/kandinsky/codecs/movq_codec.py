@@ -1,0 +1,60 @@
+"""Pictures <-> the latents that the diffusion works on, by a MoVQ: unquantised and unscaled."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from kandinsky.networks.movq import MoVQ
+
+
+@dataclass(frozen=True, eq=False)
+class MoVQCodec:
+    """The codec of every generation that decodes by a MoVQ."""
+
+    network: MoVQ
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent along one side."""
+        return self.network.config.downscale
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return self.network.config.codebook_dim
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.network.quant_conv.weight.dtype
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, H / f, W / f) in the pictures' dtype."""
+        return self.network.encode(pictures.to(self._dtype)).to(pictures.dtype)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) to pictures (B, 3, h * f, w * f), about [-1, 1] but not clamped."""
+        return self.network.decode(latents.to(self._dtype)).to(latents.dtype)
+
+    @torch.no_grad()
+    def preview(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) to small pictures (B, 3, h, w) in [-1, 1] by one matrix product, without decoding."""
+        matrix, bias = self._colours
+        rgb = torch.einsum("bchw,cd->bdhw", latents.float(), matrix.to(latents.device))
+        return (rgb + bias.to(latents.device)[:, None, None]).clamp(-1, 1)
+
+    @cached_property
+    def _colours(self) -> tuple[Tensor, Tensor]:
+        """The linear map from latents to colours that fits best on plain coloured pictures, found by least squares."""
+        levels = torch.tensor([-1.0, 0.0, 1.0])
+        colours = torch.cartesian_prod(levels, levels, levels)
+        side = 8 * self.downscale
+        pictures = colours[:, :, None, None].expand(-1, -1, side, side)
+        device = self.network.quant_conv.weight.device
+        latents = self.encode(pictures.to(device)).float().mean(dim=(2, 3)).cpu()
+        with_one = torch.cat([latents, torch.ones(len(latents), 1)], dim=1)
+        fit = torch.linalg.lstsq(with_one, colours).solution
+        return fit[:-1], fit[-1]

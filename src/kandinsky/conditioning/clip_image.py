@@ -1,0 +1,89 @@
+"""Pictures as CLIP's vision tower expects them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kandinsky.core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+BICUBIC = 3
+
+
+@dataclass(frozen=True)
+class ClipPreprocess:
+    """Resizes the shorter edge to `size` (bicubic), crops the centre `size` x `size`, and normalises by channel.
+
+    Source: the preprocessing published with CLIP (Radford et al. 2021).
+    """
+
+    size: int = 224
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+
+    @classmethod
+    def from_json(cls, json: Mapping[str, Any]) -> "ClipPreprocess":
+        """Reads a preprocessor_config.json; raises CheckpointError for steps that we do not do."""
+        for key in ("do_resize", "do_center_crop", "do_normalize", "do_rescale"):
+            if not json.get(key, True):
+                raise CheckpointError(
+                    f"preprocessor_config.json has {key} = False.", "Only CLIP's steps are known."
+                )
+        if json.get("resample", BICUBIC) != BICUBIC:
+            raise CheckpointError(
+                f"preprocessor_config.json has resample = {json['resample']}.", "Only 3 is known."
+            )
+        edge, crop = json.get("size", 224), json.get("crop_size", 224)
+        edge = edge.get("shortest_edge", edge.get("height")) if isinstance(edge, Mapping) else edge
+        crop = crop.get("height") if isinstance(crop, Mapping) else crop
+        if edge != crop:
+            raise CheckpointError(
+                f"preprocessor_config.json resizes to {edge} and crops {crop}.", "They must agree."
+            )
+        mean, std = json.get("image_mean", CLIP_MEAN), json.get("image_std", CLIP_STD)
+        return cls(int(edge), tuple(mean), tuple(std))
+
+    def to_json(self) -> dict[str, Any]:
+        """The preprocessor_config.json with which the peer does the same."""
+        return {
+            "crop_size": {"height": self.size, "width": self.size},
+            "do_center_crop": True,
+            "do_convert_rgb": True,
+            "do_normalize": True,
+            "do_rescale": True,
+            "do_resize": True,
+            "image_mean": list(self.mean),
+            "image_processor_type": "CLIPImageProcessor",
+            "image_std": list(self.std),
+            "resample": BICUBIC,
+            "rescale_factor": 1 / 255,
+            "size": {"shortest_edge": self.size},
+        }
+
+    def __call__(self, pictures: "Sequence[Image]") -> Tensor:
+        """RGB pictures of any sizes to (B, 3, size, size) float32, normalised."""
+        rows = torch.from_numpy(np.stack([self._cropped(picture) for picture in pictures]))
+        return self.normalise(rows.permute(0, 3, 1, 2).float() / 255.0)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, S, S) in [0, 1] in units of the channels' statistics."""
+        mean, std = (torch.tensor(v, device=pixels.device)[:, None, None] for v in (self.mean, self.std))
+        return (pixels - mean) / std
+
+    def _cropped(self, picture: "Image") -> np.ndarray[Any, np.dtype[np.uint8]]:
+        from PIL.Image import Resampling
+
+        short, long = sorted(picture.size)
+        scaled = int(self.size * long / short)
+        size = (self.size, scaled) if picture.width <= picture.height else (scaled, self.size)
+        array = np.asarray(picture.resize(size, Resampling.BICUBIC).convert("RGB"))
+        top, left = (array.shape[0] - self.size) // 2, (array.shape[1] - self.size) // 2
+        return array[top : top + self.size, left : left + self.size]

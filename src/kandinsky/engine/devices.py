@@ -1,0 +1,48 @@
+"""Which device and which dtype a model runs on."""
+
+import torch
+
+from kandinsky.core.errors import RequestError, nearest
+
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+_SHORT = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp64": "float64"}
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or the best there is; raises RequestError for one that this machine lacks."""
+    if device is None or device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise RequestError(f"There is no device {str(device)!r}.", "Use cpu, cuda, cuda:0 or mps.") from error
+    there = {
+        "cpu": True,
+        "meta": True,
+        "cuda": torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(chosen.type, False):
+        raise RequestError(f"Device {str(device)!r} is not on this machine.", "Leave it out, or use cpu.")
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The dtype asked for, or float16 on a GPU and float32 elsewhere; raises RequestError for an unknown name."""
+    if dtype is None or dtype == "auto":
+        return torch.float16 if device.type in ("cuda", "mps") else torch.float32
+    if isinstance(dtype, torch.dtype):
+        if dtype not in DTYPES.values():
+            raise RequestError(f"{dtype} is no dtype to compute in.", f"Known: {', '.join(DTYPES)}.")
+        return dtype
+    name = _SHORT.get(dtype, dtype.removeprefix("torch."))
+    if name not in DTYPES:
+        raise RequestError(f"There is no dtype {dtype!r}.", nearest(name, DTYPES))
+    return DTYPES[name]

@@ -1,0 +1,78 @@
+"""A generation is a value: its parts, its diffusion settings, its published defaults."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.conditioning.conditions import Conditioner
+from kandinsky.diffusion.schedule import Schedule
+
+
+class Codec(Protocol):
+    """Pictures <-> latents; the only home of scale factors."""
+
+    @property
+    def downscale(self) -> int: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    def encode(self, pictures: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+    def preview(self, latents: Tensor) -> Tensor: ...
+
+
+class Prepared(Protocol):
+    """A network closed over its conditions."""
+
+    def step(self, x: Tensor, t: float) -> Tensor: ...
+
+
+class Network(Protocol):
+    """A denoising network: `prepare` does once what the steps share.
+
+    `config.in_channels` may exceed the latents': the rest is an inpainting network's known latents and mask.
+    `config.multiple` is what height and width of the latents must be multiples of.
+    """
+
+    @property
+    def config(self) -> Any: ...
+
+    def prepare(self, condition: Any, times: Sequence[float]) -> Prepared: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded checkpoint.
+
+    `modules` names every nn.Module that holds weights (for placement); `defaults` are request fields; `hints` says
+    whether a hint picture is needed.
+    """
+
+    name: str
+    conditioner: Conditioner
+    network: Network
+    codec: Codec
+    schedule: Schedule
+    defaults: Mapping[str, Any]
+    device: torch.device
+    dtype: torch.dtype
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    hints: bool = False
+
+    @property
+    def multiple(self) -> int:
+        """Width and height are rounded up to this many pixels inside, and cropped back."""
+        return int(self.codec.downscale * self.network.config.multiple)
+
+    @property
+    def extra_channels(self) -> int:
+        """Channels the network wants behind the latents: those of an inpainting checkpoint, else 0."""
+        return int(
+            self.network.config.in_channels - self.codec.channels - (self.codec.channels if self.hints else 0)
+        )

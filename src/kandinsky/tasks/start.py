@@ -1,0 +1,146 @@
+"""Where the denoising of a picture begins: from noise, from a picture, or from a region of one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kandinsky.core.errors import RequestError
+from kandinsky.core.images import Picture, mask_array, to_tensor
+from kandinsky.core.requests import Request, Row
+from kandinsky.core.rng import Rng
+from kandinsky.diffusion.loop import Project
+from kandinsky.diffusion.times import tail
+from kandinsky.generations.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """`x` (B, C, h, w) noised to times[0]; `extra` channels for the network; `project` pins what is known."""
+
+    x: Tensor
+    times: list[int]
+    extra: Tensor | None = None
+    project: Project | None = None
+
+
+def _latent_shape(model: Model, request: Request, count: int) -> tuple[int, int, int, int]:
+    sides = (
+        -(-side // model.multiple) * model.multiple for side in (request.height or 0, request.width or 0)
+    )
+    height, width = (side // model.codec.downscale for side in sides)
+    return count, model.codec.channels, height, width
+
+
+def _noise(model: Model, shape: tuple[int, ...], rng: Rng) -> Tensor:
+    return rng.normal(shape).to(model.device, _working(model))
+
+
+def _working(model: Model) -> torch.dtype:
+    return torch.float64 if model.dtype == torch.float64 else torch.float32
+
+
+def start(model: Model, request: Request, rows: Sequence[Row], rng: Rng) -> Start:
+    """Chooses the start that the request asks for.
+
+    Raises RequestError when the checkpoint cannot do it: an inpainting network without picture and mask, or rows of
+    which only some have a picture.
+    """
+    times = model.schedule.times(request.steps or 1)
+    pictures = [row.image for row in rows if row.image is not None]
+    masks = [row.mask for row in rows if row.mask is not None]
+    if model.extra_channels and not masks:
+        raise RequestError(
+            f"{model.name} is an inpainting checkpoint and needs an image with a mask.",
+            "Give image= and mask=, or load the text-to-image checkpoint.",
+        )
+    if not pictures:
+        return from_noise(model, request, len(rows), times, rng)
+    if not masks:
+        return from_picture(model, request, pictures, times, rng)
+    return from_region(model, request, pictures, masks, times, rng)
+
+
+def from_noise(model: Model, request: Request, count: int, times: list[int], rng: Rng) -> Start:
+    """Text-to-image: pure noise."""
+    return Start(_noise(model, _latent_shape(model, request, count), rng), times)
+
+
+def from_picture(
+    model: Model, request: Request, pictures: Sequence[Picture], times: list[int], rng: Rng
+) -> Start:
+    """Image-to-image: the picture noised to the first of the last strength x steps times (SDEdit, Meng et al. 2022)."""
+    times = tail(times, request.strength or 1.0)
+    latents = _encoded(model, request, pictures)
+    noise = _noise(model, tuple(latents.shape), rng)
+    return Start(model.schedule.process.add_noise(latents, noise, times[0]), times)
+
+
+def from_region(
+    model: Model,
+    request: Request,
+    pictures: Sequence[Picture],
+    masks: Sequence[Picture],
+    times: list[int],
+    rng: Rng,
+) -> Start:
+    """Inpainting: the known region is put back, noised as it should be, after every step.
+
+    An inpainting network (latents, known latents, mask) is also told of it by extra channels; an ordinary one
+    is only pinned. `strength` below 1 starts from the noised picture instead of noise.
+    """
+    strength = request.strength or 1.0
+    times = tail(times, strength)
+    latents = _encoded(model, request, pictures)
+    noise = _noise(model, tuple(latents.shape), rng)
+    known = _known(model, request, masks).to(latents)
+    process = model.schedule.process
+    x = process.add_noise(latents, noise, times[0]) if strength < 1 else noise
+
+    def project(x: Tensor, t_next: float) -> Tensor:
+        wanted = latents if t_next < 0 else process.add_noise(latents, noise, t_next)
+        return known * wanted + (1 - known) * x
+
+    extra = None
+    if model.extra_channels:
+        expected = model.codec.channels + 1
+        if model.extra_channels != expected:
+            raise RequestError(
+                f"{model.name} takes {model.extra_channels} channels behind the latents, not {expected}.",
+                "This checkpoint is not for inpainting.",
+            )
+        extra = torch.cat([latents * known, known], dim=1).to(model.dtype)
+    return Start(x, times, extra, project)
+
+
+def _encoded(model: Model, request: Request, pictures: Sequence[Picture]) -> Tensor:
+    images = [picture.image for picture in pictures]
+    pixels = to_tensor(images, request.width or 0, request.height or 0, model.multiple)
+    return model.codec.encode(pixels.to(model.device, _working(model)))
+
+
+def _known(model: Model, request: Request, masks: Sequence[Picture]) -> Tensor:
+    """Masks (1 = repaint, at picture size) as (B, 1, h, w) at latent size, 1 = known."""
+    arrays = [mask_array(mask, request.width or 0, request.height or 0, model.multiple) for mask in masks]
+    keep = 1.0 - torch.from_numpy(np.stack(arrays))[:, None]
+    scale = model.codec.downscale
+    size = (keep.shape[-2] // scale, keep.shape[-1] // scale)
+    return erode(F.interpolate(keep, size=size, mode="nearest"))
+
+
+def erode(known: Tensor) -> Tensor:
+    """Keeps a latent only where it and six of its neighbours are known (B, 1, h, w); outside counts as known.
+
+    The six are those above, below, left, right, upper left and lower right: the published inpainting networks
+    were trained on masks made this way.
+    """
+    height, width = known.shape[-2:]
+    padded = F.pad(known, (1, 1, 1, 1), value=1.0)
+    result = known
+    for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, 1)):
+        neighbour = padded[..., 1 + down : 1 + down + height, 1 + right : 1 + right + width]
+        result = torch.minimum(result, neighbour)
+    return result
