@@ -44,9 +44,9 @@ def kernel_distance(
 ) -> Distance:
     """KID between features (N, D) and (M, D): the mean of `mmd_squared` over random subsets (Binkowski 2018).
 
-    Subsets are drawn without replacement and hold at most half of the smaller set: the mean stays unbiased, and
-    the deviation says how much it depends on the pictures. The same seed gives the same value. Multiply by 1000 to
-    compare with papers that report KID x 10^3.
+    Subsets are drawn without replacement and hold at most half of the smaller set: the mean stays unbiased,
+    and the deviation says how much it depends on the pictures. The same seed gives the same value. Multiply
+    by 1000 to compare with papers that report KID x 10^3.
 
     Raises DataError for fewer than two pictures or different widths.
     """
