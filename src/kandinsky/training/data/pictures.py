@@ -4,9 +4,8 @@ Everything random comes from one CPU generator, so a batch is a function of (fol
 state).
 """
 
-import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -231,24 +230,6 @@ class PictureSet:
             mirrored,
         )
 
-    def batch_at(
-        self, step: int, batch_size: int, seed: int = 0, augmentation: Augmentation | None = None
-    ) -> Batch:
-        """Batch number `step` of an endless shuffled run: a function of its arguments, so that a resumed run
-        is exact."""
-        indices = shuffled(len(self), batch_size, step, seed)
-        generator = torch.Generator().manual_seed(_mixed(seed, step, 1))
-        return self.batch(indices, generator, augmentation)
-
-    def batches(
-        self, batch_size: int, *, seed: int = 0, first: int = 0, augmentation: Augmentation | None = None
-    ) -> Iterator[Batch]:
-        """Yields `batch_at(first)`, `batch_at(first + 1)`, ... without end."""
-        step = first
-        while True:
-            yield self.batch_at(step, batch_size, seed, augmentation)
-            step += 1
-
     def _partners(self, rows: Tensor, chance: Tensor, probability: float) -> tuple[Tensor, Tensor]:
         """For each row another picture of the same style, and whether the two stand side by side."""
         wanted = (chance[:, 1] < probability) & ~self.opaque[rows]
@@ -287,24 +268,6 @@ class PictureSet:
             right = place(other, half, torch.stack((low, half), dim=1))
             layers[at.to(device)] = left + right
         return layers
-
-
-def shuffled(count: int, batch_size: int, step: int, seed: int) -> Tensor:
-    """The picture numbers (B,) of batch `step`: epoch after epoch, each a new permutation drawn from (seed,
-    epoch)."""
-    if count < 1:
-        raise DataError("There is no picture to draw a batch from.", "Check the split and group filters.")
-    first, last = step * batch_size, (step + 1) * batch_size
-    parts = []
-    for epoch in range(first // count, (last - 1) // count + 1):
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(_mixed(seed, epoch, 0)))
-        parts.append(order[max(first - epoch * count, 0) : min(last - epoch * count, count)])
-    return torch.cat(parts)
-
-
-def _mixed(seed: int, number: int, purpose: int) -> int:
-    digest = hashlib.blake2b(f"{seed}/{number}/{purpose}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def open_pictures(
