@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kandinsky.core.errors import DataError
@@ -192,6 +192,7 @@ def test_unknown_language_is_refused(concepts: dict[str, tuple[int, Concept]]) -
         CaptionGrammar([concept for _, concept in concepts.values()], CaptionMix(languages={"tlh": 1.0}))
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     style=st.sampled_from(["", *STYLE_WORDS]),
