@@ -1,0 +1,66 @@
+"""The checkpoint that the pages are run on: the embedded one, or a tiny one where the package has none."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import kandinsky
+from kandinsky.core.requests import Request
+from kandinsky.diffusion.samplers import SAMPLERS
+from kandinsky.engine import pipeline
+from kandinsky.engine.embedded import embedded_folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    try:
+        return embedded_folder()
+    except kandinsky.CheckpointError:
+        from tests.cli.tiny import write_tiny
+
+        return write_tiny(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def here(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working folder in which `kandinsky.load()` finds the checkpoint; registries are put back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, "embedded_folder", lambda: checkpoint)
+    monkeypatch.setenv("COLUMNS", "110")
+    before = dict(SAMPLERS)
+    threads = torch.get_num_threads()
+    yield tmp_path
+    SAMPLERS.clear()
+    SAMPLERS.update(before)
+    torch.set_num_threads(threads)
+
+
+class Published:
+    """Stands for a model of gigabytes: takes every request that the real one takes, and draws a small one."""
+
+    def __init__(self, small: kandinsky.Pipeline) -> None:
+        self.small = small
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.small, name)
+
+    def generate(self, prompt: Any, **fields: Any) -> kandinsky.Result:
+        Request(prompt, **fields)
+        cheap = {"steps": 2, "prior_steps": 2, "width": None, "height": None}
+        return self.small.generate(prompt, **{k: v for k, v in fields.items() if k != "hint"} | cheap)
+
+
+@pytest.fixture
+def published(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `kandinsky.load` answer for any hub id, after checking its arguments against the real one's."""
+    real: Callable[..., kandinsky.Pipeline] = pipeline.load
+
+    def load(*args: Any, **kwargs: Any) -> Published:
+        inspect.signature(real).bind(*args, **kwargs)
+        return Published(real(device="cpu"))
+
+    monkeypatch.setattr(kandinsky, "load", load)

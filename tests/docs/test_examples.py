@@ -1,0 +1,65 @@
+"""The example scripts run as a user would run them, with few steps."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from kandinsky.core.metadata import read_metadata
+from tests.docs.scripts import load_script, make_examples
+
+
+def run_script(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    script = load_script(name)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    script.main()
+
+
+def test_text_to_image(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_script(
+        "text_to_image", monkeypatch, "a fox", "-o", "fox.png", "--count", "2", "--seed", "5", "--steps", "2"
+    )
+    seeds = [read_metadata(here / f"fox-000{index}.png").request["seed"] for index in (1, 2)]
+    assert seeds == [5, 6]
+
+
+def test_fuse_and_inpaint(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_script("fuse_and_inpaint", monkeypatch, "--steps", "2")
+    made = [Image.open(here / name) for name in ("cat.png", "fused.png", "hat.png")]
+    assert len({image.size for image in made}) == 1
+    assert len({image.tobytes() for image in made}) == 3
+
+
+def test_stream_with_preview(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_script("stream_with_preview", monkeypatch, "-o", "fox.png", "--every", "2", "--steps", "4")
+    assert "decoder 4/4" in capsys.readouterr().out
+    assert Image.open(here / "preview.png").width <= Image.open(here / "fox.png").width
+
+
+def test_the_gallery_draws_every_sheet(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = make_examples()
+    monkeypatch.setattr(gallery, "COLUMNS", 3)
+    pictures = here / "pictures"
+    monkeypatch.setattr(sys, "argv", ["make_examples.py", "--out", str(pictures), "--steps", "1"])
+    gallery.main()
+    text = (pictures / "README.md").read_text(encoding="utf-8")
+    for sheet in gallery.SHEETS:
+        image = Image.open(pictures / sheet.file)
+        side = image.width // 3
+        if sheet.name != "things":
+            assert image.height // side == len(sheet.rows), sheet.name
+        assert sheet.file in text
+
+
+def test_the_gallery_repeats_itself(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = make_examples()
+    made = []
+    for folder in ("first", "second"):
+        arguments = ["make_examples.py", "--out", folder, "--steps", "1", "--only", "inpainting"]
+        monkeypatch.setattr(sys, "argv", arguments)
+        gallery.main()
+        made.append((here / folder / "inpainting.png").read_bytes())
+    assert made[0] == made[1]
