@@ -1,4 +1,4 @@
-"""The U-Net of the 2.x generations: residual blocks with scale-shift time conditioning and added-key attention.
+"""The U-Net of the 2.x generations: residual blocks with scale-shift times, and added-key attention.
 
 Lineage: guided diffusion (Dhariwal and Nichol 2021, arXiv 2105.05233) with the context keys of GLIDE
 (Nichol et al. 2021, arXiv 2112.10741, section 3).
@@ -12,152 +12,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kandinsky.core.errors import ConfigError
 from kandinsky.networks.layers import sinusoid
+from kandinsky.networks.unet2_conditioning import (
+    CONDITIONINGS,
+    ConditionKind,
+    HintEncoder,
+    UNet2Condition,
+    UNet2Config,
+    given,
+)
 
-ConditionKind = Literal["image", "text_image", "image_hint"]
-
-
-@dataclass(frozen=True)
-class UNet2Config:
-    """Sizes of a 2.x U-Net; the defaults are the published decoder conditioned on an image embedding.
-
-    `condition` is what it listens to: "image" (an image embedding), "text_image" (also a text's hidden states and
-    embedding) or "image_hint" (also a hint picture). The first level has no attention, all others do.
-    """
-
-    in_channels: int = 4
-    out_channels: int = 8
-    channels: tuple[int, ...] = (384, 768, 1152, 1536)
-    layers: int = 3
-    head_dim: int = 64
-    context_dim: int = 768
-    groups: int = 32
-    condition: ConditionKind = "image"
-    image_dim: int = 1280
-    image_tokens: int = 32
-    text_hidden_dim: int = 1024
-
-    def __post_init__(self) -> None:
-        for width in self.channels:
-            if width % self.groups:
-                raise ConfigError(
-                    f"{self.groups} groups do not divide {width} channels.", "Choose a multiple."
-                )
-        for width in self.channels[1:]:
-            if width % self.head_dim:
-                raise ConfigError(
-                    f"Heads of width {self.head_dim} do not divide {width} channels.", "Choose a multiple."
-                )
-
-    @property
-    def time_dim(self) -> int:
-        """Width of the time embedding."""
-        return 4 * self.channels[0]
-
-    @property
-    def multiple(self) -> int:
-        """Height and width of the latents must be multiples of this."""
-        return int(2 ** (len(self.channels) - 1))
-
-
-@dataclass(frozen=True)
-class UNet2Condition:
-    """What a 2.x U-Net is told, one row a picture.
-
-    `image_embedding` (B, D); `text_hidden` (B, L, W) and `text_embedding` (B, D) for "text_image"; `hint`
-    (B, 3, 8h, 8w) in [0, 1] for "image_hint"; `extra` (B, c, h, w) channels put behind the latents (an inpainting
-    network's masked latents and mask).
-    """
-
-    image_embedding: Tensor
-    text_hidden: Tensor | None = None
-    text_embedding: Tensor | None = None
-    hint: Tensor | None = None
-    extra: Tensor | None = None
-
-    def joined(self, other: "UNet2Condition") -> "UNet2Condition":
-        """The rows of this condition, then those of `other`."""
-
-        def both(mine: Tensor | None, theirs: Tensor | None) -> Tensor | None:
-            return None if mine is None or theirs is None else torch.cat([mine, theirs])
-
-        return UNet2Condition(
-            torch.cat([self.image_embedding, other.image_embedding]),
-            both(self.text_hidden, other.text_hidden),
-            both(self.text_embedding, other.text_embedding),
-            both(self.hint, other.hint),
-            both(self.extra, other.extra),
-        )
-
-
-def _given(value: Tensor | None, name: str) -> Tensor:
-    if value is None:
-        raise ConfigError(f"This network needs {name}, none was given.", f"Set {name} in the condition.")
-    return value
-
-
-class ImageConditioning(nn.Module):
-    """An image embedding as context tokens and as an addition to the time embedding, both layer-normed."""
-
-    def __init__(self, config: UNet2Config) -> None:
-        super().__init__()
-        self.tokens = nn.Linear(config.image_dim, config.image_tokens * config.context_dim)
-        self.tokens_norm = nn.LayerNorm(config.context_dim)
-        self.pooled = nn.Linear(config.image_dim, config.time_dim)
-        self.pooled_norm = nn.LayerNorm(config.time_dim)
-        self.context_dim = config.context_dim
-
-    def forward(self, condition: UNet2Condition) -> tuple[Tensor, Tensor]:
-        embedding = condition.image_embedding
-        context = self.tokens(embedding).unflatten(1, (-1, self.context_dim))
-        return self.tokens_norm(context), self.pooled_norm(self.pooled(embedding))
-
-
-class TextImageConditioning(nn.Module):
-    """Image tokens, then text tokens, neither normed; pooled text (normed) and image added to the time embedding."""
-
-    def __init__(self, config: UNet2Config) -> None:
-        super().__init__()
-        self.tokens = nn.Linear(config.image_dim, config.image_tokens * config.context_dim)
-        self.text_tokens = nn.Linear(config.text_hidden_dim, config.context_dim)
-        self.pooled = nn.Linear(config.image_dim, config.time_dim)
-        self.text_pooled = nn.Linear(config.image_dim, config.time_dim)
-        self.text_pooled_norm = nn.LayerNorm(config.time_dim)
-        self.context_dim = config.context_dim
-
-    def forward(self, condition: UNet2Condition) -> tuple[Tensor, Tensor]:
-        embedding = condition.image_embedding
-        image = self.tokens(embedding).unflatten(1, (-1, self.context_dim))
-        text = self.text_tokens(_given(condition.text_hidden, "text_hidden"))
-        pooled_text = self.text_pooled_norm(
-            self.text_pooled(_given(condition.text_embedding, "text_embedding"))
-        )
-        return torch.cat([image, text], dim=1), self.pooled(embedding) + pooled_text
-
-
-class HintEncoder(nn.Module):
-    """A hint picture (B, 3, 8h, 8w) in [0, 1] to (B, 4, h, w) channels for the network's input."""
-
-    PLAN = (
-        (3, 16, 1),
-        (16, 16, 1),
-        (16, 32, 2),
-        (32, 32, 1),
-        (32, 96, 2),
-        (96, 96, 1),
-        (96, 256, 2),
-        (256, 4, 1),
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, stride=s, padding=1) for i, o, s in self.PLAN)
-
-    def forward(self, hint: Tensor) -> Tensor:
-        for position, conv in enumerate(self.convs):
-            hint = conv(F.silu(hint) if position else hint)
-        return hint
+__all__ = [
+    "ConditionKind",
+    "HintEncoder",
+    "PreparedUNet2",
+    "UNet2",
+    "UNet2Condition",
+    "UNet2Config",
+]
 
 
 class Resnet(nn.Module):
@@ -228,14 +100,14 @@ class Attention(nn.Module):
 
 @dataclass(frozen=True)
 class _Fixed:
-    """What a request fixes for every block: one FiLM table a residual block, one context a attention, in order."""
+    """What a request fixes, in the blocks' order: FiLM tables of residual blocks, contexts of attentions."""
 
     films: list[Tensor]
     contexts: list[Tensor]
 
 
 class Level(nn.Module):
-    """The blocks of one resolution: residual blocks, attention after each where asked for, a resampling one."""
+    """The blocks of one resolution: residual ones, attention after each where asked for, a resampling one."""
 
     def __init__(
         self,
@@ -276,13 +148,6 @@ class Middle(nn.Module):
         return y
 
 
-_CONDITIONINGS = {
-    "image": ImageConditioning,
-    "text_image": TextImageConditioning,
-    "image_hint": ImageConditioning,
-}
-
-
 class UNet2(nn.Module):
     """The 2.x U-Net: latents (B, in_channels, h, w) and times (B,) to (B, out_channels, h, w)."""
 
@@ -293,7 +158,7 @@ class UNet2(nn.Module):
         self.time_mlp = nn.Sequential(
             nn.Linear(channels[0], config.time_dim), nn.SiLU(), nn.Linear(config.time_dim, config.time_dim)
         )
-        self.conditioning = _CONDITIONINGS[config.condition](config)
+        self.conditioning = CONDITIONINGS[config.condition](config)
         self.hint = HintEncoder() if config.condition == "image_hint" else None
         self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -342,19 +207,21 @@ class UNet2(nn.Module):
         """What goes behind the latents on the channel axis."""
         extras = [] if condition.extra is None else [condition.extra]
         if self.hint is not None:
-            extras.append(self.hint(_given(condition.hint, "hint")))
+            extras.append(self.hint(given(condition.hint, "hint")))
         return extras
 
     def forward(self, x: Tensor, t: Tensor, condition: UNet2Condition) -> Tensor:
-        """x (B, 4, h, w), t (B,) and the condition to (B, out_channels, h, w): noise, then the variance fraction."""
+        """x (B, 4, h, w), t (B,) and the condition to (B, out_channels, h, w): noise, then variance."""
         tokens, pooled = self.conditioning(condition)
         emb = F.silu(self.embed_times(t) + pooled)
         fixed = _Fixed([r.film(emb) for r in self._resnets], [a.context(tokens) for a in self._attentions])
         return self.denoise(torch.cat([x, *self.extra_channels(condition)], dim=1), fixed)
 
     def prepare(self, condition: UNet2Condition, times: Sequence[float]) -> "PreparedUNet2":
-        """Computes once what does not change between steps: context keys and values, FiLM tables of all `times`,
-        hint and inpainting channels."""
+        """Computes once what does not change between steps.
+
+        That is: context keys and values, FiLM tables of all `times`, hint and inpainting channels.
+        """
         return PreparedUNet2(self, condition, times)
 
     def denoise(self, x: Tensor, fixed: _Fixed) -> Tensor:
@@ -389,7 +256,9 @@ class PreparedUNet2:
         self.network = network
         tokens, self._pooled = network.conditioning(condition)
         self._contexts = [a.context(tokens) for a in network._attentions]
-        self._extras = network.extra_channels(condition)
+        # Both halves of a guided batch may share the same rows: they are encoded once and repeated here.
+        extras = network.extra_channels(condition)
+        self._extras = [extra.repeat(len(self._pooled) // len(extra), 1, 1, 1) for extra in extras]
         self._films = {float(t): self._film(float(t)) for t in times}
 
     def _film(self, t: float) -> list[Tensor]:
@@ -398,6 +267,6 @@ class PreparedUNet2:
         return [r.film(emb) for r in self.network._resnets]
 
     def step(self, x: Tensor, t: float) -> Tensor:
-        """Latents (B, 4, h, w) at time t to (B, out_channels, h, w); a t outside `times` is computed on the way."""
+        """Latents (B, 4, h, w) at time t to (B, out_channels, h, w); t need not have been announced."""
         films = self._films.get(float(t)) or self._film(float(t))
         return self.network.denoise(torch.cat([x, *self._extras], dim=1), _Fixed(films, self._contexts))

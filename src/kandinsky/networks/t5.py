@@ -1,0 +1,154 @@
+"""The encoder half of T5 in its gated form: relative position bias, root-mean-square norms, no biases.
+
+Sources: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
+Transformer", section 2.1; Shazeer 2020, "GLU Variants Improve Transformer" (the gated layers).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kandinsky.core.errors import ConfigError
+
+GateName = Literal["gelu_tanh", "silu"]
+
+
+@dataclass(frozen=True)
+class T5Config:
+    """The shape of an encoder.
+
+    `head_dim` is free of the width; `buckets` are the classes of token distances, half of them for each side,
+    and all distances from `max_distance` on share the last. Raises ConfigError for fewer than four buckets or
+    a `max_distance` that leaves nothing for the outer ones.
+    """
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    head_dim: int
+    mlp_width: int
+    gate: GateName
+    buckets: int = 32
+    max_distance: int = 128
+
+    def __post_init__(self) -> None:
+        if self.buckets < 4 or self.buckets % 2 or self.max_distance <= self.buckets // 4:
+            raise ConfigError(
+                f"{self.buckets} buckets do not cover distances up to {self.max_distance}.",
+                "Choose an even number of at least 4, and a distance above a quarter of it.",
+            )
+
+
+def distance_buckets(length: int, buckets: int, max_distance: int) -> Tensor:
+    """The bucket of each key as seen from each query, (L, L) whole numbers in [0, buckets).
+
+    The upper half is for keys to the right. Near distances have a bucket each, far ones share theirs on a
+    logarithmic scale (Raffel et al. 2020, section 2.1).
+    """
+    places = torch.arange(length)
+    offset = places[None, :] - places[:, None]
+    side = buckets // 2
+    near = side // 2
+    distance = offset.abs()
+    # In float32 and in this order: at the borders of buckets the rounding decides, and weights were trained
+    # on what it decided.
+    share = torch.log(distance.float() / near) / math.log(max_distance / near) * (side - near)
+    far = (near + share.clamp(min=0).to(torch.long)).clamp(max=side - 1)
+    return torch.where(distance < near, distance, far) + side * (offset > 0)
+
+
+class RmsNorm(nn.Module):
+    """x / root mean square of x, times a weight, on the last axis (Zhang and Sennrich 2019, eq. 4).
+
+    Statistics are taken in at least float32; the result has the weight's type.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        scaled = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps)
+        y: Tensor = self.weight * scaled.to(self.weight.dtype)
+        return y
+
+
+class Block(nn.Module):
+    """A pre-norm block of attention and a gated two-layer network; (B, L, W) -> (B, L, W).
+
+    Its matrices are held as files hold them, not fused: an encoder of many gigabytes can then stay mapped
+    from its file, and be moved to a device one block at a time.
+    """
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        inner = config.heads * config.head_dim
+        self.heads = config.heads
+        self.gelu = config.gate == "gelu_tanh"
+        self.norm1 = RmsNorm(config.width)
+        self.q = nn.Linear(config.width, inner, bias=False)
+        self.k = nn.Linear(config.width, inner, bias=False)
+        self.v = nn.Linear(config.width, inner, bias=False)
+        self.out = nn.Linear(inner, config.width, bias=False)
+        self.norm2 = RmsNorm(config.width)
+        self.gate = nn.Linear(config.width, config.mlp_width, bias=False)
+        self.up = nn.Linear(config.width, config.mlp_width, bias=False)
+        self.down = nn.Linear(config.mlp_width, config.width, bias=False)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x (B, L, W); `bias` (1 or B, heads, L, L) is added to the logits, which T5 does not scale."""
+        y = self.norm1(x)
+        q, k, v = (
+            layer(y).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=1.0)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        y = self.norm2(x)
+        gate = self.gate(y)
+        opened = F.gelu(gate, approximate="tanh") if self.gelu else F.silu(gate)
+        # A loader may keep `down` in float32, since its sums leave the range of float16.
+        y = self.down((opened * self.up(y)).to(self.down.weight.dtype))
+        return x.add(y)
+
+
+class T5Encoder(nn.Module):
+    """The text encoder: ids and mask (B, L) -> hidden states (B, L, W), in the type of the weights."""
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.vocab_size, config.width)
+        self.distances = nn.Embedding(config.buckets, config.heads)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RmsNorm(config.width)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """ids (B, L) in [0, vocab_size), mask (B, L) with 1 on real tokens -> hidden states (B, L, W).
+
+        Masked tokens are not attended to, but their own states are computed.
+        """
+        x, bias = self.embed(ids), self.bias(mask)
+        for block in self.blocks:
+            x = block(x, bias)
+        y: Tensor = self.norm(x)
+        return y
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """What the first block reads, (B, L, W): at least float32, for the blocks' sum outgrows half."""
+        x: Tensor = self.tokens(ids)
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+
+    def bias(self, mask: Tensor) -> Tensor:
+        """What every block adds to its logits, (B, heads, L, L): the distances' bias; padding is hidden."""
+        length = mask.shape[1]
+        # On the CPU: another device may round a distance at a border into the next bucket.
+        table = distance_buckets(length, self.config.buckets, self.config.max_distance).to(mask.device)
+        bias: Tensor = self.distances(table).permute(2, 0, 1)[None]
+        return bias.masked_fill(mask[:, None, None, :] == 0, torch.finfo(bias.dtype).min)
