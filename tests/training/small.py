@@ -62,7 +62,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "context_dim": 16,
         "groups": 8,
         "image_dim": 16,
-        "image_tokens": 4,
+        "image_tokens": 32,
     },
 }
 

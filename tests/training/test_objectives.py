@@ -16,9 +16,11 @@ from kandinsky.training.objectives.autoencoder import (
     structure_distance,
 )
 from kandinsky.training.objectives.contrastive import (
-    answers,
+    class_loss,
     contrastive_loss,
+    cosine_logits,
     distillation_loss,
+    matches,
     retrieval_accuracy,
 )
 from kandinsky.training.objectives.denoising import (
@@ -100,40 +102,67 @@ def test_contrastive_loss_with_single_positives_is_clips() -> None:
     logits = 10 * nn.functional.normalize(a) @ nn.functional.normalize(b).T
     labels = torch.arange(5)
     expected = nn.functional.cross_entropy(logits, labels) + nn.functional.cross_entropy(logits.T, labels)
-    loss = contrastive_loss(a, b, scale, torch.eye(5), torch.zeros(5, 5, dtype=torch.bool))
+    loss = contrastive_loss(a, b, scale, torch.eye(5))
     torch.testing.assert_close(loss, expected / 2)
 
 
-def test_contrastive_loss_does_not_see_ignored_pairs() -> None:
-    a, b = randn(4, 8).requires_grad_(), randn(4, 8, seed=1)
-    ignored = torch.zeros(4, 4, dtype=torch.bool)
-    ignored[0, 1] = ignored[1, 0] = True
-    loss = contrastive_loss(a, b, torch.tensor(1.0), torch.eye(4), ignored)
-    full = contrastive_loss(a, b, torch.tensor(1.0), torch.eye(4), torch.zeros_like(ignored))
-    assert loss < full
-    loss.backward()
-    assert a.grad is not None
-    assert a.grad.isfinite().all()
+def test_contrastive_loss_spreads_its_target_over_all_right_answers() -> None:
+    text, image, scale = randn(3, 8), randn(3, 8, seed=1), torch.tensor(0.7)
+    fits = torch.tensor([[True, True, False], [False, True, False], [False, True, True]])
+    logits = cosine_logits(text, image, scale)
+    by_caption, by_picture = logits.log_softmax(1), logits.log_softmax(0)
+    first = (by_caption[0, :2].mean() + by_caption[1, 1] + by_caption[2, 1:].mean()) / 3
+    second = (by_picture[0, 0] + by_picture[:, 1].mean() + by_picture[2, 2]) / 3
+    torch.testing.assert_close(contrastive_loss(text, image, scale, fits), -(first + second) / 2)
 
 
 def test_the_scale_of_logits_is_capped() -> None:
-    arguments = (torch.eye(4), torch.zeros(4, 4, dtype=torch.bool))
-    huge = contrastive_loss(randn(4, 8), randn(4, 8, seed=1), torch.tensor(50.0), *arguments)
-    capped = contrastive_loss(randn(4, 8), randn(4, 8, seed=1), torch.tensor(math.log(100)), *arguments)
+    pair = (randn(4, 8), randn(4, 8, seed=1))
+    huge = contrastive_loss(*pair, torch.tensor(50.0), torch.eye(4))
+    capped = contrastive_loss(*pair, torch.tensor(math.log(100)), torch.eye(4))
     torch.testing.assert_close(huge, capped)
 
 
-def test_answers_never_count_the_same_concept_as_wrong() -> None:
-    concepts = torch.tensor([0, 0, 0, 1, 2])
-    looks = torch.tensor([[0, 0], [0, 0], [1, 0], [0, 0], [0, 0]])
-    captions = ("apple", "an apple", "flat apple", "pear", "pear")
-    weights, ignored = answers(concepts, looks, captions, 0.25)
-    assert weights[0].tolist() == [1, 1, 0.25, 0, 0]
-    assert weights[3].tolist() == [0, 0, 0, 1, 1]
-    assert not ignored.any()
-    weights, ignored = answers(concepts, looks, captions, 0.0)
-    assert weights[0].tolist() == [1, 1, 0, 0, 0]
-    assert ignored.nonzero().tolist() == [[0, 2], [1, 2], [2, 0], [2, 1]]
+def test_logits_keep_their_precision_where_networks_work_in_half() -> None:
+    pair = (randn(4, 64).bfloat16(), randn(5, 64, seed=1).bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = cosine_logits(*pair, torch.tensor(math.log(60)))
+    exact = 60 * torch.cosine_similarity(pair[0].double()[:, None], pair[1].double()[None], dim=2)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, atol=1e-4, rtol=0)
+
+
+def test_a_caption_matches_the_pictures_of_which_it_is_true() -> None:
+    found = matches(
+        concepts=torch.tensor([0, 0, 0, 0, 1, 0]),
+        beside=torch.tensor([-1, -1, -1, -1, -1, 1]),
+        styles=torch.tensor([0, 1, 0, 1, 0, 0]),
+        backgrounds=torch.tensor([2, 3, 3, 2, 2, 2]),
+        names_style=torch.tensor([False, True, False, True, False, False]),
+        names_background=torch.tensor([False, False, True, True, False, False]),
+        captions=("apple", "flat apple", "apple on red", "flat apple on blue", "pear", "apple and pear"),
+    )
+    assert found.int().tolist() == [
+        [1, 1, 1, 1, 0, 0],
+        [0, 1, 0, 1, 0, 0],
+        [0, 1, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 1],
+    ]
+
+
+def test_equal_captions_fit_each_others_pictures() -> None:
+    no, none = torch.zeros(3, dtype=torch.bool), torch.full((3,), -1)
+    found = matches(torch.arange(3), none, none, none, no, no, ("a face", "a dog", "a face"))
+    assert found.int().tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+
+
+def test_class_loss_is_the_mean_over_rows_that_have_a_class() -> None:
+    logits = randn(4, 3)
+    found = class_loss(logits, torch.tensor([2, -1, 0, -1]))
+    torch.testing.assert_close(found, nn.functional.cross_entropy(logits[[0, 2]], torch.tensor([2, 0])))
+    assert class_loss(logits, torch.full((4,), -1)).item() == 0
 
 
 def test_distillation_loss_ignores_length() -> None:

@@ -166,6 +166,9 @@ def train(
     data: Annotated[Path | None, typer.Option(help="The folder of pictures and captions.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where checkpoints, losses and samples go.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue where it stopped.")] = False,
+    export_only: Annotated[
+        bool, typer.Option("--export-only", help="Only write the newest checkpoints as a model.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Of everything random in it.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of the CPU.")] = None,
@@ -177,7 +180,11 @@ def train(
     from kandinsky.cli import train as command
 
     changes = command.overrides(data, out, seed, device, threads)
-    command.train(command.source(config, recipe), changes, resume=resume, quiet=quiet)
+    path = command.source(config, recipe)
+    if export_only:
+        command.export(path, changes)
+    else:
+        command.train(path, changes, resume=resume, quiet=quiet)
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from kandinsky.cli.console import INTERRUPTED, err, warn
+from kandinsky.cli.console import INTERRUPTED, err, say, warn
 from kandinsky.core.errors import ConfigError, nearest
 from kandinsky.training import events
 
@@ -48,6 +48,13 @@ def train(path: Path, changes: dict[str, Any], *, resume: bool, quiet: bool) -> 
 
     if not follow(run_config(path, resume=resume, overrides=changes), err(), quiet=quiet):
         raise typer.Exit(INTERRUPTED)
+
+
+def export(path: Path, changes: dict[str, Any]) -> None:
+    """Writes the newest checkpoints of a run as a model and prints its folder."""
+    from kandinsky.training.api import export as write
+
+    say(str(write(path, overrides=changes)))
 
 
 def follow(happenings: Iterable[events.Event], console: Console, *, quiet: bool) -> bool:
@@ -112,6 +119,8 @@ class _Shown:
             case events.Finished(stage=stage, step=step, folder=folder, losses=losses):
                 self._bar(stage, 1.0, f"step {step}")
                 self._line(f"{stage} is done after {step} steps: {_numbers(losses)}; it is in {folder}")
+            case events.Exported(path=path):
+                self._line(f"the model is in {path}; draw with: kandinsky generate PROMPT --model {path}")
 
     def _line(self, text: str) -> None:
         if not self._quiet:

@@ -6,11 +6,14 @@ from kandinsky.generations import k22
 from kandinsky.generations.k22 import Placement
 from kandinsky.generations.model import Model
 
-__all__ = ["Model", "Placement", "load_model", "needs_prior"]
+__all__ = ["Model", "Placement", "load_model", "needs_prior", "write_checkpoint"]
 
 _LOADERS = dict.fromkeys((*k22.DECODERS, *k22.COMBINED), k22.load_model)
 _PRIORS = k22.PRIORS
 _COMBINED = k22.COMBINED
+
+write_checkpoint = k22.write_combined
+"""Writes networks that were trained here as a whole checkpoint of the generation they are of."""
 
 
 def needs_prior(folder: Folder) -> bool:
@@ -19,7 +22,10 @@ def needs_prior(folder: Folder) -> bool:
 
 
 def load_model(decoder: Folder, prior: Folder | None, place: Placement) -> Model:
-    """Loads a decoder with its prior; raises CheckpointError for a kind of model that has no loader."""
+    """Loads a decoder, with the prior that lies in `prior` (a combined folder may be both) or alone.
+
+    Raises CheckpointError for a kind of model that has no loader.
+    """
     if decoder.kind in _PRIORS:
         raise CheckpointError(
             f"{decoder.root} holds a prior ({decoder.kind}), not a decoder.",
@@ -27,8 +33,8 @@ def load_model(decoder: Folder, prior: Folder | None, place: Placement) -> Model
         )
     if decoder.kind not in _LOADERS:
         raise CheckpointError(
-            f"{decoder.root} holds a {decoder.kind or 'model without a name'}, which is not a known Kandinsky.",
-            f"Known: {', '.join(_LOADERS)}.",
+            f"{decoder.root} holds a {decoder.kind or 'model without a name'}, which is not a known
+            Kandinsky.", f"Known: {', '.join(_LOADERS)}.",
         )
     if prior is not None and prior.kind not in (*_PRIORS, *_COMBINED):
         raise CheckpointError(

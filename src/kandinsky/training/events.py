@@ -95,4 +95,11 @@ class Finished:
     losses: dict[str, float] = field(default_factory=dict)
 
 
-Event = Started | Preparing | Progress | Measured | Sampled | Saved | Warned | Stopped | Finished
+@dataclass(frozen=True)
+class Exported:
+    """The networks of a run were written as one checkpoint folder, ready to load."""
+
+    path: Path
+
+
+Event = Started | Preparing | Progress | Measured | Sampled | Saved | Warned | Stopped | Finished | Exported

@@ -1,5 +1,6 @@
 """One player at work: its parameters, optimiser and running mean, and how they are saved."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -96,6 +97,16 @@ class Learner:
         if self.ema is not None:
             tensors[f"{name}.ema"] = self.ema.mean
         return tensors, {"optimiser": numbers, "averaged": self.ema.updates if self.ema else 0}
+
+    def finished(self) -> dict[str, dict[str, Tensor]]:
+        """What the player makes of its running mean in the end, by file and name; often nothing."""
+        if self.player.finish is None:
+            return {}
+        module = copy.deepcopy(self.player.module).float()
+        if self.ema is not None:
+            copy_into(module, self.ema.mean)
+        self.player.finish(module.eval())
+        return {f"{self.player.name}.final": dict(module.state_dict())}
 
     def restore(self, tensors: dict[str, dict[str, Tensor]], values: dict[str, Any]) -> None:
         """Puts back what `state` gave; CheckpointError when it is of another network."""

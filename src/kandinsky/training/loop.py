@@ -18,7 +18,7 @@ from torch import Tensor
 from kandinsky.core.errors import ConfigError, KandinskyError
 from kandinsky.training import events
 from kandinsky.training.config import Stage
-from kandinsky.training.data.order import EpochSampler
+from kandinsky.training.data.order import EpochSampler, Order
 from kandinsky.training.learner import Learner
 from kandinsky.training.logs import LossLog
 from kandinsky.training.seeds import generator, seed_globals
@@ -76,9 +76,13 @@ class _Live:
         self.learners = [Learner(player, run.stage, run.device) for player in run.task.players]
         if run.task.extra is not None:
             run.task.extra.to(run.device)
-        self.sampler = EpochSampler(len(run.task.data), run.stage.batch, run.seed)
+        count, batch = len(run.task.data), run.stage.batch
+        self.sampler: Order = (
+            run.task.order(batch, run.seed) if run.task.order else EpochSampler(count, batch, run.seed)
+        )
         self.position = self.sampler.state()
         self.step, self.seconds = 0, 0.0
+        self.finished = False
         self.losses: dict[str, float] = {}
         self._finite = torch.ones((), dtype=torch.bool, device=run.device)
 
@@ -111,7 +115,7 @@ class _Live:
                 if saving:
                     yield self._save(log)
                     saved_at = self.step
-        if saved_at != self.step:
+        if saved_at != self.step or (self.done and not self.finished):
             self._check_finite()
             yield self._save(log)
 
@@ -126,6 +130,7 @@ class _Live:
         self.position = self.sampler.state()
         self.step, self.seconds = checkpoint.step, values["seconds"]
         self.losses = values["losses"]
+        self.finished = bool(values.get("finished", False))
         restore_random_state(tensors["random"], values["random"], self.run.device)
         return int(values["log_size"])
 
@@ -135,10 +140,14 @@ class _Live:
         for learner in self.learners:
             parts, learners[learner.player.name] = learner.state()
             tensors |= parts
+            if self.done:
+                tensors |= learner.finished()
         if self.task.extra is not None:
             tensors["extra"] = self.task.extra.state_dict()
         tensors["random"], random_values = random_state(self.run.device)
+        self.finished = self.done
         values = {
+            "finished": self.finished,
             "learners": learners,
             "data": self.position,
             "seconds": self.seconds,

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,17 @@ def newest(folder: Path) -> Found:
     return Found(None, tuple(refused))
 
 
-def read(path: Path, files: set[str] | None = None) -> Checkpoint:
+def read(path: Path, files: set[str] | None = None, optional: Set[str] = frozenset()) -> Checkpoint:
     """Reads one checkpoint, or only some of its tensor files, after comparing their hashes.
 
-    Raises CheckpointError for a missing or changed file.
+    `optional` files are read where the checkpoint has them. Raises CheckpointError for a missing or changed
+    file.
     """
     hashes = _read_json(path / HASHES)
-    wanted = {f"{name}.safetensors" for name in files} if files is not None else hashes.keys() - {STATE}
+    wanted = hashes.keys() - {STATE}
+    if files is not None:
+        wanted = {f"{name}.safetensors" for name in files}
+        wanted |= hashes.keys() & {f"{name}.safetensors" for name in optional}
     tensors: dict[str, dict[str, Tensor]] = {}
     for name in [STATE, *sorted(wanted)]:
         if not (path / name).is_file() or _hash(path / name) != hashes.get(name):
@@ -103,12 +108,14 @@ def read(path: Path, files: set[str] | None = None) -> Checkpoint:
     return Checkpoint(int(values.pop("step")), tensors, values, path)
 
 
-def newest_whole(folder: Path, files: set[str]) -> Checkpoint:
-    """The newest whole checkpoint's `files`; CheckpointError when there is none."""
+def newest_whole(folder: Path, files: set[str], optional: Set[str] = frozenset()) -> Checkpoint:
+    """The newest whole checkpoint's `files`, and those `optional` ones it has; CheckpointError when there is
+    none.
+    """
     problems = []
     for path in _steps(folder):
         try:
-            return read(path, files)
+            return read(path, files, optional)
         except CheckpointError as error:
             problems.append(str(error))
     reason = f" ({problems[0]})" if problems else ""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.training.config import OptimiserConfig, Stage
+from kandinsky.training.data.order import Order
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class Player:
     """One module that learns (those of its parameters that require gradients), and what it minimises.
 
     `begins` is its first step; `ema` whether a running mean of it is kept; `compiled` are the modules whose
-    forward is worth compiling when the settings ask for it.
+    forward is worth compiling when the settings ask for it. `finish` changes a float32 copy of the module, in
+    evaluation mode with the running mean as weights, when the stage ends; later stages then load that copy,
+    while what a resumed run continues from stays as it was.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Player:
     begins: int = 0
     ema: bool = True
     compiled: tuple[nn.Module, ...] = ()
+    finish: Callable[[nn.Module], None] | None = None
 
 
 class Source(Protocol):
@@ -83,14 +87,16 @@ Sheet = npt.NDArray[np.uint8]
 class Task:
     """Everything that is particular to one kind of training.
 
-    `extra` holds tensors that must survive a resume but are not trained (histories of samplers). `sheet`
-    draws a picture (H, W, 3) of what the players can do, `measure` gives numbers; both are called with the
-    running means in place, without gradients, and with the same generator each time.
+    `extra` holds tensors that must survive a resume but are not trained (histories of samplers). `order`
+    makes the order of examples from the batch size and the seed; without it each is seen once an epoch.
+    `sheet` draws a picture (H, W, 3) of what the players can do, `measure` gives numbers; both are called
+    with the running means in place, without gradients, and with the same generator each time.
     """
 
     players: tuple[Player, ...]
     data: Source
     extra: nn.Module | None = None
+    order: Callable[[int, int], Order] | None = None
     sheet: Callable[[torch.Generator], Sheet] | None = None
     measure: Callable[[torch.Generator], dict[str, float]] | None = None
 

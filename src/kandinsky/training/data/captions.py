@@ -51,10 +51,12 @@ class CaptionMix:
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption and its language code."""
+    """A caption and its language code, and whether it says the style and the background."""
 
     text: str
     language: str
+    names_style: bool = False
+    names_background: bool = False
 
 
 def clean_label(label: str, language: str = "en") -> str:
@@ -232,12 +234,15 @@ class CaptionGrammar:
             first, second = (self._framed(name, spoken, rng, ("a {}",)) for name in pair)
             subject = AND[spoken].format(first, second)
         styled = self._styled(subject, style, spoken, rng)
-        return Caption(self._placed(styled, background, spoken, rng), spoken)
+        placed = self._placed(styled or subject, background, spoken, rng)
+        text = placed or styled or subject
+        return Caption(text, spoken, names_style=styled is not None, names_background=placed is not None)
 
-    def _styled(self, subject: str, style: str, language: str, rng: random.Random) -> str:
+    def _styled(self, subject: str, style: str, language: str, rng: random.Random) -> str | None:
+        """The subject with the style named, or None when chance or the vocabulary leaves it out."""
         words = STYLE_WORDS.get(style, {}).get(language, ())
         if not words or rng.random() >= self.mix.style:
-            return subject
+            return None
         word = rng.choice(words)
         if word in ADJECTIVES and language == "en" and rng.random() < 0.5:
             framed = re.match(r"(.*\b)?(an?|the) (.+)", subject)
@@ -248,12 +253,13 @@ class CaptionGrammar:
             return (framed.group(1) or "") + article
         return self._join((subject, word), language)
 
-    def _placed(self, subject: str, background: str, language: str, rng: random.Random) -> str:
+    def _placed(self, subject: str, background: str, language: str, rng: random.Random) -> str | None:
+        """The subject with the background named, or None when chance leaves it out."""
         if not background:
-            return subject
+            return None
         named = self.mix.white_named if background == "white" else self.mix.colour_named
         if rng.random() >= named:
-            return subject
+            return None
         phrase = background_phrase(background, language, rng)
         standing_alone = language == "en" and not phrase.startswith("on ")
         if language in UNSPACED or standing_alone or (rng.random() < 0.3 and language != "ar"):

@@ -1,9 +1,28 @@
 """The order in which examples are seen: a new shuffle per epoch, that continues in the middle of one."""
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 
 from kandinsky.core.errors import CheckpointError
 from kandinsky.training.seeds import generator
+
+
+class Order(Protocol):
+    """Which examples come next; `state` and `restore` let it continue where another one stood."""
+
+    def next(self) -> list[int]:
+        """The indices of the next batch."""
+        ...
+
+    def state(self) -> dict[str, int]:
+        """Where it stands."""
+        ...
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Continues from `state()`; CheckpointError when the examples are others."""
+        ...
 
 
 class EpochSampler:
@@ -52,3 +71,45 @@ class EpochSampler:
             self.count, generator=generator(self.seed, "order", self.epoch)
         ).tolist()
         return order
+
+
+class GroupSampler:
+    """Endless batches in which each group appears with `each` of its examples, drawn at random.
+
+    `groups` gives the group of every example. Groups come in the order of an `EpochSampler`, whatever their
+    size; one with fewer than `each` examples repeats them. What is drawn depends on (seed, place) alone.
+    """
+
+    def __init__(self, groups: Sequence[int], each: int, batch: int, seed: int) -> None:
+        if each < 1 or batch % each:
+            raise ValueError(f"batches of {batch} are not made of {each} examples a group")
+        members: dict[int, list[int]] = {}
+        for index, group in enumerate(groups):
+            members.setdefault(group, []).append(index)
+        self._members = list(members.values())
+        self.examples, self.each, self.seed = len(groups), each, seed
+        self._order = EpochSampler(len(self._members), batch // each, seed)
+
+    def next(self) -> list[int]:
+        """The next batch, the examples of a group side by side."""
+        draws = generator(self.seed, "of group", self._order.epoch, self._order.position)
+        taken: list[int] = []
+        for group in self._order.next():
+            members = self._members[group]
+            shuffled = torch.randperm(len(members), generator=draws).tolist()
+            taken += [members[shuffled[number % len(members)]] for number in range(self.each)]
+        return taken
+
+    def state(self) -> dict[str, int]:
+        """Where it stands: epoch, position in it, how many groups and examples there are."""
+        return {**self._order.state(), "examples": self.examples}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Continues from `state()`; CheckpointError when the examples or groups have changed since."""
+        if state.get("examples") != self.examples:
+            raise CheckpointError(
+                f"The run was started on {state.get('examples', state['count'])} examples, now there are "
+                f"{self.examples}.",
+                "Resume with the same data and settings, or start a new run.",
+            )
+        self._order.restore(state)

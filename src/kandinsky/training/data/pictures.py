@@ -85,7 +85,8 @@ class Batch:
 
     `pixels` (B, 3, S, S) float32 in [-1, 1]; `concepts`, `styles`, `backgrounds`, `indices` (B,) int64;
     `beside` (B,) the concept on the right or -1; `mirrored` (B,) bool. Background ids follow the order of
-    `words.COLOURS`; an opaque picture has background -1.
+    `words.COLOURS`; an opaque picture has background -1. `names_style`, `names_background` (B,) bool say of
+    each caption what it tells besides the concept.
     """
 
     pixels: Tensor
@@ -97,6 +98,8 @@ class Batch:
     indices: Tensor
     beside: Tensor
     mirrored: Tensor
+    names_style: Tensor
+    names_background: Tensor
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -228,6 +231,8 @@ class PictureSet:
             rows,
             beside,
             mirrored,
+            torch.tensor([caption.names_style for caption in captions]),
+            torch.tensor([caption.names_background for caption in captions]),
         )
 
     def _partners(self, rows: Tensor, chance: Tensor, probability: float) -> tuple[Tensor, Tensor]:
@@ -309,7 +314,9 @@ def open_pictures(
         )
     everything = decoded(folder, size, Path(cache) if cache is not None else folder.root / ".cache")
     files = torch.tensor(kept)
-    pixels = torch.from_numpy(everything)[files]
+    # Pictures lie in memory in one way whether they come decoded or from the cache: convolutions round
+    # differently otherwise, and a resumed run would not be exact.
+    pixels = torch.from_numpy(everything)[files].contiguous()
     records = [folder.records[i] for i in kept]
     style_ids = {style: i for i, style in enumerate(folder.styles)}
     return PictureSet(

@@ -1,4 +1,4 @@
-"""Losses of two towers in one space: contrastive learning and distillation of a sentence encoder."""
+"""Losses of two towers in one space: contrastive learning, concept vectors, a sentence encoder's example."""
 
 import torch
 import torch.nn.functional as F
@@ -8,47 +8,64 @@ LARGEST_SCALE = 100.0
 """Logits are never scaled by more than this (Radford et al. 2021, arXiv 2103.00020, section 2.5)."""
 
 
-def contrastive_loss(
-    first: Tensor, second: Tensor, log_scale: Tensor, positives: Tensor, ignored: Tensor
-) -> Tensor:
+def cosine_logits(first: Tensor, second: Tensor, log_scale: Tensor) -> Tensor:
+    """Scaled cosines of all pairs: (B, D) and (N, D), not normalised, to (B, N), never in half precision.
+
+    Times the scale, the rounding of bfloat16 would be as large as the differences that decide.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        first, second = F.normalize(first.float(), dim=1), F.normalize(second.float(), dim=1)
+        return log_scale.float().exp().clamp(max=LARGEST_SCALE) * (first @ second.T)
+
+
+def contrastive_loss(first: Tensor, second: Tensor, log_scale: Tensor, positives: Tensor) -> Tensor:
     """The symmetric cross-entropy over a batch in which a row may have several right answers.
 
-    `first`, `second` (B, D), not normalised; `log_scale` scalar; `positives` (B, B) >= 0 with a positive
-    diagonal: the weight of column j as an answer to row i; `ignored` (B, B) bool: pairs that are neither
-    right nor wrong. With an identity matrix and nothing ignored it is CLIP's loss (Radford et al. 2021,
-    figure 3); several positives as in arXiv 2004.11362, eq. 2 (the mean outside the logarithm).
+    `first`, `second` (B, D), not normalised; `log_scale` scalar; `positives` (B, B) bool or weights >= 0 with
+    a positive diagonal: how right column j is as an answer to row i. With an identity matrix it is CLIP's
+    loss (Radford et al. 2021, figure 3); several positives as in arXiv 2004.11362, eq. 2 (the mean outside
+    the logarithm).
     """
-    first, second = F.normalize(first.float(), dim=1), F.normalize(second.float(), dim=1)
-    logits = log_scale.float().exp().clamp(max=LARGEST_SCALE) * first @ second.T
-    logits = logits.masked_fill(ignored, -torch.inf)
+    logits = cosine_logits(first, second, log_scale)
+    positives = positives.float()
     return 0.5 * (_soft_entropy(logits, positives) + _soft_entropy(logits.T, positives.T))
 
 
 def _soft_entropy(logits: Tensor, positives: Tensor) -> Tensor:
     target = positives / positives.sum(dim=1, keepdim=True)
-    # An ignored pair has weight 0 and log-probability -inf; their product must count as 0.
-    terms = (target * logits.log_softmax(dim=1)).masked_fill(target == 0, 0.0)
-    return -terms.sum(dim=1).mean()
+    return -(target * logits.log_softmax(dim=1)).sum(dim=1).mean()
 
 
-def answers(
-    concepts: Tensor, looks: Tensor, captions: tuple[str, ...], concept_weight: float
-) -> tuple[Tensor, Tensor]:
-    """Which pairs of a batch are right answers, and which must not count as wrong: (B, B) weights and (B,
-    B) bool.
+def matches(
+    concepts: Tensor,
+    beside: Tensor,
+    styles: Tensor,
+    backgrounds: Tensor,
+    names_style: Tensor,
+    names_background: Tensor,
+    captions: tuple[str, ...],
+) -> Tensor:
+    """Which caption (row) is true of which picture (column) of a batch, (B, B) bool.
 
-    `concepts` (B,) what each row shows, `looks` (B, K) everything else its caption may name (style,
-    background). Weight 1: the pair itself, equal captions, the same concept with the same look. The same
-    concept with another look has `concept_weight` in [0, 1]: never wrong, and at 0 just not counted, so
-    that style words keep a meaning.
+    All (B,): what each picture shows and what stands beside it, its style and background, and whether its
+    caption names those two. A caption fits a picture of the same things whose style and background are the
+    ones it names; what it does not name may be anything. Equal texts fit the same pictures' own captions.
     """
-    same = concepts[:, None] == concepts[None, :]
-    alike = (looks[:, None] == looks[None, :]).all(dim=-1)
+    fits = _equal(concepts) & _equal(beside)
+    fits &= ~names_style[:, None] | _equal(styles)
+    fits &= ~names_background[:, None] | _equal(backgrounds)
     numbers = {text: number for number, text in enumerate(dict.fromkeys(captions))}
-    text = torch.tensor([numbers[caption] for caption in captions], device=concepts.device)
-    right = (same & alike) | (text[:, None] == text[None, :])
-    weights = torch.where(right, 1.0, torch.where(same, concept_weight, 0.0))
-    return weights, same & (weights == 0)
+    return fits | _equal(torch.tensor([numbers[caption] for caption in captions], device=concepts.device))
+
+
+def _equal(values: Tensor) -> Tensor:
+    return values[:, None] == values[None, :]
+
+
+def class_loss(logits: Tensor, classes: Tensor) -> Tensor:
+    """Cross-entropy of (B, K) logits against classes (B,), rows of class -1 left out; 0 when all are."""
+    total = F.cross_entropy(logits.float(), classes, ignore_index=-1, reduction="sum")
+    return total / (classes >= 0).sum().clamp(min=1)
 
 
 def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:

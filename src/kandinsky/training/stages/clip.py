@@ -1,22 +1,26 @@
 """Training the text and vision towers."""
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from kandinsky.training.config import ClipObjective, Stage
+from kandinsky.training.data.order import EpochSampler, GroupSampler, Order
 from kandinsky.training.data.pictures import Batch, PictureSet
 from kandinsky.training.events import Event
 from kandinsky.training.objectives.contrastive import (
-    answers,
+    class_loss,
     contrastive_loss,
     distillation_loss,
+    matches,
     retrieval_accuracy,
 )
 from kandinsky.training.seeds import generator
+from kandinsky.training.stages.heads import Apprentice, sketch_of
 from kandinsky.training.stages.sources import PictureSource, Tokenize, captions_again, facts_of
 from kandinsky.training.stages.towers import Towers
 from kandinsky.training.stages.workshop import Workshop, augmentation
@@ -28,25 +32,25 @@ MEASURED = 512
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pictures with texts:
+    """Pictures with texts: `ids` (B, L) of the captions when they are read, `other_ids` of second captions of
+    the same pictures, and `taught` (B, 512), a sentence encoder's vectors of the captions.
 
-    `ids` (B, L) of the captions, `other_ids` of second captions of the same pictures, and `taught` (B,
-    512), a sentence encoder's vectors of the captions; the last two only when they are learned from.
+    Each is None when nothing is learned from it.
     """
 
     pictures: Batch
-    ids: Tensor
+    ids: Tensor | None
     other_ids: Tensor | None
     taught: Tensor | None
 
 
 @dataclass(frozen=True)
 class PairSource:
-    """Pictures with one or two captions each."""
+    """Pictures with as many captions each as the objective has a use for."""
 
     source: PictureSource
     tokenize: Tokenize
-    twice: bool
+    objective: ClipObjective
     teacher: Teacher | None
 
     def __len__(self) -> int:
@@ -55,71 +59,137 @@ class PairSource:
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Pairs:
         """Augmented pictures, captions tokenised."""
         batch = self.source.batch(indices, generator)
+        ids = self.tokenize(batch.captions)[0] if self.objective.reads else None
         others = None
-        if self.twice:
+        if self.objective.text_pairs:
             words = random.Random(int(torch.randint(2**62, (1,), generator=generator)))
             others = self.tokenize(captions_again(self.source.pictures, facts_of(batch), words))[0]
         taught = self.teacher(batch.captions) if self.teacher is not None else None
-        return Pairs(batch, self.tokenize(batch.captions)[0], others, taught)
-
-
-class Apprentice(nn.Module):
-    """The towers, and a head from the text embedding to a sentence encoder's space while they learn from
-    it.
-    """
-
-    def __init__(self, towers: Towers, teacher_width: int | None) -> None:
-        super().__init__()
-        self.towers = towers
-        width = towers.text.config.projection
-        self.head = nn.Linear(width, teacher_width) if teacher_width is not None else None
+        return Pairs(batch, ids, others, taught)
 
 
 def clip_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
-    """Both towers against the contrastive loss over pictures and captions, captions alone, and a teacher."""
+    """Both towers, or one of them, against each other and against what their heads are asked."""
     yield from ()
     objective: ClipObjective = stage.objective
     towers = shop.new_towers()
     shop.start(stage, "clip", towers, "towers.")
     teacher = load_teacher() if objective.teacher is not None else None
-    apprentice = Apprentice(towers, WIDTH if teacher is not None else None)
     learned, held_out = shop.split(stage)
-
-    source = PairSource(
-        PictureSource(learned, augmentation(stage)), shop.ids, objective.text_pairs > 0, teacher
-    )
+    apprentice = Apprentice(towers, objective, learned, WIDTH if teacher is not None else None)
+    for name, head in apprentice.heads.items():
+        if shop.start_if_there(stage, "clip", head, f"{name}.") and objective.lock == "vision":
+            # What a finished tower was asked is finished too: the texts come to the pictures' vectors.
+            head.requires_grad_(False)
+    towers.vision.requires_grad_(objective.sees and objective.lock != "vision")
+    towers.text.requires_grad_(objective.reads and objective.lock != "text")
+    source = PairSource(PictureSource(learned, augmentation(stage)), shop.ids, objective, teacher)
 
     def compare(turn: Turn) -> Losses:
-        batch: Pairs = turn.batch
-        text = towers.read(batch.ids.to(turn.device)).embedding
-        right, ignored = (part.to(turn.device) for part in batch_answers(batch.pictures, objective))
-        parts = {}
-        total = torch.zeros((), device=turn.device)
-        if objective.contrastive:
-            image = towers.see(batch.pictures.pixels.to(turn.device))
-            parts["contrastive"] = contrastive_loss(image, text, towers.log_scale, right, ignored)
-            total = total + objective.contrastive * parts["contrastive"]
-        if batch.other_ids is not None:
-            other = towers.read(batch.other_ids.to(turn.device)).embedding
-            parts["text_pairs"] = contrastive_loss(text, other, towers.log_scale, right, ignored)
-            total = total + objective.text_pairs * parts["text_pairs"]
-        if batch.taught is not None and apprentice.head is not None:
-            parts["distillation"] = distillation_loss(apprentice.head(text), batch.taught.to(turn.device))
-            total = total + objective.distillation * parts["distillation"]
+        pairs: Pairs = turn.batch
+        parts: dict[str, Tensor] = {}
+        image = text = None
+        if objective.sees:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and objective.lock != "vision"):
+                image = towers.see(pairs.pictures.pixels.to(turn.device)).float()
+            parts |= picture_losses(apprentice, image, pairs.pictures, objective)
+        if pairs.ids is not None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and objective.lock != "text"):
+                text = towers.read(pairs.ids.to(turn.device)).embedding.float()
+            parts |= text_losses(apprentice, text, pairs, objective)
+        if image is not None and text is not None and objective.contrastive:
+            fits = batch_matches(pairs.pictures, turn.device)
+            parts["contrastive"] = contrastive_loss(text, image, towers.log_scale, fits)
+        total = torch.stack([_WEIGHTS[name](objective) * value for name, value in parts.items()]).sum()
         return Losses(total, parts)
 
     def measure(_: torch.Generator) -> dict[str, float]:
-        return {} if held_out is None else concept_retrieval(towers, held_out, shop)
+        if held_out is None:
+            return {}
+        if objective.reads:
+            return concept_retrieval(towers, held_out, shop)
+        return concept_recognition(apprentice, held_out, shop.device)
 
-    parts = (towers.text, towers.vision)
-    player = Player("clip", apprentice, compare, stage.optimiser, compiled=parts)
-    return Task((player,), source, measure=measure)
+    def order(batch: int, seed: int) -> Order:
+        if objective.per_concept == 1:
+            return EpochSampler(len(source), batch, seed)
+        return GroupSampler(learned.concept_ids.tolist(), objective.per_concept, batch, seed)
+
+    player = Player("clip", apprentice, compare, stage.optimiser, compiled=(towers.text, towers.vision))
+    return Task((player,), source, order=order, measure=measure)
 
 
-def batch_answers(batch: Batch, objective: ClipObjective) -> tuple[Tensor, Tensor]:
-    """Right and uncounted pairs of a batch, as `objectives.contrastive.answers` says."""
-    looks = torch.stack([batch.styles, batch.backgrounds, batch.beside], dim=1)
-    return answers(batch.concepts, looks, batch.captions, objective.concept_positive)
+_WEIGHTS: dict[str, Callable[[ClipObjective], float]] = {
+    "contrastive": lambda objective: objective.contrastive,
+    "text_pairs": lambda objective: objective.text_pairs,
+    "distillation": lambda objective: objective.distillation,
+    "concepts": lambda objective: objective.concepts,
+    "concepts_text": lambda objective: objective.concepts_text,
+    "style": lambda objective: objective.looks,
+    "background": lambda objective: objective.looks,
+    "sketch": lambda objective: objective.sketch,
+}
+
+
+def picture_losses(
+    apprentice: Apprentice, image: Tensor, pictures: Batch, objective: ClipObjective
+) -> dict[str, Tensor]:
+    """What the heads say of image embeddings (B, P), as scalar losses by name.
+
+    A picture of two things side by side is no example of either concept.
+    """
+    parts = {}
+    device = image.device
+    if apprentice.concepts is not None and objective.concepts:
+        classes = concept_classes(apprentice, pictures, device)
+        parts["concepts"] = class_loss(apprentice.concepts(image), classes)
+    if apprentice.looks is not None:
+        style, background = apprentice.looks(image)
+        parts["style"] = class_loss(style, pictures.styles.to(device))
+        parts["background"] = class_loss(background, pictures.backgrounds.to(device))
+    if apprentice.sketch is not None:
+        small = sketch_of(pictures.pixels.to(device))
+        parts["sketch"] = F.mse_loss(apprentice.sketch(image).float(), small)
+    return parts
+
+
+def text_losses(
+    apprentice: Apprentice, text: Tensor, pairs: Pairs, objective: ClipObjective
+) -> dict[str, Tensor]:
+    """What second captions, the heads and a teacher say of text embeddings (B, P), as scalars by name."""
+    parts = {}
+    device = text.device
+    if apprentice.concepts is not None and objective.concepts_text:
+        classes = concept_classes(apprentice, pairs.pictures, device)
+        parts["concepts_text"] = class_loss(apprentice.concepts(text), classes)
+    if pairs.other_ids is not None:
+        other = apprentice.towers.read(pairs.other_ids.to(device)).embedding
+        fits = batch_matches(pairs.pictures, device)
+        parts["text_pairs"] = contrastive_loss(text, other, apprentice.towers.log_scale, fits)
+    if pairs.taught is not None and apprentice.teacher is not None:
+        parts["distillation"] = distillation_loss(apprentice.teacher(text), pairs.taught.to(device))
+    return parts
+
+
+def concept_classes(apprentice: Apprentice, pictures: Batch, device: torch.device) -> Tensor:
+    """The concept head's class of each picture, (B,), -1 where it has none or shows two things."""
+    assert apprentice.concepts is not None
+    alone = pictures.beside.to(device) < 0
+    return torch.where(alone, apprentice.concepts.classes(pictures.concepts.to(device)), -1)
+
+
+def batch_matches(pictures: Batch, device: torch.device) -> Tensor:
+    """Which caption (row) is true of which picture (column) of a batch, (B, B) bool on `device`."""
+    fits = matches(
+        pictures.concepts,
+        pictures.beside,
+        pictures.styles,
+        pictures.backgrounds,
+        pictures.names_style,
+        pictures.names_background,
+        pictures.captions,
+    )
+    return fits.to(device)
 
 
 def concept_retrieval(towers: Towers, pictures: PictureSet, shop: Workshop) -> dict[str, float]:
@@ -130,3 +200,19 @@ def concept_retrieval(towers: Towers, pictures: PictureSet, shop: Workshop) -> d
     image = towers.see(batch.pixels.to(shop.device))
     right = (batch.concepts[:, None] == batch.concepts[None, :]).to(shop.device)
     return {f"top{top}": retrieval_accuracy(text, image, right, top) for top in (1, 5)}
+
+
+def concept_recognition(
+    apprentice: Apprentice, pictures: PictureSet, device: torch.device
+) -> dict[str, float]:
+    """How often a held-out picture of a known concept is nearest to its vector: shares in [0, 1]."""
+    if apprentice.concepts is None:
+        return {}
+    classes = apprentice.concepts.classes(pictures.concept_ids.to(device))
+    rows = torch.nonzero(classes >= 0).flatten()[:MEASURED]
+    if not len(rows):
+        return {}
+    image = apprentice.towers.see(pictures.plain(rows.cpu()).to(device))
+    right = F.one_hot(classes[rows], len(apprentice.concepts.ids)).bool()
+    vectors = apprentice.concepts.vectors
+    return {f"top{top}": retrieval_accuracy(image, vectors, right, top) for top in (1, 5)}

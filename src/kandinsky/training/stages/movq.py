@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kandinsky.checkpoints.lpips_files import load_perceptual
 from kandinsky.core.errors import ConfigError
@@ -19,12 +19,16 @@ from kandinsky.training.objectives.autoencoder import (
     latent_moments_loss,
     structure_distance,
 )
+from kandinsky.training.seeds import generator
 from kandinsky.training.sheets import grid
 from kandinsky.training.stages.sources import PictureSource
 from kandinsky.training.stages.workshop import Workshop, augmentation
+from kandinsky.training.standardise import latent_statistics, standardise
 from kandinsky.training.task import Losses, Player, Sheet, Task, Turn
 
 SHOWN = 8
+STATISTICS = 1024
+CHUNK = 64
 
 
 def movq_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
@@ -43,7 +47,7 @@ def movq_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     critic = PatchCritic(objective.discriminator_width) if objective.adversarial else None
 
     def rebuild(turn: Turn) -> Losses:
-        x = _cropped(turn.batch.pixels.to(turn.device), objective.crop, turn)
+        x = cropped(turn.batch.pixels.to(turn.device), objective.crop, turn)
         z = movq.encode(x)
         quantized = movq.quantize(z)
         noisy = z + objective.latent_noise * turn.normal(z) if objective.latent_noise else z
@@ -78,10 +82,12 @@ def movq_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
             total = total + objective.adversarial * pull * parts["adversarial"]
         return Losses(total, parts)
 
-    players = [Player("movq", movq, rebuild, stage.optimiser, compiled=(movq.encoder, movq.decoder))]
+    source = PictureSource(learned, augmentation(stage))
+    finish = unit_latents(source, shop) if objective.standardise else None
+    compiled = (movq.encoder, movq.decoder)
+    players = [Player("movq", movq, rebuild, stage.optimiser, compiled=compiled, finish=finish)]
     if critic is not None:
         players.append(_critic(critic, stage, objective))
-    source = PictureSource(learned, augmentation(stage))
     shown = held_out or learned
 
     def sheet(_: torch.Generator) -> Sheet:
@@ -98,9 +104,30 @@ def perceptual_distance(objective: MovqObjective, device: torch.device) -> Calla
     """The distance of picture pairs that the objective names, (B, 3, H, W) twice to (B,)."""
     if objective.features == "structure":
         return structure_distance
-    return load_perceptual(
+    network = load_perceptual(
         objective.lpips_trunk, trunk_file=objective.lpips_trunk_file, heads_file=objective.lpips_heads_file
     ).to(device)
+
+    def distance(pictures: Tensor, targets: Tensor) -> Tensor:
+        # The classifier has seen nothing outside the range; the other losses pull such values back.
+        value: Tensor = network(pictures.clamp(-1, 1), targets)
+        return value
+
+    return distance
+
+
+def unit_latents(source: PictureSource, shop: Workshop) -> Callable[[nn.Module], None]:
+    """Gives an autoencoder latents of mean 0 and deviation 1 over training pictures, see `standardise`."""
+
+    def finish(movq: nn.Module) -> None:
+        assert isinstance(movq, MoVQ)
+        draws = generator(shop.config.seed, "latent statistics")
+        rows = torch.randperm(len(source), generator=draws)[:STATISTICS].tolist()
+        starts = range(0, len(rows), CHUNK)
+        batches = (source.batch(rows[first : first + CHUNK], draws).pixels for first in starts)
+        standardise(movq, *latent_statistics(movq, (pixels.to(shop.device) for pixels in batches)))
+
+    return finish
 
 
 def weighted(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
@@ -128,9 +155,14 @@ def _critic(critic: PatchCritic, stage: Stage, objective: MovqObjective) -> Play
     return Player("critic", critic, judge, optimiser, begins=objective.adversarial_from, ema=False)
 
 
-def _cropped(x: Tensor, crop: int | None, turn: Turn) -> Tensor:
-    """One random window of `crop` pixels for the whole batch."""
-    if crop is None or crop >= x.shape[-1]:
+def cropped(x: Tensor, crop: int | None, turn: Turn) -> Tensor:
+    """A random window of `crop` pixels of each picture (B, C, S, S); the pictures when they are no larger."""
+    size = x.shape[-1]
+    if crop is None or crop >= size:
         return x
-    top, left = (turn.uniform(2) * (x.shape[-1] - crop + 1)).long().tolist()
-    return x[:, :, top : top + crop, left : left + crop]
+    within = torch.arange(crop, device=x.device)
+    rows, columns = (
+        (turn.uniform(len(x)) * (size - crop + 1)).long()[:, None] + within for _ in ("top", "left")
+    )
+    which = torch.arange(len(x), device=x.device)[:, None, None]
+    return x.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -6,11 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kandinsky.conditioning.clip_image import CLIP_MEAN, CLIP_STD
 from kandinsky.networks.clip import ClipText, ClipTextConfig, ClipTextFeatures, ClipVision, ClipVisionConfig
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-"""What pixels in [0, 1] are shifted and divided by before the vision tower, as published with CLIP."""
 
 
 class Towers(nn.Module):
@@ -45,5 +42,5 @@ def vision_pixels(pictures: Tensor, size: int) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] as the vision tower takes them: `size` pixels, shifted and scaled."""
     if pictures.shape[-2:] != (size, size):
         pictures = F.interpolate(pictures.float(), (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
-    mean, std = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (MEAN, STD))
+    mean, std = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
     return (pictures * 0.5 + 0.5 - mean) / std

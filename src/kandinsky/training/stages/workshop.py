@@ -1,7 +1,7 @@
 """What the stages of one run share: pictures, tokenizer, and the networks that earlier stages made."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -68,7 +68,7 @@ class Workshop:
         data = self.config.data
         size = stage.size or data.size
         if size not in self._pictures:
-            found = open_pictures(
+            self._pictures[size] = open_pictures(
                 data.folder,
                 size,
                 groups=data.groups,
@@ -76,10 +76,7 @@ class Workshop:
                 keep_wasteful=data.keep_wasteful,
                 captions=caption_mix(data),
                 cache=data.cache,
-            )
-            # Pictures lie in memory in one way whether they come decoded or from the cache: convolutions
-            # round differently otherwise, and a resumed run would not be exact.
-            self._pictures[size] = replace(found, pixels=found.pixels.contiguous().to(self.device))
+            ).to(self.device)
         return self._pictures[size]
 
     def split(self, stage: Stage) -> tuple[PictureSet, PictureSet | None]:
@@ -137,6 +134,11 @@ class Workshop:
         """The configuration of the vision tower."""
         return network_config(ClipVisionConfig, self._table("clip_vision"), "clip_vision")
 
+    @cached_property
+    def decoder(self) -> UNet2Config:
+        """The configuration of the decoder."""
+        return network_config(UNet2Config, self._table("decoder"), "decoder")
+
     def new_movq(self) -> MoVQ:
         """An untrained autoencoder."""
         return MoVQ(network_config(MoVQConfig, self._table("movq"), "movq"))
@@ -151,7 +153,7 @@ class Workshop:
 
     def new_decoder(self) -> UNet2:
         """An untrained decoder."""
-        network = UNet2(network_config(UNet2Config, self._table("decoder"), "decoder"))
+        network = UNet2(self.decoder)
         network.initialise()
         return network
 
@@ -176,12 +178,26 @@ class Workshop:
         if stage.init is not None:
             self._load(self.folder(stage.init), player, module, prefix)
 
-    def finished(self, method: str, module: M, prefix: str = "") -> M:
-        """Copies the running means of the last stage of a method into a module and returns it."""
-        names = [stage.name for stage in self.config.stage if stage.method == method]
-        if not names:
-            raise ConfigError(f"The configuration has no stage of method {method!r}.", "Add and train one.")
-        self._load(self.folder(names[-1]), method, module, prefix)
+    def start_if_there(self, stage: Stage, player: str, module: nn.Module, prefix: str) -> bool:
+        """Does what `start` does when the stage named by `init` has such tensors; returns whether it had."""
+        if stage.init is None:
+            return False
+        means, _ = self._means(self.folder(stage.init), player)
+        found = any(name.startswith(prefix) for name in means)
+        if found:
+            self._load(self.folder(stage.init), player, module, prefix)
+        return found
+
+    def last(self, method: str) -> Stage:
+        """The last stage of a method; ConfigError when there is none."""
+        for stage in reversed(self.config.stage):
+            if stage.method == method:
+                return stage
+        raise ConfigError(f"The configuration has no stage of method {method!r}.", "Add and train one.")
+
+    def finished(self, stage: Stage, module: M) -> M:
+        """Copies what a stage made into a module and returns it."""
+        self._load(self.folder(stage.name), stage.method, module, "")
         return module.eval().requires_grad_(False)
 
     def _frozen(self, stage: Stage, method: str, module: M, prefix: str = "") -> Frozen[M]:
@@ -189,9 +205,15 @@ class Workshop:
         module.to(self.device).eval().requires_grad_(False)
         return Frozen(module, stamp)
 
+    @staticmethod
+    def _means(folder: Path, player: str) -> tuple[dict[str, Tensor], str]:
+        """What a stage made, finished where that is a step of its own, and a stamp of it."""
+        checkpoint = newest_whole(folder / CHECKPOINTS, {f"{player}.ema"}, {f"{player}.final"})
+        means = checkpoint.tensors.get(f"{player}.final", checkpoint.tensors[f"{player}.ema"])
+        return means, (checkpoint.path / HASHES).read_text() if checkpoint.path else ""
+
     def _load(self, folder: Path, player: str, module: nn.Module, prefix: str) -> str:
-        checkpoint = newest_whole(folder / CHECKPOINTS, {f"{player}.ema"})
-        means = checkpoint.tensors[f"{player}.ema"]
+        means, stamp = self._means(folder, player)
         chosen = {name.removeprefix(prefix): mean for name, mean in means.items() if name.startswith(prefix)}
         try:
             copy_into(module, chosen)
@@ -199,7 +221,7 @@ class Workshop:
             raise ConfigError(
                 f"{folder} holds a {player!r} of other sizes ({error}).", "Keep `networks` as it was then."
             ) from error
-        return (checkpoint.path / HASHES).read_text() if checkpoint.path else ""
+        return stamp
 
     def _source(self, stage: Stage, method: str) -> Path:
         """The folder of the stage that gives this network."""
