@@ -3,7 +3,7 @@
     python examples/make_examples.py                    all sheets, into examples/pictures
     python examples/make_examples.py --only apple mix   some of them
 
-Nothing is picked by hand: every sheet shows consecutive seeds from --seed on, and the same seeds give the same
+Nothing is picked by hand: every sheet shows consecutive seeds from --seed on, and equal seeds give equal
 files. The list of sheets, with what was asked for each, goes to README.md beside them.
 """
 
@@ -20,7 +20,6 @@ import kandinsky
 from kandinsky.core.files import write_atomically
 
 PICTURES = Path(__file__).resolve().parent / "pictures"
-COLUMNS = 8
 GAP = 4
 
 THINGS = (
@@ -51,14 +50,16 @@ class Studio:
     pipe: kandinsky.Pipeline
     seed: int
     steps: int | None
+    columns: int
 
-    def draw(self, prompt: Any, count: int = COLUMNS, **fields: Any) -> list[Image.Image]:
-        """`count` pictures of consecutive seeds."""
+    def draw(self, prompt: Any, taken: int = 0, **fields: Any) -> list[Image.Image]:
+        """Pictures of consecutive seeds for a row of which `taken` columns are taken."""
+        count = self.columns - taken
         return self.pipe.generate(prompt, seed=self.seed, count=count, steps=self.steps, **fields).images
 
     def one(self, prompt: Any, **fields: Any) -> Image.Image:
         """The picture of the first seed."""
-        return self.draw(prompt, count=1, **fields)[0]
+        return self.draw(prompt, self.columns - 1, **fields)[0]
 
     @property
     def size(self) -> int:
@@ -71,7 +72,7 @@ Rows = list[list[Image.Image]]
 
 @dataclass(frozen=True)
 class Sheet:
-    """One PNG: its name, what each row of it shows (Markdown), and how the rows are drawn."""
+    """One PNG: its name, what its rows show (Markdown), and how they are drawn."""
 
     name: str
     rows: tuple[str, ...]
@@ -94,14 +95,14 @@ def prompts(name: str, texts: Sequence[str]) -> Sheet:
 
 def things(studio: Studio) -> Rows:
     pictures = [studio.one(thing) for thing in THINGS]
-    return [pictures[k : k + COLUMNS] for k in range(0, len(pictures), COLUMNS)]
+    return [pictures[k : k + studio.columns] for k in range(0, len(pictures), studio.columns)]
 
 
 def blend(studio: Studio) -> Rows:
     """From one thing to another, in even steps of the weight."""
     rows = []
     for first, second in (("a cat", "a pizza"), ("a fox", "a flower")):
-        shares = [column / (COLUMNS - 1) for column in range(COLUMNS)]
+        shares = [column / (studio.columns - 1) for column in range(studio.columns)]
         parts = [kandinsky.mix([first, second], weights=[1 - share, share]) for share in shares]
         rows.append([studio.one(part) for part in parts])
     return rows
@@ -120,26 +121,26 @@ def sketch(size: int) -> Image.Image:
 def changed(studio: Studio) -> Rows:
     begin = sketch(studio.size)
     strengths = (0.3, 0.5, 0.7)
-    return [[begin, *studio.draw("a red apple", COLUMNS - 1, image=begin, strength=s)] for s in strengths]
+    return [[begin, *studio.draw("a red apple", 1, image=begin, strength=s)] for s in strengths]
 
 
 def repainted(studio: Studio) -> Rows:
     begin = studio.one("a cat")
     mask = Image.new("L", begin.size, "black")
     mask.paste("white", (0, 0, begin.width, begin.height * 2 // 5))
-    return [[begin, mask.convert("RGB"), *studio.draw("a top hat", COLUMNS - 2, image=begin, mask=mask)]]
+    return [[begin, mask.convert("RGB"), *studio.draw("a top hat", 2, image=begin, mask=mask)]]
 
 
 def varied(studio: Studio) -> Rows:
     rows = []
     for thing in ("a fox", "a flower"):
         begin = studio.one(thing)
-        rows.append([begin, *studio.draw(begin, COLUMNS - 1)])
+        rows.append([begin, *studio.draw(begin, 1)])
     return rows
 
 
 SHEETS: tuple[Sheet, ...] = (
-    Sheet("things", (", ".join(THINGS[:COLUMNS]), ", ".join(THINGS[COLUMNS:])), things),
+    Sheet("things", (", ".join(THINGS),), things),
     prompts("apple", ["a red apple", "a green apple"]),
     prompts("languages", ["a red apple", "красное яблоко", "ein roter Apfel", "红苹果"]),
     prompts("fox", ["a fox", "лиса", "ein Fuchs", "狐狸"]),
@@ -191,7 +192,7 @@ def page(seed: int, steps: int | None) -> str:
     ]
     for sheet in SHEETS:
         shown = "\n".join(f"{number}. {row}" for number, row in enumerate(sheet.rows, start=1))
-        parts.append(f"## {sheet.name}\n\n![{sheet.name}]({sheet.file})\n\nRows:\n\n{shown}\n")
+        parts.append(f"## {sheet.name}\n\n![{sheet.name}]({sheet.file})\n\n{shown}\n")
     return "\n".join(parts)
 
 
@@ -200,12 +201,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PICTURES)
     parser.add_argument("--model", default=None, help="a folder or hub id; the embedded one if not given")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--columns", type=int, default=8, help="pictures in a row, at least 3")
     parser.add_argument("--steps", type=int, default=None, help="the checkpoint's own number if not given")
     parser.add_argument("--only", nargs="+", choices=[sheet.name for sheet in SHEETS], default=None)
     options = parser.parse_args()
 
     options.out.mkdir(parents=True, exist_ok=True)
-    studio = Studio(kandinsky.load(options.model), options.seed, options.steps)
+    studio = Studio(kandinsky.load(options.model), options.seed, options.steps, options.columns)
     for sheet in SHEETS:
         if options.only is None or sheet.name in options.only:
             path = write_atomically(options.out / sheet.file, as_png(sheet_of(sheet.draw(studio))))

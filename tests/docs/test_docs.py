@@ -71,9 +71,7 @@ def test_console_commands_have_flags_that_exist() -> None:
                 continue
             for words in commands(block):
                 if words[0] == "kandinsky":
-                    name, command, rest = group.resolve_command(
-                        group.make_context("kandinsky", []), words[1:]
-                    )
+                    name, command, rest = group.resolve_command(group.context_class(group), words[1:])
                     command.make_context(name, list(rest))
                     seen += 1
     assert seen > 3
@@ -117,7 +115,7 @@ def test_the_samplers_page_names_every_sampler() -> None:
 def test_the_command_page_names_every_flag() -> None:
     text = (REPOSITORY / "docs" / "command-line.md").read_text(encoding="utf-8")
     group = typer.main.get_command(app)
-    context = group.make_context("kandinsky", [])
+    context = group.context_class(group)
     for name in group.list_commands(context):
         assert f"`kandinsky {name}" in text, name
         command = group.get_command(context, name)

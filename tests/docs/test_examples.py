@@ -39,26 +39,39 @@ def test_stream_with_preview(
     assert Image.open(here / "preview.png").width <= Image.open(here / "fox.png").width
 
 
-def test_the_gallery_draws_every_sheet(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gallery_draws_its_sheets(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gallery = make_examples()
-    monkeypatch.setattr(gallery, "COLUMNS", 3)
-    pictures = here / "pictures"
-    monkeypatch.setattr(sys, "argv", ["make_examples.py", "--out", str(pictures), "--steps", "1"])
+    monkeypatch.setattr(gallery, "THINGS", gallery.THINGS[:3])
+    # One sheet of every kind; the others differ from "apple" in their prompts only.
+    kinds = ["things", "apple", "mix", "image-to-image", "inpainting", "variation"]
+    settings = ["--out", "pictures", "--steps", "1", "--columns", "3", "--only", *kinds]
+    monkeypatch.setattr(sys, "argv", ["make_examples.py", *settings])
     gallery.main()
-    text = (pictures / "README.md").read_text(encoding="utf-8")
+    text = (here / "pictures" / "README.md").read_text(encoding="utf-8")
     for sheet in gallery.SHEETS:
-        image = Image.open(pictures / sheet.file)
-        side = image.width // 3
-        if sheet.name != "things":
-            assert image.height // side == len(sheet.rows), sheet.name
-        assert sheet.file in text
+        assert f"]({sheet.file})" in text
+        if sheet.name not in kinds:
+            continue
+        image = Image.open(here / "pictures" / sheet.file)
+        side = (image.width - gallery.GAP) // 3
+        assert (image.height - gallery.GAP) // side == len(sheet.rows), sheet.name
 
 
 def test_the_gallery_repeats_itself(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gallery = make_examples()
     made = []
     for folder in ("first", "second"):
-        arguments = ["make_examples.py", "--out", folder, "--steps", "1", "--only", "inpainting"]
+        arguments = [
+            "make_examples.py",
+            "--out",
+            folder,
+            "--steps",
+            "1",
+            "--only",
+            "inpainting",
+            "--columns",
+            "3",
+        ]
         monkeypatch.setattr(sys, "argv", arguments)
         gallery.main()
         made.append((here / folder / "inpainting.png").read_bytes())
