@@ -33,8 +33,8 @@ def load_model(decoder: Folder, prior: Folder | None, place: Placement) -> Model
         )
     if decoder.kind not in _LOADERS:
         raise CheckpointError(
-            f"{decoder.root} holds a {decoder.kind or 'model without a name'}, which is not a known
-            Kandinsky.", f"Known: {', '.join(_LOADERS)}.",
+            f"{decoder.root} holds a {decoder.kind or 'model without a name'}, which is no known decoder.",
+            f"Known: {', '.join(_LOADERS)}.",
         )
     if prior is not None and prior.kind not in (*_PRIORS, *_COMBINED):
         raise CheckpointError(
