@@ -16,12 +16,10 @@ from PIL import Image
 
 import kandinsky
 from kandinsky.core.images import to_tensor
-from kandinsky.core.requests import Request
-from kandinsky.core.rng import PerPictureRng
 from kandinsky.engine.pipeline import Pipeline
-from kandinsky.tasks.generate import latents
 from tests.parity.folders import save_decoder, save_prior
 from tests.parity.peers import relative
+from tests.requests import our_conditions, our_latents
 
 STEPS, PRIOR_STEPS = 4, 3
 
@@ -47,24 +45,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 
 def generators(seed: int, count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed + i) for i in range(count)]
-
-
-def our_latents(pipe: Pipeline, batch: int | None = None, **fields: Any) -> torch.Tensor:
-    """The latents of a request, in batches of the pipeline's size."""
-    request = Request(**fields).filled(pipe.model.defaults)
-    rows = request.rows()
-    size = batch or len(rows)
-    parts = []
-    for k in range(0, len(rows), size):
-        part = rows[k : k + size]
-        run = latents(pipe.model, request, part, pipe._rng([row.seed for row in part]))
-        while True:
-            try:
-                next(run)
-            except StopIteration as stop:
-                parts.append(stop.value)
-                break
-    return torch.cat(parts)
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -282,17 +262,12 @@ def test_interpolation(tiny: Checkpoints) -> None:
     mixed = tiny.prior.interpolate(
         ["a cat", image, "a dog"], [0.3, 0.3, 0.4], num_inference_steps=PRIOR_STEPS, generator=draw
     )
-    pipe = tiny.ours("text2img")
-    request = Request(
-        kandinsky.mix(["a cat", image, "a dog"], [0.3, 0.3, 0.4]), seed=19, prior_steps=PRIOR_STEPS
-    ).filled(pipe.model.defaults)
-    run = pipe.model.conditioner.encode(request.rows(), request, PerPictureRng.from_seeds([19]), guided=True)
-    while True:
-        try:
-            next(run)
-        except StopIteration as stop:
-            conditions = stop.value
-            break
+    conditions = our_conditions(
+        tiny.ours("text2img"),
+        prompt=kandinsky.mix(["a cat", image, "a dog"], [0.3, 0.3, 0.4]),
+        seed=19,
+        prior_steps=PRIOR_STEPS,
+    )
     assert relative(conditions.cond.image_embedding, mixed.image_embeds) < 1e-4
     assert relative(conditions.uncond.image_embedding, mixed.negative_image_embeds) < 1e-4
 

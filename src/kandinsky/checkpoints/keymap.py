@@ -1,7 +1,8 @@
 """Names in a file <-> names in our networks, both ways and strictly.
 
-A map is data: a tuple of entries. An entry pairs one native name with the foreign name or names that hold the same
-numbers. Names are templates: `{i}` stands for a whole number, `{p}` for `weight` or `bias`, `{w}` for one word without a dot.
+A map is data: a tuple of entries. An entry pairs one native name with the foreign name or names that hold
+the same numbers. Names are templates: `{i}` stands for a whole number, `{p}` for `weight` or `bias`, `{w}`
+for one word without a dot.
 """
 
 import re
@@ -69,7 +70,7 @@ def _compile(template: str) -> re.Pattern[str]:
 
 
 class KeyMap:
-    """A two-way, strict renaming of state dicts; `ignored` are foreign names that hold nothing a network needs."""
+    """A two-way, strict renaming of state dicts; `ignored` are foreign names of no use to a network."""
 
     def __init__(self, entries: Iterable[Entry], ignored: Iterable[str] = ()) -> None:
         self.entries = tuple(entries)
@@ -96,7 +97,7 @@ class KeyMap:
         Raises CheckpointError when names are unknown or when only a part of a stacked tensor is there.
         """
         native: dict[str, Tensor] = {}
-        partial: dict[str, tuple[Entry, dict[int, Tensor]]] = {}
+        partial: dict[str, tuple[Layout, list[str], dict[int, Tensor]]] = {}
         unknown = []
         for name, tensor in foreign.items():
             if any(pattern.fullmatch(name) for pattern in self._ignored):
@@ -104,10 +105,11 @@ class KeyMap:
             for pattern, entry, position in self._from_foreign:
                 if match := pattern.fullmatch(name):
                     target = entry.native.format(**match.groupdict())
-                    if len(entry.foreign) == 1:
+                    wanted = [part.format(**match.groupdict()) for part in entry.foreign]
+                    if len(wanted) == 1:
                         native[target] = entry.layout.pack([tensor])
                     else:
-                        partial.setdefault(target, (entry, {}))[1][position] = tensor
+                        partial.setdefault(target, (entry.layout, wanted, {}))[2][position] = tensor
                     break
             else:
                 unknown.append(name)
@@ -116,13 +118,22 @@ class KeyMap:
                 f"{len(unknown)} tensors have names this network does not know: {summary(unknown)}.",
                 "Is this a file of another model?",
             )
-        for target, (entry, parts) in partial.items():
-            if len(parts) != len(entry.foreign):
+        missing = [
+            name for _, wanted, parts in partial.values() for k, name in enumerate(wanted) if k not in parts
+        ]
+        if missing:
+            raise CheckpointError(
+                f"{len(missing)} tensors are missing beside others of their kind: {summary(missing)}.",
+                "The file is incomplete; download it again.",
+            )
+        for target, (layout, wanted, parts) in partial.items():
+            shapes = {tuple(part.shape) for part in parts.values()}
+            if len(shapes) > 1:
                 raise CheckpointError(
-                    f"{target} needs {len(entry.foreign)} tensors ({', '.join(entry.foreign)}), found {len(parts)}.",
-                    "The file is incomplete; download it again.",
+                    f"{', '.join(wanted)} have different shapes: {', '.join(map(str, sorted(shapes)))}.",
+                    "The file is damaged or of another model.",
                 )
-            native[target] = entry.layout.pack([parts[k] for k in range(len(parts))])
+            native[target] = layout.pack([parts[k] for k in range(len(parts))])
         return native
 
     def to_foreign(self, native: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -41,14 +41,14 @@ class MoVQCodec:
 
     @torch.no_grad()
     def preview(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) to small pictures (B, 3, h, w) in [-1, 1] by one matrix product, without decoding."""
+        """Latents (B, C, h, w) to small pictures (B, 3, h, w) in [-1, 1] by one matrix, without decoding."""
         matrix, bias = self._colours
         rgb = torch.einsum("bchw,cd->bdhw", latents.float(), matrix.to(latents.device))
         return (rgb + bias.to(latents.device)[:, None, None]).clamp(-1, 1)
 
     @cached_property
     def _colours(self) -> tuple[Tensor, Tensor]:
-        """The linear map from latents to colours that fits best on plain coloured pictures, found by least squares."""
+        """The linear map from latents to colours that fits plain coloured pictures best, by least squares."""
         levels = torch.tensor([-1.0, 0.0, 1.0])
         colours = torch.cartesian_prod(levels, levels, levels)
         side = 8 * self.downscale

@@ -20,7 +20,7 @@ BICUBIC = 3
 
 @dataclass(frozen=True)
 class ClipPreprocess:
-    """Resizes the shorter edge to `size` (bicubic), crops the centre `size` x `size`, and normalises by channel.
+    """Resizes the shorter edge to `size` (bicubic), crops the centre square, and normalises by channel.
 
     Source: the preprocessing published with CLIP (Radford et al. 2021).
     """

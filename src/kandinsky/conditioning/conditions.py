@@ -10,6 +10,14 @@ from kandinsky.core.rng import Rng
 
 
 @dataclass(frozen=True, eq=False)
+class Batch:
+    """Pictures that are denoised together: their rows of the request, and the source of their noise."""
+
+    rows: Sequence[Row]
+    rng: Rng
+
+
+@dataclass(frozen=True, eq=False)
 class Conditions:
     """Network conditions, one row a picture; `uncond` is None when nothing is guided."""
 
@@ -18,10 +26,18 @@ class Conditions:
 
 
 class Conditioner(Protocol):
-    """Turns prompts into conditions."""
+    """Turns prompts into conditions.
+
+    `request` holds the options with every default filled in; `guided` says whether unconditional conditions
+    are wanted as well.
+    """
+
+    def check(self, request: Request, guided: bool) -> None:
+        """Raises RequestError for prompts that `encode` would refuse, before any work is done."""
+        ...
 
     def encode(
-        self, rows: Sequence[Row], request: Request, rng: Rng, guided: bool
-    ) -> Generator[Event, None, Conditions]:
-        """Encodes the prompts of `rows`; `request` holds the options with every default filled in."""
+        self, batches: Sequence[Batch], request: Request, guided: bool
+    ) -> Generator[Event, None, list[Conditions]]:
+        """Encodes the prompts of all batches and returns their conditions, in order."""
         ...

@@ -1,215 +1,258 @@
-"""Prompts as image embeddings: texts through the diffusion prior, pictures through CLIP's vision tower.
+"""Prompts as image embeddings, for decoders that listen to nothing else.
 
-Source: Ramesh et al. 2022 (unCLIP, arXiv 2204.06125), sections 2.2 and 3.
+Texts go through the diffusion prior, pictures through CLIP's vision tower, and a mix is their weighted sum
+(Ramesh et al. 2022, arXiv 2204.06125, section 3).
 """
 
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from kandinsky.conditioning.clip_image import ClipPreprocess
-from kandinsky.conditioning.conditions import Conditions
-from kandinsky.conditioning.tokenizer import Tokenizer
+from kandinsky.conditioning.conditions import Batch, Conditions
+from kandinsky.conditioning.prior_stage import EncodedText, PriorStage
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Denoising, Encoding, Event, Warned
 from kandinsky.core.images import Picture
 from kandinsky.core.prompts import Embedding, Mix, Prompt
 from kandinsky.core.requests import Request, Row
-from kandinsky.core.rng import Rng
-from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.guidance import is_guided
-from kandinsky.diffusion.loop import sample
-from kandinsky.diffusion.samplers import make_sampler
-from kandinsky.diffusion.schedule import Schedule
-from kandinsky.networks.clip import ClipText, ClipVision
-from kandinsky.networks.prior import Prior, PriorCondition
+from kandinsky.networks.prior import PreparedPrior
 from kandinsky.networks.unet2 import UNet2Condition
+
+Item = str | Picture | Embedding
+Drawn = dict[tuple[int, int | None], Tensor]
+"""Drawn embeddings (1, D) by picture and by the text's place in its prompt, None for the negative prompt."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One trajectory of the prior: for the pictures `rows` of a batch, `texts` against `uncond`.
+
+    `place` is the texts' position in their prompts, or None when they are the negative prompts.
+    """
+
+    rows: tuple[int, ...]
+    texts: tuple[str, ...]
+    uncond: tuple[str, ...]
+    place: int | None
+
+
+@dataclass(eq=False)
+class Memory:
+    """What one request has computed already: embedded texts and pictures, and the last prepared prior.
+
+    Pictures of one prompt follow each other, so that one prepared prior serves them all. Raises
+    RequestError when anything is asked of it and the decoder has no prior.
+    """
+
+    maybe_stage: PriorStage | None
+    texts: dict[str, EncodedText] = field(default_factory=dict)
+    pictures: dict[Picture, Tensor] = field(default_factory=dict)
+    prepared: tuple[tuple[str, ...], PreparedPrior] | None = None
+
+    @property
+    def stage(self) -> PriorStage:
+        """The prior."""
+        if self.maybe_stage is None:
+            raise _without_prior("so it understands embeddings only")
+        return self.maybe_stage
+
+    @property
+    def zero_embedding(self) -> Tensor:
+        """The embedding (1, D) that stands for no picture."""
+        return self.stage.zero_embedding
+
+    def text(self, text: str) -> EncodedText:
+        """The text, encoded at most once."""
+        if text not in self.texts:
+            self.texts[text] = self.stage.encode_text(text)
+        return self.texts[text]
+
+    def picture(self, picture: Picture) -> Tensor:
+        """The picture's embedding (1, D), computed at most once."""
+        if picture not in self.pictures:
+            self.pictures[picture] = self.stage.encode_picture(picture)
+        return self.pictures[picture]
+
+    def prior(self, texts: tuple[str, ...], steps: int) -> PreparedPrior:
+        """The prior closed over `texts`; kept until it is asked for others."""
+        if self.prepared is None or self.prepared[0] != texts:
+            self.prepared = None  # so that the old one is freed before the new one takes memory
+            self.prepared = texts, self.stage.prepare([self.text(text) for text in texts], steps)
+        return self.prepared[1]
 
 
 @dataclass(frozen=True, eq=False)
-class PriorStage:
-    """Everything that a prior checkpoint holds."""
+class ImagePromptConditioner:
+    """The conditioner of decoders that listen to an image embedding of `width` numbers only.
 
-    tokenizer: Tokenizer
-    text: ClipText
-    vision: ClipVision
-    preprocess: ClipPreprocess
-    network: Prior
-    schedule: Schedule
+    `stage` is None for a decoder loaded without its prior: it then takes embeddings only.
+    """
 
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return self.network.query.device
+    stage: PriorStage | None
+    width: int
+    device: torch.device
+    dtype: torch.dtype
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the networks compute in."""
-        return self.network.query.dtype
+    def check(self, request: Request, guided: bool) -> None:
+        """See `Conditioner`: embeddings must fit the decoder; all else needs the prior."""
+        if self.stage is not None:
+            self.stage.schedule.times(request.prior_steps or 1)
+        for prompt in request.prompts:
+            for item, _ in items_of(prompt):
+                if isinstance(item, Embedding):
+                    self._check_width(item)
+                elif self.stage is None:
+                    raise _without_prior(
+                        f"so it cannot read a {'text' if isinstance(item, str) else 'picture'}"
+                    )
+            if guided and self.stage is None and _own_negative(prompt) is None:
+                raise _without_prior("so an embedding needs its negative beside it to be guided")
 
-    @torch.no_grad()
-    def encode_pictures(self, pictures: Sequence[Picture]) -> Tensor:
-        """Pictures to image embeddings (B, D)."""
-        pixels = self.preprocess([picture.image for picture in pictures])
-        return self.vision(pixels.to(self.device, self.dtype))  # type: ignore[no-any-return]
+    def _check_width(self, embedding: Embedding) -> None:
+        if len(embedding.values) != self.width:
+            raise RequestError(
+                f"An embedding of {len(embedding.values)} numbers does not fit this decoder, which takes "
+                f"{self.width}.",
+                "Use embeddings of the prior that belongs to it.",
+            )
 
-    @cached_property
-    def zero_embedding(self) -> Tensor:
-        """The embedding (1, D) of an all-zero normalised picture, which stands for no picture at all."""
-        size = self.vision.config.image_size
-        with torch.no_grad():
-            return self.vision(torch.zeros(1, 3, size, size, device=self.device, dtype=self.dtype))  # type: ignore[no-any-return]
+    def encode(
+        self, batches: Sequence[Batch], request: Request, guided: bool
+    ) -> Generator[Event, None, list[Conditions]]:
+        """See `Conditioner`: the prompt's embedding, and against it the negative prompt's or no picture's."""
+        memory = Memory(self.stage)
+        plans = [draws_of(batch.rows, guided) for batch in batches]
+        steps = request.prior_steps or 1
+        total = steps * sum(map(len, plans))
+        done, conditions = 0, []
+        for batch, plan in zip(batches, plans, strict=True):
+            drawn: Drawn = {}
+            for draw in plan:
+                found = yield from self._draw(draw, batch, memory, request, done, total)
+                places = ((row, draw.place) for row in draw.rows)
+                drawn |= zip(places, torch.split(found, 1), strict=True)
+                done += steps
+            if any(picture not in memory.pictures for picture in _pictures(batch.rows)):
+                yield Encoding("image")
+            conditions.append(self._assembled(batch.rows, drawn, memory, guided))
+        return conditions
 
-    @torch.no_grad()
-    def encode_texts(self, texts: Sequence[str]) -> tuple[PriorCondition, list[str]]:
-        """Texts to what the prior is told, and for each text the part that did not fit."""
-        tokens = self.tokenizer.encode(texts, self.network.config.tokens)
-        features = self.text(tokens.ids.to(self.device))
-        condition = PriorCondition(features.hidden, features.embedding, tokens.mask.to(self.device))
-        return condition, tokens.dropped
+    def _draw(
+        self, draw: Draw, batch: Batch, memory: Memory, request: Request, done: int, total: int
+    ) -> Generator[Event, None, Tensor]:
+        """Image embeddings (B, D) of the texts of one draw; `done` of `total` steps came before it.
 
-    def sample(
-        self, texts: Sequence[str], uncond: Sequence[str], rng: Rng, steps: int, guidance_scale: float
-    ) -> Generator[tuple[int, list[str]], None, Tensor]:
-        """Draws image embeddings (B, D) for texts; yields (steps done, dropped texts) after each step.
-
-        Rows whose unconditional text is their own text are not guided, whatever the scale.
+        Negative prompts are drawn from the beginning of each picture's own randomness again, so that they
+        never shift the draws of the picture. Rows whose unconditional text is their own text are not
+        guided.
         """
-        guided = is_guided(guidance_scale) and list(texts) != list(uncond)
-        condition, dropped = self.encode_texts([*uncond, *texts] if guided else texts)
-        times = self.schedule.times(steps)
-        with torch.no_grad():
-            prepared = self.network.prepare(condition, times)
-        denoise = make_denoiser(
-            lambda x, t: prepared.step(x.to(self.dtype), t),
-            self.schedule.process,
-            self.schedule.read,
-            guidance_scale if guided else None,
-            self.schedule.constraint,
-        )
-        sampler = make_sampler(self.schedule.sampler, self.schedule.process, variance=self.schedule.variance)
-        working = torch.float64 if self.dtype == torch.float64 else torch.float32
-        x = rng.normal((len(texts), self.network.config.embedding_dim)).to(self.device, working)
-        for step in sample(sampler, denoise, x, times, rng):
-            x = step.x
-            yield step.index + 1, dropped[-len(texts) :]
-        return self.network.denormalise(x.to(self.dtype))
+        new = [text for text in dict.fromkeys(draw.texts) if text not in memory.texts]
+        if new:
+            yield Encoding("text")
+        for text in new:
+            if rest := memory.text(text).dropped:
+                kept = text.removesuffix(rest).strip()
+                yield Warned(f"The prompt is too long: {rest!r} was not read. Read was {kept!r}.")
+        steps, scale = request.prior_steps or 1, request.prior_guidance_scale
+        guided = is_guided(scale) and draw.texts != draw.uncond
+        prepared = memory.prior(draw.uncond + draw.texts if guided else draw.texts, steps)
+        rng = (batch.rng.fork() if draw.place is None else batch.rng).select(draw.rows)
+        run = memory.stage.sample(prepared, rng, len(draw.rows), steps, scale if guided else None)
+        with closing(run):
+            while True:
+                try:
+                    count = next(run)
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]
+                yield Denoising("prior", done + count, total)
+
+    def _assembled(self, rows: Sequence[Row], drawn: Drawn, memory: Memory, guided: bool) -> Conditions:
+        cond = torch.cat([self._positive(i, row.prompt, drawn, memory) for i, row in enumerate(rows)])
+        if not guided:
+            return Conditions(UNet2Condition(cond), None)
+        uncond = torch.cat([self._negative(i, row.prompt, drawn, memory) for i, row in enumerate(rows)])
+        return Conditions(UNet2Condition(cond), UNet2Condition(uncond))
+
+    def _positive(self, row: int, prompt: Prompt, drawn: Drawn, memory: Memory) -> Tensor:
+        """The embedding (1, D) of a prompt: for a mix the weighted sum, whatever the weights add up to."""
+        vectors = []
+        for place, (item, weight) in enumerate(items_of(prompt)):
+            match item:
+                case Embedding():
+                    vector = self._tensor(item.values)
+                case Picture():
+                    vector = memory.picture(item)
+                case _:
+                    vector = drawn[row, place]
+            vectors.append(vector * weight if isinstance(prompt, Mix) else vector)
+        total = vectors[0]
+        for vector in vectors[1:]:
+            total = total + vector
+        return total.to(self.device, self.dtype)
+
+    def _negative(self, row: int, prompt: Prompt, drawn: Drawn, memory: Memory) -> Tensor:
+        """What to steer away from (1, D): an embedding's own, the negative prompt's, or no picture's."""
+        own = _own_negative(prompt)
+        if own is not None:
+            return self._tensor(own)
+        vector = drawn.get((row, None))
+        return (memory.zero_embedding if vector is None else vector).to(self.device, self.dtype)
+
+    def _tensor(self, values: tuple[float, ...]) -> Tensor:
+        return torch.tensor([values], dtype=torch.float64).to(self.dtype).to(self.device)
 
 
-def _items(prompt: Prompt) -> list[tuple[str | Picture | Embedding, float]]:
+def items_of(prompt: Prompt) -> list[tuple[Item, float]]:
+    """The items of a prompt with their weights; a text or an embedding alone is one item of weight 1."""
     if isinstance(prompt, Mix):
         return list(zip(prompt.items, prompt.weights, strict=True))
     return [(prompt, 1.0)]
 
 
-@dataclass(frozen=True, eq=False)
-class ImagePromptConditioner:
-    """The conditioner of decoders that listen to an image embedding only.
+def _pictures(rows: Sequence[Row]) -> list[Picture]:
+    return [item for row in rows for item, _ in items_of(row.prompt) if isinstance(item, Picture)]
 
-    `stage` is None for a decoder loaded without its prior: it then takes embeddings, and no texts or pictures.
+
+def draws_of(rows: Sequence[Row], guided: bool) -> list[Draw]:
+    """The trajectories of the prior that a batch needs: its texts by their place, then the negatives.
+
+    Each picture's texts are drawn in the order of its prompt, whatever its neighbours' prompts are.
     """
+    draws = []
+    items = [items_of(row.prompt) for row in rows]
+    for place in range(max(map(len, items))):
+        here = [i for i, parts in enumerate(items) if place < len(parts) and isinstance(parts[place][0], str)]
+        draws.append(_draw_for(rows, here, [str(items[i][place][0]) for i in here], place))
+    negative = [
+        i
+        for i, row in enumerate(rows)
+        if guided and row.negative_prompt and _own_negative(row.prompt) is None
+    ]
+    draws.append(_draw_for(rows, negative, [rows[i].negative_prompt or "" for i in negative], None))
+    return [draw for draw in draws if draw.rows]
 
-    stage: PriorStage | None
-    device: torch.device
-    dtype: torch.dtype
 
-    def encode(
-        self, rows: Sequence[Row], request: Request, rng: Rng, guided: bool
-    ) -> Generator[Event, None, Conditions]:
-        """See `Conditioner`: the prompt's embedding, and against it the negative prompt's or that of no picture."""
-        embedding = yield from self._positive(rows, request, rng)
-        if not guided:
-            return Conditions(UNet2Condition(embedding), None)
-        negative = yield from self._negative(rows, request, rng)
-        return Conditions(UNet2Condition(embedding), UNet2Condition(negative))
-
-    def _positive(self, rows: Sequence[Row], request: Request, rng: Rng) -> Generator[Event, None, Tensor]:
-        parts = [_items(row.prompt) for row in rows]
-        total: list[Tensor | None] = [None] * len(rows)
-        rounds = max(len(items) for items in parts)
-        passes = sum(any(k < len(p) and isinstance(p[k][0], str) for p in parts) for k in range(rounds))
-        done = 0
-        for k in range(rounds):
-            texts = [i for i, items in enumerate(parts) if k < len(items) and isinstance(items[k][0], str)]
-            found: dict[int, Tensor] = {}
-            if texts:
-                prompts = [str(parts[i][k][0]) for i in texts]
-                uncond = [_unconditional(rows[i]) for i in texts]
-                drawn = yield from self._drawn(prompts, uncond, rng.select(texts), request, done, passes)
-                found = dict(zip(texts, torch.split(drawn, 1), strict=True))
-                done += 1
-            for i, items in enumerate(parts):
-                if k < len(items):
-                    item, weight = items[k]
-                    vector = found[i] if i in found else self._vector(item)
-                    scaled = vector * weight if isinstance(rows[i].prompt, Mix) else vector
-                    before = total[i]
-                    total[i] = scaled if before is None else before + scaled
-        return torch.cat([row for row in total if row is not None]).to(self.device, self.dtype)
-
-    def _vector(self, item: str | Picture | Embedding) -> Tensor:
-        if isinstance(item, Picture):
-            return self._prior().encode_pictures([item])
-        if isinstance(item, Embedding):
-            return torch.tensor([item.values], dtype=torch.float64).to(self.device, self.dtype)
-        raise TypeError(item)
-
-    def _negative(self, rows: Sequence[Row], request: Request, rng: Rng) -> Generator[Event, None, Tensor]:
-        """Embeddings to steer away from: an Embedding's own, the negative prompt's, or that of no picture.
-
-        Negative prompts are drawn from the beginning of each picture's own randomness again, so that they never
-        shift the draws of the picture.
-        """
-        found: dict[int, Tensor] = {}
-        for i, row in enumerate(rows):
-            if isinstance(row.prompt, Embedding) and row.prompt.negative is not None:
-                found[i] = torch.tensor([row.prompt.negative], dtype=torch.float64)
-        texts = [i for i, row in enumerate(rows) if row.negative_prompt and i not in found]
-        if texts:
-            prompts = [rows[i].negative_prompt or "" for i in texts]
-            uncond = [_unconditional(rows[i]) for i in texts]
-            drawn = yield from self._drawn(prompts, uncond, rng.fork().select(texts), request, 0, 1)
-            found |= dict(zip(texts, torch.split(drawn, 1), strict=True))
-        vectors = [found[i] if i in found else self._prior().zero_embedding for i in range(len(rows))]
-        return torch.cat([vector.to(self.device, self.dtype) for vector in vectors])
-
-    def _drawn(
-        self, prompts: list[str], uncond: list[str], rng: Rng, request: Request, done: int, passes: int
-    ) -> Generator[Event, None, Tensor]:
-        yield Encoding("text")
-        steps, scale = request.prior_steps or 1, request.prior_guidance_scale or 0.0
-        run = self._prior().sample(prompts, uncond, rng, steps, scale)
-        warned = False
-        while True:
-            try:
-                count, dropped = next(run)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
-            if not warned:
-                warned = True
-                yield from _warnings(prompts, dropped)
-            yield Denoising("prior", done * steps + count, passes * steps)
-
-    def _prior(self) -> PriorStage:
-        if self.stage is None:
-            raise RequestError(
-                "This decoder was loaded without its prior, so it understands embeddings only.",
-                "Load it with prior=..., or give an Embedding as the prompt.",
-            )
-        return self.stage
+def _draw_for(rows: Sequence[Row], which: list[int], texts: list[str], place: int | None) -> Draw:
+    return Draw(tuple(which), tuple(texts), tuple(_unconditional(rows[i]) for i in which), place)
 
 
 def _unconditional(row: Row) -> str:
+    """What the prior steers away from: a negative prompt acts there too, unless it is given its own."""
     if row.prior_negative_prompt is not None:
         return row.prior_negative_prompt
     return row.negative_prompt or ""
 
 
-def _warnings(prompts: Sequence[str], dropped: Sequence[str]) -> Iterator[Event]:
-    for prompt, rest in zip(prompts, dropped, strict=True):
-        if rest:
-            kept = prompt.removesuffix(rest).strip()
-            yield Warned(f"The prompt is too long: {rest!r} was not read. Read was {kept!r}.")
+def _own_negative(prompt: Prompt) -> tuple[float, ...] | None:
+    return prompt.negative if isinstance(prompt, Embedding) else None
+
+
+def _without_prior(consequence: str) -> RequestError:
+    return RequestError(
+        f"This decoder was loaded without its prior, {consequence}.",
+        "Load it with prior=..., or give an Embedding as the prompt.",
+    )

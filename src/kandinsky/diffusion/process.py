@@ -126,9 +126,14 @@ class Process:
         return math.sqrt(alpha_bar_t), math.sqrt(1.0 - alpha_bar_t)
 
 
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Returns what sampler arithmetic is done in: float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def in_working_precision(x: Tensor) -> Tensor:
-    """Returns `x` in the precision of sampler arithmetic: float64 stays, everything else becomes float32."""
-    return x if x.dtype == torch.float64 else x.float()
+    """Returns `x` in the dtype of sampler arithmetic."""
+    return x.to(working_dtype(x.dtype))
 
 
 def _log_snr(alpha_bar: float) -> float:

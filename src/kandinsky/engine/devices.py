@@ -21,7 +21,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise RequestError(f"There is no device {str(device)!r}.", "Use cpu, cuda, cuda:0 or mps.") from error
     there = {
         "cpu": True,
@@ -35,14 +35,19 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The dtype asked for, or float16 on a GPU and float32 elsewhere; raises RequestError for an unknown name."""
+    """The dtype asked for, or float16 on a GPU and float32 elsewhere.
+
+    Raises RequestError for an unknown name, and for a dtype that the device lacks.
+    """
     if dtype is None or dtype == "auto":
         return torch.float16 if device.type in ("cuda", "mps") else torch.float32
     if isinstance(dtype, torch.dtype):
         if dtype not in DTYPES.values():
             raise RequestError(f"{dtype} is no dtype to compute in.", f"Known: {', '.join(DTYPES)}.")
         return dtype
-    name = _SHORT.get(dtype, dtype.removeprefix("torch."))
+    name = _SHORT.get(str(dtype), str(dtype).removeprefix("torch."))
     if name not in DTYPES:
         raise RequestError(f"There is no dtype {dtype!r}.", nearest(name, DTYPES))
+    if name == "float64" and device.type == "mps":
+        raise RequestError("Device mps cannot compute in float64.", "Use float32, or the device cpu.")
     return DTYPES[name]

@@ -1,29 +1,25 @@
 """A loaded checkpoint, ready for requests."""
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import torch
 
-from kandinsky.checkpoints.diffusers_folder import open_folder
+from kandinsky.checkpoints.diffusers_folder import Folder, open_folder
 from kandinsky.checkpoints.hub import resolve
-from kandinsky.core.errors import CheckpointError, RequestError, nearest
-from kandinsky.core.events import Denoising, Event, Finished, Result
+from kandinsky.conditioning.conditions import Batch
+from kandinsky.core.errors import CheckpointError, RequestError
+from kandinsky.core.events import Event, Finished, Result
 from kandinsky.core.prompts import PromptLike
 from kandinsky.core.requests import Fields, Request
 from kandinsky.core.rng import PerPictureRng, Rng
-from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.embedded import EMBEDDED, embedded_folder
 from kandinsky.generations import Placement, load_model, needs_prior
 from kandinsky.generations.model import Model
+from kandinsky.tasks.check import check
 from kandinsky.tasks.generate import generate
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Progress = Callable[[str, int, int], None]
 RngMaker = Callable[[Sequence[int]], Rng]
@@ -32,9 +28,9 @@ RngMaker = Callable[[Sequence[int]], Rng]
 class Pipeline:
     """A checkpoint on a device.
 
-    `model` is its parts and settings; `model_id` is what `load` was told, and `settings` the other arguments of it
-    that shape pixels; `batch_size` is how many pictures are denoised together (each comes out as it would alone, to
-    rounding; with 1, to the bit).
+    `model` is its parts and settings; `model_id` is what `load` was told, and `settings` its other
+    arguments that shape pixels; `batch_size` is how many pictures are denoised together (each comes out as
+    it would alone, to rounding; with 1, to the bit).
     """
 
     def __init__(
@@ -62,40 +58,25 @@ class Pipeline:
         return self.run(Request(prompt, **fields))
 
     def run(self, request: Request, rng: RngMaker | None = None) -> Generator[Event, None, None]:
-        """Streams an already built request; `rng` makes the source of noise from seeds (default: one per picture)."""
+        """Streams an already built request.
+
+        `rng` makes the noise of a batch from its seeds; without it there is one generator per picture.
+        """
         filled = request.filled(self.model.defaults)
-        name = filled.sampler or self.model.schedule.sampler
-        if name not in SAMPLERS:
-            raise RequestError(f"There is no sampler {name!r}.", nearest(name, SAMPLERS))
-        return self._events(filled.replaced(sampler=name), rng or self._rng)
+        filled = filled.replaced(sampler=filled.sampler or self.model.schedule.sampler)
+        check(self.model, filled)
+        return self._events(filled, rng or self._rng)
 
     def _rng(self, seeds: Sequence[int]) -> Rng:
-        dtype = torch.float64 if self.model.dtype == torch.float64 else torch.float32
-        return PerPictureRng.from_seeds(seeds, dtype)
+        return PerPictureRng.from_seeds(seeds, self.model.working_dtype)
 
     def _events(self, request: Request, rng: RngMaker) -> Generator[Event, None, None]:
         rows = request.rows()
         parts = [rows[k : k + self.batch_size] for k in range(0, len(rows), self.batch_size)]
-        images: list[Image] = []
-        for index, part in enumerate(parts):
-            with closing(generate(self.model, request, part, rng([row.seed for row in part]))) as events:
-                images += yield from _shifted(events, index, len(parts))
-        batch = min(self.batch_size, len(rows))
-        yield Finished(Result(images, request.seeds, request.to_json(), self.model_id, self.settings, batch))
-
-
-def _shifted(
-    events: "Generator[Event, None, list[Image]]", index: int, parts: int
-) -> "Generator[Event, None, list[Image]]":
-    """The events of one part of a request, with steps counted over all parts."""
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-        if isinstance(event, Denoising):
-            event = replace(event, step=index * event.total + event.step, total=parts * event.total)
-        yield event
+        batches = [Batch(part, rng([row.seed for row in part])) for part in parts]
+        images = yield from generate(self.model, request, batches)
+        size = min(self.batch_size, len(rows))
+        yield Finished(Result(images, request.seeds, request.to_json(), self.model_id, self.settings, size))
 
 
 def load(
@@ -111,39 +92,55 @@ def load(
 ) -> Pipeline:
     """Loads a checkpoint: the embedded one, a folder in diffusers layout, or a Hub id.
 
-    `prior` is the folder or Hub id of the prior (found by itself where the decoder's README names it; False loads the
-    decoder alone, for embeddings). `device` and `dtype` default to the best of this machine. `variant` picks files such
-    as "fp16", `revision` pins a Hub commit. `on_progress(file, done, total)` is told of downloads. Raises
-    CheckpointError (HubError for downloads) or RequestError, naming what is missing and what to do.
+    `prior` is the folder or Hub id of the prior; without it the decoder's README says which, and with False
+    the decoder is loaded alone and takes embeddings only. `device` and `dtype` default to the best of this
+    machine. `variant` picks files such as "fp16", `revision` pins a Hub commit. `on_progress(file, done,
+    total)` is told of downloads. Raises CheckpointError (HubError for downloads) or RequestError, naming
+    what is missing and what to do.
     """
-    place = choose_device(device)
-    number = choose_dtype(dtype, place)
-    if batch_size is not None and batch_size < 1:
-        raise RequestError(f"batch_size is {batch_size}.", "Use 1 or more.")
+    place = Placement(*_device_and_dtype(device, dtype), variant)
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise RequestError(f"batch_size is {batch_size!r}.", "Use a whole number from 1 up.")
     model_id = EMBEDDED if model is None else str(model)
-    root = (
-        embedded_folder()
-        if model_id == EMBEDDED
-        else resolve(model_id, revision=revision, variant=variant, on_progress=on_progress)
-    )
-    folder = open_folder(root)
-    prior_folder = None
-    if isinstance(prior, str | Path):
-        prior_folder = open_folder(resolve(prior, variant=variant, on_progress=on_progress))
-    elif prior is not False and needs_prior(folder):
-        named = folder.prior_reference()
-        if named is None:
-            raise CheckpointError(
-                f"{root} is a decoder without a prior, and its README names none.",
-                "Give prior= a folder or a Hub id, or prior=False to work with embeddings only.",
-            )
-        prior_folder = open_folder(resolve(named, variant=variant, on_progress=on_progress))
-    loaded = load_model(folder, prior_folder, Placement(place, number, variant))
+    if model_id == EMBEDDED:
+        folder = open_folder(embedded_folder())
+    else:
+        folder = open_folder(resolve(model_id, revision=revision, variant=variant, on_progress=on_progress))
+    loaded = load_model(folder, _prior_of(folder, prior, variant, on_progress), place)
     settings = {
-        "prior": None if prior is None else str(prior) if not isinstance(prior, bool) else prior,
-        "dtype": str(number).removeprefix("torch."),
+        "prior": str(prior) if isinstance(prior, Path) else prior,
+        "dtype": str(place.dtype).removeprefix("torch."),
         "variant": variant,
         "revision": revision,
     }
-    size = batch_size or (4 if place.type == "cuda" else 1)
+    size = batch_size or (4 if place.device.type == "cuda" else 1)
     return Pipeline(loaded, model_id, {k: v for k, v in settings.items() if v is not None}, size)
+
+
+def _device_and_dtype(
+    device: str | torch.device | None, dtype: str | torch.dtype | None
+) -> tuple[torch.device, torch.dtype]:
+    place = choose_device(device)
+    return place, choose_dtype(dtype, place)
+
+
+def _prior_of(
+    folder: Folder, prior: str | Path | bool | None, variant: str | None, on_progress: Progress | None
+) -> Folder | None:
+    """The folder that holds the prior: the one given, the decoder's own, or the one that its README names.
+
+    None when the decoder is wanted alone (False). Raises CheckpointError when no prior can be found.
+    """
+    if prior is False:
+        return None
+    if isinstance(prior, str | Path):
+        return open_folder(resolve(prior, variant=variant, on_progress=on_progress))
+    if not needs_prior(folder):
+        return folder
+    named = folder.prior_reference()
+    if named is None:
+        raise CheckpointError(
+            f"{folder.root} is a decoder without a prior, and its README names none.",
+            "Give prior= a folder or a Hub id, or prior=False to work with embeddings only.",
+        )
+    return open_folder(resolve(named, variant=variant, on_progress=on_progress))

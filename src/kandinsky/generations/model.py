@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.conditioning.conditions import Conditioner
+from kandinsky.diffusion.process import working_dtype
 from kandinsky.diffusion.schedule import Schedule
 
 
@@ -50,8 +51,8 @@ class Network(Protocol):
 class Model:
     """A loaded checkpoint.
 
-    `modules` names every nn.Module that holds weights (for placement); `defaults` are request fields; `hints` says
-    whether a hint picture is needed.
+    `modules` names every nn.Module that holds weights (for placement); `defaults` are request fields;
+    `hints` says whether a hint picture is needed; `dtype` is what the networks compute in.
     """
 
     name: str
@@ -64,6 +65,11 @@ class Model:
     dtype: torch.dtype
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     hints: bool = False
+
+    @property
+    def working_dtype(self) -> torch.dtype:
+        """What noise, latents and the sampler are in."""
+        return working_dtype(self.dtype)
 
     @property
     def multiple(self) -> int:

@@ -1,6 +1,7 @@
-"""MoVQ: the autoencoder whose decoder normalisations are modulated by the latents (Zheng et al. 2022, arXiv 2209.09002).
+"""MoVQ: an autoencoder whose decoder norms are modulated by the latents.
 
-The diffusion models work on its unquantised, unscaled latents; the codebook takes part only in its own training.
+The diffusion models work on its unquantised, unscaled latents; its codebook only serves its own training.
+Source: Zheng et al. 2022, arXiv 2209.09002.
 """
 
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from kandinsky.core.errors import ConfigError
 
 DECODER_GROUPS = 32  # the published decoder norms have 32 groups whatever the configuration says
 
@@ -23,6 +26,11 @@ class MoVQConfig:
     codebook_size: int = 16384
     codebook_dim: int = 4
     groups: int = 32
+
+    def __post_init__(self) -> None:
+        for groups in (self.groups, DECODER_GROUPS):
+            if wrong := [width for width in self.channels if width % groups]:
+                raise ConfigError(f"{groups} groups do not divide {wrong[0]} channels.", "Choose a multiple.")
 
     @property
     def downscale(self) -> int:
@@ -114,7 +122,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution, with attention after each where asked for, then a change of resolution."""
+    """Residual blocks of one resolution, attention after each where asked for, then a resampling."""
 
     def __init__(
         self,
@@ -198,7 +206,7 @@ class Decoder(nn.Module):
 
 
 class MoVQ(nn.Module):
-    """The autoencoder: pictures (B, 3, H, W) in [-1, 1] <-> latents (B, 4, H / f, W / f), f = `config.downscale`."""
+    """The autoencoder: pictures (B, 3, H, W) in [-1, 1] <-> latents (B, 4, H / f, W / f), f = downscale."""
 
     def __init__(self, config: MoVQConfig) -> None:
         super().__init__()
@@ -210,11 +218,11 @@ class MoVQ(nn.Module):
         self.decoder = Decoder(config)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1], H and W multiples of f, to unquantised latents (B, 4, H / f, W / f)."""
+        """Pictures (B, 3, H, W) in [-1, 1], sides multiples of f, to latents (B, 4, H / f, W / f)."""
         return self.quant_conv(self.encoder(x))  # type: ignore[no-any-return]
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (B, 4, h, w), quantised or not, to pictures (B, 3, h * f, w * f), about [-1, 1] but not clamped."""
+        """Latents (B, 4, h, w), quantised or not, to pictures (B, 3, h * f, w * f), not clamped."""
         return self.decoder(self.post_quant_conv(z), z)  # type: ignore[no-any-return]
 
     def quantize(self, z: Tensor) -> Quantized:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kandinsky.core.errors import RequestError
-from kandinsky.core.images import Picture, mask_array, to_tensor
-from kandinsky.core.requests import Request, Row
+from kandinsky.conditioning.conditions import Batch
+from kandinsky.core.images import Picture, mask_array, round_up, to_tensor
+from kandinsky.core.requests import Request
 from kandinsky.core.rng import Rng
 from kandinsky.diffusion.loop import Project
 from kandinsky.diffusion.times import tail
@@ -27,52 +27,34 @@ class Start:
     project: Project | None = None
 
 
-def _latent_shape(model: Model, request: Request, count: int) -> tuple[int, int, int, int]:
-    sides = (
-        -(-side // model.multiple) * model.multiple for side in (request.height or 0, request.width or 0)
-    )
-    height, width = (side // model.codec.downscale for side in sides)
-    return count, model.codec.channels, height, width
-
-
-def _noise(model: Model, shape: tuple[int, ...], rng: Rng) -> Tensor:
-    return rng.normal(shape).to(model.device, _working(model))
-
-
-def _working(model: Model) -> torch.dtype:
-    return torch.float64 if model.dtype == torch.float64 else torch.float32
-
-
-def start(model: Model, request: Request, rows: Sequence[Row], rng: Rng) -> Start:
-    """Chooses the start that the request asks for.
-
-    Raises RequestError when the checkpoint cannot do it: an inpainting network without picture and mask, or rows of
-    which only some have a picture.
-    """
+def start(model: Model, request: Request, batch: Batch) -> Start:
+    """The start that the request asks for: from noise, from its image, or from its image outside the mask."""
     times = model.schedule.times(request.steps or 1)
-    pictures = [row.image for row in rows if row.image is not None]
-    masks = [row.mask for row in rows if row.mask is not None]
-    if model.extra_channels and not masks:
-        raise RequestError(
-            f"{model.name} is an inpainting checkpoint and needs an image with a mask.",
-            "Give image= and mask=, or load the text-to-image checkpoint.",
-        )
+    pictures = [row.image for row in batch.rows if row.image is not None]
+    masks = [row.mask for row in batch.rows if row.mask is not None]
     if not pictures:
-        return from_noise(model, request, len(rows), times, rng)
+        return from_noise(model, request, len(batch.rows), times, batch.rng)
     if not masks:
-        return from_picture(model, request, pictures, times, rng)
-    return from_region(model, request, pictures, masks, times, rng)
+        return from_picture(model, request, pictures, times, batch.rng)
+    return from_region(model, request, pictures, masks, times, batch.rng)
 
 
 def from_noise(model: Model, request: Request, count: int, times: list[int], rng: Rng) -> Start:
     """Text-to-image: pure noise."""
-    return Start(_noise(model, _latent_shape(model, request, count), rng), times)
+    height, width = (
+        round_up(side or 0, model.multiple) // model.codec.downscale
+        for side in (request.height, request.width)
+    )
+    return Start(_noise(model, (count, model.codec.channels, height, width), rng), times)
 
 
 def from_picture(
     model: Model, request: Request, pictures: Sequence[Picture], times: list[int], rng: Rng
 ) -> Start:
-    """Image-to-image: the picture noised to the first of the last strength x steps times (SDEdit, Meng et al. 2022)."""
+    """Image-to-image: the picture, noised to the first of the last `strength` x `steps` times.
+
+    Source: SDEdit (Meng et al. 2022, arXiv 2108.01073), section 3.
+    """
     times = tail(times, request.strength or 1.0)
     latents = _encoded(model, request, pictures)
     noise = _noise(model, tuple(latents.shape), rng)
@@ -106,20 +88,27 @@ def from_region(
 
     extra = None
     if model.extra_channels:
-        expected = model.codec.channels + 1
-        if model.extra_channels != expected:
-            raise RequestError(
-                f"{model.name} takes {model.extra_channels} channels behind the latents, not {expected}.",
-                "This checkpoint is not for inpainting.",
-            )
         extra = torch.cat([latents * known, known], dim=1).to(model.dtype)
     return Start(x, times, extra, project)
+
+
+def hint_tensor(model: Model, request: Request, batch: Batch) -> Tensor | None:
+    """The hint pictures as (B, 3, H, W) in [0, 1], sides as the latents have them; None without hints."""
+    hints = [row.hint.image for row in batch.rows if row.hint is not None]
+    if not hints:
+        return None
+    pixels = to_tensor(hints, request.width or 0, request.height or 0, model.multiple)
+    return ((pixels + 1) / 2).to(model.device, model.dtype)
+
+
+def _noise(model: Model, shape: tuple[int, ...], rng: Rng) -> Tensor:
+    return rng.normal(shape).to(model.device, model.working_dtype)
 
 
 def _encoded(model: Model, request: Request, pictures: Sequence[Picture]) -> Tensor:
     images = [picture.image for picture in pictures]
     pixels = to_tensor(images, request.width or 0, request.height or 0, model.multiple)
-    return model.codec.encode(pixels.to(model.device, _working(model)))
+    return model.codec.encode(pixels.to(model.device, model.working_dtype))
 
 
 def _known(model: Model, request: Request, masks: Sequence[Picture]) -> Tensor:

@@ -1,20 +1,18 @@
 """CLIP's towers in published folders: `CLIPTextModelWithProjection` and `CLIPVisionModelWithProjection`."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 from kandinsky.checkpoints.keymap import Entry, KeyMap, rename, stack
-from kandinsky.checkpoints.maps.configs import require
+from kandinsky.checkpoints.maps.configs import build, require
 from kandinsky.checkpoints.maps.options import whole, word
-from kandinsky.core.errors import CheckpointError, ConfigError
+from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.clip import ClipActivation, ClipTextConfig, ClipVisionConfig
 
 TEXT_CLASS = "CLIPTextModelWithProjection"
 VISION_CLASS = "CLIPVisionModelWithProjection"
 ARGMAX_EOS = 2
 """The end token's id as older files give it; every reader takes it to mean: pool at the highest id."""
-
-ConfigT = TypeVar("ConfigT", ClipTextConfig, ClipVisionConfig)
 
 
 def _blocks(tower: str) -> list[Entry]:
@@ -67,7 +65,7 @@ def clip_text_config(json: Mapping[str, Any]) -> ClipTextConfig:
             "The file is damaged or of another model.",
         )
     argmax = eos == ARGMAX_EOS
-    return _build(
+    return build(
         ClipTextConfig,
         vocab_size=whole(json, "vocab_size", 49408),
         width=whole(json, "hidden_size", 512),
@@ -106,7 +104,7 @@ def clip_vision_config(json: Mapping[str, Any]) -> ClipVisionConfig:
     """
     _require_tower(json, VISION_CLASS, "clip_vision_model")
     require(json, VISION_CLASS, num_channels=3)
-    return _build(
+    return build(
         ClipVisionConfig,
         width=whole(json, "hidden_size", 768),
         layers=whole(json, "num_hidden_layers", 12),
@@ -137,15 +135,6 @@ def _require_tower(json: Mapping[str, Any], class_name: str, model_type: str) ->
 
 def _activation(json: Mapping[str, Any]) -> ClipActivation:
     return cast(ClipActivation, word(json, "hidden_act", "quick_gelu", ("gelu", "quick_gelu")))
-
-
-def _build(kind: Callable[..., ConfigT], **values: Any) -> ConfigT:
-    try:
-        return kind(**values)
-    except ConfigError as error:
-        raise CheckpointError(
-            f"config.json: {error.message}", "The file is damaged or of another model."
-        ) from error
 
 
 def _tower_json(

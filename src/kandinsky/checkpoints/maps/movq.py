@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kandinsky.checkpoints.keymap import Entry, KeyMap, rename, stack
-from kandinsky.checkpoints.maps.configs import require
+from kandinsky.checkpoints.maps.configs import build, require
+from kandinsky.checkpoints.maps.options import whole, wholes
 from kandinsky.networks.movq import MoVQConfig
 
 
@@ -72,7 +73,7 @@ MOVQ = KeyMap(
 def movq_config(json: Mapping[str, Any]) -> MoVQConfig:
     """Reads a `VQModel` config.json; raises CheckpointError for anything our MoVQ does not do."""
     require(json, "VQModel", norm_type="spatial", act_fn="silu", mid_block_add_attention=True)
-    channels = tuple(json["block_out_channels"])
+    channels = wholes(json, "block_out_channels", (64,))
     plain = len(channels) - 1
     require(
         json,
@@ -80,14 +81,19 @@ def movq_config(json: Mapping[str, Any]) -> MoVQConfig:
         down_block_types=["DownEncoderBlock2D"] * plain + ["AttnDownEncoderBlock2D"],
         up_block_types=["AttnUpDecoderBlock2D"] + ["UpDecoderBlock2D"] * plain,
     )
-    return MoVQConfig(
+    image_channels = whole(json, "in_channels", 3)
+    require(json, "VQModel", out_channels=image_channels)
+    latent_channels = whole(json, "latent_channels", 3)
+    has_own_width = json.get("vq_embed_dim") is not None
+    return build(
+        MoVQConfig,
         channels=channels,
-        layers=json.get("layers_per_block", 1),
-        image_channels=json.get("in_channels", 3),
-        latent_channels=json.get("latent_channels", 3),
-        codebook_size=json.get("num_vq_embeddings", 256),
-        codebook_dim=json.get("vq_embed_dim") or json.get("latent_channels", 3),
-        groups=json.get("norm_num_groups", 32),
+        layers=whole(json, "layers_per_block", 1),
+        image_channels=image_channels,
+        latent_channels=latent_channels,
+        codebook_size=whole(json, "num_vq_embeddings", 256),
+        codebook_dim=whole(json, "vq_embed_dim", 3) if has_own_width else latent_channels,
+        groups=whole(json, "norm_num_groups", 32),
     )
 
 

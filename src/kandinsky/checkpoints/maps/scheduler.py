@@ -1,112 +1,225 @@
-"""scheduler_config.json of the diffusers layout <-> our Schedule."""
+"""scheduler_config.json of the diffusers layout <-> our Schedule.
 
+A saved file often carries settings of the class it was first written for; only those that its own class
+reads count, and one that the file lacks has that class's default.
+"""
+
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from kandinsky.checkpoints.maps.options import real, whole
 from kandinsky.core.errors import CheckpointError, nearest
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.schedule import Schedule, Spacing
 
-# scheduler class -> our sampler
-_SAMPLERS = {
-    "DDPMScheduler": "ddpm",
-    "UnCLIPScheduler": "ddpm",
-    "DDIMScheduler": "ddim",
-    "PNDMScheduler": "plms",
-    "DPMSolverMultistepScheduler": "dpmpp_2m",
-    "EulerDiscreteScheduler": "euler",
-    "EulerAncestralDiscreteScheduler": "euler_ancestral",
-    "HeunDiscreteScheduler": "heun",
-    "UniPCMultistepScheduler": "unipc",
-}
-_READINGS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "velocity"}
-_SPACINGS: dict[str, Spacing] = {"leading": "leading", "linspace": "linspaced", "trailing": "trailing"}
-_VARIANCES = {
+FILE = "scheduler_config.json"
+READINGS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "velocity"}
+SPACINGS: dict[str, Spacing] = {"leading": "leading", "linspace": "linspaced", "trailing": "trailing"}
+VARIANCES = {
     "fixed_small": "fixed_small",
     "fixed_small_log": "fixed_small",
     "learned_range": "learned_range",
 }
-# defaults of the classes whose config files leave them out
-_CLIPS = ("DDPMScheduler", "DDIMScheduler")
+PLAIN_BETAS = {"trained_betas": None, "rescale_betas_zero_snr": False}
+PLAIN_SIGMAS = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "final_sigmas_type": "zero",
+}
+
+
+@dataclass(frozen=True)
+class _Class:
+    """What one scheduler class does.
+
+    `clip` and `clean_end` are its defaults for clip_sample and set_alpha_to_one, None where it reads
+    neither; `threshold` says whether it knows dynamic thresholding; `fixed` are settings that we follow at
+    one value only.
+    """
+
+    sampler: str
+    spacing: str = "leading"
+    clip: bool | None = None
+    threshold: bool = False
+    clean_end: bool | None = None
+    open_end: bool = False
+    betas: tuple[float, float] = (0.0001, 0.02)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+_CLASSES: dict[str, _Class] = {
+    "DDPMScheduler": _Class("ddpm", clip=True, threshold=True, fixed=PLAIN_BETAS),
+    "DDIMScheduler": _Class("ddim", clip=True, threshold=True, clean_end=True, fixed=PLAIN_BETAS),
+    "PNDMScheduler": _Class("plms", clean_end=False, fixed=PLAIN_BETAS | {"skip_prk_steps": True}),
+    "DPMSolverMultistepScheduler": _Class(
+        "dpmpp_2m",
+        spacing="linspace",
+        threshold=True,
+        open_end=True,
+        fixed=PLAIN_BETAS
+        | PLAIN_SIGMAS
+        | {
+            "algorithm_type": "dpmsolver++",
+            "euler_at_final": False,
+            "solver_order": 2,
+            "solver_type": "midpoint",
+            "use_flow_sigmas": False,
+            "use_lu_lambdas": False,
+        },
+    ),
+    "UniPCMultistepScheduler": _Class(
+        "unipc",
+        spacing="linspace",
+        threshold=True,
+        open_end=True,
+        fixed=PLAIN_BETAS
+        | PLAIN_SIGMAS
+        | {
+            "disable_corrector": [],
+            "lower_order_final": True,
+            "predict_x0": True,
+            "solver_order": 2,
+            "solver_p": None,
+            "solver_type": "bh2",
+            "use_flow_sigmas": False,
+        },
+    ),
+    "EulerDiscreteScheduler": _Class(
+        "euler",
+        spacing="linspace",
+        fixed=PLAIN_BETAS
+        | PLAIN_SIGMAS
+        | {
+            "interpolation_type": "linear",
+            "sigma_max": None,
+            "sigma_min": None,
+            "timestep_type": "discrete",
+        },
+    ),
+    "EulerAncestralDiscreteScheduler": _Class("euler_ancestral", spacing="linspace", fixed=PLAIN_BETAS),
+    "HeunDiscreteScheduler": _Class(
+        "heun",
+        spacing="linspace",
+        clip=False,
+        betas=(0.00085, 0.012),
+        fixed={
+            key: value for key, value in (PLAIN_BETAS | PLAIN_SIGMAS).items() if key != "final_sigmas_type"
+        },
+    ),
+}
+PRIOR_CLASS = "UnCLIPScheduler"
+# What a missing value means in the classes whose default is not the value that we follow.
+_DEFAULTS: dict[str, dict[str, Any]] = {"PNDMScheduler": {"skip_prk_steps": False}}
+
+
+def schedule_from_json(json: Mapping[str, Any]) -> Schedule:
+    """Reads a scheduler_config.json; raises CheckpointError for a class or a setting that we do not follow.
+
+    Times that the peer spreads without rounding (Euler's and Heun's "linspace") are rounded to whole ones.
+    """
+    name = str(json.get("_class_name", ""))
+    if name == PRIOR_CLASS:
+        return _prior_schedule(json)
+    if name not in _CLASSES:
+        raise CheckpointError(
+            f"{FILE} is of a {name or 'nameless class'}.", nearest(name, (*_CLASSES, PRIOR_CLASS))
+        )
+    kind = _CLASSES[name]
+    for key, wanted in kind.fixed.items():
+        found = json.get(key, _DEFAULTS.get(name, {}).get(key, wanted))
+        if found != wanted:
+            raise CheckpointError(
+                f"{FILE} of a {name} has {key} = {found!r}, only {wanted!r} is offered.",
+                "Change the file, or name another class in it.",
+            )
+    return Schedule(
+        _process(json, kind),
+        reading=_known(json, "prediction_type", "epsilon", READINGS),
+        constraint=_constraint(json, kind),
+        variance=_known(json, "variance_type", "fixed_small", VARIANCES)
+        if kind.sampler == "ddpm"
+        else "fixed_small",
+        sampler=kind.sampler,
+        spacing=_known(json, "timestep_spacing", kind.spacing, SPACINGS),
+        offset=whole(json, "steps_offset", 0, least=0, file=FILE),
+        open_end=kind.open_end,
+    )
+
+
+def _prior_schedule(json: Mapping[str, Any]) -> Schedule:
+    betas = json.get("beta_schedule", "squaredcos_cap_v2")
+    if betas != "squaredcos_cap_v2":
+        raise CheckpointError(
+            f"{FILE} of an {PRIOR_CLASS} has beta_schedule = {betas!r}.", "Known: squaredcos_cap_v2."
+        )
+    clip = json.get("clip_sample", True)
+    return Schedule(
+        Process.squared_cosine(whole(json, "num_train_timesteps", 1000, file=FILE)),
+        reading=_known(json, "prediction_type", "epsilon", READINGS),
+        constraint=Constraint("static", limit=_limit(json)) if clip else Constraint(),
+        variance=_known(json, "variance_type", "fixed_small_log", VARIANCES),
+        spacing="linspaced",
+    )
 
 
 def _known(json: Mapping[str, Any], key: str, default: str, table: Mapping[str, Any]) -> Any:
     value = json.get(key, default)
-    if value not in table:
-        raise CheckpointError(f"scheduler_config.json has {key} = {value!r}.", nearest(str(value), table))
+    if not isinstance(value, str) or value not in table:
+        raise CheckpointError(f"{FILE} has {key} = {value!r}.", nearest(str(value), table))
     return table[value]
 
 
-def schedule_from_json(json: Mapping[str, Any]) -> Schedule:
-    """Reads a scheduler_config.json; raises CheckpointError for a class or a setting that we do not follow."""
-    name = json.get("_class_name", "")
-    if name == "UnCLIPScheduler":
-        process = Process.squared_cosine(json.get("num_train_timesteps", 1000))
-        clip = json.get("clip_sample", True)
-        limit = float(json.get("clip_sample_range", 1.0))
-        return Schedule(
-            process,
-            reading=_known(json, "prediction_type", "epsilon", _READINGS),
-            constraint=Constraint("static", limit=limit) if clip else Constraint(),
-            variance=_known(json, "variance_type", "fixed_small_log", _VARIANCES),
-            spacing="linspaced",
+def _process(json: Mapping[str, Any], kind: _Class) -> Process:
+    steps = whole(json, "num_train_timesteps", 1000, file=FILE)
+    betas = json.get("beta_schedule", "linear")
+    if betas == "linear":
+        start, end = (
+            real(json, key, default, 0, 1, FILE)
+            for key, default in zip(("beta_start", "beta_end"), kind.betas, strict=True)
         )
-    if name not in _SAMPLERS:
-        raise CheckpointError(
-            f"scheduler_config.json is of a {name or 'nameless class'}.", nearest(name, _SAMPLERS)
-        )
-    process = _process(json)
-    return Schedule(
-        process,
-        reading=_known(json, "prediction_type", "epsilon", _READINGS),
-        constraint=_constraint(json, name),
-        variance=_known(json, "variance_type", "fixed_small", _VARIANCES)
-        if name == "DDPMScheduler"
-        else "fixed_small",
-        sampler=_SAMPLERS[name],
-        spacing=_known(json, "timestep_spacing", "leading", _SPACINGS),
-        offset=int(json.get("steps_offset", 0)),
-    )
-
-
-def _process(json: Mapping[str, Any]) -> Process:
-    steps = int(json.get("num_train_timesteps", 1000))
-    kind = json.get("beta_schedule", "linear")
-    if json.get("trained_betas") is not None:
-        raise CheckpointError(
-            "scheduler_config.json has trained_betas.", "Only named schedules are supported."
-        )
-    if json.get("rescale_betas_zero_snr"):
-        raise CheckpointError(
-            "scheduler_config.json asks for rescale_betas_zero_snr.", "It is not supported."
-        )
-    if kind == "linear":
-        process = Process.linear(json.get("beta_start", 0.0001), json.get("beta_end", 0.02), steps)
-    elif kind == "squaredcos_cap_v2":
+        process = Process.linear(start, end, steps)
+    elif betas == "squaredcos_cap_v2":
         process = Process.squared_cosine(steps)
     else:
-        raise CheckpointError(
-            f"scheduler_config.json has beta_schedule = {kind!r}.", "Known: linear, squaredcos_cap_v2."
-        )
-    if not json.get("set_alpha_to_one", True):
-        process = Process(process.betas, process.alpha_bar, float(process.alpha_bar[0]))
+        raise CheckpointError(f"{FILE} has beta_schedule = {betas!r}.", "Known: linear, squaredcos_cap_v2.")
+    if kind.clean_end is not None and not json.get("set_alpha_to_one", kind.clean_end):
+        return Process(process.betas, process.alpha_bar, float(process.alpha_bar[0]))
     return process
 
 
-def _constraint(json: Mapping[str, Any], name: str) -> Constraint:
-    if json.get("thresholding", False):
-        ratio = float(json.get("dynamic_thresholding_ratio", 0.995))
-        return Constraint("percentile", ratio=ratio, max=float(json.get("sample_max_value", 1.0)))
-    if json.get("clip_sample", name in _CLIPS):
-        return Constraint("static", limit=float(json.get("clip_sample_range", 1.0)))
+def _constraint(json: Mapping[str, Any], kind: _Class) -> Constraint:
+    if kind.threshold and json.get("thresholding", False):
+        ratio = real(json, "dynamic_thresholding_ratio", 0.995, 0, 1, FILE)
+        return Constraint(
+            "percentile", ratio=ratio, max=real(json, "sample_max_value", 1.0, 1, math.inf, FILE)
+        )
+    if kind.clip is not None and json.get("clip_sample", kind.clip):
+        return Constraint("static", limit=_limit(json))
     return Constraint()
 
 
+def _limit(json: Mapping[str, Any]) -> float:
+    return real(json, "clip_sample_range", 1.0, 0, math.inf, FILE)
+
+
 def decoder_schedule_json(start: float, end: float, *, clip: bool, sampler: str = "ddpm") -> dict[str, Any]:
-    """The scheduler_config.json of a decoder with linear betas."""
-    classes = {ours: theirs for theirs, ours in _SAMPLERS.items() if theirs != "UnCLIPScheduler"}
-    common: dict[str, Any] = {
+    """The scheduler_config.json of a decoder with linear betas from `start` to `end`.
+
+    Raises CheckpointError for a sampler that no class stands for, or to clip in one whose class cannot.
+    """
+    classes = {kind.sampler: name for name, kind in _CLASSES.items()}
+    if sampler not in classes:
+        raise CheckpointError(f"No scheduler class stands for {sampler!r}.", nearest(sampler, classes))
+    kind = _CLASSES[classes[sampler]]
+    if clip and kind.clip is None:
+        raise CheckpointError(
+            f"A {classes[sampler]} cannot clip.", "Write the file for 'ddpm' or 'ddim', or without clipping."
+        )
+    json: dict[str, Any] = {
         "_class_name": classes[sampler],
         "beta_end": end,
         "beta_schedule": "linear",
@@ -116,15 +229,15 @@ def decoder_schedule_json(start: float, end: float, *, clip: bool, sampler: str 
         "steps_offset": 1,
         "timestep_spacing": "leading",
     }
-    extra: dict[str, dict[str, Any]] = {
-        "ddpm": {"clip_sample": clip, "thresholding": False, "variance_type": "fixed_small"},
-        "ddim": {"clip_sample": clip, "set_alpha_to_one": False, "thresholding": False},
-    }
-    return common | extra.get(sampler, {})
+    json |= {} if kind.clip is None else {"clip_sample": clip}
+    json |= {"thresholding": False} if kind.threshold else {}
+    json |= {} if kind.clean_end is None else {"set_alpha_to_one": False}
+    json |= {"variance_type": "fixed_small"} if sampler == "ddpm" else {}
+    return json | dict(kind.fixed)
 
 
 PRIOR_SCHEDULE_JSON: dict[str, Any] = {
-    "_class_name": "UnCLIPScheduler",
+    "_class_name": PRIOR_CLASS,
     "clip_sample": True,
     "clip_sample_range": 10.0,
     "num_train_timesteps": 1000,

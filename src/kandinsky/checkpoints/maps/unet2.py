@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kandinsky.checkpoints.keymap import Entry, KeyMap, rename, stack
-from kandinsky.checkpoints.maps.configs import require
+from kandinsky.checkpoints.maps.configs import build, require
+from kandinsky.checkpoints.maps.options import whole, wholes
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.unet2 import ConditionKind, HintEncoder, UNet2Config
 
@@ -74,7 +75,7 @@ UNET2: dict[ConditionKind, KeyMap] = {
     "text_image": KeyMap(_BLOCKS + _TEXT_IMAGE),
     "image_hint": KeyMap(_BLOCKS + _IMAGE + _HINT),
 }
-# condition -> (encoder_hid_dim_type, number of image tokens in the published networks)
+# condition -> (encoder_hid_dim_type, the number of image tokens, which the format has no key for)
 _PROJECTIONS: dict[ConditionKind, tuple[str, int]] = {
     "image": ("image_proj", 32),
     "text_image": ("text_image_proj", 10),
@@ -82,12 +83,14 @@ _PROJECTIONS: dict[ConditionKind, tuple[str, int]] = {
 }
 
 
-def unet2_config(json: Mapping[str, Any], image_dim: int | None = None) -> UNet2Config:
+def unet2_config(
+    json: Mapping[str, Any], image_dim: int | None = None, text_dim: int | None = None
+) -> UNet2Config:
     """Reads a `UNet2DConditionModel` config.json; raises CheckpointError for anything our U-Net does not do.
 
-    `image_dim` is the width of the image embedding where the file leaves it out ("text_image").
+    `image_dim` and `text_dim` are the widths of the embeddings where the file leaves them out ("text_image").
     """
-    channels = tuple(json["block_out_channels"])
+    channels = wholes(json, "block_out_channels", (320, 640, 1280, 1280))
     plain = len(channels) - 1
     require(
         json,
@@ -112,6 +115,9 @@ def unet2_config(json: Mapping[str, Any], image_dim: int | None = None) -> UNet2
         resnet_skip_time_act=False,
         resnet_out_scale_factor=1.0,
         mid_block_scale_factor=1,
+        num_attention_heads=None,
+        conv_in_kernel=3,
+        conv_out_kernel=3,
     )
     kind = json.get("addition_embed_type")
     if kind not in UNET2:
@@ -121,26 +127,33 @@ def unet2_config(json: Mapping[str, Any], image_dim: int | None = None) -> UNet2
         )
     projection, tokens = _PROJECTIONS[kind]
     require(json, CLASS, encoder_hid_dim_type=projection)
-    context = json["cross_attention_dim"]
-    hidden = json["encoder_hid_dim"]
+    context = whole(json, "cross_attention_dim", 1280)
+    hidden = whole(json, "encoder_hid_dim", 0)  # without a default: a missing one is refused
     text = kind == "text_image"
-    return UNet2Config(
-        in_channels=json.get("in_channels", 4),
-        out_channels=json.get("out_channels", 4),
+    return build(
+        UNet2Config,
+        in_channels=whole(json, "in_channels", 4),
+        out_channels=whole(json, "out_channels", 4),
         channels=channels,
-        layers=json.get("layers_per_block", 2),
-        head_dim=json.get("attention_head_dim", 8),
+        layers=whole(json, "layers_per_block", 2),
+        head_dim=whole(json, "attention_head_dim", 8),
         context_dim=context,
-        groups=json.get("norm_num_groups", 32),
+        groups=whole(json, "norm_num_groups", 32),
         condition=kind,
         image_dim=(image_dim or context) if text else hidden,
         image_tokens=tokens,
         text_hidden_dim=hidden if text else UNet2Config.text_hidden_dim,
+        text_dim=(text_dim or context) if text else UNet2Config.text_dim,
     )
 
 
 def unet2_json(config: UNet2Config, sample_size: int = 64) -> dict[str, Any]:
-    """The config.json with which the peer builds the same network; `sample_size` is in latents."""
+    """The config.json with which the peer builds the same network; `sample_size` is in latents.
+
+    Raises CheckpointError for another number of image tokens than the published one, for a text_image network
+    whose embeddings are not as wide as its context, and for one of two texts: the format can say none of it.
+    """
+    _require_writable(config)
     plain = len(config.channels) - 1
     text = config.condition == "text_image"
     return {
@@ -165,3 +178,24 @@ def unet2_json(config: UNet2Config, sample_size: int = 64) -> dict[str, Any]:
         "sample_size": sample_size,
         "up_block_types": ["SimpleCrossAttnUpBlock2D"] * plain + ["ResnetUpsampleBlock2D"],
     }
+
+
+def _require_writable(config: UNet2Config) -> None:
+    if config.condition not in _PROJECTIONS:
+        raise CheckpointError(
+            f"A U-Net with condition = {config.condition!r} cannot be written in this format.",
+            f"It knows {', '.join(_PROJECTIONS)}.",
+        )
+    tokens = _PROJECTIONS[config.condition][1]
+    if config.image_tokens != tokens:
+        raise CheckpointError(
+            f"A U-Net with image_tokens = {config.image_tokens} cannot be written in this format.",
+            f"It knows {tokens} only.",
+        )
+    widths = {config.image_dim, config.text_dim, config.context_dim}
+    if config.condition == "text_image" and len(widths) > 1:
+        raise CheckpointError(
+            f"A text_image U-Net with image_dim = {config.image_dim}, text_dim = {config.text_dim} and "
+            f"context_dim = {config.context_dim} cannot be written in this format.",
+            "Give all the same size.",
+        )

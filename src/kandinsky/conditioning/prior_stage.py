@@ -1,0 +1,111 @@
+"""The first of two stages: texts and pictures become image embeddings, texts by a diffusion of their own.
+
+Source: Ramesh et al. 2022 (unCLIP, arXiv 2204.06125), section 2.2.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from kandinsky.conditioning.clip_image import ClipPreprocess
+from kandinsky.conditioning.tokenizer import Tokenizer
+from kandinsky.core.images import Picture
+from kandinsky.core.rng import Rng
+from kandinsky.diffusion.denoiser import make_denoiser
+from kandinsky.diffusion.loop import sample
+from kandinsky.diffusion.process import working_dtype
+from kandinsky.diffusion.samplers import make_sampler
+from kandinsky.diffusion.schedule import Schedule
+from kandinsky.networks.clip import ClipText, ClipVision
+from kandinsky.networks.prior import PreparedPrior, Prior, PriorCondition
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedText:
+    """What the text tower said about `text` (one row), and the end of it that did not fit."""
+
+    text: str
+    condition: PriorCondition
+    dropped: str
+
+
+@dataclass(frozen=True, eq=False)
+class PriorStage:
+    """Everything that a prior checkpoint holds."""
+
+    tokenizer: Tokenizer
+    text: ClipText
+    vision: ClipVision
+    preprocess: ClipPreprocess
+    network: Prior
+    schedule: Schedule
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.network.query.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks compute in."""
+        return self.network.query.dtype
+
+    @torch.no_grad()
+    def encode_picture(self, picture: Picture) -> Tensor:
+        """A picture's image embedding (1, D)."""
+        pixels = self.preprocess([picture.image])
+        return self.vision(pixels.to(self.device, self.dtype))  # type: ignore[no-any-return]
+
+    @cached_property
+    def zero_embedding(self) -> Tensor:
+        """The embedding (1, D) of an all-zero normalised picture, which stands for no picture at all."""
+        size = self.vision.config.image_size
+        with torch.no_grad():
+            return self.vision(torch.zeros(1, 3, size, size, device=self.device, dtype=self.dtype))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def encode_text(self, text: str) -> EncodedText:
+        """A text as the prior is told it; alone, so that its numbers do not depend on its neighbours."""
+        tokens = self.tokenizer.encode([text], self.network.config.tokens)
+        features = self.text(tokens.ids.to(self.device))
+        condition = PriorCondition(features.hidden, features.embedding, tokens.mask.to(self.device))
+        return EncodedText(text, condition, tokens.dropped[0])
+
+    @torch.no_grad()
+    def prepare(self, texts: Sequence[EncodedText], steps: int) -> PreparedPrior:
+        """The prior closed over texts, for trajectories of `steps` steps."""
+        rows = [text.condition for text in texts]
+        condition = PriorCondition(
+            torch.cat([row.text_hidden for row in rows]),
+            torch.cat([row.text_embedding for row in rows]),
+            torch.cat([row.text_mask for row in rows]),
+        )
+        return self.network.prepare(condition, self.schedule.times(steps))
+
+    def sample(
+        self, prepared: PreparedPrior, rng: Rng, count: int, steps: int, guidance_scale: float | None
+    ) -> Generator[int, None, Tensor]:
+        """Draws `count` image embeddings and returns them (B, D); yields the steps done after each.
+
+        `prepared` has `count` rows, or with a `guidance_scale` the unconditional ones in front of them.
+        """
+        denoise = make_denoiser(
+            lambda x, t: prepared.step(x.to(self.dtype), t),
+            self.schedule.process,
+            self.schedule.read,
+            guidance_scale,
+            self.schedule.constraint,
+        )
+        sampler = make_sampler(self.schedule.sampler, self.schedule.process, variance=self.schedule.variance)
+        noise = rng.normal((count, self.network.config.embedding_dim))
+        x = noise.to(self.device, working_dtype(self.dtype))
+        with closing(sample(sampler, denoise, x, self.schedule.times(steps), rng)) as trajectory:
+            for step in trajectory:
+                x = step.x
+                yield step.index + 1
+        with torch.no_grad():
+            return self.network.denormalise(x.to(self.dtype))

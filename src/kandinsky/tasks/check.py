@@ -1,0 +1,36 @@
+"""Whether a model can do what a request asks, found out before any work is done."""
+
+from kandinsky.core.errors import RequestError
+from kandinsky.core.requests import Request
+from kandinsky.diffusion.guidance import is_guided
+from kandinsky.diffusion.samplers import make_sampler
+from kandinsky.generations.model import Model
+
+
+def check(model: Model, request: Request) -> None:
+    """Raises RequestError, naming what does not fit, when `model` cannot do `request` (defaults filled in).
+
+    That is: a sampler that is unknown or cannot take this eta, more steps than the process has times, an
+    inpainting checkpoint without a mask, a hint that is missing or not understood, and prompts that the
+    conditioner refuses.
+    """
+    schedule = model.schedule
+    make_sampler(
+        request.sampler or schedule.sampler, schedule.process, variance=schedule.variance, eta=request.eta
+    )
+    schedule.times(request.steps or 1)
+    if model.extra_channels and request.mask is None:
+        raise RequestError(
+            f"{model.name}: this is an inpainting checkpoint, and it needs an image with a mask.",
+            "Give image= and mask=, or load the text-to-image checkpoint.",
+        )
+    if model.hints and request.hint is None:
+        raise RequestError(
+            f"{model.name}: this checkpoint needs a hint picture.", "Give hint=, for example a depth map."
+        )
+    if request.hint is not None and not model.hints:
+        raise RequestError(
+            f"{model.name}: this checkpoint does not take a hint.",
+            "Load a ControlNet checkpoint, or leave hint out.",
+        )
+    model.conditioner.check(request, is_guided(request.guidance_scale))
