@@ -17,7 +17,11 @@ DECODER_GROUPS = 32  # the published decoder norms have 32 groups whatever the c
 
 @dataclass(frozen=True)
 class MoVQConfig:
-    """Sizes of a MoVQ; the defaults are the published 67.8 M one."""
+    """Sizes of a MoVQ; the defaults are the published 67.8 M one.
+
+    `codebook_size` may be 0: encoding and decoding need no codebook, and not every file has one. Raises
+    ConfigError when groups do not divide the channels.
+    """
 
     channels: tuple[int, ...] = (128, 256, 256, 512)
     layers: int = 2
@@ -213,7 +217,8 @@ class MoVQ(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.quant_conv = nn.Conv2d(config.latent_channels, config.codebook_dim, 1)
-        self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
+        size = config.codebook_size
+        self.codebook = nn.Embedding(size, config.codebook_dim) if size else None
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.latent_channels, 1)
         self.decoder = Decoder(config)
 
@@ -225,13 +230,21 @@ class MoVQ(nn.Module):
         """Latents (B, 4, h, w), quantised or not, to pictures (B, 3, h * f, w * f), not clamped."""
         return self.decoder(self.post_quant_conv(z), z)  # type: ignore[no-any-return]
 
+    @property
+    def required_codebook(self) -> nn.Embedding:
+        """The codebook; ConfigError when the network has none."""
+        if self.codebook is None:
+            raise ConfigError("This MoVQ has no codebook.", "Give codebook_size, or use its plain latents.")
+        return self.codebook
+
     def quantize(self, z: Tensor) -> Quantized:
         """Replaces each latent vector by its nearest code (van den Oord et al. 2017, arXiv 1711.00937)."""
         flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]).float()
-        codes = self.codebook.weight.float()
+        codebook = self.required_codebook
+        codes = codebook.weight.float()
         distances = codes.square().sum(1) - 2 * flat @ codes.T
         indices = distances.argmin(1)
-        nearest = self.codebook(indices).view(z.shape[0], *z.shape[2:], -1).permute(0, 3, 1, 2).to(z.dtype)
+        nearest = codebook(indices).view(z.shape[0], *z.shape[2:], -1).permute(0, 3, 1, 2).to(z.dtype)
         codebook_loss = F.mse_loss(nearest, z.detach())
         commitment_loss = F.mse_loss(z, nearest.detach())
         straight_through = z + (nearest - z).detach()

@@ -114,8 +114,9 @@ class Block(nn.Module):
         gate = self.gate(y)
         opened = F.gelu(gate, approximate="tanh") if self.gelu else F.silu(gate)
         # A loader may keep `down` in float32, since its sums leave the range of float16.
-        y = self.down((opened * self.up(y)).to(self.down.weight.dtype))
-        return x.add(y)
+        gated = (opened * self.up(y)).to(self.down.weight.dtype)
+        z: Tensor = x + self.down(gated)
+        return z
 
 
 class T5Encoder(nn.Module):

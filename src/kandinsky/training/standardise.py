@@ -36,7 +36,7 @@ def standardise(movq: MoVQ, mean: Tensor, deviation: Tensor) -> None:
     """
     movq.quant_conv.weight.div_(deviation[:, None, None, None])
     _bias(movq.quant_conv).sub_(mean).div_(deviation)
-    movq.codebook.weight.sub_(mean).div_(deviation)
+    movq.required_codebook.weight.sub_(mean).div_(deviation)
     readers = [movq.post_quant_conv]
     readers += [
         m.modulation for m in movq.decoder.modules() if isinstance(m, Norm) and m.modulation is not None

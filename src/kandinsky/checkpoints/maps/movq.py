@@ -6,6 +6,7 @@ from typing import Any
 from kandinsky.checkpoints.keymap import Entry, KeyMap, rename, stack
 from kandinsky.checkpoints.maps.configs import build, require
 from kandinsky.checkpoints.maps.options import whole, wholes
+from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.movq import MoVQConfig
 
 
@@ -37,7 +38,8 @@ def _attention(native: str, foreign: str, modulated: bool) -> list[Entry]:
     ]
 
 
-def _half(side: str, native_levels: str, levels: str, resample: str, modulated: bool) -> list[Entry]:
+def half(side: str, native_levels: str, levels: str, resample: str, modulated: bool) -> list[Entry]:
+    """The names of one half, "encoder" or "decoder" (`side`); `levels` is what the file calls its levels."""
     return [
         rename(f"{side}.conv_in.{{p}}", f"{side}.conv_in.{{p}}"),
         *_resnet(
@@ -61,8 +63,8 @@ def _half(side: str, native_levels: str, levels: str, resample: str, modulated: 
 
 MOVQ = KeyMap(
     [
-        *_half("encoder", "down", "down_blocks", "downsamplers", modulated=False),
-        *_half("decoder", "up", "up_blocks", "upsamplers", modulated=True),
+        *half("encoder", "down", "down_blocks", "downsamplers", modulated=False),
+        *half("decoder", "up", "up_blocks", "upsamplers", modulated=True),
         rename("quant_conv.{p}", "quant_conv.{p}"),
         rename("post_quant_conv.{p}", "post_quant_conv.{p}"),
         rename("codebook.weight", "quantize.embedding.weight"),
@@ -98,7 +100,14 @@ def movq_config(json: Mapping[str, Any]) -> MoVQConfig:
 
 
 def movq_json(config: MoVQConfig) -> dict[str, Any]:
-    """The config.json with which the peer builds the same network."""
+    """The config.json with which the peer builds the same network.
+
+    Raises CheckpointError for a network without codebook, which the peer always has.
+    """
+    if not config.codebook_size:
+        raise CheckpointError(
+            "A MoVQ with codebook_size = 0 cannot be written in this format.", "Give it a codebook."
+        )
     plain = len(config.channels) - 1
     return {
         "_class_name": "VQModel",
