@@ -10,14 +10,14 @@ from PIL import Image
 
 import kandinsky
 from kandinsky.cli.main import run
-from tests.cli.tiny import write_tiny
+from tests.tiny import Checkpoints
 
 Command = Callable[..., int]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("tiny") / "model")
+@pytest.fixture
+def checkpoint(tiny: Checkpoints) -> Path:
+    return tiny.combined
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         return embedded_folder()
     except kandinsky.CheckpointError:
-        from tests.cli.tiny import write_tiny
+        from tests.tiny import write_tiny
 
         return write_tiny(tmp_path_factory.mktemp("tiny") / "model")
 

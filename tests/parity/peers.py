@@ -8,12 +8,13 @@ ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 
 
 def redraw(module: ModuleT, seed: int = 0, scale: float = 0.05) -> ModuleT:
-    """Adds noise to every parameter (norm weights and zero-initialised tensors included) and switches to evaluation."""
+    """Adds noise to every parameter, norms and zeros included, and switches to evaluation."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.is_floating_point():
-                parameter += scale * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+                noise = scale * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(noise.to(parameter.dtype))
     return module.eval()
 
 

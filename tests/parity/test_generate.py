@@ -16,31 +16,11 @@ from PIL import Image
 
 import kandinsky
 from kandinsky.core.images import to_tensor
-from kandinsky.engine.pipeline import Pipeline
-from tests.parity.folders import save_decoder, save_prior
 from tests.parity.peers import relative
 from tests.requests import our_conditions, our_latents
+from tests.tiny import Checkpoints, save_decoder, save_prior
 
 STEPS, PRIOR_STEPS = 4, 3
-
-
-class Checkpoints:
-    """Tiny folders and the peer's pipelines on them, each made once."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.prior = save_prior(root / "prior")
-        self.decoders = {kind: save_decoder(root / kind, kind) for kind in ("text2img", "inpaint", "control")}
-
-    def ours(self, kind: str, batch_size: int = 1, dtype: str = "float32") -> Pipeline:
-        return kandinsky.load(
-            self.root / kind, prior=self.root / "prior", device="cpu", dtype=dtype, batch_size=batch_size
-        )
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
-    return Checkpoints(tmp_path_factory.mktemp("tiny"))
 
 
 def generators(seed: int, count: int) -> list[torch.Generator]:

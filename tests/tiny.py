@@ -1,0 +1,185 @@
+"""Whole tiny checkpoints of the published structure, random and without a zero tensor: the one place that makes them.
+
+One is written by us as a combined folder; priors and decoders are made and saved by the peer.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import kandinsky
+from kandinsky.conditioning.clip_image import ClipPreprocess
+from kandinsky.engine.pipeline import Pipeline
+from kandinsky.generations.k22 import write_combined
+from kandinsky.networks.clip import ClipText, ClipTextConfig, ClipVision, ClipVisionConfig
+from kandinsky.networks.movq import MoVQ, MoVQConfig
+from kandinsky.networks.prior import Prior, PriorConfig
+from kandinsky.networks.unet2 import UNet2, UNet2Config
+from kandinsky.training.data.tokenizer_training import train_tokenizer, write_tokenizer
+from tests.parity.peers import MOVQ_TINY, UNET_TINY, redraw
+
+WIDTH, TOKENS = 16, 16
+"""Of our own checkpoint: the size of its embeddings, and the length of its texts."""
+DIM: int = UNET_TINY["encoder_hid_dim"]
+"""The size of the embeddings in the peer's."""
+DEFAULTS = {"steps": 4, "prior_steps": 3}
+SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "linear",
+    "steps_offset": 1,
+    "clip_sample": False,
+    "prediction_type": "epsilon",
+    "thresholding": False,
+}
+DECODERS: dict[str, dict[str, Any]] = {
+    "text2img": {},
+    "inpaint": {"in_channels": 9},
+    "control": {"in_channels": 8, "addition_embed_type": "image_hint"},
+}
+
+
+def networks() -> dict[str, Any]:
+    """The networks of our own checkpoint, as `write_combined` takes them; 64 x 64 pixels are 8 x 8 latents."""
+    torch.manual_seed(0)
+    words = len(_tokenizer().vocabulary)
+    text = ClipTextConfig(words, WIDTH, 2, 2, 32, TOKENS, WIDTH, "gelu", words - 1, "eos")
+    unet = UNet2Config(
+        channels=(16, 16, 32, 32), layers=1, head_dim=8, context_dim=16, groups=8, image_dim=WIDTH
+    )
+    return {
+        "unet": redraw(UNet2(unet)),
+        "movq": redraw(MoVQ(MoVQConfig(channels=(32, 32, 32, 32), layers=1, codebook_size=32))),
+        "prior": redraw(Prior(PriorConfig(2, 8, 2, WIDTH, WIDTH, TOKENS))),
+        "text": redraw(ClipText(text)),
+        "vision": redraw(ClipVision(ClipVisionConfig(WIDTH, 2, 2, 32, 32, 8, WIDTH, "gelu"))),
+    }
+
+
+def write_tiny(folder: Path, **changes: Any) -> Path:
+    """Writes our own checkpoint; `changes` replace arguments of `write_combined`."""
+    arguments: dict[str, Any] = {
+        **networks(),
+        "preprocess": ClipPreprocess(size=32),
+        "defaults": DEFAULTS,
+        "sample_size": 8,
+        "dtype": torch.float32,
+    }
+    write_combined(folder, **(arguments | changes))
+    write_tokenizer(_tokenizer(), folder / "prior_tokenizer", TOKENS)
+    return folder
+
+
+def _tokenizer() -> Any:
+    return train_tokenizer(["a red fox and a blue cat in a house"] * 4, 540)
+
+
+def save_prior(root: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """A prior folder by the peer; returns the peer's pipeline on the same weights."""
+    from diffusers import KandinskyV22PriorPipeline, PriorTransformer, UnCLIPScheduler
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPTextConfig,
+        CLIPTextModelWithProjection,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
+
+    from tests.parity.vocabulary import byte_tokenizer
+
+    torch.manual_seed(0)
+    words = byte_tokenizer()
+    tower: dict[str, Any] = {
+        "intermediate_size": 37,
+        "projection_dim": DIM,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "hidden_act": "gelu",
+    }
+    ids = {"bos_token_id": words.bos_token_id, "eos_token_id": 2, "pad_token_id": words.pad_token_id}
+    text = CLIPTextConfig(vocab_size=len(words), hidden_size=DIM, max_position_embeddings=77, **(tower | ids))
+    vision = CLIPVisionConfig(hidden_size=24, image_size=28, patch_size=14, **tower)
+    prior = PriorTransformer(
+        num_attention_heads=2, attention_head_dim=12, num_layers=3, embedding_dim=DIM, num_embeddings=77
+    )
+    parts = {
+        "text_encoder": redraw(CLIPTextModelWithProjection(text), 1),
+        "image_encoder": redraw(CLIPVisionModelWithProjection(vision), 2),
+        "prior": redraw(prior, 3),
+    }
+    with torch.no_grad():
+        prior.clip_std.abs_().add_(0.5)
+    processor = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    scheduler = UnCLIPScheduler(
+        variance_type="fixed_small_log",
+        prediction_type="sample",
+        num_train_timesteps=1000,
+        clip_sample=True,
+        clip_sample_range=10.0,
+    )
+    peer = KandinskyV22PriorPipeline(
+        **parts, tokenizer=words, scheduler=scheduler, image_processor=processor
+    ).to(dtype)
+    peer.save_pretrained(root)
+    peer.set_progress_bar_config(disable=True)
+    return peer
+
+
+def save_decoder(
+    root: Path, kind: str = "text2img", dtype: torch.dtype = torch.float32, **scheduler: Any
+) -> Any:
+    """A decoder folder of one kind by the peer; returns the peer's pipeline on the same weights."""
+    from diffusers import DDPMScheduler, UNet2DConditionModel, VQModel
+    from diffusers.pipelines.kandinsky2_2 import (
+        KandinskyV22ControlnetPipeline,
+        KandinskyV22InpaintPipeline,
+        KandinskyV22Pipeline,
+    )
+
+    pipelines = {
+        "text2img": KandinskyV22Pipeline,
+        "inpaint": KandinskyV22InpaintPipeline,
+        "control": KandinskyV22ControlnetPipeline,
+    }
+    torch.manual_seed(1)
+    unet = redraw(UNet2DConditionModel(**(UNET_TINY | DECODERS[kind] | {"sample_size": 8})), 4)
+    movq = redraw(VQModel(**MOVQ_TINY), 5)
+    peer = pipelines[kind](unet=unet, movq=movq, scheduler=DDPMScheduler(**(SCHEDULER | scheduler))).to(dtype)
+    peer.save_pretrained(root)
+    peer.set_progress_bar_config(disable=True)
+    return peer
+
+
+class Checkpoints:
+    """Tiny folders under `root`, with the peer's pipelines on its own ones; each is made when first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
+    def combined(self) -> Path:
+        """Our own checkpoint."""
+        return write_tiny(self.root / "combined")
+
+    @cached_property
+    def prior(self) -> Any:
+        return save_prior(self.root / "prior")
+
+    @cached_property
+    def decoders(self) -> dict[str, Any]:
+        return {kind: save_decoder(self.root / kind, kind) for kind in DECODERS}
+
+    def own(self, batch_size: int = 1, dtype: str = "float32", **options: Any) -> Pipeline:
+        """Our pipeline on our own checkpoint."""
+        return kandinsky.load(self.combined, device="cpu", dtype=dtype, batch_size=batch_size, **options)
+
+    def ours(self, kind: str, batch_size: int = 1, dtype: str = "float32") -> Pipeline:
+        """Our pipeline on the peer's folders."""
+        assert self.prior
+        assert self.decoders
+        return kandinsky.load(
+            self.root / kind, prior=self.root / "prior", device="cpu", dtype=dtype, batch_size=batch_size
+        )
