@@ -1,4 +1,4 @@
-"""Whole tiny checkpoints of the published structure, random and without a zero tensor: the one place that makes them.
+"""Whole tiny checkpoints of the published structure, random and without a zero tensor, all made here.
 
 One is written by us as a combined folder; priors and decoders are made and saved by the peer.
 """
@@ -43,7 +43,7 @@ DECODERS: dict[str, dict[str, Any]] = {
 
 
 def networks() -> dict[str, Any]:
-    """The networks of our own checkpoint, as `write_combined` takes them; 64 x 64 pixels are 8 x 8 latents."""
+    """The networks of our own checkpoint, as `write_combined` takes them; 8 x 8 pixels a latent."""
     torch.manual_seed(0)
     words = len(_tokenizer().vocabulary)
     text = ClipTextConfig(words, WIDTH, 2, 2, 32, TOKENS, WIDTH, "gelu", words - 1, "eos")
@@ -154,7 +154,7 @@ def save_decoder(
 
 
 class Checkpoints:
-    """Tiny folders under `root`, with the peer's pipelines on its own ones; each is made when first asked for."""
+    """Tiny folders under `root`, and the peer's pipelines on its own; each is made when first asked for."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

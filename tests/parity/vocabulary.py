@@ -1,4 +1,4 @@
-"""A vocabulary in CLIP's form that needs no file: all bytes, plain and as the end of a word, and no merges."""
+"""A vocabulary in CLIP's form that needs no file: all bytes, plain and as word ends, and no merges."""
 
 import json
 import tempfile
