@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections.abc import Generator
 from itertools import pairwise
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.rng import PerPictureRng, ReplayRng
 from kandinsky.diffusion.denoiser import make_denoiser
-from kandinsky.diffusion.loop import sample
+from kandinsky.diffusion.loop import Step, sample
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import Prediction, epsilon
 from kandinsky.diffusion.samplers import SAMPLERS, make_sampler
@@ -247,3 +248,24 @@ def test_fractional_times_work_between_the_whole_ones() -> None:
     ]
     assert all(a != b for a, b in pairwise(ends))
     assert min(ends[0], ends[2]) < ends[1] < max(ends[0], ends[2])
+
+
+@ALL
+def test_latents_sent_into_the_loop_take_the_place_of_its_own(name: str) -> None:
+    def trajectory(x: Tensor, times: list[int]) -> Generator[Step, Tensor | None, None]:
+        denoise = Gaussian(LINEAR).denoise
+        return sample(make_sampler(name, LINEAR), denoise, x, times, PerPictureRng.from_seeds([1]))
+
+    begin = torch.ones(1, 2, 3)
+    kept, changed = trajectory(begin, [900, 500]), trajectory(begin, [900, 500])
+    first, other = next(kept), next(changed)
+    assert torch.equal(first.x, other.x)
+    assert not torch.allclose(kept.send(None).x, changed.send(3 * other.x).x)
+
+
+def test_sent_latents_are_what_the_next_step_starts_from() -> None:
+    denoise, rng = Gaussian(LINEAR).denoise, PerPictureRng.from_seeds([1])
+    sampler, wanted = make_sampler("ddim", LINEAR), torch.full((1, 2, 3), 0.5)
+    run = sample(sampler, denoise, torch.ones(1, 2, 3), [900, 500], rng)
+    next(run)
+    assert torch.equal(run.send(wanted.double()).x, next(sample(sampler, denoise, wanted, [500], rng)).x)

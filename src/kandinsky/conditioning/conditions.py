@@ -4,6 +4,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from kandinsky.core.events import Event
 from kandinsky.core.requests import Request, Row
 from kandinsky.core.rng import Rng
@@ -11,10 +13,16 @@ from kandinsky.core.rng import Rng
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Pictures that are denoised together: their rows of the request, and the source of their noise."""
+    """Pictures that are denoised together: their rows of the request, and the source of their noise.
+
+    `pixels` (B, 3, H, W) in [-1, 1] and `hint` (B, 3, H, W) in [0, 1], both of the size that the latents
+    stand for, replace the rows' image and hint pictures where there are numbers instead of 8-bit pictures.
+    """
 
     rows: Sequence[Row]
     rng: Rng
+    pixels: Tensor | None = None
+    hint: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

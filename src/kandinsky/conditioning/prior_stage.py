@@ -16,7 +16,7 @@ from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.images import Picture
 from kandinsky.core.rng import Rng
 from kandinsky.diffusion.denoiser import make_denoiser
-from kandinsky.diffusion.loop import sample
+from kandinsky.diffusion.loop import Step, sample
 from kandinsky.diffusion.process import working_dtype
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.schedule import Schedule
@@ -86,13 +86,10 @@ class PriorStage:
         )
         return self.network.prepare(condition, self.schedule.times(steps))
 
-    def sample(
-        self, prepared: PreparedPrior, rng: Rng, count: int, steps: int, guidance_scale: float | None
-    ) -> Generator[int, None, Tensor]:
-        """Draws `count` image embeddings and returns them (B, D); yields the steps done after each.
-
-        `prepared` has `count` rows, or with a `guidance_scale` the unconditional ones in front of them.
-        """
+    def denoise(
+        self, prepared: PreparedPrior, x: Tensor, times: Sequence[int], rng: Rng, guidance_scale: float | None
+    ) -> Generator[Step, Tensor | None, None]:
+        """The trajectory from `x` (B, D), normalised and noised to times[0]; `prepared` as in `sample`."""
         denoise = make_denoiser(
             lambda x, t: prepared.step(x.to(self.dtype), t),
             self.schedule.process,
@@ -101,9 +98,19 @@ class PriorStage:
             self.schedule.constraint,
         )
         sampler = make_sampler(self.schedule.sampler, self.schedule.process, variance=self.schedule.variance)
+        begin = x.to(self.device, working_dtype(self.dtype))
+        return sample(sampler, denoise, begin, times, rng)
+
+    def sample(
+        self, prepared: PreparedPrior, rng: Rng, count: int, steps: int, guidance_scale: float | None
+    ) -> Generator[int, None, Tensor]:
+        """Draws `count` image embeddings and returns them (B, D); yields the steps done after each.
+
+        `prepared` has `count` rows, or with a `guidance_scale` the unconditional ones in front of them.
+        """
         noise = rng.normal((count, self.network.config.embedding_dim))
-        x = noise.to(self.device, working_dtype(self.dtype))
-        with closing(sample(sampler, denoise, x, self.schedule.times(steps), rng)) as trajectory:
+        times = self.schedule.times(steps)
+        with closing(self.denoise(prepared, noise, times, rng, guidance_scale)) as trajectory:
             for step in trajectory:
                 x = step.x
                 yield step.index + 1

@@ -44,10 +44,11 @@ def sample(
     project: Project | None = None,
     *,
     gradients: bool = False,
-) -> Generator[Step, None, None]:
+) -> Generator[Step, Tensor | None, None]:
     """Denoises `x`, noised to times[0], and yields every step; the last one carries the result.
 
     `x` is (B, C, ...) and is worked on in float32 (float64 stays). `times` fall and lie in the table.
+    A tensor sent into the generator takes the place of the step's `x`.
     `project(x, t_next)` is applied after each step, which is how known regions are pinned. Closing the
     iterator stops at once and frees everything it holds. Gradients are recorded only when asked for. Raises
     RequestError when `times` are empty or do not fall.
@@ -68,4 +69,6 @@ def sample(
             x, prediction, state = sampler.step(denoise, x, t, t_next, state, rng, final)
             if project is not None:
                 x = project(x, t_next)
-        yield Step(index, len(times), t, t_next, x, prediction)
+        changed = yield Step(index, len(times), t, t_next, x, prediction)
+        if changed is not None:
+            x = changed.to(x)

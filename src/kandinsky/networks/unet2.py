@@ -99,7 +99,7 @@ class Attention(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Fixed:
+class Fixed:
     """What a request fixes, in the blocks' order: FiLM tables of residual blocks, contexts of attentions."""
 
     films: list[Tensor]
@@ -123,7 +123,7 @@ class Level(nn.Module):
         last = widths[-1][1]
         self.resample = None if resample == "none" else Resnet(last, last, time_dim, groups, resample)
 
-    def run(self, j: int, resnet: nn.Module, h: Tensor, fixed: _Fixed) -> Tensor:
+    def run(self, j: int, resnet: nn.Module, h: Tensor, fixed: Fixed) -> Tensor:
         """Residual block j and the attention behind it, where the level has any."""
         block = cast(Resnet, resnet)
         h = block(h, fixed.films[block.place])
@@ -141,7 +141,7 @@ class Middle(nn.Module):
         )
         self.attention = Attention(channels, config)
 
-    def forward(self, h: Tensor, fixed: _Fixed) -> Tensor:
+    def forward(self, h: Tensor, fixed: Fixed) -> Tensor:
         first, second = (cast(Resnet, resnet) for resnet in self.resnets)
         h = self.attention(first(h, fixed.films[first.place]), fixed.contexts[self.attention.place])
         y: Tensor = second(h, fixed.films[second.place])
@@ -180,7 +180,7 @@ class UNet2(nn.Module):
         self._number_blocks()
 
     def _number_blocks(self) -> None:
-        """Gives each block its place in the tables of `_Fixed`."""
+        """Gives each block its place in the tables of `Fixed`."""
         self._resnets = [m for m in self.modules() if isinstance(m, Resnet)]
         self._attentions = [m for m in self.modules() if isinstance(m, Attention)]
         for place, resnet in enumerate(self._resnets):
@@ -214,7 +214,7 @@ class UNet2(nn.Module):
         """x (B, 4, h, w), t (B,) and the condition to (B, out_channels, h, w): noise, then variance."""
         tokens, pooled = self.conditioning(condition)
         emb = F.silu(self.embed_times(t) + pooled)
-        fixed = _Fixed([r.film(emb) for r in self._resnets], [a.context(tokens) for a in self._attentions])
+        fixed = Fixed([r.film(emb) for r in self._resnets], [a.context(tokens) for a in self._attentions])
         return self.denoise(torch.cat([x, *self.extra_channels(condition)], dim=1), fixed)
 
     def prepare(self, condition: UNet2Condition, times: Sequence[float]) -> "PreparedUNet2":
@@ -224,7 +224,7 @@ class UNet2(nn.Module):
         """
         return PreparedUNet2(self, condition, times)
 
-    def denoise(self, x: Tensor, fixed: _Fixed) -> Tensor:
+    def denoise(self, x: Tensor, fixed: Fixed) -> Tensor:
         """The blocks alone, on latents that already carry their extra channels."""
         h: Tensor = self.conv_in(x)
         skips = [h]
@@ -268,5 +268,9 @@ class PreparedUNet2:
 
     def step(self, x: Tensor, t: float) -> Tensor:
         """Latents (B, 4, h, w) at time t to (B, out_channels, h, w); t need not have been announced."""
+        return self.network.denoise(*self.inputs(x, t))
+
+    def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Fixed]:
+        """What `UNet2.denoise` is called with for a step: the one call that is worth compiling."""
         films = self._films.get(float(t)) or self._film(float(t))
-        return self.network.denoise(torch.cat([x, *self._extras], dim=1), _Fixed(films, self._contexts))
+        return torch.cat([x, *self._extras], dim=1), Fixed(films, self._contexts)

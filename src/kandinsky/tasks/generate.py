@@ -50,8 +50,11 @@ def generate(
 
 def denoise(
     model: Model, request: Request, batch: Batch, conditions: Conditions
-) -> Generator[Step, None, None]:
-    """Denoises the pictures of a batch together; the last step's `x` is the result, latents (B, C, h, w)."""
+) -> Generator[Step, Tensor | None, None]:
+    """Denoises the pictures of a batch together; the last step's `x` is the result, latents (B, C, h, w).
+
+    Latents that are sent into the generator take the place of the step's.
+    """
     schedule = model.schedule
     sampler = make_sampler(
         request.sampler or schedule.sampler, schedule.process, variance=schedule.variance, eta=request.eta

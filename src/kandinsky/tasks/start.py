@@ -35,8 +35,8 @@ def start(model: Model, request: Request, batch: Batch) -> Start:
     if not pictures:
         return from_noise(model, request, len(batch.rows), times, batch.rng)
     if not masks:
-        return from_picture(model, request, pictures, times, batch.rng)
-    return from_region(model, request, pictures, masks, times, batch.rng)
+        return from_picture(model, request, _pixels(model, request, batch), times, batch.rng)
+    return from_region(model, request, _pixels(model, request, batch), masks, times, batch.rng)
 
 
 def from_noise(model: Model, request: Request, count: int, times: list[int], rng: Rng) -> Start:
@@ -48,15 +48,13 @@ def from_noise(model: Model, request: Request, count: int, times: list[int], rng
     return Start(_noise(model, (count, model.codec.channels, height, width), rng), times)
 
 
-def from_picture(
-    model: Model, request: Request, pictures: Sequence[Picture], times: list[int], rng: Rng
-) -> Start:
-    """Image-to-image: the picture, noised to the first of the last `strength` x `steps` times.
+def from_picture(model: Model, request: Request, pixels: Tensor, times: list[int], rng: Rng) -> Start:
+    """Image-to-image: pictures noised to the first of the last `strength` x `steps` times.
 
-    Source: SDEdit (Meng et al. 2022, arXiv 2108.01073), section 3.
+    `pixels` are (B, 3, H, W) in [-1, 1]. Source: SDEdit (Meng et al. 2022, arXiv 2108.01073), section 3.
     """
     times = tail(times, request.strength or 1.0)
-    latents = _encoded(model, request, pictures)
+    latents = _encoded(model, pixels)
     noise = _noise(model, tuple(latents.shape), rng)
     return Start(model.schedule.process.add_noise(latents, noise, times[0]), times)
 
@@ -64,7 +62,7 @@ def from_picture(
 def from_region(
     model: Model,
     request: Request,
-    pictures: Sequence[Picture],
+    pixels: Tensor,
     masks: Sequence[Picture],
     times: list[int],
     rng: Rng,
@@ -76,7 +74,7 @@ def from_region(
     """
     strength = request.strength or 1.0
     times = tail(times, strength)
-    latents = _encoded(model, request, pictures)
+    latents = _encoded(model, pixels)
     noise = _noise(model, tuple(latents.shape), rng)
     known = _known(model, request, masks).to(latents)
     process = model.schedule.process
@@ -94,6 +92,8 @@ def from_region(
 
 def hint_tensor(model: Model, request: Request, batch: Batch) -> Tensor | None:
     """The hint pictures as (B, 3, H, W) in [0, 1], sides as the latents have them; None without hints."""
+    if batch.hint is not None:
+        return batch.hint.to(model.device, model.dtype)
     hints = [row.hint.image for row in batch.rows if row.hint is not None]
     if not hints:
         return None
@@ -105,9 +105,14 @@ def _noise(model: Model, shape: tuple[int, ...], rng: Rng) -> Tensor:
     return rng.normal(shape).to(model.device, model.working_dtype)
 
 
-def _encoded(model: Model, request: Request, pictures: Sequence[Picture]) -> Tensor:
-    images = [picture.image for picture in pictures]
-    pixels = to_tensor(images, request.width or 0, request.height or 0, model.multiple)
+def _pixels(model: Model, request: Request, batch: Batch) -> Tensor:
+    if batch.pixels is not None:
+        return batch.pixels
+    images = [row.image.image for row in batch.rows if row.image is not None]
+    return to_tensor(images, request.width or 0, request.height or 0, model.multiple)
+
+
+def _encoded(model: Model, pixels: Tensor) -> Tensor:
     return model.codec.encode(pixels.to(model.device, model.working_dtype))
 
 
