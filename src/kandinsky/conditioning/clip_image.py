@@ -32,15 +32,10 @@ class ClipPreprocess:
     @classmethod
     def from_json(cls, json: Mapping[str, Any]) -> "ClipPreprocess":
         """Reads a preprocessor_config.json; raises CheckpointError for steps that we do not do."""
-        for key in ("do_resize", "do_center_crop", "do_normalize", "do_rescale"):
-            if not json.get(key, True):
-                raise CheckpointError(
-                    f"preprocessor_config.json has {key} = False.", "Only CLIP's steps are known."
-                )
-        if json.get("resample", BICUBIC) != BICUBIC:
-            raise CheckpointError(
-                f"preprocessor_config.json has resample = {json['resample']}.", "Only 3 is known."
-            )
+        steps = dict.fromkeys(("do_resize", "do_center_crop", "do_normalize", "do_rescale"), True)
+        for key, wanted in {**steps, "resample": BICUBIC, "rescale_factor": 1 / 255}.items():
+            if json.get(key, wanted) != wanted:
+                raise _refused(key, json[key], f"Only {wanted} is offered.")
         edge, crop = json.get("size", 224), json.get("crop_size", 224)
         edge = edge.get("shortest_edge", edge.get("height")) if isinstance(edge, Mapping) else edge
         crop = crop.get("height") if isinstance(crop, Mapping) else crop
@@ -48,8 +43,13 @@ class ClipPreprocess:
             raise CheckpointError(
                 f"preprocessor_config.json resizes to {edge} and crops {crop}.", "They must agree."
             )
+        if not isinstance(edge, int) or edge < 1:
+            raise _refused("size", json["size"], "Expected a positive whole number.")
         mean, std = json.get("image_mean", CLIP_MEAN), json.get("image_std", CLIP_STD)
-        return cls(int(edge), tuple(mean), tuple(std))
+        for key, values in (("image_mean", mean), ("image_std", std)):
+            if not isinstance(values, (list, tuple)) or len(values) != 3 or (values is std and 0 in values):
+                raise _refused(key, values, "Expected one number for each of three channels.")
+        return cls(edge, tuple(map(float, mean)), tuple(map(float, std)))
 
     def to_json(self) -> dict[str, Any]:
         """The preprocessor_config.json with which the peer does the same."""
@@ -87,3 +87,7 @@ class ClipPreprocess:
         array = np.asarray(picture.resize(size, Resampling.BICUBIC).convert("RGB"))
         top, left = (array.shape[0] - self.size) // 2, (array.shape[1] - self.size) // 2
         return array[top : top + self.size, left : left + self.size]
+
+
+def _refused(key: str, value: object, hint: str) -> CheckpointError:
+    return CheckpointError(f"preprocessor_config.json has {key} = {value!r}.", hint)
