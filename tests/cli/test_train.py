@@ -48,8 +48,13 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int | str | No
             calls.append((path, resume, overrides or {}))
             yield from story(end)
 
+        def export(path: Path, *, overrides: dict[str, Any] | None = None) -> Path:
+            calls.append((path, False, {"exported": overrides}))
+            return Path("out/checkpoint")
+
         api = ModuleType("kandinsky.training.api")
         api.run_config = run_config  # type: ignore[attr-defined]
+        api.export = export  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "kandinsky.training.api", api)
         with pytest.raises(SystemExit) as ended:
             run(["train", *arguments])
@@ -67,6 +72,18 @@ def test_flags_reach_the_run(train: Any) -> None:
 
 def test_only_given_flags_change_the_file() -> None:
     assert overrides(None, None, 0, None, None) == {"seed": 0}
+
+
+def test_export_only_trains_nothing(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("run.toml", "--export-only", "--out", "there")
+    assert train(*given) == (0, [(Path("run.toml"), False, {"exported": {"out": Path("there")}})])
+    assert capsys.readouterr().out == "out/checkpoint\n"
+
+
+def test_a_finished_model_is_named_with_what_to_do_next() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    assert follow([FINISHED, events.Exported(Path("out/checkpoint"))], console, quiet=False)
+    assert "kandinsky generate PROMPT --model out/checkpoint" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_stopped_run_ends_as_ctrl_c_does(train: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,15 @@ seconds.
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, ImageDraw
+
+from kandinsky.training.config import read_config
+from kandinsky.training.stages import METHODS
+from kandinsky.training.stages.workshop import Workshop
+from kandinsky.training.task import Task, Turn
+
+CPU = torch.device("cpu")
 
 WORDS = {
     "red": "красный",
@@ -83,3 +91,21 @@ def small_config(root: Path, **changes: Any) -> dict[str, Any]:
             {**stage, "method": "decoder", "variants": 2},
         ],
     } | changes
+
+
+def build(config: dict[str, Any], name: str) -> tuple[Workshop, Task]:
+    read = read_config(config)
+    shop = Workshop(read, CPU)
+    stage = next(stage for stage in read.stage if stage.name == name)
+    torch.manual_seed(0)
+    making = METHODS[stage.method](shop, stage)
+    while True:
+        try:
+            next(making)
+        except StopIteration as done:
+            task: Task = done.value
+            return shop, task
+
+
+def turn(batch: Any, seed: int = 0) -> Turn:
+    return Turn(batch, 0, CPU, torch.Generator().manual_seed(seed), {})

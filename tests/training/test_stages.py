@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import NETWORKS, draw_pictures, small_config
+from small import CPU, NETWORKS, build, draw_pictures, small_config, turn
 
 from kandinsky import training
 from kandinsky.conditioning.clip_image import CLIP_MEAN
@@ -19,16 +19,13 @@ from kandinsky.core.errors import CheckpointError, ConfigError, DataError
 from kandinsky.training import events, run_config, teacher
 from kandinsky.training.api import load_networks
 from kandinsky.training.config import read_config
-from kandinsky.training.stages import METHODS
 from kandinsky.training.stages.encoding import Encoders
 from kandinsky.training.stages.prior import condition
 from kandinsky.training.stages.sources import Captioned
 from kandinsky.training.stages.towers import vision_pixels
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.state import newest
-from kandinsky.training.task import Task, Turn
 
-CPU = torch.device("cpu")
 RECIPES = Path(training.__file__).parent / "recipes"
 NAMES = ("movq", "clip", "prior", "decoder")
 
@@ -104,24 +101,6 @@ def test_encodings_are_made_once_for_the_same_networks(whole: tuple[Path, list[A
 
 def event_stage(event: Any) -> str:
     return getattr(event, "stage", "")
-
-
-def build(config: dict[str, Any], name: str) -> tuple[Workshop, Task]:
-    read = read_config(config)
-    shop = Workshop(read, CPU)
-    stage = next(stage for stage in read.stage if stage.name == name)
-    torch.manual_seed(0)
-    making = METHODS[stage.method](shop, stage)
-    while True:
-        try:
-            next(making)
-        except StopIteration as done:
-            task: Task = done.value
-            return shop, task
-
-
-def turn(batch: Any, seed: int = 0) -> Turn:
-    return Turn(batch, 0, CPU, torch.Generator().manual_seed(seed), {})
 
 
 def test_cached_encodings_are_those_of_the_pictures(whole: tuple[Path, list[Any]], root: Path) -> None:
@@ -378,14 +357,3 @@ def test_recipes_fit_together_and_are_small_enough_to_ship(recipe: str, root: Pa
     assert said[-1] == events.Exported(tmp_path / "run" / "checkpoint")
     files = [path for path in (tmp_path / "run" / "checkpoint").rglob("*") if path.is_file()]
     assert 40e6 < sum(path.stat().st_size for path in files) < 56e6
-
-
-@pytest.mark.cuda
-def test_a_whole_run_on_cuda(root: Path, tmp_path: Path) -> None:
-    config = broken(root, tmp_path, device="cuda")
-    for stage in config["stage"]:
-        stage |= {"precision": "bf16", "channels_last": True, "variants": 0}
-    said = list(run_config(config))
-    assert [event.stage for event in said if isinstance(event, events.Finished)] == list(NAMES)
-    run = small_config(root, out=str(tmp_path / "run"), device="cuda")
-    assert len(list(run_config(run, resume=True))) == 4

@@ -208,3 +208,20 @@ def test_captions_are_a_function_of_the_seed(seed: int, style: str, colour: str)
     assert first.text.strip() == first.text
     assert first.text
     assert "{}" not in first.text
+
+
+def test_a_caption_says_which_attributes_it_names(concepts: dict[str, tuple[int, Concept]]) -> None:
+    grammar = grammar_of(concepts, style=0.5, colour_named=0.5, white_named=0.5)
+    seen = Counter[tuple[bool, bool]]()
+    rng = random.Random(0)
+    index = concepts["red apple"][0]
+    for number in range(200):
+        style, colour = ("noto", "noto-blob")[number % 2], ("white", "blue")[number // 2 % 2]
+        found = grammar.caption(index, rng, style=style, background=colour, language="en")
+        assert found.names_style == (STYLE_WORDS[style]["en"][0] in found.text.replace(",", "").split())
+        assert found.names_background == (colour in found.text.split())
+        seen[found.names_style, found.names_background] += 1
+    assert all(seen[pair] > 20 for pair in ((True, True), (True, False), (False, True), (False, False)))
+    unknown = grammar.caption(index, rng, style="", background="")
+    assert not unknown.names_style
+    assert not unknown.names_background

@@ -21,7 +21,7 @@ from kandinsky.training.data.pictures import (
     open_pictures,
     wasteful,
 )
-from kandinsky.training.data.words import COLOURS
+from kandinsky.training.data.words import COLOUR_WORDS, COLOURS
 from tests.training_data.folders import emoji_folder, half_picture
 
 
@@ -216,3 +216,24 @@ def test_a_set_can_be_split(everything: PictureSet) -> None:
     assert len(part) == 5
     assert torch.equal(part.plain([0]), everything.plain([int(torch.nonzero(everything.style_ids == 0)[0])]))
     assert torch.equal(part.to("cpu").plain([1]), part.plain([1]))
+
+
+def test_a_batch_knows_what_its_captions_name(everything: PictureSet) -> None:
+    batch = everything.batch(range(len(everything)), torch.Generator().manual_seed(0))
+    assert batch.names_style.dtype == batch.names_background.dtype == torch.bool
+    assert batch.names_style.shape == batch.concepts.shape
+    again = everything.batch(range(len(everything)), torch.Generator().manual_seed(0))
+    assert torch.equal(again.names_background, batch.names_background)
+    named = [
+        any(colour in text for colour in COLOUR_WORDS[language].values())
+        for text, language in zip(batch.captions, batch.languages, strict=True)
+    ]
+    assert all(found for found, says in zip(named, batch.names_background.tolist(), strict=True) if says)
+
+
+def test_pixels_lie_in_one_way_decoded_or_from_the_cache(tmp_path: Path) -> None:
+    emoji_folder(tmp_path / "set")
+    first, second = (open_pictures(tmp_path / "set", 16, split="all", groups=("all",)) for _ in range(2))
+    assert first.pixels.is_contiguous()
+    assert second.pixels.is_contiguous()
+    assert torch.equal(first.pixels, second.pixels)

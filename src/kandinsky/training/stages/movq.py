@@ -48,8 +48,10 @@ def movq_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
 
     def rebuild(turn: Turn) -> Losses:
         x = cropped(turn.batch.pixels.to(turn.device), objective.crop, turn)
-        z = movq.encode(x)
-        quantized = movq.quantize(z)
+        z = movq.encode(x).float()
+        with torch.autocast(turn.device.type, enabled=False):
+            # In half precision the nearest code would often be another one.
+            quantized = movq.quantize(z)
         noisy = z + objective.latent_noise * turn.normal(z) if objective.latent_noise else z
         continuous = turn.uniform(len(x)) < objective.continuous
         y = movq.decode(torch.where(continuous[:, None, None, None], noisy, quantized.latents)).float()

@@ -1,0 +1,227 @@
+"""The towers' stages: what the heads ask, which tower runs and which stays, and how batches are made."""
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import CPU, build, draw_pictures, small_config, turn
+
+from kandinsky.core.errors import CheckpointError, ConfigError
+from kandinsky.training import events, run_config
+from kandinsky.training.config import ClipObjective, read_config
+from kandinsky.training.data.order import GroupSampler
+from kandinsky.training.stages.clip import concept_classes
+from kandinsky.training.stages.heads import ConceptHead, SketchHead, sketch_of
+from kandinsky.training.state import newest
+
+VISION = {"contrastive": 0.0, "concepts": 1.0, "looks": 0.3, "sketch": 3.0}
+TEXT = {"lock": "vision", "contrastive": 1.0, "concepts_text": 0.5, "per_concept": 2}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    draw_pictures(folder / "pictures")
+    return folder
+
+
+def two_stages(root: Path, out: Path, steps: int = 3, **changes: Any) -> dict[str, Any]:
+    stage = {"method": "clip", "batch": 4, "max_steps": steps, "save_every": 2, "log_every": 1}
+    stages = [
+        {**stage, "name": "vision", "sample_every": steps, "objective": VISION},
+        {**stage, "name": "text", "init": "vision", "sample_every": steps, "objective": TEXT} | changes,
+    ]
+    return small_config(root, out=str(out), stage=stages)
+
+
+def means(folder: Path) -> dict[str, torch.Tensor]:
+    found = newest(folder / "checkpoints").checkpoint
+    assert found is not None
+    return found.tensors["clip.ema"]
+
+
+def test_concept_logits_are_scaled_cosines_and_know_their_concepts() -> None:
+    head = ConceptHead(torch.tensor([2, 5, 9]), 8)
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    expected = 16 * F.cosine_similarity(x[:, None], head.vectors[None], dim=2)
+    torch.testing.assert_close(head(x), expected)
+    assert head.classes(torch.tensor([5, 2, 3, 9, 10, 0])).tolist() == [1, 0, -1, 2, -1, -1]
+
+
+def test_a_sketch_is_the_picture_at_a_quarter_of_its_size() -> None:
+    pictures = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(sketch_of(pictures), F.avg_pool2d(pictures, 4))
+    assert SketchHead(8)(torch.zeros(2, 8)).shape == sketch_of(torch.zeros(2, 3, 128, 128)).shape
+
+
+def test_the_loss_is_the_weighted_sum_of_what_each_head_says(root: Path, tmp_path: Path) -> None:
+    weights = {"concepts": 2.0, "looks": 0.5, "sketch": 3.0, "concepts_text": 0.25, "contrastive": 1.5}
+    stage = {"method": "clip", "batch": 4, "max_steps": 1, "objective": weights}
+    _, task = build(small_config(root, out=str(tmp_path / "run"), stage=[stage]), "clip")
+    pairs = task.data.batch([0, 4, 8, 1], torch.Generator().manual_seed(0))
+    apprentice: Any = task.players[0].module
+    losses = task.players[0].loss(turn(pairs))
+    parts = losses.parts
+    image = apprentice.towers.see(pairs.pictures.pixels)
+    text = apprentice.towers.read(pairs.ids).embedding
+    classes = apprentice.concepts.classes(pairs.pictures.concepts)
+    assert (classes >= 0).all()
+    torch.testing.assert_close(parts["concepts"], F.cross_entropy(apprentice.concepts(image), classes))
+    torch.testing.assert_close(parts["concepts_text"], F.cross_entropy(apprentice.concepts(text), classes))
+    looks = F.cross_entropy(apprentice.looks.background(image), pairs.pictures.backgrounds)
+    torch.testing.assert_close(parts["background"], looks)
+    small = F.mse_loss(apprentice.sketch(image), pairs.pictures.pixels)
+    torch.testing.assert_close(parts["sketch"], small)
+    logits = F.normalize(text, dim=1) @ F.normalize(image, dim=1).T / 0.07
+    rows = torch.arange(4)
+    clip = (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
+    torch.testing.assert_close(parts["contrastive"], clip)
+    expected = sum(
+        weights[{"style": "looks", "background": "looks"}.get(name, name)] * value
+        for name, value in parts.items()
+    )
+    torch.testing.assert_close(losses.total, torch.as_tensor(expected))
+
+
+def test_two_things_in_a_picture_are_an_example_of_neither(root: Path, tmp_path: Path) -> None:
+    stage = {"method": "clip", "batch": 4, "max_steps": 1, "objective": VISION}
+    stage["augmentation"] = {"pair": 1.0}
+    _, task = build(small_config(root, out=str(tmp_path / "run"), stage=[stage]), "clip")
+    pairs = task.data.batch(range(9), torch.Generator().manual_seed(0))
+    apprentice: Any = task.players[0].module
+    alone = pairs.pictures.beside < 0
+    assert 0 < alone.sum() < 9
+    classes = concept_classes(apprentice, pairs.pictures, CPU)
+    assert torch.equal(classes < 0, ~alone)
+    logits = apprentice.concepts(apprentice.towers.see(pairs.pictures.pixels))
+    expected = F.cross_entropy(logits[alone], classes[alone])
+    torch.testing.assert_close(task.players[0].loss(turn(pairs)).parts["concepts"], expected)
+
+
+def test_without_texts_the_text_tower_neither_runs_nor_learns(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = two_stages(root, tmp_path / "run")
+    config["stage"] = config["stage"][:1]
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a text was read")
+
+    monkeypatch.setattr("kandinsky.training.stages.towers.Towers.read", refuse)
+    monkeypatch.setattr("kandinsky.training.stages.workshop.Workshop.ids", refuse)
+    said = list(run_config(config))
+    (started,) = [event for event in said if isinstance(event, events.Started)]
+    shop, task = build({**config, "out": str(tmp_path / "other")}, "vision")
+    assert sum(p.numel() for p in shop.new_towers().text.parameters()) > 0
+    learned = sum(p.numel() for p in task.players[0].module.parameters() if p.requires_grad)
+    assert started.parameters == learned
+    assert not any(p.requires_grad for p in task.players[0].module.towers.text.parameters())  # type: ignore[union-attr]
+    measured = [event.values for event in said if isinstance(event, events.Measured)]
+    assert all(values.keys() <= {"top1", "top5"} for values in measured)
+
+
+def test_a_locked_tower_and_its_heads_stay_while_the_texts_learn(root: Path, tmp_path: Path) -> None:
+    list(run_config(two_stages(root, tmp_path / "run")))
+    first, second = means(tmp_path / "run" / "vision"), means(tmp_path / "run" / "text")
+    assert any(name.startswith("sketch.") for name in first)
+    assert not any(name.startswith("sketch.") for name in second)
+    for name, value in second.items():
+        stays = name.startswith(("towers.vision.", "concepts."))
+        assert torch.equal(value, first[name]) == stays, name
+
+
+def test_texts_may_be_locked_too(root: Path, tmp_path: Path) -> None:
+    changes = {"objective": {"lock": "text"}}
+    list(run_config(two_stages(root, tmp_path / "run", **changes)))
+    first, second = means(tmp_path / "run" / "vision"), means(tmp_path / "run" / "text")
+    for name, value in second.items():
+        assert torch.equal(value, first[name]) == name.startswith("towers.text."), name
+
+
+@pytest.mark.parametrize("at", [9, 14])
+def test_an_abandoned_stage_of_pairs_resumes_to_the_same_weights(at: int, root: Path, tmp_path: Path) -> None:
+    whole = two_stages(root, tmp_path / "whole")
+    list(run_config(whole))
+    run = run_config(two_stages(root, tmp_path / "run"))
+    for _ in range(at):
+        next(run)
+    run.close()  # type: ignore[attr-defined]
+    list(run_config(two_stages(root, tmp_path / "run"), resume=True))
+    ours, theirs = means(tmp_path / "run" / "text"), means(tmp_path / "whole" / "text")
+    assert all(torch.equal(value, ours[name]) for name, value in theirs.items())
+
+
+def test_vision_first_and_texts_against_it_find_the_right_pictures(root: Path, tmp_path: Path) -> None:
+    config = two_stages(root, tmp_path / "run", steps=120)
+    config["data"]["held_out"] = 0
+    for stage in config["stage"]:
+        stage |= {"batch": 12, "save_every": 500, "sample_every": 0, "augmentation": "none"}
+        stage |= {"optimiser": {"lr": 1e-2}, "schedule": {"kind": "constant", "warmup": 10}}
+        stage |= {"ema": {"decay": 0.9}}
+    said = [event for event in run_config(config) if isinstance(event, events.Finished)]
+    assert said[0].losses["concepts"] < 0.3 * math.log(12)
+    assert said[1].losses["contrastive"] < 0.5 * math.log(12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.integers(1, 3), st.integers(0, 9), st.data())
+def test_groups_come_together_and_continue_anywhere(
+    groups: list[int], each: int, steps: int, data: st.DataObject
+) -> None:
+    batch = each * data.draw(st.integers(1, 4))
+    whole = GroupSampler(groups, each, batch, 3)
+    seen = [whole.next() for _ in range(steps + 3)]
+    part = GroupSampler(groups, each, batch, 3)
+    for _ in range(steps):
+        part.next()
+    resumed = GroupSampler(groups, each, batch, 3)
+    resumed.restore(part.state())
+    assert [resumed.next() for _ in range(3)] == seen[steps:]
+    flat = [index for indices in seen for index in indices]
+    sets = [flat[first : first + each] for first in range(0, len(flat), each)]
+    order = []
+    for members in sets:
+        (group,) = {groups[index] for index in members}
+        order.append(group)
+        assert len(set(members)) == min(each, groups.count(group))
+    count = len(set(groups))
+    for first in range(0, len(order) - count + 1, count):
+        assert Counter(order[first : first + count]) == Counter(set(groups))
+
+
+def test_an_order_of_other_examples_is_refused() -> None:
+    state = GroupSampler([0, 0, 1], 2, 2, 0).state()
+    with pytest.raises(CheckpointError, match="started on 3 examples, now there are 4"):
+        GroupSampler([0, 0, 1, 1], 2, 2, 0).restore(state)
+    with pytest.raises(CheckpointError, match="started on 3 examples"):
+        GroupSampler([0, 0, 1], 2, 2, 0).restore({"epoch": 0, "position": 0, "count": 3})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": {"contrastive": 0}}, "no tower learns anything"),
+        ({"objective": {"lock": "text", "contrastive": 0, "concepts_text": 1}}, "no tower learns anything"),
+        ({"objective": {"lock": "vision", "contrastive": 0, "sketch": 1}}, "no tower learns anything"),
+        ({"objective": {"per_concept": 3}}, "a batch of 4 is not made of 3 pictures a concept"),
+        ({"objective": {"lock": "both"}}, "objective.lock"),
+    ],
+)
+def test_objectives_that_cannot_be_are_refused(changes: dict[str, Any], message: str, root: Path) -> None:
+    stage = {"method": "clip", "batch": 4, "max_steps": 1, **changes}
+    with pytest.raises(ConfigError, match=message):
+        read_config(small_config(root, stage=[stage]))
+
+
+def test_what_an_objective_needs() -> None:
+    assert ClipObjective().reads
+    assert ClipObjective().sees
+    vision = ClipObjective(**VISION)
+    assert (vision.reads, vision.sees) == (False, True)
+    assert not ClipObjective(contrastive=0, text_pairs=1).sees
