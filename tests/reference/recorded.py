@@ -35,11 +35,12 @@ def tensors(case: str) -> dict[str, Tensor]:
 @cache
 def weights(case: str, name: str) -> dict[str, Tensor]:
     """One of the case's weight files, under the original names, in float16."""
+    case = RELEASE if case == HEAD else case
     return load_file(FOLDER / case / f"weights_{name}.safetensors")
 
 
 def limit(case: str, group: str) -> float:
-    """The largest relative deviation that a group of tensors is allowed: ten times its rounding sensitivity."""
+    """The largest relative deviation allowed to a group of tensors: ten times its rounding sensitivity."""
     listed = facts(case)["sensitivity"].get(group, {"relative": LEAST})
     return 10 * max(float(listed["relative"]), LEAST)
 

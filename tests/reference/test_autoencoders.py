@@ -37,10 +37,10 @@ def _later_form(file: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same MoVQ as later files hold it: encoder norms wrapped, no codebook."""
     renamed = {}
     for name, tensor in file.items():
-        parts = name.rsplit(".", 2)
-        if parts[0].startswith("encoder") and parts[1].startswith("norm"):
-            name = f"{parts[0]}.{parts[1]}.norm_layer.{parts[2]}"
-        if not name.startswith("quantize"):
+        place, layer, kind = name.rsplit(".", 2) if name.count(".") > 1 else ("", "", "")
+        if place.startswith("encoder") and layer.startswith("norm"):
+            renamed[f"{place}.{layer}.norm_layer.{kind}"] = tensor
+        elif not name.startswith("quantize"):
             renamed[name] = tensor
     return renamed
 
