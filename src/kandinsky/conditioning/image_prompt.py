@@ -4,7 +4,7 @@ Texts go through the diffusion prior, pictures through CLIP's vision tower, and 
 (Ramesh et al. 2022, arXiv 2204.06125, section 3).
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -39,19 +39,26 @@ class Draw:
     uncond: tuple[str, ...]
     place: int | None
 
+    def is_guided(self, scale: float | None) -> bool:
+        """Whether the prior is asked about `uncond` too; not where it would only say the same again."""
+        return is_guided(scale) and self.texts != self.uncond
+
+    def told(self, scale: float | None) -> tuple[str, ...]:
+        """The texts that the prior reads, one a row."""
+        return self.uncond + self.texts if self.is_guided(scale) else self.texts
+
 
 @dataclass(eq=False)
 class Memory:
-    """What one request has computed already: embedded texts and pictures, and the last prepared prior.
+    """What one request has computed already: encoded texts and pictures, and priors prepared for texts.
 
-    Pictures of one prompt follow each other, so that one prepared prior serves them all. Raises
-    RequestError when anything is asked of it and the decoder has no prior.
+    Raises RequestError when anything is asked of it and the decoder has no prior.
     """
 
     maybe_stage: PriorStage | None
     texts: dict[str, EncodedText] = field(default_factory=dict)
     pictures: dict[Picture, Tensor] = field(default_factory=dict)
-    prepared: tuple[tuple[str, ...], PreparedPrior] | None = None
+    priors: dict[tuple[str, ...], PreparedPrior] = field(default_factory=dict)
 
     @property
     def stage(self) -> PriorStage:
@@ -78,11 +85,14 @@ class Memory:
         return self.pictures[picture]
 
     def prior(self, texts: tuple[str, ...], steps: int) -> PreparedPrior:
-        """The prior closed over `texts`; kept until it is asked for others."""
-        if self.prepared is None or self.prepared[0] != texts:
-            self.prepared = None  # so that the old one is freed before the new one takes memory
-            self.prepared = texts, self.stage.prepare([self.text(text) for text in texts], steps)
-        return self.prepared[1]
+        """The prior closed over `texts`."""
+        if texts not in self.priors:
+            self.priors[texts] = self.stage.prepare([self.text(text) for text in texts], steps)
+        return self.priors[texts]
+
+    def keep_priors(self, wanted: Collection[tuple[str, ...]]) -> None:
+        """Frees the prepared priors but for those of `wanted`: each holds keys and values of all its texts."""
+        self.priors = {texts: prior for texts, prior in self.priors.items() if texts in wanted}
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,13 +139,16 @@ class ImagePromptConditioner:
         steps = request.prior_steps or 1
         total = steps * sum(map(len, plans))
         done, conditions = 0, []
-        for batch, plan in zip(batches, plans, strict=True):
+        for batch, plan, coming in zip(batches, plans, [*plans[1:], []], strict=True):
+            # The pictures of one prompt follow each other, so the same texts often come again at once.
+            wanted_again = {draw.told(request.prior_guidance_scale) for draw in coming}
             drawn: Drawn = {}
             for draw in plan:
                 found = yield from self._draw(draw, batch, memory, request, done, total)
                 places = ((row, draw.place) for row in draw.rows)
                 drawn |= zip(places, torch.split(found, 1), strict=True)
                 done += steps
+                memory.keep_priors(wanted_again)
             if any(picture not in memory.pictures for picture in _pictures(batch.rows)):
                 yield Encoding("image")
             conditions.append(self._assembled(batch.rows, drawn, memory, guided))
@@ -147,8 +160,7 @@ class ImagePromptConditioner:
         """Image embeddings (B, D) of the texts of one draw; `done` of `total` steps came before it.
 
         Negative prompts are drawn from the beginning of each picture's own randomness again, so that they
-        never shift the draws of the picture. Rows whose unconditional text is their own text are not
-        guided.
+        never shift the draws of the picture.
         """
         new = [text for text in dict.fromkeys(draw.texts) if text not in memory.texts]
         if new:
@@ -158,10 +170,10 @@ class ImagePromptConditioner:
                 kept = text.removesuffix(rest).strip()
                 yield Warned(f"The prompt is too long: {rest!r} was not read. Read was {kept!r}.")
         steps, scale = request.prior_steps or 1, request.prior_guidance_scale
-        guided = is_guided(scale) and draw.texts != draw.uncond
-        prepared = memory.prior(draw.uncond + draw.texts if guided else draw.texts, steps)
+        prepared = memory.prior(draw.told(scale), steps)
         rng = (batch.rng.fork() if draw.place is None else batch.rng).select(draw.rows)
-        run = memory.stage.sample(prepared, rng, len(draw.rows), steps, scale if guided else None)
+        guidance = scale if draw.is_guided(scale) else None
+        run = memory.stage.sample(prepared, rng, len(draw.rows), steps, guidance)
         with closing(run):
             while True:
                 try:
