@@ -53,8 +53,7 @@ def embedding(pipe: Pipeline, prompt: Any, **fields: Any) -> torch.Tensor:
 def test_each_text_is_encoded_once(tiny: Checkpoints, calls: Counter[str]) -> None:
     pipe = tiny.own()
     list(pipe.stream(["a fox", "a cat", "a fox"], negative_prompt="a house", count=3, **SETTINGS))
-    # Two prompts and their negative. The prior reads each prompt against the negative, and the negative alone,
-    # which serves all pictures.
+    # Two prompts and their negative. The prior reads each prompt against the negative, and once the negative.
     assert calls == {"ClipText": 3, "Prior": 4}
     calls.clear()
     list(pipe.stream("a fox", count=4, **SETTINGS))

@@ -91,7 +91,7 @@ class Memory:
         return self.priors[texts]
 
     def keep_priors(self, wanted: Collection[tuple[str, ...]]) -> None:
-        """Frees the prepared priors but for those of `wanted`: each holds keys and values of all its texts."""
+        """Frees the prepared priors but those of `wanted`: each holds keys and values of all its texts."""
         self.priors = {texts: prior for texts, prior in self.priors.items() if texts in wanted}
 
 
@@ -140,15 +140,15 @@ class ImagePromptConditioner:
         total = steps * sum(map(len, plans))
         done, conditions = 0, []
         for batch, plan, coming in zip(batches, plans, [*plans[1:], []], strict=True):
-            # The pictures of one prompt follow each other, so the same texts often come again at once.
-            wanted_again = {draw.told(request.prior_guidance_scale) for draw in coming}
             drawn: Drawn = {}
-            for draw in plan:
+            for k, draw in enumerate(plan):
                 found = yield from self._draw(draw, batch, memory, request, done, total)
                 places = ((row, draw.place) for row in draw.rows)
                 drawn |= zip(places, torch.split(found, 1), strict=True)
                 done += steps
-                memory.keep_priors(wanted_again)
+                # The pictures of one prompt follow each other, so the same texts often come again at once.
+                soon = [*plan[k + 1 :], *coming]
+                memory.keep_priors({later.told(request.prior_guidance_scale) for later in soon})
             if any(picture not in memory.pictures for picture in _pictures(batch.rows)):
                 yield Encoding("image")
             conditions.append(self._assembled(batch.rows, drawn, memory, guided))
