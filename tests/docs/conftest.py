@@ -13,6 +13,7 @@ from kandinsky.core.requests import Request
 from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.engine import pipeline
 from kandinsky.engine.embedded import embedded_folder
+from tests.tiny import Checkpoints
 
 
 @pytest.fixture(scope="session")
@@ -45,22 +46,23 @@ class Published:
     def __init__(self, small: kandinsky.Pipeline) -> None:
         self.small = small
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.small, name)
-
     def generate(self, prompt: Any, **fields: Any) -> kandinsky.Result:
         Request(prompt, **fields)
         cheap = {"steps": 2, "prior_steps": 2, "width": None, "height": None}
-        return self.small.generate(prompt, **{k: v for k, v in fields.items() if k != "hint"} | cheap)
+        return self.small.generate(prompt, **(fields | cheap))
 
 
 @pytest.fixture
-def published(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets `kandinsky.load` answer for any hub id, after checking its arguments against the real one's."""
+def published(here: Path, tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `kandinsky.load` answer for any hub id with a tiny model of that kind.
+
+    Its arguments are checked against the real one's.
+    """
     real: Callable[..., kandinsky.Pipeline] = pipeline.load
+    small = {kind: Published(tiny.ours(kind)) for kind in ("text2img", "inpaint", "control")}
 
     def load(*args: Any, **kwargs: Any) -> Published:
-        inspect.signature(real).bind(*args, **kwargs)
-        return Published(real(device="cpu"))
+        name = str(inspect.signature(real).bind(*args, **kwargs).arguments["model"])
+        return small["control" if "controlnet" in name else "inpaint" if "inpaint" in name else "text2img"]
 
     monkeypatch.setattr(kandinsky, "load", load)

@@ -58,7 +58,7 @@ WITH_MODELS = [page for page in PAGES if any(block.language == "py" for block in
 def test_the_code_for_published_models_asks_for_what_exists(page: Path) -> None:
     namespace: dict[str, object] = {"__name__": page.stem}
     for block in blocks(page):
-        if block.language in ("python", "py", "toml"):
+        if block.language == "py":
             run_block(block, page, namespace)
 
 
