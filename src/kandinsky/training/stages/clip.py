@@ -1,7 +1,7 @@
 """Training the text and vision towers."""
 
 import random
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,7 @@ from kandinsky.training.task import Losses, Player, Task, Turn
 from kandinsky.training.teacher import WIDTH, Teacher, load_teacher
 
 MEASURED = 512
+_HEAD_OF = {"style": "looks", "background": "looks"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def clip_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
         if image is not None and text is not None and objective.contrastive:
             fits = batch_matches(pairs.pictures, turn.device)
             parts["contrastive"] = contrastive_loss(text, image, towers.log_scale, fits)
-        total = torch.stack([_WEIGHTS[name](objective) * value for name, value in parts.items()]).sum()
+        total = torch.stack([weight_of(name, objective) * value for name, value in parts.items()]).sum()
         return Losses(total, parts)
 
     def measure(_: torch.Generator) -> dict[str, float]:
@@ -119,16 +120,10 @@ def clip_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     return Task((player,), source, order=order, measure=measure)
 
 
-_WEIGHTS: dict[str, Callable[[ClipObjective], float]] = {
-    "contrastive": lambda objective: objective.contrastive,
-    "text_pairs": lambda objective: objective.text_pairs,
-    "distillation": lambda objective: objective.distillation,
-    "concepts": lambda objective: objective.concepts,
-    "concepts_text": lambda objective: objective.concepts_text,
-    "style": lambda objective: objective.looks,
-    "background": lambda objective: objective.looks,
-    "sketch": lambda objective: objective.sketch,
-}
+def weight_of(loss: str, objective: ClipObjective) -> float:
+    """How much a loss counts: the setting of its own name, or of the head that it comes from."""
+    weight: float = getattr(objective, _HEAD_OF.get(loss, loss))
+    return weight
 
 
 def picture_losses(

@@ -48,23 +48,12 @@ def movq_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
 
     def rebuild(turn: Turn) -> Losses:
         x = cropped(turn.batch.pixels.to(turn.device), objective.crop, turn)
-        z = movq.encode(x).float()
-        with torch.autocast(turn.device.type, enabled=False):
-            # In half precision the nearest code would often be another one.
-            quantized = movq.quantize(z)
-        noisy = z + objective.latent_noise * turn.normal(z) if objective.latent_noise else z
-        continuous = turn.uniform(len(x)) < objective.continuous
-        y = movq.decode(torch.where(continuous[:, None, None, None], noisy, quantized.latents)).float()
+        y, hidden = reconstruct(movq, objective, x, turn)
         turn.shared.update(real=x, fake=y.detach())
         seen = {
             "l1": (y - x).abs().mean(),
             "l2": (y - x).square().mean(),
             "perceptual": distance(y, x).mean(),
-        }
-        hidden = {
-            "codebook": quantized.codebook_loss,
-            "commitment": quantized.commitment_loss,
-            "latent_moments": latent_moments_loss(z),
         }
         parts = seen | hidden
         pictures = weighted(
@@ -100,6 +89,28 @@ def movq_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
         return {} if held_out is None else {"psnr": reconstruction_psnr(movq, held_out, shop.device)}
 
     return Task(tuple(players), source, sheet=sheet, measure=measure)
+
+
+def reconstruct(
+    movq: MoVQ, objective: MovqObjective, x: Tensor, turn: Turn
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Pictures (B, 3, H, W) as they come back, in float32, and the losses of their latents by name.
+
+    A share of the rows is decoded from unquantised latents, with noise if the objective wants it.
+    """
+    z = movq.encode(x).float()
+    with torch.autocast(turn.device.type, enabled=False):
+        # In half precision the nearest code would often be another one.
+        quantized = movq.quantize(z)
+    noisy = z + objective.latent_noise * turn.normal(z) if objective.latent_noise else z
+    continuous = turn.uniform(len(x)) < objective.continuous
+    y = movq.decode(torch.where(continuous[:, None, None, None], noisy, quantized.latents)).float()
+    losses = {
+        "codebook": quantized.codebook_loss,
+        "commitment": quantized.commitment_loss,
+        "latent_moments": latent_moments_loss(z),
+    }
+    return y, losses
 
 
 def perceptual_distance(objective: MovqObjective, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
