@@ -136,6 +136,15 @@ def test_a_locked_tower_and_its_heads_stay_while_the_texts_learn(root: Path, tmp
         assert torch.equal(value, first[name]) == stays, name
 
 
+def test_a_stage_may_start_from_another_run(root: Path, tmp_path: Path) -> None:
+    list(run_config(two_stages(root, tmp_path / "run")))
+    config = two_stages(root, tmp_path / "other", init=str(tmp_path / "run" / "vision"))
+    config |= {"stage": config["stage"][1:], "tokenizer": str(tmp_path / "run" / "tokenizer")}
+    list(run_config(config))
+    ours, theirs = means(tmp_path / "other" / "text"), means(tmp_path / "run" / "text")
+    assert all(torch.equal(value, ours[name]) for name, value in theirs.items())
+
+
 def test_texts_may_be_locked_too(root: Path, tmp_path: Path) -> None:
     changes = {"objective": {"lock": "text"}}
     list(run_config(two_stages(root, tmp_path / "run", **changes)))

@@ -165,11 +165,11 @@ class Stage(Table):
     """One trainable, one objective, one network, and how long.
 
     `max_steps` and `max_minutes` end it, whichever comes first; a falling learning rate reaches its floor
-    at `max_steps` when that is set and at `max_minutes` otherwise. `init` names an earlier stage whose
-    weights it starts from; `uses` says which stage gives each frozen network, the last one before it when
-    nothing is said, or a folder of another run's stage. `variants` is how many augmentations of a picture
-    are kept in the cache of latents and embeddings; 0 computes them anew for every batch. `augmentation` is
-    one of `data.pictures.AUGMENTATIONS` or a table.
+    at `max_steps` when that is set and at `max_minutes` otherwise. `init` names an earlier stage (or a
+    folder of another run's stage) whose weights it starts from; `uses` says which stage gives each frozen
+    network, the last one before it when nothing is said, or a folder of another run's stage. `variants` is
+    how many augmentations of a picture are kept in the cache of latents and embeddings; 0 computes them
+    anew for every batch. `augmentation` is one of `data.pictures.AUGMENTATIONS` or a table.
     """
 
     method: str
@@ -283,9 +283,9 @@ class TrainConfig(Table):
         for stage in self.stage:
             if stage.name in seen:
                 raise ConfigError(f"two stages are called {stage.name!r}.", "Give each its own `name`.")
-            if stage.init is not None and stage.init not in seen:
+            if stage.init is not None and stage.init not in seen and not Path(stage.init).is_dir():
                 raise ConfigError(
-                    f"stage {stage.name!r} starts from {stage.init!r}, which is no earlier stage.",
+                    f"stage {stage.name!r} starts from {stage.init!r}, which is no earlier stage or folder.",
                     f"Earlier: {', '.join(seen) or 'none'}.",
                 )
             seen.append(stage.name)

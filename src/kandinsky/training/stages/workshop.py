@@ -176,16 +176,16 @@ class Workshop:
         Of the player's tensors those are taken whose names begin with `prefix`.
         """
         if stage.init is not None:
-            self._load(self.folder(stage.init), player, module, prefix)
+            self._load(self._named(stage.init), player, module, prefix)
 
     def start_if_there(self, stage: Stage, player: str, module: nn.Module, prefix: str) -> bool:
         """Does what `start` does when the stage named by `init` has such tensors; returns whether it had."""
         if stage.init is None:
             return False
-        means, _ = self._means(self.folder(stage.init), player)
+        means, _ = self._means(self._named(stage.init), player)
         found = any(name.startswith(prefix) for name in means)
         if found:
-            self._load(self.folder(stage.init), player, module, prefix)
+            self._load(self._named(stage.init), player, module, prefix)
         return found
 
     def last(self, method: str) -> Stage:
@@ -223,12 +223,15 @@ class Workshop:
             ) from error
         return stamp
 
+    def _named(self, name: str) -> Path:
+        """The folder of the stage of that name, or else the folder itself."""
+        known = {stage.name for stage in self.config.stage}
+        return self.folder(name) if name in known else Path(name)
+
     def _source(self, stage: Stage, method: str) -> Path:
         """The folder of the stage that gives this network."""
         if method in stage.uses:
-            named = stage.uses[method]
-            known = {other.name for other in self.config.stage}
-            return self.folder(named) if named in known else Path(named)
+            return self._named(stage.uses[method])
         found = None
         for other in self.config.stage:
             if other.name == stage.name:
