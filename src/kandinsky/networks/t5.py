@@ -47,10 +47,11 @@ class T5Config:
 def distance_buckets(length: int, buckets: int, max_distance: int) -> Tensor:
     """The bucket of each key as seen from each query, (L, L) whole numbers in [0, buckets).
 
-    The upper half is for keys to the right. Near distances have a bucket each, far ones share theirs on a
+    The upper half is for keys to the right; the table is on the CPU. Near distances have a bucket each, far ones share theirs on a
     logarithmic scale (Raffel et al. 2020, section 2.1).
     """
-    places = torch.arange(length)
+    # On the CPU: another device may round a distance at a border into the next bucket.
+    places = torch.arange(length, device="cpu")
     offset = places[None, :] - places[:, None]
     side = buckets // 2
     near = side // 2
@@ -149,7 +150,6 @@ class T5Encoder(nn.Module):
     def bias(self, mask: Tensor) -> Tensor:
         """What every block adds to its logits, (B, heads, L, L): the distances' bias; padding is hidden."""
         length = mask.shape[1]
-        # On the CPU: another device may round a distance at a border into the next bucket.
         table = distance_buckets(length, self.config.buckets, self.config.max_distance).to(mask.device)
         bias: Tensor = self.distances(table).permute(2, 0, 1)[None]
         return bias.masked_fill(mask[:, None, None, :] == 0, torch.finfo(bias.dtype).min)
