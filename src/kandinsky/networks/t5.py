@@ -47,8 +47,8 @@ class T5Config:
 def distance_buckets(length: int, buckets: int, max_distance: int) -> Tensor:
     """The bucket of each key as seen from each query, (L, L) whole numbers in [0, buckets).
 
-    The upper half is for keys to the right; the table is on the CPU. Near distances have a bucket each, far ones share theirs on a
-    logarithmic scale (Raffel et al. 2020, section 2.1).
+    The upper half is for keys to the right. Near distances have a bucket each, far ones share theirs on a
+    logarithmic scale (Raffel et al. 2020, section 2.1). The table is on the CPU.
     """
     # On the CPU: another device may round a distance at a border into the next bucket.
     places = torch.arange(length, device="cpu")
