@@ -1,0 +1,98 @@
+"""Names that code for the peer library uses: change its import line to this package and it runs here.
+
+Each pipeline is a thin table of names over the core: the same networks, conditions, starts and the one
+loop. Where the peer is known to be wrong, these do what their documentation says.
+"""
+
+from kandinsky.compat.diffusers.attention import (
+    AttnAddedKVProcessor,
+    AttnAddedKVProcessor2_0,
+    AttnProcessor,
+    AttnProcessor2_0,
+)
+from kandinsky.compat.diffusers.auto import (
+    AutoPipelineForImage2Image,
+    AutoPipelineForInpainting,
+    AutoPipelineForText2Image,
+)
+from kandinsky.compat.diffusers.combined import (
+    KandinskyV22CombinedPipeline,
+    KandinskyV22Img2ImgCombinedPipeline,
+    KandinskyV22InpaintCombinedPipeline,
+)
+from kandinsky.compat.diffusers.decoders import (
+    KandinskyV22ControlnetImg2ImgPipeline,
+    KandinskyV22ControlnetPipeline,
+    KandinskyV22Img2ImgPipeline,
+    KandinskyV22InpaintPipeline,
+    KandinskyV22Pipeline,
+)
+from kandinsky.compat.diffusers.parts import (
+    CLIPTextModelWithProjection,
+    CLIPVisionModelWithProjection,
+    PriorTransformer,
+    UNet2DConditionModel,
+    VQModel,
+)
+from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
+from kandinsky.compat.diffusers.prior import (
+    KandinskyPriorPipeline,
+    KandinskyV22PriorEmb2EmbPipeline,
+    KandinskyV22PriorPipeline,
+)
+from kandinsky.compat.diffusers.schedulers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+    UnCLIPScheduler,
+    UniPCMultistepScheduler,
+)
+from kandinsky.compat.diffusers.tokenizers import CLIPImageProcessor, CLIPTokenizer
+from kandinsky.compat.diffusers.tools import load_image, make_image_grid
+from kandinsky.compat.diffusers.values import ImagePipelineOutput, KandinskyPriorPipelineOutput
+
+__all__ = [
+    "AttnAddedKVProcessor",
+    "AttnAddedKVProcessor2_0",
+    "AttnProcessor",
+    "AttnProcessor2_0",
+    "AutoPipelineForImage2Image",
+    "AutoPipelineForInpainting",
+    "AutoPipelineForText2Image",
+    "CLIPImageProcessor",
+    "CLIPTextModelWithProjection",
+    "CLIPTokenizer",
+    "CLIPVisionModelWithProjection",
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DiffusionPipeline",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "ImagePipelineOutput",
+    "KandinskyPriorPipeline",
+    "KandinskyPriorPipelineOutput",
+    "KandinskyV22CombinedPipeline",
+    "KandinskyV22ControlnetImg2ImgPipeline",
+    "KandinskyV22ControlnetPipeline",
+    "KandinskyV22Img2ImgCombinedPipeline",
+    "KandinskyV22Img2ImgPipeline",
+    "KandinskyV22InpaintCombinedPipeline",
+    "KandinskyV22InpaintPipeline",
+    "KandinskyV22Pipeline",
+    "KandinskyV22PriorEmb2EmbPipeline",
+    "KandinskyV22PriorPipeline",
+    "PNDMScheduler",
+    "PriorTransformer",
+    "UNet2DConditionModel",
+    "UnCLIPScheduler",
+    "UniPCMultistepScheduler",
+    "VQModel",
+    "load_image",
+    "make_image_grid",
+]

@@ -1,0 +1,67 @@
+"""Attention processors: accepted where existing code sets them, since every attention here is fused
+already."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kandinsky.core.errors import RequestError, nearest
+
+
+class AttentionProcessor:
+    """A name for the one attention there is (exact, fused, memory-efficient); it holds nothing."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class AttnAddedKVProcessor(AttentionProcessor):
+    """Attention with added keys and values."""
+
+
+class AttnAddedKVProcessor2_0(AttentionProcessor):  # noqa: N801  (the name that existing code uses)
+    """Attention with added keys and values, in torch's fused form."""
+
+
+class AttnProcessor(AttentionProcessor):
+    """Plain attention."""
+
+
+class AttnProcessor2_0(AttentionProcessor):  # noqa: N801  (the name that existing code uses)
+    """Plain attention in torch's fused form."""
+
+
+EQUIVALENT = (
+    "AttentionProcessor",
+    "AttnAddedKVProcessor",
+    "AttnAddedKVProcessor2_0",
+    "AttnProcessor",
+    "AttnProcessor2_0",
+    "SlicedAttnAddedKVProcessor",
+    "SlicedAttnProcessor",
+    "XFormersAttnAddedKVProcessor",
+    "XFormersAttnProcessor",
+)
+"""Published processors that all compute the same attention, by the names of their classes."""
+
+
+def check_processors(processor: Any, names: list[str]) -> dict[str, Any]:
+    """A processor for each attention, from one for all or a mapping by `names`.
+
+    Raises RequestError for a mapping that misses some, and for a processor that might change the attention.
+    """
+    if not isinstance(processor, Mapping):
+        processor = dict.fromkeys(names, processor)
+    if missing := sorted(set(names) - set(processor)):
+        raise RequestError(
+            f"{len(missing)} attentions got no processor, {missing[0]} among them.",
+            "Give one for all, or one by each name of attn_processors.",
+        )
+    for one in processor.values():
+        if type(one).__name__ not in EQUIVALENT:
+            raise RequestError(
+                f"A {type(one).__name__} is no attention processor that is known here.",
+                nearest(type(one).__name__, EQUIVALENT),
+            )
+    return dict(processor)

@@ -1,0 +1,288 @@
+"""Networks under the class names of existing code; each holds one of ours as `native`."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.checkpoints.diffusers_folder import Folder, save_component
+from kandinsky.checkpoints.keymap import KeyMap
+from kandinsky.checkpoints.maps.clip import (
+    CLIP_TEXT,
+    CLIP_VISION,
+    clip_text_config,
+    clip_text_json,
+    clip_vision_config,
+    clip_vision_json,
+)
+from kandinsky.checkpoints.maps.movq import MOVQ, movq_config, movq_json
+from kandinsky.checkpoints.maps.prior import PRIOR, prior_config, prior_json
+from kandinsky.checkpoints.maps.unet2 import UNET2, unet2_config, unet2_json
+from kandinsky.checkpoints.weights import load_strict
+from kandinsky.compat.diffusers.attention import AttnAddedKVProcessor2_0, check_processors
+from kandinsky.compat.diffusers.files import component_folder
+from kandinsky.compat.diffusers.values import (
+    CLIPTextModelOutput,
+    CLIPVisionModelOutput,
+    Config,
+    DecoderOutput,
+    PriorTransformerOutput,
+    UNet2DConditionOutput,
+    VQEncoderOutput,
+)
+from kandinsky.core.errors import CheckpointError
+from kandinsky.networks.clip import ClipText, ClipVision
+from kandinsky.networks.movq import MoVQ
+from kandinsky.networks.prior import Prior, PriorCondition
+from kandinsky.networks.unet2 import Attention, Fixed, UNet2, UNet2Condition
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a network lies in a folder: its class there, its configuration both ways, its keys, its file's
+    stem."""
+
+    name: str
+    read: Callable[[Mapping[str, Any]], Any]
+    build: Callable[[Any], nn.Module]
+    keys: Callable[[Any], KeyMap]
+    write: Callable[[Any], dict[str, Any]]
+    stem: str = "diffusion_pytorch_model"
+
+
+class Part(nn.Module):
+    """A network that is loaded, moved and saved in the familiar way; `config` is its file's."""
+
+    FORMAT: ClassVar[Format]
+
+    def __init__(self, native: nn.Module, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.native = native
+        self.config = Config(config)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        subfolder: str | None = None,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        **ignored: Any,
+    ) -> Self:
+        """Loads the component from a folder or Hub id; raises CheckpointError when it is missing or does not
+        fit."""
+        folder, name = component_folder(path, subfolder, revision=revision, variant=variant)
+        return cls.from_folder(folder, name, torch_dtype, variant)
+
+    @classmethod
+    def from_folder(
+        cls, folder: Folder, name: str, dtype: torch.dtype | None = None, variant: str | None = None
+    ) -> Self:
+        """Loads a component of an opened folder, in float32 unless told otherwise."""
+        form = cls.FORMAT
+        json = folder.config(name, form.name)
+        config = form.read(json)
+        state = form.keys(config).to_native(folder.weights(name, variant))
+        return cls(load_strict(lambda: form.build(config), state, dtype or torch.float32, name), json)
+
+    def save_pretrained(
+        self, path: str | Path, variant: str | None = None, safe_serialization: bool = True
+    ) -> None:
+        """Writes the component as safetensors into a folder; raises OutputError when it cannot be written."""
+        form, native = self.FORMAT, cast(Any, self.native)
+        tensors = form.keys(native.config).to_foreign(native.state_dict())
+        json = {**form.write(native.config), **self.config.stated}
+        save_component(Path(path).parent, Path(path).name, json, tensors, form.stem, variant=variant)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.parameters()).device
+
+
+class UNet2DConditionModel(Part):
+    """The decoder's U-Net."""
+
+    FORMAT: ClassVar[Format] = Format(
+        "UNet2DConditionModel", unet2_config, UNet2, lambda config: UNET2[config.condition], unet2_json
+    )
+
+    def __init__(self, native: nn.Module, config: Mapping[str, Any]) -> None:
+        super().__init__(native, config)
+        self._processors: dict[str, Any] = {}
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float = 0.0,
+        encoder_hidden_states: Tensor | None = None,
+        added_cond_kwargs: Mapping[str, Tensor] | None = None,
+        return_dict: bool = True,
+        prepared: Fixed | None = None,
+        **ignored: Any,
+    ) -> Any:
+        """One prediction.
+
+        `sample` (B, C, h, w) with all its channels, `timestep` one or (B,), and the conditions by the
+        peer's names: `image_embeds`, `hint`, `text_embeds`, and the text's hidden states as
+        `encoder_hidden_states`. With `prepared`, what our own loop has computed before, the answer is the
+        plain tensor (B, C', h, w).
+        """
+        network = cast(UNet2, self.native)
+        if prepared is not None:
+            return network.denoise(sample, prepared)
+        given = added_cond_kwargs or {}
+        condition = UNet2Condition(
+            given.get("image_embeds"), encoder_hidden_states, given.get("text_embeds"), given.get("hint")
+        )
+        times = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        predicted = network(sample, times, condition)
+        return UNet2DConditionOutput(predicted) if return_dict else (predicted,)
+
+    @property
+    def attn_processors(self) -> dict[str, Any]:
+        """A processor by the name of each attention; whichever they are, the one fused attention runs."""
+        names = [
+            f"{name}.processor"
+            for name, module in self.native.named_modules()
+            if isinstance(module, Attention)
+        ]
+        return {name: self._processors.get(name, AttnAddedKVProcessor2_0()) for name in names}
+
+    def set_attn_processor(self, processor: Any) -> None:
+        """Accepts the published processors; raises RequestError for one that might change the attention.
+
+        Attention here is fused and exact whichever of them is set, so that setting one changes no picture.
+        """
+        self._processors = check_processors(processor, list(self.attn_processors))
+
+    def set_default_attn_processor(self) -> None:
+        """Sets what was set at first."""
+        self._processors = {}
+
+    def enable_xformers_memory_efficient_attention(self, *_: Any, **__: Any) -> None:
+        """Accepted: attention is memory-efficient without it."""
+
+    def disable_xformers_memory_efficient_attention(self) -> None:
+        """Accepted: attention is memory-efficient without it."""
+
+
+class VQModel(Part):
+    """The autoencoder."""
+
+    FORMAT: ClassVar[Format] = Format("VQModel", movq_config, MoVQ, lambda _: MOVQ, movq_json)
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> Any:
+        """Pictures (B, 3, H, W) in -1..1 to unquantised latents."""
+        latents = cast(MoVQ, self.native).encode(x)
+        return VQEncoderOutput(latents) if return_dict else (latents,)
+
+    def decode(self, h: Tensor, force_not_quantize: bool = False, return_dict: bool = True) -> Any:
+        """Latents (B, C, h, w) to pictures, about -1..1; quantised first unless `force_not_quantize`."""
+        network = cast(MoVQ, self.native)
+        latents = h if force_not_quantize else network.quantize(h).latents
+        pictures = network.decode(latents)
+        return DecoderOutput(pictures) if return_dict else (pictures,)
+
+
+class PriorTransformer(Part):
+    """The diffusion prior's network."""
+
+    FORMAT: ClassVar[Format] = Format("PriorTransformer", prior_config, Prior, lambda _: PRIOR, prior_json)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor | float,
+        proj_embedding: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """The clean image embedding (B, D) behind a noisy one, both in normalised units."""
+        mask = encoder_hidden_states.new_ones(encoder_hidden_states.shape[:2], dtype=torch.bool)
+        mask = mask if attention_mask is None else attention_mask
+        condition = PriorCondition(encoder_hidden_states, proj_embedding, mask)
+        times = torch.as_tensor(timestep, device=hidden_states.device).expand(len(hidden_states))
+        embedding = self.native(hidden_states, times, condition)
+        return PriorTransformerOutput(embedding) if return_dict else (embedding,)
+
+    def post_process_latents(self, prior_latents: Tensor) -> Tensor:
+        """The image embedding (B, D) of a normalised one."""
+        return cast(Prior, self.native).denormalise(prior_latents)
+
+
+class CLIPTextModelWithProjection(Part):
+    """CLIP's text tower."""
+
+    FORMAT: ClassVar[Format] = Format(
+        "CLIPTextModelWithProjection",
+        clip_text_config,
+        ClipText,
+        lambda _: CLIP_TEXT,
+        clip_text_json,
+        "model",
+    )
+
+    def forward(self, input_ids: Tensor, **ignored: Any) -> CLIPTextModelOutput:
+        """Token ids (B, L) to the texts' embeddings and hidden states."""
+        features = self.native(input_ids)
+        return CLIPTextModelOutput(features.embedding, features.hidden)
+
+
+class CLIPVisionModelWithProjection(Part):
+    """CLIP's vision tower."""
+
+    FORMAT: ClassVar[Format] = Format(
+        "CLIPVisionModelWithProjection",
+        clip_vision_config,
+        ClipVision,
+        lambda _: CLIP_VISION,
+        clip_vision_json,
+        "model",
+    )
+
+    def forward(self, pixel_values: Tensor, **ignored: Any) -> CLIPVisionModelOutput:
+        """Normalised pixels (B, 3, S, S) to image embeddings."""
+        return CLIPVisionModelOutput(self.native(pixel_values))
+
+
+PARTS: dict[str, type[Part]] = {
+    kind.FORMAT.name: kind
+    for kind in (
+        CLIPTextModelWithProjection,
+        CLIPVisionModelWithProjection,
+        PriorTransformer,
+        UNet2DConditionModel,
+        VQModel,
+    )
+}
+
+
+def original_of(module: Any) -> Any:
+    """The part behind a compiled one; anything else is itself."""
+    with suppress(AttributeError):
+        return module._orig_mod
+    return module
+
+
+def native_of(part: Any, kind: type[nn.Module]) -> Any:
+    """The network of ours inside a component; CheckpointError when the component is no such network."""
+    native = getattr(original_of(part), "native", None)
+    if not isinstance(native, kind):
+        raise CheckpointError(
+            f"A {type(part).__name__} was given where a {kind.__name__} is needed.",
+            "Load it with the class of the same name from this package.",
+        )
+    return native

@@ -1,0 +1,272 @@
+"""What all pipelines share: they are made of components, loaded, moved, offloaded and saved by the same
+words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from kandinsky.checkpoints.diffusers_folder import Folder, write_model_index
+from kandinsky.compat.diffusers import offload
+from kandinsky.compat.diffusers.files import model_folder
+from kandinsky.compat.diffusers.parts import PARTS, Part, original_of
+from kandinsky.compat.diffusers.schedulers import SchedulerMixin, load_scheduler
+from kandinsky.compat.diffusers.tokenizers import CLIPImageProcessor, CLIPTokenizer
+from kandinsky.compat.diffusers.values import Config
+from kandinsky.core.errors import CheckpointError, RequestError, nearest
+from kandinsky.engine.devices import DTYPES, choose_device, choose_dtype
+
+PRIOR_PREFIX = "prior_"
+
+
+class DiffusionPipeline:
+    """A pipeline: components by name, as attributes that can be replaced at any time and then act.
+
+    `COMPONENTS` are their names, those of `prior_*` from the prior's folder where the decoder's own has none.
+    """
+
+    COMPONENTS: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, **components: Any) -> None:
+        for name, component in components.items():
+            setattr(self, name, component)
+        self._offload: offload.Offload | None = None
+        self._progress: dict[str, Any] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        torch_dtype: str | torch.dtype | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        use_safetensors: bool | None = None,
+        prior: str | Path | None = None,
+        **components: Any,
+    ) -> Any:
+        """Loads a pipeline from a folder or a Hub id, in float32 unless told otherwise; components given
+        are used.
+
+        On `DiffusionPipeline` itself the folder's index says which class is made. `prior` is the folder
+        or Hub id of the prior for the combined ones; without it the decoder's README says which. Raises
+        CheckpointError for what is missing.
+        """
+        folder = model_folder(pretrained_model_name_or_path, revision=revision, variant=variant)
+        kind = cls if cls.COMPONENTS else _class_of(folder)
+        given = {name: value for name, value in components.items() if name in kind.COMPONENTS}
+        _refuse_unknown(set(components) - set(given), kind)
+        dtype = torch.float32 if torch_dtype is None else choose_dtype(torch_dtype, torch.device("cpu"))
+        wanted = [name for name in kind.COMPONENTS if name not in given]
+        own = [name for name in wanted if (folder.root / name).is_dir()]
+        parts = {name: load_component(folder, name, name, dtype, variant) for name in own}
+        missing = [name for name in wanted if name not in own]
+        if missing:
+            source = _prior_folder(folder, prior, missing, variant)
+            parts |= {
+                name: load_component(source, name.removeprefix(PRIOR_PREFIX), name, dtype, variant)
+                if (source.root / name.removeprefix(PRIOR_PREFIX)).is_dir()
+                else load_component(source, name, name, dtype, variant)
+                for name in missing
+            }
+        return kind(**{name: {**parts, **given}[name] for name in kind.COMPONENTS})
+
+    @classmethod
+    def from_pipe(cls, pipeline: "DiffusionPipeline", **changes: Any) -> Any:
+        """A pipeline of this class on the components of another; `changes` replace some of them."""
+        parts = {**pipeline.components, **changes}
+        if missing := [name for name in cls.COMPONENTS if name not in parts]:
+            raise RequestError(
+                f"A {type(pipeline).__name__} has no {missing[0]}, which a {cls.__name__} needs.",
+                f"Give {missing[0]}=.",
+            )
+        return cls(**{name: parts[name] for name in cls.COMPONENTS})
+
+    def save_pretrained(self, save_directory: str | Path, variant: str | None = None, **ignored: Any) -> None:
+        """Writes all components and the index into a folder in diffusers layout; raises OutputError."""
+        root = Path(save_directory)
+        index = {}
+        for name, component in self.components.items():
+            saved = original_of(component)
+            if isinstance(saved, Part):
+                saved.save_pretrained(root / name, variant=variant)
+            else:
+                saved.save_pretrained(root / name)
+            ours = isinstance(saved, Part) and not saved.FORMAT.name.startswith("CLIP")
+            library = "diffusers" if ours or isinstance(saved, SchedulerMixin) else "transformers"
+            index[name] = (library, type(saved).__name__)
+        write_model_index(root, type(self).__name__, index)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The components by name, as a pipeline of another class takes them (`Other(**pipe.components)`)."""
+        return {name: getattr(self, name) for name in self.COMPONENTS}
+
+    @property
+    def config(self) -> Config:
+        """The class of each component, by name."""
+        classes = {name: type(original_of(part)).__name__ for name, part in self.components.items()}
+        return Config({"_class_name": type(self).__name__, **classes})
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        return {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes."""
+        if self._offload is not None:
+            return self._offload.device
+        return next(next(iter(self._modules.values())).parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its networks compute in."""
+        return next(next(iter(self._modules.values())).parameters()).dtype
+
+    def to(
+        self, *arguments: Any, device: Any = None, dtype: torch.dtype | None = None, **ignored: Any
+    ) -> Self:
+        """Moves all networks to a device, a dtype, or both; raises RequestError for a device that is not
+        there."""
+        for argument in arguments:
+            if isinstance(argument, torch.dtype):
+                dtype = argument
+            else:
+                device = argument
+        place = None if device is None else choose_device(device)
+        if dtype is not None and dtype not in DTYPES.values():
+            raise RequestError(f"{dtype} is no dtype to compute in.", f"Known: {', '.join(DTYPES)}.")
+        if place is not None and self._offload is not None:
+            self._offload.remove()
+            self._offload = None
+        for module in self._modules.values():
+            module.to(device=place, dtype=dtype)
+        return self
+
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+        """Keeps the networks in main memory and each on the accelerator only while it works.
+
+        Without an accelerator nothing moves.
+        """
+        self._offload_by(offload.whole, gpu_id, device)
+
+    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+        """As `enable_model_cpu_offload`, but layer by layer: least memory, and much slower."""
+        self._offload_by(offload.layered, gpu_id, device)
+
+    def _offload_by(self, make: Any, gpu_id: int | None, device: Any) -> None:
+        place = choose_device(device)
+        if gpu_id is not None and place.type == "cuda":
+            place = choose_device(f"cuda:{gpu_id}")
+        self.to("cpu")
+        if place.type != "cpu":
+            self._offload = make(self._modules, place)
+
+    def maybe_free_model_hooks(self) -> None:
+        """Accepted: what is offloaded is back in main memory after every call."""
+
+    def remove_all_hooks(self) -> None:
+        """Ends offloading; the networks stay in main memory."""
+        if self._offload is not None:
+            self.to("cpu")
+
+    @contextmanager
+    def _ready(self, *names: str) -> Iterator[None]:
+        """The named components are where they compute, until the block ends."""
+        if self._offload is None:
+            yield
+            return
+        with self._offload.loaded([name for name in names if name in self._modules]):
+            yield
+
+    def enable_xformers_memory_efficient_attention(self, *_: Any, **__: Any) -> None:
+        """Accepted: attention is fused and memory-efficient without it."""
+
+    def disable_xformers_memory_efficient_attention(self) -> None:
+        """Accepted: attention stays fused."""
+
+    def enable_attention_slicing(self, slice_size: Any = "auto") -> None:
+        """Accepted: fused attention never holds a whole attention matrix, so there is nothing to slice."""
+
+    def disable_attention_slicing(self) -> None:
+        """Accepted: nothing was sliced."""
+
+    def set_progress_bar_config(self, **settings: Any) -> None:
+        """`disable=True` silences the progress bar; other settings of that bar are accepted."""
+        self._progress = settings
+
+    @property
+    def _execution_device(self) -> torch.device:
+        return self.device
+
+
+def load_component(folder: Folder, name: str, role: str, dtype: torch.dtype, variant: str | None) -> Any:
+    """Component `name` of a folder, by the class that the folder names for it; `role` is its name in a
+    pipeline.
+
+    Raises CheckpointError for a class that is not known here.
+    """
+    if role.endswith("scheduler"):
+        return load_scheduler(folder, name)
+    if role.endswith("tokenizer"):
+        return CLIPTokenizer.from_folder(folder, name)
+    if role.endswith("image_processor"):
+        return CLIPImageProcessor.from_folder(folder, name)
+    kind = folder.components.get(name, "")
+    if kind not in PARTS:
+        raise CheckpointError(
+            f"{folder.root / name} is a {kind or 'component without a class'}.", nearest(kind, PARTS)
+        )
+    return PARTS[kind].from_folder(folder, name, dtype, variant)
+
+
+def _class_of(folder: Folder) -> type[DiffusionPipeline]:
+    from kandinsky.compat.diffusers.registry import PIPELINES
+
+    if folder.kind not in PIPELINES:
+        raise CheckpointError(
+            f"{folder.root} holds a {folder.kind or 'model without a name'}.", nearest(folder.kind, PIPELINES)
+        )
+    return PIPELINES[folder.kind]
+
+
+_IGNORED = (
+    "cache_dir",
+    "custom_pipeline",
+    "device_map",
+    "force_download",
+    "local_files_only",
+    "low_cpu_mem_usage",
+    "requires_safety_checker",
+    "safety_checker",
+    "token",
+)
+
+
+def _refuse_unknown(names: set[str], kind: type[DiffusionPipeline]) -> None:
+    if unknown := sorted(names - set(_IGNORED)):
+        raise RequestError(
+            f"A {kind.__name__} has no component {unknown[0]!r}.", nearest(unknown[0], kind.COMPONENTS)
+        )
+
+
+def _prior_folder(
+    folder: Folder, prior: str | Path | None, missing: list[str], variant: str | None
+) -> Folder:
+    """The folder with the components that the decoder's lacks."""
+    if others := [name for name in missing if not name.startswith(PRIOR_PREFIX)]:
+        raise CheckpointError(
+            f"{folder.root} has no {others[0]}.", f"It holds a {folder.kind}; is it the model that you meant?"
+        )
+    named = prior or folder.prior_reference()
+    if named is None:
+        raise CheckpointError(
+            f"{folder.root} is a decoder without a prior, and its README names none.",
+            f"Give prior= a folder or a Hub id, or {missing[0]}= and the other components of one.",
+        )
+    components = [name.removeprefix(PRIOR_PREFIX) for name in missing]
+    return model_folder(named, variant=variant, components=None if Path(named).exists() else components)

@@ -1,0 +1,392 @@
+"""The prior pipelines: texts and pictures become image embeddings."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import is_not
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from kandinsky.compat.diffusers.draws import Generators, rng_of
+from kandinsky.compat.diffusers.following import Callbacks, follow
+from kandinsky.compat.diffusers.inputs import embeddings, paired, repeated, texts
+from kandinsky.compat.diffusers.parts import native_of
+from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
+from kandinsky.compat.diffusers.values import KandinskyPriorPipelineOutput
+from kandinsky.conditioning.prior_stage import EncodedText, PriorStage
+from kandinsky.core.errors import RequestError, nearest
+from kandinsky.core.images import read_picture
+from kandinsky.core.rng import Rng
+from kandinsky.diffusion.guidance import is_guided
+from kandinsky.diffusion.times import tail
+from kandinsky.networks.clip import ClipText, ClipVision
+from kandinsky.networks.prior import Prior
+
+OUTPUT_TYPES = ("pt", "np")
+Begin = Callable[[PriorStage, Rng, int, list[int]], tuple[Tensor, list[int]]]
+"""Where a trajectory of so many rows over these times begins: normalised, noised embeddings (B, D), and
+the times that are left to visit."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a prior is asked: prompts, what to steer away from (one per prompt, or none), and how."""
+
+    prompts: list[str]
+    negatives: list[str]
+    copies: int
+    steps: int
+    generator: Generators
+    guidance_scale: float
+
+    @property
+    def count(self) -> int:
+        """How many embeddings there will be."""
+        return len(self.prompts) * self.copies
+
+
+def asked(
+    prompt: str | Sequence[str],
+    negative_prompt: str | Sequence[str] | None,
+    copies: int,
+    steps: int,
+    generator: Generators,
+    guidance_scale: float,
+) -> Asked:
+    """Reads prompts and negative prompts; negative prompts that are all empty are none."""
+    prompts = texts(prompt)
+    negatives = [] if negative_prompt is None else texts(negative_prompt, "negative_prompt")
+    negatives = paired(negatives, len(prompts), "negative_prompt") if any(negatives) else []
+    return Asked(prompts, negatives, copies, steps, generator, guidance_scale)
+
+
+def from_noise(latents: Tensor | None = None) -> Begin:
+    """A whole trajectory from noise, or from `latents` (B, D); B may leave the negative rows out."""
+
+    def begin(stage: PriorStage, rng: Rng, count: int, times: list[int]) -> tuple[Tensor, list[int]]:
+        if latents is None:
+            return rng.normal((count, stage.network.config.embedding_dim)), times
+        if latents.ndim != 2 or count % len(latents):
+            raise RequestError(
+                f"latents of shape {tuple(latents.shape)} do not fit {count} embeddings.", "Give (B, D)."
+            )
+        return latents.repeat(count // len(latents), 1), times
+
+    return begin
+
+
+def from_embeddings(embedding: Tensor, strength: float) -> Begin:
+    """The last `strength` of a trajectory, from `embedding` (B, D) in the space that the prior works in,
+    noised."""
+
+    def begin(stage: PriorStage, rng: Rng, count: int, times: list[int]) -> tuple[Tensor, list[int]]:
+        if count % len(embedding):
+            raise RequestError(
+                f"{len(embedding)} images do not fit {count} embeddings.", "Give one, or one per prompt."
+            )
+        times = tail(times, strength)
+        with torch.no_grad():
+            known = stage.network.normalise(embedding.to(stage.device, stage.dtype))
+        known = known.repeat(count // len(embedding), 1)
+        noise = rng.normal(tuple(known.shape)).to(known)
+        return stage.schedule.process.add_noise(known, noise, times[0]), times
+
+    return begin
+
+
+class PriorPipeline(DiffusionPipeline):
+    """What the prior pipelines share; every trajectory runs in the core's prior stage."""
+
+    COMPONENTS: ClassVar[tuple[str, ...]] = (
+        "prior",
+        "image_encoder",
+        "text_encoder",
+        "tokenizer",
+        "scheduler",
+        "image_processor",
+    )
+    prior: Any
+    image_encoder: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    image_processor: Any
+    _callback_tensor_inputs: ClassVar[list[str]] = [
+        "latents",
+        "prompt_embeds",
+        "text_encoder_hidden_states",
+        "text_mask",
+    ]
+
+    def __init__(
+        self,
+        prior: Any,
+        image_encoder: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        scheduler: Any,
+        image_processor: Any,
+    ) -> None:
+        super().__init__(
+            prior=prior,
+            image_encoder=image_encoder,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            scheduler=scheduler,
+            image_processor=image_processor,
+        )
+        self._known: tuple[tuple[Any, ...], PriorStage] | None = None
+
+    @property
+    def _stage(self) -> PriorStage:
+        """The core's prior stage on the present components; kept, with its zero embedding, while they
+        stay."""
+        vision = native_of(self.image_encoder, ClipVision)
+        key = (*self.components.values(), vision.projection.weight.device, vision.projection.weight.dtype)
+        if self._known is None or len(key) != len(self._known[0]) or any(map(is_not, key, self._known[0])):
+            stage = PriorStage(
+                tokenizer=self.tokenizer.native,
+                text=native_of(self.text_encoder, ClipText),
+                vision=vision,
+                preprocess=self.image_processor.native,
+                network=native_of(self.prior, Prior),
+                schedule=self.scheduler.schedule,
+            )
+            self._known = key, stage
+        return self._known[1]
+
+    def get_zero_embed(self, batch_size: int = 1, device: Any = None) -> Tensor:
+        """The embedding that stands for no picture, (batch_size, D)."""
+        with self._ready("image_encoder"):
+            return self._stage.zero_embedding.repeat(batch_size, 1).to(device or self.device)
+
+    def interpolate(
+        self,
+        images_and_prompts: Sequence[Any],
+        weights: Sequence[float],
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int = 25,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        negative_prior_prompt: str | None = None,
+        negative_prompt: str = "",
+        guidance_scale: float = 4.0,
+        device: Any = None,
+    ) -> KandinskyPriorPipelineOutput:
+        """The weighted sum of texts (through the prior), pictures and tensors.
+
+        A tensor (B, 3, S, S) is normalised pixels, (1, D) or (D,) an embedding. The weights are not
+        normalised. Texts are drawn in the order of the list from one generator, then the negative prompt.
+        Raises RequestError when the numbers of items and weights differ.
+        """
+        if not images_and_prompts or len(images_and_prompts) != len(weights):
+            raise RequestError(
+                f"{len(images_and_prompts)} items are mixed with {len(weights)} weights.",
+                "Give one per item.",
+            )
+        begin = from_noise(latents)
+        copies, steps = num_images_per_prompt, num_inference_steps
+
+        def drawn(text: str) -> tuple[Tensor, Tensor]:
+            ask = asked(text, negative_prior_prompt, copies, steps, generator, guidance_scale)
+            return self._embeds(ask, begin)
+
+        total: Tensor | None = None
+        for item, weight in zip(images_and_prompts, weights, strict=True):
+            vector = drawn(item)[0] if isinstance(item, str) else self._encoded(item, copies)
+            total = vector * weight if total is None else total + vector * weight
+        assert total is not None  # there is at least one item
+        if negative_prompt:
+            negative = drawn(negative_prompt)[0]
+        elif negative_prior_prompt:
+            negative = drawn(negative_prompt)[1]
+        else:
+            self._skip(asked("", None, copies, steps, generator, guidance_scale), begin)
+            negative = self.get_zero_embed(copies)
+        return KandinskyPriorPipelineOutput(
+            total.to(device or self.device), negative.to(device or self.device)
+        )
+
+    def _skip(self, ask: Asked, begin: Begin) -> None:
+        """Draws what a trajectory would draw whose result nobody needs, so that what follows is drawn as by
+        the peer."""
+        stage = self._stage
+        rng = rng_of(ask.generator, ask.count, stage.dtype, stage.device)
+        x, times = begin(stage, rng, ask.count, stage.schedule.times(ask.steps))
+        for _ in [t for t in times if t > 0]:
+            rng.normal(tuple(x.shape))
+
+    def _encoded(self, image: Any, copies: int) -> Tensor:
+        """The embeddings of one or several pictures, pixels or embeddings, each `copies` times: (B, D)."""
+        if isinstance(image, list | tuple):
+            return torch.cat([self._encoded(one, copies) for one in image])
+        stage = self._stage
+        if isinstance(image, Tensor) and image.ndim <= 2:
+            return embeddings(image, "image").to(stage.device, stage.dtype).repeat_interleave(copies, dim=0)
+        with self._ready("image_encoder"), torch.no_grad():
+            if isinstance(image, Tensor):
+                pixels = image if image.ndim == 4 else image[None]
+                found = stage.vision(pixels.to(stage.device, stage.dtype))
+            else:
+                found = stage.encode_picture(read_picture(image))
+        return found.repeat_interleave(copies, dim=0)  # type: ignore[no-any-return]
+
+    def _embeds(self, ask: Asked, begin: Begin, callbacks: Callbacks = Callbacks()) -> tuple[Tensor, Tensor]:
+        """Embeddings of the prompts, and of what to steer away from: (B x copies, D) each.
+
+        Negative prompts are rows of the same batch, behind the prompts, so that one generator draws as
+        the peer does. A list with one generator per picture gives each negative row the draws of its
+        picture from their beginning, so that the picture's own do not depend on it.
+        """
+        stage = self._stage
+        rows = repeated(ask.prompts + ask.negatives, ask.copies)
+        against = repeated(ask.negatives * 2 or [""] * len(ask.prompts), ask.copies)
+        several = isinstance(ask.generator, Sequence) and len(ask.generator) == ask.count
+        with self._ready("prior", "text_encoder", "image_encoder"):
+            if ask.negatives and several and ask.count > 1:
+                rng = rng_of(ask.generator, ask.count, stage.dtype, stage.device)
+                again = rng.fork()
+                half = ask.count
+                parts = [(rows[:half], against[:half], rng), (rows[half:], against[half:], again)]
+            else:
+                parts = [(rows, against, rng_of(ask.generator, len(rows), stage.dtype, stage.device))]
+            drawn = torch.cat([self._trajectory(stage, ask, *part, begin, callbacks) for part in parts])
+            if ask.negatives:
+                positive, negative = drawn.chunk(2)
+                return positive, negative
+            return drawn, stage.zero_embedding.repeat(len(drawn), 1)
+
+    def _trajectory(
+        self,
+        stage: PriorStage,
+        ask: Asked,
+        rows: list[str],
+        against: list[str],
+        rng: Rng,
+        begin: Begin,
+        callbacks: Callbacks,
+    ) -> Tensor:
+        guided = is_guided(ask.guidance_scale) and rows != against
+        known = {text: stage.encode_text(text) for text in dict.fromkeys(rows + (against if guided else []))}
+        _warn_of_dropped(known.values())
+        encoded = [known[text] for text in (against + rows if guided else rows)]
+        x, times = begin(stage, rng, len(rows), stage.schedule.times(ask.steps))
+        with torch.no_grad():
+            prepared = stage.prepare(encoded, ask.steps)
+        steps = stage.denoise(prepared, x, times, rng, ask.guidance_scale if guided else None)
+        tensors = {
+            "prompt_embeds": lambda: torch.cat([text.condition.text_embedding for text in encoded]),
+            "text_encoder_hidden_states": lambda: torch.cat([text.condition.text_hidden for text in encoded]),
+            "text_mask": lambda: torch.cat([text.condition.text_mask for text in encoded]),
+        }
+        with torch.no_grad():
+            return stage.network.denormalise(
+                follow(steps, callbacks, tensors, bar=self._progress).to(stage.dtype)
+            )
+
+
+def _warn_of_dropped(known: "Sequence[EncodedText] | Any") -> None:
+    for text in known:
+        if text.dropped:
+            warnings.warn(
+                f"The prompt is too long: {text.dropped!r} was not read.", UserWarning, stacklevel=5
+            )
+
+
+def finished(found: tuple[Tensor, Tensor], output_type: str | None, return_dict: bool) -> Any:
+    """Embeddings as tensors or arrays, in an output that is read by name or as a tuple."""
+    parts: tuple[Any, Any] = found
+    if output_type == "np":
+        parts = found[0].float().cpu().numpy(), found[1].float().cpu().numpy()
+    return KandinskyPriorPipelineOutput(*parts) if return_dict else parts
+
+
+def check_output(output_type: str | None) -> None:
+    """Raises RequestError unless the prior can give this kind of output."""
+    if output_type not in OUTPUT_TYPES:
+        raise RequestError(
+            f"There is no output_type {output_type!r}.", nearest(str(output_type), OUTPUT_TYPES)
+        )
+
+
+class KandinskyPriorPipeline(PriorPipeline):
+    """The prior of Kandinsky 2.1."""
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int = 25,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        guidance_scale: float = 4.0,
+        output_type: str | None = "pt",
+        return_dict: bool = True,
+    ) -> Any:
+        """Embeddings of the prompts, and of the negative prompts or of no picture: `image_embeds` and
+        `negative_image_embeds`, (B x num_images_per_prompt, D) each."""
+        check_output(output_type)
+        steps, copies = num_inference_steps, num_images_per_prompt
+        ask = asked(prompt, negative_prompt, copies, steps, generator, guidance_scale)
+        return finished(self._embeds(ask, from_noise(latents)), output_type, return_dict)
+
+
+class KandinskyV22PriorPipeline(PriorPipeline):
+    """The prior of Kandinsky 2.2."""
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int = 25,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        guidance_scale: float = 4.0,
+        output_type: str | None = "pt",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 (never changed)
+    ) -> Any:
+        """Embeddings of the prompts, and of the negative prompts or of no picture: `image_embeds` and
+        `negative_image_embeds`, (B x num_images_per_prompt, D) each."""
+        check_output(output_type)
+        steps, copies = num_inference_steps, num_images_per_prompt
+        ask = asked(prompt, negative_prompt, copies, steps, generator, guidance_scale)
+        callbacks = Callbacks(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        callbacks.checked(self._callback_tensor_inputs)
+        found = self._embeds(ask, from_noise(latents), callbacks)
+        return finished(found, output_type, return_dict)
+
+
+class KandinskyV22PriorEmb2EmbPipeline(PriorPipeline):
+    """The prior of Kandinsky 2.2, from an image's embedding instead of noise."""
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        image: Any,
+        strength: float = 0.3,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int = 25,
+        generator: Generators = None,
+        guidance_scale: float = 4.0,
+        output_type: str | None = "pt",
+        return_dict: bool = True,
+    ) -> Any:
+        """Embeddings of the prompts that keep something of `image`, the less the higher `strength` in (0,
+        1] is.
+
+        `image` is one or several pictures, normalised pixels (B, 3, S, S), or embeddings (B, D). Unlike
+        in the peer the embedding is noised in the space that the prior works in, and a step at least is
+        taken.
+        """
+        check_output(output_type)
+        steps, copies = num_inference_steps, num_images_per_prompt
+        ask = asked(prompt, negative_prompt, copies, steps, generator, guidance_scale)
+        begin = from_embeddings(self._encoded(image, copies), strength)
+        return finished(self._embeds(ask, begin), output_type, return_dict)
