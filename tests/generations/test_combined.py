@@ -1,4 +1,4 @@
-"""The folder that we write for trained networks: we read it back, and the peer draws the same picture from it."""
+"""The folder that we write for trained networks: we read it back, and the peer draws the same from it."""
 
 import json
 import shutil

@@ -26,8 +26,8 @@ class Rng(Protocol):
 class PerPictureRng:
     """Draws row i from generator i on the CPU, in float32 unless told otherwise.
 
-    The draws equal what `torch.randn((1, *shape[1:]), generator=g)` gives for each generator in turn, which is
-    also how the peer draws for a list of generators.
+    The draws equal what `torch.randn((1, *shape[1:]), generator=g)` gives for each generator in turn, which
+    is also how the peer draws for a list of generators.
     """
 
     def __init__(self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32) -> None:
