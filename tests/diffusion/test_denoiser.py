@@ -83,7 +83,7 @@ def test_static_constraint_and_the_choice_of_eps() -> None:
     again = Constraint(kind="static", limit=0.5, rederive_eps=True).apply(prediction, x, abar)
     assert torch.equal(again.x0, kept.x0)
     torch.testing.assert_close(math.sqrt(abar) * again.x0 + math.sqrt(1 - abar) * again.eps, x)
-    assert Constraint().apply(prediction, x, abar) is prediction
+    assert Constraint("known").apply(prediction, x, abar) is prediction
 
 
 @pytest.mark.parametrize("largest", [1.0, 2.0, math.inf])
@@ -166,6 +166,6 @@ def test_denoiser_constrains_after_guidance() -> None:
     x = torch.zeros(1, 4, 3, 3)
     reading = READINGS["sample"]
     out = torch.cat([torch.full_like(x, 3.0), torch.full_like(x, 2.5)])
-    got = make_denoiser(lambda x, t: out, PROCESS, reading, 5.0, bound)(x, 5)
+    got = make_denoiser(lambda x, t: out, PROCESS, reading, 5.0, [bound])(x, 5)
     # 3 + 5 (2.5 - 3) = 0.5; had the halves been clamped first, both and the result would be 1.
     torch.testing.assert_close(got.x0, torch.full_like(x, 0.5))

@@ -6,6 +6,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from kandinsky.codecs.linear_colours import LinearColours
+from kandinsky.core.rng import Rng
 from kandinsky.networks.movq import MoVQ
 
 
@@ -30,7 +32,7 @@ class MoVQCodec:
         return self.network.quant_conv.weight.dtype
 
     @torch.no_grad()
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, pictures: Tensor, rng: Rng | None = None) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, H / f, W / f) in the pictures' dtype."""
         return self.network.encode(pictures.to(self._dtype)).to(pictures.dtype)
 
@@ -42,19 +44,8 @@ class MoVQCodec:
     @torch.no_grad()
     def preview(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) to small pictures (B, 3, h, w) in [-1, 1] by one matrix, without decoding."""
-        matrix, bias = self._colours
-        rgb = torch.einsum("bchw,cd->bdhw", latents.float(), matrix.to(latents.device))
-        return (rgb + bias.to(latents.device)[:, None, None]).clamp(-1, 1)
+        return self._colours(latents)
 
     @cached_property
-    def _colours(self) -> tuple[Tensor, Tensor]:
-        """The linear map from latents to colours that fits plain coloured pictures best, by least squares."""
-        levels = torch.tensor([-1.0, 0.0, 1.0])
-        colours = torch.cartesian_prod(levels, levels, levels)
-        side = 8 * self.downscale
-        pictures = colours[:, :, None, None].expand(-1, -1, side, side)
-        device = self.network.quant_conv.weight.device
-        latents = self.encode(pictures.to(device)).float().mean(dim=(2, 3)).cpu()
-        with_one = torch.cat([latents, torch.ones(len(latents), 1)], dim=1)
-        fit = torch.linalg.lstsq(with_one, colours).solution
-        return fit[:-1], fit[-1]
+    def _colours(self) -> LinearColours:
+        return LinearColours.fit(self.encode, self.downscale, self.network.quant_conv.weight.device)

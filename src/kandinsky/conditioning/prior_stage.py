@@ -95,7 +95,7 @@ class PriorStage:
             self.schedule.process,
             self.schedule.read,
             guidance_scale,
-            self.schedule.constraint,
+            self.schedule.constraints,
         )
         sampler = make_sampler(self.schedule.sampler, self.schedule.process, variance=self.schedule.variance)
         begin = x.to(self.device, working_dtype(self.dtype))

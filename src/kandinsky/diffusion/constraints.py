@@ -1,5 +1,6 @@
 """What may be known about the clean picture, applied to every prediction."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,37 +9,47 @@ from torch import Tensor
 
 from kandinsky.diffusion.reading import Prediction, eps_of
 
+Paste = Callable[[Tensor], Tensor]
+"""Puts what is known of the clean pictures (B, C, ...) into a prediction of them."""
+
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound on the predicted x0.
+    """One thing that is done to the predicted x0; a schedule holds several, in order.
 
-    kind "none" changes nothing; "static" clamps to [-limit, limit]; "percentile" clamps each picture to its
-    own s = the `ratio` quantile of |x0|, with s between 1 and `max`, and divides by s (dynamic thresholding,
-    arXiv 2205.11487, section 2.3). `rederive_eps` says whether the noise is then made consistent with the
-    changed x0: families of checkpoints differ in it, and the pictures do too.
+    kind "static" clamps to [-limit, limit]; "percentile" clamps each picture to its own s = the `ratio`
+    quantile of |x0|, with s between 1 and `max`, and divides by s (dynamic thresholding, arXiv 2205.11487,
+    section 2.3); "known" is the place at which the known region of an inpainting is pasted, and does nothing
+    elsewhere. `rederive_eps` says whether the noise is then made consistent with the changed x0: families of
+    checkpoints differ in it, and the pictures do too. With `of_first` a percentile is measured on the first
+    picture of the batch for all of them, which makes pictures depend on their batch; it is there to repeat
+    results of code that did so.
     """
 
-    kind: Literal["none", "static", "percentile"] = "none"
+    kind: Literal["static", "percentile", "known"]
     limit: float = 1.0
     ratio: float = 0.995
     max: float = 1.0
     rederive_eps: bool = False
+    of_first: bool = False
 
-    def apply(self, prediction: Prediction, x: Tensor, abar: float) -> Prediction:
+    def apply(self, prediction: Prediction, x: Tensor, abar: float, paste: Paste | None = None) -> Prediction:
         """Returns `prediction` with x0 inside the bound; `x` is what it was made from, at `abar` < 1."""
-        if self.kind == "none":
+        if self.kind == "known" and paste is None:
             return prediction
         if self.kind == "static":
             x0 = prediction.x0.clamp(-self.limit, self.limit)
+        elif self.kind == "percentile":
+            x0 = self._threshold(prediction.x0)
         else:
-            x0 = _threshold(prediction.x0, self.ratio, self.max)
+            assert paste is not None
+            x0 = paste(prediction.x0)
         if self.rederive_eps:
             return replace(prediction, x0=x0, eps=eps_of(x0, x, abar))
         return replace(prediction, x0=x0)
 
-
-def _threshold(x0: Tensor, ratio: float, largest: float) -> Tensor:
-    bound = torch.quantile(x0.abs().flatten(1), ratio, dim=1).clamp(1.0, largest)
-    bound = bound.reshape(-1, *[1] * (x0.ndim - 1))
-    return torch.clamp(x0, -bound, bound) / bound
+    def _threshold(self, x0: Tensor) -> Tensor:
+        measured = x0[:1] if self.of_first else x0
+        bound = torch.quantile(measured.abs().flatten(1), self.ratio, dim=1).clamp(1.0, self.max)
+        bound = bound.reshape(-1, *[1] * (x0.ndim - 1))
+        return torch.clamp(x0, -bound, bound) / bound

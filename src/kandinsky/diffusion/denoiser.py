@@ -1,11 +1,11 @@
 """A denoiser: a network, closed over its conditions, that answers in the one meaning samplers understand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from kandinsky.diffusion.constraints import Constraint
+from kandinsky.diffusion.constraints import Constraint, Paste
 from kandinsky.diffusion.guidance import combine, is_guided
 from kandinsky.diffusion.process import Process, in_working_precision
 from kandinsky.diffusion.reading import Prediction, Reading
@@ -19,14 +19,16 @@ def make_denoiser(
     process: Process,
     reading: Reading,
     guidance_scale: float | Tensor | None = None,
-    constraint: Constraint = Constraint(),
+    constraints: Sequence[Constraint] = (),
+    paste: Paste | None = None,
 ) -> Denoiser:
     """Returns (x, t) -> Prediction for x of shape (B, C, ...) and a time t in 0 .. T - 1.
 
     `network(x, t)` must be closed over its conditions. When `guidance.is_guided(guidance_scale)` it is called
     once with 2B rows, the unconditional ones first, so its conditions must be prepared in that order; else
     with B rows. `guidance_scale` is a number or a (B,) tensor; rows at or below 1 are left unguided. The
-    network may work in any dtype; what follows is done in float32, or float64 for a float64 x.
+    network may work in any dtype; what follows is done in float32, or float64 for a float64 x. `constraints`
+    are applied in order, with `paste` at the place of the known region.
     """
     guided = is_guided(guidance_scale)
     scale = guidance_scale.clamp(min=1.0) if isinstance(guidance_scale, Tensor) else guidance_scale
@@ -39,6 +41,8 @@ def make_denoiser(
             prediction = combine(reading(uncond, x, abar), reading(cond, x, abar), scale)
         else:
             prediction = reading(network(x, t), x, abar)
-        return constraint.apply(prediction, x, abar)
+        for constraint in constraints:
+            prediction = constraint.apply(prediction, x, abar, paste)
+        return prediction
 
     return denoise

@@ -15,8 +15,8 @@ from kandinsky.core.errors import RequestError
 class Process:
     """The process x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) noise (arXiv 2006.11239, eq. 4).
 
-    `betas` and `alpha_bar` are (T,) float32 tables on the CPU, alpha_bar strictly between 0 and 1 and
-    falling. `final_alpha_bar` in (0, 1] is the value at every negative time, that is after the last step: 1
+    `betas` and `alpha_bar` are (T,) tables on the CPU, alpha_bar strictly between 0 and 1 and falling; they
+    are float32 or float64, as the code was that the weights were published with. `final_alpha_bar` in (0, 1] is the value at every negative time, that is after the last step: 1
     where a sampler ends on a clean picture, the first table entry where a checkpoint asks to stop there.
     """
 
@@ -25,25 +25,33 @@ class Process:
     final_alpha_bar: float = 1.0
 
     @classmethod
-    def from_betas(cls, betas: Tensor, final_alpha_bar: float = 1.0) -> "Process":
-        """Builds the process of a (T,) table of betas in (0, 1); the product is taken in float32."""
-        table = betas.detach().to("cpu", torch.float32)
+    def from_betas(
+        cls, betas: Tensor, final_alpha_bar: float = 1.0, dtype: torch.dtype = torch.float32
+    ) -> "Process":
+        """Builds the process of a (T,) table of betas in (0, 1); the product is taken in `dtype`."""
+        table = betas.detach().to("cpu", dtype)
         return cls(table, torch.cumprod(1.0 - table, dim=0), final_alpha_bar)
 
     @classmethod
-    def linear(cls, start: float, end: float, steps: int = 1000) -> "Process":
+    def linear(
+        cls, start: float, end: float, steps: int = 1000, dtype: torch.dtype = torch.float32
+    ) -> "Process":
         """Betas that grow linearly from `start` to `end` over `steps` times (arXiv 2006.11239, section 4)."""
-        return cls.from_betas(torch.linspace(start, end, steps, dtype=torch.float32))
+        return cls.from_betas(torch.linspace(start, end, steps, dtype=dtype), dtype=dtype)
 
     @classmethod
-    def squared_cosine(cls, steps: int = 1000) -> "Process":
+    def squared_cosine(cls, steps: int = 1000, dtype: torch.dtype = torch.float32) -> "Process":
         """Betas whose alpha_bar follows a squared cosine, each at most 0.999 (arXiv 2102.09672, eq. 17)."""
 
         def remaining(fraction: float) -> float:
             return math.cos((fraction + 0.008) / 1.008 * math.pi / 2) ** 2
 
         betas = [min(1 - remaining((i + 1) / steps) / remaining(i / steps), 0.999) for i in range(steps)]
-        return cls.from_betas(torch.tensor(betas, dtype=torch.float32))
+        return cls.from_betas(torch.tensor(betas, dtype=dtype), dtype=dtype)
+
+    def ending_at_the_first(self) -> "Process":
+        """The same process, whose end is its first time's alpha_bar and no clean picture."""
+        return Process(self.betas, self.alpha_bar, self._alpha_bar_values[0])
 
     @property
     def T(self) -> int:  # noqa: N802  (the name of the count in every paper)
@@ -80,14 +88,16 @@ class Process:
         """Returns the noise 1 - alpha_bar_t / alpha_bar_next that one step from `t_next` up to `t` adds.
 
         For neighbours, a clean end after time 0 among them, it is the table's own beta. Elsewhere it is
-        rounded to float32 like the tables: towards pure noise 1 - beta is as small as that rounding, and
+        rounded as the tables are: towards pure noise 1 - beta is as small as float32's rounding, and
         published results have it.
         """
         neighbours = t_next == t - 1 and t == int(t)
         if neighbours and (t_next >= 0 or self.final_alpha_bar == 1.0):
             return self._beta_values[int(t)]
-        kept = np.float32(self.alpha_bar_at(t) / self.alpha_bar_at(t_next))
-        return float(np.float32(1.0) - kept)
+        kept = self.alpha_bar_at(t) / self.alpha_bar_at(t_next)
+        if self.alpha_bar.dtype == torch.float64:
+            return 1.0 - kept
+        return float(np.float32(1.0) - np.float32(kept))
 
     def sigma_at(self, t: float) -> float:
         """Returns the noise-to-signal ratio sqrt((1 - alpha_bar) / alpha_bar), sigma in arXiv 2206.00364."""

@@ -1,33 +1,63 @@
 """What a checkpoint fixes of its diffusion: the process, how outputs are read and bound, and which times."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import READINGS, Reading
-from kandinsky.diffusion.times import leading, linspaced, trailing
+from kandinsky.diffusion.times import at_most, leading, linspaced, respaced, tail, trailing
 
-Spacing = Literal["leading", "linspaced", "trailing"]
+Spacing = Literal["leading", "linspaced", "trailing", "respaced"]
+
+
+@dataclass(frozen=True)
+class ImageNoise:
+    """How a picture is noised before it is changed.
+
+    `process` None is the schedule's own. `back` None noises to the first time that is kept, a number to time
+    int(T x strength) - `back`. Kept are the last int(steps x strength) times or, with `by_level`, those that
+    are not above T x strength.
+    """
+
+    process: Process | None = None
+    back: int | None = None
+    by_level: bool = False
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The times that are left to do on a picture, which is noised by `process` to time `t`."""
+
+    times: list[int]
+    process: Process
+    t: int
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A checkpoint's diffusion settings.
+    """A checkpoint's diffusion settings, with one of its samplers.
 
-    `reading` is a row of `READINGS`; `variance` is what "ddpm" adds noise by; `sampler` is the checkpoint's
-    own; `offset` shifts leading times. With `open_end`, leading and linspaced times are those of one step
-    more, without the last: the lowest time then counts as the end.
+    `reading` is a row of `READINGS`; `constraints` are applied to each prediction in order; `variance` is
+    what "ddpm" adds noise by; `sampler` is whose settings these are, and `eta` its share of fresh noise where
+    the checkpoint has its own. `offset` shifts leading times; with `open_end`, leading and linspaced times
+    are those of one step more, without the last: the lowest time then counts as the end; `sections` makes
+    the section string of respaced times from a count. `pins_known` says whether inpainting puts the known
+    region back after each step.
     """
 
     process: Process
     reading: str = "epsilon"
-    constraint: Constraint = field(default_factory=Constraint)
+    constraints: tuple[Constraint, ...] = ()
     variance: str = "fixed_small"
     sampler: str = "ddpm"
     spacing: Spacing = "leading"
     offset: int = 0
     open_end: bool = False
+    sections: str = "{}"
+    eta: float | None = None
+    image_noise: ImageNoise = ImageNoise()
+    pins_known: bool = True
 
     @property
     def read(self) -> Reading:
@@ -35,14 +65,33 @@ class Schedule:
         return READINGS[self.reading]
 
     def times(self, steps: int) -> list[int]:
-        """The `steps` falling times of a full trajectory.
+        """The falling times of a full trajectory: `steps` of them, save where sections give what they can.
 
         Raises RequestError for more steps than the table has times.
         """
         table = self.process.T
+        if self.spacing == "respaced":
+            return respaced(self.sections.format(steps), table)
         if self.spacing == "trailing":
             return trailing(steps, table)
         more = int(self.open_end and steps < table)
         if self.spacing == "leading":
             return leading(steps + more, table, self.offset)[:steps]
         return linspaced(steps + more, table)[:steps]
+
+    def beginning(self, steps: int, strength: float) -> Beginning:
+        """Where a picture's way begins that is changed by `strength` in (0, 1], in `steps` steps for all of it.
+
+        Raises RequestError as `times` does, and for another strength.
+        """
+        times, noise = self.times(steps), self.image_noise
+        process = noise.process or self.process
+        level = int(process.T * strength)
+        kept = at_most(times, level) if noise.by_level else tail(times, strength)
+        if noise.back is None:
+            return Beginning(kept, process, kept[0])
+        t = max(level - noise.back, 0)
+        # Less than one step is asked for: one is taken, and no more noise given than it can take away.
+        if len(times) * strength < 1:
+            t = min(t, kept[0])
+        return Beginning(kept, process, t)

@@ -84,6 +84,11 @@ def tail(times: Sequence[int], strength: float) -> list[int]:
     return list(times[len(times) - kept :])
 
 
+def at_most(times: Sequence[int], level: int) -> list[int]:
+    """Returns those of the falling `times` that are not above `level`, at least the last one."""
+    return [t for t in times if t <= level] or list(times[-1:])
+
+
 def _check_count(n: int, T: int) -> None:
     if not 1 <= n <= T:
         raise RequestError(f"{n} steps cannot be taken from {T} times.", f"Use 1 to {T} steps.")

@@ -63,7 +63,9 @@ class Pipeline:
         `rng` makes the noise of a batch from its seeds; without it there is one generator per picture.
         """
         filled = request.filled(self.model.defaults)
-        filled = filled.replaced(sampler=filled.sampler or self.model.schedule.sampler)
+        sampler = filled.sampler or self.model.schedule.sampler
+        eta = filled.eta if filled.eta is not None else self.model.own_eta(sampler)
+        filled = filled.replaced(sampler=sampler, eta=eta)
         check(self.model, filled)
         return self._events(filled, rng or self._rng)
 

@@ -8,12 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.conditioning.conditions import Conditioner
+from kandinsky.core.rng import Rng
 from kandinsky.diffusion.process import working_dtype
 from kandinsky.diffusion.schedule import Schedule
 
 
 class Codec(Protocol):
-    """Pictures <-> latents; the only home of scale factors."""
+    """Pictures <-> latents; the only home of scale factors.
+
+    A codec with a posterior draws from it by `rng`, and gives its mean without one.
+    """
 
     @property
     def downscale(self) -> int: ...
@@ -21,7 +25,7 @@ class Codec(Protocol):
     @property
     def channels(self) -> int: ...
 
-    def encode(self, pictures: Tensor) -> Tensor: ...
+    def encode(self, pictures: Tensor, rng: Rng | None = None) -> Tensor: ...
 
     def decode(self, latents: Tensor) -> Tensor: ...
 
@@ -51,8 +55,9 @@ class Network(Protocol):
 class Model:
     """A loaded checkpoint.
 
-    `modules` names every nn.Module that holds weights (for placement); `defaults` are request fields;
-    `hints` says whether a hint picture is needed; `dtype` is what the networks compute in.
+    `schedule` is the one of its own sampler, `schedules` are those of samplers that its publishers ran with
+    other settings. `modules` names every nn.Module that holds weights (for placement); `defaults` are request
+    fields; `hints` says whether a hint picture is needed; `dtype` is what the networks compute in.
     """
 
     name: str
@@ -65,6 +70,16 @@ class Model:
     dtype: torch.dtype
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     hints: bool = False
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+
+    def schedule_of(self, sampler: str | None) -> Schedule:
+        """The settings that the sampler of that name runs with; None is the checkpoint's own."""
+        return self.schedule if sampler is None else self.schedules.get(sampler, self.schedule)
+
+    def own_eta(self, sampler: str | None) -> float | None:
+        """The share of fresh noise that the checkpoint has of its own for a sampler, None for the sampler's."""
+        schedule = self.schedule_of(sampler)
+        return schedule.eta if sampler in (None, schedule.sampler) else None
 
     @property
     def working_dtype(self) -> torch.dtype:

@@ -4,6 +4,7 @@ from kandinsky.core.errors import RequestError
 from kandinsky.core.requests import Request
 from kandinsky.diffusion.guidance import is_guided
 from kandinsky.diffusion.samplers import make_sampler
+from kandinsky.diffusion.samplers.base import Sampler
 from kandinsky.generations.model import Model
 
 
@@ -14,11 +15,8 @@ def check(model: Model, request: Request) -> None:
     inpainting checkpoint without a mask, a hint that is missing or not understood, and prompts that the
     conditioner refuses.
     """
-    schedule = model.schedule
-    make_sampler(
-        request.sampler or schedule.sampler, schedule.process, variance=schedule.variance, eta=request.eta
-    )
-    schedule.times(request.steps or 1)
+    sampler_of(model, request)
+    model.schedule_of(request.sampler).times(request.steps or 1)
     if model.extra_channels and request.mask is None:
         raise RequestError(
             f"{model.name}: this is an inpainting checkpoint, and it needs an image with a mask.",
@@ -34,3 +32,14 @@ def check(model: Model, request: Request) -> None:
             "Load a ControlNet checkpoint, or leave hint out.",
         )
     model.conditioner.check(request, is_guided(request.guidance_scale))
+
+
+def sampler_of(model: Model, request: Request) -> Sampler:
+    """The sampler of a request, with the settings that the model has for it.
+
+    Raises RequestError for an unknown name, and for an eta that cannot act in it.
+    """
+    schedule = model.schedule_of(request.sampler)
+    eta = model.own_eta(request.sampler) if request.eta is None else request.eta
+    name = request.sampler or schedule.sampler
+    return make_sampler(name, schedule.process, variance=schedule.variance, eta=eta)

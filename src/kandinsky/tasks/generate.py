@@ -15,8 +15,8 @@ from kandinsky.core.requests import Request
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.guidance import is_guided
 from kandinsky.diffusion.loop import Step, sample
-from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.generations.model import Model
+from kandinsky.tasks.check import sampler_of
 from kandinsky.tasks.start import hint_tensor, start
 
 if TYPE_CHECKING:
@@ -55,10 +55,8 @@ def denoise(
 
     Latents that are sent into the generator take the place of the step's.
     """
-    schedule = model.schedule
-    sampler = make_sampler(
-        request.sampler or schedule.sampler, schedule.process, variance=schedule.variance, eta=request.eta
-    )
+    schedule = model.schedule_of(request.sampler)
+    sampler = sampler_of(model, request)
     begin = start(model, request, batch)
     cond, uncond = conditions.cond, conditions.uncond
     condition = cond if uncond is None else uncond.joined(cond)
@@ -70,7 +68,8 @@ def denoise(
         schedule.process,
         schedule.read,
         None if uncond is None else request.guidance_scale,
-        schedule.constraint,
+        schedule.constraints,
+        begin.paste,
     )
     yield from sample(sampler, denoiser, begin.x, begin.times, batch.rng, begin.project)
 

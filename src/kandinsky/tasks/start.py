@@ -12,6 +12,7 @@ from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.images import Picture, mask_array, round_up, to_tensor
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import Rng
+from kandinsky.diffusion.constraints import Paste
 from kandinsky.diffusion.loop import Project
 from kandinsky.diffusion.times import tail
 from kandinsky.generations.model import Model
@@ -19,28 +20,32 @@ from kandinsky.generations.model import Model
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """`x` (B, C, h, w) noised to times[0]; `extra` channels for the network; `project` pins what is known."""
+    """`x` (B, C, h, w) noised for times[0], `extra` channels for the network, and how the known is kept.
+
+    `project` puts the known region into latents, noised as they are, `paste` into predictions of clean ones.
+    """
 
     x: Tensor
     times: list[int]
     extra: Tensor | None = None
     project: Project | None = None
+    paste: Paste | None = None
 
 
 def start(model: Model, request: Request, batch: Batch) -> Start:
     """The start that the request asks for: from noise, from its image, or from its image outside the mask."""
-    times = model.schedule.times(request.steps or 1)
     pictures = [row.image for row in batch.rows if row.image is not None]
     masks = [row.mask for row in batch.rows if row.mask is not None]
     if not pictures:
-        return from_noise(model, request, len(batch.rows), times, batch.rng)
+        return from_noise(model, request, len(batch.rows), batch.rng)
     if not masks:
-        return from_picture(model, request, _pixels(model, request, batch), times, batch.rng)
-    return from_region(model, request, _pixels(model, request, batch), masks, times, batch.rng)
+        return from_picture(model, request, _pixels(model, request, batch), batch.rng)
+    return from_region(model, request, _pixels(model, request, batch), masks, batch.rng)
 
 
-def from_noise(model: Model, request: Request, count: int, times: list[int], rng: Rng) -> Start:
+def from_noise(model: Model, request: Request, count: int, rng: Rng) -> Start:
     """Text-to-image: pure noise."""
+    times = model.schedule_of(request.sampler).times(request.steps or 1)
     height, width = (
         round_up(side or 0, model.multiple) // model.codec.downscale
         for side in (request.height, request.width)
@@ -48,37 +53,35 @@ def from_noise(model: Model, request: Request, count: int, times: list[int], rng
     return Start(_noise(model, (count, model.codec.channels, height, width), rng), times)
 
 
-def from_picture(model: Model, request: Request, pixels: Tensor, times: list[int], rng: Rng) -> Start:
-    """Image-to-image: pictures noised to the first of the last `strength` x `steps` times.
+def from_picture(model: Model, request: Request, pixels: Tensor, rng: Rng) -> Start:
+    """Image-to-image: noised pictures, and the last of the times, as the schedule has it for this strength.
 
     `pixels` are (B, 3, H, W) in [-1, 1]. Source: SDEdit (Meng et al. 2022, arXiv 2108.01073), section 3.
     """
-    times = tail(times, request.strength or 1.0)
-    latents = _encoded(model, pixels)
+    schedule = model.schedule_of(request.sampler)
+    begin = schedule.beginning(request.steps or 1, request.strength or 1.0)
+    latents = _encoded(model, pixels, rng)
     noise = _noise(model, tuple(latents.shape), rng)
-    return Start(model.schedule.process.add_noise(latents, noise, times[0]), times)
+    return Start(begin.process.add_noise(latents, noise, begin.t), begin.times)
 
 
-def from_region(
-    model: Model,
-    request: Request,
-    pixels: Tensor,
-    masks: Sequence[Picture],
-    times: list[int],
-    rng: Rng,
-) -> Start:
-    """Inpainting: the known region is put back, noised as it should be, after every step.
+def from_region(model: Model, request: Request, pixels: Tensor, masks: Sequence[Picture], rng: Rng) -> Start:
+    """Inpainting: the known region is put back where the schedule says, after every step or in predictions.
 
     An inpainting network (latents, known latents, mask) is also told of it by extra channels; an ordinary one
     is only pinned. `strength` below 1 starts from the noised picture instead of noise.
     """
     strength = request.strength or 1.0
-    times = tail(times, strength)
-    latents = _encoded(model, pixels)
+    schedule = model.schedule_of(request.sampler)
+    times = tail(schedule.times(request.steps or 1), strength)
+    latents = _encoded(model, pixels, rng)
     noise = _noise(model, tuple(latents.shape), rng)
     known = _known(model, request, masks).to(latents)
-    process = model.schedule.process
+    process = schedule.process
     x = process.add_noise(latents, noise, times[0]) if strength < 1 else noise
+
+    def paste(x0: Tensor) -> Tensor:
+        return known * latents + (1 - known) * x0
 
     def project(x: Tensor, t_next: float) -> Tensor:
         wanted = latents if t_next < 0 else process.add_noise(latents, noise, t_next)
@@ -87,7 +90,7 @@ def from_region(
     extra = None
     if model.extra_channels:
         extra = torch.cat([latents * known, known], dim=1).to(model.dtype)
-    return Start(x, times, extra, project)
+    return Start(x, times, extra, project if schedule.pins_known else None, paste)
 
 
 def hint_tensor(model: Model, request: Request, batch: Batch) -> Tensor | None:
@@ -112,8 +115,8 @@ def _pixels(model: Model, request: Request, batch: Batch) -> Tensor:
     return to_tensor(images, request.width or 0, request.height or 0, model.multiple)
 
 
-def _encoded(model: Model, pixels: Tensor) -> Tensor:
-    return model.codec.encode(pixels.to(model.device, model.working_dtype))
+def _encoded(model: Model, pixels: Tensor, rng: Rng) -> Tensor:
+    return model.codec.encode(pixels.to(model.device, model.working_dtype), rng)
 
 
 def _known(model: Model, request: Request, masks: Sequence[Picture]) -> Tensor:

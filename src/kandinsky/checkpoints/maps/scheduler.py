@@ -139,7 +139,7 @@ def schedule_from_json(json: Mapping[str, Any]) -> Schedule:
     return Schedule(
         _process(json, kind),
         reading=_known(json, "prediction_type", "epsilon", READINGS),
-        constraint=_constraint(json, kind),
+        constraints=_constraints(json, kind),
         variance=_known(json, "variance_type", "fixed_small", VARIANCES)
         if kind.sampler == "ddpm"
         else "fixed_small",
@@ -160,7 +160,7 @@ def _prior_schedule(json: Mapping[str, Any]) -> Schedule:
     return Schedule(
         Process.squared_cosine(whole(json, "num_train_timesteps", 1000, file=FILE)),
         reading=_known(json, "prediction_type", "epsilon", READINGS),
-        constraint=Constraint("static", limit=_limit(json)) if clip else Constraint(),
+        constraints=(Constraint("static", limit=_limit(json)),) if clip else (),
         variance=_known(json, "variance_type", "fixed_small_log", VARIANCES),
         spacing="linspaced",
     )
@@ -187,19 +187,18 @@ def _process(json: Mapping[str, Any], kind: _Class) -> Process:
     else:
         raise CheckpointError(f"{FILE} has beta_schedule = {betas!r}.", "Known: linear, squaredcos_cap_v2.")
     if kind.clean_end is not None and not json.get("set_alpha_to_one", kind.clean_end):
-        return Process(process.betas, process.alpha_bar, float(process.alpha_bar[0]))
+        return process.ending_at_the_first()
     return process
 
 
-def _constraint(json: Mapping[str, Any], kind: _Class) -> Constraint:
+def _constraints(json: Mapping[str, Any], kind: _Class) -> tuple[Constraint, ...]:
     if kind.threshold and json.get("thresholding", False):
         ratio = real(json, "dynamic_thresholding_ratio", 0.995, 0, 1, FILE)
-        return Constraint(
-            "percentile", ratio=ratio, max=real(json, "sample_max_value", 1.0, 1, math.inf, FILE)
-        )
+        largest = real(json, "sample_max_value", 1.0, 1, math.inf, FILE)
+        return (Constraint("percentile", ratio=ratio, max=largest),)
     if kind.clip is not None and json.get("clip_sample", kind.clip):
-        return Constraint("static", limit=_limit(json))
-    return Constraint()
+        return (Constraint("static", limit=_limit(json)),)
+    return ()
 
 
 def _limit(json: Mapping[str, Any]) -> float:

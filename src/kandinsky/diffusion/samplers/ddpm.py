@@ -24,7 +24,8 @@ class DDPM:
     """x_next ~ q(x_next | x_t, x0) (arXiv 2006.11239, eq. 6 and 7), any two times apart.
 
     variance "fixed_small" is the posterior's own; "learned_range" goes from there to beta on a log scale by
-    the network's var_frac (arXiv 2102.09672, eq. 15). Noise is drawn at every time above 0.
+    the network's var_frac (arXiv 2102.09672, eq. 15), but not before a clean end, where the posterior has no
+    spread and all of that noise would stay in the picture. Noise is drawn at every time above 0.
     """
 
     process: Process
@@ -46,11 +47,11 @@ class DDPM:
             return mean, prediction, None
         noise = draw(rng, x)
         smallest = max((1.0 - abar_next) / (1.0 - abar) * beta, SMALLEST_VARIANCE)
-        return mean + self._deviation(smallest, beta, prediction) * noise, prediction, None
+        if self.variance == "fixed_small" or abar_next >= 1.0:
+            return mean + math.sqrt(smallest) * noise, prediction, None
+        return mean + self._learned(smallest, beta, prediction) * noise, prediction, None
 
-    def _deviation(self, smallest: float, beta: float, prediction: Prediction) -> float | Tensor:
-        if self.variance == "fixed_small":
-            return math.sqrt(smallest)
+    def _learned(self, smallest: float, beta: float, prediction: Prediction) -> Tensor:
         if prediction.var_frac is None:
             raise CheckpointError(
                 "variance 'learned_range' was asked for, but the network has no variance channels.",
