@@ -74,7 +74,7 @@ def prior_latents_only(latents: Tensor | None) -> Tensor | None:
     of_prior, of_decoder = split_latents(latents)
     if of_decoder is not None:
         raise RequestError(
-            f"latents of shape {tuple(of_decoder.shape)} cannot be the beginning of an image-to-image trajectory.",
+            f"latents of shape {tuple(of_decoder.shape)} cannot begin a trajectory that begins at an image.",
             "Leave them out, or give the prior's (B, D).",
         )
     return of_prior

@@ -61,17 +61,14 @@ class DiffusionPipeline:
         _refuse_unknown(set(components) - set(given), kind)
         dtype = torch.float32 if torch_dtype is None else choose_dtype(torch_dtype, torch.device("cpu"))
         wanted = [name for name in kind.COMPONENTS if name not in given]
-        own = [name for name in wanted if (folder.root / name).is_dir()]
-        parts = {name: load_component(folder, name, name, dtype, variant) for name in own}
-        missing = [name for name in wanted if name not in own]
+        places = {name: (folder, _own_name(folder, kind, name)) for name in wanted}
+        missing = [name for name, (_, own) in places.items() if not (folder.root / own).is_dir()]
         if missing:
             source = _prior_folder(folder, prior, missing, variant)
-            parts |= {
-                name: load_component(source, name.removeprefix(PRIOR_PREFIX), name, dtype, variant)
-                if (source.root / name.removeprefix(PRIOR_PREFIX)).is_dir()
-                else load_component(source, name, name, dtype, variant)
-                for name in missing
-            }
+            places |= {name: (source, _prior_name(source, name)) for name in missing}
+        parts = {
+            name: load_component(place, own, name, dtype, variant) for name, (place, own) in places.items()
+        }
         return kind(**{name: {**parts, **given}[name] for name in kind.COMPONENTS})
 
     @classmethod
@@ -232,6 +229,18 @@ def _class_of(folder: Folder) -> type[DiffusionPipeline]:
             f"{folder.root} holds a {folder.kind or 'model without a name'}.", nearest(folder.kind, PIPELINES)
         )
     return PIPELINES[folder.kind]
+
+
+def _own_name(folder: Folder, kind: type[DiffusionPipeline], name: str) -> str:
+    """The folder of a component: in a model of both halves the prior's are told apart by a prefix."""
+    whole = (folder.root / f"{PRIOR_PREFIX}prior").is_dir()
+    return PRIOR_PREFIX + name if whole and "prior" in kind.COMPONENTS else name
+
+
+def _prior_name(source: Folder, name: str) -> str:
+    """The folder of a prior's component where the prior lies apart, alone or in a model of both halves."""
+    alone = name.removeprefix(PRIOR_PREFIX)
+    return name if (source.root / f"{PRIOR_PREFIX}prior").is_dir() else alone
 
 
 _IGNORED = (

@@ -137,15 +137,16 @@ class PriorPipeline(DiffusionPipeline):
             scheduler=scheduler,
             image_processor=image_processor,
         )
-        self._known: tuple[tuple[Any, ...], PriorStage] | None = None
+        self._known: tuple[tuple[Any, ...], tuple[Any, Any], PriorStage] | None = None
 
     @property
     def _stage(self) -> PriorStage:
         """The core's prior stage on the present components; kept, with its zero embedding, while they
         stay."""
         vision = native_of(self.image_encoder, ClipVision)
-        key = (*self.components.values(), vision.projection.weight.device, vision.projection.weight.dtype)
-        if self._known is None or len(key) != len(self._known[0]) or any(map(is_not, key, self._known[0])):
+        parts, weight = tuple(self.components.values()), vision.projection.weight
+        place = (weight.device, weight.dtype)
+        if self._known is None or self._known[1] != place or any(map(is_not, parts, self._known[0])):
             stage = PriorStage(
                 tokenizer=self.tokenizer.native,
                 text=native_of(self.text_encoder, ClipText),
@@ -154,8 +155,8 @@ class PriorPipeline(DiffusionPipeline):
                 network=native_of(self.prior, Prior),
                 schedule=self.scheduler.schedule,
             )
-            self._known = key, stage
-        return self._known[1]
+            self._known = parts, place, stage
+        return self._known[2]
 
     def get_zero_embed(self, batch_size: int = 1, device: Any = None) -> Tensor:
         """The embedding that stands for no picture, (batch_size, D)."""

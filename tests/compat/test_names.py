@@ -1,0 +1,44 @@
+"""The facades have the peer's names: classes, arguments in their order, and defaults."""
+
+import inspect
+from typing import Any
+
+import diffusers
+import pytest
+
+from kandinsky.compat import diffusers as compat
+from kandinsky.compat.diffusers.registry import PIPELINES
+
+
+def arguments(function: Any) -> list[tuple[str, Any]]:
+    return [(p.name, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+@pytest.mark.parametrize("name", sorted(PIPELINES))
+def test_arguments_and_defaults(name: str) -> None:
+    ours, theirs = PIPELINES[name], getattr(diffusers, name)
+    assert arguments(ours.__call__) == arguments(theirs.__call__)
+    assert set(arguments(ours.__init__)) == set(arguments(theirs.__init__))
+    if hasattr(theirs, "interpolate"):
+        assert arguments(ours.interpolate) == arguments(theirs.interpolate)
+    assert getattr(ours, "_callback_tensor_inputs", None) is not None or "Combined" in name
+
+
+def test_every_name_exists_in_the_peer() -> None:
+    elsewhere = {
+        "AttnAddedKVProcessor",
+        "AttnAddedKVProcessor2_0",
+        "AttnProcessor",
+        "AttnProcessor2_0",
+        "CLIPImageProcessor",
+        "CLIPTextModelWithProjection",
+        "CLIPTokenizer",
+        "CLIPVisionModelWithProjection",
+        "KandinskyPriorPipelineOutput",
+        "load_image",
+        "make_image_grid",
+    }
+    for name in compat.__all__:
+        assert getattr(compat, name).__name__ == name
+        assert name in elsewhere or hasattr(diffusers, name)
+    assert set(PIPELINES) <= set(compat.__all__)
