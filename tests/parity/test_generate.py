@@ -212,7 +212,9 @@ def test_control(tiny: Checkpoints) -> None:
     )
     peer: KandinskyV22ControlnetPipeline = tiny.decoders["control"]
     tensor = ((to_tensor([hint], 64, 64) + 1) / 2).repeat(2, 1, 1, 1)
-    theirs = peer(
+    # This pipeline gives no latents, and a random decoder would amplify the rounding of the loop.
+    theirs: list[torch.Tensor] = []
+    peer(
         embeds,
         negative,
         tensor,
@@ -220,11 +222,10 @@ def test_control(tiny: Checkpoints) -> None:
         width=64,
         num_inference_steps=STEPS,
         generator=draws,
-        output_type="pt",
-    ).images
-    pipe = tiny.ours("control", 2)
+        callback=lambda step, t, latents: theirs.append(latents.clone()),
+    )
     ours = our_latents(
-        pipe,
+        tiny.ours("control", 2),
         prompt=["fox", "cat"],
         hint=hint,
         seed=17,
@@ -233,7 +234,8 @@ def test_control(tiny: Checkpoints) -> None:
         width=64,
         height=64,
     )
-    assert relative(pipe.model.codec.decode(ours), theirs) < 1e-4
+    assert len(theirs) == STEPS
+    assert relative(ours, theirs[-1]) < 1e-4
 
 
 def test_interpolation(tiny: Checkpoints) -> None:
