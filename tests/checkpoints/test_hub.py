@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import constants
 
 from kandinsky.checkpoints import hub_download
-from kandinsky.checkpoints.hub import cached_models, plan_files, resolve
+from kandinsky.checkpoints.hub import cached_models, plan_files, resolve, resolve_files
 from kandinsky.core.errors import HubError
 from tests.checkpoints.hub_server import Hub, running
 
@@ -468,3 +468,23 @@ def test_the_environment_is_honoured(hub: Hub, tmp_path: Path) -> None:
     hub.asked.clear()
     assert run(HF_HUB_OFFLINE="1") == folder
     assert hub.asked == []
+
+
+def test_named_files_of_any_repository(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["kandinsky.ckpt", "tokenizer/vocab.json"]
+    cache = tmp_path / "cache"
+    folder = resolve_files(MODEL, names, endpoint=hub.endpoint, cache=cache)
+    assert hub.fetched() == names
+    assert contents(folder) == {name: FILES[name] for name in names}
+    assert resolve_files(MODEL, names, endpoint=hub.endpoint, cache=cache) == folder
+    assert hub.fetched() == names
+    with pytest.raises(HubError, match=r"no_such\.ckpt"):
+        resolve_files(MODEL, ["no_such.ckpt"], endpoint=hub.endpoint, cache=cache)
+    asked = len(hub.asked)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert resolve_files(MODEL, names, endpoint=hub.endpoint, cache=cache) == folder
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+        resolve_files(MODEL, [*names, UNET], endpoint=hub.endpoint, cache=cache)
+    assert len(hub.asked) == asked
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert resolve_files(MODEL, names, endpoint="http://127.0.0.1:9", cache=cache) == folder

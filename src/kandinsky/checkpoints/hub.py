@@ -173,10 +173,49 @@ def plan_files(
     return Plan(tuple(small), tuple(weights))
 
 
-def _in_cache(
-    cache: Path, model: str, revision: str | None, variant: str | None, components: tuple[str, ...] | None
-) -> Path | None:
-    """The folder of a revision in the cache when all that is needed is in it."""
+def resolve_files(
+    model: str,
+    names: Iterable[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    on_progress: Progress | None = None,
+    endpoint: str | None = None,
+    cache: Path | None = None,
+) -> Path:
+    """Returns a folder with the named files of the hub's repository `model`, whatever its layout.
+
+    Only files that the cache lacks are fetched; offline mode and silent hubs are treated as in `resolve`.
+    Raises HubError for all that can go wrong.
+    """
+    from huggingface_hub import constants
+
+    root = Path(constants.HF_HUB_CACHE) if cache is None else cache
+    wanted = list(names)
+    found = _snapshot(root, model, revision)
+    complete = found is not None and all((found / name).is_file() for name in wanted)
+    if constants.HF_HUB_OFFLINE or (revision and _COMMIT.fullmatch(revision)):
+        if found is not None and complete:
+            return found
+        if constants.HF_HUB_OFFLINE:
+            raise HubError(
+                f"{model} ({revision or 'main'}) is not in the cache {root}, or not all of it.",
+                "HF_HUB_OFFLINE is set; unset it to download.",
+            )
+    try:
+        repo, _ = _ask(model, revision, root, endpoint, token)
+        for name in wanted:
+            fetch(repo, name, on_progress)
+        remember(repo, revision or "main")
+        return repo.snapshot
+    except HubUnreachableError:
+        if found is None or not complete:
+            raise
+        return found
+
+
+def _snapshot(cache: Path, model: str, revision: str | None) -> Path | None:
+    """The folder of a revision in the cache, whatever is in it."""
     storage = storage_of(cache, model)
     commit = revision or "main"
     if not _COMMIT.fullmatch(commit):
@@ -184,8 +223,15 @@ def _in_cache(
         if ".." in commit or not ref.is_file():
             return None
         commit = ref.read_text().strip()
-    snapshot = storage / "snapshots" / commit
-    if not (snapshot / INDEX).is_file():
+    return storage / "snapshots" / commit
+
+
+def _in_cache(
+    cache: Path, model: str, revision: str | None, variant: str | None, components: tuple[str, ...] | None
+) -> Path | None:
+    """The folder of a revision in the cache when all that is needed is in it."""
+    snapshot = _snapshot(cache, model, revision)
+    if snapshot is None or not (snapshot / INDEX).is_file():
         return None
     # Links are followed, so that a link without content does not count.
     files = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
