@@ -108,7 +108,9 @@ def test_settings_of_another_class_do_not_count(name: str, tmp_path: Path) -> No
 
 def test_constraints() -> None:
     ddpm = {"_class_name": "DDPMScheduler"}
-    assert schedule_from_json(ddpm | {"clip_sample_range": 2.0}).constraints == (Constraint("static", limit=2.0),)
+    assert schedule_from_json(ddpm | {"clip_sample_range": 2.0}).constraints == (
+        Constraint("static", limit=2.0),
+    )
     assert schedule_from_json(ddpm | {"clip_sample": False}).constraints == ()
     dynamic = ddpm | {"thresholding": True, "sample_max_value": 2.0, "dynamic_thresholding_ratio": 0.9}
     assert schedule_from_json(dynamic).constraints == (Constraint("percentile", ratio=0.9, max=2.0),)

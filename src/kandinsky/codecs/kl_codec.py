@@ -15,7 +15,7 @@ from kandinsky.networks.kl import AutoencoderKL
 class KLCodec:
     """The codec of checkpoints whose autoencoder has a posterior.
 
-    `scale` brings its latents to about unit variance; the diffusion sees latents times `scale` (Rombach et al.
+    The diffusion sees its latents times `scale`, which brings them to about unit variance (Rombach et al.
     2022, arXiv 2112.10752, appendix G).
     """
 

@@ -15,9 +15,7 @@ class LinearColours:
     bias: Tensor
 
     @classmethod
-    def fit(
-        cls, encode: Callable[[Tensor], Tensor], downscale: int, device: torch.device
-    ) -> "LinearColours":
+    def fit(cls, encode: Callable[[Tensor], Tensor], downscale: int, device: torch.device) -> "LinearColours":
         """The least squares fit to 27 pictures of one colour each, encoded on `device`."""
         levels = torch.tensor([-1.0, 0.0, 1.0])
         colours = torch.cartesian_prod(levels, levels, levels)

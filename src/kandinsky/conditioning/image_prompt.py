@@ -136,7 +136,8 @@ class ImagePromptConditioner:
         """See `Conditioner`: the prompt's embedding, and against it the negative prompt's or no picture's."""
         memory = Memory(self.stage)
         plans = [draws_of(batch.rows, guided) for batch in batches]
-        steps = request.prior_steps or 1
+        # Section strings of times may give more or fewer than were asked for.
+        steps = 1 if self.stage is None else len(self.stage.schedule.times(request.prior_steps or 1))
         total = steps * sum(map(len, plans))
         done, conditions = 0, []
         for batch, plan, coming in zip(batches, plans, [*plans[1:], []], strict=True):

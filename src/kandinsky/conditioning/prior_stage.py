@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.tokenizer import Tokenizer
@@ -43,6 +43,11 @@ class PriorStage:
     preprocess: ClipPreprocess
     network: Prior
     schedule: Schedule
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Its networks by the names of their components."""
+        return {"prior": self.network, "text_encoder": self.text, "image_encoder": self.vision}
 
     @property
     def device(self) -> torch.device:

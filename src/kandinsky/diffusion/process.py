@@ -16,8 +16,9 @@ class Process:
     """The process x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) noise (arXiv 2006.11239, eq. 4).
 
     `betas` and `alpha_bar` are (T,) tables on the CPU, alpha_bar strictly between 0 and 1 and falling; they
-    are float32 or float64, as the code was that the weights were published with. `final_alpha_bar` in (0, 1] is the value at every negative time, that is after the last step: 1
-    where a sampler ends on a clean picture, the first table entry where a checkpoint asks to stop there.
+    are float32 or float64, as in the code that the weights were published with. `final_alpha_bar` in (0, 1]
+    is the value at every negative time, that is after the last step: 1 where a sampler ends on a clean
+    picture, the first table entry where a checkpoint asks to stop there.
     """
 
     betas: Tensor

@@ -80,7 +80,7 @@ class Schedule:
         return linspaced(steps + more, table)[:steps]
 
     def beginning(self, steps: int, strength: float) -> Beginning:
-        """Where a picture's way begins that is changed by `strength` in (0, 1], in `steps` steps for all of it.
+        """Where a picture's way begins that is changed by `strength` in (0, 1]; `steps` are for all of it.
 
         Raises RequestError as `times` does, and for another strength.
         """

@@ -6,8 +6,9 @@ from typing import Any, Unpack
 
 import torch
 
-from kandinsky.checkpoints.diffusers_folder import Folder, open_folder
+from kandinsky.checkpoints.diffusers_folder import open_folder
 from kandinsky.checkpoints.hub import resolve
+from kandinsky.checkpoints.original import OriginalFolder, open_checkpoint
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.events import Event, Finished, Result
@@ -16,7 +17,7 @@ from kandinsky.core.requests import Fields, Request
 from kandinsky.core.rng import PerPictureRng, Rng
 from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.embedded import EMBEDDED, embedded_folder
-from kandinsky.generations import Placement, load_model, needs_prior
+from kandinsky.generations import Placement, Source, load_model, needs_prior
 from kandinsky.generations.model import Model
 from kandinsky.tasks.check import check
 from kandinsky.tasks.generate import generate
@@ -89,31 +90,37 @@ def load(
     dtype: str | torch.dtype | None = None,
     variant: str | None = None,
     revision: str | None = None,
+    behaviour: str | None = None,
     batch_size: int | None = None,
     on_progress: Progress | None = None,
 ) -> Pipeline:
-    """Loads a checkpoint: the embedded one, a folder in diffusers layout, or a Hub id.
+    """Loads a checkpoint: the embedded one, a folder in diffusers layout or of original files, or a Hub id.
 
     `prior` is the folder or Hub id of the prior; without it the decoder's README says which, and with False
     the decoder is loaded alone and takes embeddings only. `device` and `dtype` default to the best of this
-    machine. `variant` picks files such as "fp16", `revision` pins a Hub commit. `on_progress(file, done,
-    total)` is told of downloads. Raises CheckpointError (HubError for downloads) or RequestError, naming
-    what is missing and what to do.
+    machine. `variant` picks files such as "fp16", or "inpainting" among original files; `revision` pins a Hub
+    commit. `behaviour` chooses where the same weights were published with several ways to run them, such as
+    "release-2022" (the usual one) and "head-2023". `on_progress(file, done, total)` is told of downloads.
+    Raises CheckpointError (HubError for downloads) or RequestError, naming what is missing and what to do.
     """
-    place = Placement(*_device_and_dtype(device, dtype), variant)
+    place = Placement(*_device_and_dtype(device, dtype), variant, behaviour)
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise RequestError(f"batch_size is {batch_size!r}.", "Use a whole number from 1 up.")
     model_id = EMBEDDED if model is None else str(model)
+    folder: Source
     if model_id == EMBEDDED:
         folder = open_folder(embedded_folder())
     else:
-        folder = open_folder(resolve(model_id, revision=revision, variant=variant, on_progress=on_progress))
+        folder = open_checkpoint(
+            resolve(model_id, revision=revision, variant=variant, on_progress=on_progress)
+        )
     loaded = load_model(folder, _prior_of(folder, prior, variant, on_progress), place)
     settings = {
         "prior": str(prior) if isinstance(prior, Path) else prior,
         "dtype": str(place.dtype).removeprefix("torch."),
         "variant": variant,
         "revision": revision,
+        "behaviour": behaviour,
     }
     size = batch_size or (4 if place.device.type == "cuda" else 1)
     return Pipeline(loaded, model_id, {k: v for k, v in settings.items() if v is not None}, size)
@@ -127,8 +134,8 @@ def _device_and_dtype(
 
 
 def _prior_of(
-    folder: Folder, prior: str | Path | bool | None, variant: str | None, on_progress: Progress | None
-) -> Folder | None:
+    folder: Source, prior: str | Path | bool | None, variant: str | None, on_progress: Progress | None
+) -> Source | None:
     """The folder that holds the prior: the one given, the decoder's own, or the one that its README names.
 
     None when the decoder is wanted alone (False). Raises CheckpointError when no prior can be found.
@@ -136,13 +143,13 @@ def _prior_of(
     if prior is False:
         return None
     if isinstance(prior, str | Path):
-        return open_folder(resolve(prior, variant=variant, on_progress=on_progress))
+        return open_checkpoint(resolve(prior, variant=variant, on_progress=on_progress))
     if not needs_prior(folder):
         return folder
-    named = folder.prior_reference()
+    named = None if isinstance(folder, OriginalFolder) else folder.prior_reference()
     if named is None:
         raise CheckpointError(
             f"{folder.root} is a decoder without a prior, and its README names none.",
             "Give prior= a folder or a Hub id, or prior=False to work with embeddings only.",
         )
-    return open_folder(resolve(named, variant=variant, on_progress=on_progress))
+    return open_checkpoint(resolve(named, variant=variant, on_progress=on_progress))

@@ -1,44 +1,103 @@
-"""Which generation a folder is of: the class in its model index says so."""
+"""Which generation a folder is of: the class in its model index says so, or the names of original files."""
+
+from dataclasses import replace
 
 from kandinsky.checkpoints.diffusers_folder import Folder
-from kandinsky.core.errors import CheckpointError
-from kandinsky.generations import k22
-from kandinsky.generations.k22 import Placement
+from kandinsky.checkpoints.original import INPAINTING, OriginalFolder
+from kandinsky.conditioning.prior_stage import PriorStage
+from kandinsky.core.errors import CheckpointError, RequestError, nearest
+from kandinsky.generations import k20, k21, k22
 from kandinsky.generations.model import Model
+from kandinsky.generations.parts import COMBINED_PREFIX, Placement, load_prior
 
-__all__ = ["Model", "Placement", "load_model", "needs_prior", "write_checkpoint"]
+__all__ = ["Model", "Placement", "Source", "load_model", "needs_prior", "write_checkpoint"]
 
-_LOADERS = dict.fromkeys((*k22.DECODERS, *k22.COMBINED), k22.load_model)
-_PRIORS = k22.PRIORS
-_COMBINED = k22.COMBINED
+Source = Folder | OriginalFolder
+
+_DECODERS = (*k21.DECODERS, *k22.DECODERS)
+_COMBINED = (*k21.COMBINED, *k22.COMBINED)
+_PRIORS = (*k21.PRIORS, *k22.PRIORS)
+_WITHOUT_PRIOR = (k20.ORIGINAL, k20.FOLDER)
+_WITH_PRIOR = {
+    **dict.fromkeys((*k21.DECODERS, *k21.COMBINED), k21.load_model),
+    **dict.fromkeys((*k22.DECODERS, *k22.COMBINED), k22.load_model),
+}
+_KNOWN = (*_DECODERS, *_COMBINED, k20.FOLDER)
 
 write_checkpoint = k22.write_combined
 """Writes networks that were trained here as a whole checkpoint of the generation they are of."""
 
 
-def needs_prior(folder: Folder) -> bool:
+def needs_prior(source: Source) -> bool:
     """Whether this decoder's prior lies in a folder of its own."""
-    return folder.kind in _LOADERS and folder.kind not in _COMBINED
+    if isinstance(source, OriginalFolder):
+        return source.kind == k21.ORIGINAL and not source.has_prior
+    return source.kind in _DECODERS
 
 
-def load_model(decoder: Folder, prior: Folder | None, place: Placement) -> Model:
-    """Loads a decoder, with the prior that lies in `prior` (a combined folder may be both) or alone.
+def load_model(decoder: Source, prior: Source | None, place: Placement) -> Model:
+    """Loads a decoder, with the prior that lies in `prior` (a folder may hold both) or alone.
 
-    Raises CheckpointError for a kind of model that has no loader.
+    Raises CheckpointError for a kind of model that has no loader, and RequestError for a behaviour that it
+    does not have.
     """
+    _check_behaviour(decoder, place.behaviour)
+    if decoder.kind in _WITHOUT_PRIOR:
+        if prior is not None and prior is not decoder:
+            raise CheckpointError(
+                f"{decoder.root} holds a decoder that reads texts itself and has no prior.",
+                "Leave prior= out.",
+            )
+        return (
+            k20.load_original(decoder, place)
+            if isinstance(decoder, OriginalFolder)
+            else k20.load_model(decoder, place)
+        )
+    stage = None if prior is None else lambda: _load_stage(prior, place)
+    if isinstance(decoder, OriginalFolder):
+        if not decoder.has_decoder:
+            raise CheckpointError(
+                f"{decoder.root} holds a prior, not a decoder.",
+                "Give the decoder as the model and this folder as prior=.",
+            )
+        _check_prior(prior)
+        return k21.load_original(decoder, stage, place)
     if decoder.kind in _PRIORS:
         raise CheckpointError(
             f"{decoder.root} holds a prior ({decoder.kind}), not a decoder.",
             "Give the decoder as the model and this folder as prior=.",
         )
-    if decoder.kind not in _LOADERS:
+    if decoder.kind not in _WITH_PRIOR:
         raise CheckpointError(
             f"{decoder.root} holds a {decoder.kind or 'model without a name'}, which is no known decoder.",
-            f"Known: {', '.join(_LOADERS)}.",
+            f"Known: {', '.join(_KNOWN)}.",
         )
-    if prior is not None and prior.kind not in (*_PRIORS, *_COMBINED):
+    _check_prior(prior)
+    return _WITH_PRIOR[decoder.kind](decoder, stage, place)
+
+
+def _check_behaviour(decoder: Source, behaviour: str | None) -> None:
+    known = tuple(k20.BEHAVIOURS) if decoder.kind in _WITHOUT_PRIOR else ()
+    if behaviour is not None and behaviour not in known:
+        raise RequestError(
+            f"{decoder.root} has no behaviour {behaviour!r}.",
+            nearest(behaviour, known) if known else "It has one only; leave behaviour out.",
+        )
+
+
+def _check_prior(prior: Source | None) -> None:
+    if isinstance(prior, OriginalFolder) and not prior.has_prior:
+        raise CheckpointError(f"{prior.root} holds no prior.", "Give a folder that does.")
+    if isinstance(prior, Folder) and prior.kind not in (*_PRIORS, *_COMBINED):
         raise CheckpointError(
             f"{prior.root} holds a {prior.kind or 'model without a name'}, not a prior.",
             f"Known: {', '.join(_PRIORS)}.",
         )
-    return _LOADERS[decoder.kind](decoder, prior, place)
+
+
+def _load_stage(prior: Source, place: Placement) -> PriorStage:
+    if isinstance(prior, OriginalFolder):
+        return k21.load_original_prior(prior, place)
+    # That variant is one of original files; the prior of another folder has none of it.
+    place = replace(place, variant=None) if place.variant == INPAINTING else place
+    return load_prior(prior, place, COMBINED_PREFIX if prior.kind in _COMBINED else "")

@@ -77,7 +77,7 @@ class Model:
         return self.schedule if sampler is None else self.schedules.get(sampler, self.schedule)
 
     def own_eta(self, sampler: str | None) -> float | None:
-        """The share of fresh noise that the checkpoint has of its own for a sampler, None for the sampler's."""
+        """The checkpoint's own share of fresh noise for a sampler; None leaves it to the sampler."""
         schedule = self.schedule_of(sampler)
         return schedule.eta if sampler in (None, schedule.sampler) else None
 

@@ -1,4 +1,7 @@
-"""The 2.x U-Net in the diffusers layout (`UNet2DConditionModel`)."""
+"""The 2.x U-Net in the diffusers layout (`UNet2DConditionModel`).
+
+The peer has no U-Net of two texts; its configuration and names here are ours, in the same style.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -70,16 +73,31 @@ _TEXT_IMAGE = [
     rename("conditioning.text_pooled.{p}", "add_embedding.text_proj.{p}"),
     rename("conditioning.text_pooled_norm.{p}", "add_embedding.text_norm.{p}"),
 ]
+_TWO_TEXTS = [
+    rename("conditioning.text_tokens.{p}", "encoder_hid_proj.text_proj.{p}"),
+    rename("conditioning.second_tokens.{p}", "encoder_hid_proj.second_text_proj.{p}"),
+    rename("conditioning.tokens_norm.{p}", "encoder_hid_proj.norm.{p}"),
+    rename("conditioning.text_pooled.{p}", "add_embedding.text_proj.{p}"),
+    rename("conditioning.text_pooled_norm.{p}", "add_embedding.text_norm.{p}"),
+    rename("conditioning.second_pooled.out.{p}", "add_embedding.second_text_pool.to_out.{p}"),
+    *(
+        rename(f"conditioning.second_pooled.{x}.{{p}}", f"add_embedding.second_text_pool.to_{x}.{{p}}")
+        for x in "qkv"
+    ),
+    rename("conditioning.second_pooled_norm.{p}", "add_embedding.second_text_norm.{p}"),
+]
 UNET2: dict[ConditionKind, KeyMap] = {
     "image": KeyMap(_BLOCKS + _IMAGE),
     "text_image": KeyMap(_BLOCKS + _TEXT_IMAGE),
     "image_hint": KeyMap(_BLOCKS + _IMAGE + _HINT),
+    "two_texts": KeyMap(_BLOCKS + _TWO_TEXTS),
 }
 # condition -> (encoder_hid_dim_type, the number of image tokens, which the format has no key for)
 _PROJECTIONS: dict[ConditionKind, tuple[str, int]] = {
     "image": ("image_proj", 32),
     "text_image": ("text_image_proj", 10),
     "image_hint": ("image_proj", 32),
+    "two_texts": ("two_texts_proj", UNet2Config.image_tokens),
 }
 
 
@@ -129,7 +147,8 @@ def unet2_config(
     require(json, CLASS, encoder_hid_dim_type=projection)
     context = whole(json, "cross_attention_dim", 1280)
     hidden = whole(json, "encoder_hid_dim", 0)  # without a default: a missing one is refused
-    text = kind == "text_image"
+    text = kind in ("text_image", "two_texts")
+    two = kind == "two_texts"
     return build(
         UNet2Config,
         in_channels=whole(json, "in_channels", 4),
@@ -140,22 +159,24 @@ def unet2_config(
         context_dim=context,
         groups=whole(json, "norm_num_groups", 32),
         condition=kind,
-        image_dim=(image_dim or context) if text else hidden,
+        image_dim=UNet2Config.image_dim if two else (image_dim or context) if text else hidden,
         image_tokens=tokens,
         text_hidden_dim=hidden if text else UNet2Config.text_hidden_dim,
-        text_dim=(text_dim or context) if text else UNet2Config.text_dim,
+        text_dim=whole(json, "text_embed_dim", text_dim or context) if text else UNet2Config.text_dim,
+        second_text_dim=whole(json, "second_encoder_hid_dim", 0) if two else UNet2Config.second_text_dim,
     )
 
 
 def unet2_json(config: UNet2Config, sample_size: int = 64) -> dict[str, Any]:
     """The config.json with which the peer builds the same network; `sample_size` is in latents.
 
-    Raises CheckpointError for another number of image tokens than the published one, for a text_image network
-    whose embeddings are not as wide as its context, and for one of two texts: the format can say none of it.
+    Raises CheckpointError for another number of image tokens than the published one, and for a text_image
+    network whose embeddings are not as wide as its context: the format can say neither.
     """
     _require_writable(config)
     plain = len(config.channels) - 1
-    text = config.condition == "text_image"
+    text = config.condition in ("text_image", "two_texts")
+    widths = {"text_embed_dim": config.text_dim, "second_encoder_hid_dim": config.second_text_dim}
     return {
         "_class_name": CLASS,
         "act_fn": "silu",
@@ -177,15 +198,11 @@ def unet2_json(config: UNet2Config, sample_size: int = 64) -> dict[str, Any]:
         "resnet_time_scale_shift": "scale_shift",
         "sample_size": sample_size,
         "up_block_types": ["SimpleCrossAttnUpBlock2D"] * plain + ["ResnetUpsampleBlock2D"],
+        **(widths if config.condition == "two_texts" else {}),
     }
 
 
 def _require_writable(config: UNet2Config) -> None:
-    if config.condition not in _PROJECTIONS:
-        raise CheckpointError(
-            f"A U-Net with condition = {config.condition!r} cannot be written in this format.",
-            f"It knows {', '.join(_PROJECTIONS)}.",
-        )
     tokens = _PROJECTIONS[config.condition][1]
     if config.image_tokens != tokens:
         raise CheckpointError(

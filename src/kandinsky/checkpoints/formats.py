@@ -1,0 +1,132 @@
+"""Networks as components of a folder in diffusers layout: configuration, names and file of each kind."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.checkpoints.diffusers_folder import Folder, save_component
+from kandinsky.checkpoints.keymap import KeyMap
+from kandinsky.checkpoints.maps import clip, kl, mclip, movq, prior, t5, unet2
+from kandinsky.checkpoints.maps.original_files import KL_SCALE
+from kandinsky.checkpoints.weights import load_strict
+from kandinsky.networks.clip import ClipText, ClipVision
+from kandinsky.networks.kl import AutoencoderKL
+from kandinsky.networks.movq import MoVQ
+from kandinsky.networks.prior import Prior
+from kandinsky.networks.t5 import T5Encoder
+from kandinsky.networks.unet2 import UNet2
+from kandinsky.networks.xlmr import MultilingualClip, MultilingualClipConfig
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a kind of network lies in a component.
+
+    `library` and `name` are its class in the model index; `read` and `write` translate its configuration,
+    `keys` its names. `settle` corrects a configuration by what only the tensors tell.
+    """
+
+    library: str
+    name: str
+    read: Callable[[Mapping[str, Any]], Any]
+    build: Callable[[Any], nn.Module]
+    keys: Callable[[Any, Tensors | None], KeyMap]
+    write: Callable[[Any], dict[str, Any]]
+    stem: str = "diffusion_pytorch_model"
+    settle: Callable[[Any, Tensors], Any] = lambda config, _: config
+    strip: Callable[[Tensors], Tensors] = lambda tensors: tensors
+
+    def config(self, folder: Folder, component: str) -> Any:
+        """The network's configuration; CheckpointError when it is missing or of another network."""
+        return self.read(folder.config(component, self.name))
+
+    def load(
+        self,
+        folder: Folder,
+        component: str,
+        config: Any,
+        dtype: torch.dtype | None = None,
+        variant: str | None = None,
+    ) -> nn.Module:
+        """The network with its weights, in their own dtypes where `dtype` is None.
+
+        Raises CheckpointError for missing, damaged or unfit weights.
+        """
+        tensors = self.strip(folder.weights(component, variant))
+        final = self.settle(config, tensors)
+        native = self.keys(final, tensors).to_native(tensors)
+        return load_strict(lambda: self.build(final), native, dtype, component.replace("_", " "))
+
+    def save(self, root: Path, component: str, module: nn.Module) -> None:
+        """Writes configuration and weights, dtypes kept; CheckpointError for what the layout cannot say."""
+        config: Any = module.config
+        tensors = self.keys(config, None).to_foreign(module.state_dict())
+        save_component(root, component, self.write(config), tensors, self.stem)
+
+
+def _with_pooler(config: MultilingualClipConfig, tensors: Tensors) -> MultilingualClipConfig:
+    return replace(config, pooler="transformer.pooler.dense.weight" in tensors)
+
+
+UNET = Format(
+    "diffusers",
+    unet2.CLASS,
+    unet2.unet2_config,
+    UNet2,
+    lambda config, _: unet2.UNET2[config.condition],
+    unet2.unet2_json,
+)
+MOVQ = Format("diffusers", "VQModel", movq.movq_config, MoVQ, lambda *_: movq.MOVQ, movq.movq_json)
+KL = Format(
+    "diffusers",
+    kl.CLASS,
+    kl.kl_config,
+    AutoencoderKL,
+    lambda *_: kl.KL,
+    lambda config: kl.kl_json(config, KL_SCALE),
+)
+PRIOR = Format("diffusers", prior.CLASS, prior.prior_config, Prior, lambda *_: prior.PRIOR, prior.prior_json)
+CLIP_TEXT = Format(
+    "transformers",
+    clip.TEXT_CLASS,
+    clip.clip_text_config,
+    ClipText,
+    lambda *_: clip.CLIP_TEXT,
+    clip.clip_text_json,
+    "model",
+)
+CLIP_VISION = Format(
+    "transformers",
+    clip.VISION_CLASS,
+    clip.clip_vision_config,
+    ClipVision,
+    lambda *_: clip.CLIP_VISION,
+    clip.clip_vision_json,
+    "model",
+)
+MULTILINGUAL = Format(
+    "kandinsky",
+    mclip.CLASS,
+    mclip.mclip_config,
+    MultilingualClip,
+    lambda *_: mclip.MCLIP,
+    mclip.mclip_json,
+    "model",
+    _with_pooler,
+)
+SECOND_TEXT = Format(
+    "transformers",
+    t5.CLASSES["mt5"],
+    t5.t5_config,
+    T5Encoder,
+    lambda _, tensors: t5.t5_map() if tensors is None else t5.t5_map(tensors),
+    lambda config: t5.t5_json(config, "mt5"),
+    "model",
+    strip=t5.without_decoder,
+)

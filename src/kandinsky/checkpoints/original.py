@@ -1,0 +1,283 @@
+"""A folder of original files: networks without configurations, whose sizes are read off their tensors."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.checkpoints.diffusers_folder import Folder, open_folder
+from kandinsky.checkpoints.files import INDEX, read_json
+from kandinsky.checkpoints.keymap import KeyMap
+from kandinsky.checkpoints.maps.clip import CLIP_TEXT, CLIP_VISION, clip_text_config, clip_vision_config
+from kandinsky.checkpoints.maps.mclip import MCLIP, infer_mclip_config
+from kandinsky.checkpoints.maps.original_clip import (
+    from_original_clip,
+    infer_clip_text_config,
+    infer_clip_vision_config,
+)
+from kandinsky.checkpoints.maps.original_files import LAYOUTS, Layout
+from kandinsky.checkpoints.maps.original_kl import drop_training, infer_kl_config, original_kl_map
+from kandinsky.checkpoints.maps.original_movq import infer_movq_config, original_movq_map
+from kandinsky.checkpoints.maps.original_prior import (
+    infer_prior_config,
+    original_prior_map,
+    with_statistics,
+)
+from kandinsky.checkpoints.maps.original_unet2 import infer_unet2_config, original_unet2_map
+from kandinsky.checkpoints.maps.t5 import infer_t5_config, t5_map, without_decoder
+from kandinsky.checkpoints.torchscript import is_torchscript, read_torchscript
+from kandinsky.checkpoints.weights import load_strict, read_pickle, read_tensor_file, read_weights
+from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
+from kandinsky.core.errors import CheckpointError, TokenizerError
+from kandinsky.networks.clip import ClipText, ClipVision
+from kandinsky.networks.kl import AutoencoderKL
+from kandinsky.networks.movq import MoVQ
+from kandinsky.networks.prior import Prior
+from kandinsky.networks.t5 import T5Encoder
+from kandinsky.networks.unet2 import UNet2
+from kandinsky.networks.xlmr import MultilingualClip
+
+M = TypeVar("M", bound=nn.Module)
+Dtype = torch.dtype | None
+INPAINTING = "inpainting"
+"""The variant that means the other U-Net of a folder that holds both."""
+CLIP_PAD_ID = 0
+"""What the original code pads CLIP's texts with, whatever the tokenizer's files say."""
+
+
+@dataclass(frozen=True)
+class OriginalFolder:
+    """An opened folder: its root, and which release its files are of."""
+
+    root: Path
+    layout: Layout
+
+    @property
+    def kind(self) -> str:
+        """Which release its files are of."""
+        return self.layout.kind
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether a U-Net is there."""
+        return any((self.root / name).is_file() for name in (self.layout.unet, self.layout.inpainting))
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether a prior is there."""
+        return self.layout.prior is not None and (self.root / self.layout.prior).is_file()
+
+    def file(self, name: str | None) -> Path:
+        """The path of one of the release's files; CheckpointError when it is missing."""
+        path = self.root / (name or "")
+        if name is None or not path.is_file():
+            raise CheckpointError(f"{self.root} lacks the file {name}.", "Download it beside the others.")
+        return path
+
+    def folder(self, name: str | None) -> Path:
+        """The path of one of the release's folders; CheckpointError when it is missing."""
+        path = self.root / (name or "")
+        if name is None or not path.is_dir():
+            raise CheckpointError(f"{self.root} lacks the folder {name!r}.", "Download it beside the others.")
+        return path
+
+
+@dataclass(frozen=True, eq=False)
+class ClipTowers:
+    """CLIP: both towers, and the logarithm of their temperature."""
+
+    text: ClipText
+    vision: ClipVision
+    logit_scale: Tensor
+
+
+def open_original(path: str | Path) -> OriginalFolder | None:
+    """Opens a folder of original files; None when it is none.
+
+    Raises CheckpointError when files of two releases lie in it.
+    """
+    root = Path(path)
+    found = [
+        layout
+        for layout in LAYOUTS
+        if any(name and (root / name).is_file() for name in (layout.unet, layout.inpainting, layout.prior))
+    ]
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{root} holds files of {len(found)} releases.", "Give each release a folder of its own."
+        )
+    return OriginalFolder(root, found[0]) if found else None
+
+
+def open_checkpoint(path: str | Path) -> Folder | OriginalFolder:
+    """Opens a folder in either layout; CheckpointError when it is in none."""
+    original = None if (Path(path) / INDEX).is_file() else open_original(path)
+    return original or open_folder(path)
+
+
+def read_unet(folder: OriginalFolder, variant: str | None = None, dtype: Dtype = None) -> UNet2:
+    """The U-Net; `variant` "inpainting" asks for that one where both are there.
+
+    This and the following keep the file's dtypes where `dtype` is None, and raise CheckpointError for files
+    that are missing, damaged or of another network.
+    """
+    if variant not in (None, INPAINTING):
+        raise CheckpointError(
+            f"Original files have no variant {variant!r}.", f"Known: {INPAINTING!r}, or leave it out."
+        )
+    layout = folder.layout
+    plain = variant is None and (folder.root / layout.unet).is_file()
+    path = folder.file(layout.unet if plain else layout.inpainting)
+    return _read(
+        path, read_tensor_file(path), infer_unet2_config, UNet2, lambda c, _: original_unet2_map(c), dtype
+    )
+
+
+def read_movq(folder: OriginalFolder, dtype: Dtype = None) -> MoVQ:
+    """The autoencoder with a codebook."""
+    path = folder.file(folder.layout.codec)
+    return _read(
+        path, read_tensor_file(path), infer_movq_config, MoVQ, lambda c, _: original_movq_map(c), dtype
+    )
+
+
+def read_kl(folder: OriginalFolder, dtype: Dtype = None) -> AutoencoderKL:
+    """The autoencoder with a posterior."""
+    path = folder.file(folder.layout.codec)
+    tensors = drop_training(read_tensor_file(path))
+    return _read(path, tensors, infer_kl_config, AutoencoderKL, lambda c, _: original_kl_map(c), dtype)
+
+
+def read_multilingual(folder: OriginalFolder, dtype: Dtype = None) -> MultilingualClip:
+    """The multilingual text encoder; the number of its heads is in its configuration, or they are 64 wide."""
+    path = folder.folder(folder.layout.text_encoder)
+    json = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    heads = json.get("num_attention_heads")
+    return _read(
+        path,
+        read_weights(path, "pytorch_model"),
+        lambda tensors: infer_mclip_config(tensors, heads if isinstance(heads, int) and heads > 0 else None),
+        MultilingualClip,
+        lambda *_: MCLIP,
+        dtype,
+    )
+
+
+def read_second_text(folder: OriginalFolder, dtype: Dtype = None) -> T5Encoder:
+    """The second text encoder."""
+    path = folder.folder(folder.layout.second_text_encoder)
+    tensors = without_decoder(read_weights(path, "pytorch_model"))
+    return _read(
+        path,
+        tensors,
+        lambda found: infer_t5_config(found, "gelu_tanh"),
+        T5Encoder,
+        lambda _, names: t5_map(names),
+        dtype,
+    )
+
+
+def read_prior(folder: OriginalFolder, dtype: Dtype = None) -> Prior:
+    """The prior, with the statistics of image embeddings that lie in a file of their own."""
+    path = folder.file(folder.layout.prior)
+    statistics = read_pickle(folder.file(folder.layout.statistics))
+    tensors = with_statistics(read_tensor_file(path), statistics)
+    return _read(path, tensors, infer_prior_config, Prior, lambda c, _: original_prior_map(c), dtype)
+
+
+def read_clip(folder: OriginalFolder, dtype: Dtype = None) -> ClipTowers:
+    """CLIP's towers, from its own file (a TorchScript archive or plain tensors) or a transformers folder."""
+    file, towers = (folder.root / (name or "") for name in (folder.layout.clip, folder.layout.clip_folder))
+    if file.is_file():
+        return _original_clip(file, dtype)
+    if (towers / "config.json").is_file():
+        return _transformers_clip(towers, dtype)
+    raise CheckpointError(
+        f"{folder.root} lacks CLIP: neither {folder.layout.clip} nor {folder.layout.clip_folder}/config.json "
+        "is there.",
+        "Put one of them beside the others, or give prior= a folder in diffusers layout.",
+    )
+
+
+def read_text_tokenizer(folder: OriginalFolder, second: bool = False) -> Tokenizer:
+    """The tokenizer of a text encoder, whose files lie beside its weights; TokenizerError without them."""
+    layout = folder.layout
+    return load_tokenizer(folder.folder(layout.second_text_encoder if second else layout.text_encoder))
+
+
+def clip_vocabulary(folder: OriginalFolder) -> Path:
+    """The folder of CLIP's vocabulary; TokenizerError, naming where it was looked for, when there is none."""
+    for name in folder.layout.vocabularies:
+        if any((folder.root / name / file).is_file() for file in ("vocab.json", "tokenizer.json")):
+            return folder.root / name
+    raise TokenizerError(
+        f"{folder.root} lacks CLIP's vocabulary: looked for vocab.json with merges.txt, or tokenizer.json, "
+        f"in {' and '.join(folder.layout.vocabularies)}.",
+        "Copy them from any CLIP folder, or give prior= a folder in diffusers layout.",
+    )
+
+
+def read_clip_tokenizer(folder: OriginalFolder) -> Tokenizer:
+    """CLIP's tokenizer, padding as the original code did."""
+    return replace(load_tokenizer(clip_vocabulary(folder), "CLIPTokenizer"), pad_id=CLIP_PAD_ID)
+
+
+def _read(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    infer: Callable[[Mapping[str, Tensor]], Any],
+    build: Callable[[Any], M],
+    keys: Callable[[Any, Mapping[str, Tensor]], KeyMap],
+    dtype: Dtype,
+) -> M:
+    try:
+        config = infer(tensors)
+        native = keys(config, tensors).to_native(tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.message}", error.hint) from error
+    return load_strict(lambda: build(config), native, dtype, f"network of {path.name}")
+
+
+def _original_clip(path: Path, dtype: Dtype) -> ClipTowers:
+    tensors = read_torchscript(path) if is_torchscript(path) else read_tensor_file(path)
+    # The causal mask is a number of the program, not of the network.
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("attn_mask")}
+    text, vision = infer_clip_text_config(tensors), infer_clip_vision_config(tensors)
+    found = from_original_clip(tensors)
+    return ClipTowers(
+        load_strict(lambda: ClipText(text), found.text, dtype, "text tower of CLIP"),
+        load_strict(lambda: ClipVision(vision), found.vision, dtype, "vision tower of CLIP"),
+        found.logit_scale,
+    )
+
+
+def _transformers_clip(path: Path, dtype: Dtype) -> ClipTowers:
+    json, tensors = read_json(path / "config.json"), read_weights(path, "model")
+    parts = [json.get(name) for name in ("text_config", "vision_config")]
+    if not all(isinstance(part, Mapping) for part in parts) or "logit_scale" not in tensors:
+        raise CheckpointError(f"{path} holds no CLIP with both its towers.", "Give a whole CLIPModel.")
+    shared = {"projection_dim": json["projection_dim"]} if "projection_dim" in json else {}
+    text, vision = (shared | dict(part or {}) for part in parts)
+    text_config, vision_config = clip_text_config(text), clip_vision_config(vision)
+
+    def of(*prefixes: str) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
+
+    return ClipTowers(
+        load_strict(
+            lambda: ClipText(text_config),
+            CLIP_TEXT.to_native(of("text_")),
+            dtype,
+            "text tower of CLIP",
+        ),
+        load_strict(
+            lambda: ClipVision(vision_config),
+            CLIP_VISION.to_native(of("vision_", "visual_")),
+            dtype,
+            "vision tower of CLIP",
+        ),
+        tensors["logit_scale"],
+    )

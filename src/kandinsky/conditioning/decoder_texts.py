@@ -1,0 +1,79 @@
+"""Texts as a decoder itself reads them, beside or instead of an image embedding."""
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from kandinsky.conditioning.tokenizer import Tokenizer
+from kandinsky.core.events import Encoding, Event, Warned
+from kandinsky.networks.t5 import T5Encoder
+from kandinsky.networks.unet2 import UNet2Condition
+from kandinsky.networks.xlmr import MultilingualClip
+
+TOKENS = 77
+"""The length to which texts are cut or padded; the decoders read the padding too."""
+
+
+@dataclass(frozen=True, eq=False)
+class MultilingualReader:
+    """The encoder of a text's hidden states and embedding."""
+
+    tokenizer: Tokenizer
+    network: MultilingualClip
+
+    @torch.no_grad()
+    def read(self, text: str) -> tuple[Tensor, Tensor, str]:
+        """Hidden states (1, 77, W), embedding (1, P), and the end of the text that did not fit."""
+        tokens = self.tokenizer.encode([text], TOKENS)
+        device = self.network.projection.weight.device
+        hidden, embedding = self.network(tokens.ids.to(device), tokens.mask.to(device))
+        return hidden, embedding, tokens.dropped[0]
+
+
+@dataclass(frozen=True, eq=False)
+class SecondReader:
+    """The encoder of a text's second hidden states."""
+
+    tokenizer: Tokenizer
+    network: T5Encoder
+
+    @torch.no_grad()
+    def read(self, text: str) -> tuple[Tensor, str]:
+        """Hidden states (1, 77, W'), and the end of the text that did not fit."""
+        tokens = self.tokenizer.encode([text], TOKENS)
+        device = self.network.tokens.weight.device
+        return self.network(tokens.ids.to(device), tokens.mask.to(device)), tokens.dropped[0]
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderTexts:
+    """The text encoders of a decoder: one, or two that read the same text."""
+
+    first: MultilingualReader
+    second: SecondReader | None = None
+
+    def encode(self, texts: Iterable[str]) -> Generator[Event, None, dict[str, UNet2Condition]]:
+        """Conditions of one row for each of the texts, which are read one by one and once each.
+
+        Alone, so that a text's numbers do not depend on its neighbours.
+        """
+        found: dict[str, UNet2Condition] = {}
+        yield Encoding("text")
+        for text in dict.fromkeys(texts):
+            hidden, embedding, dropped = self.first.read(text)
+            found[text] = UNet2Condition(text_hidden=hidden, text_embedding=embedding)
+            if self.second is not None:
+                second, more = self.second.read(text)
+                found[text] = replace(found[text], second_text_hidden=second)
+                dropped = max(dropped, more, key=len)
+            if dropped:
+                yield Warned(f"The prompt is too long for the decoder: it does not read {dropped!r}.")
+        return found
+
+
+def stacked(found: dict[str, UNet2Condition], texts: Sequence[str]) -> UNet2Condition:
+    """One row for each of `texts`."""
+    return reduce(UNet2Condition.joined, (found[text] for text in texts))

@@ -1,0 +1,145 @@
+"""What the generations' wiring shares: where a model goes, the prior of published folders, own defaults."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kandinsky.checkpoints.diffusers_folder import Folder
+from kandinsky.checkpoints.files import read_json
+from kandinsky.checkpoints.keymap import KeyMap
+from kandinsky.checkpoints.maps.clip import CLIP_TEXT, CLIP_VISION, clip_text_config, clip_vision_config
+from kandinsky.checkpoints.maps.prior import PRIOR, prior_config
+from kandinsky.checkpoints.maps.scheduler import schedule_from_json
+from kandinsky.checkpoints.weights import load_strict
+from kandinsky.conditioning.clip_image import ClipPreprocess
+from kandinsky.conditioning.prior_stage import PriorStage
+from kandinsky.conditioning.tokenizer import load_tokenizer
+from kandinsky.core.errors import CheckpointError, RequestError
+from kandinsky.core.requests import Request
+from kandinsky.networks.clip import ClipText, ClipTextConfig, ClipVision, ClipVisionConfig
+from kandinsky.networks.prior import Prior, PriorConfig
+from kandinsky.networks.unet2 import UNet2Config
+
+M = TypeVar("M", bound=nn.Module)
+COMBINED_PREFIX = "prior_"
+"""What the names of a prior's components begin with in a folder that holds a decoder too."""
+OWN_SETTINGS = "kandinsky.json"
+"""A file of our own beside the model index: defaults of checkpoints that this library trained."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model is loaded to, in which dtype it computes, and which variant of the files is read.
+
+    `behaviour` names one of several published ways to run the same weights, None the generation's usual one.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    variant: str | None = None
+    behaviour: str | None = None
+
+
+def load_prior(folder: Folder, place: Placement, prefix: str = "") -> PriorStage:
+    """Loads the prior's parts from a prior folder, or with `prefix` from a combined one.
+
+    Raises CheckpointError for missing or unfit parts.
+    """
+
+    def config(name: str, expect: str) -> dict[str, Any]:
+        return folder.config(prefix + name, expect)
+
+    def state(name: str, keys: KeyMap) -> dict[str, Tensor]:
+        return keys.to_native(folder.weights(prefix + name, place.variant))
+
+    def network(build: Callable[[], M], name: str, keys: KeyMap) -> M:
+        what = name.replace("_", " ")
+        return load_strict(build, state(name, keys), place.dtype, what).to(place.device)
+
+    prior = prior_config(config("prior", "PriorTransformer"))
+    text = clip_text_config(config("text_encoder", "CLIPTextModelWithProjection"))
+    vision = clip_vision_config(config("image_encoder", "CLIPVisionModelWithProjection"))
+    preprocess = ClipPreprocess.from_json(folder.config(prefix + "image_processor"))
+    check_prior(prior, text, vision, preprocess)
+    return PriorStage(
+        tokenizer=load_tokenizer(folder.component(prefix + "tokenizer")),
+        text=network(lambda: ClipText(text), "text_encoder", CLIP_TEXT),
+        vision=network(lambda: ClipVision(vision), "image_encoder", CLIP_VISION),
+        preprocess=preprocess,
+        network=network(lambda: Prior(prior), "prior", PRIOR),
+        schedule=schedule_from_json(folder.config(prefix + "scheduler")),
+    )
+
+
+def check_prior(
+    prior: PriorConfig, text: ClipTextConfig, vision: ClipVisionConfig, preprocess: ClipPreprocess
+) -> None:
+    """Raises CheckpointError when the parts of a prior are of different models.
+
+    They are read from files of their own, so that a foreign one could lie among them.
+    """
+    pairs = {
+        "the text encoder's hidden states": (text.width, prior.text_width),
+        "the text encoder's embedding": (text.projection, prior.embedding_dim),
+        "the image encoder's embedding": (vision.projection, prior.embedding_dim),
+        "the image processor's picture": (preprocess.size, vision.image_size),
+    }
+    for what, (found, wanted) in pairs.items():
+        if found != wanted:
+            raise CheckpointError(
+                f"In this prior {what} has size {found}, the other parts want {wanted}.",
+                "A part is of another model; download the prior again.",
+            )
+    if text.positions < prior.tokens:
+        raise CheckpointError(
+            f"The text encoder reads {text.positions} tokens, the prior wants {prior.tokens}.",
+            "A part is of another model; download the prior again.",
+        )
+
+
+def check_fit(stage: PriorStage, image_dim: int) -> None:
+    """Raises CheckpointError when a prior makes embeddings of another size than the decoder takes."""
+    made = stage.network.config.embedding_dim
+    if made != image_dim:
+        raise CheckpointError(
+            f"The prior makes embeddings of {made} numbers, the decoder takes {image_dim}.",
+            "Give the prior that belongs to this decoder.",
+        )
+
+
+def check_channels(where: object, config: UNet2Config, latents: int, known: tuple[int, ...]) -> None:
+    """Raises CheckpointError when a U-Net's channels do not fit a codec of `latents` channels.
+
+    `known` are the numbers of input channels that make sense with it.
+    """
+    if config.in_channels not in known:
+        raise CheckpointError(
+            f"The U-Net of {where} takes {config.in_channels} channels, its codec makes {latents}.",
+            f"Known for such a codec: {', '.join(map(str, known))}.",
+        )
+    if config.out_channels not in (latents, 2 * latents):
+        raise CheckpointError(
+            f"The U-Net of {where} gives {config.out_channels} channels, its codec makes {latents}.",
+            f"Known for such a codec: {latents}, or {2 * latents} with variances.",
+        )
+
+
+def own_defaults(folder: Folder) -> dict[str, Any]:
+    """The request fields that our own file gives; CheckpointError for those that no request could have."""
+    path = folder.root / OWN_SETTINGS
+    if not path.is_file():
+        return {}
+    defaults = read_json(path).get("defaults", {})
+    try:
+        # strength is only understood beside an image; any will do.
+        pixel = np.zeros((1, 1, 3), np.uint8) if "strength" in defaults else None
+        Request("", image=pixel, **defaults)
+    except (RequestError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} has defaults that cannot be: {error}", "Correct or remove it."
+        ) from error
+    return dict(defaults)
