@@ -1,9 +1,9 @@
 """A folder of original files: networks without configurations, whose sizes are read off their tensors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from kandinsky.checkpoints.maps.original_prior import (
     with_statistics,
 )
 from kandinsky.checkpoints.maps.original_unet2 import infer_unet2_config, original_unet2_map
-from kandinsky.checkpoints.maps.t5 import infer_t5_config, t5_map, without_decoder
+from kandinsky.checkpoints.maps.t5 import TABLES, infer_t5_config, t5_map, without_decoder
 from kandinsky.checkpoints.torchscript import is_torchscript, read_torchscript
 from kandinsky.checkpoints.weights import load_strict, read_pickle, read_tensor_file, read_weights
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
@@ -85,6 +85,58 @@ class OriginalFolder:
         return path
 
 
+@dataclass(frozen=True)
+class Form(Generic[M]):
+    """A kind of network in an original file: how its sizes are read off the tensors, and its names."""
+
+    infer: Callable[[Mapping[str, Tensor]], Any]
+    build: Callable[[Any], M]
+    keys: Callable[[Any, Iterable[str]], KeyMap]
+    names: tuple[str, ...] = ()
+
+    def load(self, path: Path, tensors: Mapping[str, Tensor], dtype: Dtype) -> M:
+        """The network of a file's tensors; CheckpointError, naming `path`, when they make none."""
+        try:
+            config = self.infer(tensors)
+            native = self.keys(config, tensors).to_native(tensors)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error.message}", error.hint) from error
+        return load_strict(lambda: self.build(config), native, dtype, f"network of {path.name}")
+
+    def tensors(self, module: nn.Module) -> dict[str, Tensor]:
+        """The tensors of a network's file.
+
+        Raises CheckpointError for a network whose sizes such a file could not tell.
+        """
+        config: Any = module.config
+        tensors = self.keys(config, self.names).to_foreign(module.state_dict())
+        check_told(config, self.infer(tensors))
+        return tensors
+
+
+UNET = Form(infer_unet2_config, UNet2, lambda config, _: original_unet2_map(config))
+MOVQ = Form(infer_movq_config, MoVQ, lambda config, _: original_movq_map(config))
+KL = Form(infer_kl_config, AutoencoderKL, lambda config, _: original_kl_map(config))
+SECOND_TEXT = Form(
+    lambda tensors: infer_t5_config(tensors, "gelu_tanh"), T5Encoder, lambda _, names: t5_map(names), TABLES
+)
+PRIOR = Form(infer_prior_config, Prior, lambda config, _: original_prior_map(config))
+
+
+def multilingual(heads: int | None) -> Form[MultilingualClip]:
+    """The form of the multilingual text encoder, the number of whose heads lies beside the tensors."""
+    return Form(lambda tensors: infer_mclip_config(tensors, heads), MultilingualClip, lambda *_: MCLIP)
+
+
+def check_told(config: object, told: object) -> None:
+    """Raises CheckpointError when a file's tensors tell of another network than the one they are from."""
+    if config != told:
+        raise CheckpointError(
+            f"Original files have no place for {config}: their tensors would be read as {told}.",
+            "Only networks of the published kind can be written to them.",
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class ClipTowers:
     """CLIP: both towers, and the logarithm of their temperature."""
@@ -131,24 +183,19 @@ def read_unet(folder: OriginalFolder, variant: str | None = None, dtype: Dtype =
     layout = folder.layout
     plain = variant is None and (folder.root / layout.unet).is_file()
     path = folder.file(layout.unet if plain else layout.inpainting)
-    return _read(
-        path, read_tensor_file(path), infer_unet2_config, UNet2, lambda c, _: original_unet2_map(c), dtype
-    )
+    return UNET.load(path, read_tensor_file(path), dtype)
 
 
 def read_movq(folder: OriginalFolder, dtype: Dtype = None) -> MoVQ:
     """The autoencoder with a codebook."""
     path = folder.file(folder.layout.codec)
-    return _read(
-        path, read_tensor_file(path), infer_movq_config, MoVQ, lambda c, _: original_movq_map(c), dtype
-    )
+    return MOVQ.load(path, read_tensor_file(path), dtype)
 
 
 def read_kl(folder: OriginalFolder, dtype: Dtype = None) -> AutoencoderKL:
     """The autoencoder with a posterior."""
     path = folder.file(folder.layout.codec)
-    tensors = drop_training(read_tensor_file(path))
-    return _read(path, tensors, infer_kl_config, AutoencoderKL, lambda c, _: original_kl_map(c), dtype)
+    return KL.load(path, drop_training(read_tensor_file(path)), dtype)
 
 
 def read_multilingual(folder: OriginalFolder, dtype: Dtype = None) -> MultilingualClip:
@@ -156,36 +203,21 @@ def read_multilingual(folder: OriginalFolder, dtype: Dtype = None) -> Multilingu
     path = folder.folder(folder.layout.text_encoder)
     json = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     heads = json.get("num_attention_heads")
-    return _read(
-        path,
-        read_weights(path, "pytorch_model"),
-        lambda tensors: infer_mclip_config(tensors, heads if isinstance(heads, int) and heads > 0 else None),
-        MultilingualClip,
-        lambda *_: MCLIP,
-        dtype,
-    )
+    form = multilingual(heads if isinstance(heads, int) and heads > 0 else None)
+    return form.load(path, read_weights(path, "pytorch_model"), dtype)
 
 
 def read_second_text(folder: OriginalFolder, dtype: Dtype = None) -> T5Encoder:
     """The second text encoder."""
     path = folder.folder(folder.layout.second_text_encoder)
-    tensors = without_decoder(read_weights(path, "pytorch_model"))
-    return _read(
-        path,
-        tensors,
-        lambda found: infer_t5_config(found, "gelu_tanh"),
-        T5Encoder,
-        lambda _, names: t5_map(names),
-        dtype,
-    )
+    return SECOND_TEXT.load(path, without_decoder(read_weights(path, "pytorch_model")), dtype)
 
 
 def read_prior(folder: OriginalFolder, dtype: Dtype = None) -> Prior:
     """The prior, with the statistics of image embeddings that lie in a file of their own."""
     path = folder.file(folder.layout.prior)
     statistics = read_pickle(folder.file(folder.layout.statistics))
-    tensors = with_statistics(read_tensor_file(path), statistics)
-    return _read(path, tensors, infer_prior_config, Prior, lambda c, _: original_prior_map(c), dtype)
+    return PRIOR.load(path, with_statistics(read_tensor_file(path), statistics), dtype)
 
 
 def read_clip(folder: OriginalFolder, dtype: Dtype = None) -> ClipTowers:
@@ -223,22 +255,6 @@ def clip_vocabulary(folder: OriginalFolder) -> Path:
 def read_clip_tokenizer(folder: OriginalFolder) -> Tokenizer:
     """CLIP's tokenizer, padding as the original code did."""
     return replace(load_tokenizer(clip_vocabulary(folder), "CLIPTokenizer"), pad_id=CLIP_PAD_ID)
-
-
-def _read(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    infer: Callable[[Mapping[str, Tensor]], Any],
-    build: Callable[[Any], M],
-    keys: Callable[[Any, Mapping[str, Tensor]], KeyMap],
-    dtype: Dtype,
-) -> M:
-    try:
-        config = infer(tensors)
-        native = keys(config, tensors).to_native(tensors)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error.message}", error.hint) from error
-    return load_strict(lambda: build(config), native, dtype, f"network of {path.name}")
 
 
 def _original_clip(path: Path, dtype: Dtype) -> ClipTowers:

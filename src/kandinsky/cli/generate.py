@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kandinsky.engine.pipeline import Pipeline
 
 PREVIEWS_PER_PICTURE = 10
-LOAD_SETTINGS = ("prior", "dtype", "variant", "revision")
+LOAD_SETTINGS = ("prior", "dtype", "variant", "revision", "behaviour")
 REQUEST_FLAGS = (
     "negative_prompt",
     "prior_negative_prompt",
@@ -69,6 +69,7 @@ class Flags:
     dtype: str | None
     variant: str | None
     revision: str | None
+    behaviour: str | None
     output: Path | None
     repeat: Path | None
     preview: bool

@@ -112,6 +112,10 @@ def generate(
     revision: Annotated[
         str | None, typer.Option(help="A branch, tag or commit of the hub.", rich_help_panel=MODEL)
     ] = None,
+    behaviour: Annotated[
+        str | None,
+        typer.Option(help="Which published way to run it, such as head-2023.", rich_help_panel=MODEL),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -185,6 +189,24 @@ def train(
         command.export(path, changes)
     else:
         command.train(path, changes, resume=resume, quiet=quiet)
+
+
+@app.command()
+@interruptible
+def convert(
+    source: Annotated[str, typer.Argument(help="A folder or hub id in either layout.")],
+    dest: Annotated[Path, typer.Argument(help="The new folder.")],
+    to: Annotated[str, typer.Option(help="The layout to write: diffusers or original.")],
+    prior: Annotated[str | None, typer.Option(help="Its prior, to be written into the same folder.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Which weight files, such as fp16 or inpainting.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+) -> None:
+    """Write a model in the other layout, without a change to its numbers."""
+    from kandinsky.cli import convert as command
+
+    command.convert(source, dest, to, prior=prior, variant=variant, quiet=quiet)
 
 
 @app.command()

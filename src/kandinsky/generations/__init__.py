@@ -17,12 +17,12 @@ Source = Folder | OriginalFolder
 _DECODERS = (*k21.DECODERS, *k22.DECODERS)
 _COMBINED = (*k21.COMBINED, *k22.COMBINED)
 _PRIORS = (*k21.PRIORS, *k22.PRIORS)
-_WITHOUT_PRIOR = (k20.ORIGINAL, k20.FOLDER)
+_WITHOUT_PRIOR = (k20.ORIGINAL, *k20.FOLDERS)
 _WITH_PRIOR = {
     **dict.fromkeys((*k21.DECODERS, *k21.COMBINED), k21.load_model),
     **dict.fromkeys((*k22.DECODERS, *k22.COMBINED), k22.load_model),
 }
-_KNOWN = (*_DECODERS, *_COMBINED, k20.FOLDER)
+_KNOWN = (*_DECODERS, *_COMBINED, *k20.FOLDERS)
 
 write_checkpoint = k22.write_combined
 """Writes networks that were trained here as a whole checkpoint of the generation they are of."""

@@ -13,7 +13,7 @@ import torch
 from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.formats import KL, MULTILINGUAL, SECOND_TEXT, UNET
 from kandinsky.checkpoints.maps.options import real
-from kandinsky.checkpoints.maps.original_files import KL_SCALE, TWO_TEXTS, TWO_TEXTS_CLASS
+from kandinsky.checkpoints.maps.original_files import KL_SCALE, TWO_TEXTS
 from kandinsky.checkpoints.original import (
     OriginalFolder,
     read_kl,
@@ -37,7 +37,7 @@ from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet2 import UNet2
 from kandinsky.networks.xlmr import MultilingualClip
 
-ORIGINAL, FOLDER = TWO_TEXTS.kind, TWO_TEXTS_CLASS
+ORIGINAL, FOLDERS = TWO_TEXTS.kind, TWO_TEXTS.decoders
 BETAS = (0.0001, 0.02)
 ETA = 0.05
 DEFAULTS: Mapping[str, Any] = {

@@ -44,13 +44,7 @@ from kandinsky.networks.unet2 import UNet2, UNet2Config
 from kandinsky.networks.xlmr import MultilingualClip
 
 ORIGINAL = TEXT_IMAGE.kind
-DECODERS = ("KandinskyPipeline", "KandinskyImg2ImgPipeline", "KandinskyInpaintPipeline")
-PRIORS = ("KandinskyPriorPipeline",)
-COMBINED = (
-    "KandinskyCombinedPipeline",
-    "KandinskyImg2ImgCombinedPipeline",
-    "KandinskyInpaintCombinedPipeline",
-)
+DECODERS, PRIORS, COMBINED = TEXT_IMAGE.decoders, TEXT_IMAGE.priors, TEXT_IMAGE.combined
 DEFAULTS: Mapping[str, Any] = {
     "steps": 100,
     "guidance_scale": 4.0,

@@ -12,7 +12,8 @@ class Layout:
 
     `unet` and `inpainting` are the two U-Nets, of which a folder holds one or both. A part that the release
     does not have is None. The towers of CLIP are one file of another release, or a folder in the layout of
-    transformers; its vocabulary lies in one of `vocabularies`.
+    transformers; its vocabulary lies in one of `vocabularies`. `decoders`, `priors` and `combined` are the
+    classes of the same release's folders in diffusers layout: for text, for inpainting, others.
     """
 
     kind: str
@@ -26,6 +27,9 @@ class Layout:
     clip: str | None = None
     clip_folder: str | None = None
     vocabularies: tuple[str, ...] = ()
+    decoders: tuple[str, ...] = ()
+    priors: tuple[str, ...] = ()
+    combined: tuple[str, ...] = ()
 
 
 TWO_TEXTS = Layout(
@@ -35,6 +39,8 @@ TWO_TEXTS = Layout(
     codec="vae.ckpt",
     text_encoder="text_encoder1",
     second_text_encoder="text_encoder2",
+    # Our own name: nobody else ever published such a folder.
+    decoders=("KandinskyTwoTextsPipeline",),
 )
 TEXT_IMAGE = Layout(
     "text and image",
@@ -47,6 +53,13 @@ TEXT_IMAGE = Layout(
     clip="ViT-L-14.pt",
     clip_folder="clip",
     vocabularies=("tokenizer", "clip"),
+    decoders=("KandinskyPipeline", "KandinskyInpaintPipeline", "KandinskyImg2ImgPipeline"),
+    priors=("KandinskyPriorPipeline",),
+    combined=(
+        "KandinskyCombinedPipeline",
+        "KandinskyInpaintCombinedPipeline",
+        "KandinskyImg2ImgCombinedPipeline",
+    ),
 )
 LAYOUTS = (TWO_TEXTS, TEXT_IMAGE)
 
@@ -66,6 +79,3 @@ TEXT_IMAGE_SCHEDULES: dict[str, dict[str, Any]] = {
     },
 }
 """The two schedulers published with the 2.1 decoder in diffusers layout."""
-
-TWO_TEXTS_CLASS = "KandinskyTwoTextsPipeline"
-"""What our own folders of 2.0 call the whole: nobody else ever published such a folder."""

@@ -1,0 +1,30 @@
+"""`kandinsky convert`: a checkpoint in one layout becomes a folder in the other."""
+
+from pathlib import Path
+
+from kandinsky.checkpoints.convert import convert as convert_folder
+from kandinsky.checkpoints.hub import resolve
+from kandinsky.checkpoints.original import INPAINTING, open_checkpoint
+from kandinsky.cli.console import err, say
+from kandinsky.cli.progress import Bars
+
+
+def convert(
+    source: str, target: Path, to: str, *, prior: str | None, variant: str | None, quiet: bool
+) -> None:
+    """Writes the folder and prints the paths of its files; `source` and `prior` may be hub ids.
+
+    Raises KandinskyError; a stopped run leaves nothing.
+    """
+    of_hub = None if variant == INPAINTING else variant
+    with Bars(err(), quiet=quiet) as bars:
+        bars.start("reading")
+        opened = open_checkpoint(resolve(source, variant=of_hub, on_progress=bars.download))
+        beside = None
+        if prior is not None:
+            beside = open_checkpoint(resolve(prior, variant=of_hub, on_progress=bars.download))
+        bars.start("writing")
+        files = convert_folder(opened, target, to, prior=beside, variant=variant)
+    if not quiet:
+        for path in files:
+            say(str(path))
