@@ -1,14 +1,14 @@
 """Following a trajectory: the progress bar, the caller's callbacks, and what these change."""
 
-import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kandinsky.compat.terminal import progress_bar
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.diffusion.loop import Step
 
@@ -66,11 +66,8 @@ def follow(
     Latents that a callback returned go back into the loop, other tensors to `on_change`. `bar` are
     settings of the progress bar, which is shown on terminals only.
     """
-    shown = sys.stderr.isatty() and not (bar or {}).get("disable", False)
-    with closing(trajectory) as steps, _bar(shown) as progress:
-        task = (
-            progress.add_task(str((bar or {}).get("desc") or "Denoising"), total=None) if progress else None
-        )
+    settings = bar or {}
+    with closing(trajectory) as steps, progress_bar(not settings.get("disable", False)) as show:
         x: Tensor | None = None
         changed: Tensor | None = None
         while True:
@@ -83,16 +80,6 @@ def follow(
             x = step.x if changed is None else changed.to(step.x)
             if returned and on_change is not None:
                 on_change(returned)
-            if progress is not None and task is not None:
-                progress.update(task, total=step.total, completed=step.index + 1)
+            show(step.index + 1, step.total, str(settings.get("desc") or ""))
     assert x is not None  # the loop refuses to run without steps
     return x
-
-
-def _bar(shown: bool) -> Any:
-    if not shown:
-        return nullcontext()
-    from rich.console import Console
-    from rich.progress import Progress
-
-    return Progress(console=Console(stderr=True), transient=True)

@@ -1,0 +1,150 @@
+"""Names that code for the original release uses: change its import line to this package and it runs here.
+
+Signatures, defaults and conventions are the original code's: step strings, sampler names, in 2.0 and 2.1 a
+strength of which more keeps more, masks in which 1 is kept.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import kandinsky
+from kandinsky.checkpoints.files import INDEX
+from kandinsky.checkpoints.original import INPAINTING, open_original
+from kandinsky.compat.diffusers.prior import KandinskyV22PriorPipeline
+from kandinsky.compat.kandinsky2.files import original_folder
+from kandinsky.compat.kandinsky2.first import Kandinsky2
+from kandinsky.compat.kandinsky2.second import Kandinsky2_1
+from kandinsky.compat.kandinsky2.third import TASKS, Kandinsky2_2
+from kandinsky.core.errors import CheckpointError, RequestError, nearest
+from kandinsky.engine.devices import choose_device, choose_dtype
+from kandinsky.engine.pipeline import Pipeline
+from kandinsky.generations.k20 import BEHAVIOURS
+
+__all__ = [
+    "Kandinsky2",
+    "Kandinsky2_1",
+    "Kandinsky2_2",
+    "get_kandinsky2",
+    "get_kandinsky2_0",
+    "get_kandinsky2_1",
+]
+
+CACHE = "/tmp/kandinsky2"
+HUB_PRIOR = "kandinsky-community/kandinsky-2-2-prior"
+HUB_DECODERS = {
+    "text2img": "kandinsky-community/kandinsky-2-2-decoder",
+    "img2img": "kandinsky-community/kandinsky-2-2-decoder",
+    "inpainting": "kandinsky-community/kandinsky-2-2-decoder-inpaint",
+}
+
+
+def get_kandinsky2(
+    device: Any,
+    task_type: str = "text2img",
+    cache_dir: str | Path = CACHE,
+    use_auth_token: str | None = None,
+    model_version: str = "2.1",
+    use_flash_attention: bool = False,
+    *,
+    model_path: str | Path | None = None,
+    prior_path: str | Path | None = None,
+) -> Any:
+    """Loads Kandinsky 2.0, 2.1 or 2.2 for a task: "text2img", "img2img" or "inpainting".
+
+    2.0 and 2.1 are read from the original files in `cache_dir`/2_0 or 2_1, where missing ones are fetched
+    to; 2.2 comes from the Hub. `model_path` is a folder or Hub id in any layout to load instead,
+    `prior_path` that of its prior where it does not say. `use_flash_attention` is accepted: attention is
+    fused already. Raises RequestError for another version or task, CheckpointError for what is missing.
+    """
+    makers = {"2.0": get_kandinsky2_0, "2.1": get_kandinsky2_1, "2.2": _get_kandinsky2_2}
+    version = str(model_version)
+    if version not in makers:
+        raise RequestError(f"There is no model_version {model_version!r}.", nearest(version, makers))
+    if version == "2.2":
+        return _get_kandinsky2_2(device, task_type, model_path, prior_path)
+    if version == "2.0":
+        return get_kandinsky2_0(device, task_type, cache_dir, use_auth_token, model_path=model_path)
+    return get_kandinsky2_1(
+        device,
+        task_type,
+        cache_dir,
+        use_auth_token,
+        use_flash_attention,
+        model_path=model_path,
+        prior_path=prior_path,
+    )
+
+
+def get_kandinsky2_0(
+    device: Any,
+    task_type: str = "text2img",
+    cache_dir: str | Path = CACHE,
+    use_auth_token: str | None = None,
+    *,
+    model_path: str | Path | None = None,
+    behaviour: str | None = None,
+) -> Kandinsky2:
+    """Loads Kandinsky 2.0; see `get_kandinsky2`.
+
+    `behaviour` is "release-2022", the state of the original code that the published examples were made
+    with, or "head-2023", its last. Computes in float32, as the original code does in the end.
+    """
+    inpainting = _is_inpainting(task_type)
+    folder = model_path or original_folder("2.0", inpainting, cache_dir, use_auth_token)
+    pipe = kandinsky.load(folder, device=device, dtype="float32", variant=_variant(folder, inpainting))
+    made = Kandinsky2(_checked(pipe, "Kandinsky 2.0"), task_type)
+    if behaviour is not None and behaviour not in BEHAVIOURS:
+        raise RequestError(f"There is no behaviour {behaviour!r}.", nearest(behaviour, BEHAVIOURS))
+    made.behaviour = behaviour or made.behaviour
+    return made
+
+
+def get_kandinsky2_1(
+    device: Any,
+    task_type: str = "text2img",
+    cache_dir: str | Path = CACHE,
+    use_auth_token: str | None = None,
+    use_flash_attention: bool = False,
+    *,
+    model_path: str | Path | None = None,
+    prior_path: str | Path | None = None,
+) -> Kandinsky2_1:
+    """Loads Kandinsky 2.1; see `get_kandinsky2`. Computes in float16 on a GPU, in float32 elsewhere."""
+    inpainting = _is_inpainting(task_type)
+    folder = model_path or original_folder("2.1", inpainting, cache_dir, use_auth_token)
+    variant = _variant(folder, inpainting)
+    pipe = kandinsky.load(folder, prior=prior_path, device=device, variant=variant)
+    return Kandinsky2_1(_checked(pipe, "Kandinsky 2.1"), task_type)
+
+
+def _get_kandinsky2_2(
+    device: Any, task_type: str, model_path: str | Path | None, prior_path: str | Path | None
+) -> Kandinsky2_2:
+    _is_inpainting(task_type)
+    place = choose_device(device)
+    dtype = choose_dtype(None, place)
+    prior = KandinskyV22PriorPipeline.from_pretrained(prior_path or HUB_PRIOR, torch_dtype=dtype)
+    decoder = TASKS[task_type].from_pretrained(model_path or HUB_DECODERS[task_type], torch_dtype=dtype)
+    return Kandinsky2_2(prior.to(place), decoder.to(place), task_type)
+
+
+def _is_inpainting(task_type: str) -> bool:
+    if task_type not in TASKS:
+        raise RequestError(f"There is no task_type {task_type!r}.", nearest(str(task_type), TASKS))
+    return task_type == "inpainting"
+
+
+def _variant(folder: str | Path, inpainting: bool) -> str | None:
+    """What asks for the inpainting U-Net where original files of both lie in one folder."""
+    local = Path(folder).expanduser()
+    if not inpainting or not local.is_dir() or (local / INDEX).is_file():
+        return None
+    return None if open_original(local) is None else INPAINTING
+
+
+def _checked(pipe: Pipeline, name: str) -> Pipeline:
+    if pipe.model.name != name:
+        raise CheckpointError(
+            f"{pipe.model_id} holds {pipe.model.name}, not {name}.", "Ask for that model_version."
+        )
+    return pipe

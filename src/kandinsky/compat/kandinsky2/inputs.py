@@ -1,0 +1,61 @@
+"""Input pictures and masks in the original code's conventions."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image, fromarray
+from torch import Tensor
+
+from kandinsky.core.errors import RequestError, nearest
+from kandinsky.core.images import open_picture, to_array
+
+SAMPLERS = {"p_sampler": "ddpm", "ddim_sampler": "ddim", "plms_sampler": "plms"}
+SMALLEST_CHANGE = 1e-6
+SIDE = 64
+"""What the sides of a picture made from noise are rounded up to, whatever the network could do with."""
+
+
+def sampler_name(name: str) -> str:
+    """Our name of a sampler; raises RequestError for a name that the original code does not know."""
+    if name not in SAMPLERS:
+        raise RequestError(f"There is no sampler {name!r}.", nearest(name, SAMPLERS))
+    return SAMPLERS[name]
+
+
+def change_of(strength: float) -> float:
+    """Our strength of theirs, in which 1 keeps all of a picture and 0 nothing.
+
+    Raises RequestError outside 0 to 1. Where theirs is 1 a single step is left.
+    """
+    if isinstance(strength, bool) or not 0 <= strength <= 1:
+        raise RequestError(f"strength {strength} is outside 0 to 1.", "Here 1 keeps all of the picture.")
+    return max(1 - strength, SMALLEST_CHANGE)
+
+
+def sized(picture: Any, width: int, height: int) -> Image:
+    """A picture at width x height."""
+    return fromarray(to_array(open_picture(picture), width, height))
+
+
+def repainted(mask: Any, width: int, height: int) -> NDArray[np.bool_]:
+    """Where a mask asks for repainting, (height, width): everywhere but where it is 1 (or 255, in bytes up
+    to 255).
+
+    Takes an array (H, W), a tensor or a PIL picture of any size; resized to the nearest value. Raises
+    RequestError for anything else.
+    """
+    if isinstance(mask, Image):
+        mask = np.asarray(mask.convert("L"))
+    elif isinstance(mask, Tensor):
+        mask = mask.detach().cpu().numpy()
+    if not isinstance(mask, np.ndarray) or np.squeeze(mask).ndim != 2:
+        raise RequestError(
+            f"A {type(mask).__name__} is not a mask.", "Give an array (H, W) in which 1 is kept."
+        )
+    values = np.squeeze(mask).astype(np.float64)
+    full = 255.0 if values.max() > 1 else 1.0
+    rows = np.arange(height) * values.shape[0] // height
+    columns = np.arange(width) * values.shape[1] // width
+    keep: NDArray[np.bool_] = np.equal(values, full)[rows][:, columns]
+    return ~keep
