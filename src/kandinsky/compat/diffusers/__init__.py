@@ -30,6 +30,7 @@ from kandinsky.compat.diffusers.decoders import (
 from kandinsky.compat.diffusers.parts import (
     CLIPTextModelWithProjection,
     CLIPVisionModelWithProjection,
+    MultilingualCLIP,
     PriorTransformer,
     UNet2DConditionModel,
     VQModel,
@@ -51,7 +52,21 @@ from kandinsky.compat.diffusers.schedulers import (
     UnCLIPScheduler,
     UniPCMultistepScheduler,
 )
-from kandinsky.compat.diffusers.tokenizers import CLIPImageProcessor, CLIPTokenizer
+from kandinsky.compat.diffusers.text_combined import (
+    KandinskyCombinedPipeline,
+    KandinskyImg2ImgCombinedPipeline,
+    KandinskyInpaintCombinedPipeline,
+)
+from kandinsky.compat.diffusers.text_decoders import (
+    KandinskyImg2ImgPipeline,
+    KandinskyInpaintPipeline,
+    KandinskyPipeline,
+)
+from kandinsky.compat.diffusers.tokenizers import (
+    CLIPImageProcessor,
+    CLIPTokenizer,
+    XLMRobertaTokenizerFast,
+)
 from kandinsky.compat.diffusers.tools import load_image, make_image_grid
 from kandinsky.compat.diffusers.values import ImagePipelineOutput, KandinskyPriorPipelineOutput
 
@@ -75,6 +90,12 @@ __all__ = [
     "EulerDiscreteScheduler",
     "HeunDiscreteScheduler",
     "ImagePipelineOutput",
+    "KandinskyCombinedPipeline",
+    "KandinskyImg2ImgCombinedPipeline",
+    "KandinskyImg2ImgPipeline",
+    "KandinskyInpaintCombinedPipeline",
+    "KandinskyInpaintPipeline",
+    "KandinskyPipeline",
     "KandinskyPriorPipeline",
     "KandinskyPriorPipelineOutput",
     "KandinskyV22CombinedPipeline",
@@ -87,12 +108,14 @@ __all__ = [
     "KandinskyV22Pipeline",
     "KandinskyV22PriorEmb2EmbPipeline",
     "KandinskyV22PriorPipeline",
+    "MultilingualCLIP",
     "PNDMScheduler",
     "PriorTransformer",
     "UNet2DConditionModel",
     "UnCLIPScheduler",
     "UniPCMultistepScheduler",
     "VQModel",
+    "XLMRobertaTokenizerFast",
     "load_image",
     "make_image_grid",
 ]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
-from kandinsky.compat.diffusers import combined, decoders
+from kandinsky.compat.diffusers import combined, decoders, text_combined, text_decoders
 from kandinsky.compat.diffusers.files import model_folder
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
 from kandinsky.core.errors import RequestError
@@ -58,9 +58,11 @@ class AutoPipelineForText2Image(AutoPipeline):
     """Text-to-image."""
 
     COMBINED: ClassVar[dict[str, type[DiffusionPipeline]]] = {
+        "2.1": text_combined.KandinskyCombinedPipeline,
         "2.2": combined.KandinskyV22CombinedPipeline,
     }
     DECODERS: ClassVar[dict[str, type[DiffusionPipeline]]] = {
+        "2.1": text_decoders.KandinskyPipeline,
         "2.2": decoders.KandinskyV22Pipeline,
     }
 
@@ -69,9 +71,11 @@ class AutoPipelineForImage2Image(AutoPipeline):
     """Image-to-image."""
 
     COMBINED: ClassVar[dict[str, type[DiffusionPipeline]]] = {
+        "2.1": text_combined.KandinskyImg2ImgCombinedPipeline,
         "2.2": combined.KandinskyV22Img2ImgCombinedPipeline,
     }
     DECODERS: ClassVar[dict[str, type[DiffusionPipeline]]] = {
+        "2.1": text_decoders.KandinskyImg2ImgPipeline,
         "2.2": decoders.KandinskyV22Img2ImgPipeline,
     }
 
@@ -80,9 +84,11 @@ class AutoPipelineForInpainting(AutoPipeline):
     """Inpainting."""
 
     COMBINED: ClassVar[dict[str, type[DiffusionPipeline]]] = {
+        "2.1": text_combined.KandinskyInpaintCombinedPipeline,
         "2.2": combined.KandinskyV22InpaintCombinedPipeline,
     }
     DECODERS: ClassVar[dict[str, type[DiffusionPipeline]]] = {
+        "2.1": text_decoders.KandinskyInpaintPipeline,
         "2.2": decoders.KandinskyV22InpaintPipeline,
     }
 

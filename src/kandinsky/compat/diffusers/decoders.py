@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +30,15 @@ from kandinsky.tasks.check import check
 from kandinsky.tasks.generate import denoise
 
 LATENTS = ["latents"]
+
+
+@dataclass(frozen=True)
+class Told:
+    """Texts that a decoder reads itself: prompts, and what it reads unconditionally, one for all or for
+    each."""
+
+    prompts: list[str]
+    negatives: list[str]
 
 
 class DecoderPipeline(DiffusionPipeline):
@@ -74,47 +84,58 @@ class DecoderPipeline(DiffusionPipeline):
         image: Pictures | None = None,
         mask: list[Picture] | None = None,
         hint: Pictures | None = None,
+        told: Told | None = None,
     ) -> Any:
-        """One request; `fields` are height, width, num_inference_steps, guidance_scale and perhaps
-        strength."""
+        """Pictures of one request, `copies` of each prompt, all in one batch.
+
+        `fields` are height, width, steps, guidance_scale and perhaps strength; embeddings, texts and
+        pictures are one for all prompts or one for each.
+        """
         kind = check_output_type(output_type)
         given = embeddings(image_embeds, "image_embeds")
-        prompts = max(len(given), len(image.pictures) if image else 1, len(hint.pictures) if hint else 1)
+        pictured = [len(found.pictures) for found in (image, hint) if found is not None]
+        prompts = max(len(given), len(told.prompts) if told else 1, *pictured, 1)
         embeds = _each(given, prompts, copies)
-        guided = is_guided(fields["guidance_scale"])
-        negative = None
-        if guided and negative_image_embeds is not None:
-            negative = _each(embeddings(negative_image_embeds, "negative_image_embeds"), prompts, copies)
-        elif guided:
-            raise RequestError(
-                f"guidance_scale {fields['guidance_scale']:g} needs negative_image_embeds.",
-                "Give what the prior pipeline returns, or a guidance_scale of 1.",
-            )
-        width, height = fields["width"], fields["height"]
+        negative = self._negative(negative_image_embeds, fields["guidance_scale"], prompts, copies)
         model, network = self._model()
+
+        def rows(found: list[Picture] | None, name: str) -> list[Picture] | None:
+            return None if found is None else repeated(paired(found, prompts, name), copies)
+
         request = Request(
             prompt=[
                 Embedding(row, None if negative is None else negative[i]) for i, row in enumerate(embeds)
             ],
-            seed=0,
-            steps=fields["num_inference_steps"],
-            **{k: v for k, v in fields.items() if k != "num_inference_steps"},
-            image=None if image is None else repeated(paired(image.pictures, prompts, "image"), copies),
-            mask=None if mask is None else repeated(paired(mask, prompts, "mask_image"), copies),
-            hint=None if hint is None else repeated(paired(hint.pictures, prompts, "hint"), copies),
-        ).filled({"width": width, "height": height})
+            image=rows(None if image is None else image.pictures, "image"),
+            mask=rows(mask, "mask_image"),
+            hint=rows(None if hint is None else hint.pictures, "hint"),
+            seed=0,  # nothing is drawn from it
+            **fields,
+        ).filled({"width": fields["width"], "height": fields["height"]})
         check(model, request)
+        rng = rng_of(generator, len(embeds), model.dtype, model.device, latents)
+        batch = Batch(request.rows(), rng, _stacked(image, prompts, copies), _stacked(hint, prompts, copies))
+        conditions = self._conditions(model, embeds, negative, told, copies)
         with self._ready("unet", "movq"):
-            given_latents = None if latents is None else latents.detach()
-            rng = rng_of(generator, len(embeds), model.dtype, model.device, given_latents)
-            pixels = _stacked(image, prompts, copies)
-            batch = Batch(request.rows(), rng, pixels, _stacked(hint, prompts, copies))
-            conditions = self._conditions(model, embeds, negative)
             steps = denoise(model, request, batch, conditions)
             x = follow(steps, callbacks, network.tensors, network.change, self._progress)
-            return output(pictures(model, x, width, height, kind), return_dict)
+            return output(pictures(model, x, fields["width"], fields["height"], kind), return_dict)
 
-    def _conditions(self, model: Model, embeds: Tensor, negative: Tensor | None) -> Conditions:
+    def _negative(self, given: Any, guidance_scale: float, prompts: int, copies: int) -> Tensor | None:
+        """What to steer away from, a row a picture; None when nothing is guided."""
+        if not is_guided(guidance_scale):
+            return None
+        if given is None:
+            raise RequestError(
+                f"guidance_scale {guidance_scale:g} needs negative_image_embeds.",
+                "Give what the prior pipeline returns, or a guidance_scale of 1.",
+            )
+        return _each(embeddings(given, "negative_image_embeds"), prompts, copies)
+
+    def _conditions(
+        self, model: Model, embeds: Tensor, negative: Tensor | None, told: Told | None, copies: int
+    ) -> Conditions:
+        """What the network is told, a row a picture."""
         cond = UNet2Condition(embeds.to(model.device, model.dtype))
         if negative is None:
             return Conditions(cond, None)
@@ -175,7 +196,7 @@ class KandinskyV22Pipeline(DecoderPipeline):
         **kwargs: Any,
     ) -> Any:
         """Pictures of the embeddings (B, D), num_images_per_prompt each, of exactly width x height."""
-        fields = _fields(height, width, num_inference_steps, guidance_scale)
+        fields = fields_of(height, width, num_inference_steps, guidance_scale)
         callbacks = self._callbacks(callback_on_step_end, callback_on_step_end_tensor_inputs, kwargs)
         return self._run(
             image_embeds,
@@ -215,7 +236,7 @@ class KandinskyV22Img2ImgPipeline(DecoderPipeline):
 
         `image` is one for all embeddings or one for each.
         """
-        fields = _fields(height, width, num_inference_steps, guidance_scale, strength)
+        fields = fields_of(height, width, num_inference_steps, guidance_scale, strength)
         callbacks = self._callbacks(callback_on_step_end, callback_on_step_end_tensor_inputs, kwargs)
         return self._run(
             image_embeds,
@@ -263,7 +284,7 @@ class KandinskyV22InpaintPipeline(DecoderPipeline):
 
         A tensor as the image is in -1..1.
         """
-        fields = _fields(height, width, num_inference_steps, guidance_scale)
+        fields = fields_of(height, width, num_inference_steps, guidance_scale)
         callbacks = self._callbacks(callback_on_step_end, callback_on_step_end_tensor_inputs, kwargs)
         known, mask = self._region(image, mask_image, fields)
         return self._run(
@@ -303,7 +324,7 @@ class KandinskyV22ControlnetPipeline(DecoderPipeline):
     ) -> Any:
         """Pictures under `hint`, a tensor (B, 3, H, W) in 0..1 or a picture, one for all embeddings or one
         for each."""
-        fields = _fields(height, width, num_inference_steps, guidance_scale)
+        fields = fields_of(height, width, num_inference_steps, guidance_scale)
         return self._run(
             image_embeds,
             negative_image_embeds,
@@ -340,7 +361,7 @@ class KandinskyV22ControlnetImg2ImgPipeline(DecoderPipeline):
         return_dict: bool = True,
     ) -> Any:
         """As `KandinskyV22Img2ImgPipeline`, under `hint`."""
-        fields = _fields(height, width, num_inference_steps, guidance_scale, strength)
+        fields = fields_of(height, width, num_inference_steps, guidance_scale, strength)
         return self._run(
             image_embeds,
             negative_image_embeds,
@@ -355,10 +376,10 @@ class KandinskyV22ControlnetImg2ImgPipeline(DecoderPipeline):
         )
 
 
-def _fields(
+def fields_of(
     height: int, width: int, num_inference_steps: int, guidance_scale: float, strength: float | None = None
 ) -> dict[str, Any]:
     """The settings that all decoders have, as `_run` takes them."""
-    fields: dict[str, Any] = {"height": height, "width": width, "num_inference_steps": num_inference_steps}
+    fields: dict[str, Any] = {"height": height, "width": width, "steps": num_inference_steps}
     fields["guidance_scale"] = guidance_scale
     return fields if strength is None else {**fields, "strength": strength}

@@ -1,28 +1,16 @@
 """Networks under the class names of existing code; each holds one of ours as `native`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from kandinsky.checkpoints import formats
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component
-from kandinsky.checkpoints.keymap import KeyMap
-from kandinsky.checkpoints.maps.clip import (
-    CLIP_TEXT,
-    CLIP_VISION,
-    clip_text_config,
-    clip_text_json,
-    clip_vision_config,
-    clip_vision_json,
-)
-from kandinsky.checkpoints.maps.movq import MOVQ, movq_config, movq_json
-from kandinsky.checkpoints.maps.prior import PRIOR, prior_config, prior_json
-from kandinsky.checkpoints.maps.unet2 import UNET2, unet2_config, unet2_json
-from kandinsky.checkpoints.weights import load_strict
+from kandinsky.checkpoints.formats import Format
 from kandinsky.compat.diffusers.attention import AttnAddedKVProcessor2_0, check_processors
 from kandinsky.compat.diffusers.files import component_folder
 from kandinsky.compat.diffusers.values import (
@@ -35,23 +23,9 @@ from kandinsky.compat.diffusers.values import (
     VQEncoderOutput,
 )
 from kandinsky.core.errors import CheckpointError
-from kandinsky.networks.clip import ClipText, ClipVision
 from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.prior import Prior, PriorCondition
 from kandinsky.networks.unet2 import Attention, Fixed, UNet2, UNet2Condition
-
-
-@dataclass(frozen=True)
-class Format:
-    """How a network lies in a folder: its class there, its configuration both ways, its keys, its file's
-    stem."""
-
-    name: str
-    read: Callable[[Mapping[str, Any]], Any]
-    build: Callable[[Any], nn.Module]
-    keys: Callable[[Any], KeyMap]
-    write: Callable[[Any], dict[str, Any]]
-    stem: str = "diffusion_pytorch_model"
 
 
 class Part(nn.Module):
@@ -85,18 +59,16 @@ class Part(nn.Module):
         cls, folder: Folder, name: str, dtype: torch.dtype | None = None, variant: str | None = None
     ) -> Self:
         """Loads a component of an opened folder, in float32 unless told otherwise."""
-        form = cls.FORMAT
-        json = folder.config(name, form.name)
-        config = form.read(json)
-        state = form.keys(config).to_native(folder.weights(name, variant))
-        return cls(load_strict(lambda: form.build(config), state, dtype or torch.float32, name), json)
+        config = cls.FORMAT.config(folder, name)
+        native = cls.FORMAT.load(folder, name, config, dtype or torch.float32, variant)
+        return cls(native, folder.config(name))
 
     def save_pretrained(
         self, path: str | Path, variant: str | None = None, safe_serialization: bool = True
     ) -> None:
         """Writes the component as safetensors into a folder; raises OutputError when it cannot be written."""
         form, native = self.FORMAT, cast(Any, self.native)
-        tensors = form.keys(native.config).to_foreign(native.state_dict())
+        tensors = form.keys(native.config, None).to_foreign(native.state_dict())
         json = {**form.write(native.config), **self.config.stated}
         save_component(Path(path).parent, Path(path).name, json, tensors, form.stem, variant=variant)
 
@@ -114,9 +86,7 @@ class Part(nn.Module):
 class UNet2DConditionModel(Part):
     """The decoder's U-Net."""
 
-    FORMAT: ClassVar[Format] = Format(
-        "UNet2DConditionModel", unet2_config, UNet2, lambda config: UNET2[config.condition], unet2_json
-    )
+    FORMAT: ClassVar[Format] = formats.UNET
 
     def __init__(self, native: nn.Module, config: Mapping[str, Any]) -> None:
         super().__init__(native, config)
@@ -181,7 +151,7 @@ class UNet2DConditionModel(Part):
 class VQModel(Part):
     """The autoencoder."""
 
-    FORMAT: ClassVar[Format] = Format("VQModel", movq_config, MoVQ, lambda _: MOVQ, movq_json)
+    FORMAT: ClassVar[Format] = formats.MOVQ
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
         """Pictures (B, 3, H, W) in -1..1 to unquantised latents."""
@@ -199,7 +169,7 @@ class VQModel(Part):
 class PriorTransformer(Part):
     """The diffusion prior's network."""
 
-    FORMAT: ClassVar[Format] = Format("PriorTransformer", prior_config, Prior, lambda _: PRIOR, prior_json)
+    FORMAT: ClassVar[Format] = formats.PRIOR
 
     def forward(
         self,
@@ -226,14 +196,7 @@ class PriorTransformer(Part):
 class CLIPTextModelWithProjection(Part):
     """CLIP's text tower."""
 
-    FORMAT: ClassVar[Format] = Format(
-        "CLIPTextModelWithProjection",
-        clip_text_config,
-        ClipText,
-        lambda _: CLIP_TEXT,
-        clip_text_json,
-        "model",
-    )
+    FORMAT: ClassVar[Format] = formats.CLIP_TEXT
 
     def forward(self, input_ids: Tensor, **ignored: Any) -> CLIPTextModelOutput:
         """Token ids (B, L) to the texts' embeddings and hidden states."""
@@ -244,18 +207,22 @@ class CLIPTextModelWithProjection(Part):
 class CLIPVisionModelWithProjection(Part):
     """CLIP's vision tower."""
 
-    FORMAT: ClassVar[Format] = Format(
-        "CLIPVisionModelWithProjection",
-        clip_vision_config,
-        ClipVision,
-        lambda _: CLIP_VISION,
-        clip_vision_json,
-        "model",
-    )
+    FORMAT: ClassVar[Format] = formats.CLIP_VISION
 
     def forward(self, pixel_values: Tensor, **ignored: Any) -> CLIPVisionModelOutput:
         """Normalised pixels (B, 3, S, S) to image embeddings."""
         return CLIPVisionModelOutput(self.native(pixel_values))
+
+
+class MultilingualCLIP(Part):
+    """The multilingual text encoder."""
+
+    FORMAT: ClassVar[Format] = formats.MULTILINGUAL
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids and mask (B, L) to the texts' embeddings (B, D) and hidden states (B, L, W)."""
+        hidden, embedding = self.native(input_ids, attention_mask.bool())
+        return embedding, hidden
 
 
 PARTS: dict[str, type[Part]] = {
@@ -263,6 +230,7 @@ PARTS: dict[str, type[Part]] = {
     for kind in (
         CLIPTextModelWithProjection,
         CLIPVisionModelWithProjection,
+        MultilingualCLIP,
         PriorTransformer,
         UNet2DConditionModel,
         VQModel,

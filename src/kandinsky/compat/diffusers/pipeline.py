@@ -92,9 +92,12 @@ class DiffusionPipeline:
                 saved.save_pretrained(root / name, variant=variant)
             else:
                 saved.save_pretrained(root / name)
-            ours = isinstance(saved, Part) and not saved.FORMAT.name.startswith("CLIP")
-            library = "diffusers" if ours or isinstance(saved, SchedulerMixin) else "transformers"
-            index[name] = (library, type(saved).__name__)
+            if isinstance(saved, Part):
+                index[name] = (saved.FORMAT.library, type(saved).__name__)
+            else:
+                library = "diffusers" if isinstance(saved, SchedulerMixin) else "transformers"
+                kind = saved.kind if isinstance(saved, CLIPTokenizer) else type(saved).__name__
+                index[name] = (library, kind)
         write_model_index(root, type(self).__name__, index)
 
     @property

@@ -1,6 +1,6 @@
 """Every pipeline class by its name."""
 
-from kandinsky.compat.diffusers import combined, decoders, prior
+from kandinsky.compat.diffusers import combined, decoders, prior, text_combined, text_decoders
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
 
 PIPELINES: dict[str, type[DiffusionPipeline]] = {
@@ -17,5 +17,11 @@ PIPELINES: dict[str, type[DiffusionPipeline]] = {
         decoders.KandinskyV22Img2ImgPipeline,
         decoders.KandinskyV22InpaintPipeline,
         decoders.KandinskyV22Pipeline,
+        text_combined.KandinskyCombinedPipeline,
+        text_combined.KandinskyImg2ImgCombinedPipeline,
+        text_combined.KandinskyInpaintCombinedPipeline,
+        text_decoders.KandinskyImg2ImgPipeline,
+        text_decoders.KandinskyInpaintPipeline,
+        text_decoders.KandinskyPipeline,
     )
 }

@@ -35,17 +35,19 @@ class BatchFeature(Output):
 
 
 class CLIPTokenizer:
-    """A tokenizer read from `folder`; every kind that the published folders hold."""
+    """A tokenizer read from `folder`, of every `kind` that the published folders hold."""
 
-    def __init__(self, native: Tokenizer, folder: Path) -> None:
+    def __init__(self, native: Tokenizer, folder: Path, kind: str = "CLIPTokenizer") -> None:
         self.native = native
         self.folder = folder
+        self.kind = kind
 
     @classmethod
     def from_folder(cls, folder: Folder, name: str) -> Self:
         """The tokenizer of a component of an opened folder; raises TokenizerError when files are missing."""
         path = folder.component(name)
-        return cls(load_tokenizer(path, folder.components.get(name)), path)
+        kind = folder.components.get(name)
+        return cls(load_tokenizer(path, kind), path, kind or cls.__name__)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, subfolder: str | None = None, **ignored: Any) -> Self:
@@ -71,6 +73,10 @@ class CLIPTokenizer:
         for file in sorted(self.folder.iterdir()):
             if file.is_file():
                 write_atomically(Path(path) / file.name, file.read_bytes())
+
+
+class XLMRobertaTokenizerFast(CLIPTokenizer):
+    """The multilingual text encoder's tokenizer."""
 
 
 class CLIPImageProcessor:
