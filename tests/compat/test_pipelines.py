@@ -8,11 +8,13 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from huggingface_hub import constants
 from torch import nn
 
 from kandinsky.compat import diffusers as compat
 from kandinsky.compat.diffusers import offload
 from kandinsky.core.errors import CheckpointError, RequestError
+from tests.checkpoints.hub_server import running
 from tests.compat.comparing import (
     PRIOR_STEPS,
     SMALL,
@@ -406,7 +408,7 @@ def test_moving(tiny: Checkpoints) -> None:
 
 
 def test_offloading_brings_modules_and_takes_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The meta device stands for an accelerator: what it holds is seen, not computed."""
+    """A second name of the processor stands for an accelerator: what goes there is seen."""
     moved: list[tuple[str, str]] = []
     net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
     names = {id(module): name for name, module in net.named_modules()}
@@ -416,17 +418,58 @@ def test_offloading_brings_modules_and_takes_them_back(monkeypatch: pytest.Monke
         return module
 
     monkeypatch.setattr(nn.Module, "to", to)
-    meta = torch.device("meta")
-    with offload.whole({"prior_net": net}, meta).seen_with("prior_").loaded(["net"]):
-        assert moved == [("", "meta")]
-    assert moved == [("", "meta"), ("", "cpu")]
+    there = torch.device("cpu", 0)
+    with offload.whole({"prior_net": net}, there).seen_with("prior_").loaded(["net"]):
+        assert moved == [("", "cpu:0")]
+    assert moved == [("", "cpu:0"), ("", "cpu")]
     moved.clear()
-    layers = offload.layered({"net": net}, meta)
+    layers = offload.layered({"net": net}, there)
     net(torch.ones(1, 2))
-    assert moved == [("0", "meta"), ("0", "cpu"), ("1.0", "meta"), ("1.0", "cpu")]
+    assert moved == [("0", "cpu:0"), ("0", "cpu"), ("1.0", "cpu:0"), ("1.0", "cpu")]
     layers.remove()
     net(torch.ones(1, 2))
     assert len(moved) == 4
+
+
+def test_offloaded_pipelines_give_the_same_pictures(combined: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a second name of the processor as the accelerator, all but the moving itself happens."""
+    plain = combined("a fox", generator=seeded(), **WHOLE).images
+    monkeypatch.setattr("kandinsky.compat.diffusers.pipeline.choose_device", lambda _: torch.device("cpu"))
+    for make in (offload.whole, offload.layered):
+        mine = compat.KandinskyV22CombinedPipeline.from_pipe(combined)
+        mine._offload = make(mine._modules, torch.device("cpu", 0))
+        assert close(mine("a fox", generator=seeded(), **WHOLE).images, plain, 1e-5)
+        mine.remove_all_hooks()
+        assert mine._offload is None
+
+
+def test_hub_ids_fetch_what_is_needed(
+    tiny: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/dev/null")
+
+    def files(place: Path) -> dict[str, bytes]:
+        return {p.relative_to(place).as_posix(): p.read_bytes() for p in place.rglob("*") if p.is_file()}
+
+    with running() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        readme = {"README.md": b"---\nprior:\n- painters/tiny-prior\n---\n"}
+        hub.publish("painters/tiny", {**files(folder(tiny, "text2img")), **readme})
+        hub.publish("painters/tiny-prior", files(folder(tiny, "prior")))
+        unet = compat.UNet2DConditionModel.from_pretrained("painters/tiny", subfolder="unet")
+        assert not any(name.startswith("movq/") for name in hub.fetched())
+        before = len(hub.fetched())
+        scheduler = compat.DDIMScheduler.from_pretrained("painters/tiny", subfolder="scheduler")
+        pipe = compat.AutoPipelineForText2Image.from_pretrained(
+            "painters/tiny", unet=unet, scheduler=scheduler
+        )
+        assert not any(name.startswith("unet/") for name in hub.fetched()[before:])
+    assert pipe.unet is unet
+    assert len(pipe("a fox", **WHOLE).images) == 1
 
 
 def test_pictures_and_grids(tmp_path: Path) -> None:

@@ -19,16 +19,18 @@ TOKENS = 77
 
 @dataclass(frozen=True, eq=False)
 class MultilingualReader:
-    """The encoder of a text's hidden states and embedding."""
+    """The encoder of a text's hidden states and embedding; it reads on `device`, None for where its
+    weights are."""
 
     tokenizer: Tokenizer
     network: MultilingualClip
+    device: torch.device | None = None
 
     @torch.no_grad()
     def read(self, text: str) -> tuple[Tensor, Tensor, str]:
         """Hidden states (1, 77, W), embedding (1, P), and the end of the text that did not fit."""
         tokens = self.tokenizer.encode([text], TOKENS)
-        device = self.network.projection.weight.device
+        device = self.device or self.network.projection.weight.device
         hidden, embedding = self.network(tokens.ids.to(device), tokens.mask.to(device))
         return hidden, embedding, tokens.dropped[0]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(eq=False)
@@ -62,13 +62,20 @@ def layered(modules: Mapping[str, nn.Module], device: torch.device) -> Offload:
                 for parameter in layer.parameters(recurse=False):
                     parameter.data = parameter.data.to(device)
                 continue
-            made.hooks.append(layer.register_forward_pre_hook(_mover(device)))
-            made.hooks.append(layer.register_forward_hook(_mover(torch.device("cpu")), always_call=True))
+            made.hooks.append(layer.register_forward_pre_hook(_fetcher(device)))
+            made.hooks.append(layer.register_forward_hook(_put_back, always_call=True))
     return made
 
 
-def _mover(device: torch.device) -> Callable[..., None]:
-    def move(layer: nn.Module, *_: Any) -> None:
-        layer.to(device)
+def _fetcher(device: torch.device) -> Callable[..., Any]:
+    """Moves a layer and what it is called with."""
 
-    return move
+    def fetch(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        layer.to(device)
+        return tuple(one.to(device) if isinstance(one, Tensor) else one for one in arguments)
+
+    return fetch
+
+
+def _put_back(layer: nn.Module, *_: Any) -> None:
+    layer.to("cpu")

@@ -55,14 +55,17 @@ class DiffusionPipeline:
         or Hub id of the prior for the combined ones; without it the decoder's README says which. Raises
         CheckpointError for what is missing.
         """
-        folder = model_folder(pretrained_model_name_or_path, revision=revision, variant=variant)
-        kind = cls if cls.COMPONENTS else _class_of(folder)
+        told = {"revision": revision, "variant": variant}
+        index = model_folder(pretrained_model_name_or_path, **told, components=())
+        kind = cls if cls.COMPONENTS else _class_of(index)
         given = {name: value for name, value in components.items() if name in kind.COMPONENTS}
         _refuse_unknown(set(components) - set(given), kind)
         dtype = torch.float32 if torch_dtype is None else choose_dtype(torch_dtype, torch.device("cpu"))
-        wanted = [name for name in kind.COMPONENTS if name not in given]
-        places = {name: (folder, _own_name(folder, kind, name)) for name in wanted}
-        missing = [name for name, (_, own) in places.items() if not (folder.root / own).is_dir()]
+        own = {name: _own_name(index, kind, name) for name in kind.COMPONENTS if name not in given}
+        here = {name: place for name, place in own.items() if place in index.components}
+        folder = model_folder(pretrained_model_name_or_path, **told, components=here.values())
+        places = {name: (folder, place) for name, place in here.items()}
+        missing = [name for name in own if name not in here]
         if missing:
             source = _prior_folder(folder, prior, missing, variant)
             places |= {name: (source, _prior_name(source, name)) for name in missing}
@@ -236,14 +239,14 @@ def _class_of(folder: Folder) -> type[DiffusionPipeline]:
 
 def _own_name(folder: Folder, kind: type[DiffusionPipeline], name: str) -> str:
     """The folder of a component: in a model of both halves the prior's are told apart by a prefix."""
-    whole = (folder.root / f"{PRIOR_PREFIX}prior").is_dir()
+    whole = f"{PRIOR_PREFIX}prior" in folder.components
     return PRIOR_PREFIX + name if whole and "prior" in kind.COMPONENTS else name
 
 
 def _prior_name(source: Folder, name: str) -> str:
     """The folder of a prior's component where the prior lies apart, alone or in a model of both halves."""
     alone = name.removeprefix(PRIOR_PREFIX)
-    return name if (source.root / f"{PRIOR_PREFIX}prior").is_dir() else alone
+    return name if f"{PRIOR_PREFIX}prior" in source.components else alone
 
 
 _IGNORED = (

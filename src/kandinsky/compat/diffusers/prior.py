@@ -214,7 +214,7 @@ class PriorPipeline(DiffusionPipeline):
         """Draws what a trajectory would draw whose result nobody needs, so that what follows is drawn as by
         the peer."""
         stage = self._stage
-        rng = rng_of(ask.generator, ask.count, stage.dtype, stage.device)
+        rng = rng_of(ask.generator, ask.count, stage.dtype, self.device)
         x, times = begin(stage, rng, ask.count, stage.schedule.times(ask.steps))
         for _ in [t for t in times if t > 0]:
             rng.normal(tuple(x.shape))

@@ -54,7 +54,8 @@ class TextDecoderPipeline(DecoderPipeline):
         prompts = len(embeds) // copies
         cond = repeated(paired(told.prompts, prompts, "prompt"), copies)
         uncond = repeated(paired(told.negatives, prompts, "negative_prompt"), copies)
-        reader = MultilingualReader(self.tokenizer.native, native_of(self.text_encoder, MultilingualClip))
+        encoder = native_of(self.text_encoder, MultilingualClip)
+        reader = MultilingualReader(self.tokenizer.native, encoder, self.device)
         with self._ready("text_encoder"):
             run = DecoderTexts(reader).encode([*cond, *(uncond if negative is not None else [])])
             found = _told_of_warnings(run)
