@@ -1,7 +1,10 @@
 """What tests of several folders share: the tiny checkpoints, made once a run."""
 
+from pathlib import Path
+
 import pytest
 
+from tests.reference.folders import write_first, write_second
 from tests.tiny import Checkpoints
 from tests.tiny_text_image import TextImageCheckpoints
 
@@ -14,3 +17,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 @pytest.fixture(scope="session")
 def text_image(tmp_path_factory: pytest.TempPathFactory) -> TextImageCheckpoints:
     return TextImageCheckpoints(tmp_path_factory.mktemp("text-image"))
+
+
+@pytest.fixture(scope="session")
+def first_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of original files, with two text encoders."""
+    return write_first(tmp_path_factory.mktemp("original") / "first")
+
+
+@pytest.fixture(scope="session")
+def second_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of original files, with a prior."""
+    return write_second(tmp_path_factory.mktemp("original") / "second")

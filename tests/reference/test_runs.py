@@ -23,7 +23,7 @@ from kandinsky.generations.model import Model
 from kandinsky.tasks.check import check
 from kandinsky.tasks.generate import denoise
 from tests.parity.peers import relative
-from tests.reference.folders import NEGATIVE, PRIOR_NEGATIVE, PROMPT, write_first, write_second
+from tests.reference.folders import NEGATIVE, PRIOR_NEGATIVE, PROMPT
 from tests.reference.recorded import HEAD, RELEASE, SECOND, facts, limit, tensors
 from tests.requests import returned
 
@@ -50,15 +50,9 @@ class Recorded(ReplayRng):
 
 
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("original")
-    first = write_first(root / "first")
-    return {RELEASE: first, HEAD: first, SECOND: write_second(root / "second")}
-
-
-@pytest.fixture(scope="session")
-def pipelines(folders: dict[str, Path]) -> dict[tuple[str, bool], Pipeline]:
+def pipelines(first_release: Path, second_release: Path) -> dict[tuple[str, bool], Pipeline]:
     """By case and whether it is the inpainting U-Net."""
+    folders = {RELEASE: first_release, HEAD: first_release, SECOND: second_release}
     behaviours = {RELEASE: None, HEAD: "head-2023", SECOND: None}
     return {
         (case, inpainting): kandinsky.load(
