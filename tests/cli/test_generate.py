@@ -113,6 +113,16 @@ def test_repeating_with_changes(generate: Command, loader: Loader) -> None:
     assert read_metadata("b.png").request["steps"] == 2
 
 
+def test_another_sampler_does_not_inherit_the_noise_of_the_first(generate: Command, loader: Loader) -> None:
+    flags = ["--sampler", "ddim", "--eta", 0.5, "--model", "m", "--behaviour", "b", "-o", "a.png"]
+    assert generate("a cat", "--seed", 3, *flags) == 0
+    assert generate("--from", "a.png", "-o", "b.png", "--sampler", "ddpm") == 0
+    assert loader.pipeline.asked[1].eta is None
+    assert loader.calls[0] == loader.calls[1] == ("m", {"behaviour": "b"})
+    assert generate("--from", "a.png", "-o", "c.png", "--sampler", "ddim", "--eta", 0.25) == 0
+    assert loader.pipeline.asked[2].eta == 0.25
+
+
 def test_input_pictures_are_found_again_or_named(
     generate: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:

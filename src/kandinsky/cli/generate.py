@@ -132,6 +132,9 @@ def plan(flags: Flags) -> Job:
         stored = read_metadata(flags.repeat)
         if not flags.quiet:
             _note_differences(stored)
+        if "sampler" in changes:
+            # The stored share of noise was the stored sampler's; others may have none.
+            changes.setdefault("eta", None)
         request = Request.from_json(stored.request, flags.repeat.parent, **changes)
         if model is None:
             model = stored.model or None
