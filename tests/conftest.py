@@ -1,5 +1,6 @@
 """What tests of several folders share: the tiny checkpoints, made once a run."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,10 @@ import pytest
 from tests.reference.folders import write_first, write_second
 from tests.tiny import Checkpoints
 from tests.tiny_text_image import TextImageCheckpoints
+
+# Started in the background by a shell, Python inherits an ignored Ctrl-C and passes it on to every child;
+# the tests of interruption need it as on a terminal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
