@@ -18,7 +18,7 @@ from kandinsky.cli.outputs import slug
 from kandinsky.core.errors import RequestError
 from kandinsky.core.metadata import read_metadata
 from kandinsky.core.requests import mix
-from tests.cli.fakes import FakePipeline, Loader
+from tests.cli.fakes import DEFAULTS, FakePipeline, Loader
 
 Command = Callable[..., int]
 
@@ -117,7 +117,7 @@ def test_another_sampler_does_not_inherit_the_noise_of_the_first(generate: Comma
     flags = ["--sampler", "ddim", "--eta", 0.5, "--model", "m", "--behaviour", "b", "-o", "a.png"]
     assert generate("a cat", "--seed", 3, *flags) == 0
     assert generate("--from", "a.png", "-o", "b.png", "--sampler", "ddpm") == 0
-    assert loader.pipeline.asked[1].eta is None
+    assert loader.pipeline.asked[1].eta == DEFAULTS["eta"]
     assert loader.calls[0] == loader.calls[1] == ("m", {"behaviour": "b"})
     assert generate("--from", "a.png", "-o", "c.png", "--sampler", "ddim", "--eta", 0.25) == 0
     assert loader.pipeline.asked[2].eta == 0.25
@@ -216,7 +216,7 @@ def test_ctrl_c_between_events_closes_the_stream(
 SLOW_PROGRAM = """
 import sys, time, kandinsky
 from kandinsky.cli.main import run
-from tests.cli.fakes import FakePipeline, Loader
+from tests.cli.fakes import DEFAULTS, FakePipeline, Loader
 
 def slowly(step):
     print("step", step, flush=True)
