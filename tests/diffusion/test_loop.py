@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Generator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ def test_the_result_does_not_depend_on_the_working_dtype_of_x(name: str) -> None
     torch.testing.assert_close(double.float(), full, rtol=1e-5, atol=1e-5)
 
 
-DRAWS = {"ddpm": 3, "euler_ancestral": 2}
+DRAWS = {"ddpm": 3, "euler_ancestral": 2, "renoise": 2}
 
 
 @ALL
@@ -106,6 +107,41 @@ def test_draws_are_made_only_where_they_act(name: str) -> None:
     rng = ReplayRng([torch.randn(1, 2, 3) for _ in range(9)])
     [*sample(make_sampler(name, LINEAR), Gaussian(LINEAR).denoise, torch.randn(1, 2, 3), [900, 500, 1], rng)]
     assert rng.used == DRAWS.get(name, 0)
+
+
+@pytest.mark.parametrize(("name", "options"), [("ddpm", {}), ("ddim", {"eta": 1.0})])
+def test_the_last_step_may_be_without_noise(name: str, options: dict[str, Any]) -> None:
+    """Then its mean is the result, also where the process does not end on a clean picture."""
+    process = LINEAR.ending_at_the_first()
+    draws = [torch.randn(1, 2, 3) for _ in range(3)]
+    denoise, times, x = Gaussian(process).denoise, [900, 500, 100], torch.randn(1, 2, 3)
+
+    def last(variance: str, given: list[Tensor]) -> tuple[Tensor, int]:
+        rng = ReplayRng(given)
+        sampler = make_sampler(name, process, variance=variance, **options)
+        return [*sample(sampler, denoise, x, times, rng)][-1].x, rng.used
+
+    without, used = last("fixed_small_but_last", draws[:2])
+    mean, all_used = last("fixed_small", [*draws[:2], torch.zeros(1, 2, 3)])
+    assert (used, all_used) == (2, 3)
+    torch.testing.assert_close(without, mean)
+    assert not torch.allclose(without, last("fixed_small", draws)[0], atol=1e-3)
+
+
+def test_renoising_ends_on_the_last_prediction() -> None:
+    draws = [torch.randn(1, 2, 3) for _ in range(2)]
+    steps = [
+        *sample(
+            make_sampler("renoise", LINEAR),
+            Gaussian(LINEAR).denoise,
+            torch.randn(1, 2, 3),
+            [979, 479, 229],
+            ReplayRng(draws),
+        )
+    ]
+    for step, draw in zip(steps[:-1], draws, strict=True):
+        torch.testing.assert_close(step.x, LINEAR.add_noise(step.prediction.x0, draw, step.t_next))
+    assert steps[-1].x is steps[-1].prediction.x0
 
 
 def test_eta_changes_the_picture_and_is_refused_where_it_cannot() -> None:

@@ -113,3 +113,34 @@ def test_a_bound_may_be_that_of_the_first_picture() -> None:
     torch.testing.assert_close(each[1], torch.ones(4, 3, 3))
     alone = Constraint("percentile", max=100.0, of_first=True).apply(Prediction(x0[1:], x0[1:]), x0[1:], 0.5)
     torch.testing.assert_close(alone.x0, each[1:])
+
+
+def short(steps: int) -> Process:
+    return Process.squared_cosine(steps, torch.float64)
+
+
+@pytest.mark.parametrize(("steps", "first"), [(1, 0), (30, 957), (50, 980), (75, 962), (1000, 999)])
+def test_a_process_may_be_made_for_the_steps(steps: int, first: int) -> None:
+    schedule = Schedule(short(1000), process_of=short)
+    taken = schedule.taken(steps)
+    times = taken.times(steps)
+    assert (times, times[0], times[-1]) == (schedule.times(steps), first, 0)
+    found = [taken.process.alpha_bar_at(t) for t in reversed(times)]
+    assert found == short(steps).alpha_bar.tolist()
+    betas = [taken.process.beta_between(*pair) for pair in pairwise([*times, -1])]
+    torch.testing.assert_close(torch.tensor(betas[::-1], dtype=torch.float64), short(steps).betas)
+    assert (taken.process.alpha_bar.diff() < 0).all()
+    assert taken.taken(steps) is taken
+
+
+def test_only_such_a_process_depends_on_the_steps() -> None:
+    schedule = Schedule(PROCESS)
+    assert schedule.taken(7) is schedule
+    with pytest.raises(RequestError, match="1001 steps"):
+        Schedule(short(1000), process_of=short).taken(1001)
+
+
+def test_a_checkpoint_made_for_few_times() -> None:
+    few = Schedule(PROCESS, only=(979, 729, 479, 229))
+    assert few.times(4) == [979, 729, 479, 229]
+    assert few.beginning(4, 0.5).times == [479, 229]

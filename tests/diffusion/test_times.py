@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kandinsky.core.errors import RequestError
-from kandinsky.diffusion.times import leading, linspaced, respaced, tail, trailing
+from kandinsky.diffusion.times import (
+    counted_down,
+    leading,
+    linspaced,
+    respaced,
+    tail,
+    thinned,
+    trailing,
+)
 
 T = 1000
 
@@ -117,3 +125,30 @@ def test_tail_is_an_end_of_the_times(n: int, strength: float) -> None:
     kept = tail(times, strength)
     assert kept == times[-len(kept) :]
     assert len(kept) == max(1, int(n * strength))
+
+
+@pytest.mark.parametrize(
+    ("n", "last", "count"),
+    [(1, 999, 1), (30, 13, 30), (50, 19, 50), (60, 13, 59), (333, 3, 250), (1000, 1, 999)],
+)
+def test_counting_down_leaves_time_0_out(n: int, last: int, count: int) -> None:
+    times = counted_down(n, T)
+    assert_fall_inside(times, count)
+    assert (times[0], times[-1]) == (999, last)
+
+
+def test_counting_down_takes_any_count() -> None:
+    for n in range(1, T + 1):
+        times = counted_down(n, T)
+        assert times[0] == T - 1
+        assert times[-1] > 0
+    assert counted_down(1, 1) == [0]
+    with pytest.raises(RequestError, match="1001 steps"):
+        counted_down(1001, T)
+
+
+def test_few_times_are_thinned() -> None:
+    times = [979, 729, 479, 229]
+    assert [thinned(times, n) for n in (1, 2, 3, 4)] == [[979], [979, 479], [979, 729, 479], times]
+    with pytest.raises(RequestError, match=r"5 steps cannot be taken from the 4 times.*Use 1 to 4 steps"):
+        thinned(times, 5)

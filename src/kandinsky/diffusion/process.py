@@ -54,6 +54,19 @@ class Process:
         """The same process, whose end is its first time's alpha_bar and no clean picture."""
         return Process(self.betas, self.alpha_bar, self._alpha_bar_values[0])
 
+    def spread(self, stride: int) -> "Process":
+        """The same process, whose times 0, 1, 2, ... are called 0, `stride`, 2 x `stride`, ...
+
+        What lies between them is interpolated as in `alpha_bar_at`.
+        """
+        if stride == 1:
+            return self
+        last = (self.T - 1) * stride
+        values = [self.alpha_bar_at(t / stride) for t in range(last + 1)]
+        alpha_bar = torch.tensor(values, dtype=self.alpha_bar.dtype)
+        betas = torch.cat([self.betas[:1], 1.0 - alpha_bar[1:] / alpha_bar[:-1]])
+        return Process(betas, alpha_bar, self.final_alpha_bar)
+
     @property
     def T(self) -> int:  # noqa: N802  (the name of the count in every paper)
         """The number of times in the table; times are 0 .. T - 1."""

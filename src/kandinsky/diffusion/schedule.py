@@ -1,14 +1,24 @@
 """What a checkpoint fixes of its diffusion: the process, how outputs are read and bound, and which times."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import READINGS, Reading
-from kandinsky.diffusion.times import at_most, leading, linspaced, respaced, tail, trailing
+from kandinsky.diffusion.times import (
+    at_most,
+    counted_down,
+    leading,
+    linspaced,
+    respaced,
+    tail,
+    thinned,
+    trailing,
+)
 
-Spacing = Literal["leading", "linspaced", "trailing", "respaced"]
+Spacing = Literal["leading", "linspaced", "trailing", "respaced", "counted_down"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +49,13 @@ class Schedule:
     """A checkpoint's diffusion settings, with one of its samplers.
 
     `reading` is a row of `READINGS`; `constraints` are applied to each prediction in order; `variance` is
-    what "ddpm" adds noise by; `sampler` is whose settings these are, and `eta` its share of fresh noise where
-    the checkpoint has its own. `offset` shifts leading times; with `open_end`, leading and linspaced times
-    are those of one step more, without the last: the lowest time then counts as the end; `sections` makes
-    the section string of respaced times from a count. `pins_known` says whether inpainting puts the known
+    what samplers add noise by (see `make_sampler`); `sampler` is whose settings these are, and `eta` its
+    share of fresh noise where the checkpoint has its own. `offset` shifts leading times; with `open_end`,
+    leading and linspaced times are those of one step more, without the last: the lowest time then counts as the end; `sections` makes
+    the section string of respaced times from a count. `only` are the times that the checkpoint is made for,
+    where it is made for few. `process_of(steps)` is there where the process itself has as many times as there
+    are steps; `taken` gives the settings for a count then. With `noises_noise` a picture that begins with
+    noise is noised like any other, which draws twice. `pins_known` says whether inpainting puts the known
     region back after each step.
     """
 
@@ -57,7 +70,21 @@ class Schedule:
     sections: str = "{}"
     eta: float | None = None
     image_noise: ImageNoise = ImageNoise()
+    only: tuple[int, ...] = ()
+    process_of: Callable[[int], Process] | None = None
+    noises_noise: bool = False
     pins_known: bool = True
+
+    def taken(self, steps: int) -> "Schedule":
+        """These settings for that number of steps: others only where the process has a time for each step.
+
+        Raises RequestError for more steps than the table has times.
+        """
+        if self.process_of is None:
+            return self
+        times = leading(steps, self.process.T)
+        process = self.process_of(steps).spread(self.process.T // steps)
+        return replace(self, process=process, process_of=None, only=tuple(times))
 
     @property
     def read(self) -> Reading:
@@ -70,8 +97,12 @@ class Schedule:
         Raises RequestError for more steps than the table has times.
         """
         table = self.process.T
+        if self.only:
+            return thinned(self.only, steps)
         if self.spacing == "respaced":
             return respaced(self.sections.format(steps), table)
+        if self.spacing == "counted_down":
+            return counted_down(steps, table)
         if self.spacing == "trailing":
             return trailing(steps, table)
         more = int(self.open_end and steps < table)

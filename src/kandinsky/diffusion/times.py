@@ -1,5 +1,6 @@
 """Which times a sampler visits: always falling, without the end that follows the last one."""
 
+import math
 from collections.abc import Sequence
 
 from kandinsky.core.errors import RequestError
@@ -36,6 +37,29 @@ def trailing(n: int, T: int) -> list[int]:
     """
     _check_count(n, T)
     return [round(T - i * (T / n)) - 1 for i in range(n)]
+
+
+def counted_down(n: int, T: int) -> list[int]:
+    """Returns every ceil(T / n)-th time from T - 1 down, time 0 left out: `n` of them, or fewer.
+
+    Time 0 is where the first step's noise already is the end; a lone time 0 stays. Raises RequestError unless
+    1 <= n <= T.
+    """
+    _check_count(n, T)
+    return list(range(T - 1, 0, -math.ceil(T / n))) or [0]
+
+
+def thinned(times: Sequence[int], n: int) -> list[int]:
+    """Returns `n` of the falling `times`, the first among them, spread evenly.
+
+    Raises RequestError unless there are as many.
+    """
+    if not 1 <= n <= len(times):
+        raise RequestError(
+            f"{n} steps cannot be taken from the {len(times)} times that this checkpoint is made for.",
+            f"Use 1 to {len(times)} steps.",
+        )
+    return [times[i * len(times) // n] for i in range(n)]
 
 
 def respaced(spec: str, T: int) -> list[int]:

@@ -2,7 +2,17 @@
 
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.samplers import ddim, ddpm, dpmpp_2m, euler, euler_ancestral, heun, plms, unipc
+from kandinsky.diffusion.samplers import (
+    ddim,
+    ddpm,
+    dpmpp_2m,
+    euler,
+    euler_ancestral,
+    heun,
+    plms,
+    renoise,
+    unipc,
+)
 from kandinsky.diffusion.samplers.base import Builder, Sampler
 
 SAMPLERS: dict[str, Builder] = {
@@ -13,6 +23,7 @@ SAMPLERS: dict[str, Builder] = {
     "euler_ancestral": euler_ancestral.build,
     "heun": heun.build,
     "plms": plms.build,
+    "renoise": renoise.build,
     "unipc": unipc.build,
 }
 
@@ -22,7 +33,8 @@ def make_sampler(
 ) -> Sampler:
     """Returns the sampler called `name` for `process`.
 
-    `variance` ("fixed_small" or "learned_range") belongs to the checkpoint and acts in "ddpm" only. `eta` in
+    `variance` belongs to the checkpoint: "fixed_small", "learned_range" (of the network, in "ddpm" only) or
+    "fixed_small_but_last" (in "ddpm" and "ddim": the last step adds no noise). `eta` in
     [0, 1] is the share of fresh noise; None means the sampler's own. Raises RequestError for an unknown name,
     with the nearest one, and for an eta that could not act.
     """

@@ -40,6 +40,10 @@ def draw(rng: Rng, x: Tensor) -> Tensor:
     return rng.normal(tuple(x.shape)).to(x.device, x.dtype)
 
 
+BUT_LAST = "fixed_small_but_last"
+"""The variance of checkpoints whose last step adds no noise, wherever it ends."""
+
+
 def refuse_eta(name: str, eta: float | None, fixed: float) -> None:
     """Raises RequestError when `eta` asks for other randomness than sampler `name` has by nature."""
     if eta is not None and eta != fixed:

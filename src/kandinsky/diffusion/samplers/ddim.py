@@ -9,7 +9,7 @@ from kandinsky.core.rng import Rng
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import Prediction
-from kandinsky.diffusion.samplers.base import Sampler, check_eta, draw
+from kandinsky.diffusion.samplers.base import BUT_LAST, Sampler, check_eta, draw
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,11 +17,12 @@ class DDIM:
     """Keeps the predicted noise and shrinks it (arXiv 2010.02502, eq. 12 and 16).
 
     `eta` in [0, 1]: 0 draws nothing and gives the same picture each time, 1 has the spread of ancestral
-    sampling.
+    sampling. With `noisy_end` off the last step draws nothing, and leaves out what it would have added.
     """
 
     process: Process
     eta: float = 0.0
+    noisy_end: bool = True
 
     def init(self, x: Tensor) -> None:
         return None
@@ -35,11 +36,11 @@ class DDIM:
         # Rounding can make what is left for the kept noise a hair negative when eta is 1.
         kept = math.sqrt(max(1.0 - abar_next - variance, 0.0))
         x_next = math.sqrt(abar_next) * prediction.x0 + kept * prediction.eps
-        if self.eta > 0:
+        if self.eta > 0 and (self.noisy_end or not final):
             x_next = x_next + math.sqrt(variance) * draw(rng, x)
         return x_next, prediction, None
 
 
 def build(process: Process, variance: str, eta: float | None) -> Sampler:
     """Makes the sampler; `eta` is 0 unless given. Raises RequestError for an eta outside [0, 1]."""
-    return DDIM(process, check_eta(0.0 if eta is None else eta))
+    return DDIM(process, check_eta(0.0 if eta is None else eta), variance != BUT_LAST)

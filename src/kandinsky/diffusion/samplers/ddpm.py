@@ -11,9 +11,9 @@ from kandinsky.core.rng import Rng
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import Prediction
-from kandinsky.diffusion.samplers.base import Sampler, draw, refuse_eta
+from kandinsky.diffusion.samplers.base import BUT_LAST, Sampler, draw, refuse_eta
 
-VARIANCES = ("fixed_small", "learned_range")
+VARIANCES = ("fixed_small", "learned_range", BUT_LAST)
 
 # The posterior variance before a clean end is 0, and its logarithm is taken.
 SMALLEST_VARIANCE = 1e-20
@@ -25,7 +25,8 @@ class DDPM:
 
     variance "fixed_small" is the posterior's own; "learned_range" goes from there to beta on a log scale by
     the network's var_frac (arXiv 2102.09672, eq. 15), but not before a clean end, where the posterior has no
-    spread and all of that noise would stay in the picture. Noise is drawn at every time above 0.
+    spread and all of that noise would stay in the picture. Noise is drawn at every time above 0, with
+    "fixed_small_but_last" in all steps but the last.
     """
 
     process: Process
@@ -43,11 +44,11 @@ class DDPM:
         from_x0 = math.sqrt(abar_next) * beta / (1.0 - abar)
         from_x = math.sqrt(1.0 - beta) * (1.0 - abar_next) / (1.0 - abar)
         mean = from_x0 * prediction.x0 + from_x * x
-        if t <= 0:
+        if t <= 0 or (final and self.variance == BUT_LAST):
             return mean, prediction, None
         noise = draw(rng, x)
         smallest = max((1.0 - abar_next) / (1.0 - abar) * beta, SMALLEST_VARIANCE)
-        if self.variance == "fixed_small" or abar_next >= 1.0:
+        if self.variance != "learned_range" or abar_next >= 1.0:
             return mean + math.sqrt(smallest) * noise, prediction, None
         return mean + self._learned(smallest, beta, prediction) * noise, prediction, None
 
