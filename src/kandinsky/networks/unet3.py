@@ -1,0 +1,354 @@
+"""The U-Net of the 3.x generations: BigGAN-deep blocks that listen to a text by norms and cross-attention.
+
+Source: Arkhipkin et al. 2023, arXiv 2312.03511, section 3.2.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kandinsky.core.errors import ConfigError
+from kandinsky.networks.layers import sinusoid
+from kandinsky.networks.unet3_blocks import (
+    Attention,
+    AttentionPooling,
+    ConditionalNorm,
+    CrossAttention,
+    Fixed,
+    Resample,
+    SelfAttention,
+    Sizes,
+    Triple,
+)
+
+MaskedRows = Literal["zero_states", "zero_context"]
+"""What the context holds where a text is masked: projected zeros, or zeros in place of the projection."""
+
+
+@dataclass(frozen=True)
+class UNet3Config:
+    """Sizes of a 3.x U-Net; the defaults are the published ones.
+
+    Each level has `layers` triples of residual block, attention and residual block; the first level has no
+    attention. `text_dim` is the width of the text encoder's states, `context_dim` that of the context they
+    are projected to. `null_embedding` says whether the network has learned a context of its own for "no
+    text". Raises ConfigError for sizes that do not go together.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    channels: tuple[int, ...] = (384, 768, 1536, 3072)
+    layers: int = 3
+    time_dim: int = 1536
+    head_dim: int = 64
+    context_dim: int = 4096
+    text_dim: int = 4096
+    groups: int = 32
+    null_embedding: bool = False
+
+    def __post_init__(self) -> None:
+        if self.layers < 2:
+            raise ConfigError(f"A level of {self.layers} layers cannot be built.", "Give at least 2.")
+        for width in self.channels:
+            if width % (2 * self.groups):
+                raise ConfigError(
+                    f"{self.groups} groups do not divide half of {width} channels.", "Choose a multiple."
+                )
+        for width in (self.time_dim, *self.channels):
+            if width % self.head_dim:
+                raise ConfigError(
+                    f"Heads of width {self.head_dim} do not divide a width of {width}.", "Choose a multiple."
+                )
+
+    @property
+    def stem(self) -> int:
+        """Channels behind the first convolution and before the last."""
+        return self.channels[0] // 2
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of the latents must be multiples of this."""
+        return int(2 ** (len(self.channels) - 1))
+
+
+@dataclass(frozen=True)
+class UNet3Condition:
+    """What a 3.x U-Net is told, one row a picture.
+
+    `hidden` (B, L, text_dim) are a text encoder's states and `mask` (B, L) is 1 on those of tokens; what
+    stands in masked states does not matter. `lengths` (B,) says how many of the L belong to each text: its
+    tokens and the masked ones that its context carries; None is all L. The others fill the batch and act on
+    nothing. `masked_rows` is how published code fills the context where the mask is 0: with the projection of
+    "zero_states", or as "zero_context". `null` (B,) is true where the learned null embedding takes the place
+    of the text: as the first of its rows, the only one not masked. `extra` (B, c, h, w) are channels put
+    behind the latents (an inpainting network's mask and known latents).
+    """
+
+    hidden: Tensor
+    mask: Tensor
+    lengths: Tensor | None = None
+    masked_rows: MaskedRows = "zero_states"
+    null: Tensor | None = None
+    extra: Tensor | None = None
+
+    @property
+    def own(self) -> Tensor:
+        """Which of the L rows belong to each text, (B, L)."""
+        places = torch.arange(self.hidden.shape[1], device=self.hidden.device)[None]
+        ends = self.hidden.shape[1] if self.lengths is None else self.lengths.to(places.device)[:, None]
+        return (places < ends).expand(len(self.hidden), -1)
+
+    @property
+    def nulls(self) -> Tensor:
+        """Which rows of the batch have no text, (B,)."""
+        return self.hidden.new_zeros(len(self.hidden), dtype=torch.bool) if self.null is None else self.null
+
+    def joined(self, other: "UNet3Condition") -> "UNet3Condition":
+        """The rows of this condition, then those of `other`, whose texts may be of another length.
+
+        Raises ConfigError when the two fill masked rows differently.
+        """
+        if self.masked_rows != other.masked_rows:
+            raise ConfigError(
+                f"Conditions with masked_rows = {self.masked_rows!r} and {other.masked_rows!r} do not go "
+                "together.",
+                "Give both the same.",
+            )
+        both = (self, other)
+        length = max(condition.hidden.shape[1] for condition in both)
+
+        def longer(tensor: Tensor) -> Tensor:
+            return F.pad(tensor, [0, 0] * (tensor.ndim - 2) + [0, length - tensor.shape[1]])
+
+        extras = [condition.extra for condition in both if condition.extra is not None]
+        return UNet3Condition(
+            torch.cat([longer(condition.hidden) for condition in both]),
+            torch.cat([longer(condition.mask) for condition in both]),
+            torch.cat([condition.own.sum(1) for condition in both]),
+            self.masked_rows,
+            torch.cat([condition.nulls for condition in both]),
+            torch.cat(extras) if len(extras) == len(both) else None,
+        )
+
+
+class TextProjection(nn.Module):
+    """A text encoder's states as a context: (B, L, text_dim) -> (B, L, context_dim)."""
+
+    def __init__(self, text_dim: int, context_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(text_dim, context_dim, bias=False)
+        self.norm = nn.LayerNorm(context_dim)
+
+    def forward(self, hidden: Tensor, mask: Tensor, masked_rows: MaskedRows) -> Tensor:
+        """`mask` (B, L) is true on tokens."""
+        if masked_rows == "zero_states":
+            hidden = torch.where(mask[..., None], hidden, 0)
+        context: Tensor = self.norm(self.linear(hidden))
+        return torch.where(mask[..., None], context, 0) if masked_rows == "zero_context" else context
+
+
+class Level(nn.Module):
+    """One resolution: triples, and attention of all positions, first on the way down and last on the way up.
+
+    `outermost` is the resolution without attention.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[tuple[int, int, int]],
+        attended: int,
+        sizes: Sizes,
+        outermost: bool,
+        resamples: Sequence[Resample],
+    ) -> None:
+        super().__init__()
+        self.attention = None if outermost else Attention(attended, sizes, SelfAttention(attended, sizes))
+        self.triples = nn.ModuleList(
+            Triple(*width, sizes, not outermost, resample)
+            for width, resample in zip(widths, resamples, strict=True)
+        )
+
+    def down(self, x: Tensor, fixed: Fixed) -> Tensor:
+        """x (B, C, h, w) on the way down."""
+        x = x if self.attention is None else self.attention(x, fixed)
+        for triple in self.triples:
+            x = triple(x, fixed)
+        return x
+
+    def up(self, x: Tensor, fixed: Fixed) -> Tensor:
+        """x (B, C, h, w) on the way up, with what it came past on the way down behind its channels."""
+        for triple in self.triples:
+            x = triple(x, fixed)
+        return x if self.attention is None else self.attention(x, fixed)
+
+
+def _down_level(config: UNet3Config, level: int, sizes: Sizes) -> Level:
+    width, c = (config.stem, *config.channels)[level], config.channels[level]
+    resample: Resample = "down" if level < len(config.channels) - 1 else "none"
+    return Level(
+        [(width, c, c), *[(c, c, c)] * (config.layers - 1)],
+        width,
+        sizes,
+        level == 0,
+        [*["none"] * (config.layers - 1), resample],  # type: ignore[list-item]
+    )
+
+
+def _up_level(config: UNet3Config, level: int, sizes: Sizes) -> Level:
+    width, c = (config.stem, *config.channels)[level], config.channels[level]
+    deepest = level == len(config.channels) - 1
+    # The first triple keeps the channels from the way down until its second residual block.
+    first = c if deepest else 2 * c
+    return Level(
+        [(first, first, c), *[(c, c, c)] * (config.layers - 2), (c, c, width)],
+        width,
+        sizes,
+        level == 0,
+        ["none" if deepest else "up", *["none"] * (config.layers - 1)],  # type: ignore[list-item]
+    )
+
+
+class UNet3(nn.Module):
+    """The 3.x U-Net: latents (B, in_channels, h, w) and times (B,) to noise (B, out_channels, h, w)."""
+
+    def __init__(self, config: UNet3Config) -> None:
+        super().__init__()
+        self.config = config
+        sizes = Sizes(config.time_dim, config.context_dim, config.head_dim, config.groups)
+        self.time_mlp = nn.Sequential(
+            nn.Linear(config.stem, config.time_dim), nn.SiLU(), nn.Linear(config.time_dim, config.time_dim)
+        )
+        self.projection = TextProjection(config.text_dim, config.context_dim)
+        self.null_embedding = nn.Parameter(torch.zeros(config.context_dim)) if config.null_embedding else None
+        self.pooling = AttentionPooling(sizes)
+        self.conv_in = nn.Conv2d(config.in_channels, config.stem, 3, padding=1)
+        levels = range(len(config.channels))
+        self.down = nn.ModuleList(_down_level(config, level, sizes) for level in levels)
+        self.up = nn.ModuleList(_up_level(config, level, sizes) for level in reversed(levels))
+        self.norm_out = nn.GroupNorm(config.groups, config.stem, eps=1e-5)
+        self.conv_out = nn.Conv2d(config.stem, config.out_channels, 3, padding=1)
+        self._number_blocks()
+
+    def _number_blocks(self) -> None:
+        """Gives each block its place in the tables of `Fixed`."""
+        self._norms = [m for m in self.modules() if isinstance(m, ConditionalNorm)]
+        self._attentions = [m for m in self.modules() if isinstance(m, CrossAttention)]
+        for place, norm in enumerate(self._norms):
+            norm.place = place
+        for place, attention in enumerate(self._attentions):
+            attention.place = place
+
+    def initialise(self) -> None:
+        """Lets every conditional norm start as a plain one, as for training from scratch."""
+        for norm in self._norms:
+            nn.init.zeros_(norm.film.weight)
+            nn.init.zeros_(norm.film.bias)
+
+    def request_modules(self) -> list[nn.Module]:
+        """What `prepare` alone calls: no step at a time announced to it needs their weights again.
+
+        At the published sizes they hold 1.1 of 3.1 billion numbers, most of them in the conditional norms.
+        """
+        films = [norm.film for norm in self._norms]
+        contexts = [attention.context_kv for attention in self._attentions]
+        return [self.projection, self.time_mlp, self.pooling, *films, *contexts]
+
+    def embed_times(self, t: Tensor) -> Tensor:
+        """Times (B,), 0..999 and possibly fractional, to (B, time_dim)."""
+        features = sinusoid(t, self.config.stem, sines_first=True, inclusive=True)
+        return self.time_mlp(features.to(self.conv_in.weight.dtype))  # type: ignore[no-any-return]
+
+    def read(self, condition: UNet3Condition) -> tuple[Tensor, Tensor, Tensor]:
+        """The context (B, L, context_dim), which rows of it are visible (B, 1, 1, L), and their pooled
+        vector (B, time_dim).
+
+        Raises ConfigError for a condition without text where the network has not learned what to read then.
+        """
+        own, mask = condition.own, condition.mask.bool()
+        context = self.projection(condition.hidden, mask, condition.masked_rows)
+        if condition.null is not None and bool(condition.null.any()):
+            if self.null_embedding is None:
+                raise ConfigError(
+                    "This network has no null embedding.", "Give the states of an empty text, or zeros."
+                )
+            first = torch.zeros_like(mask)
+            first[:, 0] = True
+            nulls = condition.null.to(mask.device)[:, None]
+            nothing = torch.where(first[..., None], self.null_embedding, 0)
+            context = torch.where(nulls[..., None], nothing, context)
+            mask = torch.where(nulls, first, mask)
+        # A softmax over masked rows alone weighs them alike.
+        visible = own & (mask | ~(mask & own).any(1, keepdim=True))
+        # Published networks take the mean over masked rows too.
+        mean = torch.where(own[..., None], context, 0).sum(1) / own.sum(1, keepdim=True)
+        visible = visible[:, None, None]
+        return context, visible, self.pooling(context, visible, mean)
+
+    def films(self, t: Tensor, pooled: Tensor) -> list[Tensor]:
+        """The conditional norms' scales and shifts, each (T, B, 2 C), at times (T,) for pooled (B, D)."""
+        emb = F.silu(self.embed_times(t)[:, None] + pooled)
+        return [norm.film(emb) for norm in self._norms]
+
+    def forward(self, x: Tensor, t: Tensor, condition: UNet3Condition) -> Tensor:
+        """x (B, C, h, w), t (B,) and the condition to noise (B, out_channels, h, w)."""
+        context, visible, pooled = self.read(condition)
+        emb = F.silu(self.embed_times(t) + pooled)
+        fixed = Fixed(
+            [norm.film(emb) for norm in self._norms], [a.context(context) for a in self._attentions], visible
+        )
+        x = x if condition.extra is None else torch.cat([x, condition.extra], dim=1)
+        return self.denoise(x, fixed)
+
+    def prepare(self, condition: UNet3Condition, times: Sequence[float]) -> "PreparedUNet3":
+        """Computes once what does not change between steps: context keys and values, and all norms' scales
+        and shifts at `times`."""
+        return PreparedUNet3(self, condition, times)
+
+    def denoise(self, x: Tensor, fixed: Fixed) -> Tensor:
+        """The blocks alone, on latents that already carry their extra channels."""
+        h: Tensor = self.conv_in(x)
+        skips: list[Tensor] = []
+        for level in self.down:
+            h = cast(Level, level).down(h, fixed)
+            skips.append(h)
+        skips.pop()
+        for depth, level in enumerate(self.up):
+            h = h if depth == 0 else torch.cat([h, skips.pop()], dim=1)
+            h = cast(Level, level).up(h, fixed)
+        y: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        return y
+
+
+class PreparedUNet3:
+    """A U-Net closed over one request: `step(x, t)` sees only what changes between steps."""
+
+    def __init__(self, network: UNet3, condition: UNet3Condition, times: Sequence[float]) -> None:
+        self.network = network
+        context, self._visible, self._pooled = network.read(condition)
+        self._contexts = [attention.context(context) for attention in network._attentions]
+        # Both halves of a guided batch may share the same rows: they are encoded once and repeated here.
+        extra = condition.extra
+        self._extra = None if extra is None else extra.repeat(len(self._pooled) // len(extra), 1, 1, 1)
+        self._places = {float(t): place for place, t in enumerate(times)}
+        self._films = network.films(self._tensor([float(t) for t in times]), self._pooled)
+
+    def _tensor(self, times: Sequence[float]) -> Tensor:
+        return torch.tensor(times, device=self._pooled.device)
+
+    def step(self, x: Tensor, t: float) -> Tensor:
+        """Latents (B, 4, h, w) at time t to noise (B, out_channels, h, w); t need not have been announced."""
+        return self.network.denoise(*self.inputs(x, t))
+
+    def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Fixed]:
+        """What `UNet3.denoise` is called with for a step: the one call that is worth compiling."""
+        place = self._places.get(float(t))
+        if place is None:
+            films = [film[0] for film in self.network.films(self._tensor([float(t)]), self._pooled)]
+        else:
+            films = [film[place] for film in self._films]
+        x = x if self._extra is None else torch.cat([x, self._extra], dim=1)
+        return x, Fixed(films, self._contexts, self._visible)
