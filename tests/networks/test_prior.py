@@ -38,6 +38,16 @@ def test_prepared_steps_equal_forward(lengths: list[int], times: list[float], se
             assert relative(prepared.step(x, t), whole) < 1e-12
 
 
+def test_masked_columns_behind_every_text_can_be_left_out() -> None:
+    prior = redraw(Prior(CONFIG), scale=0.3).double()
+    padded = condition([4, 2], dtype=torch.float64)
+    short = PriorCondition(padded.text_hidden[:, :4], padded.text_embedding, padded.text_mask[:, :4])
+    x, t = noise(2, 20, dtype=torch.float64), torch.tensor([7.0, 500.0])
+    with torch.no_grad():
+        assert relative(prior(x, t, short), prior(x, t, padded)) < 1e-12
+        assert relative(prior.prepare(short, [7]).step(x, 7), prior.prepare(padded, [7]).step(x, 7)) < 1e-12
+
+
 def test_a_prepared_step_computes_three_tokens_and_no_time() -> None:
     prior = redraw(Prior(CONFIG))
     lengths: list[int] = []

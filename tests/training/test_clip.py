@@ -234,3 +234,26 @@ def test_what_an_objective_needs() -> None:
     vision = ClipObjective(**VISION)
     assert (vision.reads, vision.sees) == (False, True)
     assert not ClipObjective(contrastive=0, text_pairs=1).sees
+
+
+def test_a_finished_vision_tower_sees_each_variant_once(root: Path, tmp_path: Path) -> None:
+    config = two_stages(root, tmp_path / "run", variants=3)
+    list(run_config({**config, "stage": config["stage"][:1]}))
+    shop, task = build(config, "text")
+    apprentice: Any = task.players[0].module
+    seen: list[int] = []
+    apprentice.towers.vision.register_forward_hook(lambda *_: seen.append(1))
+    pairs = task.data.batch([0, 1, 5, 5], torch.Generator().manual_seed(0))
+    losses = task.players[0].loss(turn(pairs))
+    assert not seen
+    assert not pairs.pictures.pixels.numel()
+    assert set(losses.parts) == {"contrastive", "concepts_text"}
+    learned, _ = shop.split(shop.config.stage[1])
+    white = torch.nonzero(task.data.tensors["backgrounds"] == 0).flatten()
+    assert len(white)
+    with torch.no_grad():
+        plain = apprentice.towers.see(learned.plain(white // 3))
+    torch.testing.assert_close(task.data.tensors["embeddings"][white].float(), plain, atol=2e-3, rtol=0)
+    losses.total.backward()
+    assert all(value.grad is None for value in apprentice.towers.vision.parameters())
+    assert any(value.grad is not None for value in apprentice.towers.text.parameters())

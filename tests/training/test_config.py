@@ -95,6 +95,7 @@ def stage(**values: Any) -> dict[str, Any]:
         ({**MINIMAL, "stage": MINIMAL["stage"][:1] * 2}, "two stages are called 'movq'"),
         ({key: value for key, value in MINIMAL.items() if key != "out"}, "out: field required"),
         (stage(method="clip", objective={"distillation": 1.0}), "needs a teacher"),
+        (stage(method="clip", variants=2), "keeps 2 variants, but needs more"),
     ],
 )
 def test_each_mistake_is_one_helpful_error(values: dict[str, Any], message: str) -> None:

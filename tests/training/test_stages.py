@@ -331,7 +331,7 @@ def test_an_unconditional_text_is_the_empty_one(whole: tuple[Path, list[Any]], r
     assert mask.sum(1).tolist()[0] == 2
     towers = shop.frozen_towers(shop.config.stage[2]).module
     told = condition(towers, ids, mask)
-    assert told.text_hidden.shape == (2, 12, 16)
+    assert told.text_hidden.shape == (2, 4, 16)
     assert not told.text_hidden.requires_grad
 
 

@@ -50,7 +50,8 @@ class PriorConfig:
 class PriorCondition:
     """What a prior is told: `text_hidden` (B, L, W), `text_embedding` (B, D) and `text_mask` (B, L), a bool.
 
-    The mask is True on real tokens; embeddings are as the text tower gives them, not normalised.
+    The mask is True on real tokens; embeddings are as the text tower gives them, not normalised. L may be
+    less than the prior's `tokens`: what is missing counts as masked.
     """
 
     text_hidden: Tensor
@@ -87,7 +88,7 @@ class Prior(nn.Module):
     def forward(self, noisy: Tensor, t: Tensor, condition: PriorCondition) -> Tensor:
         """noisy (B, D) normalised, t (B,) in [0, 1000) -> the clean embedding (B, D), normalised.
 
-        Raises RequestError when the condition's text has another length than the prior reads.
+        Raises RequestError when the condition's text is longer than what the prior reads.
         """
         prefix = self._prefix(condition)
         x = torch.cat([prefix, self._suffix(noisy, self._time_tokens(t.expand(len(noisy))))], dim=1)
@@ -133,14 +134,14 @@ class Prior(nn.Module):
         return cast(list[Block], list(self.blocks))
 
     def _prefix(self, condition: PriorCondition) -> Tensor:
-        count = condition.text_hidden.shape[1]
-        if count != self.config.tokens:
+        count, limit = condition.text_hidden.shape[1], self.config.tokens
+        if count > limit:
             raise RequestError(
-                f"A text of {count} tokens does not fit this prior.",
-                f"Pad or cut it to {self.config.tokens}.",
+                f"A text of {count} tokens does not fit this prior.", f"Cut it to {limit} tokens."
             )
-        tokens = [self.text_in(condition.text_hidden), self.embedding_in(condition.text_embedding)[:, None]]
-        return torch.cat(tokens, dim=1) + self.positions[:, : count + 1]
+        text = self.text_in(condition.text_hidden) + self.positions[:, :count]
+        embedding = self.embedding_in(condition.text_embedding)[:, None]
+        return torch.cat([text, embedding + self.positions[:, limit : limit + 1]], dim=1)
 
     def _suffix(self, noisy: Tensor, time_tokens: Tensor) -> Tensor:
         rows = len(noisy)
@@ -157,7 +158,7 @@ class Prior(nn.Module):
 
     def _mask(self, text_mask: Tensor, like: Tensor) -> Tensor:
         """What is added to the logits, (B, 1, N, N): no later token is seen, nor any padding of the text."""
-        count = self.config.tokens + self.config.extra_tokens
+        count = text_mask.shape[1] + self.config.extra_tokens
         causal = torch.full((count, count), HIDDEN, dtype=like.dtype, device=like.device).triu(1)
         padding = F.pad((1 - text_mask.to(like.dtype)) * HIDDEN, (0, self.config.extra_tokens))
         return causal + padding[:, None, None, :]

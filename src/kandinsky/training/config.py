@@ -121,6 +121,11 @@ class ClipObjective(Table):
         """Whether any loss needs the vision tower."""
         return any((self.contrastive, self.concepts, self.looks, self.sketch))
 
+    @property
+    def blind(self) -> bool:
+        """Whether pictures' embeddings are all that is needed of them."""
+        return self.lock == "vision" and not any((self.concepts, self.looks, self.sketch))
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if (self.distillation > 0) != (self.teacher is not None):
@@ -213,6 +218,11 @@ class Stage(Table):
     def _possible(self) -> Self:
         if self.max_steps is None and self.max_minutes is None:
             raise ConfigError(f"stage {self.name!r} never ends.", "Set max_steps or max_minutes.")
+        if isinstance(self.objective, ClipObjective) and self.variants and not self.objective.blind:
+            raise ConfigError(
+                f"stage {self.name!r} keeps {self.variants} variants, but needs more than their embeddings.",
+                'Set variants = 0, or lock = "vision" without the weights of concepts, looks and sketch.',
+            )
         if isinstance(self.objective, ClipObjective) and self.batch % self.objective.per_concept:
             raise ConfigError(
                 f"a batch of {self.batch} is not made of {self.objective.per_concept} pictures a concept.",

@@ -1,5 +1,6 @@
 """Training the text and vision towers."""
 
+import hashlib
 import random
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,16 @@ from kandinsky.training.objectives.contrastive import (
 )
 from kandinsky.training.seeds import generator
 from kandinsky.training.stages.heads import Apprentice, sketch_of
-from kandinsky.training.stages.sources import PictureSource, Tokenize, captions_again, facts_of
-from kandinsky.training.stages.towers import Towers
+from kandinsky.training.stages.sources import (
+    FACTS,
+    PictureSource,
+    Tokenize,
+    captions_again,
+    encode_once,
+    facts_of,
+    variant_of_each,
+)
+from kandinsky.training.stages.towers import Towers, trimmed
 from kandinsky.training.stages.workshop import Workshop, augmentation
 from kandinsky.training.task import Losses, Player, Task, Turn
 from kandinsky.training.teacher import WIDTH, Teacher, load_teacher
@@ -36,13 +45,15 @@ class Pairs:
     """Pictures with texts: `ids` (B, L) of the captions when they are read, `other_ids` of second captions of
     the same pictures, and `taught` (B, 512), a sentence encoder's vectors of the captions.
 
-    Each is None when nothing is learned from it.
+    Each is None when nothing is learned from it. `embeddings` (B, P) are the pictures' own where a tower that
+    learns no more has seen them before; `pictures` then has no pixels.
     """
 
     pictures: Batch
     ids: Tensor | None
     other_ids: Tensor | None
     taught: Tensor | None
+    embeddings: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -59,19 +70,56 @@ class PairSource:
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Pairs:
         """Augmented pictures, captions tokenised."""
-        batch = self.source.batch(indices, generator)
-        ids = self.tokenize(batch.captions)[0] if self.objective.reads else None
+        return self.texts(self.source.batch(indices, generator), generator)
+
+    def texts(self, batch: Batch, generator: torch.Generator, embeddings: Tensor | None = None) -> Pairs:
+        """The texts of a batch of pictures, tokenised."""
+        ids = trimmed(*self.tokenize(batch.captions))[0] if self.objective.reads else None
         others = None
         if self.objective.text_pairs:
             words = random.Random(int(torch.randint(2**62, (1,), generator=generator)))
-            others = self.tokenize(captions_again(self.source.pictures, facts_of(batch), words))[0]
+            again = captions_again(self.source.pictures, facts_of(batch), words)
+            others = trimmed(*self.tokenize([caption.text for caption in again]))[0]
         taught = self.teacher(batch.captions) if self.teacher is not None else None
-        return Pairs(batch, ids, others, taught)
+        return Pairs(batch, ids, others, taught, embeddings)
+
+
+@dataclass(frozen=True)
+class SeenPairSource:
+    """Pairs whose pictures a finished vision tower saw once, in `variants` augmentations each: only texts
+    cost time (Zhai et al. 2022, "LiT", arXiv 2111.07991).
+
+    `tensors` are those of `encode_once`.
+    """
+
+    pairs: PairSource
+    tensors: dict[str, Tensor]
+    variants: int
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Pairs:
+        """One variant of each picture, drawn at random, with new captions."""
+        rows = variant_of_each(indices, self.variants, generator)
+        words = random.Random(int(torch.randint(2**62, (1,), generator=generator)))
+        facts = {name: self.tensors[name][rows] for name in FACTS}
+        said = captions_again(self.pairs.source.pictures, facts, words)
+        batch = Batch(
+            pixels=torch.empty(len(rows), 0),
+            captions=tuple(caption.text for caption in said),
+            languages=tuple(caption.language for caption in said),
+            **facts,
+            indices=torch.tensor(list(indices)),
+            mirrored=torch.zeros(len(rows), dtype=torch.bool),
+            names_style=torch.tensor([caption.names_style for caption in said]),
+            names_background=torch.tensor([caption.names_background for caption in said]),
+        )
+        return self.pairs.texts(batch, generator, self.tensors["embeddings"][rows].float())
 
 
 def clip_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     """Both towers, or one of them, against each other and against what their heads are asked."""
-    yield from ()
     objective: ClipObjective = stage.objective
     towers = shop.new_towers()
     shop.start(stage, "clip", towers, "towers.")
@@ -84,13 +132,16 @@ def clip_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
             head.requires_grad_(False)
     towers.vision.requires_grad_(objective.sees and objective.lock != "vision")
     towers.text.requires_grad_(objective.reads and objective.lock != "text")
-    source = PairSource(PictureSource(learned, augmentation(stage)), shop.ids, objective, teacher)
+    pairs = PairSource(PictureSource(learned, augmentation(stage)), shop.ids, objective, teacher)
+    source = yield from _seen_once(shop, stage, pairs, towers)
 
     def compare(turn: Turn) -> Losses:
         pairs: Pairs = turn.batch
         parts: dict[str, Tensor] = {}
         image = text = None
-        if objective.sees:
+        if pairs.embeddings is not None:
+            image = pairs.embeddings.to(turn.device)
+        elif objective.sees:
             with torch.set_grad_enabled(torch.is_grad_enabled() and objective.lock != "vision"):
                 image = towers.see(pairs.pictures.pixels.to(turn.device)).float()
             parts |= picture_losses(apprentice, image, pairs.pictures, objective)
@@ -118,6 +169,33 @@ def clip_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
 
     player = Player("clip", apprentice, compare, stage.optimiser, compiled=(towers.text, towers.vision))
     return Task((player,), source, order=order, measure=measure)
+
+
+def _seen_once(
+    shop: Workshop, stage: Stage, pairs: PairSource, towers: Towers
+) -> Generator[Event, None, PairSource | SeenPairSource]:
+    """The stage's examples: with `variants`, pictures that the finished vision tower saw once."""
+    if stage.variants == 0:
+        return pairs
+    towers.to(shop.device).eval()
+
+    @torch.no_grad()
+    def see(pixels: Tensor) -> dict[str, Tensor]:
+        return {"embeddings": towers.see(pixels.to(shop.device))}
+
+    digest = hashlib.sha256()
+    for value in towers.vision.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    tensors = yield from encode_once(
+        pairs.source,
+        stage.variants,
+        see,
+        digest.hexdigest(),
+        shop.config.out / "cache",
+        shop.config.seed,
+        stage.name,
+    )
+    return SeenPairSource(pairs, tensors, stage.variants)
 
 
 def weight_of(loss: str, objective: ClipObjective) -> float:

@@ -20,7 +20,7 @@ from kandinsky.training.objectives.denoising import squared_error
 from kandinsky.training.objectives.times import TIME_SAMPLERS
 from kandinsky.training.seeds import generator
 from kandinsky.training.stages.encoding import Encoders, encoded_source
-from kandinsky.training.stages.towers import Towers
+from kandinsky.training.stages.towers import Towers, trimmed
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Losses, Player, Source, Task, Turn
 
@@ -78,6 +78,7 @@ def prior_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
 
 def condition(towers: Towers, ids: Tensor, mask: Tensor) -> PriorCondition:
     """What the prior is told about texts (B, L); the frozen text tower takes no gradient."""
+    ids, mask = trimmed(ids, mask)
     with torch.no_grad():
         features = towers.read(ids)
     return PriorCondition(features.hidden, features.embedding, mask)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kandinsky.core.errors import OutputError
 from kandinsky.training import events
+from kandinsky.training.data.captions import Caption
 from kandinsky.training.data.pictures import Augmentation, Batch, PictureSet
 from kandinsky.training.data.words import COLOURS
 from kandinsky.training.seeds import generator
@@ -86,16 +87,21 @@ class EncodedSource:
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Captioned:
         """One variant of each picture, drawn at random."""
-        which = torch.randint(self.variants, (len(indices),), generator=generator)
-        rows = torch.tensor(list(indices)) * self.variants + which
+        rows = variant_of_each(indices, self.variants, generator)
         words = random.Random(int(torch.randint(2**62, (1,), generator=generator)))
         facts = {name: self.tensors[name][rows] for name in FACTS}
-        ids, mask = self.tokenize(captions_again(self.pictures, facts, words))
+        ids, mask = self.tokenize([again.text for again in captions_again(self.pictures, facts, words)])
         latents = self.tensors["latents"][rows].float() if "latents" in self.tensors else None
         return Captioned(ids, mask, embeddings=self.tensors["embeddings"][rows].float(), latents=latents)
 
 
-def captions_again(pictures: PictureSet, facts: dict[str, Tensor], words: random.Random) -> list[str]:
+def variant_of_each(indices: Sequence[int], variants: int, generator: torch.Generator) -> Tensor:
+    """Rows (B,) of `encode_once`'s tensors: one variant of each picture, drawn at random."""
+    which = torch.randint(variants, (len(indices),), generator=generator)
+    return torch.tensor(list(indices)) * variants + which
+
+
+def captions_again(pictures: PictureSet, facts: dict[str, Tensor], words: random.Random) -> list[Caption]:
     """New captions for pictures whose `concepts`, `styles`, `backgrounds` and `beside` (B,) are known."""
     colours = [*COLOURS, ""]
     columns = (facts[name].tolist() for name in FACTS)
@@ -106,7 +112,7 @@ def captions_again(pictures: PictureSet, facts: dict[str, Tensor], words: random
             style=pictures.folder.styles[style],
             background=colours[colour],
             beside=other if other >= 0 else None,
-        ).text
+        )
         for concept, style, colour, other in zip(*columns, strict=True)
     ]
 

@@ -44,3 +44,12 @@ def vision_pixels(pictures: Tensor, size: int) -> Tensor:
         pictures = F.interpolate(pictures.float(), (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
     mean, std = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
     return (pictures * 0.5 + 0.5 - mean) / std
+
+
+def trimmed(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Token ids (B, L) and mask (B, L) without the columns that are padding in every row.
+
+    The text tower is causal and the prior never sees padding, so both say the same; most captions are short.
+    """
+    longest = int(mask.sum(dim=1).max())
+    return ids[:, :longest], mask[:, :longest]
