@@ -15,14 +15,16 @@ from kandinsky.core.rng import Rng
 class Batch:
     """Pictures that are denoised together: their rows of the request, and the source of their noise.
 
-    `pixels` (B, 3, H, W) in [-1, 1] and `hint` (B, 3, H, W) in [0, 1], both of the size that the latents
-    stand for, replace the rows' image and hint pictures where there are numbers instead of 8-bit pictures.
+    `pixels` (B, 3, H, W) in [-1, 1], `hint` (B, 3, H, W) and `mask` (B, 1, H, W) in [0, 1] (1 = repaint), all
+    of the size that the latents stand for, replace the rows' pictures where there are numbers instead of
+    8-bit pictures.
     """
 
     rows: Sequence[Row]
     rng: Rng
     pixels: Tensor | None = None
     hint: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.core.errors import OutputError, RequestError, nearest
+from kandinsky.core.events import EFFECTIVE_GUIDANCE
 from kandinsky.core.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def summary(metadata: Metadata) -> str:
     pairs = {
         "Steps": request.get("steps"),
         "Sampler": request.get("sampler"),
-        "CFG scale": request.get("guidance_scale"),
+        "CFG scale": request.get(EFFECTIVE_GUIDANCE, request.get("guidance_scale")),
         "Seed": request.get("seed"),
         "Size": f"{request['width']}x{request['height']}" if request.get("width") else None,
         "Model": metadata.model or None,

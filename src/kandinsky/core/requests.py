@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypedDict, Unpack
 from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, ValidationError, model_validator
 
 from kandinsky.core.errors import RequestError, nearest
+from kandinsky.core.events import EFFECTIVE_GUIDANCE
 from kandinsky.core.images import Picture, PictureLike, read_mask, read_picture, round_up
 from kandinsky.core.prompts import (
     Embedding,
@@ -328,7 +329,9 @@ class Request(BaseModel):
         if not isinstance(data, Mapping) or "prompt" not in data:
             raise RequestError("The stored request has no prompt.", "Was the metadata edited?")
         place = None if folder is None else Path(folder)
-        fields = {name: value for name, value in data.items() if name not in changes}
+        fields = {
+            name: value for name, value in data.items() if name not in changes and name != EFFECTIVE_GUIDANCE
+        }
         if "prompt" in fields:
             stored = fields["prompt"]
             several = isinstance(stored, list)

@@ -11,7 +11,7 @@ from kandinsky.checkpoints.hub import resolve
 from kandinsky.checkpoints.original import OriginalFolder, open_checkpoint
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.core.events import Event, Finished, Result
+from kandinsky.core.events import EFFECTIVE_GUIDANCE, Event, Finished, Result
 from kandinsky.core.prompts import PromptLike
 from kandinsky.core.requests import Fields, Request
 from kandinsky.core.rng import PerPictureRng, Rng
@@ -79,7 +79,10 @@ class Pipeline:
         batches = [Batch(part, rng([row.seed for row in part])) for part in parts]
         images = yield from generate(self.model, request, batches)
         size = min(self.batch_size, len(rows))
-        yield Finished(Result(images, request.seeds, request.to_json(), self.model_id, self.settings, size))
+        asked = request.to_json()
+        if self.model.guidance_offset:
+            asked[EFFECTIVE_GUIDANCE] = self.model.guidance(request.guidance_scale)
+        yield Finished(Result(images, request.seeds, asked, self.model_id, self.settings, size))
 
 
 def load(

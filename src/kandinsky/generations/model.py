@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -51,13 +51,20 @@ class Network(Protocol):
     def prepare(self, condition: Any, times: Sequence[float]) -> Prepared: ...
 
 
+TellsRegion = Literal["masked_latents", "masked_picture"]
+"""How an inpainting network is told of the known region: by the picture's latents, zero outside an eroded
+mask, and that mask; or by a mask, and the latents of the picture made grey elsewhere."""
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """A loaded checkpoint.
 
     `schedule` is the one of its own sampler, `schedules` are those of samplers that its publishers ran with
     other settings. `modules` names every nn.Module that holds weights (for placement); `defaults` are request
-    fields; `hints` says whether a hint picture is needed; `dtype` is what the networks compute in.
+    fields; `hints` says whether a hint picture is needed; `tells_region` what an inpainting network was
+    trained on; `guidance_offset` is what its publishers' guidance scale lacks of the one in `combine`;
+    `dtype` is what the networks compute in.
     """
 
     name: str
@@ -71,10 +78,20 @@ class Model:
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     hints: bool = False
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    tells_region: TellsRegion = "masked_latents"
+    guidance_offset: float = 0.0
 
-    def schedule_of(self, sampler: str | None) -> Schedule:
-        """The settings that the sampler of that name runs with; None is the checkpoint's own."""
-        return self.schedule if sampler is None else self.schedules.get(sampler, self.schedule)
+    def schedule_of(self, sampler: str | None, steps: int | None = None) -> Schedule:
+        """The settings that the sampler of that name runs with; None is the checkpoint's own.
+
+        `steps` matters where the process is made for their number, and is left out to look at the rest.
+        """
+        found = self.schedule if sampler is None else self.schedules.get(sampler, self.schedule)
+        return found if steps is None else found.taken(steps)
+
+    def guidance(self, scale: float | None) -> float | None:
+        """A request's guidance scale as `combine` has it, where 1 is unguided."""
+        return None if scale is None else scale + self.guidance_offset
 
     def own_eta(self, sampler: str | None) -> float | None:
         """The checkpoint's own share of fresh noise for a sampler; None leaves it to the sampler."""

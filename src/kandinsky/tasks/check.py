@@ -15,8 +15,8 @@ def check(model: Model, request: Request) -> None:
     inpainting checkpoint without a mask, a hint that is missing or not understood, and prompts that the
     conditioner refuses.
     """
-    sampler_of(model, request)
     model.schedule_of(request.sampler).times(request.steps or 1)
+    sampler_of(model, request)
     if model.extra_channels and request.mask is None:
         raise RequestError(
             f"{model.name}: this is an inpainting checkpoint, and it needs an image with a mask.",
@@ -31,7 +31,7 @@ def check(model: Model, request: Request) -> None:
             f"{model.name}: this checkpoint does not take a hint.",
             "Load a ControlNet checkpoint, or leave hint out.",
         )
-    model.conditioner.check(request, is_guided(request.guidance_scale))
+    model.conditioner.check(request, is_guided(model.guidance(request.guidance_scale)))
 
 
 def sampler_of(model: Model, request: Request) -> Sampler:
@@ -39,7 +39,7 @@ def sampler_of(model: Model, request: Request) -> Sampler:
 
     Raises RequestError for an unknown name, and for an eta that cannot act in it.
     """
-    schedule = model.schedule_of(request.sampler)
+    schedule = model.schedule_of(request.sampler, request.steps or 1)
     eta = model.own_eta(request.sampler) if request.eta is None else request.eta
     name = request.sampler or schedule.sampler
     return make_sampler(name, schedule.process, variance=schedule.variance, eta=eta)

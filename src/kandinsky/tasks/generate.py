@@ -33,7 +33,8 @@ def generate(
     picture: those of the conditioner, then the start, then the steps. Closing the generator stops at once
     and frees everything.
     """
-    conditions = yield from model.conditioner.encode(batches, request, is_guided(request.guidance_scale))
+    guided = is_guided(model.guidance(request.guidance_scale))
+    conditions = yield from model.conditioner.encode(batches, request, guided)
     images: list[Image] = []
     for index, (batch, condition) in enumerate(zip(batches, conditions, strict=True)):
         latents: Tensor | None = None
@@ -55,19 +56,21 @@ def denoise(
 
     Latents that are sent into the generator take the place of the step's.
     """
-    schedule = model.schedule_of(request.sampler)
+    schedule = model.schedule_of(request.sampler, request.steps or 1)
     sampler = sampler_of(model, request)
     begin = start(model, request, batch)
     cond, uncond = conditions.cond, conditions.uncond
     condition = cond if uncond is None else uncond.joined(cond)
-    condition = replace(condition, extra=begin.extra, hint=hint_tensor(model, request, batch))
+    condition = replace(condition, extra=begin.extra)
+    if model.hints:
+        condition = replace(condition, hint=hint_tensor(model, request, batch))
     with torch.no_grad():
         prepared = model.network.prepare(condition, begin.times)
     denoiser = make_denoiser(
         lambda x, t: prepared.step(x.to(model.dtype), t),
         schedule.process,
         schedule.read,
-        None if uncond is None else request.guidance_scale,
+        None if uncond is None else model.guidance(request.guidance_scale),
         schedule.constraints,
         begin.paste,
     )

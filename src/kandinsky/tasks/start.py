@@ -1,6 +1,5 @@
 """Where the denoising of a picture begins: from noise, from a picture, or from a region of one."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kandinsky.conditioning.conditions import Batch
-from kandinsky.core.images import Picture, mask_array, round_up, to_tensor
+from kandinsky.core.images import mask_array, round_up, to_tensor
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import Rng
 from kandinsky.diffusion.constraints import Paste
 from kandinsky.diffusion.loop import Project
+from kandinsky.diffusion.schedule import Schedule
 from kandinsky.diffusion.times import tail
 from kandinsky.generations.model import Model
 
@@ -40,17 +40,19 @@ def start(model: Model, request: Request, batch: Batch) -> Start:
         return from_noise(model, request, len(batch.rows), batch.rng)
     if not masks:
         return from_picture(model, request, _pixels(model, request, batch), batch.rng)
-    return from_region(model, request, _pixels(model, request, batch), masks, batch.rng)
+    return from_region(model, request, batch)
 
 
 def from_noise(model: Model, request: Request, count: int, rng: Rng) -> Start:
     """Text-to-image: pure noise."""
-    times = model.schedule_of(request.sampler).times(request.steps or 1)
+    schedule = model.schedule_of(request.sampler, request.steps or 1)
+    times = schedule.times(request.steps or 1)
     height, width = (
         round_up(side or 0, model.multiple) // model.codec.downscale
         for side in (request.height, request.width)
     )
-    return Start(_noise(model, (count, model.codec.channels, height, width), rng), times)
+    x = _noise(model, (count, model.codec.channels, height, width), rng)
+    return Start(_noised_noise(model, schedule, x, times[0], rng), times)
 
 
 def from_picture(model: Model, request: Request, pixels: Tensor, rng: Rng) -> Start:
@@ -58,27 +60,31 @@ def from_picture(model: Model, request: Request, pixels: Tensor, rng: Rng) -> St
 
     `pixels` are (B, 3, H, W) in [-1, 1]. Source: SDEdit (Meng et al. 2022, arXiv 2108.01073), section 3.
     """
-    schedule = model.schedule_of(request.sampler)
+    schedule = model.schedule_of(request.sampler, request.steps or 1)
     begin = schedule.beginning(request.steps or 1, request.strength or 1.0)
     latents = _encoded(model, pixels, rng)
     noise = _noise(model, tuple(latents.shape), rng)
     return Start(begin.process.add_noise(latents, noise, begin.t), begin.times)
 
 
-def from_region(model: Model, request: Request, pixels: Tensor, masks: Sequence[Picture], rng: Rng) -> Start:
+def from_region(model: Model, request: Request, batch: Batch) -> Start:
     """Inpainting: the known region is put back where the schedule says, after every step or in predictions.
 
-    An inpainting network (latents, known latents, mask) is also told of it by extra channels; an ordinary one
-    is only pinned. `strength` below 1 starts from the noised picture instead of noise.
+    An inpainting network is also told of it by extra channels, an ordinary one is only pinned. `strength`
+    below 1 starts from the noised picture instead of noise.
     """
     strength = request.strength or 1.0
-    schedule = model.schedule_of(request.sampler)
+    schedule = model.schedule_of(request.sampler, request.steps or 1)
     times = tail(schedule.times(request.steps or 1), strength)
-    latents = _encoded(model, pixels, rng)
-    noise = _noise(model, tuple(latents.shape), rng)
-    known = _known(model, request, masks).to(latents)
+    pixels, repaint = _pixels(model, request, batch), _repainted(model, request, batch)
+    latents = _encoded(model, pixels, batch.rng)
+    noise = _noise(model, tuple(latents.shape), batch.rng)
+    known = erode(_kept(repaint, model.codec.downscale)).to(latents)
     process = schedule.process
-    x = process.add_noise(latents, noise, times[0]) if strength < 1 else noise
+    if strength < 1:
+        x = process.add_noise(latents, noise, times[0])
+    else:
+        x = _noised_noise(model, schedule, noise, times[0], batch.rng)
 
     def paste(x0: Tensor) -> Tensor:
         return known * latents + (1 - known) * x0
@@ -88,8 +94,12 @@ def from_region(model: Model, request: Request, pixels: Tensor, masks: Sequence[
         return known * wanted + (1 - known) * x
 
     extra = None
-    if model.extra_channels:
+    if model.extra_channels and model.tells_region == "masked_latents":
         extra = torch.cat([latents * known, known], dim=1).to(model.dtype)
+    elif model.extra_channels:
+        # What is repainted in part is hidden as a whole, and the network is told how much of it is kept.
+        shown = _encoded(model, torch.where(repaint > 0, 0.0, pixels), batch.rng)
+        extra = torch.cat([_kept(repaint, model.codec.downscale).to(shown), shown], dim=1).to(model.dtype)
     return Start(x, times, extra, project if schedule.pins_known else None, paste)
 
 
@@ -119,13 +129,26 @@ def _encoded(model: Model, pixels: Tensor, rng: Rng) -> Tensor:
     return model.codec.encode(pixels.to(model.device, model.working_dtype), rng)
 
 
-def _known(model: Model, request: Request, masks: Sequence[Picture]) -> Tensor:
-    """Masks (1 = repaint, at picture size) as (B, 1, h, w) at latent size, 1 = known."""
+def _noised_noise(model: Model, schedule: Schedule, noise: Tensor, t: float, rng: Rng) -> Tensor:
+    """Where a way from noise begins: there, or, as some codes have it, with that noise noised once more."""
+    if not schedule.noises_noise:
+        return noise
+    return schedule.process.add_noise(noise, _noise(model, tuple(noise.shape), rng), t)
+
+
+def _repainted(model: Model, request: Request, batch: Batch) -> Tensor:
+    """Masks (1 = repaint) at the pixels' size, (B, 1, H, W)."""
+    if batch.mask is not None:
+        return batch.mask
+    masks = [row.mask for row in batch.rows if row.mask is not None]
     arrays = [mask_array(mask, request.width or 0, request.height or 0, model.multiple) for mask in masks]
-    keep = 1.0 - torch.from_numpy(np.stack(arrays))[:, None]
-    scale = model.codec.downscale
-    size = (keep.shape[-2] // scale, keep.shape[-1] // scale)
-    return erode(F.interpolate(keep, size=size, mode="nearest"))
+    return torch.from_numpy(np.stack(arrays))[:, None]
+
+
+def _kept(repaint: Tensor, scale: int) -> Tensor:
+    """What masks at picture size leave as it is, (B, 1, h, w) at latent size, 1 = known."""
+    size = (repaint.shape[-2] // scale, repaint.shape[-1] // scale)
+    return F.interpolate(1.0 - repaint, size=size, mode="nearest")
 
 
 def erode(known: Tensor) -> Tensor:
