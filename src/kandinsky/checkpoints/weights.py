@@ -11,21 +11,24 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from kandinsky.checkpoints.files import make_folder, read_json, sync, write_json
 from kandinsky.checkpoints.keymap import summary
 from kandinsky.checkpoints.weight_names import choose, file_name, index_name, parse, stems_for
 from kandinsky.core.errors import CheckpointError, OutputError
+from kandinsky.core.files import write_atomically
 
 __all__ = [
     "load_strict",
+    "read_header",
     "read_json",
     "read_pickle",
     "read_tensor_file",
     "read_weights",
     "write_json",
+    "write_tensor_file",
     "write_weights",
 ]
 
@@ -147,6 +150,22 @@ def _check_header(path: Path) -> None:
         raise CheckpointError(
             f"{path} has {size} bytes where its header needs {needed}.", "It was cut off; download it again."
         )
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """Reads what a safetensors file says of itself beside its tensors; CheckpointError when it is damaged."""
+    _check_header(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}.", "Download it again.") from error
+
+
+def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Path:
+    """Writes one small safetensors file, whole or not at all; raises OutputError when it cannot."""
+    make_folder(path.parent)
+    return write_atomically(path, save(_plain(tensors), metadata={"format": "pt", **header}))
 
 
 def read_pickle(path: Path) -> object:

@@ -1,0 +1,382 @@
+"""Low-rank adapters (LoRA): small learned changes of a network's layers, put on, scaled and taken off.
+
+Sources: Hu et al. 2021, arXiv 2106.09685, section 4.1 (W + alpha / r * B A); Liu et al. 2024, arXiv
+2402.09353, equation 5 (DoRA: the direction of that sum, times a learned length of each row).
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kandinsky.core.errors import ConfigError, RequestError, nearest
+
+Layer = nn.Linear | nn.Conv2d
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Rows of a layer's weight: part `part` of `parts` equal ones, `layer` being its path in the network.
+
+    Networks hold projections fused that files and other libraries adapt one by one.
+    """
+
+    layer: str
+    part: int = 0
+    parts: int = 1
+
+    def rows(self, height: int) -> slice:
+        """The rows it means in a weight of `height` rows."""
+        step = height // self.parts
+        return slice(self.part * step, (self.part + 1) * step)
+
+
+class LowRank(nn.Module):
+    """A change of one weight W (out, in, ...) by alpha / rank * up @ down; `rank` is read off the tensors.
+
+    `down` is (rank, in, ...) and `up` (out, rank), with (1, 1) behind for a convolution. With a `magnitude`
+    (out,) the changed rows are rescaled to those lengths (DoRA). `dropout` acts on what enters, in training.
+    """
+
+    def __init__(
+        self, down: Tensor, up: Tensor, alpha: float, magnitude: Tensor | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.down, self.up = nn.Parameter(down), nn.Parameter(up)
+        self.magnitude = None if magnitude is None else nn.Parameter(magnitude)
+        self.alpha, self.dropout = alpha, dropout
+
+    @classmethod
+    def new(
+        cls, weight: Tensor, rank: int, alpha: float, dropout: float = 0.0, dora: bool = False
+    ) -> "LowRank":
+        """One that changes nothing yet: `down` uniform as a fresh layer's weight, `up` zero; in float32."""
+        down = torch.empty(rank, *weight.shape[1:], device=weight.device)
+        nn.init.kaiming_uniform_(down, a=math.sqrt(5))
+        up = torch.zeros(weight.shape[0], rank, *[1] * (weight.ndim - 2), device=weight.device)
+        return cls(down, up, alpha, _lengths(weight.float()) if dora else None, dropout)
+
+    @property
+    def rank(self) -> int:
+        """The inner width."""
+        return int(self.down.shape[0])
+
+    def forward(self, x: Tensor, layer: Layer, weight: Tensor, scale: float) -> Tensor:
+        """What is added to the output of `layer`, whose rows `weight` this changes, for its input `x`."""
+        dtype, x = x.dtype, F.dropout(x.to(self.down.dtype), self.dropout, self.training)
+        factor = scale * self.alpha / self.rank
+        change = _apply(layer, x, self.down)
+        change = factor * (F.linear(change, self.up) if weight.ndim == 2 else F.conv2d(change, self.up))
+        if self.magnitude is not None:
+            base = weight.to(self.down.dtype)
+            # The length is a constant of the gradient (their section 4.3), which halves its memory.
+            stretch = self.magnitude / _lengths(base + factor * self._product(base)).detach()
+            if weight.ndim > 2:
+                stretch = stretch[:, None, None]
+            change = (stretch - 1) * _apply(layer, x, base) + stretch * change
+        return change.to(dtype)
+
+    def delta(self, weight: Tensor, scale: float) -> Tensor:
+        """What `forward` amounts to as a change of the rows `weight`, in float32 or wider."""
+        base = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        change = scale * self.alpha / self.rank * self._product(base)
+        if self.magnitude is None:
+            return change
+        stretch = self.magnitude.to(base) / _lengths(base + change)
+        return stretch.reshape(-1, *[1] * (weight.ndim - 1)) * (base + change) - base
+
+    def _product(self, like: Tensor) -> Tensor:
+        return (self.up.to(like).flatten(1) @ self.down.to(like).flatten(1)).reshape(like.shape)
+
+
+class Adapter(nn.Module):
+    """The changes of one network, by place; it holds all that is learned and nothing of the network."""
+
+    def __init__(self, changes: Mapping[Place, LowRank]) -> None:
+        super().__init__()
+        self.places = tuple(sorted(changes))
+        for place in self.places:
+            self.add_module(_module_name(place), changes[place])
+
+    @classmethod
+    def new(
+        cls,
+        network: nn.Module,
+        places: Iterable[Place],
+        rank: int,
+        alpha: float | None = None,
+        dropout: float = 0.0,
+        dora: bool = False,
+    ) -> "Adapter":
+        """An adapter of these places that changes nothing yet; `alpha` None is the rank, so a factor of 1.
+
+        Raises ConfigError for a rank below 1 or a dropout outside [0, 1), and for no place at all.
+        """
+        chosen = tuple(places)
+        if rank < 1 or not 0 <= dropout < 1:
+            raise ConfigError(
+                f"A low-rank adapter of rank {rank} and dropout {dropout} cannot be.",
+                "The rank is at least 1, the dropout at least 0 and below 1.",
+            )
+        if not chosen:
+            raise ConfigError("An adapter of no layer would learn nothing.", "Name layers of the network.")
+        strength = float(rank if alpha is None else alpha)
+        return cls(
+            {p: LowRank.new(_rows(network, p).detach(), rank, strength, dropout, dora) for p in chosen}
+        )
+
+    def items(self) -> Iterator[tuple[Place, LowRank]]:
+        """Places and their changes, in order."""
+        for place in self.places:
+            change = self.get_submodule(_module_name(place))
+            assert isinstance(change, LowRank)
+            yield place, change
+
+
+def _module_name(place: Place) -> str:
+    # Names of modules hold no dot.
+    return f"{place.layer.replace('.', '/')}:{place.part}"
+
+
+@dataclass
+class Worn:
+    """One adapter's part in one layer."""
+
+    changes: tuple[tuple[Place, LowRank], ...]
+    scale: float
+
+    def forward(self, layer: Layer, x: Tensor, like: Tensor) -> Tensor | None:
+        """What is added to the layer's output, None when that is nothing at all."""
+        if not self.scale:
+            return None
+        axis, weight = (-1 if isinstance(layer, nn.Linear) else 1), layer.weight
+        found: dict[int, Tensor] = {
+            p.part: c(x, layer, weight[p.rows(len(weight))], self.scale) for p, c in self.changes
+        }
+        parts = self.changes[0][0].parts
+        if parts == 1:
+            return found[0]
+        width = like.shape[axis] // parts
+        empty = like.new_zeros(()).expand_as(like.narrow(axis, 0, width))
+        return torch.cat([found.get(part, empty) for part in range(parts)], dim=axis)
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """The change of the layer's weight, in float32 or wider."""
+        total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+        if self.scale:
+            for place, change in self.changes:
+                rows = place.rows(len(weight))
+                total[rows] = change.delta(weight[rows], self.scale)
+        return total
+
+
+class Wearing:
+    """What a layer wears: adapters by name, and while they are merged its own weight."""
+
+    def __init__(self) -> None:
+        self.adapters: dict[str, Worn] = {}
+        self.own: Tensor | None = None
+
+    def add(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
+        """The layer's output `y` for `x` with every change that is not merged already."""
+        if self.own is not None:
+            return y
+        changes = [
+            change for worn in self.adapters.values() if (change := worn.forward(layer, x, y)) is not None
+        ]
+        for change in changes:
+            y = y + change
+        return y
+
+    @torch.no_grad()
+    def merge(self, layer: Layer) -> None:
+        """Adds the changes to the weight, whose own numbers are kept aside."""
+        if self.own is None:
+            own = layer.weight.detach().clone()
+            total = sum(
+                (worn.merged(own) for worn in self.adapters.values()), torch.zeros((), device=own.device)
+            )
+            layer.weight.copy_((own.to(total.dtype) + total).to(own.dtype))
+            self.own = own
+
+    @torch.no_grad()
+    def unmerge(self, layer: Layer) -> None:
+        """Puts the own weight back, bit for bit."""
+        if self.own is not None:
+            layer.weight.copy_(self.own)
+            self.own = None
+
+
+class AdaptedLinear(nn.Linear):
+    """A linear layer that wears adapters; it has the same parameters under the same names as `base`."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+        self.wearing, self._base = Wearing(), (base,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.wearing.add(self, x, super().forward(x))
+
+
+class AdaptedConv(nn.Conv2d):
+    """A convolution that wears adapters; it has the same parameters under the same names as `base`."""
+
+    def __init__(self, base: nn.Conv2d) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update({k: v for k, v in base.__dict__.items() if k not in self.__dict__})
+        self.weight, self.bias = base.weight, base.bias
+        self.wearing, self._base = Wearing(), (base,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.wearing.add(self, x, super().forward(x))
+
+
+Adapted = AdaptedLinear | AdaptedConv
+
+
+def attach(network: nn.Module, adapter: Adapter, name: str, scale: float = 1.0) -> None:
+    """Puts an adapter on a network under a name; from then on its layers compute W x + scale * change(x).
+
+    The network's own tensors, their names and its state dict stay as they are: the adapter is saved, moved
+    and trained by itself. Merged adapters are unmerged first. Raises RequestError when the name is worn
+    already, or for a place that the network lacks or that has another shape; then nothing is changed.
+    """
+    if name in worn_by(network):
+        raise RequestError(
+            f"An adapter {name!r} is worn already.", "Take it off first, or choose another name."
+        )
+    grouped: dict[str, list[tuple[Place, LowRank]]] = {}
+    for place, change in adapter.items():
+        rows = _rows(network, place)
+        if change.up.shape[0] != rows.shape[0] or change.down.shape[1:] != rows.shape[1:]:
+            raise RequestError(
+                f"The adapter changes {place.layer} as ({change.up.shape[0]}, {change.down.shape[1]}), "
+                f"the network has {tuple(rows.shape)} there.",
+                "It was made for a network of another size.",
+            )
+        grouped.setdefault(place.layer, []).append((place, change))
+    unmerge(network)
+    for path, changes in grouped.items():
+        _adapted(network, path).wearing.adapters[name] = Worn(tuple(changes), scale)
+
+
+def detach(network: nn.Module, name: str | None = None) -> None:
+    """Takes one adapter off, or all; the network is then what it was before, bit for bit.
+
+    Raises RequestError for a name that is not worn.
+    """
+    if name is not None:
+        _check_worn(network, name)
+    unmerge(network)
+    for path, layer in list(_layers(network)):
+        if name is None:
+            layer.wearing.adapters.clear()
+        else:
+            layer.wearing.adapters.pop(name, None)
+        if not layer.wearing.adapters:
+            base = layer._base[0]
+            # The parameters may have been replaced since, by a load or a move.
+            base.weight, base.bias = layer.weight, layer.bias
+            base.train(layer.training)
+            _replace(network, path, base)
+
+
+def set_scale(network: nn.Module, name: str, scale: float) -> None:
+    """Changes how strongly an adapter acts; 0 is exactly the network without it.
+
+    Merged adapters are unmerged first. Raises RequestError for a name that is not worn.
+    """
+    _check_worn(network, name)
+    unmerge(network)
+    for _, layer in _layers(network):
+        if name in layer.wearing.adapters:
+            layer.wearing.adapters[name].scale = scale
+
+
+def merge(network: nn.Module) -> None:
+    """Adds all worn adapters to the weights: as fast as the plain network, equal to rounding.
+
+    The weights of adapted layers are kept aside, so that `unmerge` is exact; a network that is merged already
+    stays as it is.
+    """
+    for _, layer in _layers(network):
+        layer.wearing.merge(layer)
+
+
+def unmerge(network: nn.Module) -> None:
+    """Undoes `merge` to the last bit; without one it does nothing."""
+    for _, layer in _layers(network):
+        layer.wearing.unmerge(layer)
+
+
+def worn_by(network: nn.Module) -> dict[str, float]:
+    """The names and scales of the adapters that a network wears."""
+    return {
+        name: worn.scale for _, layer in _layers(network) for name, worn in layer.wearing.adapters.items()
+    }
+
+
+def adapter_of(network: nn.Module, name: str) -> Adapter:
+    """The adapter that a network wears under a name; RequestError when it wears none of that name."""
+    _check_worn(network, name)
+    found = (layer.wearing.adapters.get(name) for _, layer in _layers(network))
+    return Adapter({place: change for worn in found if worn is not None for place, change in worn.changes})
+
+
+def _check_worn(network: nn.Module, name: str) -> None:
+    if name not in (worn := worn_by(network)):
+        raise RequestError(f"No adapter {name!r} is worn.", nearest(name, worn) if worn else "None is.")
+
+
+def _layers(network: nn.Module) -> Iterator[tuple[str, Adapted]]:
+    for path, module in network.named_modules():
+        if isinstance(module, AdaptedLinear | AdaptedConv):
+            yield path, module
+
+
+def _rows(network: nn.Module, place: Place) -> Tensor:
+    """The rows of a place; RequestError when the network has no such layer."""
+    try:
+        layer = network.get_submodule(place.layer)
+    except AttributeError:
+        layer = None
+    if not isinstance(layer, nn.Linear | nn.Conv2d):
+        raise RequestError(
+            f"The network has no linear layer or convolution {place.layer!r}.",
+            "The adapter was made for another network.",
+        )
+    return layer.weight[place.rows(len(layer.weight))]
+
+
+def _adapted(network: nn.Module, path: str) -> Adapted:
+    """The layer at a path, made able to wear adapters."""
+    layer = network.get_submodule(path)
+    if isinstance(layer, AdaptedLinear | AdaptedConv):
+        return layer
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    adapted = AdaptedLinear(layer) if isinstance(layer, nn.Linear) else AdaptedConv(layer)
+    adapted.train(layer.training)
+    _replace(network, path, adapted)
+    return adapted
+
+
+def _replace(network: nn.Module, path: str, layer: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(network.get_submodule(parent), name, layer)
+
+
+def _apply(layer: Layer, x: Tensor, weight: Tensor) -> Tensor:
+    """`weight` used as `layer` uses its own, without a bias."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(x, weight)
+    return F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
+def _lengths(weight: Tensor) -> Tensor:
+    """The Euclidean length of each row, (out,)."""
+    return torch.linalg.vector_norm(weight.flatten(1), dim=1)

@@ -1,0 +1,266 @@
+"""Low-rank adapters in files: the key layout of peft and diffusers, read and written.
+
+A tensor is called `<component>.<module>.lora_A.weight` (our `down`), `.lora_B.weight` (`up`) or
+`.lora_magnitude_vector`; components and modules have the names of the diffusers layout. What tensors do not
+tell (alpha) is JSON in the file's header under `lora_adapter_metadata`, as diffusers writes it, or in the
+`adapter_config.json` beside the file, as peft does.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from kandinsky.adapters.lora import Adapter, LowRank, Place
+from kandinsky.checkpoints import formats
+from kandinsky.checkpoints.files import read_json, write_json
+from kandinsky.checkpoints.formats import Format
+from kandinsky.checkpoints.keymap import summary
+from kandinsky.checkpoints.weights import read_header, read_tensor_file, write_tensor_file
+from kandinsky.core.errors import CheckpointError, ConfigError
+from kandinsky.networks.clip import ClipText
+from kandinsky.networks.prior import Prior
+from kandinsky.networks.t5 import T5Encoder
+from kandinsky.networks.unet2 import UNet2
+from kandinsky.networks.xlmr import MultilingualClip
+
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PEFT_PREFIX = "base_model.model."
+SETTINGS, NOTES = "lora_adapter_metadata", "kandinsky"
+
+
+@dataclass(frozen=True)
+class Adaptable:
+    """A kind of network that takes adapters: its names in files, and which modules are adapted by default."""
+
+    form: Format
+    targets: tuple[str, ...]
+
+
+ADAPTABLE: Mapping[type[nn.Module], Adaptable] = {
+    UNet2: Adaptable(formats.UNET, ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")),
+    Prior: Adaptable(formats.PRIOR, ("to_q", "to_k", "to_v", "to_out.0")),
+    ClipText: Adaptable(formats.CLIP_TEXT, ("q_proj", "k_proj", "v_proj", "out_proj")),
+    MultilingualClip: Adaptable(formats.MULTILINGUAL, ("query", "key", "value", "attention.output.dense")),
+    T5Encoder: Adaptable(formats.SECOND_TEXT, ("q", "k", "v", "o")),
+}
+
+# Older files of diffusers name the attention's processor, and its projections on it.
+_PROCESSOR = re.compile(r"\.processor\.(\w+)_lora\.(down|up)\.weight$")
+_MATRIX = re.compile(
+    r"\.(?:lora_(?P<peft>[AB])|lora(?:_linear_layer)?\.(?P<old>down|up))(?:\.default)?\.weight$"
+)
+_MAGNITUDE = re.compile(r"\.lora_magnitude_vector(?:\.default)?(?:\.weight)?$")
+
+
+@dataclass(frozen=True, eq=False)
+class LoraFile:
+    """The content of an adapter file: tensors by name, the settings of peft, and notes of our own."""
+
+    tensors: dict[str, Tensor]
+    settings: dict[str, Any]
+    notes: dict[str, Any]
+
+
+def modules_of(network: nn.Module) -> dict[str, Place]:
+    """All linear layers and convolutions of a network: the names of their modules in files, and their places.
+
+    Raises ConfigError for a kind of network that takes no adapters.
+    """
+    form = _adaptable(network).form
+    config: Any = network.config
+    keys = form.keys(config, None)
+    found = {}
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            names = keys.foreign_names(f"{path}.weight") or []
+            for part, name in enumerate(names):
+                found[name.removesuffix(".weight")] = Place(path, part, len(names))
+    return found
+
+
+def choose_places(network: nn.Module, targets: Iterable[str] | None = None) -> list[Place]:
+    """The places whose module, as named in files, is one of `targets` or ends in one behind a dot.
+
+    None is the attention's projections. Raises ConfigError for a target that no module has.
+    """
+    wanted = _adaptable(network).targets if targets is None else tuple(targets)
+    known = modules_of(network)
+    chosen: dict[Place, None] = {}
+    for target in wanted:
+        places = [place for name, place in known.items() if name == target or name.endswith(f".{target}")]
+        if not places and targets is not None:
+            ends = sorted({name.rpartition(".")[2] for name in known} - set("0123456789"))
+            raise ConfigError(f"No layer is called {target!r}.", f"Names end in: {', '.join(ends)}.")
+        chosen |= dict.fromkeys(places)
+    return list(chosen)
+
+
+def to_tensors(network: nn.Module, adapter: Adapter) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An adapter of a network as tensors by the names of peft, and the settings that peft reads them with."""
+    names = {place: name for name, place in modules_of(network).items()}
+    tensors: dict[str, Tensor] = {}
+    ranks, alphas, dora, dropout = {}, {}, False, 0.0
+    for place, change in adapter.items():
+        name = names[place]
+        tensors[f"{name}.lora_A.weight"] = change.down.detach()
+        tensors[f"{name}.lora_B.weight"] = change.up.detach()
+        ranks[name], alphas[name], dropout = change.rank, change.alpha, change.dropout
+        if change.magnitude is not None:
+            dora, length = True, change.magnitude.detach()
+            shape = (1, -1, 1, 1) if change.down.ndim > 2 else (-1,)
+            tensors[f"{name}.lora_magnitude_vector"] = length.reshape(shape)
+    rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
+    settings = {
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "use_dora": dora,
+        "target_modules": sorted(names[place] for place in adapter.places),
+        "rank_pattern": {name: other for name, other in ranks.items() if other != rank},
+        "alpha_pattern": {name: other for name, other in alphas.items() if other != alpha},
+    }
+    return tensors, settings
+
+
+def from_tensors(network: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Adapter:
+    """The adapter of tensors named as peft or diffusers names them, component and wrapper taken off.
+
+    `settings` are peft's; without `lora_alpha` there (and no `.alpha` tensors) alpha is the rank. Raises
+    CheckpointError for names that the network does not have, half an adapter, or a shape that cannot be.
+    """
+    known = modules_of(network)
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        module, role = _read_name(name)
+        parts.setdefault(module, {})[role] = tensor
+    if unknown := [module for module in parts if module not in known]:
+        raise CheckpointError(
+            f"The adapter changes {len(unknown)} layers that this network does not have: {summary(unknown)}.",
+            "It was made for another model.",
+        )
+    if halves := [module for module, found in parts.items() if not {"down", "up"} <= found.keys()]:
+        raise CheckpointError(
+            f"The adapter has only half of its tensors for {summary(halves)}.", "Download it again."
+        )
+    changes = {known[module]: _low_rank(module, found, settings) for module, found in parts.items()}
+    return Adapter(changes).eval()
+
+
+def _low_rank(module: str, found: Mapping[str, Tensor], settings: Mapping[str, Any]) -> LowRank:
+    down, up = found["down"].float(), found["up"].float()
+    rank = down.shape[0]
+    if down.ndim not in (2, 4) or up.ndim != down.ndim or up.shape[1] != rank:
+        raise CheckpointError(
+            f"The adapter of {module} has shapes {tuple(down.shape)} and {tuple(up.shape)}.",
+            "It is damaged or of another kind.",
+        )
+    alpha = found.get("alpha")
+    strength = float(alpha) if alpha is not None else _setting(settings, "alpha", module, float(rank))
+    if settings.get("use_rslora"):
+        # arXiv 2312.03732: divided by the root of the rank.
+        strength *= rank**0.5
+    magnitude = found.get("magnitude")
+    length = None if magnitude is None else magnitude.float().flatten()
+    return LowRank(down, up, strength, length, float(settings.get("lora_dropout", 0.0)))
+
+
+def _setting(settings: Mapping[str, Any], what: str, module: str, default: float) -> float:
+    """A number of one module: from its pattern when one fits (peft matches the end of names), else of all."""
+    for pattern, value in (settings.get(f"{what}_pattern") or {}).items():
+        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
+            return float(value)
+    return float(settings.get(f"lora_{what}") or default)
+
+
+def _read_name(name: str) -> tuple[str, str]:
+    """The module and the role of a tensor: down, up, magnitude or alpha."""
+    plain = name.removeprefix(PEFT_PREFIX)
+    if match := _PROCESSOR.search(plain):
+        projection = "to_out.0" if match[1] == "to_out" else match[1]
+        return f"{plain[: match.start()]}.{projection}", match[2]
+    if match := _MATRIX.search(plain):
+        return plain[: match.start()], match["old"] or {"A": "down", "B": "up"}[match["peft"]]
+    if match := _MAGNITUDE.search(plain):
+        return plain[: match.start()], "magnitude"
+    if plain.endswith(".alpha"):
+        return plain.removesuffix(".alpha"), "alpha"
+    raise CheckpointError(
+        f"{name} is no tensor of a low-rank adapter.", "Known are the layouts of peft and of diffusers."
+    )
+
+
+def _adaptable(network: nn.Module) -> Adaptable:
+    found = ADAPTABLE.get(type(network))
+    if found is None:
+        raise ConfigError(
+            f"A {type(network).__name__} takes no adapters.",
+            f"Those that do: {', '.join(kind.__name__ for kind in ADAPTABLE)}.",
+        )
+    return found
+
+
+def read_lora(path: Path) -> LoraFile:
+    """Reads an adapter file, or the one that a folder holds; raises CheckpointError when it cannot."""
+    file = path
+    if path.is_dir():
+        usual = [path / name for name in (DIFFUSERS_FILE, PEFT_FILE) if (path / name).is_file()]
+        others = sorted(path.glob("*.safetensors"))
+        if not usual and len(others) != 1:
+            raise CheckpointError(
+                f"{path} holds {len(others) or 'no'} adapter files.",
+                f"Expected {DIFFUSERS_FILE} or {PEFT_FILE}; name the file.",
+            )
+        file = (usual or others)[0]
+    tensors = read_tensor_file(file)
+    header = read_header(file) if file.suffix == ".safetensors" else {}
+    settings = _header_json(file, header, SETTINGS)
+    beside = file.with_name(PEFT_CONFIG)
+    if not settings and beside.is_file():
+        settings = read_json(beside)
+    return LoraFile(tensors, settings, _header_json(file, header, NOTES))
+
+
+def _header_json(file: Path, header: Mapping[str, str], key: str) -> dict[str, Any]:
+    try:
+        value = json.loads(header.get(key, "{}"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} has a damaged {key}: {error}.", "Download it again.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} has a {key} that is no table.", "Download it again.")
+    return value
+
+
+def write_lora(
+    file: Path, parts: Mapping[str, tuple[nn.Module, Adapter]], notes: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes the adapters of several components as one safetensors file that diffusers reads; OutputError.
+
+    `parts` are networks and their adapters by component (`unet`, `prior_prior`, ...); `notes` are kept in the
+    header for this library.
+    """
+    tensors: dict[str, Tensor] = {}
+    settings: dict[str, Any] = {}
+    for component, (network, adapter) in parts.items():
+        own, peft = to_tensors(network, adapter)
+        tensors |= {f"{component}.{name}": tensor for name, tensor in own.items()}
+        settings |= {f"{component}.{key}": value for key, value in peft.items()}
+    header = {SETTINGS: json.dumps(settings, sort_keys=True)}
+    if notes:
+        header[NOTES] = json.dumps(notes, ensure_ascii=False, sort_keys=True)
+    return write_tensor_file(file, tensors, header)
+
+
+def write_peft(folder: Path, network: nn.Module, adapter: Adapter, base: str = "") -> Path:
+    """Writes one network's adapter as the folder that `PeftModel.from_pretrained` reads; OutputError."""
+    tensors, settings = to_tensors(network, adapter)
+    named = {f"{PEFT_PREFIX}{name}": tensor for name, tensor in tensors.items()}
+    write_tensor_file(folder / PEFT_FILE, named, {})
+    config = {"peft_type": "LORA", "base_model_name_or_path": base or None, "bias": "none", **settings}
+    write_json(folder / PEFT_CONFIG, config)
+    return folder
