@@ -8,13 +8,34 @@ import torch
 from torch import Tensor
 
 from kandinsky.conditioning.tokenizer import Tokenizer
+from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Encoding, Event, Warned
+from kandinsky.core.requests import Request
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet2 import UNet2Condition
 from kandinsky.networks.xlmr import MultilingualClip
 
 TOKENS = 77
 """The length to which texts are cut or padded; the decoders read the padding too."""
+OF_THE_PRIOR = ("prior_negative_prompt", "prior_steps", "prior_guidance_scale")
+
+
+def check_texts(request: Request) -> None:
+    """Raises RequestError when a request is not of texts alone, or tells a prior something.
+
+    For decoders that listen to texts only.
+    """
+    for prompt in request.prompts:
+        if not isinstance(prompt, str):
+            raise RequestError(
+                f"This decoder reads texts only, no {type(prompt).__name__.lower()}.",
+                "Give a text, or load a checkpoint with a prior to mix and to vary pictures.",
+            )
+    for name in OF_THE_PRIOR:
+        if (value := getattr(request, name)) is not None:
+            raise RequestError(
+                f"{name} {value!r} is given, but this checkpoint has no prior.", f"Leave {name} out."
+            )
 
 
 @dataclass(frozen=True, eq=False)

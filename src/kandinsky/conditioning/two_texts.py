@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 from kandinsky.conditioning.conditions import Batch, Conditions
-from kandinsky.conditioning.decoder_texts import DecoderTexts, stacked
-from kandinsky.core.errors import RequestError
+from kandinsky.conditioning.decoder_texts import DecoderTexts, check_texts, stacked
 from kandinsky.core.events import Event
 from kandinsky.core.requests import Request
-
-OF_THE_PRIOR = ("prior_negative_prompt", "prior_steps", "prior_guidance_scale")
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,17 +18,7 @@ class TwoTextsConditioner:
 
     def check(self, request: Request, guided: bool) -> None:
         """See `Conditioner`: prompts are texts, and there is no prior to be told anything."""
-        for prompt in request.prompts:
-            if not isinstance(prompt, str):
-                raise RequestError(
-                    f"This decoder reads texts only, no {type(prompt).__name__.lower()}.",
-                    "Give a text, or load a checkpoint with a prior to mix and to vary pictures.",
-                )
-        for name in OF_THE_PRIOR:
-            if (value := getattr(request, name)) is not None:
-                raise RequestError(
-                    f"{name} {value!r} is given, but this checkpoint has no prior.", f"Leave {name} out."
-                )
+        check_texts(request)
 
     def encode(
         self, batches: Sequence[Batch], request: Request, guided: bool

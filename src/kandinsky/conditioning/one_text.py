@@ -1,0 +1,147 @@
+"""Prompts for decoders that listen to the states of one text encoder, of each text at its own length."""
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from kandinsky.conditioning.conditions import Batch, Conditions
+from kandinsky.conditioning.decoder_texts import check_texts
+from kandinsky.conditioning.tokenizer import Tokenizer
+from kandinsky.core.errors import RequestError
+from kandinsky.core.events import Encoding, Event, Warned
+from kandinsky.core.requests import Request
+from kandinsky.networks.t5 import T5Encoder
+from kandinsky.networks.unet3 import MaskedRows, UNet3Condition
+
+TOKENS = 128
+"""The most tokens of a text that are read, its end mark among them."""
+
+
+@dataclass(frozen=True, eq=False)
+class StatesReader:
+    """A text encoder with its tokenizer; it reads on `device`, None for where its weights are."""
+
+    tokenizer: Tokenizer
+    network: T5Encoder
+    device: torch.device | None = None
+
+    def tokens(self, text: str) -> tuple[Tensor, str]:
+        """The ids (L,) of a text without padding, and the end of the text that did not fit."""
+        found = self.tokenizer.encode([text], TOKENS)
+        return found.ids[0][found.mask[0]], found.dropped[0]
+
+    def fitted(self, text: str, length: int) -> Tensor:
+        """The ids (length,) of a text, cut in front of its end mark or padded."""
+        ids, _ = self.tokens(text)
+        if len(ids) > length:
+            return torch.cat([ids[: length - 1], ids[-1:]])
+        return torch.cat([ids, ids.new_full((length - len(ids),), self.tokenizer.pad_id)])
+
+    @torch.no_grad()
+    def read(self, ids: Tensor) -> Tensor:
+        """The hidden states (1, L, W) of ids (L,), none of which is masked."""
+        rows = ids[None].to(self.device or self.network.tokens.weight.device)
+        states: Tensor = self.network(rows, torch.ones_like(rows))
+        return states
+
+
+@dataclass(frozen=True, eq=False)
+class OneTextConditioner:
+    """The text of each prompt, and against it the negative prompt or nothing.
+
+    `masked_rows` is how the network's publishers fill masked rows; with `learned_null` "nothing" is the
+    network's own null embedding, else it is a masked text. `unguided` is for networks that know no such
+    half. With `cut_negatives` a negative prompt is cut or padded to as many tokens as the prompt has, and the
+    padding read: it is there to repeat results of code that did so.
+    """
+
+    reader: StatesReader
+    device: torch.device
+    dtype: torch.dtype
+    masked_rows: MaskedRows = "zero_states"
+    learned_null: bool = False
+    unguided: bool = False
+    cut_negatives: bool = False
+
+    def check(self, request: Request, guided: bool) -> None:
+        """See `Conditioner`: prompts are texts; nothing is steered away from without guidance."""
+        check_texts(request)
+        if not self.unguided:
+            return
+        if guided:
+            raise RequestError(
+                f"guidance_scale {request.guidance_scale} cannot act: this checkpoint works without it.",
+                "Leave guidance_scale out.",
+            )
+        if request.negative_prompt is not None:
+            raise RequestError(
+                "A negative prompt cannot act: this checkpoint works without guidance.",
+                "Leave negative_prompt out.",
+            )
+
+    def encode(
+        self, batches: Sequence[Batch], request: Request, guided: bool
+    ) -> Generator[Event, None, list[Conditions]]:
+        """See `Conditioner`; nothing is drawn. Each text is read alone and once."""
+        yield Encoding("text")
+        pairs = [[(str(row.prompt), row.negative_prompt) for row in batch.rows] for batch in batches]
+        found: dict[tuple[str, int | None], UNet3Condition] = {}
+        for text, negative in dict.fromkeys(pair for batch in pairs for pair in batch):
+            for key in self._keys(text, negative if guided else None):
+                if key not in found:
+                    found[key] = self.condition(self._ids(*key))
+                    if dropped := self.reader.tokens(key[0])[1]:
+                        yield Warned(f"The prompt is too long for the decoder: it does not read {dropped!r}.")
+
+        def uncond(text: str, negative: str | None) -> UNet3Condition:
+            _, *negatives = self._keys(text, negative)
+            return found[negatives[0]] if negatives else self.nothing(found[text, None].hidden.shape[1])
+
+        return [
+            Conditions(
+                stacked(found[text, None] for text, _ in batch),
+                stacked(uncond(*pair) for pair in batch) if guided else None,
+            )
+            for batch in pairs
+        ]
+
+    def _keys(self, text: str, negative: str | None) -> list[tuple[str, int | None]]:
+        """What is read for a prompt and its negative one: texts, and the number of tokens to fit them to."""
+        if negative is None:
+            return [(text, None)]
+        length = len(self.reader.tokens(text)[0]) if self.cut_negatives else None
+        return [(text, None), (negative, length)]
+
+    def _ids(self, text: str, length: int | None) -> Tensor:
+        return self.reader.tokens(text)[0] if length is None else self.reader.fitted(text, length)
+
+    def condition(self, ids: Tensor) -> UNet3Condition:
+        """What the network is told of ids (L,): their states and, where there is room, one masked row."""
+        states = self.reader.read(ids).to(self.device, self.dtype)
+        length = min(len(ids) + 1, TOKENS)
+        hidden = torch.cat([states, states.new_zeros(1, length - len(ids), states.shape[2])], dim=1)
+        mask = torch.arange(length, device=self.device)[None] < len(ids)
+        return UNet3Condition(hidden, mask, masked_rows=self.masked_rows)
+
+    def nothing(self, length: int) -> UNet3Condition:
+        """What the network is told against a prompt of `length` rows when nothing is steered away from.
+
+        The published null embedding is one of as many rows as the prompt has, and its mean depends on them;
+        the rows of a masked text are all the same, and one will do.
+        """
+        length = length if self.learned_null else 1
+        width = self.reader.network.config.width
+        return UNet3Condition(
+            torch.zeros(1, length, width, device=self.device, dtype=self.dtype),
+            torch.zeros(1, length, device=self.device, dtype=torch.bool),
+            masked_rows=self.masked_rows,
+            null=torch.tensor([self.learned_null], device=self.device),
+        )
+
+
+def stacked(conditions: Iterable[UNet3Condition]) -> UNet3Condition:
+    """One condition with the rows of all."""
+    return reduce(UNet3Condition.joined, conditions)
