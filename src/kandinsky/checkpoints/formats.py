@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component
 from kandinsky.checkpoints.keymap import KeyMap
-from kandinsky.checkpoints.maps import clip, kl, mclip, movq, prior, t5, unet2
+from kandinsky.checkpoints.maps import clip, kl, mclip, movq, prior, t5, unet2, unet3
 from kandinsky.checkpoints.maps.original_files import KL_SCALE
 from kandinsky.checkpoints.weights import load_strict
 from kandinsky.networks.clip import ClipText, ClipVision
@@ -19,6 +19,7 @@ from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.prior import Prior
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet2 import UNet2
+from kandinsky.networks.unet3 import UNet3
 from kandinsky.networks.xlmr import MultilingualClip, MultilingualClipConfig
 
 Tensors = Mapping[str, Tensor]
@@ -82,6 +83,14 @@ UNET = Format(
     lambda config, _: unet2.UNET2[config.condition],
     unet2.unet2_json,
 )
+UNET3 = Format(
+    "diffusers",
+    unet3.CLASS,
+    unet3.unet3_config,
+    UNet3,
+    lambda config, _: unet3.unet3_map(config),
+    unet3.unet3_json,
+)
 MOVQ = Format("diffusers", "VQModel", movq.movq_config, MoVQ, lambda *_: movq.MOVQ, movq.movq_json)
 KL = Format(
     "diffusers",
@@ -120,13 +129,19 @@ MULTILINGUAL = Format(
     "model",
     _with_pooler,
 )
-SECOND_TEXT = Format(
-    "transformers",
-    t5.CLASSES["mt5"],
-    t5.t5_config,
-    T5Encoder,
-    lambda _, tensors: t5.t5_map() if tensors is None else t5.t5_map(tensors),
-    lambda config: t5.t5_json(config, "mt5"),
-    "model",
-    strip=t5.without_decoder,
-)
+
+
+def _t5(model_type: t5.ModelType) -> Format:
+    return Format(
+        "transformers",
+        t5.CLASSES[model_type],
+        t5.t5_config,
+        T5Encoder,
+        lambda _, tensors: t5.t5_map() if tensors is None else t5.t5_map(tensors),
+        lambda config: t5.t5_json(config, model_type),
+        "model",
+        strip=t5.without_decoder,
+    )
+
+
+SECOND_TEXT, ONE_TEXT = _t5("mt5"), _t5("t5")
