@@ -1,6 +1,8 @@
 """The original code's names: its recorded runs through its own methods, and what it could not do."""
 
 import inspect
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,11 @@ SIGNATURES = {
         "negative_prior_prompt='', negative_decoder_prompt=''"
     ),
 }
+UNETS = {
+    RELEASE: (get_kandinsky2_0, "Kandinsky-2-0.pt", "Kandinsky-2-0-inpainting.pt"),
+    SECOND: (get_kandinsky2_1, "decoder_fp16.ckpt", "inpainting_fp16.ckpt"),
+}
+"""By case: the loader, and the files of the ordinary U-Net and of the one for inpainting."""
 SMALL = {"num_steps": 3, "h": 64, "w": 64, "prior_steps": "2"}
 
 
@@ -334,6 +341,45 @@ def test_what_cannot_be_is_told(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match=r"ai-forever/Kandinsky_2\.1"):
         get_kandinsky2("cpu", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("case", [RELEASE, SECOND])
+def test_the_u_net_of_another_task_is_told(
+    case: str, models: dict[tuple[str, str], Any], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """The original code fails inside its network on these, or on nothing but noise."""
+    plain, repainting = models[case, "text2img"], models[case, "inpainting"]
+    with pytest.raises(RequestError, match=r"generate_inpainting inpaints.* 4 channels is of the wrong kind"):
+        plain.generate_inpainting(PROMPT, picture(64, 64), 1 - hole(64, 64))
+    for method, inputs in (("text2img", ()), ("img2img", (picture(64, 64),))):
+        with pytest.raises(RequestError, match="9 channels is of an inpainting checkpoint"):
+            getattr(repainting, f"generate_{method}")(PROMPT, *inputs)
+    if case == SECOND:
+        with pytest.raises(RequestError, match="9 channels is of an inpainting checkpoint"):
+            repainting.mix_images([PROMPT], [1.0])
+    load, unet, other = UNETS[case]
+    place = shutil.copytree(folders[case], tmp_path / "model")
+    shutil.copy(place / unet, place / other)
+    with pytest.raises(RequestError, match=r"task_type 'inpainting' inpaints.* 4 channels"):
+        load("cpu", "inpainting", model_path=place)
+    shutil.copy(folders[case] / other, place / unet)
+    with pytest.raises(RequestError, match=r"task_type 'img2img' takes no mask.* 9 channels"):
+        load("cpu", "img2img", model_path=place)
+
+
+@pytest.mark.parametrize(("task", "kind"), [("inpainting", "text2img"), ("text2img", "inpaint")])
+def test_the_last_release_s_u_net_of_another_task_is_told(tiny: Checkpoints, task: str, kind: str) -> None:
+    places = {"model_path": folder(tiny, kind), "prior_path": folder(tiny, "prior")}
+    with pytest.raises(RequestError, match=f"task_type '{task}'.*checkpoint"):
+        get_kandinsky2("cpu", task, model_version="2.2", **places)
+    model = get_kandinsky2(
+        "cpu", "text2img" if kind == "text2img" else "inpainting", model_version="2.2", **places
+    )
+    fields: dict[str, Any] = {"decoder_steps": 1, "prior_steps": 1, "h": 64, "w": 64}
+    repaint = partial(model.generate_inpainting, "a fox", picture(64, 64), 1 - hole(64, 64), **fields)
+    draw = partial(model.generate_text2img, "a fox", **fields)
+    with pytest.raises(RequestError, match=r"wrong kind of checkpoint|of an inpainting checkpoint"):
+        (repaint if kind == "text2img" else draw)()
 
 
 def test_missing_files_are_fetched_to_their_original_names(

@@ -7,7 +7,7 @@ import diffusers
 import pytest
 
 from kandinsky.compat import diffusers as compat
-from kandinsky.compat.diffusers.registry import PIPELINES
+from kandinsky.compat.diffusers.pipelines import PIPELINES
 
 
 def arguments(function: Any) -> list[tuple[str, Any]]:

@@ -15,18 +15,6 @@ from kandinsky.compat.diffusers.auto import (
     AutoPipelineForInpainting,
     AutoPipelineForText2Image,
 )
-from kandinsky.compat.diffusers.combined import (
-    KandinskyV22CombinedPipeline,
-    KandinskyV22Img2ImgCombinedPipeline,
-    KandinskyV22InpaintCombinedPipeline,
-)
-from kandinsky.compat.diffusers.decoders import (
-    KandinskyV22ControlnetImg2ImgPipeline,
-    KandinskyV22ControlnetPipeline,
-    KandinskyV22Img2ImgPipeline,
-    KandinskyV22InpaintPipeline,
-    KandinskyV22Pipeline,
-)
 from kandinsky.compat.diffusers.parts import (
     CLIPTextModelWithProjection,
     CLIPVisionModelWithProjection,
@@ -36,8 +24,22 @@ from kandinsky.compat.diffusers.parts import (
     VQModel,
 )
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
-from kandinsky.compat.diffusers.prior import (
+from kandinsky.compat.diffusers.pipelines import (
+    KandinskyCombinedPipeline,
+    KandinskyImg2ImgCombinedPipeline,
+    KandinskyImg2ImgPipeline,
+    KandinskyInpaintCombinedPipeline,
+    KandinskyInpaintPipeline,
+    KandinskyPipeline,
     KandinskyPriorPipeline,
+    KandinskyV22CombinedPipeline,
+    KandinskyV22ControlnetImg2ImgPipeline,
+    KandinskyV22ControlnetPipeline,
+    KandinskyV22Img2ImgCombinedPipeline,
+    KandinskyV22Img2ImgPipeline,
+    KandinskyV22InpaintCombinedPipeline,
+    KandinskyV22InpaintPipeline,
+    KandinskyV22Pipeline,
     KandinskyV22PriorEmb2EmbPipeline,
     KandinskyV22PriorPipeline,
 )
@@ -51,16 +53,6 @@ from kandinsky.compat.diffusers.schedulers import (
     PNDMScheduler,
     UnCLIPScheduler,
     UniPCMultistepScheduler,
-)
-from kandinsky.compat.diffusers.text_combined import (
-    KandinskyCombinedPipeline,
-    KandinskyImg2ImgCombinedPipeline,
-    KandinskyInpaintCombinedPipeline,
-)
-from kandinsky.compat.diffusers.text_decoders import (
-    KandinskyImg2ImgPipeline,
-    KandinskyInpaintPipeline,
-    KandinskyPipeline,
 )
 from kandinsky.compat.diffusers.tokenizers import (
     CLIPImageProcessor,

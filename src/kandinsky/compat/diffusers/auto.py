@@ -3,18 +3,33 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
-from kandinsky.compat.diffusers import combined, decoders, text_combined, text_decoders
+from kandinsky.compat.diffusers import pipelines
 from kandinsky.compat.diffusers.files import model_folder
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
 from kandinsky.core.errors import RequestError
 
+_CLASSES: dict[str, dict[str, tuple[type[DiffusionPipeline], type[DiffusionPipeline]]]] = {
+    "2.1": {
+        "text to image": (pipelines.KandinskyCombinedPipeline, pipelines.KandinskyPipeline),
+        "image to image": (pipelines.KandinskyImg2ImgCombinedPipeline, pipelines.KandinskyImg2ImgPipeline),
+        "inpainting": (pipelines.KandinskyInpaintCombinedPipeline, pipelines.KandinskyInpaintPipeline),
+    },
+    "2.2": {
+        "text to image": (pipelines.KandinskyV22CombinedPipeline, pipelines.KandinskyV22Pipeline),
+        "image to image": (
+            pipelines.KandinskyV22Img2ImgCombinedPipeline,
+            pipelines.KandinskyV22Img2ImgPipeline,
+        ),
+        "inpainting": (pipelines.KandinskyV22InpaintCombinedPipeline, pipelines.KandinskyV22InpaintPipeline),
+    },
+}
+"""By generation and task: the class that does it whole, and the one that does it behind a prior."""
+
 
 class AutoPipeline:
-    """A task: `COMBINED` and `DECODERS` are the classes that do it, whole and behind a prior, by
-    generation."""
+    """A task; the checkpoint says which class does it."""
 
-    COMBINED: ClassVar[dict[str, type[DiffusionPipeline]]] = {}
-    DECODERS: ClassVar[dict[str, type[DiffusionPipeline]]] = {}
+    TASK: ClassVar[str]
 
     def __init__(self, *_: Any, **__: Any) -> None:
         raise RequestError(
@@ -34,20 +49,22 @@ class AutoPipeline:
             variant=options.get("variant"),
             components=(),
         )
-        kind = cls.COMBINED[cls._generation(folder.kind)]
-        return kind.from_pretrained(pretrained_model_or_path, **options)
+        whole, _ = cls._classes(folder.kind)
+        return whole.from_pretrained(pretrained_model_or_path, **options)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **changes: Any) -> Any:
         """A pipeline for this task on the components of another, whole when the other is."""
-        table = cls.COMBINED if "prior_prior" in pipeline.components else cls.DECODERS
-        return table[cls._generation(type(pipeline).__name__)].from_pipe(pipeline, **changes)
+        whole, decoder = cls._classes(type(pipeline).__name__)
+        kind = whole if "prior_prior" in pipeline.components else decoder
+        return kind.from_pipe(pipeline, **changes)
 
     @classmethod
-    def _generation(cls, name: str) -> str:
-        for generation, names in _FAMILIES.items():
-            if name in names:
-                return generation
+    def _classes(cls, name: str) -> tuple[type[DiffusionPipeline], type[DiffusionPipeline]]:
+        """The classes that do the task in the generation of the class `name`."""
+        for tasks in _CLASSES.values():
+            if any(kind.__name__ == name for pair in tasks.values() for kind in pair):
+                return tasks[cls.TASK]
         raise RequestError(
             f"{cls.__name__} has no pipeline for a {name or 'model without a name'}.",
             "Load it with the class of that name, or give the decoder.",
@@ -57,44 +74,16 @@ class AutoPipeline:
 class AutoPipelineForText2Image(AutoPipeline):
     """Text-to-image."""
 
-    COMBINED: ClassVar[dict[str, type[DiffusionPipeline]]] = {
-        "2.1": text_combined.KandinskyCombinedPipeline,
-        "2.2": combined.KandinskyV22CombinedPipeline,
-    }
-    DECODERS: ClassVar[dict[str, type[DiffusionPipeline]]] = {
-        "2.1": text_decoders.KandinskyPipeline,
-        "2.2": decoders.KandinskyV22Pipeline,
-    }
+    TASK = "text to image"
 
 
 class AutoPipelineForImage2Image(AutoPipeline):
     """Image-to-image."""
 
-    COMBINED: ClassVar[dict[str, type[DiffusionPipeline]]] = {
-        "2.1": text_combined.KandinskyImg2ImgCombinedPipeline,
-        "2.2": combined.KandinskyV22Img2ImgCombinedPipeline,
-    }
-    DECODERS: ClassVar[dict[str, type[DiffusionPipeline]]] = {
-        "2.1": text_decoders.KandinskyImg2ImgPipeline,
-        "2.2": decoders.KandinskyV22Img2ImgPipeline,
-    }
+    TASK = "image to image"
 
 
 class AutoPipelineForInpainting(AutoPipeline):
     """Inpainting."""
 
-    COMBINED: ClassVar[dict[str, type[DiffusionPipeline]]] = {
-        "2.1": text_combined.KandinskyInpaintCombinedPipeline,
-        "2.2": combined.KandinskyV22InpaintCombinedPipeline,
-    }
-    DECODERS: ClassVar[dict[str, type[DiffusionPipeline]]] = {
-        "2.1": text_decoders.KandinskyInpaintPipeline,
-        "2.2": decoders.KandinskyV22InpaintPipeline,
-    }
-
-
-_TASKS = (AutoPipelineForText2Image, AutoPipelineForImage2Image, AutoPipelineForInpainting)
-_FAMILIES = {
-    generation: {table[generation].__name__ for task in _TASKS for table in (task.COMBINED, task.DECODERS)}
-    for generation in AutoPipelineForText2Image.COMBINED
-}
+    TASK = "inpainting"

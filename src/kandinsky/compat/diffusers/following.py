@@ -12,6 +12,8 @@ from kandinsky.compat.terminal import progress_bar
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.diffusion.loop import Step
 
+LATENTS = ["latents"]
+"""What callbacks are told of unless they ask for more."""
 Named = Mapping[str, Callable[[], Tensor]]
 
 

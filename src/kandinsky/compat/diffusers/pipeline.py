@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kandinsky.checkpoints.diffusers_folder import Folder, write_model_index
+from kandinsky.compat.calls import signed
 from kandinsky.compat.diffusers import offload
 from kandinsky.compat.diffusers.files import model_folder
 from kandinsky.compat.diffusers.parts import PARTS, Part, original_of
@@ -207,6 +208,17 @@ class DiffusionPipeline:
         return self.device
 
 
+def made_of(components: tuple[str, ...]) -> Any:
+    """The `__init__` of a pipeline of these components, each of which must be given."""
+    return signed(
+        lambda pipe, given: DiffusionPipeline.__init__(pipe, **given),
+        " ".join(components),
+        {},
+        "A pipeline of the given components.",
+        "__init__",
+    )
+
+
 def load_component(folder: Folder, name: str, role: str, dtype: torch.dtype, variant: str | None) -> Any:
     """Component `name` of a folder, by the class that the folder names for it; `role` is its name in a
     pipeline.
@@ -228,7 +240,7 @@ def load_component(folder: Folder, name: str, role: str, dtype: torch.dtype, var
 
 
 def _class_of(folder: Folder) -> type[DiffusionPipeline]:
-    from kandinsky.compat.diffusers.registry import PIPELINES
+    from kandinsky.compat.diffusers.pipelines import PIPELINES
 
     if folder.kind not in PIPELINES:
         raise CheckpointError(

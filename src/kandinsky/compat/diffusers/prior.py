@@ -1,4 +1,4 @@
-"""The prior pipelines: texts and pictures become image embeddings."""
+"""What prior pipelines do: texts and pictures become image embeddings."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from kandinsky.compat.diffusers.draws import Generators, rng_of
-from kandinsky.compat.diffusers.following import Callbacks, follow
+from kandinsky.compat.diffusers.following import LATENTS, Callbacks, follow
 from kandinsky.compat.diffusers.inputs import embeddings, paired, repeated, texts
 from kandinsky.compat.diffusers.parts import native_of
-from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
+from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
 from kandinsky.compat.diffusers.values import KandinskyPriorPipelineOutput
 from kandinsky.conditioning.prior_stage import EncodedText, PriorStage
 from kandinsky.core.errors import RequestError, nearest
@@ -97,7 +97,7 @@ def from_embeddings(embedding: Tensor, strength: float) -> Begin:
 
 
 class PriorPipeline(DiffusionPipeline):
-    """What the prior pipelines share; every trajectory runs in the core's prior stage."""
+    """A prior pipeline; every trajectory runs in the core's prior stage."""
 
     COMPONENTS: ClassVar[tuple[str, ...]] = (
         "prior",
@@ -120,24 +120,8 @@ class PriorPipeline(DiffusionPipeline):
         "text_mask",
     ]
 
-    def __init__(
-        self,
-        prior: Any,
-        image_encoder: Any,
-        text_encoder: Any,
-        tokenizer: Any,
-        scheduler: Any,
-        image_processor: Any,
-    ) -> None:
-        super().__init__(
-            prior=prior,
-            image_encoder=image_encoder,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            scheduler=scheduler,
-            image_processor=image_processor,
-        )
-        self._known: tuple[tuple[Any, ...], tuple[Any, Any], PriorStage] | None = None
+    __init__ = made_of(COMPONENTS)
+    _known: tuple[tuple[Any, ...], tuple[Any, Any], PriorStage] | None = None
 
     @property
     def _stage(self) -> PriorStage:
@@ -157,6 +141,27 @@ class PriorPipeline(DiffusionPipeline):
             )
             self._known = parts, place, stage
         return self._known[2]
+
+    def _call(self, given: dict[str, Any]) -> Any:
+        """Embeddings of the prompts from noise, or where an image is given from its embedding."""
+        if given["output_type"] not in OUTPUT_TYPES:
+            raise RequestError(
+                f"There is no output_type {given['output_type']!r}.",
+                nearest(str(given["output_type"]), OUTPUT_TYPES),
+            )
+        names = ("num_images_per_prompt", "num_inference_steps", "generator", "guidance_scale")
+        ask = asked(given["prompt"], given["negative_prompt"], *(given[name] for name in names))
+        on_step_end = given.get("callback_on_step_end")
+        callbacks = Callbacks(self, on_step_end, given.get("callback_on_step_end_tensor_inputs", LATENTS))
+        callbacks.checked(self._callback_tensor_inputs)
+        if "image" in given:
+            begin = from_embeddings(self._encoded(given["image"], ask.copies), given["strength"])
+        else:
+            begin = from_noise(given["latents"])
+        parts: Any = self._embeds(ask, begin, callbacks)
+        if given["output_type"] == "np":
+            parts = tuple(part.float().cpu().numpy() for part in parts)
+        return KandinskyPriorPipelineOutput(*parts) if given["return_dict"] else parts
 
     def get_zero_embed(self, batch_size: int = 1, device: Any = None) -> Tensor:
         """The embedding that stands for no picture, (batch_size, D)."""
@@ -294,100 +299,3 @@ def _warn_of_dropped(known: "Sequence[EncodedText] | Any") -> None:
             warnings.warn(
                 f"The prompt is too long: {text.dropped!r} was not read.", UserWarning, stacklevel=5
             )
-
-
-def finished(found: tuple[Tensor, Tensor], output_type: str | None, return_dict: bool) -> Any:
-    """Embeddings as tensors or arrays, in an output that is read by name or as a tuple."""
-    parts: tuple[Any, Any] = found
-    if output_type == "np":
-        parts = found[0].float().cpu().numpy(), found[1].float().cpu().numpy()
-    return KandinskyPriorPipelineOutput(*parts) if return_dict else parts
-
-
-def check_output(output_type: str | None) -> None:
-    """Raises RequestError unless the prior can give this kind of output."""
-    if output_type not in OUTPUT_TYPES:
-        raise RequestError(
-            f"There is no output_type {output_type!r}.", nearest(str(output_type), OUTPUT_TYPES)
-        )
-
-
-class KandinskyPriorPipeline(PriorPipeline):
-    """The prior of Kandinsky 2.1."""
-
-    def __call__(
-        self,
-        prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] | None = None,
-        num_images_per_prompt: int = 1,
-        num_inference_steps: int = 25,
-        generator: Generators = None,
-        latents: Tensor | None = None,
-        guidance_scale: float = 4.0,
-        output_type: str | None = "pt",
-        return_dict: bool = True,
-    ) -> Any:
-        """Embeddings of the prompts, and of the negative prompts or of no picture: `image_embeds` and
-        `negative_image_embeds`, (B x num_images_per_prompt, D) each."""
-        check_output(output_type)
-        steps, copies = num_inference_steps, num_images_per_prompt
-        ask = asked(prompt, negative_prompt, copies, steps, generator, guidance_scale)
-        return finished(self._embeds(ask, from_noise(latents)), output_type, return_dict)
-
-
-class KandinskyV22PriorPipeline(PriorPipeline):
-    """The prior of Kandinsky 2.2."""
-
-    def __call__(
-        self,
-        prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] | None = None,
-        num_images_per_prompt: int = 1,
-        num_inference_steps: int = 25,
-        generator: Generators = None,
-        latents: Tensor | None = None,
-        guidance_scale: float = 4.0,
-        output_type: str | None = "pt",
-        return_dict: bool = True,
-        callback_on_step_end: Callable[..., Any] | None = None,
-        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 (never changed)
-    ) -> Any:
-        """Embeddings of the prompts, and of the negative prompts or of no picture: `image_embeds` and
-        `negative_image_embeds`, (B x num_images_per_prompt, D) each."""
-        check_output(output_type)
-        steps, copies = num_inference_steps, num_images_per_prompt
-        ask = asked(prompt, negative_prompt, copies, steps, generator, guidance_scale)
-        callbacks = Callbacks(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
-        callbacks.checked(self._callback_tensor_inputs)
-        found = self._embeds(ask, from_noise(latents), callbacks)
-        return finished(found, output_type, return_dict)
-
-
-class KandinskyV22PriorEmb2EmbPipeline(PriorPipeline):
-    """The prior of Kandinsky 2.2, from an image's embedding instead of noise."""
-
-    def __call__(
-        self,
-        prompt: str | Sequence[str],
-        image: Any,
-        strength: float = 0.3,
-        negative_prompt: str | Sequence[str] | None = None,
-        num_images_per_prompt: int = 1,
-        num_inference_steps: int = 25,
-        generator: Generators = None,
-        guidance_scale: float = 4.0,
-        output_type: str | None = "pt",
-        return_dict: bool = True,
-    ) -> Any:
-        """Embeddings of the prompts that keep something of `image`, the less the higher `strength` in (0,
-        1] is.
-
-        `image` is one or several pictures, normalised pixels (B, 3, S, S), or embeddings (B, D). Unlike
-        in the peer the embedding is noised in the space that the prior works in, and a step at least is
-        taken.
-        """
-        check_output(output_type)
-        steps, copies = num_inference_steps, num_images_per_prompt
-        ask = asked(prompt, negative_prompt, copies, steps, generator, guidance_scale)
-        begin = from_embeddings(self._encoded(image, copies), strength)
-        return finished(self._embeds(ask, begin), output_type, return_dict)

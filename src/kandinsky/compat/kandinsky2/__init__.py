@@ -10,11 +10,12 @@ from typing import Any
 import kandinsky
 from kandinsky.checkpoints.files import INDEX
 from kandinsky.checkpoints.original import INPAINTING, open_original
-from kandinsky.compat.diffusers.prior import KandinskyV22PriorPipeline
+from kandinsky.compat.diffusers.pipelines import KandinskyV22PriorPipeline
 from kandinsky.compat.kandinsky2.files import original_folder
 from kandinsky.compat.kandinsky2.first import Kandinsky2
 from kandinsky.compat.kandinsky2.second import Kandinsky2_1
 from kandinsky.compat.kandinsky2.third import TASKS, Kandinsky2_2
+from kandinsky.compat.kinds import check_kind
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
 from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.pipeline import Pipeline
@@ -92,7 +93,7 @@ def get_kandinsky2_0(
     inpainting = _is_inpainting(task_type)
     folder = model_path or original_folder("2.0", inpainting, cache_dir, use_auth_token)
     pipe = kandinsky.load(folder, device=device, dtype="float32", variant=_variant(folder, inpainting))
-    made = Kandinsky2(_checked(pipe, "Kandinsky 2.0"), task_type)
+    made = Kandinsky2(_checked(pipe, "Kandinsky 2.0", task_type), task_type)
     if behaviour is not None and behaviour not in BEHAVIOURS:
         raise RequestError(f"There is no behaviour {behaviour!r}.", nearest(behaviour, BEHAVIOURS))
     made.behaviour = behaviour or made.behaviour
@@ -114,7 +115,7 @@ def get_kandinsky2_1(
     folder = model_path or original_folder("2.1", inpainting, cache_dir, use_auth_token)
     variant = _variant(folder, inpainting)
     pipe = kandinsky.load(folder, prior=prior_path, device=device, variant=variant)
-    return Kandinsky2_1(_checked(pipe, "Kandinsky 2.1"), task_type)
+    return Kandinsky2_1(_checked(pipe, "Kandinsky 2.1", task_type), task_type)
 
 
 def _get_kandinsky2_2(
@@ -125,6 +126,7 @@ def _get_kandinsky2_2(
     dtype = choose_dtype(None, place)
     prior = KandinskyV22PriorPipeline.from_pretrained(prior_path or HUB_PRIOR, torch_dtype=dtype)
     decoder = TASKS[task_type].from_pretrained(model_path or HUB_DECODERS[task_type], torch_dtype=dtype)
+    check_kind(f"task_type {task_type!r}", decoder._model()[0], _is_inpainting(task_type))
     return Kandinsky2_2(prior.to(place), decoder.to(place), task_type)
 
 
@@ -142,9 +144,10 @@ def _variant(folder: str | Path, inpainting: bool) -> str | None:
     return None if open_original(local) is None else INPAINTING
 
 
-def _checked(pipe: Pipeline, name: str) -> Pipeline:
+def _checked(pipe: Pipeline, name: str, task_type: str) -> Pipeline:
     if pipe.model.name != name:
         raise CheckpointError(
             f"{pipe.model_id} holds {pipe.model.name}, not {name}.", "Ask for that model_version."
         )
+    check_kind(f"task_type {task_type!r}", pipe.model, _is_inpainting(task_type))
     return pipe

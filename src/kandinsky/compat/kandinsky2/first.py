@@ -6,7 +6,8 @@ from typing import Any
 
 from PIL.Image import Image
 
-from kandinsky.compat.kandinsky2.inputs import SIDE, change_of, repainted, sampler_name, sized
+from kandinsky.compat.calls import signed
+from kandinsky.compat.kandinsky2.inputs import SIDE, inputs_of, sampler_name
 from kandinsky.compat.kandinsky2.noise import OriginalNoise
 from kandinsky.compat.kandinsky2.running import Facade
 from kandinsky.core.errors import RequestError, nearest
@@ -25,6 +26,27 @@ RELEASE = next(iter(BEHAVIOURS))
 """The behaviour that the published examples were made with."""
 
 
+DEFAULTS: dict[str, Any] = {
+    "batch_size": 1,
+    "ddim_eta": 0.05,
+    "denoised_type": "dynamic_threshold",
+    "dynamic_threshold_v": 99.5,
+    "guidance_scale": 7,
+    "h": 512,
+    "num_steps": 100,
+    "progress": True,
+    "sampler": "ddim_sampler",
+    "strength": 0.7,
+    "w": 512,
+}
+"""What a parameter is unless it is given; all others are required."""
+
+
+def made(names: str, does: str, method: str) -> Any:
+    """A method that makes pictures."""
+    return signed(lambda model, given: model._generate(given), names, DEFAULTS, does, method)
+
+
 class Kandinsky2(Facade):
     """Kandinsky 2.0; every method returns a list of PIL pictures.
 
@@ -35,65 +57,43 @@ class Kandinsky2(Facade):
     image_size = 512
     behaviour = RELEASE
 
-    def generate_text2img(
-        self,
-        prompt: str,
-        num_steps: int = 100,
-        batch_size: int = 1,
-        guidance_scale: float = 7,
-        progress: bool = True,
-        dynamic_threshold_v: float = 99.5,
-        denoised_type: str = "dynamic_threshold",
-        h: int = 512,
-        w: int = 512,
-        sampler: str = "ddim_sampler",
-        ddim_eta: float = 0.05,
-    ) -> list[Image]:
-        """Pictures of a prompt, of exactly w x h."""
-        fields = self._fields(num_steps, guidance_scale, sampler, ddim_eta)
-        fields |= {"count": batch_size, "width": round_up(w, SIDE), "height": round_up(h, SIDE)}
-        made = self._pictures(prompt, fields, denoised_type, dynamic_threshold_v, progress, plain=0)
-        return [picture.crop((0, 0, w, h)) for picture in made]
+    generate_text2img = made(
+        "prompt num_steps batch_size guidance_scale progress dynamic_threshold_v denoised_type h w sampler "
+        "ddim_eta",
+        "Pictures of a prompt, of exactly w x h.",
+        "generate_text2img",
+    )
+    generate_img2img = made(
+        "prompt pil_img strength num_steps guidance_scale progress dynamic_threshold_v denoised_type sampler "
+        "ddim_eta",
+        "A picture that keeps the more of `pil_img` the higher `strength` in 0 to 1 is.",
+        "generate_img2img",
+    )
+    generate_inpainting = made(
+        "prompt pil_img img_mask num_steps guidance_scale progress dynamic_threshold_v denoised_type sampler "
+        "ddim_eta",
+        "A picture in which `pil_img` is kept where `img_mask` is 1 and repainted elsewhere.",
+        "generate_inpainting",
+    )
 
-    def generate_img2img(
-        self,
-        prompt: str,
-        pil_img: Any,
-        strength: float = 0.7,
-        num_steps: int = 100,
-        guidance_scale: float = 7,
-        progress: bool = True,
-        dynamic_threshold_v: float = 99.5,
-        denoised_type: str = "dynamic_threshold",
-        sampler: str = "ddim_sampler",
-        ddim_eta: float = 0.05,
-    ) -> list[Image]:
-        """A picture that keeps the more of `pil_img` the higher `strength` in 0 to 1 is."""
-        size = self.image_size
-        fields = self._fields(num_steps, guidance_scale, sampler, ddim_eta)
-        fields |= {"image": sized(pil_img, size, size), "strength": change_of(strength)}
-        fields |= {"width": size, "height": size}
-        return self._pictures(prompt, fields, denoised_type, dynamic_threshold_v, progress, plain=2)
-
-    def generate_inpainting(
-        self,
-        prompt: str,
-        pil_img: Any,
-        img_mask: Any,
-        num_steps: int = 100,
-        guidance_scale: float = 7,
-        progress: bool = True,
-        dynamic_threshold_v: float = 99.5,
-        denoised_type: str = "dynamic_threshold",
-        sampler: str = "ddim_sampler",
-        ddim_eta: float = 0.05,
-    ) -> list[Image]:
-        """A picture in which `pil_img` is kept where `img_mask` is 1 and repainted elsewhere."""
-        size = self.image_size
-        fields = self._fields(num_steps, guidance_scale, sampler, ddim_eta)
-        fields |= {"image": sized(pil_img, size, size), "mask": repainted(img_mask, size, size)}
-        fields |= {"width": size, "height": size}
-        return self._pictures(prompt, fields, denoised_type, dynamic_threshold_v, progress, plain=1)
+    def _generate(self, given: dict[str, Any]) -> list[Image]:
+        """The pictures of any of the three tasks, told apart by the inputs they have."""
+        self._check_kind(given)
+        size = width, height = given.get("w", self.image_size), given.get("h", self.image_size)
+        if "pil_img" not in given:
+            size = round_up(width, SIDE), round_up(height, SIDE)
+        fields = self._fields(
+            given["num_steps"], given["guidance_scale"], given["sampler"], given["ddim_eta"]
+        )
+        fields |= {"count": given.get("batch_size", 1), "width": size[0], "height": size[1]}
+        fields |= inputs_of(given, *size)
+        # What an input picture draws before anything is doubled: its encoding, and then its noise.
+        plain = len(fields.keys() & {"image", "strength"})
+        schedules = self._schedules(given["denoised_type"], given["dynamic_threshold_v"])
+        model = replace(self.pipe.model, schedule=schedules["ddim"], schedules=schedules)
+        noise = OriginalNoise(self.noise, plain=plain)
+        pictures = self._run(model, given["prompt"], fields, noise, given["progress"])
+        return [picture.crop((0, 0, width, height)) for picture in pictures]
 
     def _fields(self, steps: int, guidance_scale: float, sampler: str, eta: float) -> dict[str, Any]:
         name = sampler_name(sampler)
@@ -101,19 +101,6 @@ class Kandinsky2(Facade):
         # The last state of the original code lost its eta on the way to the sampler; that state is followed.
         acts = name == "ddim" and self.behaviour == RELEASE
         return fields | {"eta": eta} if acts else fields
-
-    def _pictures(
-        self,
-        prompt: str,
-        fields: Mapping[str, Any],
-        denoised_type: str,
-        percent: float,
-        progress: bool,
-        plain: int,
-    ) -> list[Image]:
-        schedules = self._schedules(denoised_type, percent)
-        model = replace(self.pipe.model, schedule=schedules["ddim"], schedules=schedules)
-        return self._run(model, prompt, fields, OriginalNoise(self.noise, plain=plain), progress)
 
     def _schedules(self, denoised_type: str, percent: float) -> Mapping[str, Schedule]:
         if denoised_type not in BOUNDS:

@@ -1,5 +1,6 @@
 """Input pictures and masks in the original code's conventions."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,18 @@ def change_of(strength: float) -> float:
     if isinstance(strength, bool) or not 0 <= strength <= 1:
         raise RequestError(f"strength {strength} is outside 0 to 1.", "Here 1 keeps all of the picture.")
     return max(1 - strength, SMALLEST_CHANGE)
+
+
+def inputs_of(given: Mapping[str, Any], width: int, height: int) -> dict[str, Any]:
+    """The request fields of a call's picture, mask and strength, where it has them."""
+    fields: dict[str, Any] = {}
+    if "pil_img" in given:
+        fields["image"] = sized(given["pil_img"], width, height)
+    if "img_mask" in given:
+        fields["mask"] = repainted(given["img_mask"], width, height)
+    if "strength" in given:
+        fields["strength"] = change_of(given["strength"])
+    return fields
 
 
 def sized(picture: Any, width: int, height: int) -> Image:

@@ -9,6 +9,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from kandinsky.compat.kinds import check_kind
 from kandinsky.compat.terminal import progress_bar
 from kandinsky.core.events import Denoising, Finished, Warned
 from kandinsky.core.requests import Request
@@ -54,6 +55,12 @@ class Facade:
         """Draws a standard normal tensor, in float32 as the original code does whatever its networks
         compute in."""
         return torch.randn(shape, device=self.device)
+
+    def _check_kind(self, given: Mapping[str, Any]) -> None:
+        """Raises RequestError when the U-Net is not of the kind that a call with these inputs needs."""
+        inpainting = "img_mask" in given
+        who = f"{type(self).__name__}.generate_inpainting" if inpainting else "This method"
+        check_kind(who, self.pipe.model, inpainting)
 
     def _bound(self, schedules: Mapping[str, Schedule]) -> dict[str, Schedule]:
         """The schedules with thresholds measured as `shared_threshold` says."""

@@ -8,7 +8,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from kandinsky.compat.kandinsky2.inputs import SIDE, change_of, repainted, sampler_name, sized
+from kandinsky.compat.calls import signed
+from kandinsky.compat.kandinsky2.inputs import SIDE, inputs_of, sampler_name
 from kandinsky.compat.kandinsky2.noise import OriginalNoise
 from kandinsky.compat.kandinsky2.running import Facade, returned
 from kandinsky.conditioning.prior_stage import PriorStage
@@ -22,94 +23,76 @@ from kandinsky.generations.k21 import original_prior_schedule, original_schedule
 from kandinsky.generations.model import Model
 from kandinsky.networks.xlmr import MultilingualClip
 
+DEFAULTS: dict[str, Any] = {
+    "batch_size": 1,
+    "guidance_scale": 7,
+    "h": 512,
+    "negative_decoder_prompt": "",
+    "negative_prior_prompt": "",
+    "num_steps": 100,
+    "prior_cf_scale": 4,
+    "prior_steps": "25",
+    "sampler": "ddim_sampler",
+    "strength": 0.7,
+    "w": 512,
+}
+"""What a parameter is unless it is given; all others are required."""
+SETTINGS = "num_steps batch_size guidance_scale h w sampler prior_cf_scale prior_steps"
+
+
+def made(names: str, does: str, method: str) -> Any:
+    """A method that makes pictures of a prompt."""
+    return signed(lambda model, given: model._generate(given), names, DEFAULTS, does, method)
+
 
 class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
     """Kandinsky 2.1; pictures come as lists of PIL pictures, embeddings as tensors (batch_size, D)."""
 
-    def generate_text2img(
-        self,
-        prompt: str,
-        num_steps: int = 100,
-        batch_size: int = 1,
-        guidance_scale: float = 7,
-        h: int = 512,
-        w: int = 512,
-        sampler: str = "ddim_sampler",
-        prior_cf_scale: float = 4,
-        prior_steps: str | int = "25",
-        negative_prior_prompt: str = "",
-        negative_decoder_prompt: str = "",
-    ) -> list[Image]:
-        """Pictures of a prompt, of exactly w x h."""
-        fields = self._fields(num_steps, batch_size, guidance_scale, h, w, sampler)
-        fields |= {"prior_negative_prompt": negative_prior_prompt}
-        fields |= {"negative_prompt": negative_decoder_prompt or None}
-        return self._cropped(prompt, fields, prior_cf_scale, prior_steps)
+    generate_text2img = made(
+        f"prompt {SETTINGS} negative_prior_prompt negative_decoder_prompt",
+        "Pictures of a prompt, of exactly w x h.",
+        "generate_text2img",
+    )
+    generate_img2img = made(
+        f"prompt pil_img strength {SETTINGS}",
+        "Pictures that keep the more of `pil_img` the higher `strength` in 0 to 1 is.",
+        "generate_img2img",
+    )
+    generate_inpainting = made(
+        f"prompt pil_img img_mask {SETTINGS} negative_prior_prompt negative_decoder_prompt",
+        "Pictures in which `pil_img` is kept where `img_mask` is 1 and repainted elsewhere. Unlike in the "
+        "original code, `negative_decoder_prompt` acts.",
+        "generate_inpainting",
+    )
+    mix_images = signed(
+        lambda model, given: model._mix(**given),
+        f"images_texts weights {SETTINGS} negative_prior_prompt negative_decoder_prompt",
+        DEFAULTS,
+        "Pictures of the weighted sum of texts and pictures, one and the same for all of them. Raises "
+        "RequestError when there are not as many weights as items.",
+        "mix_images",
+    )
 
-    def generate_img2img(
-        self,
-        prompt: str,
-        pil_img: Any,
-        strength: float = 0.7,
-        num_steps: int = 100,
-        batch_size: int = 1,
-        guidance_scale: float = 7,
-        h: int = 512,
-        w: int = 512,
-        sampler: str = "ddim_sampler",
-        prior_cf_scale: float = 4,
-        prior_steps: str | int = "25",
-    ) -> list[Image]:
-        """Pictures that keep the more of `pil_img` the higher `strength` in 0 to 1 is."""
-        fields = self._fields(num_steps, batch_size, guidance_scale, h, w, sampler)
-        fields |= {"image": sized(pil_img, w, h), "strength": change_of(strength)}
-        return self._pictures(prompt, fields, prior_cf_scale, prior_steps, plain=1)
+    def _generate(self, given: dict[str, Any]) -> list[Image]:
+        """The pictures of a prompt in any of the three tasks, told apart by the inputs they have."""
+        fields = inputs_of(given, given["w"], given["h"])
+        if "negative_prior_prompt" in given:
+            fields["prior_negative_prompt"] = given["negative_prior_prompt"]
+            fields["negative_prompt"] = given["negative_decoder_prompt"] or None
+        return self._pictures(given["prompt"], fields, given, given["batch_size"])
 
-    def generate_inpainting(
-        self,
-        prompt: str,
-        pil_img: Any,
-        img_mask: Any,
-        num_steps: int = 100,
-        batch_size: int = 1,
-        guidance_scale: float = 7,
-        h: int = 512,
-        w: int = 512,
-        sampler: str = "ddim_sampler",
-        prior_cf_scale: float = 4,
-        prior_steps: str | int = "25",
-        negative_prior_prompt: str = "",
-        negative_decoder_prompt: str = "",
-    ) -> list[Image]:
-        """Pictures in which `pil_img` is kept where `img_mask` is 1 and repainted elsewhere.
-
-        Unlike in the original code, `negative_decoder_prompt` acts.
-        """
-        fields = self._fields(num_steps, batch_size, guidance_scale, h, w, sampler)
-        fields |= {"image": sized(pil_img, w, h), "mask": repainted(img_mask, w, h)}
-        fields |= {"prior_negative_prompt": negative_prior_prompt}
-        fields |= {"negative_prompt": negative_decoder_prompt or None}
-        return self._pictures(prompt, fields, prior_cf_scale, prior_steps)
-
-    def mix_images(
+    def _mix(
         self,
         images_texts: Sequence[Any],
         weights: Sequence[float],
-        num_steps: int = 100,
-        batch_size: int = 1,
-        guidance_scale: float = 7,
-        h: int = 512,
-        w: int = 512,
-        sampler: str = "ddim_sampler",
-        prior_cf_scale: float = 4,
-        prior_steps: str | int = "25",
-        negative_prior_prompt: str = "",
-        negative_decoder_prompt: str = "",
+        batch_size: int,
+        prior_cf_scale: float,
+        prior_steps: str | int,
+        negative_prior_prompt: str,
+        negative_decoder_prompt: str,
+        **settings: Any,
     ) -> list[Image]:
-        """Pictures of the weighted sum of texts and pictures, one and the same for all of them.
-
-        Raises RequestError when there are not as many weights as items.
-        """
+        """The pictures of a mix, `batch_size` of one sum; `settings` are those of the decoder."""
         if not images_texts or len(images_texts) != len(weights):
             raise RequestError(
                 f"{len(images_texts)} items are mixed with {len(weights)} weights.", "Give one per item."
@@ -131,8 +114,8 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
             else self.create_zero_img_emb(batch_size)
         )
         prompts = [Embedding(row, other) for row, other in zip(mixed, against, strict=True)]
-        fields = self._fields(num_steps, 1, guidance_scale, h, w, sampler)
-        return self._cropped(prompts, fields, prior_cf_scale, prior_steps)
+        told = {**settings, "prior_cf_scale": prior_cf_scale, "prior_steps": prior_steps}
+        return self._pictures(prompts, {}, told, 1)
 
     def generate_clip_emb(
         self,
@@ -209,29 +192,31 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
         changed.__dict__["zero_embedding"] = stage.zero_embedding
         return changed
 
-    def _fields(
-        self, steps: int, batch_size: int, guidance_scale: float, h: int, w: int, sampler: str
-    ) -> dict[str, Any]:
-        fields: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "count": batch_size}
-        return fields | {"height": h, "width": w, "sampler": sampler_name(sampler)}
-
-    def _cropped(
-        self, prompt: Any, fields: Mapping[str, Any], cf_scale: float, prior_steps: str | int
-    ) -> list[Image]:
-        """Pictures made from noise: of the next size that the published networks can, then cropped."""
-        width, height = fields["width"], fields["height"]
-        rounded = {**fields, "width": round_up(width, SIDE), "height": round_up(height, SIDE)}
-        made = self._pictures(prompt, rounded, cf_scale, prior_steps)
-        return [picture.crop((0, 0, width, height)) for picture in made]
-
     def _pictures(
-        self, prompt: Any, fields: Mapping[str, Any], cf_scale: float, prior_steps: str | int, plain: int = 0
+        self, prompt: Any, fields: Mapping[str, Any], given: Mapping[str, Any], count: int
     ) -> list[Image]:
-        stage = self._stage(prior_steps)
-        steps = len(respaced(str(prior_steps), stage.schedule.process.T))
-        noise = OriginalNoise(self.noise, prior_steps=steps, plain=plain)
-        told = {**fields, "prior_steps": steps, "prior_guidance_scale": cf_scale}
-        return self._run(self._model(stage), prompt, told, noise)
+        """`count` pictures of each prompt by the settings `given`."""
+        self._check_kind(given)
+        width, height = given["w"], given["h"]
+        if "image" not in fields:
+            # Made from noise they are of the next size that the published networks can, and then cropped.
+            width, height = round_up(width, SIDE), round_up(height, SIDE)
+        stage = self._stage(given["prior_steps"])
+        steps = len(respaced(str(given["prior_steps"]), stage.schedule.process.T))
+        noise = OriginalNoise(self.noise, prior_steps=steps, plain=int("strength" in fields))
+        told = {
+            **fields,
+            "steps": given["num_steps"],
+            "guidance_scale": given["guidance_scale"],
+            "count": count,
+            "height": height,
+            "width": width,
+            "sampler": sampler_name(given["sampler"]),
+            "prior_steps": steps,
+            "prior_guidance_scale": given["prior_cf_scale"],
+        }
+        pictures = self._run(self._model(stage), prompt, told, noise)
+        return [picture.crop((0, 0, given["w"], given["h"])) for picture in pictures]
 
     def _model(self, stage: PriorStage) -> Model:
         """The model as the original code runs it, whichever layout its files had."""

@@ -1,19 +1,19 @@
 """Kandinsky 2.2 by the original code's names, which wrapped pipelines of the peer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from PIL.Image import Image
-from torch import Tensor
 
-from kandinsky.compat.diffusers.decoders import (
-    DecoderPipeline,
+from kandinsky.compat.calls import signed
+from kandinsky.compat.diffusers.decoders import DecoderPipeline
+from kandinsky.compat.diffusers.pipelines import (
     KandinskyV22Img2ImgPipeline,
     KandinskyV22InpaintPipeline,
     KandinskyV22Pipeline,
+    KandinskyV22PriorPipeline,
 )
-from kandinsky.compat.diffusers.prior import KandinskyV22PriorPipeline
 from kandinsky.compat.kandinsky2.inputs import repainted, sized
 
 TASKS: dict[str, type[DecoderPipeline]] = {
@@ -21,6 +21,30 @@ TASKS: dict[str, type[DecoderPipeline]] = {
     "img2img": KandinskyV22Img2ImgPipeline,
     "inpainting": KandinskyV22InpaintPipeline,
 }
+
+
+DEFAULTS: dict[str, Any] = {
+    "batch_size": 1,
+    "decoder_guidance_scale": 4,
+    "decoder_steps": 50,
+    "h": 512,
+    "negative_decoder_prompt": "",
+    "negative_prior_prompt": "",
+    "prior_guidance_scale": 4,
+    "prior_steps": 25,
+    "strength": 0.4,
+    "w": 512,
+}
+"""What a parameter is unless its method's own row says otherwise; all others are required."""
+SETTINGS = (
+    "batch_size decoder_steps prior_steps decoder_guidance_scale prior_guidance_scale h w "
+    "negative_prior_prompt negative_decoder_prompt"
+)
+
+
+def made(names: str, does: str, method: str, **own: Any) -> Any:
+    """A method that makes pictures."""
+    return signed(lambda model, given: model._generate(given), names, {**DEFAULTS, **own}, does, method)
 
 
 class Kandinsky2_2:  # noqa: N801  (the name that existing code uses)
@@ -52,152 +76,61 @@ class Kandinsky2_2:  # noqa: N801  (the name that existing code uses)
         """Where the model is."""
         return self.decoder.device
 
-    def generate_text2img(
-        self,
-        prompt: str,
-        batch_size: int = 1,
-        decoder_steps: int = 50,
-        prior_steps: int = 25,
-        decoder_guidance_scale: float = 4,
-        prior_guidance_scale: float = 4,
-        h: int = 512,
-        w: int = 512,
-        negative_prior_prompt: str = "",
-        negative_decoder_prompt: str = "",
-    ) -> list[Image]:
-        """Pictures of a prompt."""
-        told = (batch_size, int(prior_steps), prior_guidance_scale)
-        embeds = self._embeds(prompt, negative_prior_prompt, *told)
-        against = self._against(negative_decoder_prompt, *told)
-        return self._decoded(
-            "text2img",
-            decoder_steps,
-            decoder_guidance_scale,
-            h,
-            w,
-            image_embeds=embeds,
-            negative_image_embeds=against,
-        )
+    generate_text2img = made(f"prompt {SETTINGS}", "Pictures of a prompt.", "generate_text2img")
+    generate_img2img = made(
+        f"prompt image strength {SETTINGS}",
+        "Pictures that keep the less of `image` the higher `strength` in (0, 1] is: not as in 2.0 and 2.1.",
+        "generate_img2img",
+        decoder_steps=100,
+    )
+    generate_inpainting = made(
+        f"prompt pil_img img_mask {SETTINGS}",
+        "Pictures in which `pil_img` is kept where `img_mask` is 1 and repainted elsewhere.",
+        "generate_inpainting",
+    )
+    mix_images = made(
+        f"images_texts weights {SETTINGS}",
+        "Pictures of the weighted sum of texts and pictures.",
+        "mix_images",
+    )
 
-    def generate_img2img(
-        self,
-        prompt: str,
-        image: Any,
-        strength: float = 0.4,
-        batch_size: int = 1,
-        decoder_steps: int = 100,
-        prior_steps: int = 25,
-        decoder_guidance_scale: float = 4,
-        prior_guidance_scale: float = 4,
-        h: int = 512,
-        w: int = 512,
-        negative_prior_prompt: str = "",
-        negative_decoder_prompt: str = "",
-    ) -> list[Image]:
-        """Pictures that keep the less of `image` the higher `strength` in (0, 1] is: not as in 2.0 and
-        2.1."""
-        told = (batch_size, int(prior_steps), prior_guidance_scale)
-        return self._decoded(
-            "img2img",
-            decoder_steps,
-            decoder_guidance_scale,
-            h,
-            w,
-            image_embeds=self._embeds(prompt, negative_prior_prompt, *told),
-            negative_image_embeds=self._against(negative_decoder_prompt, *told),
-            strength=strength,
-            image=image,
-        )
-
-    def mix_images(
-        self,
-        images_texts: Sequence[Any],
-        weights: Sequence[float],
-        batch_size: int = 1,
-        decoder_steps: int = 50,
-        prior_steps: int = 25,
-        decoder_guidance_scale: float = 4,
-        prior_guidance_scale: float = 4,
-        h: int = 512,
-        w: int = 512,
-        negative_prior_prompt: str = "",
-        negative_decoder_prompt: str = "",
-    ) -> list[Image]:
-        """Pictures of the weighted sum of texts and pictures."""
-        told = (batch_size, int(prior_steps), prior_guidance_scale)
-        mixed = self.prior.interpolate(
-            images_texts,
-            weights,
-            num_images_per_prompt=batch_size,
-            num_inference_steps=int(prior_steps),
-            guidance_scale=prior_guidance_scale,
-            negative_prior_prompt=negative_prior_prompt or None,
-        )
-        return self._decoded(
-            "text2img",
-            decoder_steps,
-            decoder_guidance_scale,
-            h,
-            w,
-            image_embeds=mixed.image_embeds,
-            negative_image_embeds=self._against(negative_decoder_prompt, *told),
-        )
-
-    def generate_inpainting(
-        self,
-        prompt: str,
-        pil_img: Any,
-        img_mask: Any,
-        batch_size: int = 1,
-        decoder_steps: int = 50,
-        prior_steps: int = 25,
-        decoder_guidance_scale: float = 4,
-        prior_guidance_scale: float = 4,
-        h: int = 512,
-        w: int = 512,
-        negative_prior_prompt: str = "",
-        negative_decoder_prompt: str = "",
-    ) -> list[Image]:
-        """Pictures in which `pil_img` is kept where `img_mask` is 1 and repainted elsewhere."""
-        told = (batch_size, int(prior_steps), prior_guidance_scale)
-        return self._decoded(
-            "inpainting",
-            decoder_steps,
-            decoder_guidance_scale,
-            h,
-            w,
-            image_embeds=self._embeds(prompt, negative_prior_prompt, *told),
-            negative_image_embeds=self._against(negative_decoder_prompt, *told),
-            image=sized(pil_img, w, h),
-            mask_image=repainted(img_mask, w, h).astype(np.float32),
-        )
-
-    def _embeds(self, prompt: str, negative: str, batch_size: int, steps: int, scale: float) -> Tensor:
-        found: Tensor = self.prior(
-            prompt,
-            negative_prompt=negative or None,
-            num_images_per_prompt=batch_size,
-            num_inference_steps=steps,
-            guidance_scale=scale,
-        ).image_embeds
-        return found
-
-    def _against(self, negative: str, batch_size: int, steps: int, scale: float) -> Tensor:
-        """What the decoder steers away from: the negative prompt's embedding, or that of no picture.
-
-        The original code takes the prior's negative prompt here in all methods but one.
-        """
-        return (
-            self._embeds(negative, "", batch_size, steps, scale)
+    def _generate(self, given: dict[str, Any]) -> list[Image]:
+        """The pictures of any of the tasks, told apart by the inputs they have."""
+        told = {
+            "num_images_per_prompt": given["batch_size"],
+            "num_inference_steps": int(given["prior_steps"]),
+            "guidance_scale": given["prior_guidance_scale"],
+        }
+        prior_negative, negative = given["negative_prior_prompt"] or None, given["negative_decoder_prompt"]
+        if "weights" in given:
+            items = given["images_texts"], given["weights"]
+            found = self.prior.interpolate(*items, **told, negative_prior_prompt=prior_negative)
+        else:
+            found = self.prior(given["prompt"], negative_prompt=prior_negative, **told)
+        # The original code takes the prior's negative prompt here in all methods but one.
+        against = (
+            self.prior(negative, **told).image_embeds
             if negative
-            else self.prior.get_zero_embed(batch_size)
+            else self.prior.get_zero_embed(given["batch_size"])
         )
-
-    def _decoded(
-        self, task: str, steps: int, guidance_scale: float, h: int, w: int, **fields: Any
-    ) -> list[Image]:
-        pipe = TASKS[task].from_pipe(self.decoder)
-        images: list[Image] = pipe(
-            num_inference_steps=steps, height=h, width=w, guidance_scale=guidance_scale, **fields
+        pipe, inputs = self._task(given)
+        images: list[Image] = pipe.from_pipe(self.decoder)(
+            image_embeds=found.image_embeds,
+            negative_image_embeds=against,
+            num_inference_steps=given["decoder_steps"],
+            height=given["h"],
+            width=given["w"],
+            guidance_scale=given["decoder_guidance_scale"],
+            **inputs,
         ).images
         return images
+
+    def _task(self, given: Mapping[str, Any]) -> tuple[type[DecoderPipeline], dict[str, Any]]:
+        """The pipeline of a call, and what it is told beside embeddings and settings."""
+        if "img_mask" in given:
+            size = given["w"], given["h"]
+            mask = repainted(given["img_mask"], *size).astype(np.float32)
+            return TASKS["inpainting"], {"image": sized(given["pil_img"], *size), "mask_image": mask}
+        if "image" in given:
+            return TASKS["img2img"], {"image": given["image"], "strength": given["strength"]}
+        return TASKS["text2img"], {}
