@@ -379,4 +379,5 @@ def _apply(layer: Layer, x: Tensor, weight: Tensor) -> Tensor:
 
 def _lengths(weight: Tensor) -> Tensor:
     """The Euclidean length of each row, (out,)."""
-    return torch.linalg.vector_norm(weight.flatten(1), dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1)
+    return lengths

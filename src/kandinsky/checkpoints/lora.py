@@ -178,6 +178,11 @@ def _setting(settings: Mapping[str, Any], what: str, module: str, default: float
     return float(settings.get(f"lora_{what}") or default)
 
 
+def tensor_module(name: str) -> str:
+    """The module that a tensor of an adapter belongs to; CheckpointError for a name of another kind."""
+    return _read_name(name)[0]
+
+
 def _read_name(name: str) -> tuple[str, str]:
     """The module and the role of a tensor: down, up, magnitude or alpha."""
     plain = name.removeprefix(PEFT_PREFIX)

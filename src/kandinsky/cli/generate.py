@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kandinsky.engine.pipeline import Pipeline
 
 PREVIEWS_PER_PICTURE = 10
-LOAD_SETTINGS = ("prior", "dtype", "variant", "revision", "behaviour")
+LOAD_SETTINGS = ("prior", "dtype", "variant", "revision", "behaviour", "lora")
 REQUEST_FLAGS = (
     "negative_prompt",
     "prior_negative_prompt",
@@ -70,6 +70,7 @@ class Flags:
     variant: str | None
     revision: str | None
     behaviour: str | None
+    lora: list[str] | None
     output: Path | None
     repeat: Path | None
     preview: bool
@@ -123,6 +124,8 @@ def plan(flags: Flags) -> Job:
     if (prompt := _prompt(flags)) is not None:
         changes["prompt"] = prompt
     settings = {name: getattr(flags, name) for name in LOAD_SETTINGS if getattr(flags, name) is not None}
+    if flags.lora:
+        settings["lora"] = dict(parse_lora(text) for text in flags.lora)
     model = flags.model
     if flags.repeat is None:
         if prompt is None:
@@ -145,6 +148,19 @@ def plan(flags: Flags) -> Job:
         # Drawn here rather than by the pipeline, because file names hold it.
         request = request.replaced(seed=secrets.randbelow(2**32))
     return Job(request, targets(flags.output, request.rows()), model, flags.device, settings)
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """An adapter and its scale from `SOURCE` or `SOURCE:SCALE`; RequestError where that is no number."""
+    source, colon, number = text.rpartition(":")
+    if not colon or "/" in number or "\\" in number:
+        return text, 1.0
+    try:
+        return source, float(number)
+    except ValueError as error:
+        raise RequestError(
+            f"--lora {text!r} has the scale {number!r}.", "Write a number behind the colon."
+        ) from error
 
 
 def _prompt(flags: Flags) -> object:

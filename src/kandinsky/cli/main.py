@@ -116,6 +116,10 @@ def generate(
         str | None,
         typer.Option(help="Which published way to run it, such as head-2023.", rich_help_panel=MODEL),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SOURCE[:SCALE]", help="An adapter; repeat it.", rich_help_panel=MODEL),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(

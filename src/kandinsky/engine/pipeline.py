@@ -1,6 +1,6 @@
 """A loaded checkpoint, ready for requests."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -15,6 +15,7 @@ from kandinsky.core.events import EFFECTIVE_GUIDANCE, Event, Finished, Result
 from kandinsky.core.prompts import PromptLike
 from kandinsky.core.requests import Fields, Request
 from kandinsky.core.rng import PerPictureRng, Rng
+from kandinsky.engine import adapters
 from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.embedded import EMBEDDED, embedded_folder
 from kandinsky.generations import Placement, Source, load_model, needs_prior
@@ -41,6 +42,48 @@ class Pipeline:
         self.model_id = model_id
         self.settings = settings or {}
         self.batch_size = batch_size
+        self._lora_sources: dict[str, str] = {}
+
+    @property
+    def loras(self) -> dict[str, float]:
+        """The names and scales of the adapters (LoRA) that act now."""
+        return adapters.worn(self.model)
+
+    def load_lora(self, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
+        """Adds an adapter from a file, a folder or a Hub id to those that act; returns its name.
+
+        Adapters add up; `name` is the file's when none is given. Raises CheckpointError when it cannot be
+        read or was made for another model, RequestError for a name in use; nothing is changed then.
+        """
+        label = adapters.load_lora(self.model, source, scale, name)
+        self._lora_sources[label] = str(source)
+        self._note_loras()
+        return label
+
+    def set_lora_scale(self, name: str, scale: float) -> None:
+        """Changes how strongly an adapter acts; with 0 pictures are bit for bit those without it."""
+        adapters.set_scale(self.model, name, scale)
+        self._note_loras()
+
+    def unload_lora(self, name: str | None = None) -> None:
+        """Takes one adapter off, or all; RequestError for a name that is not in use."""
+        adapters.unload_lora(self.model, name)
+        self._note_loras()
+
+    def merge_loras(self) -> None:
+        """Adds the adapters to the weights, for pictures as fast as without any; any change undoes it."""
+        adapters.merge(self.model)
+
+    def unmerge_loras(self) -> None:
+        """Takes the adapters out of the weights again, to the last bit; they act beside them as before."""
+        adapters.unmerge(self.model)
+
+    def _note_loras(self) -> None:
+        """What a picture's metadata says of adapters, in the form that `load` takes."""
+        acting = {self._lora_sources.get(name, name): scale for name, scale in self.loras.items() if scale}
+        self.settings = {key: value for key, value in self.settings.items() if key != "lora"}
+        if acting:
+            self.settings["lora"] = acting
 
     def generate(self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]) -> Result:
         """Makes the pictures of one request; see `Request` for the fields, their ranges and errors."""
@@ -95,6 +138,7 @@ def load(
     revision: str | None = None,
     behaviour: str | None = None,
     batch_size: int | None = None,
+    lora: Mapping[str, float] | None = None,
     on_progress: Progress | None = None,
 ) -> Pipeline:
     """Loads a checkpoint: the embedded one, a folder in diffusers layout or of original files, or a Hub id.
@@ -103,7 +147,8 @@ def load(
     the decoder is loaded alone and takes embeddings only. `device` and `dtype` default to the best of this
     machine. `variant` picks files such as "fp16", or "inpainting" among original files; `revision` pins a Hub
     commit. `behaviour` chooses where the same weights were published with several ways to run them, such as
-    "release-2022" (the usual one) and "head-2023". `on_progress(file, done, total)` is told of downloads.
+    "release-2022" (the usual one) and "head-2023". `lora` maps adapters to their scales, see
+    `Pipeline.load_lora`. `on_progress(file, done, total)` is told of downloads.
     Raises CheckpointError (HubError for downloads) or RequestError, naming what is missing and what to do.
     """
     place = Placement(*_device_and_dtype(device, dtype), variant, behaviour)
@@ -126,7 +171,10 @@ def load(
         "behaviour": behaviour,
     }
     size = batch_size or (4 if place.device.type == "cuda" else 1)
-    return Pipeline(loaded, model_id, {k: v for k, v in settings.items() if v is not None}, size)
+    pipe = Pipeline(loaded, model_id, {k: v for k, v in settings.items() if v is not None}, size)
+    for source, scale in (lora or {}).items():
+        pipe.load_lora(source, scale)
+    return pipe
 
 
 def _device_and_dtype(
