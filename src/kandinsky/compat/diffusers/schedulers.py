@@ -1,6 +1,7 @@
 """Scheduler classes by their familiar names: each is a name for one of our samplers and its schedule."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -9,9 +10,14 @@ from torch import Tensor
 
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component
 from kandinsky.checkpoints.maps.scheduler import FILE, schedule_from_json
+from kandinsky.compat.diffusers.draws import Generators, GivenFirst, rng_of
 from kandinsky.compat.diffusers.files import component_folder
-from kandinsky.compat.diffusers.values import Config
+from kandinsky.compat.diffusers.values import Config, SchedulerOutput
 from kandinsky.core.errors import RequestError
+from kandinsky.core.rng import Rng
+from kandinsky.diffusion.denoiser import make_denoiser
+from kandinsky.diffusion.process import in_working_precision
+from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.schedule import Schedule
 
 _COMMON: dict[str, Any] = {"num_train_timesteps": 1000, "prediction_type": "epsilon", "steps_offset": 0}
@@ -31,7 +37,7 @@ class SchedulerMixin:
         settings = {**settings, "_class_name": type(self).__name__}
         self.config = Config(settings, {**_COMMON, **self.DEFAULTS})
         self.schedule: Schedule = schedule_from_json(settings)
-        self.timesteps = torch.tensor([], dtype=torch.int64)
+        self.timesteps = torch.arange(self.schedule.process.T).flip(0)
         self.num_inference_steps: int | None = None
 
     @classmethod
@@ -72,6 +78,10 @@ class SchedulerMixin:
         """The sample itself: every sampler here works on latents of unit variance."""
         return sample
 
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What a network that predicts velocities is trained to say about samples (B, ...) at times (B,)."""
+        return self.schedule.process.velocity(sample, noise, timesteps)
+
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The samples (B, ...), noised to their own times (B,)."""
         return self.schedule.process.add_noise(original_samples, noise, timesteps)
@@ -83,7 +93,52 @@ class SchedulerMixin:
         return f"{type(self).__name__} {dict(self.config)}"
 
 
-class DDPMScheduler(SchedulerMixin):
+class SteppingScheduler(SchedulerMixin):
+    """A scheduler that can also be used by itself, a step at a time: `prev_sample` is what comes next."""
+
+    def _next(self, timestep: Any) -> tuple[int, int]:
+        """A time of the trajectory and the one behind it, -1 after the last; RequestError for another
+        time."""
+        t, times = int(timestep), self.timesteps.tolist()
+        if t not in times:
+            raise RequestError(
+                f"Time {t} is not one of this trajectory's {len(times)}.",
+                "Walk over scheduler.timesteps after set_timesteps.",
+            )
+        place = times.index(t)
+        return t, -1 if place == len(times) - 1 else times[place + 1]
+
+    def _stepped(
+        self,
+        model_output: Tensor,
+        times: tuple[int, int],
+        sample: Tensor,
+        rng: Rng,
+        return_dict: bool,
+        eta: float | None = None,
+        rederive_eps: bool = False,
+    ) -> Any:
+        """One step of our own sampler from the first of `times` to the second, by what a network said."""
+        t, t_next = times
+        schedule = self.schedule
+        constraints = [
+            replace(one, rederive_eps=one.rederive_eps or rederive_eps) for one in schedule.constraints
+        ]
+        said = make_denoiser(
+            lambda *_: model_output, schedule.process, schedule.read, constraints=constraints
+        )
+        sampler = make_sampler(schedule.sampler, schedule.process, variance=schedule.variance, eta=eta)
+        x = in_working_precision(sample)
+        x, prediction, _ = sampler.step(said, x, t, t_next, sampler.init(x), rng, t_next < 0)
+        found = SchedulerOutput(x.to(sample.dtype), prediction.x0.to(sample.dtype))
+        return found if return_dict else found.to_tuple()
+
+
+def _rng(generator: Generators, model_output: Tensor) -> Rng:
+    return rng_of(generator, len(model_output), model_output.dtype, model_output.device)
+
+
+class DDPMScheduler(SteppingScheduler):
     """The sampler "ddpm"."""
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {
@@ -94,9 +149,25 @@ class DDPMScheduler(SchedulerMixin):
         "timestep_spacing": "leading",
     }
 
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """From a sample (B, C, ...) at a time of `timesteps` to the next, by what the network said of it.
 
-class DDIMScheduler(SchedulerMixin):
-    """The sampler "ddim", without noise of its own (eta 0)."""
+        `model_output` is shaped like the sample or has twice its channels, variances behind. Draws once at
+        every time above 0. Raises RequestError for another time.
+        """
+        rng = _rng(generator, model_output)
+        return self._stepped(model_output, self._next(timestep), sample, rng, return_dict)
+
+
+class DDIMScheduler(SteppingScheduler):
+    """The sampler "ddim", in pipelines without noise of its own (eta 0)."""
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {
         "clip_sample": True,
@@ -105,6 +176,31 @@ class DDIMScheduler(SchedulerMixin):
         "set_alpha_to_one": True,
         "timestep_spacing": "leading",
     }
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        eta: float = 0.0,
+        use_clipped_model_output: bool = False,
+        generator: Generators = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """As `DDPMScheduler.step`, with the share `eta` in 0..1 of fresh noise, or of `variance_noise`.
+
+        With `use_clipped_model_output` the noise is made consistent with the clipped prediction. Raises
+        RequestError before `set_timesteps`.
+        """
+        if self.num_inference_steps is None:
+            raise RequestError("This scheduler was not told its steps.", "Call set_timesteps first.")
+        rng = _rng(generator, model_output)
+        rng = rng if variance_noise is None else GivenFirst(variance_noise, rng)
+        times = self._next(timestep)
+        return self._stepped(
+            model_output, times, sample, rng, return_dict, float(eta), use_clipped_model_output
+        )
 
 
 class PNDMScheduler(SchedulerMixin):
@@ -146,7 +242,7 @@ class HeunDiscreteScheduler(SchedulerMixin):
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"clip_sample": False, "timestep_spacing": "linspace"}
 
 
-class UnCLIPScheduler(SchedulerMixin):
+class UnCLIPScheduler(SteppingScheduler):
     """The prior's sampler: "ddpm" on squared-cosine times that are spread evenly."""
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {
@@ -155,6 +251,20 @@ class UnCLIPScheduler(SchedulerMixin):
         "variance_type": "fixed_small_log",
         "beta_schedule": "squaredcos_cap_v2",
     }
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        prev_timestep: Any = None,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """As `DDPMScheduler.step`, to `prev_timestep` or to the time below."""
+        t = int(timestep)
+        t_next = t - 1 if prev_timestep is None else int(prev_timestep)
+        return self._stepped(model_output, (t, t_next), sample, _rng(generator, model_output), return_dict)
 
 
 SCHEDULERS: dict[str, type[SchedulerMixin]] = {

@@ -67,6 +67,14 @@ class KandinskyPriorPipelineOutput(Output):
 
 
 @dataclass(eq=False)
+class SchedulerOutput(Output):
+    """`prev_sample`: what a step leads to; `pred_original_sample`: the clean sample that was predicted."""
+
+    prev_sample: Any
+    pred_original_sample: Any
+
+
+@dataclass(eq=False)
 class UNet2DConditionOutput(Output):
     """`sample`: what the network said, (B, C, h, w)."""
 
