@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import KandinskyV22PriorEmb2EmbPipeline
+from torch import nn
 
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import RequestError
-from tests.compat.comparing import PRIOR_STEPS, close, drawn, peer, picture, seeded
+from tests.compat.comparing import PRIOR_STEPS, close, drawn, folder, peer, picture, seeded
 from tests.tiny import Checkpoints
 
 Load = Callable[[str, str], Any]
@@ -220,3 +221,56 @@ def test_the_zero_embedding_is_computed_once(ours: Load) -> None:
     assert torch.equal(prior.get_zero_embed(3), kept.repeat(3, 1))
     prior.scheduler = compat.UnCLIPScheduler.from_config(prior.scheduler.config)
     assert prior._stage.schedule is prior.scheduler.schedule
+
+
+class Counting(nn.Module):
+    """A user's own module around the prior, as torch.compile would put one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = module
+        self.calls = 0
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        self.calls += 1
+        return self._orig_mod(*arguments, **keywords)
+
+
+def test_another_prior_acts(prior: Any) -> None:
+    mine = compat.KandinskyV22PriorPipeline(**prior.components)
+    fields: dict[str, Any] = {**STEPS, "negative_prompt": "ugly"}
+    plain = mine("a fox", generator=seeded(), **fields)
+    mine.prior = Counting(mine.prior)
+    found = mine("a fox", generator=seeded(), **fields)
+    assert mine.prior.calls == PRIOR_STEPS
+    assert torch.equal(found.image_embeds, plain.image_embeds)
+    hooked: list[int] = []
+    handle = prior.prior.register_forward_hook(lambda *_: hooked.append(1))
+    prior("a fox", generator=seeded(), **fields)
+    handle.remove()
+    assert len(hooked) == PRIOR_STEPS
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_compiled_prior_gives_the_same_embeddings(tiny: Checkpoints, prior: Any, in_place: bool) -> None:
+    """One graph serves all steps, whether the module is compiled in place or wrapped."""
+    mine = compat.KandinskyV22PriorPipeline(**prior.components)
+    mine.prior = compat.PriorTransformer.from_pretrained(folder(tiny, "prior"), subfolder="prior")
+    plain = prior("a fox", generator=seeded(), **STEPS).image_embeds
+    graphs: list[Any] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    if in_place:
+        mine.prior.compile(backend=backend, fullgraph=True)
+    else:
+        mine.prior = torch.compile(mine.prior, backend=backend, fullgraph=True)
+    assert close(mine("a fox", generator=seeded(), **STEPS).image_embeds, plain, 1e-5)
+    assert len(graphs) == 1
+
+
+def test_the_prior_alone_wants_its_text(prior: Any) -> None:
+    with pytest.raises(RequestError, match="not told its text"):
+        prior.prior(torch.zeros(1, 20), 5)

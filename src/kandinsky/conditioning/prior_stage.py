@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,12 @@ class EncodedText:
     text: str
     condition: PriorCondition
     dropped: str
+
+
+class Stepping(Protocol):
+    """A prior that has read its texts; `PreparedPrior` is one."""
+
+    def step(self, x: Tensor, t: float) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +99,7 @@ class PriorStage:
         return self.network.prepare(condition, self.schedule.times(steps))
 
     def denoise(
-        self, prepared: PreparedPrior, x: Tensor, times: Sequence[int], rng: Rng, guidance_scale: float | None
+        self, prepared: Stepping, x: Tensor, times: Sequence[int], rng: Rng, guidance_scale: float | None
     ) -> Generator[Step, Tensor | None, None]:
         """The trajectory from `x` (B, D), normalised and noised to times[0]; `prepared` as in `sample`."""
         denoise = make_denoiser(

@@ -122,6 +122,13 @@ class Prior(nn.Module):
         table = {float(t): tokens[i : i + 1] for i, t in enumerate(times)}
         return PreparedPrior(self, tuple(past), mask[:, :, length:], table)
 
+    def denoise(self, x: Tensor, fixed: "PriorFixed") -> Tensor:
+        """x (B, D) normalised -> the clean embedding (B, D), from the tokens that come after the text."""
+        tokens = self._suffix(x, fixed.time_token)
+        for block, past in zip(self._blocks(), fixed.past, strict=True):
+            tokens, _ = block.extend(tokens, past, fixed.mask)
+        return self._read(tokens)
+
     def normalise(self, embedding: Tensor) -> Tensor:
         """An image embedding (B, D) in units of the statistics of real ones, the space the prior works in."""
         return (embedding - self.clip_mean) / self.clip_std
@@ -181,6 +188,15 @@ class Prior(nn.Module):
 
 
 @dataclass(frozen=True)
+class PriorFixed:
+    """All that a step is told beside its embedding; see `PreparedPrior`, of whose times this has one."""
+
+    past: tuple[tuple[Tensor, Tensor], ...]
+    mask: Tensor
+    time_token: Tensor
+
+
+@dataclass(frozen=True)
 class PreparedPrior:
     """A prior that has read its condition: `step` gives what `Prior.forward` gives, from three tokens only.
 
@@ -195,10 +211,11 @@ class PreparedPrior:
 
     def step(self, x: Tensor, t: float) -> Tensor:
         """x (B, D) normalised at time t -> the clean embedding (B, D); t need not have been announced."""
+        return self.prior.denoise(x, self.fixed(x, t))
+
+    def fixed(self, x: Tensor, t: float) -> PriorFixed:
+        """What `Prior.denoise` is called with beside x for a step: the one call that is worth compiling."""
         token = self.time_tokens.get(float(t))
         if token is None:
             token = self.prior._time_tokens(torch.tensor([float(t)], device=x.device))
-        tokens = self.prior._suffix(x, token)
-        for block, past in zip(self.prior._blocks(), self.past, strict=True):
-            tokens, _ = block.extend(tokens, past, self.mask)
-        return self.prior._read(tokens)
+        return PriorFixed(self.past, self.mask, token)

@@ -22,9 +22,9 @@ from kandinsky.compat.diffusers.values import (
     UNet2DConditionOutput,
     VQEncoderOutput,
 )
-from kandinsky.core.errors import CheckpointError
+from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.networks.movq import MoVQ
-from kandinsky.networks.prior import Prior, PriorCondition
+from kandinsky.networks.prior import Prior, PriorCondition, PriorFixed
 from kandinsky.networks.unet2 import Attention, Fixed, UNet2, UNet2Condition
 
 
@@ -174,13 +174,23 @@ class PriorTransformer(Part):
     def forward(
         self,
         hidden_states: Tensor,
-        timestep: Tensor | float,
-        proj_embedding: Tensor,
-        encoder_hidden_states: Tensor,
+        timestep: Tensor | float = 0.0,
+        proj_embedding: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         return_dict: bool = True,
+        prepared: PriorFixed | None = None,
     ) -> Any:
-        """The clean image embedding (B, D) behind a noisy one, both in normalised units."""
+        """The clean image embedding (B, D) behind a noisy one, both in normalised units.
+
+        With `prepared`, what our own loop has computed before, the answer is the plain tensor.
+        """
+        if prepared is not None:
+            return cast(Prior, self.native).denoise(hidden_states, prepared)
+        if proj_embedding is None or encoder_hidden_states is None:
+            raise RequestError(
+                "This prior was not told its text.", "Give proj_embedding and encoder_hidden_states."
+            )
         mask = encoder_hidden_states.new_ones(encoder_hidden_states.shape[:2], dtype=torch.bool)
         mask = mask if attention_mask is None else attention_mask
         condition = PriorCondition(encoder_hidden_states, proj_embedding, mask)

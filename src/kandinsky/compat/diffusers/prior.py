@@ -14,6 +14,7 @@ from kandinsky.compat.diffusers.following import LATENTS, Callbacks, follow
 from kandinsky.compat.diffusers.inputs import embeddings, paired, repeated, texts
 from kandinsky.compat.diffusers.parts import native_of
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
+from kandinsky.compat.diffusers.steering import SteppedPrior
 from kandinsky.compat.diffusers.values import KandinskyPriorPipelineOutput
 from kandinsky.conditioning.prior_stage import EncodedText, PriorStage
 from kandinsky.core.errors import RequestError, nearest
@@ -280,7 +281,7 @@ class PriorPipeline(DiffusionPipeline):
         encoded = [known[text] for text in (against + rows if guided else rows)]
         x, times = begin(stage, rng, len(rows), stage.schedule.times(ask.steps))
         with torch.no_grad():
-            prepared = stage.prepare(encoded, ask.steps)
+            prepared = SteppedPrior(self.prior, stage.prepare(encoded, ask.steps))
         steps = stage.denoise(prepared, x, times, rng, ask.guidance_scale if guided else None)
         tensors = {
             "prompt_embeds": lambda: torch.cat([text.condition.text_embedding for text in encoded]),

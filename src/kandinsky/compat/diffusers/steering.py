@@ -2,7 +2,7 @@
 steerable."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +10,21 @@ from torch import Tensor
 
 from kandinsky.compat.diffusers.parts import native_of
 from kandinsky.core.errors import RequestError
+from kandinsky.networks.prior import PreparedPrior
 from kandinsky.networks.unet2 import UNet2, UNet2Condition
+
+
+@dataclass(frozen=True, eq=False)
+class SteppedPrior:
+    """A prior that has read its texts, each step of which calls the component itself, as in `Steered`."""
+
+    part: Any
+    prepared: PreparedPrior
+
+    def step(self, x: Tensor, t: float) -> Tensor:
+        """See `Prepared`."""
+        predicted: Tensor = self.part(x, prepared=self.prepared.fixed(x, t))
+        return predicted
 
 
 class Steered:
