@@ -7,9 +7,12 @@ for the original code run with ours alone; what it makes is held to the original
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -34,8 +37,6 @@ PUBLISHED = {
     "kandinsky-community/kandinsky-2-2-controlnet-depth": "control",
 }
 SLOW = {"compiled_unet"}
-# Here the peer noises embeddings outside of the prior's own space, so that its picture is another one.
-OTHER_PICTURE = {"controlnet_image_to_image"}
 SNIPPETS = [
     pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else [], id=path.stem)
     for path in sorted(CODE.glob("*.py"))
@@ -94,6 +95,24 @@ def pixels(picture: Image.Image) -> "np.ndarray[Any, np.dtype[Any]]":
     return np.asarray(picture, dtype=int)
 
 
+@contextmanager
+def corrected() -> Iterator[None]:
+    """The peer without what it is known to do wrong here, and without a compiler that changes no picture.
+
+    It noises embeddings outside of the space that its prior works in.
+    """
+    kind = diffusers.KandinskyV22PriorEmb2EmbPipeline
+    noised = kind.prepare_latents
+
+    def normalised(self: Any, emb: Any, *arguments: Any, **keywords: Any) -> Any:
+        return noised(self, (emb - self.prior.clip_mean) / self.prior.clip_std, *arguments, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(kind, "prepare_latents", normalised)
+        patch.setattr(torch, "compile", lambda module, **_: module)
+        yield
+
+
 @pytest.mark.parametrize("path", SNIPPETS)
 def test_the_same_picture_from_the_same_code(
     path: Path, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -109,9 +128,10 @@ def test_the_same_picture_from_the_same_code(
     assert all(line.startswith("from ") for line in lines)
     ours = run(changed)["image"]
     assert ours.size == (64, 64)
-    if path.stem in SLOW | OTHER_PICTURE or path.stem.startswith("original_"):
+    if path.stem.startswith("original_"):
         return
-    difference = np.abs(pixels(ours) - pixels(run(code)["image"]))
+    with corrected():
+        difference = np.abs(pixels(ours) - pixels(run(code)["image"]))
     # The random decoder amplifies rounding; most pixels are equal all the same.
     assert (difference > 2).mean() < 0.01
     assert (difference > 0).mean() < 0.1
