@@ -13,9 +13,13 @@ from kandinsky.checkpoints.keymap import KeyMap
 from kandinsky.checkpoints.maps.original_unet2 import infer_unet2_config, original_unet2_map
 from kandinsky.checkpoints.weights import load_strict
 from kandinsky.networks.unet2 import UNet2, UNet2Condition
+from tests.reference import drawn
 
 FOLDER = Path(__file__).parent.parent / "data" / "reference"
 RELEASE, HEAD, SECOND = "kandinsky20_release_2022", "kandinsky20_head_2023", "kandinsky21"
+THIRD, THIRD_RELEASE = "kandinsky31", "kandinsky30_release"
+WEIGHTS = {HEAD: RELEASE, THIRD_RELEASE: THIRD}
+"""Cases that ran with the weights of another."""
 LEAST = 3e-7
 """The smallest sensitivity that is listed; groups that did not move at all are granted it too."""
 
@@ -35,7 +39,9 @@ def tensors(case: str) -> dict[str, Tensor]:
 @cache
 def weights(case: str, name: str) -> dict[str, Tensor]:
     """One of the case's weight files, under the original names, in float16."""
-    case = RELEASE if case == HEAD else case
+    case = WEIGHTS.get(case, case)
+    if f"{case}/{name}" in drawn.recipes():
+        return drawn.draw(f"{case}/{name}")
     return load_file(FOLDER / case / f"weights_{name}.safetensors")
 
 
