@@ -69,7 +69,7 @@ def test_the_loss_is_the_weighted_sum_of_what_each_head_says(root: Path, tmp_pat
     losses = task.players[0].loss(turn(pairs))
     parts = losses.parts
     image = apprentice.towers.see(pairs.pictures.pixels)
-    text = apprentice.towers.read(pairs.ids).embedding
+    text = apprentice.towers.read(pairs.captions[0]).embedding
     classes = apprentice.concepts.classes(pairs.pictures.concepts)
     assert (classes >= 0).all()
     torch.testing.assert_close(parts["concepts"], F.cross_entropy(apprentice.concepts(image), classes))

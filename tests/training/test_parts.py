@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from kandinsky.core.errors import CheckpointError
+from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
 from kandinsky.training.config import OptimiserConfig, ScheduleConfig
 from kandinsky.training.data.order import EpochSampler
 from kandinsky.training.ema import Ema
@@ -26,6 +27,7 @@ from kandinsky.training.optim import (
 )
 from kandinsky.training.seeds import generator
 from kandinsky.training.sheets import GAP, grid, write_sheet
+from kandinsky.training.stages.towers import Towers, by_length
 from kandinsky.training.state import Checkpoint, read, save
 from kandinsky.training.teacher import remembering
 
@@ -174,3 +176,19 @@ def test_a_teacher_is_asked_once_for_each_text() -> None:
     assert teach(["aa", "b", "aa"]).flatten().tolist() == [2, 1, 2]
     assert teach(["b", "ccc"]).flatten().tolist() == [1, 3]
     assert asked == ["aa", "b", "ccc"]
+
+
+def test_captions_read_in_groups_of_their_length_come_back_in_their_places() -> None:
+    torch.manual_seed(0)
+    vision = ClipVisionConfig(16, 1, 2, 32, 16, 8, 8, "gelu")
+    towers = Towers(ClipTextConfig(50, 16, 2, 2, 32, 12, 8, "gelu", 49, "eos"), vision)
+    lengths = torch.tensor([3, 12, 2, 7, 7, 4, 9])
+    mask = torch.arange(12)[None] < lengths[:, None]
+    ids = torch.randint(49, (7, 12)) * mask
+    ids[torch.arange(7), lengths - 1] = 49
+    with torch.no_grad():
+        torch.testing.assert_close(towers.embed(ids, mask), towers.read(ids).embedding)
+    groups = by_length(lengths, torch.device("cpu"))
+    assert sorted(torch.cat(groups).tolist()) == list(range(7))
+    assert [lengths[rows].max() for rows in groups] == sorted(lengths[rows].max() for rows in groups)
+    assert len(by_length(lengths, torch.device("cuda"))) == 1

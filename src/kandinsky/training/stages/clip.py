@@ -31,7 +31,7 @@ from kandinsky.training.stages.sources import (
     facts_of,
     variant_of_each,
 )
-from kandinsky.training.stages.towers import Towers, trimmed
+from kandinsky.training.stages.towers import Towers
 from kandinsky.training.stages.workshop import Workshop, augmentation
 from kandinsky.training.task import Losses, Player, Task, Turn
 from kandinsky.training.teacher import WIDTH, Teacher, load_teacher
@@ -42,16 +42,16 @@ _HEAD_OF = {"style": "looks", "background": "looks"}
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pictures with texts: `ids` (B, L) of the captions when they are read, `other_ids` of second captions of
-    the same pictures, and `taught` (B, 512), a sentence encoder's vectors of the captions.
+    """Pictures with texts: ids and mask (B, L) of the captions when they are read, of second captions of the
+    same pictures, and `taught` (B, 512), a sentence encoder's vectors of the captions.
 
     Each is None when nothing is learned from it. `embeddings` (B, P) are the pictures' own where a tower that
     learns no more has seen them before; `pictures` then has no pixels.
     """
 
     pictures: Batch
-    ids: Tensor | None
-    other_ids: Tensor | None
+    captions: tuple[Tensor, Tensor] | None
+    others: tuple[Tensor, Tensor] | None
     taught: Tensor | None
     embeddings: Tensor | None = None
 
@@ -74,14 +74,14 @@ class PairSource:
 
     def texts(self, batch: Batch, generator: torch.Generator, embeddings: Tensor | None = None) -> Pairs:
         """The texts of a batch of pictures, tokenised."""
-        ids = trimmed(*self.tokenize(batch.captions))[0] if self.objective.reads else None
+        captions = self.tokenize(batch.captions) if self.objective.reads else None
         others = None
         if self.objective.text_pairs:
             words = random.Random(int(torch.randint(2**62, (1,), generator=generator)))
             again = captions_again(self.source.pictures, facts_of(batch), words)
-            others = trimmed(*self.tokenize([caption.text for caption in again]))[0]
+            others = self.tokenize([caption.text for caption in again])
         taught = self.teacher(batch.captions) if self.teacher is not None else None
-        return Pairs(batch, ids, others, taught, embeddings)
+        return Pairs(batch, captions, others, taught, embeddings)
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ def clip_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
             with torch.set_grad_enabled(torch.is_grad_enabled() and objective.lock != "vision"):
                 image = towers.see(pairs.pictures.pixels.to(turn.device)).float()
             parts |= picture_losses(apprentice, image, pairs.pictures, objective)
-        if pairs.ids is not None:
+        if pairs.captions is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and objective.lock != "text"):
-                text = towers.read(pairs.ids.to(turn.device)).embedding.float()
+                text = _embed(towers, pairs.captions, turn.device)
             parts |= text_losses(apprentice, text, pairs, objective)
         if image is not None and text is not None and objective.contrastive:
             fits = batch_matches(pairs.pictures, turn.device)
@@ -198,6 +198,11 @@ def _seen_once(
     return SeenPairSource(pairs, tensors, stage.variants)
 
 
+def _embed(towers: Towers, texts: tuple[Tensor, Tensor], device: torch.device) -> Tensor:
+    ids, mask = texts
+    return towers.embed(ids.to(device), mask.to(device)).float()
+
+
 def weight_of(loss: str, objective: ClipObjective) -> float:
     """How much a loss counts: the setting of its own name, or of the head that it comes from."""
     weight: float = getattr(objective, _HEAD_OF.get(loss, loss))
@@ -235,8 +240,8 @@ def text_losses(
     if apprentice.concepts is not None and objective.concepts_text:
         classes = concept_classes(apprentice, pairs.pictures, device)
         parts["concepts_text"] = class_loss(apprentice.concepts(text), classes)
-    if pairs.other_ids is not None:
-        other = apprentice.towers.read(pairs.other_ids.to(device)).embedding
+    if pairs.others is not None:
+        other = _embed(apprentice.towers, pairs.others, device)
         fits = batch_matches(pairs.pictures, device)
         parts["text_pairs"] = contrastive_loss(text, other, apprentice.towers.log_scale, fits)
     if pairs.taught is not None and apprentice.teacher is not None:

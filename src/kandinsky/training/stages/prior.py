@@ -20,7 +20,7 @@ from kandinsky.training.objectives.denoising import squared_error
 from kandinsky.training.objectives.times import TIME_SAMPLERS
 from kandinsky.training.seeds import generator
 from kandinsky.training.stages.encoding import Encoders, encoded_source
-from kandinsky.training.stages.towers import Towers, trimmed
+from kandinsky.training.stages.towers import Towers, by_length, trimmed
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Losses, Player, Source, Task, Turn
 
@@ -55,7 +55,10 @@ def prior_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
         mask = torch.where(dropped, null_mask.to(turn.device), turn.batch.mask.to(turn.device))
         t, weights = times.draw(count, turn.generator, turn.device)
         x = process.add_noise(x0, turn.normal(x0), t)
-        losses = squared_error(prior(x, t, condition(towers, ids, mask)), x0)
+        groups = by_length(mask.sum(dim=1), turn.device)
+        found = [prior(x[rows], t[rows], condition(towers, ids[rows], mask[rows])) for rows in groups]
+        losses = torch.empty_like(t, dtype=torch.float32)
+        losses[torch.cat(groups)] = squared_error(torch.cat(found), x0[torch.cat(groups)])
         times.learn(t, losses)
         return Losses((weights * losses).mean(), {"mse": losses.mean()})
 

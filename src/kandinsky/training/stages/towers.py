@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from kandinsky.conditioning.clip_image import CLIP_MEAN, CLIP_STD
 from kandinsky.networks.clip import ClipText, ClipTextConfig, ClipTextFeatures, ClipVision, ClipVisionConfig
 
+GROUPS = 4
+"""How many groups of similar length a batch of captions is read in on a processor."""
+
 
 class Towers(nn.Module):
     """Text tower, vision tower, and the learned scale of their logits (Radford et al. 2021, figure 3)."""
@@ -32,6 +35,12 @@ class Towers(nn.Module):
         embedding: Tensor = self.vision(blank)
         return embedding
 
+    def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Texts (B, L) to text embeddings (B, P), short ones apart from long ones where that is faster."""
+        rows = by_length(mask.sum(dim=1), ids.device)
+        found = torch.cat([self.read(trimmed(ids[group], mask[group])[0]).embedding for group in rows])
+        return found[torch.cat(rows).argsort()]
+
     def read(self, ids: Tensor) -> ClipTextFeatures:
         """Token ids (B, L) to the text's features."""
         features: ClipTextFeatures = self.text(ids)
@@ -53,3 +62,12 @@ def trimmed(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """
     longest = int(mask.sum(dim=1).max())
     return ids[:, :longest], mask[:, :longest]
+
+
+def by_length(lengths: Tensor, device: torch.device) -> list[Tensor]:
+    """The rows of a batch in groups of similar length, each a tensor of row numbers; one group on a GPU.
+
+    `lengths` (B,) counts tokens. A processor is the faster for every token of padding that it is spared.
+    """
+    parts = GROUPS if device.type == "cpu" else 1
+    return [rows for rows in lengths.argsort(stable=True).tensor_split(parts) if len(rows)]
