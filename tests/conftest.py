@@ -7,6 +7,7 @@ import pytest
 
 from tests.reference.folders import write_first, write_second
 from tests.tiny import Checkpoints
+from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
 
 # Started in the background by a shell, Python inherits an ignored Ctrl-C and passes it on to every child;
@@ -22,6 +23,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 @pytest.fixture(scope="session")
 def text_image(tmp_path_factory: pytest.TempPathFactory) -> TextImageCheckpoints:
     return TextImageCheckpoints(tmp_path_factory.mktemp("text-image"))
+
+
+@pytest.fixture(scope="session")
+def one_text(tmp_path_factory: pytest.TempPathFactory) -> OneTextCheckpoints:
+    return OneTextCheckpoints(tmp_path_factory.mktemp("one-text"))
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def batches_of(pipe: Pipeline, batch: int | None, fields: dict[str, Any]) -> tup
 def our_conditions(pipe: Pipeline, **fields: Any) -> Conditions:
     """The conditions of a request, all pictures in one batch."""
     request, batches = batches_of(pipe, None, fields)
-    guided = is_guided(request.guidance_scale)
+    guided = is_guided(pipe.model.guidance(request.guidance_scale))
     (conditions,) = returned(pipe.model.conditioner.encode(batches, request, guided))
     return conditions
 
@@ -44,7 +44,7 @@ def our_conditions(pipe: Pipeline, **fields: Any) -> Conditions:
 def our_latents(pipe: Pipeline, batch: int | None = None, **fields: Any) -> torch.Tensor:
     """The latents of a request, in batches of that many pictures (all of them unless given)."""
     request, batches = batches_of(pipe, batch, fields)
-    guided = is_guided(request.guidance_scale)
+    guided = is_guided(pipe.model.guidance(request.guidance_scale))
     conditions = returned(pipe.model.conditioner.encode(batches, request, guided))
     parts = []
     for part, condition in zip(batches, conditions, strict=True):

@@ -6,7 +6,7 @@ from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.original import INPAINTING, OriginalFolder
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
-from kandinsky.generations import k20, k21, k22
+from kandinsky.generations import k20, k21, k22, k30
 from kandinsky.generations.model import Model
 from kandinsky.generations.parts import COMBINED_PREFIX, Placement, load_prior
 
@@ -17,12 +17,17 @@ Source = Folder | OriginalFolder
 _DECODERS = (*k21.DECODERS, *k22.DECODERS)
 _COMBINED = (*k21.COMBINED, *k22.COMBINED)
 _PRIORS = (*k21.PRIORS, *k22.PRIORS)
-_WITHOUT_PRIOR = (k20.ORIGINAL, *k20.FOLDERS)
+_WITHOUT_PRIOR = {
+    **dict.fromkeys(k20.FOLDERS, k20.load_model),
+    **dict.fromkeys(k30.FOLDERS, k30.load_model),
+}
+_ORIGINALS_WITHOUT_PRIOR = {k20.ORIGINAL: k20.load_original}
 _WITH_PRIOR = {
     **dict.fromkeys((*k21.DECODERS, *k21.COMBINED), k21.load_model),
     **dict.fromkeys((*k22.DECODERS, *k22.COMBINED), k22.load_model),
 }
-_KNOWN = (*_DECODERS, *_COMBINED, *k20.FOLDERS)
+_KNOWN = (*_DECODERS, *_COMBINED, *_WITHOUT_PRIOR)
+_BEHAVIOURS = dict.fromkeys((k20.ORIGINAL, *k20.FOLDERS), k20.BEHAVIOURS)
 
 write_checkpoint = k22.write_combined
 """Writes networks that were trained here as a whole checkpoint of the generation they are of."""
@@ -42,17 +47,15 @@ def load_model(decoder: Source, prior: Source | None, place: Placement) -> Model
     does not have.
     """
     _check_behaviour(decoder, place.behaviour)
-    if decoder.kind in _WITHOUT_PRIOR:
+    if decoder.kind in _WITHOUT_PRIOR or decoder.kind in _ORIGINALS_WITHOUT_PRIOR:
         if prior is not None and prior is not decoder:
             raise CheckpointError(
                 f"{decoder.root} holds a decoder that reads texts itself and has no prior.",
                 "Leave prior= out.",
             )
-        return (
-            k20.load_original(decoder, place)
-            if isinstance(decoder, OriginalFolder)
-            else k20.load_model(decoder, place)
-        )
+        if isinstance(decoder, OriginalFolder):
+            return _ORIGINALS_WITHOUT_PRIOR[decoder.kind](decoder, place)
+        return _WITHOUT_PRIOR[decoder.kind](decoder, place)
     stage = None if prior is None else lambda: _load_stage(prior, place)
     if isinstance(decoder, OriginalFolder):
         if not decoder.has_decoder:
@@ -77,7 +80,7 @@ def load_model(decoder: Source, prior: Source | None, place: Placement) -> Model
 
 
 def _check_behaviour(decoder: Source, behaviour: str | None) -> None:
-    known = tuple(k20.BEHAVIOURS) if decoder.kind in _WITHOUT_PRIOR else ()
+    known = tuple(_BEHAVIOURS.get(decoder.kind, ()))
     if behaviour is not None and behaviour not in known:
         raise RequestError(
             f"{decoder.root} has no behaviour {behaviour!r}.",
