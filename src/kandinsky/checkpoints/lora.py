@@ -84,6 +84,13 @@ def modules_of(network: nn.Module) -> dict[str, Place]:
     return found
 
 
+def names_of(network: nn.Module) -> dict[str, list[str]]:
+    """The names in files of every weight of a network; ConfigError for a kind that takes no adapters."""
+    config: Any = network.config
+    keys = _adaptable(network).form.keys(config, None)
+    return {name: keys.foreign_names(name) or [] for name, _ in network.named_parameters()}
+
+
 def choose_places(network: nn.Module, targets: Iterable[str] | None = None) -> list[Place]:
     """The places whose module, as named in files, is one of `targets` or ends in one behind a dot.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kandinsky.engine.pipeline import Pipeline
 
 PREVIEWS_PER_PICTURE = 10
-LOAD_SETTINGS = ("prior", "dtype", "variant", "revision", "behaviour", "lora")
+LOAD_SETTINGS = ("prior", "dtype", "variant", "revision", "behaviour", "lora", "words")
 REQUEST_FLAGS = (
     "negative_prompt",
     "prior_negative_prompt",
@@ -71,6 +71,7 @@ class Flags:
     revision: str | None
     behaviour: str | None
     lora: list[str] | None
+    words: list[str] | None
     output: Path | None
     repeat: Path | None
     preview: bool

@@ -120,6 +120,10 @@ def generate(
         list[str] | None,
         typer.Option(metavar="SOURCE[:SCALE]", help="An adapter; repeat it.", rich_help_panel=MODEL),
     ] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Learned words; repeat it.", rich_help_panel=MODEL),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(

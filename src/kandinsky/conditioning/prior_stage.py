@@ -99,9 +99,18 @@ class PriorStage:
         return self.network.prepare(condition, self.schedule.times(steps))
 
     def denoise(
-        self, prepared: Stepping, x: Tensor, times: Sequence[int], rng: Rng, guidance_scale: float | None
+        self,
+        prepared: Stepping,
+        x: Tensor,
+        times: Sequence[int],
+        rng: Rng,
+        guidance_scale: float | None,
+        gradients: bool = False,
     ) -> Generator[Step, Tensor | None, None]:
-        """The trajectory from `x` (B, D), normalised and noised to times[0]; `prepared` as in `sample`."""
+        """The trajectory from `x` (B, D), normalised and noised to times[0]; `prepared` as in `sample`.
+
+        With `gradients` what comes out can be followed back through every step.
+        """
         denoise = make_denoiser(
             lambda x, t: prepared.step(x.to(self.dtype), t),
             self.schedule.process,
@@ -111,7 +120,7 @@ class PriorStage:
         )
         sampler = make_sampler(self.schedule.sampler, self.schedule.process, variance=self.schedule.variance)
         begin = x.to(self.device, working_dtype(self.dtype))
-        return sample(sampler, denoise, begin, times, rng)
+        return sample(sampler, denoise, begin, times, rng, gradients=gradients)
 
     def sample(
         self, prepared: PreparedPrior, rng: Rng, count: int, steps: int, guidance_scale: float | None

@@ -7,7 +7,7 @@ that the text encoders were published with.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,15 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A pipeline of the tokenizers library, the id to pad with, and the length its model reads."""
+    """A pipeline of the tokenizers library, the id to pad with, and the length its model reads.
+
+    `learned` holds, for the pipeline's id of a learned word, the ids that the text encoder knows it by.
+    """
 
     backend: tokenizers.Tokenizer
     pad_id: int
     max_length: int | None
+    learned: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def vocabulary_size(self) -> int:
@@ -87,7 +91,32 @@ class Tokenizer:
 
     def token_count(self, text: str) -> int:
         """How many tokens `text` has before truncation, those that mark its beginning and end included."""
-        return len(self._encode([text])[0].ids)
+        return len(self._expanded(self._encode([text])[0])[0])
+
+    def word_ids(self, text: str) -> list[int]:
+        """The ids of a text without those that mark its beginning and end."""
+        encoding = self._encode([text])[0]
+        marked = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+        return [number for number, special in marked if not special]
+
+    def check_new(self, word: str) -> None:
+        """Raises RequestError for a word that is known already, or that no text could contain as one word."""
+        if not word or len(word.split()) != 1 or word != word.strip():
+            raise RequestError(f"{word!r} is not one word.", "Use letters without a space.")
+        if len(self.word_ids(word)) < 2:
+            raise RequestError(
+                f"{word!r} is in the vocabulary already.", "Choose a word that does not exist."
+            )
+
+    def learn(self, word: str, ids: Sequence[int]) -> None:
+        """Makes a new word stand for `ids` of the text encoder, wherever it stands alone in a text.
+
+        It is matched as the vocabulary's words are, after lower-casing where that is done. Raises
+        RequestError as `check_new` does.
+        """
+        self.check_new(word)
+        self.backend.add_tokens([AddedToken(word, single_word=True, normalized=True)])
+        self.learned[self.backend.token_to_id(word)] = tuple(ids)
 
     def encode(self, texts: Sequence[str], length: int | None = None) -> TokenBatch:
         """Encodes each text to exactly `length` tokens (default: the model's), cut or padded on the right.
@@ -108,10 +137,11 @@ class Tokenizer:
         mask = torch.zeros((len(texts), length), dtype=torch.bool)
         dropped = []
         for row, (text, encoding) in enumerate(zip(texts, self._encode(texts), strict=True)):
-            tokens, rest = encoding.ids, ""
+            tokens, starts = self._expanded(encoding)
+            rest = ""
             if len(tokens) > length:
                 first_cut = length - tail
-                rest = text[encoding.offsets[first_cut][0] :].strip()
+                rest = text[starts[first_cut] :].strip()
                 tokens = tokens[:first_cut] + tokens[len(tokens) - tail :]
             ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
             mask[row, : len(tokens)] = True
@@ -127,6 +157,16 @@ class Tokenizer:
             raise RequestError(
                 f"{list(texts)!r} cannot be read as Unicode text: {error}.", "Check its encoding."
             ) from error
+
+    def _expanded(self, encoding: tokenizers.Encoding) -> tuple[list[int], list[int]]:
+        """The ids that the text encoder reads, and where in the text each begins."""
+        tokens: list[int] = []
+        starts: list[int] = []
+        for number, (start, _) in zip(encoding.ids, encoding.offsets, strict=True):
+            ids = self.learned.get(number, (number,))
+            tokens += ids
+            starts += [start] * len(ids)
+        return tokens, starts
 
     def _frame(self) -> tuple[int, int]:
         """How many tokens the pipeline puts before and after every text."""

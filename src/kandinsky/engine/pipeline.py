@@ -7,8 +7,9 @@ from typing import Any, Unpack
 import torch
 
 from kandinsky.checkpoints.diffusers_folder import open_folder
-from kandinsky.checkpoints.hub import resolve
-from kandinsky.checkpoints.original import OriginalFolder, open_checkpoint
+from kandinsky.checkpoints.original import OriginalFolder
+from kandinsky.checkpoints.original_hub import DECODER, HALVES, INPAINTING, PRIOR
+from kandinsky.checkpoints.published import open_model
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.events import EFFECTIVE_GUIDANCE, Event, Finished, Result
@@ -18,6 +19,7 @@ from kandinsky.core.rng import PerPictureRng, Rng
 from kandinsky.engine import adapters
 from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.embedded import EMBEDDED, embedded_folder
+from kandinsky.engine.words import load_words
 from kandinsky.generations import Placement, Source, load_model, needs_prior
 from kandinsky.generations.model import Model
 from kandinsky.tasks.check import check
@@ -77,6 +79,16 @@ class Pipeline:
     def unmerge_loras(self) -> None:
         """Takes the adapters out of the weights again, to the last bit; they act beside them as before."""
         adapters.unmerge(self.model)
+
+    def load_words(self, source: str | Path) -> list[str]:
+        """Teaches the model the words of a file of learned ones (textual inversion); returns them.
+
+        From then on they can stand in any prompt. Raises CheckpointError when it cannot be read or was made
+        for another model, RequestError for a word that is known already; nothing is changed then.
+        """
+        words = load_words(self.model, Path(source).expanduser())
+        self.settings = {**self.settings, "words": [*self.settings.get("words", []), str(source)]}
+        return words
 
     def _note_loras(self) -> None:
         """What a picture's metadata says of adapters, in the form that `load` takes."""
@@ -139,6 +151,7 @@ def load(
     behaviour: str | None = None,
     batch_size: int | None = None,
     lora: Mapping[str, float] | None = None,
+    words: Sequence[str] = (),
     on_progress: Progress | None = None,
 ) -> Pipeline:
     """Loads a checkpoint: the embedded one, a folder in diffusers layout or of original files, or a Hub id.
@@ -148,21 +161,15 @@ def load(
     machine. `variant` picks files such as "fp16", or "inpainting" among original files; `revision` pins a Hub
     commit. `behaviour` chooses where the same weights were published with several ways to run them, such as
     "release-2022" (the usual one) and "head-2023". `lora` maps adapters to their scales, see
-    `Pipeline.load_lora`. `on_progress(file, done, total)` is told of downloads.
-    Raises CheckpointError (HubError for downloads) or RequestError, naming what is missing and what to do.
+    `Pipeline.load_lora`; `words` are files of learned words. `on_progress(file, done, total)` is told of
+    downloads. Raises CheckpointError (HubError for downloads) or RequestError, naming what is missing and
+    what to do.
     """
     place = Placement(*_device_and_dtype(device, dtype), variant, behaviour)
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise RequestError(f"batch_size is {batch_size!r}.", "Use a whole number from 1 up.")
     model_id = EMBEDDED if model is None else str(model)
-    folder: Source
-    if model_id == EMBEDDED:
-        folder = open_folder(embedded_folder())
-    else:
-        folder = open_checkpoint(
-            resolve(model_id, revision=revision, variant=variant, on_progress=on_progress)
-        )
-    loaded = load_model(folder, _prior_of(folder, prior, variant, on_progress), place)
+    loaded = load_model(*open_sources(model, prior, variant, revision, on_progress), place)
     settings = {
         "prior": str(prior) if isinstance(prior, Path) else prior,
         "dtype": str(place.dtype).removeprefix("torch."),
@@ -174,7 +181,28 @@ def load(
     pipe = Pipeline(loaded, model_id, {k: v for k, v in settings.items() if v is not None}, size)
     for source, scale in (lora or {}).items():
         pipe.load_lora(source, scale)
+    for source in words:
+        pipe.load_words(source)
     return pipe
+
+
+def open_sources(
+    model: str | Path | None,
+    prior: str | Path | bool | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
+    on_progress: Progress | None = None,
+) -> tuple[Source, Source | None]:
+    """The folders of a decoder and of its prior (the same where it holds both, None without); see `load`."""
+    folder: Source
+    if model is None or str(model) == EMBEDDED:
+        folder = open_folder(embedded_folder())
+    else:
+        halves = HALVES if prior is None or prior is True else (DECODER,)
+        folder = open_model(
+            str(model), revision=revision, variant=variant, halves=halves, on_progress=on_progress
+        )
+    return folder, _prior_of(folder, prior, variant, on_progress)
 
 
 def _device_and_dtype(
@@ -193,8 +221,10 @@ def _prior_of(
     """
     if prior is False:
         return None
+    # That variant is one of decoders.
+    of_prior = None if variant == INPAINTING else variant
     if isinstance(prior, str | Path):
-        return open_checkpoint(resolve(prior, variant=variant, on_progress=on_progress))
+        return open_model(prior, variant=of_prior, halves=(PRIOR,), on_progress=on_progress)
     if not needs_prior(folder):
         return folder
     named = None if isinstance(folder, OriginalFolder) else folder.prior_reference()
@@ -203,4 +233,4 @@ def _prior_of(
             f"{folder.root} is a decoder without a prior, and its README names none.",
             "Give prior= a folder or a Hub id, or prior=False to work with embeddings only.",
         )
-    return open_checkpoint(resolve(named, variant=variant, on_progress=on_progress))
+    return open_model(named, variant=of_prior, halves=(PRIOR,), on_progress=on_progress)

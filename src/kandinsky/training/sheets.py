@@ -1,6 +1,7 @@
 """Sample sheets: a grid of pictures as one PNG."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,12 @@ def grid(pictures: Tensor, columns: int) -> npt.NDArray[np.uint8]:
         sheet[:, top : top + height, left : left + width] = picture
     array: npt.NDArray[np.uint8] = sheet.permute(1, 2, 0).contiguous().numpy()
     return array
+
+
+def pictures_to_sheet(pictures: Sequence[Image.Image], columns: int) -> npt.NDArray[np.uint8]:
+    """Pictures of one size, row by row, as one sheet; see `grid`."""
+    values = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    return grid(torch.from_numpy(values).permute(0, 3, 1, 2).float() / 127.5 - 1, columns)
 
 
 def write_sheet(path: Path, sheet: npt.NDArray[np.uint8]) -> Path:

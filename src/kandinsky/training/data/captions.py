@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
+from typing import Protocol
 
 from kandinsky.core.errors import DataError
 from kandinsky.training.data.folder import Concept
@@ -116,6 +117,41 @@ def _cumulative(weights: tuple[float, ...]) -> tuple[float, ...]:
 
 def _pick(rng: random.Random, choices: Sequence[str], weights: tuple[float, ...]) -> str:
     return rng.choices(choices, cum_weights=_cumulative(weights))[0]
+
+
+class Grammar(Protocol):
+    """What says what a picture shows; see `CaptionGrammar.caption`."""
+
+    def caption(
+        self,
+        concept: int,
+        rng: random.Random,
+        *,
+        style: str = "",
+        background: str = "",
+        language: str | None = None,
+        beside: int | None = None,
+    ) -> Caption: ...
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Says of every picture one of the same sentences, whatever it shows."""
+
+    sentences: tuple[str, ...]
+
+    def caption(
+        self,
+        concept: int,
+        rng: random.Random,
+        *,
+        style: str = "",
+        background: str = "",
+        language: str | None = None,
+        beside: int | None = None,
+    ) -> Caption:
+        """Draws one of the sentences."""
+        return Caption(rng.choice(self.sentences), language or "en")
 
 
 class CaptionGrammar:

@@ -72,6 +72,19 @@ def read_folder(root: str | Path) -> Folder:
     return _read_captions(path, _captioned_files(path))
 
 
+def read_bare_folder(root: str | Path) -> Folder:
+    """Reads a folder of pictures that need no captions; those beside them are not read.
+
+    Raises DataError when the folder or its pictures are missing.
+    """
+    path = Path(root)
+    if not path.is_dir():
+        raise DataError(f"There is no folder {str(path)!r}.", "Give the folder that holds the pictures.")
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
+    records = [Record(file.relative_to(path).as_posix(), 0, "", "train") for file in files]
+    return _folder(path, records, (Concept("", "", verbatim=True),))
+
+
 def _lines(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with metadata.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.core.errors import ConfigError, DataError, nearest
-from kandinsky.training.data.captions import CaptionGrammar, CaptionMix, mirrorable
+from kandinsky.training.data.captions import CaptionGrammar, CaptionMix, Grammar, mirrorable
 from kandinsky.training.data.compose import composite, place
 from kandinsky.training.data.decode import decoded
 from kandinsky.training.data.folder import Concept, Folder, read_folder
@@ -131,7 +131,7 @@ class PictureSet:
     concept_ids: Tensor
     style_ids: Tensor
     files: Tensor
-    grammar: CaptionGrammar
+    grammar: Grammar
     mirrorable: Tensor
     opaque: Tensor
 
@@ -276,7 +276,7 @@ class PictureSet:
 
 
 def open_pictures(
-    root: str | Path,
+    root: str | Path | Folder,
     size: int = 64,
     *,
     split: str = "train",
@@ -285,17 +285,18 @@ def open_pictures(
     styles: Sequence[str] | None = None,
     captions: CaptionMix | None = None,
     cache: str | Path | None = None,
+    grammar: Grammar | None = None,
 ) -> PictureSet:
-    """Opens the pictures of a folder at one size.
+    """Opens the pictures of a folder, or of one that is read already, at one size.
 
     `split` is "train" or "test" (or whatever the metadata says); "all" must be asked for explicitly. `groups`
     are names of `GROUPS`, of the folder's own groups, or "all"; folders without groups ignore it. `cache` is
     where decoded pictures are kept (default: `.cache` in the folder; memory only when that cannot be
-    written).
+    written). `grammar` says what pictures show instead of the folder's captions.
 
     Raises DataError when nothing is left, ConfigError for an unknown group or style.
     """
-    folder = read_folder(root)
+    folder = root if isinstance(root, Folder) else read_folder(root)
     wanted = _wanted_groups(folder, groups)
     if unknown := sorted(set(styles or ()) - set(folder.styles)):
         raise ConfigError(f"The folder has no style {unknown[0]!r}.", nearest(unknown[0], folder.styles))
@@ -325,7 +326,7 @@ def open_pictures(
         torch.tensor([record.concept for record in records]),
         torch.tensor([style_ids[record.style] for record in records]),
         files,
-        CaptionGrammar(folder.concepts, captions),
+        grammar or CaptionGrammar(folder.concepts, captions),
         torch.tensor([mirrorable(folder.concepts[record.concept]) for record in records]),
         (pixels[:, 3].flatten(1).amin(dim=1) == 255),
     )

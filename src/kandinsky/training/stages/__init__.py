@@ -1,4 +1,4 @@
-"""The stages of training from scratch: one file each, one row each."""
+"""What can be trained: from scratch one file each, and ways of fine-tuning a checkpoint; one row each."""
 
 from collections.abc import Callable, Generator
 
@@ -6,8 +6,11 @@ from kandinsky.training.config import Stage
 from kandinsky.training.events import Event
 from kandinsky.training.stages.clip import clip_task
 from kandinsky.training.stages.decoder import decoder_task
+from kandinsky.training.stages.dreambooth import dreambooth_task
+from kandinsky.training.stages.inversion import inversion_task
 from kandinsky.training.stages.movq import movq_task
 from kandinsky.training.stages.prior import prior_task
+from kandinsky.training.stages.tuning import full_task, lora_task
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Task
 
@@ -18,5 +21,9 @@ METHODS: dict[str, Builder] = {
     "clip": clip_task,
     "prior": prior_task,
     "decoder": decoder_task,
+    "lora": lora_task,
+    "full": full_task,
+    "dreambooth": dreambooth_task,
+    "textual_inversion": inversion_task,
 }
 """What each `method` of a configuration trains."""

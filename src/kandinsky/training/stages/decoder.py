@@ -1,9 +1,10 @@
 """Training the decoder: the U-Net that draws latents under an image embedding."""
 
 from collections.abc import Generator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
 from kandinsky.core.rng import PerPictureRng
@@ -66,7 +67,10 @@ def decoder_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
         dropped = turn.uniform(count) < objective.condition_dropout
         told = torch.where(dropped[:, None], empty, found["embeddings"])
         t, weights = times.draw(count, turn.generator, turn.device)
-        losses = _losses(unet, found["latents"], told, t, turn, objective, process, posterior)
+        x0 = found["latents"]
+        losses = denoising_losses(
+            unet, x0, UNet2Condition(told), t, turn.normal(x0), objective, process, posterior
+        )
         total = sum(losses.values(), torch.zeros(count, device=turn.device))
         if torch.is_grad_enabled():
             times.learn(t, total)
@@ -93,20 +97,22 @@ def decoder_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     return Task((player,), source, extra=times, sheet=sheet, measure=measure)
 
 
-def _losses(
-    unet: UNet2,
+def denoising_losses(
+    network: nn.Module,
     x0: Tensor,
-    told: Tensor,
+    condition: Any,
     t: Tensor,
-    turn: Turn,
+    noise: Tensor,
     objective: DecoderObjective,
     process: Process,
     posterior: Posterior,
 ) -> dict[str, Tensor]:
-    """The losses of each row, (B,), weighted as the objective says."""
-    noise = turn.normal(x0)
+    """The losses of each row, (B,), weighted as the objective says: of what `network(x, t, condition)` says.
+
+    `x0` are clean latents and `noise` what is added, both (B, C, h, w); `t` are times (B,).
+    """
     x = process.add_noise(x0, noise, t)
-    output = unet(x, t, UNet2Condition(told)).float()
+    output = network(x, t, condition).float()
     said, raw = output[:, : x0.shape[1]], output[:, x0.shape[1] :]
     mse = squared_error(said, target_of(objective.target, process, x0, noise, t))
     if objective.min_snr is not None:

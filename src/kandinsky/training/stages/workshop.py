@@ -1,5 +1,6 @@
 """What the stages of one run share: pictures, tokenizer, and the networks that earlier stages made."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,18 +12,20 @@ from torch import Tensor, nn
 
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import ConfigError, nearest
+from kandinsky.engine.pipeline import Pipeline, load
 from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
 from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.networks.prior import Prior, PriorConfig
 from kandinsky.networks.unet2 import UNet2, UNet2Config
 from kandinsky.training.config import DataConfig, Stage, TrainConfig, network_config, validated
-from kandinsky.training.data.captions import CaptionMix
-from kandinsky.training.data.folder import read_folder
+from kandinsky.training.data.captions import CaptionMix, Grammar
+from kandinsky.training.data.folder import read_bare_folder, read_folder
 from kandinsky.training.data.pictures import AUGMENTATIONS, Augmentation, PictureSet, open_pictures
 from kandinsky.training.data.tokenizer_training import caption_corpus, train_tokenizer, write_tokenizer
 from kandinsky.training.ema import copy_into
 from kandinsky.training.loop import CHECKPOINTS
 from kandinsky.training.seeds import generator
+from kandinsky.training.stages.base import Base
 from kandinsky.training.stages.towers import Towers
 from kandinsky.training.state import HASHES, newest_whole
 
@@ -58,30 +61,57 @@ class Workshop:
                 raise ConfigError(f"networks: there is no network {name!r}.", nearest(name, NETWORKS))
             network_config(NETWORKS[name], config.networks[name], name)
         self._pictures: dict[int, PictureSet] = {}
+        self.base_stamp = ""
 
     def folder(self, name: str) -> Path:
         """Where a stage keeps its checkpoints, losses and samples."""
         return self.config.out / name
 
-    def pictures(self, stage: Stage) -> PictureSet:
-        """The training split at the stage's size, held-out pictures included."""
+    def base(self, stage: Stage) -> Base:
+        """The checkpoint that fine-tuning begins with, loaded anew for each stage: one must not see another's
+        changes.
+
+        Its networks are in float32 where they learn as a whole; else they only need the stage's precision.
+        """
+        wanted = self.config.model
+        whole = stage.method == "full" or getattr(stage.objective, "adapter", True) is None
+        half = stage.precision == "bf16" and not whole
+        pipe = load(
+            wanted.name,
+            prior=wanted.prior,
+            variant=wanted.variant,
+            revision=wanted.revision,
+            behaviour=wanted.behaviour,
+            lora=wanted.lora,
+            device=self.device,
+            dtype="bfloat16" if half else "float32",
+        )
+        self.base_stamp = _stamp(pipe)
+        return Base(pipe)
+
+    def pictures(self, stage: Stage, grammar: Grammar | None = None) -> PictureSet:
+        """The training split at the stage's size, held-out pictures included.
+
+        With a `grammar` the folder needs no captions.
+        """
         data = self.config.data
         size = stage.size or data.size
         if size not in self._pictures:
             self._pictures[size] = open_pictures(
-                data.folder,
+                data.folder if grammar is None else read_bare_folder(data.folder),
                 size,
                 groups=data.groups,
                 styles=data.styles,
                 keep_wasteful=data.keep_wasteful,
                 captions=caption_mix(data),
                 cache=data.cache,
+                grammar=grammar,
             ).to(self.device)
         return self._pictures[size]
 
-    def split(self, stage: Stage) -> tuple[PictureSet, PictureSet | None]:
+    def split(self, stage: Stage, grammar: Grammar | None = None) -> tuple[PictureSet, PictureSet | None]:
         """The pictures to learn from, and those held out (None when there are none)."""
-        pictures = self.pictures(stage)
+        pictures = self.pictures(stage, grammar)
         count = self.config.data.held_out
         if count == 0:
             return pictures, None
@@ -243,6 +273,17 @@ class Workshop:
                 f"Add such a stage, or say uses.{method} = <folder of a finished one>.",
             )
         return self.folder(found)
+
+
+def _stamp(pipe: Pipeline) -> str:
+    """Changes with the networks that make latents and embeddings."""
+    digest = hashlib.sha256()
+    for name, module in sorted(pipe.model.modules.items()):
+        if name in ("movq", "vae", "image_encoder"):
+            for key, value in module.state_dict().items():
+                digest.update(key.encode())
+                digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def caption_mix(data: DataConfig) -> CaptionMix | None:

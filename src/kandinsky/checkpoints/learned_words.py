@@ -1,0 +1,63 @@
+"""Learned words in files: rows of each text encoder's token table, by the word that stands for them.
+
+Ours is safetensors, `<component>.<word>` of shape (n, W) with notes in the header. Also read are the original
+code's pickles, `{"t1": {word: (W,)}, "t2": {word: (W,)}}` (t1 is the decoder's text encoder, t2 the prior's),
+and files of one encoder, `{word: (n, W)}`, as the peer writes them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from kandinsky.checkpoints.weights import read_pickle, read_tensor_file, write_tensor_file
+from kandinsky.core.errors import CheckpointError
+
+NOTES = "kandinsky"
+ORIGINAL = {"t1": "text_encoder", "t2": "prior_text_encoder"}
+COMPONENTS = ("prior_text_encoder", "text_encoder_2", "text_encoder")
+
+Words = dict[str, dict[str, Tensor]]
+"""Rows (n, W) by word and component; "" is a component that the file does not name."""
+
+
+def write_words(path: Path, words: Words, notes: Mapping[str, Any] | None = None) -> Path:
+    """Writes learned words, whole or not at all; raises OutputError when it cannot."""
+    tensors = {
+        f"{component}.{word}": rows for word, parts in words.items() for component, rows in parts.items()
+    }
+    header = {NOTES: json.dumps(notes, ensure_ascii=False, sort_keys=True)} if notes else {}
+    return write_tensor_file(path, tensors, header)
+
+
+def read_words(path: Path) -> Words:
+    """Reads learned words in any of the three forms; raises CheckpointError when it holds something else."""
+    if path.suffix == ".safetensors":
+        found: Mapping[str, object] = read_tensor_file(path)
+    elif path.is_file():
+        content = read_pickle(path)
+        if not isinstance(content, Mapping):
+            raise CheckpointError(f"{path} holds a {type(content).__name__}.", "Is it of learned words?")
+        found = {str(name): value for name, value in content.items()}
+    else:
+        raise CheckpointError(f"There is no file {path}.", "Check the path.")
+    words: Words = {}
+    for name, value in found.items():
+        if isinstance(value, Mapping) and name in ORIGINAL:
+            for word, rows in value.items():
+                words.setdefault(str(word), {})[ORIGINAL[name]] = _rows(path, str(word), rows)
+        else:
+            component = next((part for part in COMPONENTS if name.startswith(f"{part}.")), "")
+            word = name.removeprefix(f"{component}.") if component else name
+            words.setdefault(word, {})[component] = _rows(path, word, value)
+    if not words:
+        raise CheckpointError(f"{path} holds no learned word.", "It is empty; make it again.")
+    return words
+
+
+def _rows(path: Path, word: str, value: object) -> Tensor:
+    if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point():
+        raise CheckpointError(f"{path} has no rows for {word!r}.", "It is no file of learned words.")
+    return value.reshape(-1, value.shape[-1])

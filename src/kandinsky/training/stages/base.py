@@ -1,0 +1,104 @@
+"""A loaded checkpoint as fine-tuning uses it: its networks, what they are told, and what they learn from."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.conditioning.decoder_texts import TOKENS
+from kandinsky.conditioning.prior_stage import PriorStage
+from kandinsky.core.errors import ConfigError
+from kandinsky.engine.adapters import adaptable
+from kandinsky.engine.pipeline import Pipeline
+from kandinsky.engine.words import listeners, text_encoders
+from kandinsky.networks.prior import PriorCondition
+from kandinsky.networks.unet2 import UNet2Condition
+from kandinsky.training.stages.towers import vision_pixels
+
+KINDS = {"epsilon": "eps", "sample": "x0", "velocity": "v"}
+"""What training calls what a checkpoint's network says."""
+
+
+class Base:
+    """A checkpoint whose networks are frozen until somebody lets them learn.
+
+    `prior` is its first stage, `texts` are the text encoders of a decoder that reads texts itself, `encoders`
+    all of them by what files call them. Raises RequestError for a kind of model that cannot learn yet.
+    """
+
+    def __init__(self, pipe: Pipeline) -> None:
+        self.pipe, self.model = pipe, pipe.model
+        self.device = self.model.device
+        self.prior, self.texts = listeners(self.model)
+        self.encoders = text_encoders(self.model)
+        for module in self.model.modules.values():
+            module.requires_grad_(False)
+
+    def network(self, target: str) -> nn.Module:
+        """The U-Net ("decoder") or the diffusion prior; ConfigError when the checkpoint has none."""
+        if target == "decoder":
+            return cast(nn.Module, self.model.network)
+        return self.need_prior().network
+
+    def component(self, target: str) -> str:
+        """What files call that network."""
+        wanted = self.network(target)
+        return next(name for name, network in adaptable(self.model).items() if network is wanted)
+
+    def need_prior(self) -> PriorStage:
+        """The prior; ConfigError when the checkpoint has none."""
+        if self.prior is None:
+            raise ConfigError(
+                f"{self.model.name} has no prior here, so none can learn.", "Set target to decoder."
+            )
+        return self.prior
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Pictures (B, 3, S, S) in [-1, 1] to `latents` and, with a prior, `embeddings`; float32."""
+        pixels = pixels.to(self.device)
+        found = {"latents": self.model.codec.encode(pixels.to(self.model.dtype)).float()}
+        if self.prior is not None:
+            vision = self.prior.vision
+            seen = vision(vision_pixels(pixels, vision.config.image_size).to(self.model.dtype))
+            found["embeddings"] = seen.float()
+        return found
+
+    def tell_prior(self, captions: Sequence[str]) -> PriorCondition:
+        """What the prior is told about captions; gradients reach whatever learns in the text encoder."""
+        stage = self.need_prior()
+        tokens = stage.tokenizer.encode(captions, stage.network.config.tokens)
+        features = stage.text(tokens.ids.to(self.device))
+        return PriorCondition(features.hidden, features.embedding, tokens.mask.to(self.device))
+
+    def tell_decoder(
+        self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor
+    ) -> UNet2Condition:
+        """What the decoder is told about captions and embeddings (B, D); `dropped` (B,) rows hear nothing.
+
+        Nothing is the empty text and the embedding of an all-zero picture, as inference's unconditional half
+        is told.
+        """
+        image = None
+        if embeddings is not None and self.prior is not None:
+            empty = self.prior.zero_embedding.to(embeddings)
+            image = torch.where(dropped[:, None], empty, embeddings)
+        hidden = embedding = second = None
+        if self.texts is not None:
+            said = ["" if drop else text for text, drop in zip(captions, dropped.tolist(), strict=True)]
+            first = self.texts.first
+            tokens = first.tokenizer.encode(said, TOKENS)
+            hidden, embedding = first.network(tokens.ids.to(self.device), tokens.mask.to(self.device))
+            if self.texts.second is not None:
+                more = self.texts.second.tokenizer.encode(said, TOKENS)
+                second = self.texts.second.network(more.ids.to(self.device), more.mask.to(self.device))
+        return UNet2Condition(image, hidden, embedding, second_text_hidden=second)
+
+    def check_size(self, size: int) -> None:
+        """Raises ConfigError for a size of pictures that the decoder cannot draw."""
+        if size % self.model.multiple:
+            raise ConfigError(
+                f"Pictures of {size} pixels do not fit this checkpoint.",
+                f"Choose a multiple of {self.model.multiple}.",
+            )

@@ -1,0 +1,75 @@
+"""DreamBooth: a subject learns a name while its class stays as varied as it was (arXiv 2208.12242)."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+from PIL import Image
+from torch import nn
+
+from kandinsky.core.metadata import write_picture
+from kandinsky.training import events
+from kandinsky.training.config import DreamBoothObjective, Stage
+from kandinsky.training.data.captions import Templates
+from kandinsky.training.data.folder import read_bare_folder
+from kandinsky.training.data.pictures import open_pictures
+from kandinsky.training.stages.base import Base
+from kandinsky.training.stages.examples import Beside, examples_of
+from kandinsky.training.stages.tuning import add_adapters, tuning_task, unfreeze
+from kandinsky.training.stages.workshop import Workshop
+from kandinsky.training.task import Source, Task
+from kandinsky.training.tuning_config import Target
+
+CLASS_FOLDER = "class"
+
+
+def dreambooth_task(shop: Workshop, stage: Stage) -> Generator[events.Event, None, Task]:
+    """Adapters, or all weights, on pictures of one subject and on the checkpoint's own pictures of its class.
+
+    Both are learned from in every step, as many of one as of the other (their section 3.2).
+    """
+    objective: DreamBoothObjective = stage.objective
+    base = shop.base(stage)
+    learned, held_out = shop.split(stage, Templates((objective.prompt,)))
+    base.check_size(learned.size)
+    source: Source = yield from examples_of(shop, stage, base, learned)
+    if objective.preserves:
+        folder = shop.folder(stage.name) / CLASS_FOLDER
+        yield from draw_class(base, objective, folder, learned.size, stage.name)
+        grammar = Templates((objective.class_prompt,))
+        pictures = open_pictures(read_bare_folder(folder), learned.size, grammar=grammar).to(shop.device)
+        others = yield from examples_of(shop, stage, base, pictures)
+        source = Beside(source, others, objective.class_weight)
+    modules = trainable(base, objective)
+    return tuning_task(shop, stage, base, source, modules, learned, held_out)
+
+
+def trainable(base: Base, objective: DreamBoothObjective) -> dict[Target, nn.Module]:
+    """What learns, by target: adapters, or the networks themselves."""
+    if objective.adapter is None:
+        return {target: unfreeze(base.network(target)) for target in objective.targets}
+    return {target: add_adapters(base, target, objective.adapter) for target in objective.targets}
+
+
+def draw_class(
+    base: Base, objective: DreamBoothObjective, folder: Path, size: int, stage: str
+) -> Generator[events.Event, None, None]:
+    """Draws the pictures of the class that `folder` lacks; picture i is that of seed i."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(objective.class_pictures):
+        path = folder / f"{number:05d}.png"
+        if path.is_file() and _readable(path):
+            continue
+        yield events.Preparing(stage, "pictures of the class", number, objective.class_pictures)
+        fields = {} if objective.class_steps is None else {"steps": objective.class_steps}
+        result = base.pipe.generate(objective.class_prompt, seed=number, width=size, height=size, **fields)  # type: ignore[arg-type]
+        write_picture(result.images[0], path)
+    yield events.Preparing(stage, "pictures of the class", objective.class_pictures, objective.class_pictures)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except (OSError, SyntaxError):
+        return False
+    return True

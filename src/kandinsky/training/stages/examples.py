@@ -1,0 +1,131 @@
+"""What fine-tuning sees: captions beside pictures, or beside what the frozen networks made of them once."""
+
+import random
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kandinsky.training.config import Stage
+from kandinsky.training.data.pictures import PictureSet
+from kandinsky.training.events import Event
+from kandinsky.training.stages.base import Base
+from kandinsky.training.stages.sources import (
+    FACTS,
+    PictureSource,
+    captions_again,
+    encode_once,
+    variant_of_each,
+)
+from kandinsky.training.stages.workshop import Workshop, augmentation
+from kandinsky.training.task import Source
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of a batch: captions, and pictures as `pixels` (B, 3, S, S) or as their encodings, float32.
+
+    `encodings` holds `latents` (B, C, h, w) and, where there is a prior, `embeddings` (B, D); `weights` (B,)
+    is how much each row's loss counts.
+    """
+
+    captions: tuple[str, ...]
+    weights: Tensor
+    pixels: Tensor | None = None
+    encodings: dict[str, Tensor] | None = None
+
+    def encoded(self, base: Base) -> dict[str, Tensor]:
+        """The encodings on the device, made now where the batch does not bring them."""
+        if self.encodings is None:
+            assert self.pixels is not None
+            return base.encode(self.pixels)
+        return {name: value.to(base.device) for name, value in self.encodings.items()}
+
+    def joined(self, other: "Examples") -> "Examples":
+        """These rows, then those of `other`, which come in the same form."""
+
+        def both(mine: Tensor | None, theirs: Tensor | None) -> Tensor | None:
+            return None if mine is None or theirs is None else torch.cat([mine, theirs])
+
+        encodings = None
+        if self.encodings is not None and other.encodings is not None:
+            encodings = {
+                name: torch.cat([mine, other.encodings[name]]) for name, mine in self.encodings.items()
+            }
+        weights = torch.cat([self.weights, other.weights])
+        return Examples(self.captions + other.captions, weights, both(self.pixels, other.pixels), encodings)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Pictures, augmented anew for every batch."""
+
+    source: PictureSource
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
+        """Augmented pictures with captions."""
+        batch = self.source.batch(indices, generator)
+        return Examples(batch.captions, torch.ones(len(batch)), batch.pixels)
+
+
+@dataclass(frozen=True)
+class Cached:
+    """`variants` encoded augmentations of each picture, captions drawn anew for every batch."""
+
+    pictures: PictureSet
+    tensors: dict[str, Tensor]
+    variants: int
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
+        """One variant of each picture, drawn at random."""
+        rows = variant_of_each(indices, self.variants, generator)
+        words = random.Random(int(torch.randint(2**62, (1,), generator=generator)))
+        facts = {name: self.tensors[name][rows] for name in FACTS}
+        captions = tuple(caption.text for caption in captions_again(self.pictures, facts, words))
+        found = {name: value[rows].float() for name, value in self.tensors.items() if name not in FACTS}
+        return Examples(captions, torch.ones(len(rows)), encodings=found)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Each row of `first` with a random row of `second`, whose losses count `weight`."""
+
+    first: Source
+    second: Source
+    weight: float
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
+        """The rows of these indices, then as many of the other source."""
+        mine: Examples = self.first.batch(indices, generator)
+        others = torch.randint(len(self.second), (len(indices),), generator=generator).tolist()
+        theirs: Examples = self.second.batch(others, generator)
+        return mine.joined(replace(theirs, weights=self.weight * theirs.weights))
+
+
+def examples_of(
+    shop: Workshop, stage: Stage, base: Base, pictures: PictureSet
+) -> Generator[Event, None, Source]:
+    """The rows of a picture set: from the cache when the stage keeps variants, else from the pictures."""
+    source = PictureSource(pictures, augmentation(stage))
+    if stage.variants == 0:
+        return Plain(source)
+    tensors = yield from encode_once(
+        source,
+        stage.variants,
+        base.encode,
+        shop.base_stamp,
+        shop.config.out / "cache",
+        shop.config.seed,
+        stage.name,
+    )
+    return Cached(pictures, tensors, stage.variants)

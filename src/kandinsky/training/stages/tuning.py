@@ -1,0 +1,223 @@
+"""Fine-tuning a checkpoint's prior and decoder: adapters or all weights, by the losses that made them."""
+
+from collections.abc import Callable, Generator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.adapters.lora import Adapter, attach
+from kandinsky.checkpoints.lora import choose_places, names_of
+from kandinsky.core.errors import ConfigError
+from kandinsky.engine.adapters import adaptable
+from kandinsky.training.config import (
+    DecoderObjective,
+    FullObjective,
+    LoraObjective,
+    PriorObjective,
+    Stage,
+)
+from kandinsky.training.data.pictures import AUGMENTATIONS, PictureSet
+from kandinsky.training.events import Event
+from kandinsky.training.objectives.denoising import Posterior, squared_error
+from kandinsky.training.objectives.times import TIME_SAMPLERS
+from kandinsky.training.seeds import generator
+from kandinsky.training.sheets import pictures_to_sheet
+from kandinsky.training.stages.base import KINDS, Base
+from kandinsky.training.stages.decoder import denoising_losses
+from kandinsky.training.stages.examples import Examples, Plain, examples_of
+from kandinsky.training.stages.sources import PictureSource
+from kandinsky.training.stages.workshop import Workshop
+from kandinsky.training.task import Losses, Player, Sheet, Source, Task, Turn
+from kandinsky.training.tuning_config import AdapterConfig, Target, Tuned
+
+NAME = "training"
+"""What an adapter is worn as while it learns."""
+SHOWN, MEASURED, SHEET_STEPS = 4, 64, 10
+
+Loss = Callable[[Turn], Losses]
+
+
+def lora_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
+    """Low-rank adapters of the checkpoint's networks, on pictures with captions."""
+    objective: LoraObjective = stage.objective
+    base = shop.base(stage)
+    learned, held_out = shop.split(stage)
+    source = yield from examples_of(shop, stage, base, learned)
+    modules = {target: add_adapters(base, target, objective.adapter) for target in objective.targets}
+    return tuning_task(shop, stage, base, source, modules, learned, held_out)
+
+
+def full_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
+    """All weights of the checkpoint's networks but the frozen ones, on pictures with captions."""
+    objective: FullObjective = stage.objective
+    base = shop.base(stage)
+    learned, held_out = shop.split(stage)
+    source = yield from examples_of(shop, stage, base, learned)
+    modules = {target: unfreeze(base.network(target), objective.frozen) for target in objective.targets}
+    return tuning_task(shop, stage, base, source, modules, learned, held_out)
+
+
+def add_adapters(base: Base, target: str, settings: AdapterConfig) -> nn.Module:
+    """Puts fresh adapters on a target's network, and on its text encoder when asked; returns them together.
+
+    They are called as files call their components. Raises ConfigError for layers that are not there.
+    """
+    networks = adaptable(base.model)
+    components = [base.component(target)]
+    if settings.text_encoders:
+        components += [name for name in base.encoders if (name.startswith("prior_")) == (target == "prior")]
+    if unknown := sorted(settings.layers.keys() - networks.keys()):
+        raise ConfigError(
+            f"objective.adapter.layers: there is no component {unknown[0]!r}.",
+            f"Known: {', '.join(networks)}.",
+        )
+    adapters = nn.ModuleDict()
+    for name in components:
+        places = choose_places(networks[name], settings.layers.get(name))
+        adapter = Adapter.new(
+            networks[name], places, settings.rank, settings.alpha, settings.dropout, settings.dora
+        )
+        attach(networks[name], adapter, NAME)
+        adapters[name] = adapter
+    return adapters
+
+
+def unfreeze(network: nn.Module, frozen: tuple[str, ...] = ()) -> nn.Module:
+    """Lets all weights learn but those whose name in files contains one of `frozen`, and the statistics.
+
+    Raises ConfigError for a name that no weight has.
+    """
+    names = names_of(network)
+    for part in frozen:
+        if not any(part in name for found in names.values() for name in found):
+            raise ConfigError(f"objective.frozen: no weight has {part!r} in its name.", "Look into the file.")
+    for name, value in network.named_parameters():
+        held = any(part in foreign for part in frozen for foreign in names[name])
+        # The prior's statistics of embeddings are measured, not learned.
+        value.requires_grad_(not held and name not in ("clip_mean", "clip_std"))
+    if not any(value.requires_grad for value in network.parameters()):
+        raise ConfigError("objective.frozen leaves nothing to learn.", "Freeze less.")
+    return network
+
+
+def tuning_task(
+    shop: Workshop,
+    stage: Stage,
+    base: Base,
+    source: Source,
+    modules: Mapping[Target, nn.Module],
+    learned: PictureSet,
+    held_out: PictureSet | None,
+) -> Task:
+    """The task in which `modules` learn, by target, the loss of that target's network on the same batches."""
+    objective: Tuned = stage.objective
+    base.check_size(learned.size)
+    times = nn.ModuleDict()
+    players = []
+    for target, module in modules.items():
+        loss = LOSSES[target](base, objective, times)
+        compiled = (base.network(target),)
+        players.append(Player(target, module, loss, stage.optimiser, compiled=compiled))
+
+    def measure(draws: torch.Generator) -> dict[str, float]:
+        if held_out is None:
+            return {}
+        rows = range(min(MEASURED, len(held_out)))
+        plain = Plain(PictureSource(held_out, AUGMENTATIONS["none"]))
+        batch = plain.batch(rows, generator(shop.config.seed, "held out"))
+        turn = Turn(batch, 0, shop.device, draws, {})
+        return {
+            f"{player.name}/{name}": float(value)
+            for player in players
+            for name, value in player.loss(turn).parts.items()
+        }
+
+    def sheet(_: torch.Generator) -> Sheet:
+        shown = held_out or learned
+        rows = range(min(SHOWN, len(shown)))
+        captions = shown.batch(rows, generator(shop.config.seed, "shown"), AUGMENTATIONS["none"]).captions
+        return draw_sheet(base, captions, stage.size or shop.config.data.size)
+
+    return Task(tuple(players), source, extra=times, sheet=sheet, measure=measure)
+
+
+def draw_sheet(base: Base, captions: tuple[str, ...], size: int) -> Sheet:
+    """A row of pictures that the checkpoint draws now under captions, each from its own seed."""
+    prior = {"prior_steps": SHEET_STEPS} if base.prior is not None else {}
+    result = base.pipe.generate(
+        list(captions),
+        seed=0,
+        steps=SHEET_STEPS,
+        width=size,
+        height=size,
+        **prior,  # type: ignore[arg-type]
+    )
+    return pictures_to_sheet(result.images, len(captions))
+
+
+def decoder_loss(base: Base, objective: Tuned, times: nn.ModuleDict) -> Loss:
+    """The decoder's loss, see `stages.decoder`: of what the checkpoint's own decoder says."""
+    schedule = base.model.schedule_of("ddpm")
+    process = schedule.process
+    posterior = Posterior.of(process, base.device)
+    wanted: DecoderObjective = objective.decoder.model_copy(update={"target": KINDS[schedule.reading]})
+    network = base.network("decoder")
+    sampler = TIME_SAMPLERS[wanted.times](process.T)
+    times["decoder"] = sampler
+
+    def loss(turn: Turn) -> Losses:
+        batch: Examples = turn.batch
+        found = batch.encoded(base)
+        count = len(batch.captions)
+        dropped = turn.uniform(count) < wanted.condition_dropout
+        told = base.tell_decoder(batch.captions, found.get("embeddings"), dropped)
+        t, weights = sampler.draw(count, turn.generator, turn.device)
+        x0 = found["latents"]
+        parts = denoising_losses(network, x0, told, t, turn.normal(x0), wanted, process, posterior)
+        total = sum(parts.values(), torch.zeros(count, device=turn.device))
+        if torch.is_grad_enabled():
+            sampler.learn(t, total)
+        return weighted(weights * total, parts, batch.weights.to(turn.device))
+
+    return loss
+
+
+def prior_loss(base: Base, objective: Tuned, times: nn.ModuleDict) -> Loss:
+    """The prior's loss, see `stages.prior`: the error of clean, normalised image embeddings."""
+    stage = base.need_prior()
+    wanted: PriorObjective = objective.prior
+    process = stage.schedule.process
+    sampler = TIME_SAMPLERS[wanted.times](process.T)
+    times["prior"] = sampler
+
+    def loss(turn: Turn) -> Losses:
+        batch: Examples = turn.batch
+        x0 = stage.network.normalise(batch.encoded(base)["embeddings"])
+        count = len(x0)
+        dropped = (turn.uniform(count) < wanted.condition_dropout).tolist()
+        said = ["" if drop else text for text, drop in zip(batch.captions, dropped, strict=True)]
+        t, weights = sampler.draw(count, turn.generator, turn.device)
+        x = process.add_noise(x0, turn.normal(x0), t)
+        losses = squared_error(stage.network(x, t, base.tell_prior(said)), x0)
+        if torch.is_grad_enabled():
+            sampler.learn(t, losses)
+        return weighted(weights * losses, {"mse": losses}, batch.weights.to(turn.device))
+
+    return loss
+
+
+def weighted(total: Tensor, parts: dict[str, Tensor], weights: Tensor) -> Losses:
+    """Losses of rows (B,) as one: the sum of their weighted values, divided by the rows of weight one.
+
+    So a batch of instance rows and as many class rows is the mean of the first plus a weight times the mean
+    of the others (Ruiz et al. 2022, eq. 2).
+    """
+    count = (weights == 1).sum().clamp(min=1)
+    shown = {name: value.detach().mean() for name, value in parts.items()}
+    return Losses((weights * total).sum() / count, shown)
+
+
+LOSSES: dict[str, Callable[[Base, Tuned, nn.ModuleDict], Loss]] = {
+    "decoder": decoder_loss,
+    "prior": prior_loss,
+}

@@ -1,0 +1,116 @@
+"""What each way of fine-tuning learns and minimises, as tables."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from kandinsky.core.errors import ConfigError
+from kandinsky.training.objectives_config import DecoderObjective, PriorObjective
+from kandinsky.training.tables import Table
+
+Target = Literal["decoder", "prior"]
+
+
+class AdapterConfig(Table):
+    """The shape of low-rank adapters (Hu et al. 2021, arXiv 2106.09685).
+
+    `alpha` None is the rank; `dora` also learns the lengths of rows (arXiv 2402.09353). `layers` names, for a
+    component such as `unet` or `prior_prior`, the layers to adapt as files call them; the attention's
+    projections without it. `text_encoders` adapts the text encoder of each target too.
+    """
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float | None = Field(default=None, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dora: bool = False
+    layers: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    text_encoders: bool = False
+
+
+class Tuned(Table):
+    """Which network of the checkpoint learns, and the losses of each, see `DecoderObjective`.
+
+    The decoder says what the checkpoint's decoder says; `decoder.target` is not asked.
+    """
+
+    target: Literal["decoder", "prior", "both"] = "decoder"
+    decoder: DecoderObjective = DecoderObjective()
+    prior: PriorObjective = PriorObjective()
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The networks that learn."""
+        return ("decoder", "prior") if self.target == "both" else (self.target,)
+
+
+class LoraObjective(Tuned):
+    """Low-rank adapters learn, the checkpoint stays as it is."""
+
+    adapter: AdapterConfig = AdapterConfig()
+
+
+class FullObjective(Tuned):
+    """All weights learn but those whose name in files contains one of `frozen`."""
+
+    frozen: tuple[str, ...] = ()
+
+
+class DreamBoothObjective(Tuned):
+    """One subject learns a name, and its class stays as varied as it was (arXiv 2208.12242).
+
+    `prompt` names the subject ("a zwx toy"), `class_prompt` its class ("a toy"). `class_pictures` pictures of
+    the class are drawn by the checkpoint itself before, and their loss counts `class_weight` (their eq. 2);
+    0 of either leaves that out. `adapter` None lets all weights learn.
+    """
+
+    target: Literal["decoder", "prior", "both"] = "both"
+    prompt: str = ""
+    class_prompt: str = ""
+    class_pictures: int = Field(default=64, ge=0)
+    class_weight: float = Field(default=1.0, ge=0)
+    class_steps: int | None = Field(default=None, ge=1)
+    adapter: AdapterConfig | None = AdapterConfig()
+
+    @property
+    def preserves(self) -> bool:
+        """Whether pictures of the class are learned from beside those of the subject."""
+        return self.class_pictures > 0 and self.class_weight > 0
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if not self.prompt.strip():
+            raise ConfigError("objective.prompt is not set.", 'Name the subject, such as "a zwx toy".')
+        if self.preserves and not self.class_prompt.strip():
+            raise ConfigError(
+                "objective.class_prompt is not set.",
+                'Name the class, such as "a toy", or set class_pictures = 0.',
+            )
+        return self
+
+
+class TextualInversionObjective(Table):
+    """A new word learns what pictures show (Gal et al. 2022, arXiv 2208.01618); no network changes.
+
+    `token` is the word, `init_from` a known one whose rows it begins with. `vectors` rows stand for it. With
+    `property` "style" the sentences speak of a style. `route` "direct" asks the prior for the picture's
+    embedding, and a decoder that reads texts for its noise under that embedding; "sampled" asks the decoder
+    for its noise under the embedding that the prior draws in `prior_steps` steps, and follows the gradient
+    through all of them. `templates` are the sentences, `{}` standing for the word; the usual ones without it.
+    """
+
+    token: str
+    init_from: str
+    vectors: int = Field(default=1, ge=1, le=32)
+    property: Literal["object", "style"] = "object"
+    route: Literal["direct", "sampled"] = "direct"
+    prior_steps: int = Field(default=5, ge=1)
+    prior_guidance_scale: float = Field(default=4.0, ge=0)
+    templates: tuple[str, ...] = ()
+    times: Literal["uniform", "second_moment"] = "uniform"
+
+    @model_validator(mode="after")
+    def _speak(self) -> Self:
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise ConfigError(f"objective.templates: {template!r} has no place {{}}.", "Write {} once.")
+        return self
