@@ -10,12 +10,14 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
-from tests.reference.recorded import RELEASE, SECOND, tensors, unet_file, weights
+from tests.reference.recorded import RELEASE, SECOND, THIRD, facts, tensors, unet3_file, unet_file, weights
 
 EMPTY = 1
 PROMPT, PRIOR_NEGATIVE, NEGATIVE = "p0 p1 p2 p3 p4", "n0 n1", "d0 d1 d2 d3 d4"
 ROWS = {0: PROMPT, 2: PRIOR_NEGATIVE, 3: NEGATIVE}
 """Texts by the row of their recorded ids."""
+THIRD_PROMPT = "p0 p1 p2 p3 p4 p0 p5"
+"""The prompt of the newest generation; its negative prompts are recorded as words."""
 
 
 def float32(file: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -32,15 +34,24 @@ def write_vocabulary(folder: Path, case: str, group: str) -> None:
         if row < len(ids):
             inside = ids[row][mask[row]].tolist()[len(frame) - 1 : -1]
             vocabulary |= dict(zip(text.split(), inside, strict=True))
+    single = "<begin> $A <end>" if len(frame) > 1 else "$A <end>"
+    _save_vocabulary(folder, vocabulary, single, 77)
+
+
+def _save_vocabulary(folder: Path, vocabulary: dict[str, int], single: str, length: int) -> None:
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.post_processor = processors.TemplateProcessing(
-        single="<begin> $A <end>" if len(frame) > 1 else "$A <end>",
+        single=single,
         special_tokens=[(name, vocabulary[name]) for name in ("<begin>", "<end>") if name in vocabulary],
     )
     folder.mkdir(parents=True, exist_ok=True)
     made.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "model_max_length": 77}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": "<pad>",
+        "model_max_length": length,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
@@ -70,3 +81,51 @@ def write_second(root: Path) -> Path:
     torch.save(float32(weights(SECOND, "text_encoder")), root / "text_encoder" / "pytorch_model.bin")
     write_vocabulary(root / "tokenizer", SECOND, "clip")
     return root
+
+
+def write_third(root: Path) -> Path:
+    """The folder of the newest release."""
+    encoder = root / "weights" / "flan_ul2_encoder"
+    write_third_encoder(encoder)
+    for name, inpainting in (("", False), ("_flash", False), ("_inpainting", True)):
+        torch.save(unet3_file(inpainting), root / "weights" / f"kandinsky3{name}.pt")
+        torch.save(weights(THIRD, "t5_projection"), encoder / f"projection{name}.pt")
+    torch.save(weights(THIRD, "movq"), root / "weights" / "movq.pt")
+    return root
+
+
+def write_third_first(root: Path) -> Path:
+    """The folder of the release before it: projections within the U-Net's file, the encoder as published."""
+    write_third_encoder(root / "google" / "flan-ul2")
+    (root / "weights").mkdir()
+    embedded = {f"t5.{name}": tensor for name, tensor in weights(THIRD, "t5_projection").items()}
+    torch.save({**unet3_file(), "projections": embedded}, root / "weights" / "kandinsky3.pt")
+    torch.save(weights(THIRD, "movq"), root / "weights" / "movq.pt")
+    return root
+
+
+def write_third_encoder(folder: Path) -> None:
+    """The folder of the text encoder, as transformers writes it."""
+    found = tensors(THIRD)
+    vocabulary = {"<end>": 1, "<pad>": 0}
+    for text, group in ((THIRD_PROMPT, "text"), (_third_negative(), "neg_long")):
+        ids = found[f"{group}.ids"][0]
+        vocabulary |= dict(zip(text.split(), ids[: len(text.split())].tolist(), strict=True))
+    # Words of the longest negative prompt that the original cut off before it ran.
+    cut = facts(THIRD)["runs"]["t2i_neg_long"]["arguments"]["negative_text"].split()[
+        len(_third_negative().split()) :
+    ]
+    free = (k for k in range(2, 300) if k not in vocabulary.values())
+    vocabulary |= dict(zip(cut, free, strict=False))
+    _save_vocabulary(folder, vocabulary, "$A <end>", 512)
+    config = facts(THIRD)["configuration"]["t5"]
+    (folder / "config.json").write_text(
+        json.dumps({**config, "model_type": "t5", "architectures": ["T5EncoderModel"]})
+    )
+    torch.save(weights(THIRD, "t5"), folder / "pytorch_model.bin")
+
+
+def _third_negative() -> str:
+    """The words of the longest negative prompt whose ids are recorded."""
+    words = str(facts(THIRD)["runs"]["t2i_neg_long"]["arguments"]["negative_text"]).split()
+    return " ".join(words[: int(tensors(THIRD)["neg_long.mask"].sum()) - 1])

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from kandinsky.checkpoints.keymap import KeyMap
 from kandinsky.checkpoints.maps.original_unet2 import infer_unet2_config, original_unet2_map
+from kandinsky.checkpoints.maps.original_unet3 import gathered, infer_unet3_config, original_unet3_map
 from kandinsky.checkpoints.weights import load_strict
 from kandinsky.networks.unet2 import UNet2, UNet2Condition
+from kandinsky.networks.unet3 import UNet3
 from tests.reference import drawn
 
 FOLDER = Path(__file__).parent.parent / "data" / "reference"
@@ -55,6 +57,22 @@ def unet_file(case: str, inpainting: bool = False) -> dict[str, Tensor]:
     """The tensors of a U-Net's file; the inpainting file differs in its first convolution alone."""
     file = dict(weights(case, "unet"))
     return file | weights(case, "unet_inpainting_first_conv") if inpainting else file
+
+
+def unet3_file(inpainting: bool = False) -> dict[str, Any]:
+    """The content of a U-Net's file of the newest release; the inpainting one differs in two tensors."""
+    network = dict(weights(THIRD, "unet"))
+    other = dict(weights(THIRD, "unet_inpainting_in_layer" if inpainting else "unet_null"))
+    null = other.pop("null_embedding")
+    return {"unet": network | other, "null_embedding": null}
+
+
+@cache
+def unet3(inpainting: bool = False) -> UNet3:
+    """The U-Net of the newest release, in float32."""
+    file = gathered(unet3_file(inpainting), weights(THIRD, "t5_projection"))
+    config = infer_unet3_config(file)
+    return load_strict(lambda: UNet3(config), original_unet3_map(config).to_native(file), torch.float32)
 
 
 @cache

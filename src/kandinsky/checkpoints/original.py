@@ -20,7 +20,7 @@ from kandinsky.checkpoints.maps.original_clip import (
 )
 from kandinsky.checkpoints.maps.original_files import LAYOUTS, Layout
 from kandinsky.checkpoints.maps.original_kl import drop_training, infer_kl_config, original_kl_map
-from kandinsky.checkpoints.maps.original_movq import infer_movq_config, original_movq_map
+from kandinsky.checkpoints.maps.original_movq import infer_movq_config, original_movq_map, wraps_norms
 from kandinsky.checkpoints.maps.original_prior import (
     infer_prior_config,
     original_prior_map,
@@ -28,6 +28,7 @@ from kandinsky.checkpoints.maps.original_prior import (
 )
 from kandinsky.checkpoints.maps.original_unet2 import infer_unet2_config, original_unet2_map
 from kandinsky.checkpoints.maps.t5 import TABLES, infer_t5_config, t5_map, without_decoder
+from kandinsky.checkpoints.original_hub import CLIP_TOWERS, CLIP_VOCABULARY, INPAINTING
 from kandinsky.checkpoints.torchscript import is_torchscript, read_torchscript
 from kandinsky.checkpoints.weights import load_strict, read_pickle, read_tensor_file, read_weights
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
@@ -42,18 +43,20 @@ from kandinsky.networks.xlmr import MultilingualClip
 
 M = TypeVar("M", bound=nn.Module)
 Dtype = torch.dtype | None
-INPAINTING = "inpainting"
-"""The variant that means the other U-Net of a folder that holds both."""
 CLIP_PAD_ID = 0
 """What the original code pads CLIP's texts with, whatever the tokenizer's files say."""
 
 
 @dataclass(frozen=True)
 class OriginalFolder:
-    """An opened folder: its root, and which release its files are of."""
+    """An opened folder: its root, and which release its files are of.
+
+    `clip` is a folder of CLIP elsewhere, in the layout of transformers, for what the folder lacks of it.
+    """
 
     root: Path
     layout: Layout
+    clip: Path | None = None
 
     @property
     def kind(self) -> str:
@@ -63,12 +66,41 @@ class OriginalFolder:
     @property
     def has_decoder(self) -> bool:
         """Whether a U-Net is there."""
-        return any((self.root / name).is_file() for name in (self.layout.unet, self.layout.inpainting))
+        return any((self.root / name).is_file() for name in self.layout.unets.values())
+
+    def chosen(self, variant: str | None = None) -> str:
+        """Which U-Net is read: "inpainting", "flash", or "" for the first; see `Layout.unet_of`."""
+        return self.layout.unet_of(variant, lambda name: (self.root / name).is_file())
 
     @property
     def has_prior(self) -> bool:
         """Whether a prior is there."""
         return self.layout.prior is not None and (self.root / self.layout.prior).is_file()
+
+    @property
+    def lacking_clip(self) -> tuple[str, ...]:
+        """The files of CLIP, in the layout of transformers, without which its prior cannot read."""
+        if not self.has_prior:
+            return ()
+        names = () if self.towers is not None else CLIP_TOWERS
+        return names if self.vocabulary is not None else (*names, *CLIP_VOCABULARY)
+
+    @property
+    def towers(self) -> Path | None:
+        """The file or the folder of CLIP's towers, None when there is none."""
+        file, folder = (self.root / (name or "") for name in (self.layout.clip, self.layout.clip_folder))
+        if file.is_file():
+            return file
+        folders = [folder] if self.clip is None else [folder, self.clip]
+        return next((one for one in folders if (one / "config.json").is_file()), None)
+
+    @property
+    def vocabulary(self) -> Path | None:
+        """The folder of CLIP's vocabulary, None when there is none."""
+        folders = [self.root / name for name in self.layout.vocabularies]
+        folders += [] if self.clip is None else [self.clip]
+        known = ("vocab.json", "tokenizer.json")
+        return next((one for one in folders if any((one / name).is_file() for name in known)), None)
 
     def file(self, name: str | None) -> Path:
         """The path of one of the release's files; CheckpointError when it is missing."""
@@ -115,7 +147,9 @@ class Form(Generic[M]):
 
 
 UNET = Form(infer_unet2_config, UNet2, lambda config, _: original_unet2_map(config))
-MOVQ = Form(infer_movq_config, MoVQ, lambda config, _: original_movq_map(config))
+MOVQ = Form(
+    infer_movq_config, MoVQ, lambda config, names: original_movq_map(config, wrapped=wraps_norms(names))
+)
 KL = Form(infer_kl_config, AutoencoderKL, lambda config, _: original_kl_map(config))
 SECOND_TEXT = Form(
     lambda tensors: infer_t5_config(tensors, "gelu_tanh"), T5Encoder, lambda _, names: t5_map(names), TABLES
@@ -152,16 +186,27 @@ def open_original(path: str | Path) -> OriginalFolder | None:
     Raises CheckpointError when files of two releases lie in it.
     """
     root = Path(path)
-    found = [
-        layout
-        for layout in LAYOUTS
-        if any(name and (root / name).is_file() for name in (layout.unet, layout.inpainting, layout.prior))
-    ]
+    if not (found := _layouts_in(root)) and (above := _layouts_in(root.absolute().parent)):
+        # The folder within a release that holds its files: they are named from the one above.
+        root, found = root.absolute().parent, [layout for layout in above if _is_below(layout, root.name)]
     if len(found) > 1:
         raise CheckpointError(
             f"{root} holds files of {len(found)} releases.", "Give each release a folder of its own."
         )
     return OriginalFolder(root, found[0]) if found else None
+
+
+def _layouts_in(root: Path) -> list[Layout]:
+    """The releases of which a network is there."""
+    return [
+        layout
+        for layout in LAYOUTS
+        if any(name and (root / name).is_file() for name in (*layout.unets.values(), layout.prior))
+    ]
+
+
+def _is_below(layout: Layout, folder: str) -> bool:
+    return layout.unet.startswith(f"{folder}/")
 
 
 def open_checkpoint(path: str | Path) -> Folder | OriginalFolder:
@@ -176,13 +221,7 @@ def read_unet(folder: OriginalFolder, variant: str | None = None, dtype: Dtype =
     This and the following keep the file's dtypes where `dtype` is None, and raise CheckpointError for files
     that are missing, damaged or of another network.
     """
-    if variant not in (None, INPAINTING):
-        raise CheckpointError(
-            f"Original files have no variant {variant!r}.", f"Known: {INPAINTING!r}, or leave it out."
-        )
-    layout = folder.layout
-    plain = variant is None and (folder.root / layout.unet).is_file()
-    path = folder.file(layout.unet if plain else layout.inpainting)
+    path = folder.file(folder.layout.unets[folder.chosen(variant)])
     return UNET.load(path, read_tensor_file(path), dtype)
 
 
@@ -222,11 +261,9 @@ def read_prior(folder: OriginalFolder, dtype: Dtype = None) -> Prior:
 
 def read_clip(folder: OriginalFolder, dtype: Dtype = None) -> ClipTowers:
     """CLIP's towers, from its own file (a TorchScript archive or plain tensors) or a transformers folder."""
-    file, towers = (folder.root / (name or "") for name in (folder.layout.clip, folder.layout.clip_folder))
-    if file.is_file():
-        return _original_clip(file, dtype)
-    if (towers / "config.json").is_file():
-        return _transformers_clip(towers, dtype)
+    towers = folder.towers
+    if towers is not None:
+        return _original_clip(towers, dtype) if towers.is_file() else _transformers_clip(towers, dtype)
     raise CheckpointError(
         f"{folder.root} lacks CLIP: neither {folder.layout.clip} nor {folder.layout.clip_folder}/config.json "
         "is there.",
@@ -242,9 +279,8 @@ def read_text_tokenizer(folder: OriginalFolder, second: bool = False) -> Tokeniz
 
 def clip_vocabulary(folder: OriginalFolder) -> Path:
     """The folder of CLIP's vocabulary; TokenizerError, naming where it was looked for, when there is none."""
-    for name in folder.layout.vocabularies:
-        if any((folder.root / name / file).is_file() for file in ("vocab.json", "tokenizer.json")):
-            return folder.root / name
+    if folder.vocabulary is not None:
+        return folder.vocabulary
     raise TokenizerError(
         f"{folder.root} lacks CLIP's vocabulary: looked for vocab.json with merges.txt, or tokenizer.json, "
         f"in {' and '.join(folder.layout.vocabularies)}.",

@@ -1,19 +1,27 @@
-"""The files of the original releases of 2.0 and 2.1: their names, and numbers that none of them tells."""
+"""The files of the original releases of 2.0, 2.1 and 3.x: names, and a number that none of them tells.
 
+Read before anything is downloaded, so nothing here needs torch.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from kandinsky.checkpoints.maps.scheduler import decoder_schedule_json
+from kandinsky.core.errors import CheckpointError
+
+INPAINTING, FLASH = "inpainting", "flash"
+"""The variants that mean another U-Net of a folder of several: one that inpaints, one of few steps."""
 
 
 @dataclass(frozen=True)
 class Layout:
     """What the parts of a release are called: files, and folders for text encoders with their tokenizers.
 
-    `unet` and `inpainting` are the two U-Nets, of which a folder holds one or both. A part that the release
-    does not have is None. The towers of CLIP are one file of another release, or a folder in the layout of
-    transformers; its vocabulary lies in one of `vocabularies`. `decoders`, `priors` and `combined` are the
-    classes of the same release's folders in diffusers layout: for text, for inpainting, others.
+    `unet`, `inpainting` and `flash` are the U-Nets, of which a folder holds one or more. A part that the
+    release does not have is None. `published_text_encoder` is where its text encoder was taken from, for
+    folders that have none of their own; `projections` are files beside it, by the U-Net they belong to. The
+    towers of CLIP are one file of another release, or a folder in the layout of transformers; its vocabulary
+    lies in one of `vocabularies`. `decoders`, `priors` and `combined` are the classes of the same release's
+    folders in diffusers layout: for text, for inpainting, others; `few_steps` is that of a `flash` U-Net.
     """
 
     kind: str
@@ -30,6 +38,31 @@ class Layout:
     decoders: tuple[str, ...] = ()
     priors: tuple[str, ...] = ()
     combined: tuple[str, ...] = ()
+    flash: str | None = None
+    few_steps: str | None = None
+    published_text_encoder: str | None = None
+    projections: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def unets(self) -> dict[str, str]:
+        """The U-Nets' files by the variant that means them, the first under ""."""
+        files = {"": self.unet, INPAINTING: self.inpainting, FLASH: self.flash}
+        return {variant: file for variant, file in files.items() if file is not None}
+
+    def unet_of(self, variant: str | None, there: Callable[[str], bool]) -> str:
+        """The variant of the U-Net to read: the one asked for, or else the first whose file is `there`.
+
+        Raises CheckpointError for one that the release does not have.
+        """
+        unets = self.unets
+        if variant is None:
+            return next((name for name, file in unets.items() if there(file)), "")
+        if not variant or variant not in unets:
+            known = ", ".join(repr(name) for name in unets if name)
+            raise CheckpointError(
+                f"Original files have no variant {variant!r}.", f"Known: {known}, or leave it out."
+            )
+        return variant
 
 
 TWO_TEXTS = Layout(
@@ -61,21 +94,24 @@ TEXT_IMAGE = Layout(
         "KandinskyImg2ImgCombinedPipeline",
     ),
 )
-LAYOUTS = (TWO_TEXTS, TEXT_IMAGE)
+ONE_TEXT = Layout(
+    "one text",
+    unet="weights/kandinsky3.pt",
+    inpainting="weights/kandinsky3_inpainting.pt",
+    flash="weights/kandinsky3_flash.pt",
+    codec="weights/movq.pt",
+    text_encoder="weights/flan_ul2_encoder",
+    published_text_encoder="google/flan-ul2",
+    projections=(
+        ("weights/kandinsky3.pt", "projection.pt"),
+        ("weights/kandinsky3_inpainting.pt", "projection_inpainting.pt"),
+        ("weights/kandinsky3_flash.pt", "projection_flash.pt"),
+    ),
+    # The second and the last are our own names: the peer has neither inpainting nor few steps.
+    decoders=("Kandinsky3Pipeline", "Kandinsky3InpaintPipeline", "Kandinsky3Img2ImgPipeline"),
+    few_steps="Kandinsky3FlashPipeline",
+)
+LAYOUTS = (TWO_TEXTS, TEXT_IMAGE, ONE_TEXT)
 
 KL_SCALE = 0.0512
 """From the autoencoder's latents to those of the diffusion, in 2.0."""
-TEXT_IMAGE_BETAS = (0.00085, 0.012)
-TEXT_IMAGE_SCHEDULES: dict[str, dict[str, Any]] = {
-    "scheduler": decoder_schedule_json(*TEXT_IMAGE_BETAS, clip=False, sampler="ddim"),
-    "ddpm_scheduler": {
-        **decoder_schedule_json(*TEXT_IMAGE_BETAS, clip=False, sampler="ddpm"),
-        "clip_sample_range": 2.0,
-        "dynamic_thresholding_ratio": 0.995,
-        "sample_max_value": 2.0,
-        "steps_offset": 0,
-        "thresholding": True,
-        "variance_type": "learned_range",
-    },
-}
-"""The two schedulers published with the 2.1 decoder in diffusers layout."""

@@ -1,6 +1,6 @@
 """MoVQ in the original files: `movq_final.ckpt` of 2.1, and `movq.pt` of 3.x with wrapped encoder norms."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -9,12 +9,13 @@ from kandinsky.checkpoints.maps.ldm import CONVOLUTIONS, decoder_entries, encode
 from kandinsky.checkpoints.maps.sizes import count, shape, sized
 from kandinsky.networks.movq import MoVQConfig
 
-_WRAPPED = "encoder.norm_out.norm_layer.weight"
+WRAPPED = "encoder.norm_out.norm_layer.weight"
+"""A name that only files with wrapped norms have."""
 
 
-def wraps_norms(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the file names the encoder's norms `norm_layer`, as the later one does."""
-    return _WRAPPED in tensors
+def wraps_norms(names: Iterable[str]) -> bool:
+    """Whether a file of these names calls the encoder's norms `norm_layer`, as the later one does."""
+    return WRAPPED in names
 
 
 def original_movq_map(config: MoVQConfig, wrapped: bool = False) -> KeyMap:
