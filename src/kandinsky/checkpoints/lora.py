@@ -19,7 +19,7 @@ from kandinsky.adapters.lora import Adapter, LowRank, Place
 from kandinsky.checkpoints import formats
 from kandinsky.checkpoints.files import read_json, write_json
 from kandinsky.checkpoints.formats import Format
-from kandinsky.checkpoints.keymap import summary
+from kandinsky.checkpoints.keymap import KeyMap, summary
 from kandinsky.checkpoints.weights import read_header, read_tensor_file, write_tensor_file
 from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.networks.clip import ClipText
@@ -67,14 +67,18 @@ class LoraFile:
     notes: dict[str, Any]
 
 
+def network_keys(network: nn.Module) -> KeyMap:
+    """The names of a network's tensors in files; ConfigError for a kind that takes no adapters."""
+    config: Any = network.config
+    return _adaptable(network).form.keys(config, None)
+
+
 def modules_of(network: nn.Module) -> dict[str, Place]:
     """All linear layers and convolutions of a network: the names of their modules in files, and their places.
 
     Raises ConfigError for a kind of network that takes no adapters.
     """
-    form = _adaptable(network).form
-    config: Any = network.config
-    keys = form.keys(config, None)
+    keys = network_keys(network)
     found = {}
     for path, module in network.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -86,8 +90,7 @@ def modules_of(network: nn.Module) -> dict[str, Place]:
 
 def names_of(network: nn.Module) -> dict[str, list[str]]:
     """The names in files of every weight of a network; ConfigError for a kind that takes no adapters."""
-    config: Any = network.config
-    keys = _adaptable(network).form.keys(config, None)
+    keys = network_keys(network)
     return {name: keys.foreign_names(name) or [] for name, _ in network.named_parameters()}
 
 

@@ -119,8 +119,8 @@ class _Shown:
             case events.Finished(stage=stage, step=step, folder=folder, losses=losses):
                 self._bar(stage, 1.0, f"step {step}")
                 self._line(f"{stage} is done after {step} steps: {_numbers(losses)}; it is in {folder}")
-            case events.Exported(path=path):
-                self._line(f"the model is in {path}; draw with: kandinsky generate PROMPT --model {path}")
+            case events.Exported(path=path, use=use):
+                self._line(f"the result is in {path}; draw with: kandinsky generate PROMPT {use} {path}")
 
     def _line(self, text: str) -> None:
         if not self._quiet:

@@ -10,11 +10,12 @@ import torch
 from kandinsky.core.errors import ConfigError, OutputError
 from kandinsky.core.files import write_atomically
 from kandinsky.training import events
-from kandinsky.training.config import Stage, TrainConfig, read_config
+from kandinsky.training.config import FINETUNING, Stage, TrainConfig, read_config
 from kandinsky.training.export import Networks, check_export, write_export
 from kandinsky.training.loop import CHECKPOINTS, is_over, train
 from kandinsky.training.seeds import seed_globals
 from kandinsky.training.stages import METHODS
+from kandinsky.training.stages.outcomes import check_outcome, outcomes
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.state import newest_values
 from kandinsky.training.task import Run
@@ -33,7 +34,8 @@ def run_config(
     `source` is a TOML file, a mapping or a read configuration; `overrides` replace its settings. With
     `resume`, finished stages are passed over and the one that was interrupted continues exactly; an
     interrupted stage ends the run with `Stopped`. A run that makes prior and decoder ends with `Exported`:
-    the whole model in the folder `checkpoint` of `out`. Raises ConfigError for wrong settings before anything
+    the whole model in the folder `checkpoint` of `out`; so does each stage of fine-tuning, with what it
+    learned. Raises ConfigError for wrong settings before anything
     is written, DataError, CheckpointError and OutputError as they come up, and KandinskyError when a loss is
     not finite.
     """
@@ -46,6 +48,8 @@ def run_config(
     if whole:
         check_export(config.export, shop.decoder)
     for stage in config.stage:
+        if stage.method in FINETUNING:
+            check_outcome(shop, stage)
         if not resume and (shop.folder(stage.name) / CHECKPOINTS).is_dir():
             raise ConfigError(
                 f"{shop.folder(stage.name)} already holds a run.", "Resume it, or choose another `out`."
@@ -55,6 +59,7 @@ def run_config(
         folder = shop.folder(stage.name)
         if resume and (step := _finished_at(folder, stage)) is not None:
             yield events.Finished(stage.name, step, folder)
+            yield from _outcomes(shop, stage)
             continue
         # Initial weights are drawn from the global generator: a stage begins the same whatever ran before it.
         seed_globals(config.seed)
@@ -64,8 +69,14 @@ def run_config(
             yield event
             if isinstance(event, events.Stopped):
                 return
+        yield from _outcomes(shop, stage)
     if whole:
         yield events.Exported(export(config))
+
+
+def _outcomes(shop: Workshop, stage: Stage) -> Iterator[events.Event]:
+    if stage.method in FINETUNING:
+        yield from outcomes(shop, stage)
 
 
 def export(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,10 @@ class Finished:
 
 @dataclass(frozen=True)
 class Exported:
-    """The networks of a run were written as one checkpoint folder, ready to load."""
+    """What a run made was written, ready to load; `use` is the flag of `kandinsky generate` that loads it."""
 
     path: Path
+    use: Literal["--model", "--prior", "--lora", "--words"] = "--model"
 
 
 Event = Started | Preparing | Progress | Measured | Sampled | Saved | Warned | Stopped | Finished | Exported

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +59,8 @@ def write_export(networks: Networks, export: ExportConfig, size: int, target: Pa
 
     It is written beside and then renamed, so that a folder of that name is whole. Raises OutputError.
     """
-    aside, old = (target.with_name(f".{target.name}.{kind}") for kind in ("aside", "old"))
     chosen = export.model_dump(exclude={"dtype"}, exclude_none=True)
-    try:
-        for left in (aside, old):
-            shutil.rmtree(left, ignore_errors=True)
+    with in_place_of(target) as aside:
         write_checkpoint(
             aside,
             unet=networks.decoder,
@@ -78,6 +77,20 @@ def write_export(networks: Networks, export: ExportConfig, size: int, target: Pa
         for name in TOKENIZER_FILES:
             if (networks.tokenizer / name).is_file():
                 shutil.copyfile(networks.tokenizer / name, aside / TOKENIZER / name)
+    return target
+
+
+@contextmanager
+def in_place_of(target: Path) -> Iterator[Path]:
+    """Gives a folder to write in, which takes the place of `target` when all has been written.
+
+    A folder of that name is whole at any time. Raises OutputError when the disk refuses.
+    """
+    aside, old = (target.with_name(f".{target.name}.{kind}") for kind in ("aside", "old"))
+    try:
+        for left in (aside, old):
+            shutil.rmtree(left, ignore_errors=True)
+        yield aside
         _sync(aside)
         if target.exists():
             os.rename(target, old)
@@ -90,7 +103,6 @@ def write_export(networks: Networks, export: ExportConfig, size: int, target: Pa
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return target
 
 
 def _sync(folder: Path) -> None:

@@ -12,12 +12,20 @@ from torch import Tensor, nn
 
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import ConfigError, nearest
-from kandinsky.engine.pipeline import Pipeline, load
+from kandinsky.engine.pipeline import Pipeline, load, open_sources
+from kandinsky.generations import Source
 from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
 from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.networks.prior import Prior, PriorConfig
 from kandinsky.networks.unet2 import UNet2, UNet2Config
-from kandinsky.training.config import DataConfig, Stage, TrainConfig, network_config, validated
+from kandinsky.training.config import (
+    DataConfig,
+    DreamBoothObjective,
+    Stage,
+    TrainConfig,
+    network_config,
+    validated,
+)
 from kandinsky.training.data.captions import CaptionMix, Grammar
 from kandinsky.training.data.folder import read_bare_folder, read_folder
 from kandinsky.training.data.pictures import AUGMENTATIONS, Augmentation, PictureSet, open_pictures
@@ -74,8 +82,7 @@ class Workshop:
         Its networks are in float32 where they learn as a whole; else they only need the stage's precision.
         """
         wanted = self.config.model
-        whole = stage.method == "full" or getattr(stage.objective, "adapter", True) is None
-        half = stage.precision == "bf16" and not whole
+        half = stage.precision == "bf16" and not self.learns_whole(stage)
         pipe = load(
             wanted.name,
             prior=wanted.prior,
@@ -88,6 +95,31 @@ class Workshop:
         )
         self.base_stamp = _stamp(pipe)
         return Base(pipe)
+
+    @staticmethod
+    def learns_whole(stage: Stage) -> bool:
+        """Whether networks of a checkpoint learn as a whole, and not something beside them."""
+        dreambooth = isinstance(stage.objective, DreamBoothObjective)
+        return stage.method == "full" or (dreambooth and stage.objective.adapter is None)
+
+    @cached_property
+    def sources(self) -> tuple[Source, Source | None]:
+        """The folders of the checkpoint that fine-tuning begins with: the decoder's and the prior's."""
+        wanted = self.config.model
+        return open_sources(wanted.name, wanted.prior, wanted.variant, wanted.revision)
+
+    def data_stamp(self) -> str:
+        """A hash of the names and contents of the pictures and captions that a run learns from."""
+        digest = hashlib.sha256()
+        root = self.config.data.folder
+        for path in sorted(p for p in root.rglob("*") if p.is_file() and ".cache" not in p.parts):
+            digest.update(path.relative_to(root).as_posix().encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+    def means(self, stage: Stage, player: str) -> dict[str, Tensor]:
+        """What a player of a finished stage learned; CheckpointError when there is no whole checkpoint."""
+        return self._means(self.folder(stage.name), player)[0]
 
     def pictures(self, stage: Stage, grammar: Grammar | None = None) -> PictureSet:
         """The training split at the stage's size, held-out pictures included.

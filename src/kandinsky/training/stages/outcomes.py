@@ -1,0 +1,165 @@
+"""What fine-tuning leaves behind: an adapter, a learned word, or a whole checkpoint, ready to be loaded."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+
+from kandinsky.adapters.lora import Adapter
+from kandinsky.checkpoints.diffusers_folder import Folder
+from kandinsky.checkpoints.files import INDEX
+from kandinsky.checkpoints.learned_words import write_words
+from kandinsky.checkpoints.lora import network_keys, write_lora
+from kandinsky.checkpoints.weight_names import STEMS, parse
+from kandinsky.checkpoints.weights import write_weights
+from kandinsky.core.errors import ConfigError
+from kandinsky.core.metadata import library_version
+from kandinsky.engine.adapters import adaptable
+from kandinsky.generations.parts import OWN_SETTINGS
+from kandinsky.training.config import LoraObjective, Stage, TextualInversionObjective
+from kandinsky.training.ema import copy_into
+from kandinsky.training.events import Exported
+from kandinsky.training.export import in_place_of
+from kandinsky.training.stages.base import Base
+from kandinsky.training.stages.dreambooth import trainable
+from kandinsky.training.stages.inversion import PLAYER, new_word
+from kandinsky.training.stages.tuning import add_adapters
+from kandinsky.training.stages.workshop import Workshop
+from kandinsky.training.tuning_config import DreamBoothObjective, Target, Tuned
+
+CHECKPOINT, CHECKPOINT_PRIOR = "checkpoint", "checkpoint-prior"
+
+
+def outcomes(shop: Workshop, stage: Stage) -> Iterator[Exported]:
+    """Writes what a finished stage learned, with the running means as values, and says where it is.
+
+    Adapters and words go to one file in `out`; networks that learned as a whole to `checkpoint`, a copy of
+    the one that the run began with. Nothing but the newest checkpoint of the run is needed. Raises
+    CheckpointError when there is none, OutputError when the disk does not take it.
+    """
+    yield from OUTCOMES[stage.method](shop, stage)
+
+
+def check_outcome(shop: Workshop, stage: Stage) -> None:
+    """Raises ConfigError, before hours are spent, for a stage whose result could not be written."""
+    if shop.learns_whole(stage):
+        for target in cast(Tuned, stage.objective).targets:
+            _folder_of(shop, target)
+
+
+def _adapters(shop: Workshop, stage: Stage) -> Iterator[Exported]:
+    objective: LoraObjective = stage.objective
+    base = shop.base(stage)
+    modules = {target: add_adapters(base, target, objective.adapter) for target in objective.targets}
+    yield _write_adapters(shop, stage, base, modules)
+
+
+def _dreambooth(shop: Workshop, stage: Stage) -> Iterator[Exported]:
+    objective: DreamBoothObjective = stage.objective
+    if objective.adapter is None:
+        yield from _whole(shop, stage)
+        return
+    base = shop.base(stage)
+    yield _write_adapters(shop, stage, base, trainable(base, objective))
+
+
+def _write_adapters(
+    shop: Workshop, stage: Stage, base: Base, modules: Mapping[Target, nn.Module]
+) -> Exported:
+    networks = adaptable(base.model)
+    parts: dict[str, tuple[nn.Module, Adapter]] = {}
+    for target, module in modules.items():
+        copy_into(module, shop.means(stage, target))
+        for component, adapter in module.named_children():
+            parts[component] = (networks[component], cast(Adapter, adapter))
+    path = write_lora(shop.config.out / f"{stage.name}.safetensors", parts, _notes(shop, stage))
+    return Exported(path, "--lora")
+
+
+def _words(shop: Workshop, stage: Stage) -> Iterator[Exported]:
+    objective: TextualInversionObjective = stage.objective
+    word = new_word(shop.base(stage), objective)
+    copy_into(word, shop.means(stage, PLAYER))
+    rows = {component: value.detach() for component, value in word.rows.items()}
+    path = shop.config.out / f"{objective.token}.safetensors"
+    yield Exported(write_words(path, {objective.token: rows}, _notes(shop, stage)), "--words")
+
+
+def _whole(shop: Workshop, stage: Stage) -> Iterator[Exported]:
+    objective: Tuned = stage.objective
+    base = shop.base(stage)
+    folders: dict[Path, dict[str, nn.Module]] = {}
+    for target in objective.targets:
+        network = base.network(target)
+        copy_into(network, shop.means(stage, target))
+        folder = _folder_of(shop, target)
+        folders.setdefault(folder.root, {})[_component(folder, target)] = network
+    dtype = getattr(torch, shop.config.export.dtype)
+    for root, networks in folders.items():
+        alone = all(name == "prior" for name in networks)
+        use: Literal["--prior", "--model"] = "--prior" if alone else "--model"
+        path = shop.config.out / (CHECKPOINT_PRIOR if alone else CHECKPOINT)
+        yield Exported(_copy_with(Folder(root, {}), networks, path, dtype), use)
+
+
+def _copy_with(folder: Folder, networks: Mapping[str, nn.Module], target: Path, dtype: torch.dtype) -> Path:
+    """Writes a copy of a folder in which some components have the weights of these networks."""
+
+    def others(place: str, names: list[str]) -> set[str]:
+        replaced = Path(place).name in networks
+        return {name for name in names if replaced and parse(name, STEMS)}
+
+    with in_place_of(target) as aside:
+        aside.mkdir(parents=True)
+        for path in folder.root.iterdir():
+            # Cards and measurements are of the old weights; only what a model is made of is taken over.
+            if path.is_dir() and not path.name.startswith("."):
+                shutil.copytree(path, aside / path.name, ignore=others)
+            elif path.name in (INDEX, OWN_SETTINGS):
+                shutil.copyfile(path, aside / path.name)
+        if prior := folder.prior_reference():
+            (aside / "README.md").write_text(f"---\nprior: {prior}\n---\n", encoding="utf-8")
+        for name, network in networks.items():
+            state = {key: value.to(dtype) for key, value in network.state_dict().items()}
+            stem = next(s for s in STEMS if any(parse(p.name, [s]) for p in (folder.root / name).iterdir()))
+            write_weights(aside / name, stem, network_keys(network).to_foreign(state))
+    return target
+
+
+def _folder_of(shop: Workshop, target: Target) -> Folder:
+    """The folder in diffusers layout that a target's weights came from; ConfigError for another layout."""
+    decoder, prior = shop.sources
+    source = decoder if target == "decoder" else prior
+    if not isinstance(source, Folder):
+        raise ConfigError(
+            f"The {target} of {shop.config.model.name} does not lie in a folder in diffusers layout.",
+            "Write it in that layout first: kandinsky convert.",
+        )
+    return source
+
+
+def _component(folder: Folder, target: Target) -> str:
+    if target == "decoder":
+        return "unet"
+    return "prior_prior" if "prior_prior" in folder.components else "prior"
+
+
+def _notes(shop: Workshop, stage: Stage) -> dict[str, Any]:
+    """What a file says of how it came to be."""
+    return {
+        "version": library_version(),
+        "model": shop.config.model.model_dump(exclude_none=True),
+        "stage": stage.model_dump(mode="json", exclude_none=True),
+        "data": shop.data_stamp(),
+    }
+
+
+OUTCOMES: dict[str, Callable[[Workshop, Stage], Iterator[Exported]]] = {
+    "lora": _adapters,
+    "dreambooth": _dreambooth,
+    "textual_inversion": _words,
+    "full": _whole,
+}
