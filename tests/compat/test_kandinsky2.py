@@ -16,7 +16,7 @@ from torch import Tensor
 from kandinsky.compat import kandinsky2
 from kandinsky.compat.kandinsky2 import get_kandinsky2, get_kandinsky2_0, get_kandinsky2_1
 from kandinsky.core.errors import CheckpointError, HubError, RequestError
-from tests.checkpoints.hub_server import running
+from tests.checkpoints.hub_server import connected, files_of
 from tests.compat.comparing import close, folder, hole, picture
 from tests.parity.peers import relative
 from tests.reference.folders import NEGATIVE, PRIOR_NEGATIVE, PROMPT, write_first, write_second
@@ -385,13 +385,8 @@ def test_the_last_release_s_u_net_of_another_task_is_told(tiny: Checkpoints, tas
 def test_missing_files_are_fetched_to_their_original_names(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/dev/null")
     second = folders[SECOND]
-    published = {
-        path.relative_to(second).as_posix(): path.read_bytes() for path in second.rglob("*") if path.is_file()
-    }
+    published = files_of(second)
     clip = {
         name: published.pop(name)
         for name in list(published)
@@ -399,10 +394,7 @@ def test_missing_files_are_fetched_to_their_original_names(
     }
     for name in ("config.json", "sentencepiece.bpe.model", "special_tokens_map.json"):
         published[f"text_encoder/{name}"] = b"{}"
-    with running() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    with connected(monkeypatch, tmp_path / "hub") as hub:
         hub.publish("ai-forever/Kandinsky_2.1", published)
         cache = tmp_path / "cache"
         for name, data in clip.items():

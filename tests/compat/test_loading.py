@@ -7,12 +7,11 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from huggingface_hub import constants
 from torch import nn
 
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import CheckpointError, RequestError
-from tests.checkpoints.hub_server import running
+from tests.checkpoints.hub_server import connected, files_of
 from tests.compat.comparing import PRIOR_STEPS, SMALL, close, folder, picture, seeded
 from tests.tiny import Checkpoints
 
@@ -117,20 +116,10 @@ def test_saved_pipelines_are_the_peer_s(tiny: Checkpoints, ours: Load, tmp_path:
 def test_hub_ids_fetch_what_is_needed(
     tiny: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/dev/null")
-
-    def files(place: Path) -> dict[str, bytes]:
-        return {p.relative_to(place).as_posix(): p.read_bytes() for p in place.rglob("*") if p.is_file()}
-
-    with running() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    with connected(monkeypatch, tmp_path / "hub") as hub:
         readme = {"README.md": b"---\nprior:\n- painters/tiny-prior\n---\n"}
-        hub.publish("painters/tiny", {**files(folder(tiny, "text2img")), **readme})
-        hub.publish("painters/tiny-prior", files(folder(tiny, "prior")))
+        hub.publish("painters/tiny", {**files_of(folder(tiny, "text2img")), **readme})
+        hub.publish("painters/tiny-prior", files_of(folder(tiny, "prior")))
         unet = compat.UNet2DConditionModel.from_pretrained("painters/tiny", subfolder="unet")
         assert not any(name.startswith("movq/") for name in hub.fetched())
         before = len(hub.fetched())

@@ -20,8 +20,8 @@ from kandinsky.checkpoints.maps.original_clip import (
     infer_clip_vision_config,
     to_original_clip,
 )
-from kandinsky.checkpoints.maps.original_files import TEXT_IMAGE_SCHEDULES
 from kandinsky.checkpoints.maps.original_prior import without_statistics
+from kandinsky.checkpoints.maps.original_schedules import TEXT_IMAGE_SCHEDULES
 from kandinsky.checkpoints.maps.scheduler import FILE, PRIOR_SCHEDULE_JSON
 from kandinsky.checkpoints.maps.t5 import t5_json
 from kandinsky.checkpoints.original import OriginalFolder, check_told

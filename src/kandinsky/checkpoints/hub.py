@@ -17,11 +17,9 @@ from kandinsky.checkpoints.hub_download import (
     remember,
     storage_of,
 )
-from kandinsky.checkpoints.weight_names import choose, parse
+from kandinsky.checkpoints.original_hub import HALVES, layout_of, plan_original
+from kandinsky.checkpoints.weight_names import choose, is_small
 from kandinsky.core.errors import CheckpointError, HubError, nearest
-
-SMALL = (".json", ".txt", ".model")
-"""Endings of configurations and tokenizer files, which are fetched before any weights."""
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -34,6 +32,15 @@ class Plan:
 
     small: tuple[str, ...]
     weights: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of a model: weights of a variant, of some components (None: all), or halves of original files."""
+
+    variant: str | None
+    components: tuple[str, ...] | None
+    halves: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ def resolve(
     revision: str | None = None,
     variant: str | None = None,
     components: Iterable[str] | None = None,
+    halves: Iterable[str] = HALVES,
     token: str | None = None,
     on_progress: Progress | None = None,
     endpoint: str | None = None,
@@ -59,9 +67,10 @@ def resolve(
     """Returns the folder of `model`: itself when it is a folder here, else the hub's files in the cache.
 
     Fetched are the model index, the README, and for each component (those named, or all) its small files and
-    the weights of one `variant`. A commit hash as `revision`, or HF_HUB_OFFLINE, needs no network when all is
-    in the cache; otherwise the hub is asked once which commit a branch is at, and the cache serves when it
-    does not answer. Raises HubError for all that can go wrong.
+    the weights of one `variant`; of a repository without an index that holds original files, those that the
+    `halves` ("decoder", "prior") of a model need. A commit hash as `revision`, or HF_HUB_OFFLINE, needs no
+    network when all is in the cache; otherwise the hub is asked once which commit a branch is at, and the
+    cache serves when it does not answer. Raises HubError for all that can go wrong.
     """
     if Path(model).expanduser().exists():
         return Path(model).expanduser()
@@ -72,11 +81,11 @@ def resolve(
         )
     from huggingface_hub import constants
 
-    wanted = None if components is None else tuple(components)
+    wanted = Wanted(variant, None if components is None else tuple(components), tuple(halves))
     root = Path(constants.HF_HUB_CACHE) if cache is None else cache
     offline = bool(constants.HF_HUB_OFFLINE)
     if offline or (revision and _COMMIT.fullmatch(revision)):
-        found = _in_cache(root, name, revision, variant, wanted)
+        found = _in_cache(root, name, revision, wanted)
         if found is not None:
             return found
         if offline:
@@ -86,9 +95,9 @@ def resolve(
             )
     try:
         repo, files = _ask(name, revision, root, endpoint, token)
-        return _fetch_all(repo, files, revision, variant, wanted, on_progress)
+        return _fetch_all(repo, files, revision, wanted, on_progress)
     except HubUnreachableError:
-        found = _in_cache(root, name, revision, variant, wanted)
+        found = _in_cache(root, name, revision, wanted)
         if found is None:
             raise
         return found
@@ -112,15 +121,21 @@ def _fetch_all(
     repo: Repo,
     files: list[str],
     revision: str | None,
-    variant: str | None,
-    components: tuple[str, ...] | None,
+    wanted: Wanted,
     on_progress: Progress | None,
 ) -> Path:
-    if INDEX not in files:
-        raise HubError(f"{repo.id} has no {INDEX}.", "It is no model in diffusers layout.")
-    index = read_json(fetch(repo, INDEX, on_progress))
-    plan = plan_files(files, index, variant, components, repo.id)
-    for name in (*plan.small, *plan.weights):
+    if INDEX in files:
+        index = read_json(fetch(repo, INDEX, on_progress))
+        plan = plan_files(files, index, wanted.variant, wanted.components, repo.id)
+        names = (*plan.small, *plan.weights)
+    elif (layout := layout_of(files)) is not None and wanted.components is None:
+        names = plan_original(files, layout, wanted.variant, wanted.halves, repo.id)
+    else:
+        raise HubError(
+            f"{repo.id} has no {INDEX}.",
+            "It is no model in diffusers layout, and no original release of one.",
+        )
+    for name in names:
         fetch(repo, name, on_progress)
     # Only now: until all is here, an older commit that is complete serves better without a network.
     remember(repo, revision or "main")
@@ -150,9 +165,7 @@ def plan_files(
         if not inside:
             hint = "The model is incomplete." if component in classes else nearest(component, classes)
             raise HubError(f"{where} has no files of the component {component!r}.", hint)
-        small += [
-            f"{component}/{n}" for n in inside if n.endswith(SMALL) and ".index." not in n and not parse(n)
-        ]
+        small += [f"{component}/{n}" for n in inside if is_small(n)]
         try:
             choice = choose(inside, variant, f"{where}/{component}")
         except CheckpointError as error:
@@ -226,20 +239,54 @@ def _snapshot(cache: Path, model: str, revision: str | None) -> Path | None:
     return storage / "snapshots" / commit
 
 
-def _in_cache(
-    cache: Path, model: str, revision: str | None, variant: str | None, components: tuple[str, ...] | None
-) -> Path | None:
+def _in_cache(cache: Path, model: str, revision: str | None, wanted: Wanted) -> Path | None:
     """The folder of a revision in the cache when all that is needed is in it."""
     snapshot = _snapshot(cache, model, revision)
-    if snapshot is None or not (snapshot / INDEX).is_file():
+    if snapshot is None:
         return None
-    # Links are followed, so that a link without content does not count.
-    files = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
+    files = files_in(snapshot)
+    layout = layout_of(files)
     try:
-        plan_files(files, read_json(snapshot / INDEX), variant, components, model)
+        if INDEX in files:
+            plan_files(files, read_json(snapshot / INDEX), wanted.variant, wanted.components, model)
+        elif layout is not None and wanted.components is None:
+            plan_original(files, layout, wanted.variant, wanted.halves, model)
+        else:
+            return None
     except CheckpointError:
         return None
     return snapshot
+
+
+def files_in(folder: Path) -> list[str]:
+    """The names of all files below a folder; links are followed, so that one without content does not
+    count."""
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def list_files(model: str, *, revision: str | None = None, token: str | None = None) -> list[str]:
+    """The names of all files of a repository on the hub; of the cached ones when the hub cannot be asked.
+
+    Raises HubError when neither knows it.
+    """
+    from huggingface_hub import constants
+
+    root = Path(constants.HF_HUB_CACHE)
+    found = _snapshot(root, model, revision)
+    known = files_in(found) if found is not None else []
+    if constants.HF_HUB_OFFLINE:
+        if known:
+            return known
+        raise HubError(
+            f"{model} ({revision or 'main'}) is not in the cache {root}.",
+            "HF_HUB_OFFLINE is set; unset it to download.",
+        )
+    try:
+        return _ask(model, revision, root, None, token)[1]
+    except HubUnreachableError:
+        if not known:
+            raise
+        return known
 
 
 def cached_models(cache: Path | None = None) -> list[CachedModel]:
@@ -254,8 +301,8 @@ def cached_models(cache: Path | None = None) -> list[CachedModel]:
         cache = Path(constants.HF_HUB_CACHE)
     models = []
     for storage in sorted(cache.glob("models--*--*")):
-        snapshots = sorted(storage.glob("snapshots/*/" + INDEX), key=lambda path: path.stat().st_mtime)
-        family = [path.parent for path in snapshots if _is_family(path)]
+        snapshots = sorted(storage.glob("snapshots/*"), key=lambda path: path.stat().st_mtime)
+        family = [path for path in snapshots if _is_family(path)]
         if not family:
             continue
         main = storage / "refs" / "main"
@@ -266,8 +313,10 @@ def cached_models(cache: Path | None = None) -> list[CachedModel]:
     return models
 
 
-def _is_family(index: Path) -> bool:
+def _is_family(folder: Path) -> bool:
+    if not (folder / INDEX).is_file():
+        return layout_of(files_in(folder)) is not None
     try:
-        return "Kandinsky" in str(read_json(index).get("_class_name", ""))
+        return "Kandinsky" in str(read_json(folder / INDEX).get("_class_name", ""))
     except CheckpointError:
         return False

@@ -16,6 +16,9 @@ STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 KINDS = ("safetensors", "bin")
 """From the one to read first to the last."""
 
+SMALL = (".json", ".txt", ".model")
+"""Endings of configurations and tokenizer files, which are fetched before any weights."""
+
 _ALSO = {"model": "pytorch_model", "pytorch_model": "model"}
 _VARIANT = r"[A-Za-z][A-Za-z0-9_]*"
 
@@ -56,6 +59,11 @@ def parse(name: str, stems: Sequence[str] = STEMS) -> WeightName | None:
         return None
     variant = match["before"] or match["after"] or match["inside"]
     return WeightName(name, variant, match["kind"], None if match["index"] else int(match["part"] or 0))
+
+
+def is_small(name: str) -> bool:
+    """Whether this is a configuration or a tokenizer's file: neither weights nor an index of them."""
+    return name.endswith(SMALL) and ".index." not in name and not parse(name)
 
 
 def variants(names: Iterable[str], stems: Sequence[str] = STEMS) -> list[str]:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from kandinsky.checkpoints.convert import convert as convert_folder
-from kandinsky.checkpoints.hub import resolve
-from kandinsky.checkpoints.original import INPAINTING, open_checkpoint
+from kandinsky.checkpoints.original_hub import DECODER, HALVES, INPAINTING, PRIOR
+from kandinsky.checkpoints.published import open_model
 from kandinsky.cli.console import err, say
 from kandinsky.cli.progress import Bars
 
@@ -16,13 +16,14 @@ def convert(
 
     Raises KandinskyError; a stopped run leaves nothing.
     """
-    of_hub = None if variant == INPAINTING else variant
+    halves = HALVES if prior is None else (DECODER,)
+    of_prior = None if variant == INPAINTING else variant
     with Bars(err(), quiet=quiet) as bars:
         bars.start("reading")
-        opened = open_checkpoint(resolve(source, variant=of_hub, on_progress=bars.download))
+        opened = open_model(source, variant=variant, halves=halves, on_progress=bars.download)
         beside = None
         if prior is not None:
-            beside = open_checkpoint(resolve(prior, variant=of_hub, on_progress=bars.download))
+            beside = open_model(prior, variant=of_prior, halves=(PRIOR,), on_progress=bars.download)
         bars.start("writing")
         files = convert_folder(opened, target, to, prior=beside, variant=variant)
     if not quiet:

@@ -12,7 +12,8 @@ from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.formats import MULTILINGUAL
 from kandinsky.checkpoints.maps.movq import MOVQ, movq_config
 from kandinsky.checkpoints.maps.options import whole
-from kandinsky.checkpoints.maps.original_files import TEXT_IMAGE, TEXT_IMAGE_BETAS, TEXT_IMAGE_SCHEDULES
+from kandinsky.checkpoints.maps.original_files import TEXT_IMAGE
+from kandinsky.checkpoints.maps.original_schedules import TEXT_IMAGE_BETAS, TEXT_IMAGE_SCHEDULES
 from kandinsky.checkpoints.maps.scheduler import schedule_from_json
 from kandinsky.checkpoints.maps.unet2 import UNET2, unet2_config
 from kandinsky.checkpoints.original import (

@@ -1,0 +1,81 @@
+"""A release of original files on a hub: which of its files a model needs, and where CLIP is from."""
+
+from collections.abc import Iterable
+
+from kandinsky.checkpoints.maps.original_files import LAYOUTS, Layout
+from kandinsky.checkpoints.weight_names import choose, is_small
+from kandinsky.core.errors import CheckpointError, HubError
+
+INPAINTING = "inpainting"
+"""The variant that means the other U-Net of a folder that holds both."""
+DECODER, PRIOR = "decoder", "prior"
+HALVES = (DECODER, PRIOR)
+"""What a release is made of; either may come from elsewhere."""
+CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
+"""Where the towers of CLIP are that the releases name but do not hold."""
+CLIP_TOWERS = ("config.json", "model.safetensors")
+CLIP_VOCABULARY = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+
+_TOKENIZERS = ("tokenizer.json", "sentencepiece.bpe.model", "spiece.model")
+
+
+def layout_of(files: Iterable[str]) -> Layout | None:
+    """The release whose U-Nets or prior are among `files`; None when there is none."""
+    names = set(files)
+    return next((known for known in LAYOUTS if names & {known.unet, known.inpainting, known.prior}), None)
+
+
+def plan_original(
+    files: Iterable[str], layout: Layout, variant: str | None, halves: Iterable[str], where: str
+) -> tuple[str, ...]:
+    """Says which of a repository's `files` the `halves` of a release need, small ones first.
+
+    `variant` "inpainting" asks for that U-Net. Raises HubError for another variant, and for what is missing.
+    """
+    if variant not in (None, INPAINTING):
+        raise HubError(
+            f"{where} holds original files, which have no variant {variant!r}.",
+            f"Known: {INPAINTING!r}, or leave it out.",
+        )
+    names, wanted = set(files), list[str]()
+    if DECODER in halves:
+        plain = variant is None and (layout.unet in names or layout.inpainting not in names)
+        wanted += [layout.unet if plain else layout.inpainting, layout.codec]
+        for folder in (layout.text_encoder, layout.second_text_encoder):
+            wanted += [] if folder is None else _encoder(names, folder, where)
+    if PRIOR in halves and layout.prior is not None:
+        wanted += [layout.prior, str(layout.statistics)]
+        wanted += [layout.clip] if layout.clip in names else []
+        # Towers and vocabularies that a repository holds itself save those from elsewhere.
+        for folder in (layout.clip_folder, *layout.vocabularies):
+            wanted += [f"{folder}/{name}" for name in _inside(names, str(folder)) if is_small(name)]
+        wanted += _weights(names, str(layout.clip_folder), where)
+    for name in wanted:
+        if name not in names:
+            raise HubError(f"{where} has no file {name!r}.", "The model is incomplete.")
+    wanted = list(dict.fromkeys(wanted))
+    return tuple(sorted(wanted, key=lambda name: not is_small(name)))
+
+
+def _encoder(names: set[str], folder: str, where: str) -> list[str]:
+    """A text encoder's files: configuration, tokenizer, and weights."""
+    inside, weights = _inside(names, folder), _weights(names, folder, where)
+    if not weights or not any(name in _TOKENIZERS for name in inside):
+        what = "tokenizer" if weights else "weights"
+        raise HubError(f"{where}/{folder} holds no {what}.", "The model is incomplete.")
+    return [f"{folder}/{name}" for name in inside if is_small(name)] + weights
+
+
+def _weights(names: set[str], folder: str, where: str) -> list[str]:
+    try:
+        choice = choose(_inside(names, folder), None, f"{where}/{folder}")
+    except CheckpointError as error:
+        raise HubError(error.message, error.hint) from error
+    if choice is None:
+        return []
+    return [f"{folder}/{name}" for name in (*choice.files, *([choice.index] if choice.index else []))]
+
+
+def _inside(names: set[str], folder: str) -> list[str]:
+    below = (name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/"))
+    return sorted(name for name in below if "/" not in name)

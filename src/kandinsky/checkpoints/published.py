@@ -1,0 +1,34 @@
+"""A model by its name, opened: a folder on this machine or a hub id, in either layout."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from kandinsky.checkpoints.diffusers_folder import Folder
+from kandinsky.checkpoints.hub import resolve, resolve_files
+from kandinsky.checkpoints.hub_download import Progress
+from kandinsky.checkpoints.original import OriginalFolder, open_checkpoint
+from kandinsky.checkpoints.original_hub import CLIP_REPOSITORY, HALVES, PRIOR
+
+
+def open_model(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    halves: Iterable[str] = HALVES,
+    on_progress: Progress | None = None,
+) -> Folder | OriginalFolder:
+    """Opens a model; `halves` says what is wanted of one in original files, see `resolve`.
+
+    The releases of original files take CLIP from where it was published; for one on the hub that is done here
+    too. Raises CheckpointError for a folder that is no model, HubError for all that can go wrong with a hub.
+    """
+    wanted = tuple(halves)
+    path = resolve(model, revision=revision, variant=variant, halves=wanted, on_progress=on_progress)
+    opened = open_checkpoint(path)
+    fetched = not Path(model).expanduser().exists()
+    if fetched and PRIOR in wanted and isinstance(opened, OriginalFolder) and opened.lacking_clip:
+        clip = resolve_files(CLIP_REPOSITORY, opened.lacking_clip, on_progress=on_progress)
+        return replace(opened, clip=clip)
+    return opened
