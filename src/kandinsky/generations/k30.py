@@ -24,7 +24,7 @@ from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.samplers.base import BUT_LAST
 from kandinsky.diffusion.schedule import Schedule
-from kandinsky.generations.model import Model
+from kandinsky.generations.model import Model, Network
 from kandinsky.generations.parts import Placement, own_defaults
 from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.t5 import T5Encoder
@@ -140,17 +140,33 @@ def wired(
     defaults: Mapping[str, Any],
     unguided: bool = False,
 ) -> Model:
-    """The model of these parts, which are moved to where they belong.
+    """The model of these parts, which are moved to where they belong."""
+    modules: dict[str, nn.Module] = {"unet": unet, "movq": movq, "text_encoder": text}
+    for module in modules.values():
+        module.to(place.device)
+    return assembled(
+        place, unet, MoVQCodec(movq), StatesReader(tokenizer, text), schedule, defaults, modules, unguided
+    )
+
+
+def assembled(
+    place: Placement,
+    network: Network,
+    codec: MoVQCodec,
+    reader: StatesReader,
+    schedule: Schedule,
+    defaults: Mapping[str, Any],
+    modules: Mapping[str, nn.Module],
+    unguided: bool = False,
+) -> Model:
+    """The model of parts that are where they belong; `network` has the configuration of a `UNet3`.
 
     A network that has learned a null embedding is told of texts as the original code tells it, any other as
     the diffusers pipelines do.
     """
-    modules: dict[str, nn.Module] = {"unet": unet, "movq": movq, "text_encoder": text}
-    for module in modules.values():
-        module.to(place.device)
-    learned = unet.config.null_embedding
+    learned = bool(network.config.null_embedding)
     conditioner = OneTextConditioner(
-        StatesReader(tokenizer, text),
+        reader,
         place.device,
         place.dtype,
         masked_rows="zero_context" if learned else "zero_states",
@@ -160,8 +176,8 @@ def wired(
     return Model(
         name="Kandinsky 3",
         conditioner=conditioner,
-        network=unet,
-        codec=MoVQCodec(movq),
+        network=network,
+        codec=codec,
         schedule=schedule,
         defaults=defaults,
         device=place.device,

@@ -18,13 +18,17 @@ from kandinsky.compat.diffusers.auto import (
 from kandinsky.compat.diffusers.parts import (
     CLIPTextModelWithProjection,
     CLIPVisionModelWithProjection,
+    Kandinsky3UNet,
     MultilingualCLIP,
     PriorTransformer,
+    T5EncoderModel,
     UNet2DConditionModel,
     VQModel,
 )
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
 from kandinsky.compat.diffusers.pipelines import (
+    Kandinsky3Img2ImgPipeline,
+    Kandinsky3Pipeline,
     KandinskyCombinedPipeline,
     KandinskyImg2ImgCombinedPipeline,
     KandinskyImg2ImgPipeline,
@@ -57,6 +61,7 @@ from kandinsky.compat.diffusers.schedulers import (
 from kandinsky.compat.diffusers.tokenizers import (
     CLIPImageProcessor,
     CLIPTokenizer,
+    T5Tokenizer,
     XLMRobertaTokenizerFast,
 )
 from kandinsky.compat.diffusers.tools import load_image, make_image_grid
@@ -82,6 +87,9 @@ __all__ = [
     "EulerDiscreteScheduler",
     "HeunDiscreteScheduler",
     "ImagePipelineOutput",
+    "Kandinsky3Img2ImgPipeline",
+    "Kandinsky3Pipeline",
+    "Kandinsky3UNet",
     "KandinskyCombinedPipeline",
     "KandinskyImg2ImgCombinedPipeline",
     "KandinskyImg2ImgPipeline",
@@ -103,6 +111,8 @@ __all__ = [
     "MultilingualCLIP",
     "PNDMScheduler",
     "PriorTransformer",
+    "T5EncoderModel",
+    "T5Tokenizer",
     "UNet2DConditionModel",
     "UnCLIPScheduler",
     "UniPCMultistepScheduler",

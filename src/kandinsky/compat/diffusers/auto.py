@@ -22,6 +22,10 @@ _CLASSES: dict[str, dict[str, tuple[type[DiffusionPipeline], type[DiffusionPipel
         ),
         "inpainting": (pipelines.KandinskyV22InpaintCombinedPipeline, pipelines.KandinskyV22InpaintPipeline),
     },
+    "3": {
+        "text to image": (pipelines.Kandinsky3Pipeline,) * 2,
+        "image to image": (pipelines.Kandinsky3Img2ImgPipeline,) * 2,
+    },
 }
 """By generation and task: the class that does it whole, and the one that does it behind a prior."""
 
@@ -63,7 +67,8 @@ class AutoPipeline:
     def _classes(cls, name: str) -> tuple[type[DiffusionPipeline], type[DiffusionPipeline]]:
         """The classes that do the task in the generation of the class `name`."""
         for tasks in _CLASSES.values():
-            if any(kind.__name__ == name for pair in tasks.values() for kind in pair):
+            known = {kind.__name__ for pair in tasks.values() for kind in pair}
+            if name in known and cls.TASK in tasks:
                 return tasks[cls.TASK]
         raise RequestError(
             f"{cls.__name__} has no pipeline for a {name or 'model without a name'}.",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kandinsky.codecs.movq_codec import MoVQCodec
 from kandinsky.compat.diffusers.draws import rng_of
-from kandinsky.compat.diffusers.following import LATENTS, Callbacks, follow
+from kandinsky.compat.diffusers.following import LATENTS, Callbacks, follow, warned
 from kandinsky.compat.diffusers.inputs import Pictures, embeddings, images, paired, region, repeated, texts
 from kandinsky.compat.diffusers.parts import native_of
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
@@ -21,7 +21,6 @@ from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader, stacked
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.core.errors import RequestError
-from kandinsky.core.events import Warned
 from kandinsky.core.images import Picture
 from kandinsky.core.prompts import Embedding
 from kandinsky.core.requests import Request
@@ -117,7 +116,7 @@ class DecoderPipeline(DiffusionPipeline):
         ).filled({"width": fields["width"], "height": fields["height"]})
         check(model, request)
         rng = rng_of(given["generator"], len(embeds), model.dtype, model.device, given.get("latents"))
-        pixels = (_stacked(found, prompts, copies) for found in (inputs.image, inputs.hint))
+        pixels = (stacked_pixels(found, prompts, copies) for found in (inputs.image, inputs.hint))
         batch = Batch(request.rows(), rng, *pixels)
         conditions = self._conditions(model, embeds, negative, told, copies)
         with self._ready("unet", "movq"):
@@ -192,7 +191,7 @@ class TextDecoderPipeline(DecoderPipeline):
         reader = MultilingualReader(self.tokenizer.native, encoder, self.device)
         with self._ready("text_encoder"):
             run = DecoderTexts(reader).encode([*cond, *(uncond if negative is not None else [])])
-            found = _told_of_warnings(run)
+            found: dict[str, UNet2Condition] = warned(run)
 
         def beside(image: UNet2Condition, rows: list[str]) -> UNet2Condition:
             text = stacked(found, rows)
@@ -222,24 +221,12 @@ def _told(given: Mapping[str, Any]) -> Told | None:
     return Told(prompts, paired(negatives, len(prompts), "negative_prompt"))
 
 
-def _told_of_warnings(run: Any) -> dict[str, UNet2Condition]:
-    """Runs an encoding to its end, and warns of what was not read."""
-    while True:
-        try:
-            event = next(run)
-        except StopIteration as stop:
-            found: dict[str, UNet2Condition] = stop.value
-            return found
-        if isinstance(event, Warned):
-            warnings.warn(event.message, UserWarning, stacklevel=6)
-
-
 def _each(rows: Tensor, prompts: int, copies: int) -> Tensor:
     """Embeddings (B, D) for B prompts, each `copies` times."""
     return torch.stack(repeated(paired(list(rows), prompts, "embeddings"), copies))
 
 
-def _stacked(found: Pictures | None, prompts: int, copies: int) -> Tensor | None:
+def stacked_pixels(found: Pictures | None, prompts: int, copies: int) -> Tensor | None:
     """Pictures that came as numbers, (B, 3, H, W)."""
     if found is None or found.pixels is None:
         return None

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kandinsky.core.errors import RequestError
-from kandinsky.core.rng import Rng
+from kandinsky.core.rng import NumpyRng, Rng
 
-Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator] | None"
+Generator: TypeAlias = torch.Generator | np.random.Generator
+Generators: TypeAlias = "Generator | Sequence[Generator] | None"
 
 
 class SharedRng:
@@ -44,7 +46,7 @@ class SharedRng:
 class ListedRng:
     """Draws row i from generator i, in `dtype` on the generator's own device."""
 
-    def __init__(self, sources: Sequence[SharedRng]) -> None:
+    def __init__(self, sources: Sequence[Rng]) -> None:
         self.sources = list(sources)
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
@@ -104,15 +106,22 @@ def rng_of(
 
     Raises RequestError for a list of another length than `count` (a list of one counts as one generator).
     """
-    if isinstance(generator, torch.Generator) or generator is None:
-        rng: Rng = SharedRng(generator, dtype, device)
+    if isinstance(generator, Generator) or generator is None:
+        rng = _of_one(generator, dtype, device)
     elif len(generator) == 1:
-        rng = SharedRng(generator[0], dtype, device)
+        rng = _of_one(generator[0], dtype, device)
     elif len(generator) == count:
-        rng = ListedRng([SharedRng(one, dtype, device) for one in generator])
+        rng = ListedRng([_of_one(one, dtype, device) for one in generator])
     else:
         raise RequestError(
             f"{len(generator)} generators were given for {count} pictures.",
             "Give one generator per picture, or one for all.",
         )
     return rng if latents is None else GivenFirst(latents, rng)
+
+
+def _of_one(generator: Generator | None, dtype: torch.dtype, device: torch.device) -> Rng:
+    """Noise from one generator: NumPy's draws as code for MindSpore does, torch's as the peer."""
+    if isinstance(generator, np.random.Generator):
+        return NumpyRng(generator, dtype)
+    return SharedRng(generator, dtype, device)

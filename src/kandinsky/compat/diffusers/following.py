@@ -1,5 +1,6 @@
 """Following a trajectory: the progress bar, the caller's callbacks, and what these change."""
 
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from kandinsky.compat.terminal import progress_bar
 from kandinsky.core.errors import RequestError, nearest
+from kandinsky.core.events import Warned
 from kandinsky.diffusion.loop import Step
 
 LATENTS = ["latents"]
@@ -85,3 +87,14 @@ def follow(
             show(step.index + 1, step.total, str(settings.get("desc") or ""))
     assert x is not None  # the loop refuses to run without steps
     return x
+
+
+def warned(encoding: Generator[Any, None, Any]) -> Any:
+    """Runs an encoding to its end and gives what it returns; what was not read of a text is warned of."""
+    while True:
+        try:
+            event = next(encoding)
+        except StopIteration as stop:
+            return stop.value
+        if isinstance(event, Warned):
+            warnings.warn(event.message, UserWarning, stacklevel=6)

@@ -14,10 +14,12 @@ from kandinsky.checkpoints.formats import Format
 from kandinsky.compat.diffusers.attention import AttnAddedKVProcessor2_0, check_processors
 from kandinsky.compat.diffusers.files import component_folder
 from kandinsky.compat.diffusers.values import (
+    BaseModelOutput,
     CLIPTextModelOutput,
     CLIPVisionModelOutput,
     Config,
     DecoderOutput,
+    Kandinsky3UNetOutput,
     PriorTransformerOutput,
     UNet2DConditionOutput,
     VQEncoderOutput,
@@ -26,6 +28,8 @@ from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.prior import Prior, PriorCondition, PriorFixed
 from kandinsky.networks.unet2 import Attention, Fixed, UNet2, UNet2Condition
+from kandinsky.networks.unet3 import UNet3, UNet3Condition
+from kandinsky.networks.unet3_blocks import Fixed as FixedByText
 
 
 class Part(nn.Module):
@@ -148,6 +152,38 @@ class UNet2DConditionModel(Part):
         """Accepted: attention is memory-efficient without it."""
 
 
+class Kandinsky3UNet(Part):
+    """The U-Net that listens to the states of a text."""
+
+    FORMAT: ClassVar[Format] = formats.UNET3
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float = 0.0,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        return_dict: bool = True,
+        prepared: FixedByText | None = None,
+    ) -> Any:
+        """One prediction.
+
+        `sample` (B, C, h, w), `timestep` one or (B,), a text's states (B, L, W) and, unless all of them are
+        real, their mask (B, L). With `prepared`, what our own loop has computed before, the answer is the
+        plain tensor (B, C', h, w).
+        """
+        network = cast(UNet3, self.native)
+        if prepared is not None:
+            return network.denoise(sample, prepared)
+        if encoder_hidden_states is None:
+            raise RequestError("A text's states are missing.", "Give encoder_hidden_states.")
+        mask = encoder_attention_mask
+        mask = encoder_hidden_states.new_ones(encoder_hidden_states.shape[:2]) if mask is None else mask
+        times = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        predicted = network(sample, times, UNet3Condition(encoder_hidden_states, mask))
+        return Kandinsky3UNetOutput(predicted) if return_dict else (predicted,)
+
+
 class VQModel(Part):
     """The autoencoder."""
 
@@ -235,13 +271,28 @@ class MultilingualCLIP(Part):
         return embedding, hidden
 
 
+class T5EncoderModel(Part):
+    """The text encoder whose states a U-Net listens to."""
+
+    FORMAT: ClassVar[Format] = formats.ONE_TEXT
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: Any
+    ) -> BaseModelOutput:
+        """Token ids and mask (B, L) to the texts' hidden states (B, L, W)."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return BaseModelOutput(self.native(input_ids, mask))
+
+
 PARTS: dict[str, type[Part]] = {
     kind.FORMAT.name: kind
     for kind in (
         CLIPTextModelWithProjection,
         CLIPVisionModelWithProjection,
+        Kandinsky3UNet,
         MultilingualCLIP,
         PriorTransformer,
+        T5EncoderModel,
         UNet2DConditionModel,
         VQModel,
     )

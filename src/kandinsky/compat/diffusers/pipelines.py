@@ -10,6 +10,7 @@ from kandinsky.compat.calls import signed
 from kandinsky.compat.diffusers.combined import PRIOR_COMPONENTS, CombinedPipeline
 from kandinsky.compat.diffusers.decoders import DecoderPipeline, TextDecoderPipeline
 from kandinsky.compat.diffusers.following import LATENTS
+from kandinsky.compat.diffusers.one_text import EMBEDS, OneTextPipeline
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
 from kandinsky.compat.diffusers.prior import PriorPipeline
 
@@ -35,11 +36,20 @@ DEFAULTS: dict[str, Any] = {
     "width": 512,
 }
 """What a parameter is unless its pipeline's own row says otherwise; all others are required."""
+ONE_TEXT_DEFAULTS = {
+    **DEFAULTS,
+    **dict.fromkeys(("prompt", "image", *EMBEDS)),
+    "num_inference_steps": 25,
+    "guidance_scale": 3.0,
+    "height": 1024,
+    "width": 1024,
+}
 PRIOR_DEFAULTS = {**DEFAULTS, "num_inference_steps": 25, "output_type": "pt"}
 
 SETTINGS = "height width num_inference_steps guidance_scale"
 ON_STEP_END = "callback_on_step_end callback_on_step_end_tensor_inputs"
 CALLBACK = "output_type callback callback_steps return_dict"
+STATES = "prompt_embeds negative_prompt_embeds attention_mask negative_attention_mask"
 HALVES = "height width prior_guidance_scale prior_num_inference_steps generator latents"
 ON_STEP_ENDS = f"prior_callback_on_step_end prior_callback_on_step_end_tensor_inputs {ON_STEP_END}"
 
@@ -190,6 +200,28 @@ class KandinskyInpaintPipeline(TextDecoderPipeline):
     )
 
 
+class Kandinsky3Pipeline(OneTextPipeline):
+    """Text-to-image with Kandinsky 3."""
+
+    __call__ = called(
+        "prompt num_inference_steps guidance_scale negative_prompt num_images_per_prompt height width "
+        f"generator {STATES} output_type return_dict latents {ON_STEP_END} **kwargs",
+        OF_PROMPTS,
+        ONE_TEXT_DEFAULTS,
+    )
+
+
+class Kandinsky3Img2ImgPipeline(OneTextPipeline):
+    """Image-to-image with Kandinsky 3, of the image's own size."""
+
+    __call__ = called(
+        "prompt image strength num_inference_steps guidance_scale negative_prompt num_images_per_prompt "
+        f"generator {STATES} output_type return_dict {ON_STEP_END} **kwargs",
+        CHANGED,
+        ONE_TEXT_DEFAULTS,
+    )
+
+
 class V22CombinedPipeline(CombinedPipeline):
     """The components of Kandinsky 2.2 as one pipeline."""
 
@@ -275,6 +307,8 @@ class KandinskyInpaintCombinedPipeline(TextCombinedPipeline):
 PIPELINES: dict[str, type[DiffusionPipeline]] = {
     kind.__name__: kind
     for kind in (
+        Kandinsky3Img2ImgPipeline,
+        Kandinsky3Pipeline,
         KandinskyCombinedPipeline,
         KandinskyImg2ImgCombinedPipeline,
         KandinskyImg2ImgPipeline,

@@ -3,15 +3,16 @@ steerable."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kandinsky.compat.diffusers.parts import native_of
 from kandinsky.core.errors import RequestError
 from kandinsky.networks.prior import PreparedPrior
-from kandinsky.networks.unet2 import UNet2, UNet2Condition
+from kandinsky.networks.unet2 import UNet2
+from kandinsky.networks.unet3 import UNet3
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +35,14 @@ class Steered:
     is told can be changed between steps, under the names that callbacks use.
     """
 
+    KIND: ClassVar[type[nn.Module]] = UNet2
+
     def __init__(self, part: Any) -> None:
         self.part = part
-        self.native: UNet2 = native_of(part, UNet2)
+        self.native: Any = native_of(part, self.KIND)
         self.config = self.native.config
 
-    def prepare(self, condition: UNet2Condition, times: Sequence[float]) -> "Steered":
+    def prepare(self, condition: Any, times: Sequence[float]) -> Self:
         """See `Network`."""
         self._condition, self._times = condition, times
         self._prepared = self.native.prepare(condition, times)
@@ -72,6 +75,11 @@ class Steered:
                     f"A callback returned {name} of shape {tuple(value.shape)}, not {tuple(wanted.shape)}.",
                     "Change numbers, and keep the unconditional rows in front of the others.",
                 )
+        with torch.no_grad():
+            self.prepare(self._changed(values), self._times)
+
+    def _changed(self, values: Mapping[str, Tensor]) -> Any:
+        """The present condition with other tensors in it."""
         embeds = values.get("image_embeds", self._embeds).to(self._embeds)
         if "negative_image_embeds" in values:
             embeds = torch.cat([values["negative_image_embeds"].to(embeds), embeds.chunk(2)[1]])
@@ -79,20 +87,55 @@ class Steered:
         if extra is not None:
             parts = [values.get("masked_image", extra[:, :-1]), values.get("mask_image", extra[:, -1:])]
             extra = torch.cat(parts, dim=1).to(extra)
-        with torch.no_grad():
-            self.prepare(replace(self._condition, image_embedding=embeds, extra=extra), self._times)
+        return replace(self._condition, image_embedding=embeds, extra=extra)
 
     @property
     def _embeds(self) -> Tensor:
-        embedding = self._condition.image_embedding
-        assert embedding is not None  # every network of a facade listens to one
+        embedding: Tensor = self._condition.image_embedding
         return embedding
 
     @property
     def _extra(self) -> Tensor:
-        if self._condition.extra is None:
+        extra: Tensor | None = self._condition.extra
+        if extra is None:
             raise RequestError(
                 "This U-Net is not told of the mask.",
                 "Load an inpainting checkpoint, or ask for latents only.",
             )
-        return self._condition.extra
+        return extra
+
+
+class SteeredByText(Steered):
+    """As `Steered`, for a U-Net that listens to the states of a text."""
+
+    KIND = UNet3
+
+    @property
+    def tensors(self) -> Mapping[str, Callable[[], Tensor]]:
+        """What the network is told: `prompt_embeds` and `attention_mask` of all rows, the unconditional ones
+        first, also alone as `negative_prompt_embeds` and `negative_attention_mask`."""
+        return {
+            "prompt_embeds": lambda: self._hidden,
+            "attention_mask": lambda: self._mask,
+            "negative_prompt_embeds": lambda: self._hidden.chunk(2)[0],
+            "negative_attention_mask": lambda: self._mask.chunk(2)[0],
+        }
+
+    def _changed(self, values: Mapping[str, Tensor]) -> Any:
+        whole = {"prompt_embeds": self._hidden, "attention_mask": self._mask}
+        for name, present in whole.items():
+            told = values.get(name, present).to(present)
+            if f"negative_{name}" in values:
+                told = torch.cat([values[f"negative_{name}"].to(told), told.chunk(2)[1]])
+            whole[name] = told
+        return replace(self._condition, hidden=whole["prompt_embeds"], mask=whole["attention_mask"])
+
+    @property
+    def _hidden(self) -> Tensor:
+        hidden: Tensor = self._condition.hidden
+        return hidden
+
+    @property
+    def _mask(self) -> Tensor:
+        mask: Tensor = self._condition.mask
+        return mask

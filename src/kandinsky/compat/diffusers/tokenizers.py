@@ -79,6 +79,10 @@ class XLMRobertaTokenizerFast(CLIPTokenizer):
     """The multilingual text encoder's tokenizer."""
 
 
+class T5Tokenizer(CLIPTokenizer):
+    """The tokenizer of the text encoder whose states a U-Net listens to."""
+
+
 class CLIPImageProcessor:
     """What CLIP's vision tower wants done to pictures."""
 

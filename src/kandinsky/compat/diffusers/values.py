@@ -82,6 +82,20 @@ class UNet2DConditionOutput(Output):
 
 
 @dataclass(eq=False)
+class Kandinsky3UNetOutput(Output):
+    """`sample`: what the network said, (B, C, h, w)."""
+
+    sample: Any
+
+
+@dataclass(eq=False)
+class BaseModelOutput(Output):
+    """`last_hidden_state`: a text's states (B, L, W)."""
+
+    last_hidden_state: Any
+
+
+@dataclass(eq=False)
 class DecoderOutput(Output):
     """`sample`: decoded pictures (B, 3, H, W), about -1..1."""
 

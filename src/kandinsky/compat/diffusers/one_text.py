@@ -1,0 +1,210 @@
+"""What pipelines do whose decoder reads the states of one text: prompts or their states become pictures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from kandinsky.codecs.movq_codec import MoVQCodec
+from kandinsky.compat.diffusers.decoders import DecoderPipeline, stacked_pixels
+from kandinsky.compat.diffusers.draws import rng_of
+from kandinsky.compat.diffusers.following import follow, warned
+from kandinsky.compat.diffusers.inputs import Pictures, images, paired, repeated, split, texts
+from kandinsky.compat.diffusers.parts import native_of
+from kandinsky.compat.diffusers.pipeline import made_of
+from kandinsky.compat.diffusers.results import check_output_type, output, pictures
+from kandinsky.compat.diffusers.steering import SteeredByText
+from kandinsky.compat.kinds import check_kind
+from kandinsky.conditioning.conditions import Batch, Conditions
+from kandinsky.conditioning.one_text import OneTextConditioner, StatesReader, stacked
+from kandinsky.core.errors import RequestError
+from kandinsky.core.images import read_picture
+from kandinsky.core.requests import Request
+from kandinsky.diffusion.guidance import is_guided
+from kandinsky.generations.k30 import assembled
+from kandinsky.generations.model import Model
+from kandinsky.generations.parts import Placement
+from kandinsky.networks.movq import MoVQ
+from kandinsky.networks.t5 import T5Encoder
+from kandinsky.networks.unet3 import UNet3Condition
+from kandinsky.tasks.check import check
+from kandinsky.tasks.generate import denoise
+
+EMBEDS = ("prompt_embeds", "attention_mask", "negative_prompt_embeds", "negative_attention_mask")
+
+
+class OneTextPipeline(DecoderPipeline):
+    """A pipeline whose decoder reads texts alone; with an image it changes that.
+
+    A guidance scale w means (w + 1) cond - w uncond, and acts from 0 up. Each text keeps its own length,
+    whatever it is beside.
+    """
+
+    COMPONENTS: ClassVar[tuple[str, ...]] = ("tokenizer", "text_encoder", "unet", "scheduler", "movq")
+    tokenizer: Any
+    text_encoder: Any
+    _callback_tensor_inputs: ClassVar[list[str]] = [
+        "latents",
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "negative_attention_mask",
+        "attention_mask",
+    ]
+
+    __init__ = made_of(COMPONENTS)
+
+    def _model(self) -> tuple[Model, Any]:
+        """The present components as the core runs them."""
+        network = SteeredByText(self.unet)
+        reader = StatesReader(self.tokenizer.native, native_of(self.text_encoder, T5Encoder), self.device)
+        place = Placement(self.device, network.native.conv_in.weight.dtype)
+        codec = MoVQCodec(native_of(self.movq, MoVQ))
+        schedule = self.scheduler.schedule
+        return assembled(place, network, codec, reader, schedule, {}, {}), network
+
+    def _call(self, given: dict[str, Any]) -> Any:
+        """Pictures of one request: num_images_per_prompt of each prompt, all in one batch."""
+        kind = check_output_type(given["output_type"])
+        callbacks = self._callbacks(given)
+        model, network = self._model()
+        check_kind(type(self).__name__, model, inpainting=False)
+        copies = given["num_images_per_prompt"]
+        found, fields = _started(given, model.multiple)
+        prompts, negatives = _told(given)
+        row_images = (
+            None if found is None else repeated(paired(found.pictures, len(prompts), "image"), copies)
+        )
+        request = Request(
+            repeated(prompts, copies),
+            negative_prompt=repeated(negatives, copies),
+            image=row_images,
+            seed=0,  # nothing is drawn from it
+            steps=given["num_inference_steps"],
+            guidance_scale=given["guidance_scale"],
+            **fields,
+        ).filled({"width": fields["width"], "height": fields["height"]})
+        check(model, request)
+        rows = request.rows()
+        rng = rng_of(given["generator"], len(rows), model.dtype, model.device, given.get("latents"))
+        batch = Batch(rows, rng, stacked_pixels(found, len(prompts), copies))
+        with self._ready("text_encoder"):
+            conditions = self._told_network(model, request, batch, given)
+        with self._ready("unet", "movq"):
+            steps = denoise(model, request, batch, conditions)
+            x = follow(steps, callbacks, network.tensors, network.change, self._progress)
+            return output(pictures(model, x, fields["width"], fields["height"], kind), given["return_dict"])
+
+    def _told_network(
+        self, model: Model, request: Request, batch: Batch, given: Mapping[str, Any]
+    ) -> Conditions:
+        """What the network is told, a row a picture: given states, or those of the prompts."""
+        guided = is_guided(model.guidance(request.guidance_scale))
+        copies = given["num_images_per_prompt"]
+        embeds, mask, negative, against = (given[name] for name in EMBEDS)
+        if embeds is None or (guided and negative is None and given["negative_prompt"] is not None):
+            (conditions,) = warned(model.conditioner.encode([batch], request, guided))
+        else:
+            conditions = Conditions(None, None)
+        cond = conditions.cond if embeds is None else _states(model, embeds, mask, copies)
+        if not guided:
+            return Conditions(cond, None)
+        if negative is not None:
+            return Conditions(cond, _states(model, negative, against, copies))
+        if embeds is None or given["negative_prompt"] is not None:
+            return Conditions(cond, conditions.uncond)
+        conditioner = model.conditioner
+        assert isinstance(conditioner, OneTextConditioner)  # what `assembled` wires
+        nothing = conditioner.nothing(embeds.shape[1])
+        return Conditions(cond, stacked([nothing] * len(batch.rows)))
+
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str],
+        do_classifier_free_guidance: bool = True,
+        num_images_per_prompt: int = 1,
+        device: Any = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        _cut_context: bool = True,
+        attention_mask: Tensor | None = None,
+        negative_attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        """The states of prompts and of what is steered away from, (B, L, W) each, as (prompt_embeds,
+        negative_prompt_embeds, attention_mask, negative_attention_mask); masks are (B, L).
+
+        The two halves keep lengths of their own. What is given is returned as it is.
+        """
+        given = {
+            "prompt": None if prompt_embeds is not None else prompt,
+            "negative_prompt": negative_prompt,
+            "prompt_embeds": prompt_embeds,
+            "attention_mask": attention_mask,
+            "negative_prompt_embeds": negative_prompt_embeds,
+            "negative_attention_mask": negative_attention_mask,
+            "num_images_per_prompt": num_images_per_prompt,
+        }
+        model, _ = self._model()
+        prompts, negatives = _told(given)
+        scale = 1.0 if do_classifier_free_guidance else 0.0
+        size = {"width": 64, "height": 64}
+        request = Request(
+            repeated(prompts, num_images_per_prompt),
+            negative_prompt=repeated(negatives, num_images_per_prompt),
+            guidance_scale=scale,
+            seed=0,
+        ).filled(size)
+        batch = Batch(request.rows(), rng_of(None, request.size, model.dtype, model.device))
+        with self._ready("text_encoder"):
+            told = self._told_network(model, request, batch, given)
+        against = (None, None) if told.uncond is None else (told.uncond.hidden, told.uncond.mask.long())
+        return told.cond.hidden, against[0], told.cond.mask.long(), against[1]
+
+
+def _told(given: Mapping[str, Any]) -> tuple[list[str], list[str | None]]:
+    """Prompts and negative prompts, one for each; prompts whose states are given count as empty texts.
+
+    Raises RequestError when a text is given beside its states, when neither is, and for states without
+    their mask.
+    """
+    for name, mask in (("prompt", "attention_mask"), ("negative_prompt", "negative_attention_mask")):
+        states = given[f"{name}_embeds"]
+        if states is not None and given[name] is not None:
+            raise RequestError(f"Both {name} and {name}_embeds are given.", "Give one of them.")
+        if states is not None and given[mask] is None:
+            raise RequestError(f"{name}_embeds are given without a mask.", f"Give {mask} too.")
+        if states is not None and given[mask].shape != states.shape[:2]:
+            raise RequestError(
+                f"{mask} of shape {tuple(given[mask].shape)} does not fit {name}_embeds of shape "
+                f"{tuple(states.shape)}.",
+                "Both have a row a prompt and a column a token.",
+            )
+    embeds = given["prompt_embeds"]
+    if embeds is None and given["prompt"] is None:
+        raise RequestError("There is no prompt.", "Give prompt or prompt_embeds.")
+    prompts = [""] * len(embeds) if embeds is not None else texts(given["prompt"])
+    against = given["negative_prompt"]
+    negatives: list[Any] = [None] if against is None else texts(against, "negative_prompt")
+    return prompts, paired(negatives, len(prompts), "negative_prompt")
+
+
+def _states(model: Model, embeds: Tensor, mask: Tensor, copies: int) -> UNet3Condition:
+    """Given states (B, L, W) and their mask (B, L), each `copies` times."""
+    hidden = embeds.to(model.device, model.dtype).repeat_interleave(copies, dim=0)
+    rows = mask.to(model.device).bool().repeat_interleave(copies, dim=0)
+    conditioner = model.conditioner
+    assert isinstance(conditioner, OneTextConditioner)  # what `assembled` wires
+    return replace(UNet3Condition(hidden, rows), masked_rows=conditioner.masked_rows)
+
+
+def _started(given: Mapping[str, Any], multiple: int) -> tuple[Pictures | None, dict[str, Any]]:
+    """The pictures that a call begins at, and the request's fields that follow; an image gives the size."""
+    if "image" not in given:
+        return None, {"width": given["width"], "height": given["height"]}
+    if given["image"] is None:
+        raise RequestError("There is no image.", "Give image, or use the text-to-image pipeline.")
+    first = split(given["image"])[0]
+    width, height = first.shape[:-3:-1] if isinstance(first, Tensor) else read_picture(first).size
+    found = images(given["image"], width, height, multiple)
+    return found, {"width": width, "height": height, "strength": given["strength"]}
