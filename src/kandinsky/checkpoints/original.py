@@ -28,7 +28,7 @@ from kandinsky.checkpoints.maps.original_prior import (
 )
 from kandinsky.checkpoints.maps.original_unet2 import infer_unet2_config, original_unet2_map
 from kandinsky.checkpoints.maps.t5 import TABLES, infer_t5_config, t5_map, without_decoder
-from kandinsky.checkpoints.original_hub import CLIP_TOWERS, CLIP_VOCABULARY, INPAINTING
+from kandinsky.checkpoints.original_hub import CLIP_TOWERS, CLIP_VOCABULARY
 from kandinsky.checkpoints.torchscript import is_torchscript, read_torchscript
 from kandinsky.checkpoints.weights import load_strict, read_pickle, read_tensor_file, read_weights
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer

@@ -1,13 +1,11 @@
 """A release of original files on a hub: which of its files a model needs, and where CLIP is from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from kandinsky.checkpoints.maps.original_files import LAYOUTS, Layout
 from kandinsky.checkpoints.weight_names import choose, is_small
 from kandinsky.core.errors import CheckpointError, HubError
 
-INPAINTING = "inpainting"
-"""The variant that means the other U-Net of a folder that holds both."""
 DECODER, PRIOR = "decoder", "prior"
 HALVES = (DECODER, PRIOR)
 """What a release is made of; either may come from elsewhere."""
@@ -22,7 +20,7 @@ _TOKENIZERS = ("tokenizer.json", "sentencepiece.bpe.model", "spiece.model")
 def layout_of(files: Iterable[str]) -> Layout | None:
     """The release whose U-Nets or prior are among `files`; None when there is none."""
     names = set(files)
-    return next((known for known in LAYOUTS if names & {known.unet, known.inpainting, known.prior}), None)
+    return next((known for known in LAYOUTS if names & {*known.unets.values(), known.prior}), None)
 
 
 def plan_original(
@@ -30,19 +28,11 @@ def plan_original(
 ) -> tuple[str, ...]:
     """Says which of a repository's `files` the `halves` of a release need, small ones first.
 
-    `variant` "inpainting" asks for that U-Net. Raises HubError for another variant, and for what is missing.
+    `variant` asks for another U-Net than the first. Raises HubError for one that the release does not have,
+    and for what is missing.
     """
-    if variant not in (None, INPAINTING):
-        raise HubError(
-            f"{where} holds original files, which have no variant {variant!r}.",
-            f"Known: {INPAINTING!r}, or leave it out.",
-        )
-    names, wanted = set(files), list[str]()
-    if DECODER in halves:
-        plain = variant is None and (layout.unet in names or layout.inpainting not in names)
-        wanted += [layout.unet if plain else layout.inpainting, layout.codec]
-        for folder in (layout.text_encoder, layout.second_text_encoder):
-            wanted += [] if folder is None else _encoder(names, folder, where)
+    names = set(files)
+    wanted = list(_decoder(names, layout, variant, where)) if DECODER in halves else []
     if PRIOR in halves and layout.prior is not None:
         wanted += [layout.prior, str(layout.statistics)]
         wanted += [layout.clip] if layout.clip in names else []
@@ -55,6 +45,20 @@ def plan_original(
             raise HubError(f"{where} has no file {name!r}.", "The model is incomplete.")
     wanted = list(dict.fromkeys(wanted))
     return tuple(sorted(wanted, key=lambda name: not is_small(name)))
+
+
+def _decoder(names: set[str], layout: Layout, variant: str | None, where: str) -> Iterator[str]:
+    try:
+        unet = layout.unets[layout.unet_of(variant, names.__contains__)]
+    except CheckpointError as error:
+        raise HubError(f"{where}: {error.message}", error.hint) from error
+    yield from (unet, layout.codec)
+    for folder in (layout.text_encoder, layout.second_text_encoder):
+        # Where a release took its text encoder from elsewhere, so must whoever loads it.
+        if folder is not None and (_inside(names, folder) or layout.published_text_encoder is None):
+            yield from _encoder(names, folder, where)
+    beside = [f"{layout.text_encoder}/{file}" for owner, file in layout.projections if owner == unet]
+    yield from (file for file in beside if file in names)
 
 
 def _encoder(names: set[str], folder: str, where: str) -> list[str]:

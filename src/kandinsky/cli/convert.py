@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from kandinsky.checkpoints.convert import convert as convert_folder
-from kandinsky.checkpoints.original_hub import DECODER, HALVES, INPAINTING, PRIOR
+from kandinsky.checkpoints.maps.original_files import INPAINTING
+from kandinsky.checkpoints.original_hub import DECODER, HALVES, PRIOR
 from kandinsky.checkpoints.published import open_model
 from kandinsky.cli.console import err, say
 from kandinsky.cli.progress import Bars

@@ -7,8 +7,9 @@ from typing import Any, Unpack
 import torch
 
 from kandinsky.checkpoints.diffusers_folder import open_folder
+from kandinsky.checkpoints.maps.original_files import INPAINTING
 from kandinsky.checkpoints.original import OriginalFolder
-from kandinsky.checkpoints.original_hub import DECODER, HALVES, INPAINTING, PRIOR
+from kandinsky.checkpoints.original_hub import DECODER, HALVES, PRIOR
 from kandinsky.checkpoints.published import open_model
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.errors import CheckpointError, RequestError

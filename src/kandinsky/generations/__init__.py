@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from kandinsky.checkpoints.diffusers_folder import Folder
-from kandinsky.checkpoints.original import INPAINTING, OriginalFolder
+from kandinsky.checkpoints.maps.original_files import INPAINTING
+from kandinsky.checkpoints.original import OriginalFolder
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
 from kandinsky.generations import k20, k21, k22, k30

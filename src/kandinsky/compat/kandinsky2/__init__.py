@@ -9,7 +9,8 @@ from typing import Any
 
 import kandinsky
 from kandinsky.checkpoints.files import INDEX
-from kandinsky.checkpoints.original import INPAINTING, open_original
+from kandinsky.checkpoints.maps.original_files import INPAINTING
+from kandinsky.checkpoints.original import open_original
 from kandinsky.compat.diffusers.pipelines import KandinskyV22PriorPipeline
 from kandinsky.compat.kandinsky2.files import original_folder
 from kandinsky.compat.kandinsky2.first import Kandinsky2

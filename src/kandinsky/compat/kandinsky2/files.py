@@ -9,9 +9,9 @@ from pathlib import Path
 
 from kandinsky.checkpoints.files import make_folder
 from kandinsky.checkpoints.hub import files_in, list_files, resolve_files
-from kandinsky.checkpoints.maps.original_files import TEXT_IMAGE, TWO_TEXTS, Layout
+from kandinsky.checkpoints.maps.original_files import INPAINTING, TEXT_IMAGE, TWO_TEXTS, Layout
 from kandinsky.checkpoints.original import OriginalFolder
-from kandinsky.checkpoints.original_hub import CLIP_REPOSITORY, HALVES, INPAINTING, plan_original
+from kandinsky.checkpoints.original_hub import CLIP_REPOSITORY, HALVES, plan_original
 from kandinsky.core.errors import HubError, OutputError
 
 RELEASES: dict[str, tuple[str, str, Layout]] = {
