@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.checkpoints import original
+from kandinsky.checkpoints import original_one_text as one_text
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component, write_model_index
 from kandinsky.checkpoints.files import make_folder, read_json, sync, write_json
 from kandinsky.checkpoints.formats import Format
@@ -20,8 +21,9 @@ from kandinsky.checkpoints.maps.original_clip import (
     infer_clip_vision_config,
     to_original_clip,
 )
+from kandinsky.checkpoints.maps.original_files import FLASH, INPAINTING, ONE_TEXT, TEXT_IMAGE
 from kandinsky.checkpoints.maps.original_prior import without_statistics
-from kandinsky.checkpoints.maps.original_schedules import TEXT_IMAGE_SCHEDULES
+from kandinsky.checkpoints.maps.original_schedules import ONE_TEXT_SCHEDULES, TEXT_IMAGE_SCHEDULES
 from kandinsky.checkpoints.maps.scheduler import FILE, PRIOR_SCHEDULE_JSON
 from kandinsky.checkpoints.maps.t5 import t5_json
 from kandinsky.checkpoints.original import OriginalFolder, check_told
@@ -38,7 +40,7 @@ from kandinsky.checkpoints.release import (
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.core.errors import CheckpointError, OutputError, RequestError, nearest
 from kandinsky.networks.clip import ClipVision
-from kandinsky.networks.unet2 import UNet2
+from kandinsky.networks.movq import MoVQ
 
 TOKENIZER_FILES = (".json", ".txt", ".model")
 TOKENIZER_CLASSES = {
@@ -47,6 +49,8 @@ TOKENIZER_CLASSES = {
     "clip_text": "CLIPTokenizer",
 }
 Component = tuple[str, str]
+_SCHEDULES = {TEXT_IMAGE.kind: TEXT_IMAGE_SCHEDULES, ONE_TEXT.kind: ONE_TEXT_SCHEDULES}
+"""The schedules published with a decoder in diffusers layout, by the kind of the release."""
 
 
 def convert(
@@ -60,7 +64,7 @@ def convert(
     """Writes `source` to the new folder `target` in the layout `to`, "diffusers" or "original".
 
     Dtypes and numbers stay as they are, so that the way back gives the same tensors; left out are tensors
-    that no network uses (counters, training losses). With `prior` a decoder and its prior become one folder.
+    that no network uses (counters, training losses) and, from original files that have none, codebooks. With `prior` a decoder and its prior become one folder.
     `variant` chooses among weights that are there several times, "inpainting" among original files. The
     folder appears when it is complete. Returns its files. Raises RequestError for an unknown layout,
     CheckpointError for a source that is already in it, is incomplete, or that it cannot hold, and
@@ -73,7 +77,7 @@ def convert(
             raise CheckpointError(f"{given.root} is in the layout {to!r} already.", "Copy it.")
     release = read_release(source, variant)
     if prior is not None:
-        release = release.joined(read_release(prior, None if variant == original.INPAINTING else variant))
+        release = release.joined(read_release(prior, None if variant == INPAINTING else variant))
     return _whole(Path(target), lambda folder: _WRITERS[to](release, folder))
 
 
@@ -100,7 +104,6 @@ def _whole(target: Path, write: Callable[[Path], None]) -> list[Path]:
 
 def _write_diffusers(release: Release, root: Path) -> None:
     listed: dict[str, Component] = {}
-    inpaints = False
 
     def write(part: str, component: str, form: Format) -> nn.Module:
         module = release.networks[part]()
@@ -113,17 +116,14 @@ def _write_diffusers(release: Release, root: Path) -> None:
         listed[component] = ("transformers", _tokenizer_class(root / component, part))
 
     if release.has_decoder:
-        two = release.layout.prior is None
-        for part, (component, form) in DECODER_PARTS[two].items():
-            module = write(part, component, form)
-            if isinstance(module, UNet2):
-                inpaints = _inpaints(module)
+        for part, (component, form) in DECODER_PARTS[release.layout.kind].items():
+            write(part, component, form)
             if part in TOKENIZERS:
                 tokenizer(part, TOKENIZERS[part])
-        if not two:
-            for component, schedule in TEXT_IMAGE_SCHEDULES.items():
-                save_component(root, component, schedule, config_name=FILE)
-            listed["scheduler"] = ("diffusers", TEXT_IMAGE_SCHEDULES["scheduler"]["_class_name"])
+        for component, schedule in _SCHEDULES.get(release.layout.kind, {}).items():
+            save_component(root, component, schedule, config_name=FILE)
+            if component == "scheduler":
+                listed[component] = ("diffusers", schedule["_class_name"])
     if release.has_prior:
         prefix = PREFIX if release.has_decoder else ""
         for part, (component, form) in PRIOR_PARTS.items():
@@ -138,26 +138,37 @@ def _write_diffusers(release: Release, root: Path) -> None:
         listed[f"{prefix}scheduler"] = ("diffusers", PRIOR_SCHEDULE_JSON["_class_name"])
         listed[f"{prefix}image_processor"] = ("transformers", "CLIPImageProcessor")
         write_json(root / NOTES, note_logit_scale(release.logit_scale()))
-    write_model_index(root, _kind(release, inpaints), listed)
+    write_model_index(root, _kind(release), listed)
 
 
-def _kind(release: Release, inpaints: bool) -> str:
+def _kind(release: Release) -> str:
     layout = release.layout
     if not release.has_decoder:
         return layout.priors[0]
+    if release.variant == FLASH:
+        return str(layout.few_steps)
     classes = layout.combined if release.has_prior else layout.decoders
-    return classes[1 if inpaints and len(classes) > 1 else 0]
+    return classes[1 if release.variant == INPAINTING and len(classes) > 1 else 0]
 
 
-def _inpaints(unet: UNet2) -> bool:
-    return unet.config.in_channels > unet.config.out_channels
+def _write_one_text(release: Release, root: Path) -> None:
+    layout, networks = release.layout, release.networks
+    name = layout.unets[release.variant]
+    encoder = root / layout.text_encoder
+    text: Any = networks["text"]()
+    _write_encoder(release, encoder, "text", one_text.encoder_files(text), t5_json(text.config, "t5"))
+    unet, projection = one_text.unet3_files(networks["unet"]())
+    _save(root / name, unet)
+    _save(encoder / dict(layout.projections)[name], projection)
+    _save(root / layout.codec, one_text.movq_file(cast(MoVQ, networks["codec"]())))
 
 
 def _write_original(release: Release, root: Path) -> None:
     layout, networks = release.layout, release.networks
+    if layout == ONE_TEXT:
+        return _write_one_text(release, root)
     if release.has_decoder:
-        unet = cast(UNet2, networks["unet"]())
-        _save(root / (layout.inpainting if _inpaints(unet) else layout.unet), original.UNET.tensors(unet))
+        _save(root / layout.unets[release.variant], original.UNET.tensors(networks["unet"]()))
         codec = networks["codec"]()
         if layout.prior:
             _save(root / layout.codec, original.MOVQ.tensors(codec))
