@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 
 PROMPT, INPUT, STEERING, MODEL, OUTPUT = "Prompt", "Input pictures", "Steering", "Model", "Output"
+TUNING = "Fine-tuning"
 
 
 def _version(asked: bool) -> None:
@@ -175,6 +176,31 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 def train(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG.toml]", help="The run to do.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A run that came with this package.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="lora, dreambooth, textual_inversion or full.", rich_help_panel=TUNING),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(metavar="METHOD", help="Write a commented CONFIG.toml.", rich_help_panel=TUNING),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The checkpoint to begin with.", rich_help_panel=TUNING)
+    ] = None,
+    prior: Annotated[str | None, typer.Option(help="Its prior.", rich_help_panel=TUNING)] = None,
+    target: Annotated[
+        str | None, typer.Option(help="decoder, prior or both.", rich_help_panel=TUNING)
+    ] = None,
+    token: Annotated[str | None, typer.Option(help="The new word.", rich_help_panel=TUNING)] = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="A known word it begins as.", rich_help_panel=TUNING)
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="The subject's name.", rich_help_panel=TUNING)] = None,
+    class_prompt: Annotated[
+        str | None, typer.Option(help="The name of its class.", rich_help_panel=TUNING)
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Of pictures, in pixels.", rich_help_panel=TUNING)] = None,
+    steps: Annotated[int | None, typer.Option(help="How many.", rich_help_panel=TUNING)] = None,
     data: Annotated[Path | None, typer.Option(help="The folder of pictures and captions.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where checkpoints, losses and samples go.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue where it stopped.")] = False,
@@ -186,13 +212,22 @@ def train(
     threads: Annotated[int | None, typer.Option(help="Of the CPU.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
-    """Train networks, as a file or a recipe says."""
-    if (config is None) == (recipe is None):
-        raise typer.BadParameter("give either a CONFIG.toml or --recipe NAME", param_hint="CONFIG.toml")
+    """Train networks, or fine-tune a checkpoint, as a file, a recipe or a method says."""
     from kandinsky.cli import train as command
 
-    changes = command.overrides(data, out, seed, device, threads)
-    path = command.source(config, recipe)
+    if init is not None:
+        say(str(command.write_template(init, out)))
+        return
+    if sum(given is not None for given in (config, recipe, method)) != 1:
+        raise typer.BadParameter(
+            "give one of CONFIG.toml, --recipe NAME and --method METHOD", param_hint="CONFIG.toml"
+        )
+    words = {"token": token, "init_from": init_from, "prompt": prompt, "class_prompt": class_prompt}
+    if method is not None:
+        command.check_method(method, data, words)
+    tuning = command.tuning_overrides(model, prior, size, steps, {"target": target, **words})
+    changes = command.merged(command.overrides(data, out, seed, device, threads), tuning)
+    path = command.source(config, recipe or method)
     if export_only:
         command.export(path, changes)
     else:

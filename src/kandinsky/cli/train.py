@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from kandinsky.cli.console import INTERRUPTED, err, say, warn
-from kandinsky.core.errors import ConfigError, nearest
+from kandinsky.core.errors import ConfigError, OutputError, nearest
+from kandinsky.core.files import write_atomically
 from kandinsky.training import events
 
 SECONDS_BETWEEN_LINES = 30
@@ -33,6 +34,28 @@ def source(config: Path | None, recipe: str | None) -> Path:
     return known[recipe]
 
 
+NEEDED = {
+    "lora": (),
+    "full": (),
+    "dreambooth": ("prompt", "class_prompt"),
+    "textual_inversion": ("token", "init_from"),
+}
+"""Ways of fine-tuning, and the flags without which they mean nothing."""
+
+
+def check_method(method: str, data: Path | None, given: dict[str, str | None]) -> None:
+    """Raises ConfigError for an unknown method, and for one that is not told all it has to be."""
+    if method not in NEEDED:
+        raise ConfigError(f"There is no method {method!r}.", nearest(method, NEEDED))
+    missing = ["--data"] * (data is None)
+    missing += [f"--{name.replace('_', '-')}" for name in NEEDED[method] if given[name] is None]
+    if missing:
+        raise ConfigError(
+            f"--method {method} needs {' and '.join(missing)}.",
+            f"Or write a configuration: kandinsky train --init {method}.",
+        )
+
+
 def overrides(
     data: Path | None, out: Path | None, seed: int | None, device: str | None, threads: int | None
 ) -> dict[str, Any]:
@@ -40,6 +63,45 @@ def overrides(
     flat = {"out": out, "seed": seed, "device": device, "threads": threads}
     given = {name: value for name, value in flat.items() if value is not None}
     return given if data is None else given | {"data": {"folder": data}}
+
+
+def tuning_overrides(
+    model: str | None,
+    prior: str | None,
+    size: int | None,
+    steps: int | None,
+    objective: dict[str, str | None],
+) -> dict[str, Any]:
+    """What flags replace of fine-tuning: the checkpoint, how long, and parts of the objective."""
+    tables: dict[str, dict[str, Any]] = {
+        "model": {"name": model, "prior": prior},
+        "data": {"size": size},
+        "objective": objective,
+    }
+    kept = {
+        table: {name: value for name, value in values.items() if value is not None}
+        for table, values in tables.items()
+    }
+    given: dict[str, Any] = {table: values for table, values in kept.items() if values}
+    return given if steps is None else given | {"max_steps": steps}
+
+
+def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Both, tables key by key."""
+    both = {**first, **second}
+    for name in first.keys() & second.keys():
+        if isinstance(first[name], dict) and isinstance(second[name], dict):
+            both[name] = {**first[name], **second[name]}
+    return both
+
+
+def write_template(method: str, out: Path | None) -> Path:
+    """Writes a commented configuration of a method; OutputError when a file of that name is there already."""
+    text = source(None, method).read_bytes()
+    target = (out or Path()) / f"{method}.toml"
+    if target.exists():
+        raise OutputError(f"{target} exists already.", "Remove it, or name another folder with --out.")
+    return write_atomically(target, text)
 
 
 def train(path: Path, changes: dict[str, Any], *, resume: bool, quiet: bool) -> None:

@@ -84,11 +84,13 @@ def export(
 ) -> Path:
     """Writes the newest checkpoints of a run as one folder in diffusers layout; returns it.
 
-    It replaces what an earlier export left. Raises what `load_networks` does, ConfigError for an unknown
+    Of fine-tuning it writes what the last stage learned, and returns that. It replaces what an earlier export left. Raises what `load_networks` does, ConfigError for an unknown
     sampler, and OutputError when the folder cannot be written.
     """
     config = source if isinstance(source, TrainConfig) else read_config(source, overrides)
     shop = Workshop(config, torch.device("cpu"))
+    if config.stage[-1].method in FINETUNING:
+        return [*outcomes(shop, config.stage[-1])][-1].path
     check_export(config.export, shop.decoder)
     size = shop.last("decoder").size or config.data.size
     return write_export(load_networks(config), config.export, size, config.out / CHECKPOINT)

@@ -60,7 +60,7 @@ class DreamBoothObjective(Tuned):
 
     `prompt` names the subject ("a zwx toy"), `class_prompt` its class ("a toy"). `class_pictures` pictures of
     the class are drawn by the checkpoint itself before, and their loss counts `class_weight` (their eq. 2);
-    0 of either leaves that out. `adapter` None lets all weights learn.
+    0 of either leaves that out. With `whole` all weights learn, without it adapters.
     """
 
     target: Literal["decoder", "prior", "both"] = "both"
@@ -69,7 +69,8 @@ class DreamBoothObjective(Tuned):
     class_pictures: int = Field(default=64, ge=0)
     class_weight: float = Field(default=1.0, ge=0)
     class_steps: int | None = Field(default=None, ge=1)
-    adapter: AdapterConfig | None = AdapterConfig()
+    whole: bool = False
+    adapter: AdapterConfig = AdapterConfig()
 
     @property
     def preserves(self) -> bool:

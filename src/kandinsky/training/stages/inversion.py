@@ -120,7 +120,7 @@ def inversion_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]
 
     def sheet(_: torch.Generator) -> Sheet:
         said = tuple(grammar.sentences[:4])
-        return draw_sheet(base, said, stage.size or shop.config.data.size)
+        return draw_sheet(base, said, learned.size)
 
     player = Player(PLAYER, word, loss, stage.optimiser)
     return Task((player,), source, extra=times, sheet=sheet)

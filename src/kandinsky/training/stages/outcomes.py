@@ -59,7 +59,7 @@ def _adapters(shop: Workshop, stage: Stage) -> Iterator[Exported]:
 
 def _dreambooth(shop: Workshop, stage: Stage) -> Iterator[Exported]:
     objective: DreamBoothObjective = stage.objective
-    if objective.adapter is None:
+    if objective.whole:
         yield from _whole(shop, stage)
         return
     base = shop.base(stage)

@@ -136,7 +136,7 @@ def tuning_task(
         shown = held_out or learned
         rows = range(min(SHOWN, len(shown)))
         captions = shown.batch(rows, generator(shop.config.seed, "shown"), AUGMENTATIONS["none"]).captions
-        return draw_sheet(base, captions, stage.size or shop.config.data.size)
+        return draw_sheet(base, captions, learned.size)
 
     return Task(tuple(players), source, extra=times, sheet=sheet, measure=measure)
 

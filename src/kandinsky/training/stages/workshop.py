@@ -70,6 +70,7 @@ class Workshop:
             network_config(NETWORKS[name], config.networks[name], name)
         self._pictures: dict[int, PictureSet] = {}
         self.base_stamp = ""
+        self._usual_size: int | None = None
 
     def folder(self, name: str) -> Path:
         """Where a stage keeps its checkpoints, losses and samples."""
@@ -94,13 +95,14 @@ class Workshop:
             dtype="bfloat16" if half else "float32",
         )
         self.base_stamp = _stamp(pipe)
+        self._usual_size = int(pipe.model.defaults["width"])
         return Base(pipe)
 
     @staticmethod
     def learns_whole(stage: Stage) -> bool:
         """Whether networks of a checkpoint learn as a whole, and not something beside them."""
         dreambooth = isinstance(stage.objective, DreamBoothObjective)
-        return stage.method == "full" or (dreambooth and stage.objective.adapter is None)
+        return stage.method == "full" or (dreambooth and stage.objective.whole)
 
     @cached_property
     def sources(self) -> tuple[Source, Source | None]:
@@ -121,13 +123,19 @@ class Workshop:
         """What a player of a finished stage learned; CheckpointError when there is no whole checkpoint."""
         return self._means(self.folder(stage.name), player)[0]
 
+    def size(self, stage: Stage) -> int:
+        """The side of a stage's pictures; unless said, a checkpoint is fine-tuned at the size it draws."""
+        data = self.config.data
+        usual = None if "size" in data.model_fields_set else self._usual_size
+        return stage.size or usual or data.size
+
     def pictures(self, stage: Stage, grammar: Grammar | None = None) -> PictureSet:
         """The training split at the stage's size, held-out pictures included.
 
         With a `grammar` the folder needs no captions.
         """
         data = self.config.data
-        size = stage.size or data.size
+        size = self.size(stage)
         if size not in self._pictures:
             self._pictures[size] = open_pictures(
                 data.folder if grammar is None else read_bare_folder(data.folder),
