@@ -1,12 +1,14 @@
 """The facades have the peer's names: classes, arguments in their order, and defaults."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import pytest
 
 from kandinsky.compat import diffusers as compat
+from kandinsky.compat import kandinsky2
 from kandinsky.compat.diffusers.pipelines import PIPELINES
 
 
@@ -46,3 +48,14 @@ def test_every_name_exists_in_the_peer() -> None:
         assert getattr(compat, name).__name__ == name
         assert name in elsewhere or hasattr(diffusers, name)
     assert set(PIPELINES) <= set(compat.__all__)
+
+
+def test_the_page_names_what_there_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compat.md").read_text(encoding="utf-8")
+    assert [name for name in compat.__all__ if f"`{name}`" not in page] == []
+    for kind in (kandinsky2.Kandinsky2, kandinsky2.Kandinsky2_1, kandinsky2.Kandinsky2_2):
+        methods = [
+            name for name in vars(kind) if name.startswith(("generate_", "mix_", "encode_", "create_"))
+        ]
+        assert methods
+        assert [name for name in methods if f"`{name}`" not in page] == []

@@ -6,6 +6,7 @@ from pathlib import Path
 from kandinsky.checkpoints.diffusers_folder import CONFIGS, Folder, open_folder
 from kandinsky.checkpoints.files import INDEX
 from kandinsky.checkpoints.hub import resolve
+from kandinsky.engine.embedded import EMBEDDED, embedded_folder
 
 
 def component_folder(
@@ -22,8 +23,7 @@ def component_folder(
         if not (root / INDEX).is_file() and any((root / name).is_file() for name in CONFIGS):
             return Folder(root.parent, {}), root.name
     components = None if subfolder is None else (subfolder,)
-    root = resolve(path, revision=revision, variant=variant, components=components)
-    folder = open_folder(root)
+    folder = model_folder(path, revision=revision, variant=variant, components=components)
     return folder, folder.component(subfolder or "").name
 
 
@@ -34,6 +34,8 @@ def model_folder(
     variant: str | None = None,
     components: Iterable[str] | None = None,
 ) -> Folder:
-    """The opened folder of a model on the disk or of a Hub id; raises CheckpointError when it is not
-    there."""
+    """The opened folder of a model on the disk, of a Hub id, or of the embedded one by its name; raises
+    CheckpointError when it is not there."""
+    if str(path) == EMBEDDED:
+        return open_folder(embedded_folder())
     return open_folder(resolve(path, revision=revision, variant=variant, components=components))
