@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from kandinsky.checkpoints import original
+from kandinsky.checkpoints import formats, original
 from kandinsky.checkpoints import original_one_text as one_text
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component, write_model_index
 from kandinsky.checkpoints.files import make_folder, read_json, sync, write_json
@@ -44,10 +44,12 @@ from kandinsky.networks.movq import MoVQ
 
 TOKENIZER_FILES = (".json", ".txt", ".model")
 TOKENIZER_CLASSES = {
-    "text": "XLMRobertaTokenizerFast",
-    "second_text": "T5TokenizerFast",
-    "clip_text": "CLIPTokenizer",
+    formats.MULTILINGUAL.name: "XLMRobertaTokenizerFast",
+    formats.SECOND_TEXT.name: "T5TokenizerFast",
+    formats.ONE_TEXT.name: "T5TokenizerFast",
+    formats.CLIP_TEXT.name: "CLIPTokenizer",
 }
+"""Text encoders -> the class of a tokenizer whose files do not name theirs."""
 Component = tuple[str, str]
 _SCHEDULES = {TEXT_IMAGE.kind: TEXT_IMAGE_SCHEDULES, ONE_TEXT.kind: ONE_TEXT_SCHEDULES}
 """The schedules published with a decoder in diffusers layout, by the kind of the release."""
@@ -64,7 +66,8 @@ def convert(
     """Writes `source` to the new folder `target` in the layout `to`, "diffusers" or "original".
 
     Dtypes and numbers stay as they are, so that the way back gives the same tensors; left out are tensors
-    that no network uses (counters, training losses) and, from original files that have none, codebooks. With `prior` a decoder and its prior become one folder.
+    that no network uses (counters, training losses), and a codebook where the original files have none. With
+    `prior` a decoder and its prior become one folder.
     `variant` chooses among weights that are there several times, "inpainting" among original files. The
     folder appears when it is complete. Returns its files. Raises RequestError for an unknown layout,
     CheckpointError for a source that is already in it, is incomplete, or that it cannot hold, and
@@ -111,15 +114,15 @@ def _write_diffusers(release: Release, root: Path) -> None:
         listed[component] = (form.library, form.name)
         return module
 
-    def tokenizer(part: str, component: str) -> None:
+    def tokenizer(part: str, component: str, form: Format) -> None:
         _copy_tokenizer(release.tokenizers[part], root / component)
-        listed[component] = ("transformers", _tokenizer_class(root / component, part))
+        listed[component] = ("transformers", _tokenizer_class(root / component, form))
 
     if release.has_decoder:
         for part, (component, form) in DECODER_PARTS[release.layout.kind].items():
             write(part, component, form)
             if part in TOKENIZERS:
-                tokenizer(part, TOKENIZERS[part])
+                tokenizer(part, TOKENIZERS[part], form)
         for component, schedule in _SCHEDULES.get(release.layout.kind, {}).items():
             save_component(root, component, schedule, config_name=FILE)
             if component == "scheduler":
@@ -133,7 +136,7 @@ def _write_diffusers(release: Release, root: Path) -> None:
                 save_component(
                     root, f"{prefix}image_processor", steps, config_name="preprocessor_config.json"
                 )
-        tokenizer("clip_text", f"{prefix}tokenizer")
+        tokenizer("clip_text", f"{prefix}tokenizer", formats.CLIP_TEXT)
         save_component(root, f"{prefix}scheduler", PRIOR_SCHEDULE_JSON, config_name=FILE)
         listed[f"{prefix}scheduler"] = ("diffusers", PRIOR_SCHEDULE_JSON["_class_name"])
         listed[f"{prefix}image_processor"] = ("transformers", "CLIPImageProcessor")
@@ -166,7 +169,8 @@ def _write_one_text(release: Release, root: Path) -> None:
 def _write_original(release: Release, root: Path) -> None:
     layout, networks = release.layout, release.networks
     if layout == ONE_TEXT:
-        return _write_one_text(release, root)
+        _write_one_text(release, root)
+        return
     if release.has_decoder:
         _save(root / layout.unets[release.variant], original.UNET.tensors(networks["unet"]()))
         codec = networks["codec"]()
@@ -235,10 +239,10 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
-def _tokenizer_class(folder: Path, part: str) -> str:
+def _tokenizer_class(folder: Path, form: Format) -> str:
     path = folder / "tokenizer_config.json"
     stated = read_json(path).get("tokenizer_class") if path.is_file() else None
-    return stated if isinstance(stated, str) else TOKENIZER_CLASSES[part]
+    return stated if isinstance(stated, str) else TOKENIZER_CLASSES[form.name]
 
 
 _WRITERS: dict[str, Callable[[Release, Path], None]] = {

@@ -1,11 +1,13 @@
 """The original files of decoders that read one text: a U-Net, a projection for it, a text encoder."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from kandinsky.checkpoints.files import read_json
+from kandinsky.checkpoints.maps.original_movq import WRAPPED
 from kandinsky.checkpoints.maps.original_unet3 import (
     embeds_projection,
     gathered,
@@ -13,15 +15,18 @@ from kandinsky.checkpoints.maps.original_unet3 import (
     original_unet3_map,
     scattered,
 )
-from kandinsky.checkpoints.maps.t5 import infer_t5_config, t5_config, t5_map, without_decoder
-from kandinsky.checkpoints.original import Dtype, Form, OriginalFolder
+from kandinsky.checkpoints.maps.t5 import TABLES, infer_t5_config, t5_config, t5_map, without_decoder
+from kandinsky.checkpoints.original import MOVQ, Dtype, Form, OriginalFolder
 from kandinsky.checkpoints.weights import load_strict, read_pickle, read_tensor_file, read_weights
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import CheckpointError
+from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet3 import UNet3
 
 UNET3 = Form(infer_unet3_config, UNet3, lambda config, _: original_unet3_map(config))
+MOVQ3 = replace(MOVQ, names=(WRAPPED,))
+"""An autoencoder's file whose encoder's norms are wrapped, as this release writes them."""
 
 
 def read_unet3(folder: OriginalFolder, variant: str | None = None, dtype: Dtype = None) -> UNet3:
@@ -44,9 +49,36 @@ def read_unet3(folder: OriginalFolder, variant: str | None = None, dtype: Dtype 
     return UNET3.load(path, tensors, dtype)
 
 
+def is_first_release(folder: OriginalFolder, variant: str | None = None) -> bool:
+    """Whether the U-Net that `read_unet3` would read is of the first release: its file has the projection."""
+    return embeds_projection(read_pickle(folder.file(folder.layout.unets[folder.chosen(variant)])))
+
+
 def unet3_files(unet: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The contents of a U-Net's file and of its projection's; CheckpointError for what they cannot say."""
     return scattered(UNET3.tensors(unet))
+
+
+def with_codebook(movq: MoVQ) -> MoVQ:
+    """The same autoencoder with a codebook of one zero: the peer's class has one, and nothing reads it."""
+    if movq.config.codebook_size:
+        return movq
+    config = replace(movq.config, codebook_size=1)
+    state = movq.state_dict()
+    zero = state["quant_conv.weight"].new_zeros(1, config.codebook_dim)
+    return load_strict(lambda: MoVQ(config), {**state, "codebook.weight": zero}, what="movq")
+
+
+def movq_file(movq: MoVQ) -> dict[str, Tensor]:
+    """The content of an autoencoder's file, in which a codebook has no place."""
+    config = replace(movq.config, codebook_size=0)
+    state = {name: tensor for name, tensor in movq.state_dict().items() if name != "codebook.weight"}
+    return MOVQ3.tensors(load_strict(lambda: MoVQ(config), state, what="movq"))
+
+
+def encoder_files(encoder: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a text encoder's folder."""
+    return t5_map(TABLES).to_foreign(encoder.state_dict())
 
 
 def encoder_folder(folder: OriginalFolder) -> Path:

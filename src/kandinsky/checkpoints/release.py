@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from kandinsky.checkpoints import formats
 from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.files import read_json
 from kandinsky.checkpoints.formats import Format
-from kandinsky.checkpoints.maps.original_files import LAYOUTS, Layout
+from kandinsky.checkpoints.maps.original_files import (
+    FLASH,
+    INPAINTING,
+    LAYOUTS,
+    ONE_TEXT,
+    TEXT_IMAGE,
+    TWO_TEXTS,
+    Layout,
+)
 from kandinsky.checkpoints.original import (
     OriginalFolder,
     clip_vocabulary,
@@ -24,6 +33,7 @@ from kandinsky.checkpoints.original import (
     read_second_text,
     read_unet,
 )
+from kandinsky.checkpoints.original_one_text import encoder_folder, read_encoder, read_unet3, with_codebook
 from kandinsky.core.errors import CheckpointError
 
 PREFIX = "prior_"
@@ -34,20 +44,25 @@ LOGIT_SCALE = "clip_logit_scale"
 PUBLISHED_LOGIT_SCALE = torch.tensor(4.6052)
 """CLIP's temperature in every published file, of which no generation makes use."""
 
-DECODER_PARTS: Mapping[bool, Mapping[str, tuple[str, Format]]] = {
-    False: {
+DECODER_PARTS: Mapping[str, Mapping[str, tuple[str, Format]]] = {
+    TEXT_IMAGE.kind: {
         "unet": ("unet", formats.UNET),
         "codec": ("movq", formats.MOVQ),
         "text": ("text_encoder", formats.MULTILINGUAL),
     },
-    True: {
+    TWO_TEXTS.kind: {
         "unet": ("unet", formats.UNET),
         "codec": ("vae", formats.KL),
         "text": ("text_encoder", formats.MULTILINGUAL),
         "second_text": ("text_encoder_2", formats.SECOND_TEXT),
     },
+    ONE_TEXT.kind: {
+        "unet": ("unet", formats.UNET3),
+        "codec": ("movq", formats.MOVQ),
+        "text": ("text_encoder", formats.ONE_TEXT),
+    },
 }
-"""A decoder's parts as components of a folder, by whether it reads texts through two encoders."""
+"""A decoder's parts as components of a folder, by the kind of the release."""
 PRIOR_PARTS: Mapping[str, tuple[str, Format]] = {
     "prior": ("prior", formats.PRIOR),
     "clip_text": ("text_encoder", formats.CLIP_TEXT),
@@ -57,6 +72,26 @@ PRIOR_PARTS: Mapping[str, tuple[str, Format]] = {
 TOKENIZERS: Mapping[str, str] = {"text": "tokenizer", "second_text": "tokenizer_2"}
 
 Loader = Callable[[], nn.Module]
+Reader = Callable[[OriginalFolder, str | None], nn.Module]
+_READERS: Mapping[str, Mapping[str, Reader]] = {
+    TEXT_IMAGE.kind: {
+        "unet": read_unet,
+        "codec": lambda folder, _: read_movq(folder),
+        "text": lambda folder, _: read_multilingual(folder),
+    },
+    TWO_TEXTS.kind: {
+        "unet": read_unet,
+        "codec": lambda folder, _: read_kl(folder),
+        "text": lambda folder, _: read_multilingual(folder),
+        "second_text": lambda folder, _: read_second_text(folder),
+    },
+    ONE_TEXT.kind: {
+        "unet": read_unet3,
+        "codec": lambda folder, _: with_codebook(read_movq(folder)),
+        "text": lambda folder, _: read_encoder(folder),
+    },
+}
+"""How a decoder's parts are read from original files, by the kind of the release."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +99,15 @@ class Release:
     """A decoder, a prior, or both.
 
     `networks` load their parts, by the names of `DECODER_PARTS` and `PRIOR_PARTS`; `tokenizers` are the
-    folders of their vocabularies; `logit_scale` is CLIP's, where a prior is there.
+    folders of their vocabularies; `logit_scale` is CLIP's, where a prior is there. `variant` says which U-Net
+    of the release it has, see `Layout.unets`.
     """
 
     layout: Layout
     networks: Mapping[str, Loader]
     tokenizers: Mapping[str, Path]
     logit_scale: Callable[[], Tensor]
+    variant: str = ""
 
     @property
     def has_decoder(self) -> bool:
@@ -97,6 +134,7 @@ class Release:
             {**self.networks, **other.networks},
             {**self.tokenizers, **other.tokenizers},
             other.logit_scale if other.has_prior else self.logit_scale,
+            self.variant or other.variant,
         )
 
 
@@ -114,15 +152,12 @@ def _from_original(folder: OriginalFolder, variant: str | None) -> Release:
     layout = folder.layout
     networks: dict[str, Loader] = {}
     tokenizers: dict[str, Path] = {}
+    chosen = folder.chosen(variant)
     if folder.has_decoder:
-        networks |= {
-            "unet": lambda: read_unet(folder, variant),
-            "codec": lambda: (read_movq if layout.prior else read_kl)(folder),
-            "text": lambda: read_multilingual(folder),
-        }
-        tokenizers["text"] = folder.folder(layout.text_encoder)
+        for part, read in _READERS[layout.kind].items():
+            networks[part] = partial(read, folder, variant)
+        tokenizers["text"] = encoder_folder(folder)
     if folder.has_decoder and layout.second_text_encoder:
-        networks["second_text"] = lambda: read_second_text(folder)
         tokenizers["second_text"] = folder.folder(layout.second_text_encoder)
     if folder.has_prior:
         networks |= {
@@ -131,7 +166,7 @@ def _from_original(folder: OriginalFolder, variant: str | None) -> Release:
             "clip_vision": lambda: read_clip(folder).vision,
         }
         tokenizers["clip_text"] = clip_vocabulary(folder)
-    return Release(layout, networks, tokenizers, lambda: read_clip(folder).logit_scale)
+    return Release(layout, networks, tokenizers, lambda: read_clip(folder).logit_scale, chosen)
 
 
 def _from_folder(folder: Folder, variant: str | None) -> Release:
@@ -143,14 +178,18 @@ def _from_folder(folder: Folder, variant: str | None) -> Release:
         )
     networks: dict[str, Loader] = {}
     tokenizers: dict[str, Path] = {}
+    which = FLASH if folder.kind == layout.few_steps else ""
 
-    def add(part: str, component: str, form: Format) -> None:
+    def add(part: str, component: str, form: Format) -> Any:
         config = form.config(folder, component)
         networks[part] = lambda: form.load(folder, component, config, variant=variant)
+        return config
 
     if folder.kind not in layout.priors:
-        for part, (component, form) in DECODER_PARTS[layout.prior is None].items():
-            add(part, component, form)
+        for part, (component, form) in DECODER_PARTS[layout.kind].items():
+            config = add(part, component, form)
+            if part == "unet" and config.in_channels > config.out_channels:
+                which = INPAINTING
             if part in TOKENIZERS:
                 tokenizers[part] = folder.component(TOKENIZERS[part])
     prefix = PREFIX if folder.kind in layout.combined else ""
@@ -158,11 +197,12 @@ def _from_folder(folder: Folder, variant: str | None) -> Release:
         for part, (component, form) in PRIOR_PARTS.items():
             add(part, prefix + component, form)
         tokenizers["clip_text"] = folder.component(f"{prefix}tokenizer")
-    return Release(layout, networks, tokenizers, lambda: _logit_scale(folder.root / NOTES))
+    return Release(layout, networks, tokenizers, lambda: _logit_scale(folder.root / NOTES), which)
 
 
 def _classes(layout: Layout) -> tuple[str, ...]:
-    return (*layout.decoders, *layout.priors, *layout.combined)
+    few_steps = () if layout.few_steps is None else (layout.few_steps,)
+    return (*layout.decoders, *few_steps, *layout.priors, *layout.combined)
 
 
 def _logit_scale(path: Path) -> Tensor:

@@ -1,4 +1,4 @@
-"""The diffusion settings of 2.1, which none of its original files tells."""
+"""The diffusion settings that original files do not tell, as folders in diffusers layout have them."""
 
 from typing import Any
 
@@ -18,3 +18,23 @@ TEXT_IMAGE_SCHEDULES: dict[str, dict[str, Any]] = {
     },
 }
 """The two schedulers published with the 2.1 decoder in diffusers layout."""
+ONE_TEXT_SCHEDULES: dict[str, dict[str, Any]] = {
+    "scheduler": {
+        "_class_name": "DDPMScheduler",
+        "beta_end": 0.012,
+        "beta_schedule": "squaredcos_cap_v2",
+        "beta_start": 0.00085,
+        "clip_sample": True,
+        "clip_sample_range": 1.0,
+        "dynamic_thresholding_ratio": 0.995,
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "sample_max_value": 1.0,
+        "steps_offset": 1,
+        "thresholding": False,
+        "timestep_spacing": "leading",
+        "trained_betas": None,
+        "variance_type": "fixed_small",
+    }
+}
+"""The scheduler published with the 3.0 decoder in diffusers layout."""
