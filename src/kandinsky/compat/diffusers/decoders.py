@@ -15,11 +15,13 @@ from kandinsky.compat.diffusers.inputs import Pictures, embeddings, images, pair
 from kandinsky.compat.diffusers.parts import native_of
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
 from kandinsky.compat.diffusers.results import check_output_type, output, pictures
+from kandinsky.compat.diffusers.schedulers import schedule_of
 from kandinsky.compat.diffusers.steering import Steered
 from kandinsky.compat.kinds import check_kind
 from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader, stacked
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
+from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import RequestError
 from kandinsky.core.images import Picture
 from kandinsky.core.prompts import Embedding
@@ -79,7 +81,7 @@ class DecoderPipeline(DiffusionPipeline):
             conditioner=ImagePromptConditioner(None, network.config.image_dim, self.device, dtype),
             network=network,
             codec=MoVQCodec(native_of(self.movq, MoVQ)),
-            schedule=self.scheduler.schedule,
+            schedule=schedule_of(self.scheduler),
             defaults={},
             device=self.device,
             dtype=dtype,
@@ -176,7 +178,7 @@ class TextDecoderPipeline(DecoderPipeline):
 
     def _model(self) -> tuple[Model, Steered]:
         model, network = super()._model()
-        schedule = published(self.scheduler.schedule, pins_known=model.extra_channels == 0)
+        schedule = published(schedule_of(self.scheduler), pins_known=model.extra_channels == 0)
         return replace(model, name="Kandinsky 2.1", schedule=schedule), network
 
     def _conditions(
@@ -188,7 +190,7 @@ class TextDecoderPipeline(DecoderPipeline):
         cond = repeated(paired(told.prompts, prompts, "prompt"), copies)
         uncond = repeated(paired(told.negatives, prompts, "negative_prompt"), copies)
         encoder = native_of(self.text_encoder, MultilingualClip)
-        reader = MultilingualReader(self.tokenizer.native, encoder, self.device)
+        reader = MultilingualReader(native_of(self.tokenizer, Tokenizer), encoder, self.device)
         with self._ready("text_encoder"):
             run = DecoderTexts(reader).encode([*cond, *(uncond if negative is not None else [])])
             found: dict[str, UNet2Condition] = warned(run)

@@ -306,8 +306,11 @@ def original_of(module: Any) -> Any:
     return module
 
 
-def native_of(part: Any, kind: type[nn.Module]) -> Any:
-    """The network of ours inside a component; CheckpointError when the component is no such network."""
+def native_of(part: Any, kind: type[Any]) -> Any:
+    """What of ours is inside a component (a network, a tokenizer); CheckpointError when it is no such thing.
+
+    Components of the peer have the same names, and are told here.
+    """
     native = getattr(original_of(part), "native", None)
     if not isinstance(native, kind):
         raise CheckpointError(

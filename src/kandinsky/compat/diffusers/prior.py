@@ -14,9 +14,12 @@ from kandinsky.compat.diffusers.following import LATENTS, Callbacks, follow
 from kandinsky.compat.diffusers.inputs import embeddings, paired, repeated, texts
 from kandinsky.compat.diffusers.parts import native_of
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
+from kandinsky.compat.diffusers.schedulers import schedule_of
 from kandinsky.compat.diffusers.steering import SteppedPrior
 from kandinsky.compat.diffusers.values import KandinskyPriorPipelineOutput
+from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.prior_stage import EncodedText, PriorStage
+from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.images import read_picture
 from kandinsky.core.rng import Rng
@@ -133,12 +136,12 @@ class PriorPipeline(DiffusionPipeline):
         place = (weight.device, weight.dtype)
         if self._known is None or self._known[1] != place or any(map(is_not, parts, self._known[0])):
             stage = PriorStage(
-                tokenizer=self.tokenizer.native,
+                tokenizer=native_of(self.tokenizer, Tokenizer),
                 text=native_of(self.text_encoder, ClipText),
                 vision=vision,
-                preprocess=self.image_processor.native,
+                preprocess=native_of(self.image_processor, ClipPreprocess),
                 network=native_of(self.prior, Prior),
-                schedule=self.scheduler.schedule,
+                schedule=schedule_of(self.scheduler),
             )
             self._known = parts, place, stage
         return self._known[2]

@@ -13,7 +13,7 @@ from kandinsky.checkpoints.maps.scheduler import FILE, schedule_from_json
 from kandinsky.compat.diffusers.draws import Generators, GivenFirst, rng_of
 from kandinsky.compat.diffusers.files import component_folder
 from kandinsky.compat.diffusers.values import Config, SchedulerOutput
-from kandinsky.core.errors import RequestError
+from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.rng import Rng
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.process import in_working_precision
@@ -281,6 +281,16 @@ SCHEDULERS: dict[str, type[SchedulerMixin]] = {
         UniPCMultistepScheduler,
     )
 }
+
+
+def schedule_of(scheduler: Any) -> Schedule:
+    """The settings that a scheduler stands for; CheckpointError for one that is not from this package."""
+    if not isinstance(scheduler, SchedulerMixin):
+        raise CheckpointError(
+            f"A {type(scheduler).__name__} was given where a scheduler of this package is needed.",
+            f"Known: {', '.join(SCHEDULERS)}; their from_config takes another's config.",
+        )
+    return scheduler.schedule
 
 
 def load_scheduler(folder: Folder, name: str) -> SchedulerMixin:
