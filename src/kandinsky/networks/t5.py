@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from kandinsky.core.errors import ConfigError
 
 GateName = Literal["gelu_tanh", "silu"]
+HEADROOM = 256.0
+"""How far a block's sums may leave the range of half precision."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,9 @@ class Block(nn.Module):
         y = self.norm2(x)
         gate = self.gate(y)
         opened = F.gelu(gate, approximate="tanh") if self.gelu else F.silu(gate)
-        # A loader may keep `down` in float32, since its sums leave the range of float16.
-        gated = (opened * self.up(y)).to(self.down.weight.dtype)
-        z: Tensor = x + self.down(gated)
+        # The product and its sums leave the range of float16; by a power of two they are scaled exactly.
+        sums = self.down(opened / HEADROOM * self.up(y))
+        z: Tensor = x + sums.to(x.dtype) * HEADROOM
         return z
 
 
