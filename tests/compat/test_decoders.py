@@ -98,15 +98,15 @@ def test_unguided_batches(tiny: Checkpoints, text2img: Any, scale: float) -> Non
 
 
 @pytest.mark.parametrize("generators", ["one", "list"])
-@pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_image_to_image(tiny: Checkpoints, img2img: Any, generators: str, strength: float) -> None:
+@pytest.mark.parametrize(("strength", "rows"), [(0.5, 1), (0.5, 3), (1.0, 2)])
+def test_image_to_image(tiny: Checkpoints, img2img: Any, generators: str, strength: float, rows: int) -> None:
     theirs = peer(diffusers.KandinskyV22Img2ImgPipeline, tiny.decoders["text2img"])
     fields: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 6, "strength": strength}
     fields |= {"num_images_per_prompt": 2, "output_type": "latent"}
-    given = [picture(64, 64), picture(80, 56, seed=1)]
-    positive, negative = embeds(2)
-    expected = theirs(positive, given, negative, generator=drawn(generators, 4), **fields).images
-    found = img2img(positive, given, negative, generator=drawn(generators, 4), **fields).images
+    given = [picture(64, 64), picture(80, 56, seed=1), picture(64, 64, seed=2)][:rows]
+    positive, negative = embeds(rows)
+    expected = theirs(positive, given, negative, generator=drawn(generators, 2 * rows), **fields).images
+    found = img2img(positive, given, negative, generator=drawn(generators, 2 * rows), **fields).images
     assert close(found, expected)
 
 
@@ -133,13 +133,14 @@ def test_image_to_image_is_not_transposed(img2img: Any) -> None:
 
 
 @pytest.mark.parametrize("generators", ["one", "list"])
-def test_inpainting(tiny: Checkpoints, inpaint: Any, generators: str) -> None:
+@pytest.mark.parametrize("copies", [1, 3])
+def test_inpainting(tiny: Checkpoints, inpaint: Any, generators: str, copies: int) -> None:
     positive, negative = embeds(1)
-    fields: dict[str, Any] = {**LATENT, "num_images_per_prompt": 2}
+    fields: dict[str, Any] = {**LATENT, "num_images_per_prompt": copies}
     theirs = tiny.decoders["inpaint"](
-        positive, picture(), hole(), negative, generator=drawn(generators, 2), **fields
+        positive, picture(), hole(), negative, generator=drawn(generators, copies), **fields
     )
-    found = inpaint(positive, picture(), hole(), negative, generator=drawn(generators, 2), **fields)
+    found = inpaint(positive, picture(), hole(), negative, generator=drawn(generators, copies), **fields)
     assert close(found.images, theirs.images)
 
 
@@ -196,28 +197,31 @@ def told_latents(pipe: Any, *arguments: Any, **fields: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("generators", ["one", "list"])
-def test_control(tiny: Checkpoints, ours: Load, generators: str) -> None:
-    hint = torch.rand(1, 3, 64, 128, generator=seeded(6))
-    positive, negative = embeds(1)
-    fields: dict[str, Any] = {**SMALL, "num_images_per_prompt": 2}
+@pytest.mark.parametrize(("rows", "copies"), [(1, 1), (1, 2), (3, 1)])
+def test_control(tiny: Checkpoints, ours: Load, generators: str, rows: int, copies: int) -> None:
+    hint = torch.rand(rows, 3, 64, 128, generator=seeded(6))
+    positive, negative = embeds(rows)
+    fields: dict[str, Any] = {**SMALL, "num_images_per_prompt": copies}
     arguments = (positive, negative, hint)
-    theirs = told_latents(tiny.decoders["control"], *arguments, generator=drawn(generators, 2), **fields)
+    count = rows * copies
+    theirs = told_latents(tiny.decoders["control"], *arguments, generator=drawn(generators, count), **fields)
     mine = ours("KandinskyV22ControlnetPipeline", "control")
-    assert close(told_latents(mine, *arguments, generator=drawn(generators, 2), **fields), theirs)
-    returned = mine(*arguments, generator=drawn(generators, 2), output_type="latent", **fields).images
+    assert close(told_latents(mine, *arguments, generator=drawn(generators, count), **fields), theirs)
+    returned = mine(*arguments, generator=drawn(generators, count), output_type="latent", **fields).images
     assert close(returned, theirs)
 
 
 @pytest.mark.parametrize("generators", ["one", "list"])
-def test_control_of_an_image(tiny: Checkpoints, ours: Load, generators: str) -> None:
-    hint = torch.rand(2, 3, 64, 64, generator=seeded(6))
-    positive, negative = embeds(2)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_control_of_an_image(tiny: Checkpoints, ours: Load, generators: str, rows: int) -> None:
+    hint = torch.rand(rows, 3, 64, 64, generator=seeded(6))
+    positive, negative = embeds(rows)
     fields: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 6, "strength": 0.6}
     theirs = peer(diffusers.KandinskyV22ControlnetImg2ImgPipeline, tiny.decoders["control"])
     mine = ours("KandinskyV22ControlnetImg2ImgPipeline", "control")
-    arguments = (positive, [picture(64, 64), picture(64, 64, seed=1)], negative, hint)
-    expected = told_latents(theirs, *arguments, generator=drawn(generators, 2), **fields)
-    assert close(told_latents(mine, *arguments, generator=drawn(generators, 2), **fields), expected)
+    arguments = (positive, [picture(64, 64, seed=seed) for seed in range(rows)], negative, hint)
+    expected = told_latents(theirs, *arguments, generator=drawn(generators, rows), **fields)
+    assert close(told_latents(mine, *arguments, generator=drawn(generators, rows), **fields), expected)
 
 
 def test_control_takes_pictures_and_refuses_other_numbers(ours: Load) -> None:

@@ -74,13 +74,17 @@ def test_combined_with_a_generator_per_picture(tiny: Checkpoints, combined: Any)
     assert close(combined(["a fox", "a cat"], generator=drawn("list", 2), **WHOLE).images, expected)
 
 
-def test_combined_image_to_image(tiny: Checkpoints, combined: Any) -> None:
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("negative", [None, "ugly"])
+def test_combined_image_to_image(tiny: Checkpoints, combined: Any, negative: str | None, rows: int) -> None:
     ours = compat.AutoPipelineForImage2Image.from_pipe(combined)
     assert type(ours) is compat.KandinskyV22Img2ImgCombinedPipeline
     fields: dict[str, Any] = {**WHOLE, "width": 64, "num_inference_steps": 6, "strength": 0.5}
     theirs = theirs_combined(tiny, "KandinskyV22Img2ImgCombinedPipeline", "text2img")
-    expected = theirs("a fox", picture(64, 64), generator=seeded(), **fields).images
-    assert close(ours("a fox", picture(64, 64), generator=seeded(), **fields).images, expected)
+    fields["negative_prompt"] = negative and [negative] * rows
+    arguments = ["a fox", "a cat", "a"][:rows], [picture(64, 64, seed=seed) for seed in range(rows)]
+    expected = theirs(*arguments, generator=seeded(), **fields).images
+    assert close(ours(*arguments, generator=seeded(), **fields).images, expected)
 
 
 def test_combined_images_are_paired_with_their_prompts(combined: Any) -> None:
@@ -94,13 +98,15 @@ def test_combined_images_are_paired_with_their_prompts(combined: Any) -> None:
         assert close(together[i : i + 1], alone, 1e-5)
 
 
-def test_combined_inpainting(tiny: Checkpoints) -> None:
+@pytest.mark.parametrize("negative", [None, "ugly"])
+def test_combined_inpainting(tiny: Checkpoints, negative: str | None) -> None:
     with naming_its_prior(tiny, "inpaint") as place:
         ours = compat.AutoPipelineForInpainting.from_pretrained(place)
     assert type(ours) is compat.KandinskyV22InpaintCombinedPipeline
     theirs = theirs_combined(tiny, "KandinskyV22InpaintCombinedPipeline", "inpaint")
-    expected = theirs("a hat", picture(), hole(), generator=seeded(), **WHOLE).images
-    assert close(ours("a hat", picture(), hole(), generator=seeded(), **WHOLE).images, expected)
+    fields: dict[str, Any] = {**WHOLE, "negative_prompt": negative}
+    expected = theirs("a hat", picture(), hole(), generator=seeded(), **fields).images
+    assert close(ours("a hat", picture(), hole(), generator=seeded(), **fields).images, expected)
     two = ours("a hat", picture(), hole(), num_images_per_prompt=2, generator=seeded(), **WHOLE).images
     assert len(two) == 2
 

@@ -110,29 +110,38 @@ def test_output_types_and_latents(text_image: TextImageCheckpoints, ours: Callab
 
 
 @pytest.mark.parametrize("generators", ["one", "list"])
-@pytest.mark.parametrize("strength", [0.3, 0.6, 1.0])
+@pytest.mark.parametrize(("strength", "rows"), [(0.3, 1), (0.6, 3), (1.0, 2)])
 def test_image_to_image(
-    text_image: TextImageCheckpoints, ours: Callable[..., Any], generators: str, strength: float
+    text_image: TextImageCheckpoints, ours: Callable[..., Any], generators: str, strength: float, rows: int
 ) -> None:
     theirs = peer(diffusers.KandinskyImg2ImgPipeline, text_image.decoder)
     fields: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 6, "strength": strength}
-    arguments = (["a fox", "a cat"], [picture(64, 64), picture(80, 56, seed=1)], *embeds(2))
-    expected = told_latents(theirs, *arguments, generator=drawn(generators, 2), **fields)
+    fields["negative_prompt"] = ["ugly", "grey", ""][:rows]
+    pictures = [picture(64, 64), picture(80, 56, seed=1), picture(64, 64, seed=2)][:rows]
+    arguments = (["a fox", "a cat", "a"][:rows], pictures, *embeds(rows))
+    expected = told_latents(theirs, *arguments, generator=drawn(generators, rows), **fields)
     found = told_latents(
-        ours("KandinskyImg2ImgPipeline"), *arguments, generator=drawn(generators, 2), **fields
+        ours("KandinskyImg2ImgPipeline"), *arguments, generator=drawn(generators, rows), **fields
     )
     assert close(found, expected)
 
 
 @pytest.mark.parametrize("generators", ["one", "list"])
-def test_inpainting(text_image: TextImageCheckpoints, ours: Callable[..., Any], generators: str) -> None:
-    fields: dict[str, Any] = {**SMALL, "num_images_per_prompt": 2}
+@pytest.mark.parametrize(("copies", "against"), [(1, None), (3, "ugly")])
+def test_inpainting(
+    text_image: TextImageCheckpoints,
+    ours: Callable[..., Any],
+    generators: str,
+    copies: int,
+    against: str | None,
+) -> None:
+    fields: dict[str, Any] = {**SMALL, "num_images_per_prompt": copies, "negative_prompt": against}
     positive, negative = embeds(1)
     arguments = ("a hat", picture(), hole(), positive, negative)
-    expected = told_latents(text_image.inpainting, *arguments, generator=drawn(generators, 2), **fields)
+    expected = told_latents(text_image.inpainting, *arguments, generator=drawn(generators, copies), **fields)
     arguments = ("a hat", picture(), hole(), positive, negative)
     found = told_latents(
-        ours("KandinskyInpaintPipeline"), *arguments, generator=drawn(generators, 2), **fields
+        ours("KandinskyInpaintPipeline"), *arguments, generator=drawn(generators, copies), **fields
     )
     assert close(found, expected)
 
