@@ -69,8 +69,9 @@ class LoraFile:
 
 def network_keys(network: nn.Module) -> KeyMap:
     """The names of a network's tensors in files; ConfigError for a kind that takes no adapters."""
+    form = _adaptable(network).form
     config: Any = network.config
-    return _adaptable(network).form.keys(config, None)
+    return form.keys(config, None)
 
 
 def modules_of(network: nn.Module) -> dict[str, Place]:

@@ -163,9 +163,19 @@ def read_header(path: Path) -> dict[str, str]:
 
 
 def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Path:
-    """Writes one small safetensors file, whole or not at all; raises OutputError when it cannot."""
+    """Writes one small safetensors file, whole or not at all; raises OutputError when it cannot.
+
+    The same tensors and header give the same bytes.
+    """
     make_folder(path.parent)
-    return write_atomically(path, save(_plain(tensors), metadata={"format": "pt", **header}))
+    data = save(_plain(tensors), metadata={"format": "pt", **header})
+    length = int.from_bytes(data[:8], "little")
+    # The library puts the header's own entries in a random order.
+    said = json.loads(data[8 : 8 + length])
+    said["__metadata__"] = dict(sorted(said["__metadata__"].items()))
+    text = json.dumps(said, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return write_atomically(path, len(text).to_bytes(8, "little") + text + data[8 + length :])
 
 
 def read_pickle(path: Path) -> object:

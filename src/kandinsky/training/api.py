@@ -84,8 +84,9 @@ def export(
 ) -> Path:
     """Writes the newest checkpoints of a run as one folder in diffusers layout; returns it.
 
-    Of fine-tuning it writes what the last stage learned, and returns that. It replaces what an earlier export left. Raises what `load_networks` does, ConfigError for an unknown
-    sampler, and OutputError when the folder cannot be written.
+    Of fine-tuning it writes what the last stage learned, and returns that. It replaces what an earlier
+    export left. Raises what `load_networks` does, ConfigError for an unknown sampler, and OutputError when
+    the folder cannot be written.
     """
     config = source if isinstance(source, TrainConfig) else read_config(source, overrides)
     shop = Workshop(config, torch.device("cpu"))

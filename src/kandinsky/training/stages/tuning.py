@@ -53,7 +53,15 @@ def full_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     base = shop.base(stage)
     learned, held_out = shop.split(stage)
     source = yield from examples_of(shop, stage, base, learned)
-    modules = {target: unfreeze(base.network(target), objective.frozen) for target in objective.targets}
+    networks = {target: base.network(target) for target in objective.targets}
+    names = [name for network in networks.values() for found in names_of(network).values() for name in found]
+    for part in objective.frozen:
+        if not any(part in name for name in names):
+            raise ConfigError(
+                f"objective.frozen: no weight has {part!r} in its name.",
+                f"Names are such as {names[0]} and {names[-1]}.",
+            )
+    modules = {target: unfreeze(network, objective.frozen) for target, network in networks.items()}
     return tuning_task(shop, stage, base, source, modules, learned, held_out)
 
 
@@ -85,12 +93,9 @@ def add_adapters(base: Base, target: str, settings: AdapterConfig) -> nn.Module:
 def unfreeze(network: nn.Module, frozen: tuple[str, ...] = ()) -> nn.Module:
     """Lets all weights learn but those whose name in files contains one of `frozen`, and the statistics.
 
-    Raises ConfigError for a name that no weight has.
+    Raises ConfigError when that is nothing.
     """
     names = names_of(network)
-    for part in frozen:
-        if not any(part in name for found in names.values() for name in found):
-            raise ConfigError(f"objective.frozen: no weight has {part!r} in its name.", "Look into the file.")
     for name, value in network.named_parameters():
         held = any(part in foreign for part in frozen for foreign in names[name])
         # The prior's statistics of embeddings are measured, not learned.
