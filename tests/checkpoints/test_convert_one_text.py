@@ -1,6 +1,7 @@
 """Decoders of one text from one layout to the other and back, and what the peer makes of them."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import kandinsky
 from kandinsky.checkpoints.convert import convert
 from kandinsky.checkpoints.diffusers_folder import open_folder
 from kandinsky.checkpoints.formats import MOVQ, ONE_TEXT, UNET3
@@ -150,6 +152,16 @@ def test_the_only_variant_is_read_sharded_or_not(published: tuple[Path, Any]) ->
     for component, form in (("unet", UNET3), ("movq", MOVQ), ("text_encoder", ONE_TEXT)):
         module = form.load(folder, component, form.config(folder, component))
         assert {p.dtype for p in module.parameters()} == {torch.float16}
+
+
+def test_loading_tells_of_the_only_variant(published: tuple[Path, Any]) -> None:
+    root, _ = published
+    with pytest.warns(UserWarning, match=r"decoder has weights of the variant 'fp16' alone"):
+        pipe = kandinsky.load(root, device="cpu", dtype="float32")
+    assert pipe.model.modules["unet"].conv_in.weight.dtype == torch.float32
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kandinsky.load(root, device="cpu", variant="fp16")
 
 
 def test_the_command_converts_a_flash_network(third: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from kandinsky.checkpoints.files import INDEX, components_of, make_folder, read_json, write_json
-from kandinsky.checkpoints.weight_names import STEMS, parse
+from kandinsky.checkpoints.weight_names import STEMS, parse, variants
 from kandinsky.checkpoints.weights import read_weights, write_weights
 from kandinsky.core.errors import CheckpointError, nearest
 
@@ -70,6 +70,16 @@ class Folder:
         folder = self.component(name)
         stems = [stem for stem in STEMS if any(parse(p.name, [stem]) for p in folder.iterdir())]
         return read_weights(folder, stems[0] if stems else STEMS[0], variant)
+
+    @property
+    def only_variant(self) -> str | None:
+        """The variant in which a component's weights are read, since there are no plain ones; else None."""
+        for name in self.components:
+            folder = self.root / name
+            found = variants(path.name for path in folder.iterdir()) if folder.is_dir() else []
+            if len(found) == 1 and found[0]:
+                return found[0]
+        return None
 
     def expect_kind(self, *kinds: str) -> None:
         """Raises CheckpointError unless the model index names one of these classes."""

@@ -1,12 +1,13 @@
 """A loaded checkpoint, ready for requests."""
 
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 
-from kandinsky.checkpoints.diffusers_folder import open_folder
+from kandinsky.checkpoints.diffusers_folder import Folder, open_folder
 from kandinsky.checkpoints.maps.original_files import INPAINTING
 from kandinsky.checkpoints.original import OriginalFolder
 from kandinsky.checkpoints.original_hub import DECODER, HALVES, PRIOR
@@ -159,18 +160,24 @@ def load(
 
     `prior` is the folder or Hub id of the prior; without it the decoder's README says which, and with False
     the decoder is loaded alone and takes embeddings only. `device` and `dtype` default to the best of this
-    machine. `variant` picks files such as "fp16", or "inpainting" among original files; `revision` pins a Hub
-    commit. `behaviour` chooses where the same weights were published with several ways to run them, such as
-    "release-2022" (the usual one) and "head-2023". `lora` maps adapters to their scales, see
-    `Pipeline.load_lora`; `words` are files of learned words. `on_progress(file, done, total)` is told of
-    downloads. Raises CheckpointError (HubError for downloads) or RequestError, naming what is missing and
-    what to do.
+    machine. `variant` picks files such as "fp16" (the only one there is need not be named), or "inpainting"
+    and "flash" among original files; `revision` pins a Hub commit. `behaviour` chooses where the same weights
+    were published with several ways to run them, such as "release-2022" (the usual one) and "head-2023".
+    `lora` maps adapters to their scales, see `Pipeline.load_lora`; `words` are files of learned words.
+    `on_progress(file, done, total)` is told of downloads. Raises CheckpointError (HubError for downloads) or
+    RequestError, naming what is missing and what to do.
     """
     place = Placement(*_device_and_dtype(device, dtype), variant, behaviour)
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise RequestError(f"batch_size is {batch_size!r}.", "Use a whole number from 1 up.")
     model_id = EMBEDDED if model is None else str(model)
-    loaded = load_model(*open_sources(model, prior, variant, revision, on_progress), place)
+    decoder, beside = open_sources(model, prior, variant, revision, on_progress)
+    if variant is None and isinstance(decoder, Folder) and decoder.only_variant:
+        warnings.warn(
+            f"{model_id} has weights of the variant {decoder.only_variant!r} alone; they are used.",
+            stacklevel=2,
+        )
+    loaded = load_model(decoder, beside, place)
     settings = {
         "prior": str(prior) if isinstance(prior, Path) else prior,
         "dtype": str(place.dtype).removeprefix("torch."),
