@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reference.folders import write_first, write_second
+from tests.reference.folders import write_first, write_second, write_third, write_third_first
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
@@ -40,3 +40,15 @@ def first_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def second_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of original files, with a prior."""
     return write_second(tmp_path_factory.mktemp("original") / "second")
+
+
+@pytest.fixture(scope="session")
+def third_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of original files of the newest generation: three U-Nets with projections of their own."""
+    return write_third(tmp_path_factory.mktemp("original") / "third")
+
+
+@pytest.fixture(scope="session")
+def third_first_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of its first release, whose U-Net's file holds the projection."""
+    return write_third_first(tmp_path_factory.mktemp("original") / "third-first")

@@ -1,8 +1,15 @@
 """The progress bar of the facades: on terminals only, and gone when the work is done."""
 
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from kandinsky.core.events import Denoising, Event, Finished, Warned
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Show = Callable[[int, int, str], None]
 
@@ -20,3 +27,18 @@ def progress_bar(wanted: bool = True) -> Iterator[Show]:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None)
         yield lambda done, total, what: progress.update(task, description=what, total=total, completed=done)
+
+
+def shown(events: Iterable[Event], progress: bool = True) -> "list[Image]":
+    """The pictures of a request's events; steps are shown, and what was not read of a text is warned of."""
+    images: list[Image] = []
+    with progress_bar(progress) as show:
+        for event in events:
+            match event:
+                case Denoising():
+                    show(event.step, event.total, event.stage)
+                case Warned():
+                    warnings.warn(event.message, UserWarning, stacklevel=5)
+                case Finished():
+                    images = event.result.images
+    return images

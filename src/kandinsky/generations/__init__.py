@@ -1,5 +1,6 @@
 """Which generation a folder is of: the class in its model index says so, or the names of original files."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from kandinsky.checkpoints.diffusers_folder import Folder
@@ -22,13 +23,16 @@ _WITHOUT_PRIOR = {
     **dict.fromkeys(k20.FOLDERS, k20.load_model),
     **dict.fromkeys(k30.FOLDERS, k30.load_model),
 }
-_ORIGINALS_WITHOUT_PRIOR = {k20.ORIGINAL: k20.load_original}
+_ORIGINALS_WITHOUT_PRIOR = {k20.ORIGINAL: k20.load_original, k30.ORIGINAL: k30.load_original}
 _WITH_PRIOR = {
     **dict.fromkeys((*k21.DECODERS, *k21.COMBINED), k21.load_model),
     **dict.fromkeys((*k22.DECODERS, *k22.COMBINED), k22.load_model),
 }
 _KNOWN = (*_DECODERS, *_COMBINED, *_WITHOUT_PRIOR)
-_BEHAVIOURS = dict.fromkeys((k20.ORIGINAL, *k20.FOLDERS), k20.BEHAVIOURS)
+_BEHAVIOURS: Mapping[str, Mapping[str, object]] = {
+    **dict.fromkeys((k20.ORIGINAL, *k20.FOLDERS), k20.BEHAVIOURS),
+    k30.ORIGINAL: k30.BEHAVIOURS,
+}
 
 write_checkpoint = k22.write_combined
 """Writes networks that were trained here as a whole checkpoint of the generation they are of."""

@@ -5,7 +5,7 @@ code, with settings of its own for each release, for original files.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,11 +15,20 @@ from torch import nn
 
 from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.formats import MOVQ, ONE_TEXT, UNET3
+from kandinsky.checkpoints.maps.original_files import FLASH
+from kandinsky.checkpoints.maps.original_files import ONE_TEXT as ONE_TEXT_FILES
 from kandinsky.checkpoints.maps.scheduler import schedule_from_json
+from kandinsky.checkpoints.original import OriginalFolder, read_movq
+from kandinsky.checkpoints.original_one_text import (
+    is_first_release,
+    read_encoder,
+    read_tokenizer,
+    read_unet3,
+)
 from kandinsky.codecs.movq_codec import MoVQCodec
 from kandinsky.conditioning.one_text import OneTextConditioner, StatesReader
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
-from kandinsky.core.errors import CheckpointError
+from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.samplers.base import BUT_LAST
@@ -30,7 +39,9 @@ from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet3 import UNet3, UNet3Config
 
-FOLDERS = ("Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline")
+ORIGINAL = ONE_TEXT_FILES.kind
+FEW_STEPS = ONE_TEXT_FILES.few_steps or ""
+FOLDERS = (*ONE_TEXT_FILES.decoders, FEW_STEPS)
 SIZE = {"width": 1024, "height": 1024}
 DEFAULTS: Mapping[str, Any] = {"steps": 25, "guidance_scale": 3.0, "strength": 0.3, **SIZE}
 """Of the diffusers pipelines."""
@@ -87,6 +98,45 @@ def _bound(inpaints: bool) -> Constraint:
     return Constraint("percentile", ratio=ratio, max=math.inf, rederive_eps=True)
 
 
+FIRST, SECOND = "release-2023", "release-2024"
+BEHAVIOURS: Mapping[str, Callable[[bool, bool], Schedule]] = {FIRST: first_schedule, SECOND: second_schedule}
+"""How the two releases of the original code ran their files; which release a file is of, it tells itself."""
+
+
+def load_original(decoder: OriginalFolder, place: Placement) -> Model:
+    """Loads a folder of original files, as the code of their own release ran them unless told otherwise.
+
+    Raises CheckpointError when parts are missing or do not fit together, RequestError for a behaviour where
+    there is one only.
+    """
+    few = decoder.chosen(place.variant) == FLASH
+    if few and place.behaviour is not None:
+        raise RequestError(
+            f"The network of few steps has no behaviour {place.behaviour!r}.", "Leave behaviour out."
+        )
+    tokenizer = read_tokenizer(decoder)
+    own = FIRST if not few and is_first_release(decoder, place.variant) else SECOND
+    unet = read_unet3(decoder, place.variant, place.dtype)
+    movq, text = read_movq(decoder, place.dtype), read_encoder(decoder, place.dtype)
+    latents = movq.config.codebook_dim
+    _check(decoder.root, unet.config, latents, text.config.width)
+    inpaints = unet.config.in_channels > latents
+    schedules = {made.sampler: made for made in (f(inpaints, not inpaints) for f in BEHAVIOURS.values())}
+    schedule = BEHAVIOURS[place.behaviour or own](inpaints, not inpaints)
+    defaults = {**ORIGINAL_DEFAULTS, "guidance_scale": INPAINTING_GUIDANCE} if inpaints else ORIGINAL_DEFAULTS
+    return wired(
+        place,
+        unet=unet,
+        movq=movq,
+        text=text,
+        tokenizer=tokenizer,
+        schedule=flash_schedule(not inpaints) if few else schedule,
+        schedules={} if few else schedules,
+        defaults=FLASH_DEFAULTS if few else defaults,
+        unguided=few,
+    )
+
+
 def load_model(decoder: Folder, place: Placement) -> Model:
     """Loads a folder in diffusers layout.
 
@@ -96,7 +146,9 @@ def load_model(decoder: Folder, place: Placement) -> Model:
     configs = {name: form.config(decoder, name) for name, form in forms.items()}
     latents = configs["movq"].codebook_dim
     _check(decoder.root, configs["unet"], latents, configs["text_encoder"].width)
-    schedule = schedule_from_json(decoder.config("scheduler"))
+    few = decoder.kind == FEW_STEPS
+    pins = configs["unet"].in_channels == latents
+    schedule = replace(schedule_from_json(decoder.config("scheduler")), pins_known=pins)
     tokenizer = load_tokenizer(decoder.component("tokenizer"), decoder.components.get("tokenizer"))
     found: dict[str, Any] = {
         name: form.load(decoder, name, configs[name], place.dtype, place.variant)
@@ -108,8 +160,10 @@ def load_model(decoder: Folder, place: Placement) -> Model:
         movq=found["movq"],
         text=found["text_encoder"],
         tokenizer=tokenizer,
-        schedule=replace(schedule, pins_known=configs["unet"].in_channels == latents),
-        defaults={**DEFAULTS, **own_defaults(decoder)},
+        schedule=flash_schedule(pins) if few else schedule,
+        schedules={},
+        defaults={**(FLASH_DEFAULTS if few else DEFAULTS), **own_defaults(decoder)},
+        unguided=few,
     )
 
 
@@ -137,6 +191,7 @@ def wired(
     text: T5Encoder,
     tokenizer: Tokenizer,
     schedule: Schedule,
+    schedules: Mapping[str, Schedule],
     defaults: Mapping[str, Any],
     unguided: bool = False,
 ) -> Model:
@@ -144,9 +199,9 @@ def wired(
     modules: dict[str, nn.Module] = {"unet": unet, "movq": movq, "text_encoder": text}
     for module in modules.values():
         module.to(place.device)
-    return assembled(
-        place, unet, MoVQCodec(movq), StatesReader(tokenizer, text), schedule, defaults, modules, unguided
-    )
+    reader = StatesReader(tokenizer, text)
+    made = assembled(place, unet, MoVQCodec(movq), reader, schedule, unguided)
+    return replace(made, schedules=schedules, defaults=defaults, modules=modules)
 
 
 def assembled(
@@ -155,8 +210,6 @@ def assembled(
     codec: MoVQCodec,
     reader: StatesReader,
     schedule: Schedule,
-    defaults: Mapping[str, Any],
-    modules: Mapping[str, nn.Module],
     unguided: bool = False,
 ) -> Model:
     """The model of parts that are where they belong; `network` has the configuration of a `UNet3`.
@@ -179,10 +232,9 @@ def assembled(
         network=network,
         codec=codec,
         schedule=schedule,
-        defaults=defaults,
+        defaults={},
         device=place.device,
         dtype=place.dtype,
-        modules=modules,
         tells_region="masked_picture",
         guidance_offset=GUIDANCE_OFFSET,
     )

@@ -23,17 +23,22 @@ ACTIVATIONS: dict[ActivationName, Callable[[Tensor], Tensor]] = {
 }
 
 
-def sinusoid(t: Tensor, dim: int, *, sines_first: bool = False, inclusive: bool = False) -> Tensor:
+def sinusoid(
+    t: Tensor, dim: int, *, sines_first: bool = False, inclusive: bool = False, ratio_first: bool = False
+) -> Tensor:
     """Times as cosines, then sines, of dim / 2 frequencies that fall from 1 to nearly 1 / 10,000.
 
     t (B,) -> (B, dim) in float32, whatever the type of t: published weights were trained on float32 angles,
     which differ from exact ones by up to 1e-4 at t near 1000. `sines_first` swaps the halves; with
-    `inclusive` the last frequency is 1 / 10,000 itself. Source: Vaswani et al. 2017, section 3.5.
+    `inclusive` the last frequency is 1 / 10,000 itself. `ratio_first` is the other order in which published
+    code rounds: angles of times near 1000 differ by 1e-5. Source: Vaswani et al. 2017, section 3.5.
     """
     half = dim // 2
     # Rounded in this order, as the angles were that the weights were trained on.
-    exponents = -math.log(10_000.0) * torch.arange(half, dtype=torch.float32, device=t.device)
-    angles = t.to(torch.float32)[:, None] * torch.exp(exponents / (half - int(inclusive)))
+    places, steps = torch.arange(half, dtype=torch.float32, device=t.device), half - int(inclusive)
+    log = -math.log(10_000.0)
+    exponents = places * (log / steps) if ratio_first else log * places / steps
+    angles = t.to(torch.float32)[:, None] * torch.exp(exponents)
     halves = (angles.sin(), angles.cos()) if sines_first else (angles.cos(), angles.sin())
     return torch.cat(halves, dim=-1)
 

@@ -36,7 +36,7 @@ class UNet3Config:
     Each level has `layers` triples of residual block, attention and residual block; the first level has no
     attention. `text_dim` is the width of the text encoder's states, `context_dim` that of the context they
     are projected to. `null_embedding` says whether the network has learned a context of its own for "no
-    text". Raises ConfigError for sizes that do not go together.
+    text", as those of original files have. Raises ConfigError for sizes that do not go together.
     """
 
     in_channels: int = 4
@@ -259,7 +259,9 @@ class UNet3(nn.Module):
 
     def embed_times(self, t: Tensor) -> Tensor:
         """Times (B,), 0..999 and possibly fractional, to (B, time_dim)."""
-        features = sinusoid(t, self.config.stem, sines_first=True, inclusive=True)
+        # The code that trained null embeddings rounds angles in this order, the peer in the other.
+        ratio_first = self.config.null_embedding
+        features = sinusoid(t, self.config.stem, sines_first=True, inclusive=True, ratio_first=ratio_first)
         return self.time_mlp(features.to(self.conv_in.weight.dtype))  # type: ignore[no-any-return]
 
     def read(self, condition: UNet3Condition) -> tuple[Tensor, Tensor, Tensor]:

@@ -61,7 +61,7 @@ class OneTextPipeline(DecoderPipeline):
         place = Placement(self.device, network.native.conv_in.weight.dtype)
         codec = MoVQCodec(native_of(self.movq, MoVQ))
         schedule = self.scheduler.schedule
-        return assembled(place, network, codec, reader, schedule, {}, {}), network
+        return assembled(place, network, codec, reader, schedule), network
 
     def _call(self, given: dict[str, Any]) -> Any:
         """Pictures of one request: num_images_per_prompt of each prompt, all in one batch."""

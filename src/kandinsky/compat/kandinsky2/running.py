@@ -1,6 +1,5 @@
 """What the facades of the original code share: a loaded pipeline, its noise, and one way to run a request."""
 
-import warnings
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -10,8 +9,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from kandinsky.compat.kinds import check_kind
-from kandinsky.compat.terminal import progress_bar
-from kandinsky.core.events import Denoising, Finished, Warned
+from kandinsky.compat.terminal import shown
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import Rng
 from kandinsky.diffusion.constraints import Constraint
@@ -79,14 +77,4 @@ class Facade:
         """The pictures of one request, all in one batch; what was not read of a prompt is warned of."""
         request = Request(prompt, **fields)
         pipe = Pipeline(model, batch_size=request.size)
-        images: list[Image] = []
-        with progress_bar(progress) as show:
-            for event in pipe.run(request, lambda _: rng):
-                match event:
-                    case Denoising():
-                        show(event.step, event.total, event.stage)
-                    case Warned():
-                        warnings.warn(event.message, UserWarning, stacklevel=4)
-                    case Finished():
-                        images = event.result.images
-        return images
+        return shown(pipe.run(request, lambda _: rng), progress)

@@ -1,0 +1,151 @@
+"""Names that code for the original Kandinsky 3 uses: change its import line to this package and it runs here.
+
+Signatures, defaults and conventions are the original code's: guidance by (w + 1) cond - w uncond, an eta that
+is a share of the variance, masks in which 1 is repainted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kandinsky.checkpoints.maps.original_files import FLASH, INPAINTING
+from kandinsky.compat.kandinsky3.files import original_folder
+from kandinsky.compat.kandinsky3.pipelines import (
+    Kandinsky3InpaintingPipeline,
+    Kandinsky3T2IFlashPipeline,
+    Kandinsky3T2IPipeline,
+)
+from kandinsky.conditioning.one_text import OneTextConditioner
+from kandinsky.core.errors import RequestError, nearest
+from kandinsky.engine.devices import choose_device, choose_dtype
+from kandinsky.generations.k30 import load_original
+from kandinsky.generations.model import Model
+from kandinsky.generations.parts import Placement
+
+__all__ = [
+    "Kandinsky3InpaintingPipeline",
+    "Kandinsky3T2IFlashPipeline",
+    "Kandinsky3T2IPipeline",
+    "get_T2I_Flash_pipeline",
+    "get_T2I_pipeline",
+    "get_inpainting_pipeline",
+]
+
+CACHE = "/tmp/kandinsky3/"
+PARTS = ("unet", "text_encoder", "movq")
+
+
+def get_T2I_pipeline(  # noqa: N802  (the name that existing code uses)
+    device_map: Any,
+    dtype_map: Any = torch.float32,
+    low_cpu_mem_usage: bool = True,
+    load_in_8bit: bool = False,
+    load_in_4bit: bool = False,
+    cache_dir: str | Path = CACHE,
+    unet_path: str | Path | None = None,
+    text_encoder_path: str | Path | None = None,
+    movq_path: str | Path | None = None,
+    *,
+    fp16: bool = False,
+    text_encode_path: str | Path | None = None,
+) -> Kandinsky3T2IPipeline:
+    """Loads Kandinsky 3.0 or 3.1 for text-to-image; which of them the U-Net's file is of, it tells itself.
+
+    `device_map` and `dtype_map` are one value, or one by part: "unet", "text_encoder", "movq". Parts without
+    a path are looked for in `cache_dir`, and fetched into it. `fp16` and `text_encode_path` are names of the
+    first release; weights are mapped from their files whatever `low_cpu_mem_usage` says. Raises RequestError
+    for a device, a dtype or 8 or 4 bits, CheckpointError for what is missing.
+    """
+    _refuse_bits(load_in_8bit, load_in_4bit)
+    dtypes = torch.float16 if fp16 else dtype_map
+    paths = (unet_path, text_encoder_path or text_encode_path, movq_path)
+    return Kandinsky3T2IPipeline(_load(None, device_map, dtypes, cache_dir, paths))
+
+
+def get_T2I_Flash_pipeline(  # noqa: N802
+    device_map: Any,
+    dtype_map: Any = torch.float32,
+    low_cpu_mem_usage: bool = True,
+    load_in_8bit: bool = False,
+    load_in_4bit: bool = False,
+    cache_dir: str | Path = CACHE,
+    unet_path: str | Path | None = None,
+    text_encoder_path: str | Path | None = None,
+    movq_path: str | Path | None = None,
+) -> Kandinsky3T2IFlashPipeline:
+    """Loads Kandinsky 3.1 Flash, text-to-image in four steps; see `get_T2I_pipeline`."""
+    _refuse_bits(load_in_8bit, load_in_4bit)
+    paths = (unet_path, text_encoder_path, movq_path)
+    return Kandinsky3T2IFlashPipeline(_load(FLASH, device_map, dtype_map, cache_dir, paths))
+
+
+def get_inpainting_pipeline(
+    device_map: Any,
+    dtype_map: Any = torch.float32,
+    low_cpu_mem_usage: bool = True,
+    load_in_8bit: bool = False,
+    load_in_4bit: bool = False,
+    cache_dir: str | Path = CACHE,
+    unet_path: str | Path | None = None,
+    text_encoder_path: str | Path | None = None,
+    movq_path: str | Path | None = None,
+    *,
+    fp16: bool = False,
+    text_encode_path: str | Path | None = None,
+) -> Kandinsky3InpaintingPipeline:
+    """Loads Kandinsky 3.0 or 3.1 for inpainting; see `get_T2I_pipeline`."""
+    _refuse_bits(load_in_8bit, load_in_4bit)
+    dtypes = torch.float16 if fp16 else dtype_map
+    paths = (unet_path, text_encoder_path or text_encode_path, movq_path)
+    return Kandinsky3InpaintingPipeline(_load(INPAINTING, device_map, dtypes, cache_dir, paths))
+
+
+def _refuse_bits(eight: bool, four: bool) -> None:
+    if eight or four:
+        raise RequestError(
+            f"Weights are not loaded in {8 if eight else 4} bits here.",
+            "Use dtype_map=torch.float16, or a device with more memory for text_encoder.",
+        )
+
+
+def _load(
+    variant: str | None,
+    device_map: Any,
+    dtype_map: Any,
+    cache_dir: str | Path,
+    paths: tuple[str | Path | None, str | Path | None, str | Path | None],
+) -> Model:
+    devices = {part: choose_device(value) for part, value in _by_part(device_map, "device_map").items()}
+    dtypes = {
+        part: choose_dtype(value, devices[part]) for part, value in _by_part(dtype_map, "dtype_map").items()
+    }
+    if devices["unet"] != devices["movq"]:
+        raise RequestError(
+            f"unet on {devices['unet']} and movq on {devices['movq']} cannot work together.",
+            "Give both the same device; text_encoder may have another.",
+        )
+    # Read as wide as the widest part needs, then narrowed, so that no part is rounded twice.
+    widest = max(dtypes.values(), key=lambda dtype: torch.finfo(dtype).bits)
+    folder = original_folder(variant, cache_dir, *paths)
+    model = load_original(folder, Placement(torch.device("cpu"), widest, variant))
+    for part, module in model.modules.items():
+        module.to(devices[part], dtypes[part])
+    conditioner = model.conditioner
+    assert isinstance(conditioner, OneTextConditioner)  # what `load_original` wires
+    place = {"device": devices["unet"], "dtype": dtypes["unet"]}
+    return replace(model, conditioner=replace(conditioner, **place), **place)
+
+
+def _by_part(value: Any, name: str) -> dict[str, Any]:
+    """One value by part; raises RequestError for a map with other parts or without some."""
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(PARTS, value)
+    for part in (*value, *PARTS):
+        if part not in PARTS:
+            raise RequestError(f"{name} has a part {part!r}.", nearest(str(part), PARTS))
+        if part not in value:
+            raise RequestError(f"{name} lacks {part!r}.", f"Give all of {', '.join(PARTS)}, or one value.")
+    return dict(value)
