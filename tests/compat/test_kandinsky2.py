@@ -443,6 +443,16 @@ def test_the_last_release(tiny: Checkpoints, task: str) -> None:
     assert model.image_encoder is model.prior.image_encoder
 
 
+def test_the_prior_of_a_decoder_is_found(tiny: Checkpoints, tmp_path: Path) -> None:
+    """Beside it, or where its README says; else the published one would be fetched."""
+    named = shutil.copytree(folder(tiny, "text2img"), tmp_path / "named")
+    (named / "README.md").write_text(f"---\nprior:\n- {folder(tiny, 'prior')}\n---\n")
+    for place in (named, tiny.combined):
+        model = get_kandinsky2("cpu", model_version="2.2", model_path=place)
+        (image,) = model.generate_text2img("a fox", decoder_steps=1, prior_steps=1, h=64, w=64)
+        assert image.size == (64, 64)
+
+
 def test_the_last_release_keeps_where_the_mask_is_one(tiny: Checkpoints) -> None:
     model = get_kandinsky2(
         "cpu",
