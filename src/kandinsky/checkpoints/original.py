@@ -51,12 +51,14 @@ CLIP_PAD_ID = 0
 class OriginalFolder:
     """An opened folder: its root, and which release its files are of.
 
-    `clip` is a folder of CLIP elsewhere, in the layout of transformers, for what the folder lacks of it.
+    `clip` and `text_encoder` are folders elsewhere, in the layout of transformers, for what the folder lacks
+    of these.
     """
 
     root: Path
     layout: Layout
     clip: Path | None = None
+    text_encoder: Path | None = None
 
     @property
     def kind(self) -> str:
@@ -76,6 +78,19 @@ class OriginalFolder:
     def has_prior(self) -> bool:
         """Whether a prior is there."""
         return self.layout.prior is not None and (self.root / self.layout.prior).is_file()
+
+    @property
+    def encoder(self) -> Path | None:
+        """The folder of the text encoder and its tokenizer, None when there is none."""
+        names = (self.layout.text_encoder, self.layout.published_text_encoder)
+        folders = [self.root / name for name in names if name is not None]
+        folders += [] if self.text_encoder is None else [self.text_encoder]
+        return next((one for one in folders if one.is_dir()), None)
+
+    @property
+    def lacking_encoder(self) -> str | None:
+        """The repository in which the text encoder is that its decoder lacks, None where it lacks none."""
+        return self.layout.published_text_encoder if self.has_decoder and self.encoder is None else None
 
     @property
     def lacking_clip(self) -> tuple[str, ...]:

@@ -61,25 +61,38 @@ def _decoder(names: set[str], layout: Layout, variant: str | None, where: str) -
     yield from (file for file in beside if file in names)
 
 
+def plan_encoder(files: Iterable[str], where: str) -> tuple[str, ...]:
+    """Says which of the `files` of a text encoder's own repository are needed, small ones first.
+
+    Raises HubError for what is missing.
+    """
+    return tuple(_encoder(set(files), "", where))
+
+
 def _encoder(names: set[str], folder: str, where: str) -> list[str]:
-    """A text encoder's files: configuration, tokenizer, and weights."""
+    """A text encoder's files: configuration, tokenizer, and weights; "" is the folder of all."""
     inside, weights = _inside(names, folder), _weights(names, folder, where)
     if not weights or not any(name in _TOKENIZERS for name in inside):
         what = "tokenizer" if weights else "weights"
-        raise HubError(f"{where}/{folder} holds no {what}.", "The model is incomplete.")
-    return [f"{folder}/{name}" for name in inside if is_small(name)] + weights
+        raise HubError(f"{_in(where, folder)} holds no {what}.", "The model is incomplete.")
+    return [_in(folder, name) for name in inside if is_small(name)] + weights
 
 
 def _weights(names: set[str], folder: str, where: str) -> list[str]:
     try:
-        choice = choose(_inside(names, folder), None, f"{where}/{folder}")
+        choice = choose(_inside(names, folder), None, _in(where, folder))
     except CheckpointError as error:
         raise HubError(error.message, error.hint) from error
     if choice is None:
         return []
-    return [f"{folder}/{name}" for name in (*choice.files, *([choice.index] if choice.index else []))]
+    return [_in(folder, name) for name in (*choice.files, *([choice.index] if choice.index else []))]
 
 
 def _inside(names: set[str], folder: str) -> list[str]:
-    below = (name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/"))
+    start = f"{folder}/" if folder else ""
+    below = (name.removeprefix(start) for name in names if name.startswith(start))
     return sorted(name for name in below if "/" not in name)
+
+
+def _in(folder: str, name: str) -> str:
+    return "/".join(part for part in (folder, name) if part)

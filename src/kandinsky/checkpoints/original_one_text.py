@@ -83,9 +83,14 @@ def encoder_files(encoder: nn.Module) -> dict[str, Tensor]:
 
 def encoder_folder(folder: OriginalFolder) -> Path:
     """The folder of the text encoder and its tokenizer; CheckpointError when there is none."""
-    names = (folder.layout.text_encoder, folder.layout.published_text_encoder)
-    found = next((folder.root / name for name in names if name and (folder.root / name).is_dir()), None)
-    return folder.folder(folder.layout.text_encoder) if found is None else found
+    if folder.encoder is not None:
+        return folder.encoder
+    elsewhere = folder.layout.published_text_encoder
+    raise CheckpointError(
+        f"{folder.root} lacks the folder {folder.layout.text_encoder!r} of the text encoder.",
+        "Download it beside the others"
+        + (f", or {elsewhere} into a folder {elsewhere}." if elsewhere else "."),
+    )
 
 
 def read_encoder(folder: OriginalFolder, dtype: Dtype = None) -> T5Encoder:
