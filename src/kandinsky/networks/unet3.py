@@ -280,7 +280,7 @@ class UNet3(nn.Module):
             first = torch.zeros_like(mask)
             first[:, 0] = True
             nulls = condition.null.to(mask.device)[:, None]
-            nothing = torch.where(first[..., None], self.null_embedding, 0)
+            nothing = torch.where(first[..., None], self.null_embedding.to(context.dtype), 0)
             context = torch.where(nulls[..., None], nothing, context)
             mask = torch.where(nulls, first, mask)
         # A softmax over masked rows alone weighs them alike.
