@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import PriorTransformer, UNet2DConditionModel
+from diffusers import Kandinsky3UNet, PriorTransformer, UNet2DConditionModel
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
@@ -15,6 +15,7 @@ from kandinsky.checkpoints.lora import (
     DIFFUSERS_FILE,
     choose_places,
     from_tensors,
+    modules_of,
     read_lora,
     write_lora,
     write_peft,
@@ -22,10 +23,13 @@ from kandinsky.checkpoints.lora import (
 from kandinsky.checkpoints.maps.clip import CLIP_TEXT, clip_text_config
 from kandinsky.checkpoints.maps.prior import PRIOR, prior_config
 from kandinsky.checkpoints.maps.unet2 import UNET2, unet2_config
+from kandinsky.checkpoints.maps.unet3 import unet3_config, unet3_map
 from kandinsky.networks.clip import ClipText
 from kandinsky.networks.prior import Prior, PriorCondition
 from kandinsky.networks.unet2 import UNet2, UNet2Condition
+from kandinsky.networks.unet3 import UNet3, UNet3Condition
 from tests.parity.peers import UNET_TINY, noise, redraw, relative
+from tests.tiny_one_text import UNET as UNET3_TINY
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj"]
 EVERYWHERE = [*ATTENTION, "conv1", "conv_shortcut", "time_emb_proj", "image_embeds"]
@@ -149,6 +153,29 @@ def test_a_prior_adapter_both_ways(tmp_path: Path) -> None:
         theirs = peer(x, 500, text.text_embedding, text.text_hidden, mask).predicted_image_embedding
         assert relative(ours(x, torch.full((2,), 500), text), theirs) < TOLERANCE
         assert relative(ours.prepare(text, [500]).step(x, 500), theirs) < TOLERANCE
+
+
+def test_an_adapter_of_the_third_unet_that_the_peer_cannot_load(tmp_path: Path) -> None:
+    """The peer's U-Net takes no adapters itself, but peft wraps it."""
+    torch.manual_seed(0)
+    bare = redraw(Kandinsky3UNet(**UNET3_TINY), scale=0.15)
+    ours = UNet3(unet3_config(dict(bare.config))).eval()
+    ours.load_state_dict(unet3_map(ours.config).to_native(bare.state_dict()))
+    x, t = noise(2, 4, 8, 8), torch.tensor([900, 3])
+    mask = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
+    states = noise(2, 5, 20, seed=1) * mask[:, :, None]
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "conv_in"]
+    peer = get_peft_model(bare, LoraConfig(r=2, lora_alpha=3, target_modules=targets))
+    _redraw_adapter(peer)
+    peer.eval().save_pretrained(tmp_path)
+    found = read_lora(tmp_path)
+    with torch.no_grad():
+        theirs = peer(x, t, encoder_hidden_states=states, encoder_attention_mask=mask).sample
+        before = ours(x, t, UNet3Condition(states, mask))
+        attach(ours, from_tensors(ours, found.tensors, found.settings), "a")
+        assert relative(before, theirs) > 1e-2
+        assert relative(ours(x, t, UNet3Condition(states, mask)), theirs) < TOLERANCE
+    assert not any("feed_forward" in name for name in modules_of(ours)), "convolutions there, matrices here"
 
 
 def test_a_text_encoder_adapter_through_folders_of_peft(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from small import CPU, draw_pictures, turn
+from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
 
 import kandinsky
@@ -237,6 +238,45 @@ def test_a_decoder_that_reads_texts_learns_a_row_in_each_encoder(
     for name, encoder in fresh.encoders.items():
         first = encoder.network.get_submodule("tokens").weight[encoder.tokenizer.word_ids("a")]
         assert not torch.equal(rows[f"{name}.zwxq"], first)
+
+
+@pytest.mark.parametrize("method", list(OBJECTIVES))
+def test_the_newest_generation_learns_too(
+    method: str, one_text: OneTextCheckpoints, pictures: Path, tmp_path: Path
+) -> None:
+    one_text.ours()
+    objective = OBJECTIVES[method] | {"target": "decoder", "adapter": {"rank": 2, "text_encoders": True}}
+    if method == "textual_inversion":
+        objective = {"token": "zwxq", "init_from": "a"}
+    elif method == "full":
+        objective = {"frozen": ["attentions"]}
+    values = config(pictures, tmp_path, method, objective=objective)
+    values["data"] = {"folder": str(pictures), "size": 64}
+    values["model"] = {"name": str(one_text.root / "decoder")}
+    result = exported(run_config(values))
+    pipe = kandinsky.load(one_text.root / "decoder", device="cpu", dtype="float32")
+    told = {"seed": 1, "steps": 2, "width": 64, "height": 64}
+    before = pipe.generate("a zwxq", **told).images[0].tobytes()
+    if result.use == "--model":
+        pipe = kandinsky.load(result.path, device="cpu", dtype="float32")
+    else:
+        (pipe.load_lora if result.use == "--lora" else pipe.load_words)(result.path)
+    assert pipe.generate("a zwxq", **told).images[0].tobytes() != before
+
+
+def test_original_files_learn_but_are_not_written(
+    first_release: Path, pictures: Path, tmp_path: Path
+) -> None:
+    values = config(pictures, tmp_path, "lora", objective={"adapter": {"rank": 2, "text_encoders": True}})
+    values["data"] = {"folder": str(pictures), "size": 64}
+    values["model"] = {"name": str(first_release)}
+    result = exported(run_config(values))
+    names = {name.partition(".")[0] for name in load_file(result.path)}
+    assert names == {"unet", "text_encoder", "text_encoder_2"}
+    values = config(pictures, tmp_path / "full", "full", objective={})
+    values["model"] = {"name": str(first_release)}
+    with pytest.raises(ConfigError, match="kandinsky convert"):
+        [*run_config(values)]
 
 
 def _of(model: dict[str, str]) -> dict[str, Any]:

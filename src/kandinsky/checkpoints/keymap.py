@@ -91,6 +91,16 @@ class KeyMap:
                 return [name.format(**match.groupdict()) for name in entry.foreign]
         return None
 
+    def stacked_names(self, native: str) -> list[str]:
+        """The foreign names of one native name whose rows are the native ones, one part above the other.
+
+        Empty for a name that no entry knows, and for a tensor that lies otherwise in the file.
+        """
+        for pattern, entry in self._from_native:
+            if (match := pattern.fullmatch(native)) and entry.layout in (SAME, STACKED):
+                return [name.format(**match.groupdict()) for name in entry.foreign]
+        return []
+
     def to_native(self, foreign: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Renames a file's tensors to ours.
 

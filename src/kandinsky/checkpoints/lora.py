@@ -26,6 +26,7 @@ from kandinsky.networks.clip import ClipText
 from kandinsky.networks.prior import Prior
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet2 import UNet2
+from kandinsky.networks.unet3 import UNet3
 from kandinsky.networks.xlmr import MultilingualClip
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -44,6 +45,7 @@ class Adaptable:
 
 ADAPTABLE: Mapping[type[nn.Module], Adaptable] = {
     UNet2: Adaptable(formats.UNET, ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")),
+    UNet3: Adaptable(formats.UNET3, ("to_q", "to_k", "to_v", "to_out.0")),
     Prior: Adaptable(formats.PRIOR, ("to_q", "to_k", "to_v", "to_out.0")),
     ClipText: Adaptable(formats.CLIP_TEXT, ("q_proj", "k_proj", "v_proj", "out_proj")),
     MultilingualClip: Adaptable(formats.MULTILINGUAL, ("query", "key", "value", "attention.output.dense")),
@@ -77,13 +79,14 @@ def network_keys(network: nn.Module) -> KeyMap:
 def modules_of(network: nn.Module) -> dict[str, Place]:
     """All linear layers and convolutions of a network: the names of their modules in files, and their places.
 
-    Raises ConfigError for a kind of network that takes no adapters.
+    Those that are of another kind in files are left out. Raises ConfigError for a kind of network that takes
+    no adapters.
     """
     keys = network_keys(network)
     found = {}
     for path, module in network.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            names = keys.foreign_names(f"{path}.weight") or []
+            names = keys.stacked_names(f"{path}.weight")
             for part, name in enumerate(names):
                 found[name.removesuffix(".weight")] = Place(path, part, len(names))
     return found

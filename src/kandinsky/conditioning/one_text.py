@@ -119,11 +119,16 @@ class OneTextConditioner:
         return self.reader.tokens(text)[0] if length is None else self.reader.fitted(text, length)
 
     def condition(self, ids: Tensor) -> UNet3Condition:
-        """What the network is told of ids (L,): their states and, where there is room, one masked row."""
-        states = self.reader.read(ids).to(self.device, self.dtype)
-        length = min(len(ids) + 1, TOKENS)
-        hidden = torch.cat([states, states.new_zeros(1, length - len(ids), states.shape[2])], dim=1)
-        mask = torch.arange(length, device=self.device)[None] < len(ids)
+        """What the network is told of ids (L,), see `told`."""
+        return self.told(self.reader.read(ids))
+
+    def told(self, states: Tensor) -> UNet3Condition:
+        """What a text's states (1, L, W) tell the network: these and, if there is room, a masked row."""
+        states = states.to(self.device, self.dtype)
+        count = states.shape[1]
+        length = min(count + 1, TOKENS)
+        hidden = torch.cat([states, states.new_zeros(1, length - count, states.shape[2])], dim=1)
+        mask = torch.arange(length, device=self.device)[None] < count
         return UNet3Condition(hidden, mask, masked_rows=self.masked_rows)
 
     def nothing(self, length: int) -> UNet3Condition:

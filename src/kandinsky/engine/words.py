@@ -10,6 +10,7 @@ from kandinsky.adapters.tokens import add_rows, table_of
 from kandinsky.checkpoints.learned_words import read_words
 from kandinsky.conditioning.decoder_texts import DecoderTexts
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
+from kandinsky.conditioning.one_text import OneTextConditioner
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.conditioning.text_image import TextImageConditioner
 from kandinsky.conditioning.tokenizer import Tokenizer
@@ -32,25 +33,40 @@ class Encoder:
         return int(table_of(self.network).embedding_dim)
 
 
-def listeners(model: Model) -> tuple[PriorStage | None, DecoderTexts | None]:
-    """The prior and the text encoders that a model's decoder reads itself, None where it has none.
+@dataclass(frozen=True, eq=False)
+class Listeners:
+    """What stands between a model's prompts and its decoder, each None where the model has no such part.
 
-    Raises RequestError for a model of another kind.
+    `prior` makes image embeddings, `texts` are encoders of hidden states and embeddings, `one_text` is the
+    encoder of decoders that read each text at its own length.
     """
+
+    prior: PriorStage | None = None
+    texts: DecoderTexts | None = None
+    one_text: OneTextConditioner | None = None
+
+
+def listeners(model: Model) -> Listeners:
+    """The parts behind a model's conditioner; RequestError for a model of another kind."""
     match model.conditioner:
         case ImagePromptConditioner(stage=stage):
-            return stage, None
+            return Listeners(stage)
         case TextImageConditioner(image=image, texts=texts):
-            return image.stage, texts
+            return Listeners(image.stage, texts)
         case TwoTextsConditioner(texts=texts):
-            return None, texts
-    raise RequestError(f"{model.name} cannot learn yet.", "Choose one of the 2.x generations.")
+            return Listeners(texts=texts)
+        case OneTextConditioner() as one_text:
+            return Listeners(one_text=one_text)
+    raise RequestError(f"{model.name} cannot learn.", "Choose another checkpoint.")
 
 
 def text_encoders(model: Model) -> dict[str, Encoder]:
     """The text encoders of a model, by what files call them."""
-    prior, texts = listeners(model)
+    parts = listeners(model)
+    prior, texts, one_text = parts.prior, parts.texts, parts.one_text
     found = [] if prior is None else [Encoder(prior.tokenizer, prior.text)]
+    if one_text is not None:
+        found.append(Encoder(one_text.reader.tokenizer, one_text.reader.network))
     if texts is not None:
         found.append(Encoder(texts.first.tokenizer, texts.first.network))
         if texts.second is not None:

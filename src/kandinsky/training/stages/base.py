@@ -1,12 +1,13 @@
 """A loaded checkpoint as fine-tuning uses it: its networks, what they are told, and what they learn from."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from kandinsky.conditioning.decoder_texts import TOKENS
+from kandinsky.conditioning.one_text import OneTextConditioner, stacked
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.core.errors import ConfigError
 from kandinsky.engine.adapters import adaptable
@@ -14,6 +15,7 @@ from kandinsky.engine.pipeline import Pipeline
 from kandinsky.engine.words import listeners, text_encoders
 from kandinsky.networks.prior import PriorCondition
 from kandinsky.networks.unet2 import UNet2Condition
+from kandinsky.networks.unet3 import UNet3Condition
 from kandinsky.training.stages.towers import vision_pixels
 
 KINDS = {"epsilon": "eps", "sample": "x0", "velocity": "v"}
@@ -23,14 +25,15 @@ KINDS = {"epsilon": "eps", "sample": "x0", "velocity": "v"}
 class Base:
     """A checkpoint whose networks are frozen until somebody lets them learn.
 
-    `prior` is its first stage, `texts` are the text encoders of a decoder that reads texts itself, `encoders`
-    all of them by what files call them. Raises RequestError for a kind of model that cannot learn yet.
+    `prior`, `texts` and `one_text` are those of `Listeners`, `encoders` all text encoders by what files call
+    them. Raises RequestError for a kind of model that cannot learn.
     """
 
     def __init__(self, pipe: Pipeline) -> None:
         self.pipe, self.model = pipe, pipe.model
         self.device = self.model.device
-        self.prior, self.texts = listeners(self.model)
+        parts = listeners(self.model)
+        self.prior, self.texts, self.one_text = parts.prior, parts.texts, parts.one_text
         self.encoders = text_encoders(self.model)
         for module in self.model.modules.values():
             module.requires_grad_(False)
@@ -72,14 +75,19 @@ class Base:
         features = stage.text(tokens.ids.to(self.device))
         return PriorCondition(features.hidden, features.embedding, tokens.mask.to(self.device))
 
-    def tell_decoder(
-        self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor
-    ) -> UNet2Condition:
+    @property
+    def reads(self) -> bool:
+        """Whether the decoder reads texts itself."""
+        return self.texts is not None or self.one_text is not None
+
+    def tell_decoder(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> Any:
         """What the decoder is told about captions and embeddings (B, D); `dropped` (B,) rows hear nothing.
 
         Nothing is the empty text and the embedding of an all-zero picture, as inference's unconditional half
         is told.
         """
+        if self.one_text is not None:
+            return self._tell_one_text(self.one_text, captions, dropped)
         image = None
         if embeddings is not None and self.prior is not None:
             empty = self.prior.zero_embedding.to(embeddings)
@@ -94,6 +102,19 @@ class Base:
                 more = self.texts.second.tokenizer.encode(said, TOKENS)
                 second = self.texts.second.network(more.ids.to(self.device), more.mask.to(self.device))
         return UNet2Condition(image, hidden, embedding, second_text_hidden=second)
+
+    def _tell_one_text(
+        self, told: OneTextConditioner, captions: Sequence[str], dropped: Tensor
+    ) -> UNet3Condition:
+        """Each text at its own length, with the masked rows that inference puts behind it."""
+        rows = []
+        for text, drop in zip(captions, dropped.tolist(), strict=True):
+            ids = told.reader.tokens(text)[0][None].to(self.device)
+            if drop:
+                rows.append(told.nothing(ids.shape[1] + 1))
+            else:
+                rows.append(told.told(told.reader.network(ids, torch.ones_like(ids))))
+        return stacked(rows)
 
     def check_size(self, size: int) -> None:
         """Raises ConfigError for a size of pictures that the decoder cannot draw."""

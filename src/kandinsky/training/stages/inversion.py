@@ -158,7 +158,7 @@ def direct_loss(base: Base, objective: TextualInversionObjective, times: nn.Modu
 
     Nothing is drawn from the prior, so a step costs what one step of each network's own training does.
     """
-    decoder = Decoder.of(base) if base.texts is not None else None
+    decoder = Decoder.of(base) if base.reads else None
     if decoder is not None:
         times["decoder"] = TIME_SAMPLERS[objective.times](decoder.process.T)
     if base.prior is not None:
