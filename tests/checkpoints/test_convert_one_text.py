@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ from kandinsky.checkpoints.original_one_text import read_unet3
 from kandinsky.checkpoints.weights import read_pickle, read_tensor_file
 from kandinsky.cli.main import run
 from tests.parity.peers import MOVQ_TINY, noise, redraw, relative
-from tests.reference.folders import write_third, write_third_first
+from tests.reference.folders import THIRD_PROMPT, write_third, write_third_first
 from tests.reference.recorded import identical
+from tests.requests import our_latents
 from tests.tiny_one_text import SCHEDULER, TEXT, UNET, letters_tokenizer
 
 KINDS = {
@@ -72,6 +74,24 @@ def test_original_files_there_and_back(third: Path, tmp_path: Path, name: str) -
     for file in ("tokenizer.json", "tokenizer_config.json"):
         original = third / "weights" / "flan_ul2_encoder" / file
         assert (folder / "tokenizer" / file).read_bytes() == original.read_bytes()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_converted_folders_run(third: Path, tmp_path: Path, name: str) -> None:
+    """A network of few steps as before, the others as folders in this layout do."""
+    variant, folder = name.removeprefix("_") or None, tmp_path / "folder"
+    convert(_original(third), folder, "diffusers", variant=variant)
+    pipe = kandinsky.load(folder, device="cpu", dtype="float32")
+    plain = kandinsky.load(third, device="cpu", dtype="float32", variant=variant)
+    assert pipe.model.extra_channels == plain.model.extra_channels == (5 if name == "_inpainting" else 0)
+    fields: dict[str, Any] = {"prompt": THIRD_PROMPT, "seed": 3, "width": 64, "height": 64}
+    if name == "_inpainting":
+        fields |= {"image": np.zeros((64, 64, 3), np.uint8), "mask": np.eye(64)}
+    if name == "_flash":
+        assert torch.equal(our_latents(pipe, **fields), our_latents(plain, **fields))
+    else:
+        assert pipe.model.schedule.sampler == "ddpm"
+        assert our_latents(pipe, steps=1, **fields).isfinite().all()
 
 
 def test_the_first_release_becomes_the_second(third: Path, tmp_path: Path) -> None:
