@@ -14,7 +14,7 @@ from kandinsky.diffusion.loop import sample
 from kandinsky.diffusion.reading import Prediction
 from kandinsky.diffusion.samplers import SAMPLERS, make_sampler
 from kandinsky.diffusion.schedule import Schedule
-from kandinsky.generations import k20, k21
+from kandinsky.generations import k20, k21, k30
 
 # Those on which the first codes stopped with an error are among them.
 STEPS = (1, 2, 3, 9, 27, 36, 37, 104, 333, 501, 1000)
@@ -26,6 +26,7 @@ SCHEDULES: dict[str, dict[str, Schedule]] = {
         name: k21.published(schedule_from_json(TEXT_IMAGE_SCHEDULES[file]), pins_known=False)
         for name, file in (("ddim", "scheduler"), ("ddpm", "ddpm_scheduler"))
     },
+    "newest, original": k30.original_schedules(inpaints=False),
     "third": {"ddim": schedule_from_json(decoder_schedule_json(0.00085, 0.012, clip=True))},
 }
 
@@ -51,11 +52,12 @@ def test_any_number_of_steps(name: str, sampler: str) -> None:
     # What is left of unit noise at the end that the schedule has.
     left = math.sqrt(1 - schedule.process.alpha_bar_at(-1)) + math.sqrt(1 - schedule.process.alpha_bar_at(1))
     for steps in STEPS:
-        eta = schedule.eta if sampler == schedule.sampler else None
-        made = make_sampler(sampler, schedule.process, variance=schedule.variance, eta=eta)
+        taken = schedule.taken(steps)
+        eta = taken.eta if sampler == taken.sampler else None
+        made = make_sampler(sampler, taken.process, variance=taken.variance, eta=eta)
         x = torch.ones(1, 1, 1, 1)
         rng = PerPictureRng.from_seeds([steps])
-        *_, last = sample(made, all_zero(schedule), x, schedule.times(steps), rng)
+        *_, last = sample(made, all_zero(taken), x, taken.times(steps), rng)
         assert torch.isfinite(last.x).all(), steps
         # A single leading time is the lowest one, which takes hardly any noise away.
         assert steps == 1 or last.x.abs().max() <= 6 * left, steps

@@ -31,6 +31,7 @@ from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
+from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.diffusion.samplers.base import BUT_LAST
 from kandinsky.diffusion.schedule import Schedule
 from kandinsky.generations.model import Model, Network
@@ -82,6 +83,19 @@ def second_schedule(inpaints: bool, pins_known: bool = False) -> Schedule:
     )
 
 
+def original_schedules(inpaints: bool, pins_known: bool = False) -> dict[str, Schedule]:
+    """The settings of the original code by sampler: "ddpm" of the first release, "ddim" of the second.
+
+    It has no others; those take the times of the diffusers pipelines, which leave pure noise out: there a
+    higher order has nothing to extrapolate.
+    """
+    other = Schedule(
+        Process.squared_cosine(), constraints=(_bound(inpaints),), offset=1, pins_known=pins_known
+    )
+    own = [first_schedule(inpaints, pins_known), second_schedule(inpaints, pins_known)]
+    return dict.fromkeys(SAMPLERS, other) | {schedule.sampler: schedule for schedule in own}
+
+
 def flash_schedule(pins_known: bool = False) -> Schedule:
     """The settings of the network that was distilled to four steps: nothing is bound, and noise is noised."""
     return Schedule(
@@ -121,7 +135,6 @@ def load_original(decoder: OriginalFolder, place: Placement) -> Model:
     latents = movq.config.codebook_dim
     _check(decoder.root, unet.config, latents, text.config.width)
     inpaints = unet.config.in_channels > latents
-    schedules = {made.sampler: made for made in (f(inpaints, not inpaints) for f in BEHAVIOURS.values())}
     schedule = BEHAVIOURS[place.behaviour or own](inpaints, not inpaints)
     defaults = {**ORIGINAL_DEFAULTS, "guidance_scale": INPAINTING_GUIDANCE} if inpaints else ORIGINAL_DEFAULTS
     return wired(
@@ -131,7 +144,7 @@ def load_original(decoder: OriginalFolder, place: Placement) -> Model:
         text=text,
         tokenizer=tokenizer,
         schedule=flash_schedule(not inpaints) if few else schedule,
-        schedules={} if few else schedules,
+        schedules={} if few else original_schedules(inpaints, not inpaints),
         defaults=FLASH_DEFAULTS if few else defaults,
         unguided=few,
     )
