@@ -76,3 +76,19 @@ def test_the_gallery_repeats_itself(here: Path, monkeypatch: pytest.MonkeyPatch)
         gallery.main()
         made.append((here / folder / "inpainting.png").read_bytes())
     assert made[0] == made[1]
+
+
+def test_a_word_is_learned(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_script("learn_a_word", monkeypatch, "--steps", "1", "--draw-steps", "1")
+    assert capsys.readouterr().out.splitlines()[-1].endswith("a zwx")
+    assert Image.open(here / "toy" / "sheet.png").height == 3 * 64
+
+
+@pytest.mark.slow
+def test_the_learned_word_is_nearer_to_the_toy_than_any_other_prompt(here: Path) -> None:
+    found = load_script("learn_a_word").measure(here / "toy")
+    word = found.pop("a zwx")
+    found.pop("the pictures themselves")
+    assert word > max(found.values()) + 0.2, found
