@@ -56,6 +56,8 @@ class Facade:
         self, fields: Mapping[str, Any], count: int, size: int, eta: float, mask: Tensor | None = None
     ) -> list[Image]:
         """The pictures of a request, `count` of its prompt, `size` at once; `eta` is the square of ours."""
+        if not isinstance(fields["prompt"], str):
+            raise RequestError(f"text is a {type(fields['prompt']).__name__}.", "Give one text.")
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise RequestError(f"bs is {size!r}.", "Give a whole number from 1 up.")
         if not 0 <= eta <= 1:
