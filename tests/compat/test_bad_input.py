@@ -95,6 +95,53 @@ def test_strengths(strength: Any, ours: Load, text_image: TextImageCheckpoints) 
         earlier("a fox", picture(64, 64), row, row, strength=strength, **QUICK)
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"num_images_per_prompt": 0},
+        {"num_images_per_prompt": 1.5},
+        {"guidance_scale": "4"},
+        {"guidance_scale": float("nan")},
+        {"num_inference_steps": 0},
+        {"num_inference_steps": 1001},
+        {"height": 0},
+    ],
+)
+def test_numbers(field: dict[str, Any], ours: Load) -> None:
+    prior, pipe = ours("KandinskyV22PriorPipeline", "prior"), ours("KandinskyV22Pipeline", "text2img")
+    (name,) = field
+    words = "steps" if "steps" in name else name
+    with pytest.raises(RequestError, match=words):
+        pipe(*embeds(1), **(QUICK | field))
+    if name != "height":
+        with pytest.raises(RequestError, match=words):
+            prior("a fox", **({"num_inference_steps": 1} | field))
+
+
+def test_numbers_of_numpy(ours: Load) -> None:
+    prior = ours("KandinskyV22PriorPipeline", "prior")
+    fields = {"num_images_per_prompt": np.int64(2), "guidance_scale": np.float32(3)}
+    found = prior("a fox", num_inference_steps=np.int64(1), **fields).image_embeds
+    plain = prior("a fox", num_inference_steps=1, num_images_per_prompt=2, guidance_scale=3.0).image_embeds
+    assert found.shape == plain.shape
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"batch_size": 0}, {"decoder_steps": 0}, {"prior_steps": "10,5"}, {"decoder_guidance_scale": "x"}],
+)
+def test_numbers_of_the_last_release(field: dict[str, Any], originals: Any) -> None:
+    with pytest.raises(RequestError, match=r"is 0|0 is outside|prior_steps is '10,5'|guidance_scale is 'x'"):
+        originals["2.2"]["img2img"](picture(64, 64), **field)
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.1"])
+@pytest.mark.parametrize("field", [{"num_steps": 0}, {"num_steps": 1001}, {"guidance_scale": "x"}])
+def test_numbers_of_earlier_releases(version: str, field: dict[str, Any], originals: Any) -> None:
+    with pytest.raises(RequestError, match=r"steps|guidance_scale"):
+        originals[version]["img2img"](picture(64, 64), **field)
+
+
 def test_parts_of_another_library(ours: Load, tiny: Checkpoints) -> None:
     """A component of the peer looks like one of ours until it is used; it is told at once."""
     plain = ours("KandinskyV22Pipeline", "text2img").components

@@ -11,7 +11,17 @@ from torch import Tensor
 from kandinsky.codecs.movq_codec import MoVQCodec
 from kandinsky.compat.diffusers.draws import rng_of
 from kandinsky.compat.diffusers.following import LATENTS, Callbacks, follow, warned
-from kandinsky.compat.diffusers.inputs import Pictures, embeddings, images, paired, region, repeated, texts
+from kandinsky.compat.diffusers.inputs import (
+    Pictures,
+    counted,
+    embeddings,
+    images,
+    paired,
+    region,
+    repeated,
+    scaled,
+    texts,
+)
 from kandinsky.compat.diffusers.parts import native_of
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
 from kandinsky.compat.diffusers.results import check_output_type, output, pictures
@@ -93,6 +103,7 @@ class DecoderPipeline(DiffusionPipeline):
         """Pictures of one request: num_images_per_prompt of each prompt, all in one batch."""
         kind = check_output_type(given["output_type"])
         callbacks = self._callbacks(given)
+        counted(given["num_images_per_prompt"], "num_images_per_prompt")
         model, network = self._model()
         check_kind(type(self).__name__, model, "mask_image" in given)
         fields = {name: given[name] for name in ("height", "width", "guidance_scale")}
@@ -133,7 +144,7 @@ class DecoderPipeline(DiffusionPipeline):
         guided."""
         positive = embeddings(given["image_embeds"], "image_embeds")
         prompts = max(len(positive), len(told.prompts) if told else 1, *inputs.counts, 1)
-        copies, scale = given["num_images_per_prompt"], given["guidance_scale"]
+        copies, scale = given["num_images_per_prompt"], scaled(given["guidance_scale"])
         if not is_guided(scale):
             return _each(positive, prompts, copies), None
         if given["negative_image_embeds"] is None:

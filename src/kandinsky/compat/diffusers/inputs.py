@@ -1,7 +1,9 @@
 """What callers pass as pictures, masks, hints, prompts and embeddings, as our requests want it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,20 @@ def texts(value: str | Sequence[str], name: str = "prompt") -> list[str]:
     if not found or not all(isinstance(text, str) for text in found):
         raise RequestError(f"{name} is {str(value)[:60]!r}.", "Give a text, or a list of texts.")
     return found
+
+
+def counted(value: Any, name: str) -> int:
+    """A number of things of which there is at least one; RequestError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise RequestError(f"{name} is {value!r}.", "Give a whole number from 1 up.")
+    return int(value)
+
+
+def scaled(value: Any, name: str = "guidance_scale") -> float:
+    """A number that is finite; RequestError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise RequestError(f"{name} is {value!r}.", "Give a number, such as 4.")
+    return float(value)
 
 
 def paired(values: list[Any], count: int, name: str) -> list[Any]:

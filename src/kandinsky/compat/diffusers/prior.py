@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kandinsky.compat.diffusers.draws import Generators, rng_of
 from kandinsky.compat.diffusers.following import LATENTS, Callbacks, follow
-from kandinsky.compat.diffusers.inputs import embeddings, paired, repeated, texts
+from kandinsky.compat.diffusers.inputs import counted, embeddings, paired, repeated, scaled, texts
 from kandinsky.compat.diffusers.parts import native_of
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
 from kandinsky.compat.diffusers.schedulers import schedule_of
@@ -63,7 +63,8 @@ def asked(
     prompts = texts(prompt)
     negatives = [] if negative_prompt is None else texts(negative_prompt, "negative_prompt")
     negatives = paired(negatives, len(prompts), "negative_prompt") if any(negatives) else []
-    return Asked(prompts, negatives, copies, steps, generator, guidance_scale)
+    copies = counted(copies, "num_images_per_prompt")
+    return Asked(prompts, negatives, copies, steps, generator, scaled(guidance_scale))
 
 
 def from_noise(latents: Tensor | None = None) -> Begin:

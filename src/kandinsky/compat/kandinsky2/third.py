@@ -15,6 +15,7 @@ from kandinsky.compat.diffusers.pipelines import (
     KandinskyV22PriorPipeline,
 )
 from kandinsky.compat.kandinsky2.inputs import repainted, sized
+from kandinsky.core.errors import RequestError
 
 TASKS: dict[str, type[DecoderPipeline]] = {
     "text2img": KandinskyV22Pipeline,
@@ -40,6 +41,14 @@ SETTINGS = (
     "batch_size decoder_steps prior_steps decoder_guidance_scale prior_guidance_scale h w "
     "negative_prior_prompt negative_decoder_prompt"
 )
+
+
+def _whole(steps: str | int) -> int:
+    """A count of steps, perhaps as a string as in 2.1; RequestError for sections, which 2.2 never knew."""
+    text = str(steps).strip()
+    if not text.isdecimal():
+        raise RequestError(f"prior_steps is {steps!r}.", "Give a whole number, such as 25.")
+    return int(text)
 
 
 def made(names: str, does: str, method: str, **own: Any) -> Any:
@@ -98,7 +107,7 @@ class Kandinsky2_2:  # noqa: N801  (the name that existing code uses)
         """The pictures of any of the tasks, told apart by the inputs they have."""
         told = {
             "num_images_per_prompt": given["batch_size"],
-            "num_inference_steps": int(given["prior_steps"]),
+            "num_inference_steps": _whole(given["prior_steps"]),
             "guidance_scale": given["prior_guidance_scale"],
         }
         prior_negative, negative = given["negative_prior_prompt"] or None, given["negative_decoder_prompt"]
