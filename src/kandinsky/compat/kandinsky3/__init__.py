@@ -135,8 +135,9 @@ def _load(
         module.to(devices[part], dtypes[part])
     conditioner = model.conditioner
     assert isinstance(conditioner, OneTextConditioner)  # what `load_original` wires
-    place = {"device": devices["unet"], "dtype": dtypes["unet"]}
-    return replace(model, conditioner=replace(conditioner, **place), **place)
+    device, dtype = devices["unet"], dtypes["unet"]
+    told = replace(conditioner, device=device, dtype=dtype)
+    return replace(model, conditioner=told, device=device, dtype=dtype)
 
 
 def _by_part(value: Any, name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from kandinsky.core.errors import CheckpointError
 
 REPOSITORY = "ai-forever/Kandinsky3.1"
 Given = str | Path | None
+PARTS = 3
 
 
 def original_folder(
@@ -30,21 +31,20 @@ def original_folder(
         root = _root(wanted, variant, Path(cache_dir).expanduser())
         paths |= {name: root / name for name in wanted}
     files = {name: str(path) for name, path in paths.items()}
+
+    def at(name: str) -> str:
+        return files.get(name, name)
+
     layout = replace(
         ONE_TEXT,
-        **{field: files.get(name, name) for field, name in _FIELDS.items()},
-        projections=tuple((files.get(name, name), file) for name, file in ONE_TEXT.projections),
+        unet=at(ONE_TEXT.unet),
+        inpainting=at(ONE_TEXT.inpainting),
+        flash=at(ONE_TEXT.flash or ""),
+        codec=at(ONE_TEXT.codec),
+        text_encoder=at(ONE_TEXT.text_encoder),
+        projections=tuple((at(name), file) for name, file in ONE_TEXT.projections),
     )
     return OriginalFolder(paths[published].parent, layout)
-
-
-_FIELDS = {
-    "unet": ONE_TEXT.unet,
-    "inpainting": ONE_TEXT.inpainting,
-    "flash": str(ONE_TEXT.flash),
-    "codec": ONE_TEXT.codec,
-    "text_encoder": ONE_TEXT.text_encoder,
-}
 
 
 def _there(path: str | Path) -> Path:
@@ -58,13 +58,10 @@ def _root(wanted: list[str], variant: str | None, cache: Path) -> Path:
     """The folder that holds the wanted parts under their published names."""
     if all((cache / name).exists() for name in wanted):
         return cache
-    if len(wanted) == len(_PARTS):
+    if len(wanted) == PARTS:
         return resolve(REPOSITORY, variant=variant, cache=cache)
     planned = plan_original(list_files(REPOSITORY), ONE_TEXT, variant, (DECODER,), REPOSITORY)
     # The projection of a U-Net lies beside the text encoder: who gives the one has the other.
     return resolve_files(
         REPOSITORY, [name for name in planned if name.startswith(tuple(wanted))], cache=cache
     )
-
-
-_PARTS = ("unet", "text_encoder", "movq")

@@ -202,7 +202,7 @@ def _mask(mask: Any) -> NDArray[np.float32]:
     numbers = values.astype(np.float32)
     if not (np.isfinite(numbers).all() and numbers.min() >= 0 and numbers.max() <= 255):
         raise RequestError("The mask has numbers outside 0 to 1.", "1 is repainted and 0 is kept.")
-    return numbers / 255 if numbers.max() > 1 else numbers
+    return numbers / np.float32(255) if numbers.max() > 1 else numbers
 
 
 def _resized(mask: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
