@@ -153,6 +153,21 @@ def test_only_what_should_learn_does(pictures: Path, tmp_path: Path) -> None:
                 assert (value.grad is not None) == (name in learned), (method, player.name, name)
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_half_precision_and_accumulation(method: str, pictures: Path, tmp_path: Path) -> None:
+    """Frozen networks are in half precision where nothing of them learns; what learns never is."""
+    objective = OBJECTIVES[method] | {"target": "prior"}
+    objective.pop("frozen", None)
+    changes = {"precision": "bf16", "accumulate": 2, "optimiser": {"lr": 1e-3}, "objective": objective}
+    shop, task = build(config(pictures, tmp_path, method, **changes))
+    weights = {value.dtype for value in task.players[0].module.parameters()}
+    assert weights == {torch.float32}
+    vision = shop.base(shop.config.stage[0]).need_prior().vision
+    assert vision.projection.weight.dtype == (torch.bfloat16 if method == "lora" else torch.float32)
+    result = exported(run_config(config(pictures, tmp_path / "run", method, **changes)))
+    assert not np.array_equal(draw(apply(result)), draw(kandinsky.load(device="cpu")))
+
+
 def test_words_leave_the_vocabulary_alone(pictures: Path, tmp_path: Path) -> None:
     result = exported(run_config(config(pictures, tmp_path, "textual_inversion")))
     pipe, base = kandinsky.load(device="cpu"), kandinsky.load(device="cpu")
