@@ -157,3 +157,12 @@ def test_half_precision_stays_close(precision: torch.dtype) -> None:
 def test_sizes_that_do_not_go_together_are_refused(change: dict[str, int], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         replace(TINY, **change)
+
+
+def test_more_than_a_third_of_the_published_network_is_read_once() -> None:
+    with torch.device("meta"):
+        network = UNet3(UNet3Config())
+    once = sum(p.numel() for module in network.request_modules() for p in module.parameters())
+    assert once > sum(p.numel() for p in network.parameters()) / 3
+    films = [norm.film for norm in network._norms]
+    assert sum(p.numel() for film in films for p in film.parameters()) == 809_175_168
