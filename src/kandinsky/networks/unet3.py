@@ -251,7 +251,7 @@ class UNet3(nn.Module):
     def request_modules(self) -> list[nn.Module]:
         """What `prepare` alone calls: no step at a time announced to it needs their weights again.
 
-        At the published sizes they hold more than a third of all numbers, most of them in the conditional norms.
+        At the published sizes they hold more than a third of all numbers, most in the conditional norms.
         """
         films = [norm.film for norm in self._norms]
         contexts = [attention.context_kv for attention in self._attentions]
