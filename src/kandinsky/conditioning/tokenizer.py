@@ -116,7 +116,9 @@ class Tokenizer:
         """
         self.check_new(word)
         self.backend.add_tokens([AddedToken(word, single_word=True, normalized=True)])
-        self.learned[self.backend.token_to_id(word)] = tuple(ids)
+        number = self.backend.token_to_id(word)
+        assert number is not None
+        self.learned[number] = tuple(ids)
 
     def encode(self, texts: Sequence[str], length: int | None = None) -> TokenBatch:
         """Encodes each text to exactly `length` tokens (default: the model's), cut or padded on the right.
