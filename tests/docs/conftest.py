@@ -14,6 +14,7 @@ from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.engine import pipeline
 from kandinsky.engine.embedded import embedded_folder
 from tests.tiny import Checkpoints
+from tests.tiny_one_text import OneTextCheckpoints
 
 
 @pytest.fixture(scope="session")
@@ -43,17 +44,23 @@ def here(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 class Published:
     """Stands for a model of gigabytes: takes every request that the real one takes, and draws a small one."""
 
-    def __init__(self, small: kandinsky.Pipeline) -> None:
+    def __init__(self, small: kandinsky.Pipeline, **cheap: Any) -> None:
         self.small = small
+        self.cheap = {"steps": 2, **(cheap or {"prior_steps": 2, "width": None, "height": None})}
 
     def generate(self, prompt: Any, **fields: Any) -> kandinsky.Result:
         Request(prompt, **fields)
-        cheap = {"steps": 2, "prior_steps": 2, "width": None, "height": None}
-        return self.small.generate(prompt, **(fields | cheap))
+        return self.small.generate(prompt, **(fields | self.cheap))
 
 
 @pytest.fixture
-def published(here: Path, tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+def published(
+    here: Path,
+    tiny: Checkpoints,
+    one_text: OneTextCheckpoints,
+    third_release: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Lets `kandinsky.load` answer for any hub id with a tiny model of that kind.
 
     Its arguments are checked against the real one's.
@@ -61,8 +68,16 @@ def published(here: Path, tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch) ->
     real: Callable[..., kandinsky.Pipeline] = pipeline.load
     small = {kind: Published(tiny.ours(kind)) for kind in ("text2img", "inpaint", "control")}
 
+    newest = Published(one_text.ours(), width=64, height=64)
+
     def load(*args: Any, **kwargs: Any) -> Published:
-        name = str(inspect.signature(real).bind(*args, **kwargs).arguments["model"])
+        told = inspect.signature(real).bind(*args, **kwargs).arguments
+        name = str(told["model"])
+        if name == "ai-forever/Kandinsky3.1":
+            options = {key: told.get(key) for key in ("variant", "behaviour")}
+            return Published(real(third_release, device="cpu", **options), width=64, height=64)
+        if name == "kandinsky-community/kandinsky-3":
+            return newest
         return small["control" if "controlnet" in name else "inpaint" if "inpaint" in name else "text2img"]
 
     monkeypatch.setattr(kandinsky, "load", load)

@@ -7,7 +7,7 @@ import typer.main
 
 from kandinsky.cli.main import app, run
 from kandinsky.diffusion.samplers import SAMPLERS
-from kandinsky.generations import k22
+from kandinsky.generations import k22, k30
 from tests.docs.pages import LANGUAGES, PAGES, REPOSITORY, Block, blocks, commands, first_cells, links
 from tests.docs.scripts import make_examples
 
@@ -130,3 +130,14 @@ def test_the_release_numbers_of_the_pages() -> None:
     numbers = k22.DEFAULTS
     assert f"{numbers['steps']} steps, guidance {numbers['guidance_scale']:g}" in text
     assert f"{numbers['prior_steps']} steps, guidance {numbers['prior_guidance_scale']:g}" in text
+    newest = (REPOSITORY / "docs" / "kandinsky-3.md").read_text(encoding="utf-8")
+    steps, own = k30.DEFAULTS["steps"], k30.ORIGINAL_DEFAULTS["steps"]
+    assert f"| steps | {steps} | {own} | {own} | {len(k30.FLASH_TIMES)} |" in newest
+    scale, other = (f"{w:g}" for w in (k30.DEFAULTS["guidance_scale"], k30.INPAINTING_GUIDANCE))
+    assert (
+        f"| guidance | {scale} | {scale}, inpainting {other} | {scale}, inpainting {other} | none |" in newest
+    )
+    for behaviour in k30.BEHAVIOURS:
+        assert f"`{behaviour}`" in newest
+    assert f"{k30.PERCENTILE} quantile ({k30.INPAINTING_PERCENTILE} in inpainting)" in newest
+    assert "times {}, {}, {} and {}".format(*k30.FLASH_TIMES) in newest
