@@ -305,6 +305,8 @@ def _of(model: dict[str, str]) -> dict[str, Any]:
         ("lora", {"objective": {"adapter": {"layers": {"unet": ["to_x"]}}}}, "No layer is called 'to_x'"),
         ("lora", {"objective": {"adapter": {"layers": {"vae": ["to_q"]}}}}, "no component 'vae'"),
         ("lora", {"model": {"name": "nowhere"}}, "'nowhere' is neither a folder"),
+        ("lora", {"objective": {"decoder": {"target": "v"}}}, "target is 'v'"),
+        ("full", {"uses": {"movq": "there"}}, "begins with no stage"),
         ("lora", {"size": 30}, "30 pixels do not fit"),
         ("full", {"objective": {"frozen": ["resnots"]}}, "'resnots'"),
         ("dreambooth", {"objective": {"class_prompt": "a disc"}}, "prompt is not set"),

@@ -144,6 +144,11 @@ class Stage(Table):
     def _possible(self) -> Self:
         if self.max_steps is None and self.max_minutes is None:
             raise ConfigError(f"stage {self.name!r} never ends.", "Set max_steps or max_minutes.")
+        if self.method in FINETUNING and (self.init is not None or self.uses):
+            raise ConfigError(
+                f"stage {self.name!r} fine-tunes a checkpoint and begins with no stage.",
+                "Name the checkpoint in [model], and leave init and uses out.",
+            )
         if isinstance(self.objective, ClipObjective) and self.variants and not self.objective.blind:
             raise ConfigError(
                 f"stage {self.name!r} keeps {self.variants} variants, but needs more than their embeddings.",

@@ -30,12 +30,21 @@ class AdapterConfig(Table):
 class Tuned(Table):
     """Which network of the checkpoint learns, and the losses of each, see `DecoderObjective`.
 
-    The decoder says what the checkpoint's decoder says; `decoder.target` is not asked.
+    The decoder says what the checkpoint's decoder says; raises ConfigError where `decoder.target` is set.
     """
 
     target: Literal["decoder", "prior", "both"] = "decoder"
     decoder: DecoderObjective = DecoderObjective()
     prior: PriorObjective = PriorObjective()
+
+    @model_validator(mode="after")
+    def _as_made(self) -> Self:
+        if "target" in self.decoder.model_fields_set:
+            raise ConfigError(
+                f"objective.decoder.target is {self.decoder.target!r}, but the checkpoint says what it is.",
+                "Leave it out.",
+            )
+        return self
 
     @property
     def targets(self) -> tuple[Target, ...]:
