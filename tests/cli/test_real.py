@@ -100,3 +100,27 @@ def test_bad_input_is_one_line_and_writes_nothing(
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
     assert sorted(os.listdir()) == ["in.png", "mask.png"]
+
+
+NEWEST = {
+    "text": ["--negative-prompt", "p1", "--guidance-scale", "0.5"],
+    "image": ["--image", "in.png", "--strength", "0.5"],
+    "region": ["--variant", "inpainting", "--image", "in.png", "--mask", "mask.png"],
+    "few steps": ["--variant", "flash"],
+}
+
+
+@pytest.mark.parametrize("task", NEWEST)
+def test_original_files_of_the_newest_generation(
+    task: str, generate: Command, third_release: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["p0 p1 p2", *NEWEST[task], "--width", "64", "--height", "40", "--seed", "3"]
+    asked += [] if task == "few steps" else ["--steps", "2"]
+    assert generate(*asked, "--model", third_release, "-o", "a.png") == 0
+    assert pixels("a.png").shape == (40, 64, 3)
+    assert generate("--from", "a.png", "-o", "again.png") == 0
+    assert np.array_equal(pixels("a.png"), pixels("again.png"))
+    if task == "few steps":
+        assert generate(*asked, "--steps", 5, "--model", third_release, "-o", "b.png") != 0
+        assert "Use 1 to 4" in " ".join(capsys.readouterr().err.split())
+        assert not Path("b.png").exists()
