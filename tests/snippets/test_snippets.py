@@ -21,6 +21,7 @@ from PIL import Image
 from kandinsky.checkpoints.maps.original_schedules import TEXT_IMAGE_SCHEDULES
 from tests.reference.folders import write_first, write_second
 from tests.tiny import Checkpoints
+from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
 
 CODE = Path(__file__).parent / "code"
@@ -45,7 +46,11 @@ SNIPPETS = [
 
 @pytest.fixture(scope="session")
 def models(
-    tiny: Checkpoints, text_image: TextImageCheckpoints, tmp_path_factory: pytest.TempPathFactory
+    tiny: Checkpoints,
+    text_image: TextImageCheckpoints,
+    one_text: OneTextCheckpoints,
+    third_release: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
     """The published names' folders, decoders with a README that names their prior, and original files."""
     assert tiny.prior
@@ -53,6 +58,7 @@ def models(
     assert text_image.prior
     assert text_image.decoder
     assert text_image.inpainting
+    assert one_text.peer
     root = tmp_path_factory.mktemp("models")
     places = {name: root / name for name in (*PUBLISHED, *EARLIER)}
     for name, place in places.items():
@@ -67,7 +73,8 @@ def models(
     (second / "scheduler_config.json").write_text(json.dumps(TEXT_IMAGE_SCHEDULES["ddpm_scheduler"]))
     write_first(root / "original" / "2_0")
     write_second(root / "original" / "2_1")
-    return {**places, "/tmp/kandinsky2": root / "original"}
+    newest = {"kandinsky-community/kandinsky-3": one_text.root / "decoder", "/tmp/kandinsky3": third_release}
+    return {**places, **newest, "/tmp/kandinsky2": root / "original"}
 
 
 def with_paths(code: str, models: dict[str, Path]) -> str:
@@ -78,7 +85,7 @@ def with_paths(code: str, models: dict[str, Path]) -> str:
 
 def with_imports(code: str) -> str:
     """The same code for our package: only import lines differ."""
-    code = re.sub(r"(?m)^from kandinsky2 import", "from kandinsky.compat.kandinsky2 import", code)
+    code = re.sub(r"(?m)^from kandinsky([23]) import", r"from kandinsky.compat.kandinsky\1 import", code)
     peer = r"(?m)^from (?:diffusers|transformers)[\w.]* import"
     return re.sub(peer, "from kandinsky.compat.diffusers import", code)
 
