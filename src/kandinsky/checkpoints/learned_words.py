@@ -5,15 +5,18 @@ code's pickles, `{"t1": {word: (W,)}, "t2": {word: (W,)}}` (t1 is the decoder's 
 and files of one encoder, `{word: (n, W)}`, as the peer writes them.
 """
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kandinsky.checkpoints.weights import read_pickle, read_tensor_file, write_tensor_file
 from kandinsky.core.errors import CheckpointError
+from kandinsky.core.files import write_atomically
 
 NOTES = "kandinsky"
 ORIGINAL = {"t1": "text_encoder", "t2": "prior_text_encoder"}
@@ -30,6 +33,27 @@ def write_words(path: Path, words: Words, notes: Mapping[str, Any] | None = None
     }
     header = {NOTES: json.dumps(notes, ensure_ascii=False, sort_keys=True)} if notes else {}
     return write_tensor_file(path, tensors, header)
+
+
+def write_original_words(path: Path, words: Words) -> Path:
+    """Writes words of one row as the original code did, `{"t1": {word: (W,)}, "t2": {word: (W,)}}`.
+
+    Raises CheckpointError for what that form cannot say: another encoder, or several rows for a word;
+    OutputError when it cannot be written.
+    """
+    groups = {component: group for group, component in ORIGINAL.items()}
+    tables: dict[str, dict[str, Tensor]] = {group: {} for group in ORIGINAL}
+    for word, parts in words.items():
+        for component, rows in parts.items():
+            if component not in groups or len(rows) != 1:
+                raise CheckpointError(
+                    f"The original format does not hold {len(rows)} rows of {word!r} for {component!r}.",
+                    "Write it as safetensors.",
+                )
+            tables[groups[component]][word] = rows[0].detach().cpu().clone()
+    buffer = io.BytesIO()
+    torch.save(tables, buffer)
+    return write_atomically(path, buffer.getvalue())
 
 
 def read_words(path: Path) -> Words:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from kandinsky.core.errors import ConfigError, nearest
+from kandinsky.training.data.decode import Fit
 from kandinsky.training.objectives_config import (
     ClipObjective,
     DecoderObjective,
@@ -165,9 +166,9 @@ class Stage(Table):
 class DataConfig(Table):
     """Where the pictures are and which of them are learned from; the test split never is.
 
-    `groups`, `styles`, `keep_wasteful` and `cache` are those of `data.pictures.open_pictures`; `captions`
-    are the probabilities of `data.captions.CaptionMix`. `held_out` pictures are kept from training and
-    measured on instead.
+    `groups`, `styles`, `keep_wasteful`, `cache` and `fit` are those of `data.pictures.open_pictures`;
+    `captions` are the probabilities of `data.captions.CaptionMix`. `held_out` pictures are kept from training
+    and measured on instead.
     """
 
     folder: Path
@@ -176,6 +177,7 @@ class DataConfig(Table):
     styles: tuple[str, ...] | None = None
     keep_wasteful: bool = False
     cache: Path | None = None
+    fit: Fit = "cut"
     captions: dict[str, Any] = Field(default_factory=dict)
     held_out: int = Field(default=0, ge=0)
 

@@ -106,6 +106,7 @@ class TextualInversionObjective(Table):
     embedding, and a decoder that reads texts for its noise under that embedding; "sampled" asks the decoder
     for its noise under the embedding that the prior draws in `prior_steps` steps, and follows the gradient
     through all of them. `templates` are the sentences, `{}` standing for the word; the usual ones without it.
+    `shown` are those that sample sheets draw in `shown_steps` steps, the first four templates without it.
     """
 
     token: str
@@ -116,11 +117,14 @@ class TextualInversionObjective(Table):
     prior_steps: int = Field(default=5, ge=1)
     prior_guidance_scale: float = Field(default=4.0, ge=0)
     templates: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
+    shown_steps: int = Field(default=10, ge=1)
     times: Literal["uniform", "second_moment"] = "uniform"
 
     @model_validator(mode="after")
     def _speak(self) -> Self:
-        for template in self.templates:
-            if template.count("{}") != 1:
-                raise ConfigError(f"objective.templates: {template!r} has no place {{}}.", "Write {} once.")
+        for name in ("templates", "shown"):
+            for sentence in getattr(self, name):
+                if sentence.count("{}") != 1:
+                    raise ConfigError(f"objective.{name}: {sentence!r} has no place {{}}.", "Write {} once.")
         return self

@@ -4,6 +4,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,21 +14,24 @@ from kandinsky.core.errors import DataError
 from kandinsky.training.data.folder import Folder
 
 Pixels = npt.NDArray[np.uint8]
+Fit = Literal["cut", "squeeze"]
+"""How a picture of another shape comes to its own: the longer side is cut, or both are scaled apart."""
 
 _FORMAT = "premultiplied-1"
 
 
-def decoded(folder: Folder, size: int, cache: Path) -> Pixels:
+def decoded(folder: Folder, size: int, cache: Path, fit: Fit = "cut") -> Pixels:
     """All pictures of a folder as premultiplied RGBA, (N, 4, size, size) uint8, in the order of its records.
 
-    A transparent picture that is not square is padded, an opaque one is cut to its middle. The array is
+    With `fit` "cut" a transparent picture that is not square is padded, an opaque one is cut to its middle;
+    with "squeeze" both are scaled. The array is
     memory-mapped from `cache` when it is there, and written there (atomically) when the folder allows it.
 
     Raises DataError for a size outside 8 to 1024 or a file that is no picture.
     """
     if not 8 <= size <= 1024:
         raise DataError(f"Pictures of {size} px cannot be prepared.", "Choose a size from 8 to 1024.")
-    target = cache / f"pictures-{size}-{_digest(folder, size)}.npy"
+    target = cache / f"pictures-{size}-{_digest(folder, size, fit)}.npy"
     if target.is_file():
         try:
             # Copy-on-write: torch wants a writable array, and the file must stay as it is.
@@ -36,20 +40,20 @@ def decoded(folder: Folder, size: int, cache: Path) -> Pixels:
                 return kept
         except (ValueError, EOFError, OSError):
             pass
-    pixels = np.stack([_decode(folder.root / record.file_name, size) for record in folder.records])
+    pixels = np.stack([_decode(folder.root / record.file_name, size, fit) for record in folder.records])
     _keep(pixels, target)
     return pixels
 
 
-def _digest(folder: Folder, size: int) -> str:
-    digest = hashlib.blake2b(f"{_FORMAT}/{size}".encode(), digest_size=16)
+def _digest(folder: Folder, size: int, fit: Fit) -> str:
+    digest = hashlib.blake2b(f"{_FORMAT}/{size}/{fit}".encode(), digest_size=16)
     for record in folder.records:
         digest.update(record.file_name.encode())
         digest.update(hashlib.blake2b((folder.root / record.file_name).read_bytes()).digest())
     return digest.hexdigest()
 
 
-def _decode(path: Path, size: int) -> Pixels:
+def _decode(path: Path, size: int, fit: Fit) -> Pixels:
     try:
         with Image.open(path) as opened:
             picture = opened.convert("RGBA")
@@ -57,7 +61,8 @@ def _decode(path: Path, size: int) -> Pixels:
         raise DataError(
             f"{str(path)!r} is not a readable picture: {error}.", "Remove it or repair it."
         ) from error
-    picture = _square(picture)
+    if fit == "cut":
+        picture = _square(picture)
     if picture.size != (size, size):
         # Pillow resizes RGBA with the colours weighted by alpha, so that no dark fringe appears.
         picture = picture.resize((size, size), Image.Resampling.LANCZOS)

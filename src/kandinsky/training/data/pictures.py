@@ -15,7 +15,7 @@ from torch import Tensor
 from kandinsky.core.errors import ConfigError, DataError, nearest
 from kandinsky.training.data.captions import CaptionGrammar, CaptionMix, Grammar, mirrorable
 from kandinsky.training.data.compose import composite, place
-from kandinsky.training.data.decode import decoded
+from kandinsky.training.data.decode import Fit, decoded
 from kandinsky.training.data.folder import Concept, Folder, read_folder
 from kandinsky.training.data.words import COLOURS
 
@@ -286,13 +286,14 @@ def open_pictures(
     captions: CaptionMix | None = None,
     cache: str | Path | None = None,
     grammar: Grammar | None = None,
+    fit: Fit = "cut",
 ) -> PictureSet:
     """Opens the pictures of a folder, or of one that is read already, at one size.
 
     `split` is "train" or "test" (or whatever the metadata says); "all" must be asked for explicitly. `groups`
     are names of `GROUPS`, of the folder's own groups, or "all"; folders without groups ignore it. `cache` is
     where decoded pictures are kept (default: `.cache` in the folder; memory only when that cannot be
-    written). `grammar` says what pictures show instead of the folder's captions.
+    written). `grammar` says what pictures show instead of the folder's captions. `fit` is that of `decoded`.
 
     Raises DataError when nothing is left, ConfigError for an unknown group or style.
     """
@@ -313,7 +314,7 @@ def open_pictures(
             f"No picture of split {split!r}, groups {', '.join(groups)} is in {str(folder.root)!r}.",
             f"It holds {len(folder.records)} pictures in all.",
         )
-    everything = decoded(folder, size, Path(cache) if cache is not None else folder.root / ".cache")
+    everything = decoded(folder, size, Path(cache) if cache is not None else folder.root / ".cache", fit)
     files = torch.tensor(kept)
     # Pictures lie in memory in one way whether they come decoded or from the cache: convolutions round
     # differently otherwise, and a resumed run would not be exact.

@@ -119,8 +119,8 @@ def inversion_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]
     loss = route(base, objective, times)
 
     def sheet(_: torch.Generator) -> Sheet:
-        said = tuple(grammar.sentences[:4])
-        return draw_sheet(base, said, learned.size)
+        wanted = tuple(sentence.replace("{}", objective.token) for sentence in objective.shown)
+        return draw_sheet(base, wanted or grammar.sentences[:4], learned.size, objective.shown_steps)
 
     player = Player(PLAYER, word, loss, stage.optimiser)
     return Task((player,), source, extra=times, sheet=sheet)

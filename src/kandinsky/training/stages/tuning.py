@@ -146,13 +146,13 @@ def tuning_task(
     return Task(tuple(players), source, extra=times, sheet=sheet, measure=measure)
 
 
-def draw_sheet(base: Base, captions: tuple[str, ...], size: int) -> Sheet:
+def draw_sheet(base: Base, captions: tuple[str, ...], size: int, steps: int = SHEET_STEPS) -> Sheet:
     """A row of pictures that the checkpoint draws now under captions, each from its own seed."""
     prior = {"prior_steps": SHEET_STEPS} if base.prior is not None else {}
     result = base.pipe.generate(
         list(captions),
         seed=0,
-        steps=SHEET_STEPS,
+        steps=steps,
         width=size,
         height=size,
         **prior,  # type: ignore[arg-type]

@@ -146,6 +146,7 @@ class Workshop:
                 captions=caption_mix(data),
                 cache=data.cache,
                 grammar=grammar,
+                fit=data.fit,
             ).to(self.device)
         return self._pictures[size]
 
