@@ -12,7 +12,7 @@ from kandinsky.checkpoints.diffusers_folder import Folder, save_component
 from kandinsky.checkpoints.keymap import KeyMap
 from kandinsky.checkpoints.maps import clip, kl, mclip, movq, prior, t5, unet2, unet3
 from kandinsky.checkpoints.maps.original_files import KL_SCALE
-from kandinsky.checkpoints.weights import load_strict
+from kandinsky.checkpoints.stored import Stored
 from kandinsky.networks.clip import ClipText, ClipVision
 from kandinsky.networks.kl import AutoencoderKL
 from kandinsky.networks.movq import MoVQ
@@ -59,10 +59,28 @@ class Format:
 
         Raises CheckpointError for missing, damaged or unfit weights.
         """
-        tensors = self.strip(folder.weights(component, variant))
-        final = self.settle(config, tensors)
-        native = self.keys(final, tensors).to_native(tensors)
-        return load_strict(lambda: self.build(final), native, dtype, component.replace("_", " "))
+        return self.stored(folder, component, config, variant).load(dtype)
+
+    def stored(
+        self,
+        folder: Folder,
+        component: str,
+        config: Any,
+        variant: str | None = None,
+        what: str | None = None,
+    ) -> Stored:
+        """The network where it lies; `what` it is called in messages, by default as the component.
+
+        Raises CheckpointError for missing or damaged weights.
+        """
+
+        def tensors() -> Tensors:
+            return self.strip(folder.weights(component, variant))
+
+        found = tensors()
+        final = self.settle(config, found)
+        keys = self.keys(final, found)
+        return Stored(tensors, keys, lambda: self.build(final), what or component.replace("_", " "))
 
     def save(self, root: Path, component: str, module: nn.Module) -> None:
         """Writes configuration and weights, dtypes kept; CheckpointError for what the layout cannot say."""

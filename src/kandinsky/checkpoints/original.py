@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from kandinsky.checkpoints.maps.original_prior import (
 from kandinsky.checkpoints.maps.original_unet2 import infer_unet2_config, original_unet2_map
 from kandinsky.checkpoints.maps.t5 import TABLES, infer_t5_config, t5_map, without_decoder
 from kandinsky.checkpoints.original_hub import CLIP_TOWERS, CLIP_VOCABULARY
+from kandinsky.checkpoints.stored import Stored
 from kandinsky.checkpoints.torchscript import is_torchscript, read_torchscript
 from kandinsky.checkpoints.weights import load_strict, read_pickle, read_tensor_file, read_weights
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
@@ -143,12 +144,17 @@ class Form(Generic[M]):
 
     def load(self, path: Path, tensors: Mapping[str, Tensor], dtype: Dtype) -> M:
         """The network of a file's tensors; CheckpointError, naming `path`, when they make none."""
+        return cast(M, self.stored(path, lambda: tensors).load(dtype))
+
+    def stored(self, path: Path, tensors: Callable[[], Mapping[str, Tensor]]) -> Stored:
+        """The network where it lies: `tensors` maps its file's; CheckpointError as for `load`."""
+        found = tensors()
         try:
-            config = self.infer(tensors)
-            native = self.keys(config, tensors).to_native(tensors)
+            config = self.infer(found)
+            keys = self.keys(config, found)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error.message}", error.hint) from error
-        return load_strict(lambda: self.build(config), native, dtype, f"network of {path.name}")
+        return Stored(tensors, keys, lambda: self.build(config), f"network of {path.name}", path)
 
     def tensors(self, module: nn.Module) -> dict[str, Tensor]:
         """The tensors of a network's file.
@@ -242,8 +248,13 @@ def read_unet(folder: OriginalFolder, variant: str | None = None, dtype: Dtype =
 
 def read_movq(folder: OriginalFolder, dtype: Dtype = None) -> MoVQ:
     """The autoencoder with a codebook."""
+    return cast(MoVQ, stored_movq(folder).load(dtype))
+
+
+def stored_movq(folder: OriginalFolder) -> Stored:
+    """The same where it lies."""
     path = folder.file(folder.layout.codec)
-    return MOVQ.load(path, read_tensor_file(path), dtype)
+    return MOVQ.stored(path, lambda: read_tensor_file(path))
 
 
 def read_kl(folder: OriginalFolder, dtype: Dtype = None) -> AutoencoderKL:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from kandinsky.checkpoints.maps.original_unet3 import (
 )
 from kandinsky.checkpoints.maps.t5 import TABLES, infer_t5_config, t5_config, t5_map, without_decoder
 from kandinsky.checkpoints.original import MOVQ, Dtype, Form, OriginalFolder
+from kandinsky.checkpoints.stored import Stored
 from kandinsky.checkpoints.weights import load_strict, read_pickle, read_tensor_file, read_weights
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import CheckpointError
@@ -35,18 +36,25 @@ def read_unet3(folder: OriginalFolder, variant: str | None = None, dtype: Dtype 
     This and the following keep the file's dtypes where `dtype` is None, and raise CheckpointError for files
     that are missing, damaged or of another network.
     """
-    layout = folder.layout
-    name = layout.unets[folder.chosen(variant)]
+    return cast(UNet3, stored_unet3(folder, variant).load(dtype))
+
+
+def stored_unet3(folder: OriginalFolder, variant: str | None = None) -> Stored:
+    """The same where it lies."""
+    name = folder.layout.unets[folder.chosen(variant)]
     path = folder.file(name)
-    content = read_pickle(path)
-    projection: dict[str, Tensor] | None = None
-    if not embeds_projection(content):
-        projection = read_tensor_file(encoder_folder(folder) / dict(layout.projections)[name])
-    try:
-        tensors = gathered(content, projection)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error.message}", error.hint) from error
-    return UNET3.load(path, tensors, dtype)
+
+    def tensors() -> dict[str, Tensor]:
+        content = read_pickle(path)
+        projection: dict[str, Tensor] | None = None
+        if not embeds_projection(content):
+            projection = read_tensor_file(encoder_folder(folder) / dict(folder.layout.projections)[name])
+        try:
+            return gathered(content, projection)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error.message}", error.hint) from error
+
+    return UNET3.stored(path, tensors)
 
 
 def is_first_release(folder: OriginalFolder, variant: str | None = None) -> bool:
@@ -95,12 +103,19 @@ def encoder_folder(folder: OriginalFolder) -> Path:
 
 def read_encoder(folder: OriginalFolder, dtype: Dtype = None) -> T5Encoder:
     """The text encoder, by the configuration beside it, or of the published kind where there is none."""
+    return cast(T5Encoder, stored_encoder(folder).load(dtype))
+
+
+def stored_encoder(folder: OriginalFolder) -> Stored:
+    """The same where it lies."""
     path = encoder_folder(folder)
-    tensors = without_decoder(read_weights(path, "model"))
-    described = path / "config.json"
-    config = t5_config(read_json(described)) if described.is_file() else infer_t5_config(tensors, "silu")
-    native = t5_map(tensors).to_native(tensors)
-    return load_strict(lambda: T5Encoder(config), native, dtype, f"text encoder of {path}")
+
+    def tensors() -> dict[str, Tensor]:
+        return without_decoder(read_weights(path, "model"))
+
+    found, described = tensors(), path / "config.json"
+    config = t5_config(read_json(described)) if described.is_file() else infer_t5_config(found, "silu")
+    return Stored(tensors, t5_map(found), lambda: T5Encoder(config), f"text encoder of {path}")
 
 
 def read_tokenizer(folder: OriginalFolder) -> Tokenizer:

@@ -141,7 +141,7 @@ def load_model(decoder: Folder, place: Placement) -> Model:
         for name in ("tokenizer", "tokenizer_2")
     ]
     found: dict[str, Any] = {
-        name: form.load(decoder, name, configs[name], place.dtype, place.variant)
+        name: place.put(form.stored(decoder, name, configs[name], place.variant))
         for name, form in parts.items()
     }
     return _model(
@@ -168,7 +168,7 @@ def _model(
     _check(where, unet, vae, texts)
     modules = {"unet": unet, "vae": vae, "text_encoder": texts[0], "text_encoder_2": texts[1]}
     for module in modules.values():
-        module.to(place.device)
+        place.move(module)
     first, second = MultilingualReader(tokenizers[0], texts[0]), SecondReader(tokenizers[1], texts[1])
     settings = BEHAVIOURS[place.behaviour or next(iter(BEHAVIOURS))]
     schedules = settings(pins_known=unet.config.in_channels == vae.config.latent_channels)

@@ -3,19 +3,18 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
 from kandinsky.checkpoints.diffusers_folder import Folder
-from kandinsky.checkpoints.formats import MULTILINGUAL
-from kandinsky.checkpoints.maps.movq import MOVQ, movq_config
+from kandinsky.checkpoints.formats import MOVQ, MULTILINGUAL, UNET
 from kandinsky.checkpoints.maps.options import whole
 from kandinsky.checkpoints.maps.original_files import TEXT_IMAGE
 from kandinsky.checkpoints.maps.original_schedules import TEXT_IMAGE_BETAS, TEXT_IMAGE_SCHEDULES
 from kandinsky.checkpoints.maps.scheduler import schedule_from_json
-from kandinsky.checkpoints.maps.unet2 import UNET2, unet2_config
+from kandinsky.checkpoints.maps.unet2 import unet2_config
 from kandinsky.checkpoints.original import (
     OriginalFolder,
     read_clip,
@@ -26,7 +25,6 @@ from kandinsky.checkpoints.original import (
     read_text_tokenizer,
     read_unet,
 )
-from kandinsky.checkpoints.weights import load_strict
 from kandinsky.codecs.movq_codec import MoVQCodec
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader
@@ -127,7 +125,7 @@ def load_model(decoder: Folder, stage: Callable[[], PriorStage] | None, place: P
     unet_json = decoder.config("unet", "UNet2DConditionModel")
     text_config = MULTILINGUAL.config(decoder, "text_encoder")
     config = unet2_config(unet_json, text_dim=text_config.projection)
-    codec_config = movq_config(decoder.config("movq", "VQModel"))
+    codec_config = MOVQ.config(decoder, "movq")
     _check(decoder.root, config, codec_config.codebook_dim, text_config.width, text_config.projection)
     pins = config.in_channels == codec_config.codebook_dim
     schedule = published(schedule_from_json(decoder.config("scheduler")), pins)
@@ -137,17 +135,12 @@ def load_model(decoder: Folder, stage: Callable[[], PriorStage] | None, place: P
     ddpm = schedule_from_json(decoder.config(second) if there else TEXT_IMAGE_SCHEDULES[second])
     size = whole(unet_json, "sample_size", 64) * codec_config.downscale
     tokenizer = load_tokenizer(decoder.component("tokenizer"), decoder.components.get("tokenizer"))
-    unet_state = UNET2[config.condition].to_native(decoder.weights("unet", place.variant))
-    movq_state = MOVQ.to_native(decoder.weights("movq", place.variant))
     return _model(
         stage,
         place,
-        unet=load_strict(lambda: UNet2(config), unet_state, place.dtype, "unet"),
-        movq=load_strict(lambda: MoVQ(codec_config), movq_state, place.dtype, "movq"),
-        text=cast(
-            MultilingualClip,
-            MULTILINGUAL.load(decoder, "text_encoder", text_config, place.dtype, place.variant),
-        ),
+        unet=place.put(UNET.stored(decoder, "unet", config, place.variant)),
+        movq=place.put(MOVQ.stored(decoder, "movq", codec_config, place.variant)),
+        text=place.put(MULTILINGUAL.stored(decoder, "text_encoder", text_config, place.variant)),
         tokenizer=tokenizer,
         schedules={"ddpm": published(ddpm, pins), schedule.sampler: schedule},
         sampler=schedule.sampler,
@@ -187,12 +180,14 @@ def load_original_prior(folder: OriginalFolder, place: Placement) -> PriorStage:
     prior, clip = read_prior(folder, place.dtype), read_clip(folder, place.dtype)
     preprocess = ClipPreprocess(clip.vision.config.image_size)
     check_prior(prior.config, clip.text.config, clip.vision.config, preprocess)
+    for network in (clip.text, clip.vision, prior):
+        place.move(network)
     return PriorStage(
         tokenizer=tokenizer,
-        text=clip.text.to(place.device),
-        vision=clip.vision.to(place.device),
+        text=clip.text,
+        vision=clip.vision,
         preprocess=preprocess,
-        network=prior.to(place.device),
+        network=prior,
         schedule=original_prior_schedule(),
     )
 
@@ -231,7 +226,7 @@ def _model(
         check_fit(prior, unet.config.image_dim)
     modules: dict[str, nn.Module] = {"unet": unet, "movq": movq, "decoder_text_encoder": text}
     for module in modules.values():
-        module.to(place.device)
+        place.move(module)
     image = ImagePromptConditioner(prior, unet.config.image_dim, place.device, place.dtype)
     texts = DecoderTexts(MultilingualReader(tokenizer, text))
     return Model(

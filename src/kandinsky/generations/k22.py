@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component, write_model_index
+from kandinsky.checkpoints.formats import MOVQ as MOVQ_FORMAT
+from kandinsky.checkpoints.formats import UNET
 from kandinsky.checkpoints.keymap import KeyMap
 from kandinsky.checkpoints.maps.clip import CLIP_TEXT, CLIP_VISION, clip_text_json, clip_vision_json
-from kandinsky.checkpoints.maps.movq import MOVQ, movq_config, movq_json
+from kandinsky.checkpoints.maps.movq import MOVQ, movq_json
 from kandinsky.checkpoints.maps.options import whole
 from kandinsky.checkpoints.maps.prior import PRIOR, prior_json
 from kandinsky.checkpoints.maps.scheduler import (
@@ -19,7 +21,6 @@ from kandinsky.checkpoints.maps.scheduler import (
     schedule_from_json,
 )
 from kandinsky.checkpoints.maps.unet2 import UNET2, unet2_config, unet2_json
-from kandinsky.checkpoints.weights import load_strict
 from kandinsky.codecs.movq_codec import MoVQCodec
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
@@ -72,7 +73,7 @@ def load_model(decoder: Folder, stage: Callable[[], PriorStage] | None, place: P
     """
     unet_json = decoder.config("unet", "UNet2DConditionModel")
     config = unet2_config(unet_json)
-    codec_config = movq_config(decoder.config("movq", "VQModel"))
+    codec_config = MOVQ_FORMAT.config(decoder, "movq")
     _check_decoder(decoder, config, codec_config)
     schedule = schedule_from_json(decoder.config("scheduler"))
     size = whole(unet_json, "sample_size", 64) * codec_config.downscale
@@ -80,10 +81,8 @@ def load_model(decoder: Folder, stage: Callable[[], PriorStage] | None, place: P
     prior = None if stage is None else stage()
     if prior is not None:
         check_fit(prior, config.image_dim)
-    unet_state = UNET2[config.condition].to_native(decoder.weights("unet", place.variant))
-    unet = load_strict(lambda: UNet2(config), unet_state, place.dtype, "unet").to(place.device)
-    movq_state = MOVQ.to_native(decoder.weights("movq", place.variant))
-    movq = load_strict(lambda: MoVQ(codec_config), movq_state, place.dtype, "movq").to(place.device)
+    unet: UNet2 = place.put(UNET.stored(decoder, "unet", config, place.variant))
+    movq: MoVQ = place.put(MOVQ_FORMAT.stored(decoder, "movq", codec_config, place.variant))
     modules: dict[str, nn.Module] = {"unet": unet, "movq": movq}
     return Model(
         name="Kandinsky 2.2",

@@ -18,12 +18,12 @@ from kandinsky.checkpoints.formats import MOVQ, ONE_TEXT, UNET3
 from kandinsky.checkpoints.maps.original_files import FLASH
 from kandinsky.checkpoints.maps.original_files import ONE_TEXT as ONE_TEXT_FILES
 from kandinsky.checkpoints.maps.scheduler import schedule_from_json
-from kandinsky.checkpoints.original import OriginalFolder, read_movq
+from kandinsky.checkpoints.original import OriginalFolder, stored_movq
 from kandinsky.checkpoints.original_one_text import (
     is_first_release,
-    read_encoder,
     read_tokenizer,
-    read_unet3,
+    stored_encoder,
+    stored_unet3,
 )
 from kandinsky.codecs.movq_codec import MoVQCodec
 from kandinsky.conditioning.one_text import OneTextConditioner, StatesReader
@@ -130,8 +130,8 @@ def load_original(decoder: OriginalFolder, place: Placement) -> Model:
         )
     tokenizer = read_tokenizer(decoder)
     own = FIRST if not few and is_first_release(decoder, place.variant) else SECOND
-    unet = read_unet3(decoder, place.variant, place.dtype)
-    movq, text = read_movq(decoder, place.dtype), read_encoder(decoder, place.dtype)
+    unet = place.put(stored_unet3(decoder, place.variant))
+    movq, text = place.put(stored_movq(decoder)), place.put(stored_encoder(decoder))
     latents = movq.config.codebook_dim
     _check(decoder.root, unet.config, latents, text.config.width)
     inpaints = unet.config.in_channels > latents
@@ -164,7 +164,7 @@ def load_model(decoder: Folder, place: Placement) -> Model:
     schedule = replace(schedule_from_json(decoder.config("scheduler")), pins_known=pins)
     tokenizer = load_tokenizer(decoder.component("tokenizer"), decoder.components.get("tokenizer"))
     found: dict[str, Any] = {
-        name: form.load(decoder, name, configs[name], place.dtype, place.variant)
+        name: place.put(form.stored(decoder, name, configs[name], place.variant))
         for name, form in forms.items()
     }
     return wired(
@@ -211,7 +211,7 @@ def wired(
     """The model of these parts, which are moved to where they belong."""
     modules: dict[str, nn.Module] = {"unet": unet, "movq": movq, "text_encoder": text}
     for module in modules.values():
-        module.to(place.device)
+        place.move(module)
     reader = StatesReader(tokenizer, text)
     made = assembled(place, unet, MoVQCodec(movq), reader, schedule, unguided)
     return replace(made, schedules=schedules, defaults=defaults, modules=modules)

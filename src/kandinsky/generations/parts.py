@@ -1,30 +1,26 @@
 """What the generations' wiring shares: where a model goes, the prior of published folders, own defaults."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.files import read_json
-from kandinsky.checkpoints.keymap import KeyMap
-from kandinsky.checkpoints.maps.clip import CLIP_TEXT, CLIP_VISION, clip_text_config, clip_vision_config
-from kandinsky.checkpoints.maps.prior import PRIOR, prior_config
+from kandinsky.checkpoints.formats import CLIP_TEXT, CLIP_VISION, PRIOR, Format
 from kandinsky.checkpoints.maps.scheduler import schedule_from_json
-from kandinsky.checkpoints.weights import load_strict
+from kandinsky.checkpoints.stored import Stored
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.conditioning.tokenizer import load_tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.requests import Request
-from kandinsky.networks.clip import ClipText, ClipTextConfig, ClipVision, ClipVisionConfig
-from kandinsky.networks.prior import Prior, PriorConfig
+from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
+from kandinsky.networks.prior import PriorConfig
 from kandinsky.networks.unet2 import UNet2Config
 
-M = TypeVar("M", bound=nn.Module)
 COMBINED_PREFIX = "prior_"
 """What the names of a prior's components begin with in a folder that holds a decoder too."""
 OWN_SETTINGS = "kandinsky.json"
@@ -36,12 +32,36 @@ class Placement:
     """Where a model is loaded to, in which dtype it computes, and which variant of the files is read.
 
     `behaviour` names one of several published ways to run the same weights, None the generation's usual one.
+    `parked` networks stay in their files: they come on the meta device. `shelf` is filled with where the
+    weights of each network lie.
     """
 
     device: torch.device
     dtype: torch.dtype
     variant: str | None = None
     behaviour: str | None = None
+    parked: bool = False
+    shelf: dict[nn.Module, Stored] = field(default_factory=dict, compare=False)
+
+    def put(self, stored: Stored) -> Any:
+        """A network of files where it belongs; CheckpointError for weights that do not fit."""
+        network = stored.parked(self.dtype) if self.parked else stored.load(self.dtype).to(self.device)
+        self.shelf[network] = stored
+        return network
+
+    def move(self, network: nn.Module) -> None:
+        """Brings a network that did not come by `put` where it belongs.
+
+        Raises CheckpointError where networks are to stay in their files.
+        """
+        if network in self.shelf:
+            return
+        if self.parked:
+            raise CheckpointError(
+                "The files of this model can only be read whole.",
+                "Convert it with `kandinsky convert`, or leave offload out.",
+            )
+        network.to(self.device)
 
 
 def load_prior(folder: Folder, place: Placement, prefix: str = "") -> PriorStage:
@@ -50,27 +70,21 @@ def load_prior(folder: Folder, place: Placement, prefix: str = "") -> PriorStage
     Raises CheckpointError for missing or unfit parts.
     """
 
-    def config(name: str, expect: str) -> dict[str, Any]:
-        return folder.config(prefix + name, expect)
-
-    def state(name: str, keys: KeyMap) -> dict[str, Tensor]:
-        return keys.to_native(folder.weights(prefix + name, place.variant))
-
-    def network(build: Callable[[], M], name: str, keys: KeyMap) -> M:
+    def network(form: Format, name: str, config: Any) -> Any:
         what = name.replace("_", " ")
-        return load_strict(build, state(name, keys), place.dtype, what).to(place.device)
+        return place.put(form.stored(folder, prefix + name, config, place.variant, what))
 
-    prior = prior_config(config("prior", "PriorTransformer"))
-    text = clip_text_config(config("text_encoder", "CLIPTextModelWithProjection"))
-    vision = clip_vision_config(config("image_encoder", "CLIPVisionModelWithProjection"))
+    prior = PRIOR.config(folder, prefix + "prior")
+    text = CLIP_TEXT.config(folder, prefix + "text_encoder")
+    vision = CLIP_VISION.config(folder, prefix + "image_encoder")
     preprocess = ClipPreprocess.from_json(folder.config(prefix + "image_processor"))
     check_prior(prior, text, vision, preprocess)
     return PriorStage(
         tokenizer=load_tokenizer(folder.component(prefix + "tokenizer")),
-        text=network(lambda: ClipText(text), "text_encoder", CLIP_TEXT),
-        vision=network(lambda: ClipVision(vision), "image_encoder", CLIP_VISION),
+        text=network(CLIP_TEXT, "text_encoder", text),
+        vision=network(CLIP_VISION, "image_encoder", vision),
         preprocess=preprocess,
-        network=network(lambda: Prior(prior), "prior", PRIOR),
+        network=network(PRIOR, "prior", prior),
         schedule=schedule_from_json(folder.config(prefix + "scheduler")),
     )
 

@@ -199,6 +199,13 @@ class UNet2(nn.Module):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
+    def request_modules(self) -> list[nn.Module]:
+        """What `prepare` alone calls: no step at a time announced to it needs their weights again."""
+        films = [resnet.film for resnet in self._resnets]
+        contexts = [attention.context_kv for attention in self._attentions]
+        hints = [] if self.hint is None else [self.hint]
+        return [self.conditioning, self.time_mlp, *hints, *films, *contexts]
+
     def embed_times(self, t: Tensor) -> Tensor:
         """Times (B,), 0..999 and possibly fractional, to (B, time_dim)."""
         return self.time_mlp(sinusoid(t, self.config.channels[0]).to(self.conv_in.weight.dtype))  # type: ignore[no-any-return]
