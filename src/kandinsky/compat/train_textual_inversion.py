@@ -114,7 +114,7 @@ def configuration(given: argparse.Namespace, model: Path, pictures: int) -> dict
 
 def steps_of(given: argparse.Namespace, pictures: int) -> int:
     """How many steps an epoch has."""
-    return math.ceil(pictures / given.train_batch_size)
+    return -(-pictures // int(given.train_batch_size))
 
 
 def run(given: argparse.Namespace) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 """Which generation a folder is of: the class in its model index says so, or the names of original files."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from kandinsky.generations import k20, k21, k22, k30
 from kandinsky.generations.model import Model
 from kandinsky.generations.parts import COMBINED_PREFIX, Placement, load_prior
 
-__all__ = ["Model", "Placement", "Source", "load_model", "needs_prior", "write_checkpoint"]
+__all__ = ["Model", "Placement", "Source", "inpainting_kind", "load_model", "needs_prior", "write_checkpoint"]
 
 Source = Folder | OriginalFolder
 
@@ -36,6 +37,12 @@ _BEHAVIOURS: Mapping[str, Mapping[str, object]] = {
 
 write_checkpoint = k22.write_combined
 """Writes networks that were trained here as a whole checkpoint of the generation they are of."""
+
+
+def inpainting_kind(kind: str) -> str:
+    """What a folder of this kind is called when its decoder repaints; the same where there is one name."""
+    made = re.sub(r"(?:Img2Img)?(Combined)?Pipeline$", r"Inpaint\1Pipeline", kind)
+    return made if made in _KNOWN else kind
 
 
 def needs_prior(source: Source) -> bool:

@@ -79,7 +79,7 @@ def from_region(model: Model, request: Request, batch: Batch) -> Start:
     pixels, repaint = _pixels(model, request, batch), _repainted(model, request, batch)
     latents = _encoded(model, pixels, batch.rng)
     noise = _noise(model, tuple(latents.shape), batch.rng)
-    known = erode(_kept(repaint, model.codec.downscale)).to(latents)
+    known = _known(model, repaint).to(latents)
     process = schedule.process
     if strength < 1:
         x = process.add_noise(latents, noise, times[0])
@@ -93,14 +93,25 @@ def from_region(model: Model, request: Request, batch: Batch) -> Start:
         wanted = latents if t_next < 0 else process.add_noise(latents, noise, t_next)
         return known * wanted + (1 - known) * x
 
-    extra = None
-    if model.extra_channels and model.tells_region == "masked_latents":
-        extra = torch.cat([latents * known, known], dim=1).to(model.dtype)
-    elif model.extra_channels:
-        # What is repainted in part is hidden as a whole, and the network is told how much of it is kept.
-        shown = _encoded(model, torch.where(repaint > 0, 0.0, pixels), batch.rng)
-        extra = torch.cat([_kept(repaint, model.codec.downscale).to(shown), shown], dim=1).to(model.dtype)
+    extra = told_region(model, pixels, latents, repaint, batch.rng) if model.extra_channels else None
     return Start(x, times, extra, project if schedule.pins_known else None, paste)
+
+
+def told_region(
+    model: Model, pixels: Tensor | None, latents: Tensor, repaint: Tensor, rng: Rng | None = None
+) -> Tensor:
+    """What an inpainting network is told of a region, as channels (B, C + 1, h, w) behind the latents.
+
+    `pixels` (B, 3, H, W) are needed where the network sees a masked picture, their `latents` (B, C, h, w)
+    where it sees masked latents; `repaint` (B, 1, H, W) is 1 inside. `rng` is for codecs that draw.
+    """
+    if model.tells_region == "masked_latents":
+        known = _known(model, repaint).to(latents)
+        return torch.cat([latents * known, known], dim=1).to(model.dtype)
+    assert pixels is not None
+    # What is repainted in part is hidden as a whole, and the network is told how much of it is kept.
+    shown = _encoded(model, torch.where(repaint > 0, 0.0, pixels), rng)
+    return torch.cat([_kept(repaint, model.codec.downscale).to(shown), shown], dim=1).to(model.dtype)
 
 
 def hint_tensor(model: Model, request: Request, batch: Batch) -> Tensor | None:
@@ -125,7 +136,7 @@ def _pixels(model: Model, request: Request, batch: Batch) -> Tensor:
     return to_tensor(images, request.width or 0, request.height or 0, model.multiple)
 
 
-def _encoded(model: Model, pixels: Tensor, rng: Rng) -> Tensor:
+def _encoded(model: Model, pixels: Tensor, rng: Rng | None) -> Tensor:
     return model.codec.encode(pixels.to(model.device, model.working_dtype), rng)
 
 
@@ -143,6 +154,11 @@ def _repainted(model: Model, request: Request, batch: Batch) -> Tensor:
     masks = [row.mask for row in batch.rows if row.mask is not None]
     arrays = [mask_array(mask, request.width or 0, request.height or 0, model.multiple) for mask in masks]
     return torch.from_numpy(np.stack(arrays))[:, None]
+
+
+def _known(model: Model, repaint: Tensor) -> Tensor:
+    """The latents (B, 1, h, w) that count as known, a little fewer than those that masks leave."""
+    return erode(_kept(repaint, model.codec.downscale))
 
 
 def _kept(repaint: Tensor, scale: int) -> Tensor:

@@ -102,6 +102,7 @@ class Stage(Table):
     network, the last one before it when nothing is said, or a folder of another run's stage. `variants` is
     how many augmentations of a picture are kept in the cache of latents and embeddings; 0 computes them
     anew for every batch. `augmentation` is one of `data.pictures.AUGMENTATIONS` or a table.
+    `gradient_checkpointing` saves memory for activations and costs time, see `memory.recompute`.
     """
 
     method: str
@@ -117,6 +118,7 @@ class Stage(Table):
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
+    gradient_checkpointing: bool = False
     augmentation: str | dict[str, float] = "colour"
     variants: int = Field(default=0, ge=0)
     save_every: int = Field(default=1000, ge=1)

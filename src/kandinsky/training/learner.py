@@ -11,6 +11,7 @@ from torch import Tensor
 from kandinsky.core.errors import CheckpointError
 from kandinsky.training.config import Stage
 from kandinsky.training.ema import Ema, copy_into
+from kandinsky.training.memory import recompute
 from kandinsky.training.optim import (
     make_optimiser,
     optimiser_state,
@@ -30,6 +31,9 @@ class Learner:
         module = player.module.to(device)
         if stage.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if stage.gradient_checkpointing:
+            for part in player.compiled:
+                recompute(part)
         if stage.compile:
             for part in player.compiled:
                 part.compile()

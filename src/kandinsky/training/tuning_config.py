@@ -27,15 +27,41 @@ class AdapterConfig(Table):
     text_encoders: bool = False
 
 
+class InpaintingConfig(Table):
+    """The decoder learns to repaint regions, which are drawn at random, `box` of them as boxes.
+
+    A decoder that was never told of regions gets the channels for it: with `first_layer` "extend" it begins
+    by overlooking them, with "new" that layer begins anew, as in the original code.
+    """
+
+    box: float = Field(default=0.1, ge=0, le=1)
+    first_layer: Literal["extend", "new"] = "extend"
+
+
 class Tuned(Table):
     """Which network of the checkpoint learns, and the losses of each, see `DecoderObjective`.
 
-    The decoder says what the checkpoint's decoder says; raises ConfigError where `decoder.target` is set.
+    `inpainting` makes the decoder learn to repaint; decoders for that always do. With `masked` "region" the
+    decoder's losses count inside the region only, with "alpha" only where a picture is opaque, and `outside`
+    elsewhere. The decoder says what the checkpoint's decoder says; raises ConfigError where `decoder.target`
+    is set.
     """
 
     target: Literal["decoder", "prior", "both"] = "decoder"
     decoder: DecoderObjective = DecoderObjective()
     prior: PriorObjective = PriorObjective()
+    inpainting: InpaintingConfig | None = None
+    masked: Literal["no", "region", "alpha"] = "no"
+    outside: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _of_the_decoder(self) -> Self:
+        if self.target == "prior" and (self.inpainting is not None or self.masked != "no"):
+            raise ConfigError(
+                "objective.inpainting and objective.masked are of the decoder, but only the prior learns.",
+                'Set target = "decoder" or "both".',
+            )
+        return self
 
     @model_validator(mode="after")
     def _as_made(self) -> Self:
@@ -59,7 +85,10 @@ class LoraObjective(Tuned):
 
 
 class FullObjective(Tuned):
-    """All weights learn but those whose name in files contains one of `frozen`."""
+    """All weights learn but those whose name in files contains one of `frozen`.
+
+    "resblocks" and "attention" stand for the groups that the original code froze.
+    """
 
     frozen: tuple[str, ...] = ()
 

@@ -83,7 +83,8 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 class Batch:
     """B pictures and what is known of them.
 
-    `pixels` (B, 3, S, S) float32 in [-1, 1]; `concepts`, `styles`, `backgrounds`, `indices` (B,) int64;
+    `pixels` (B, 3, S, S) float32 in [-1, 1]; `alpha` (B, 1, S, S) in [0, 1], 1 where they are opaque;
+    `concepts`, `styles`, `backgrounds`, `indices` (B,) int64;
     `beside` (B,) the concept on the right or -1; `mirrored` (B,) bool. Background ids follow the order of
     `words.COLOURS`; an opaque picture has background -1. `names_style`, `names_background` (B,) bool say of
     each caption what it tells besides the concept.
@@ -100,6 +101,7 @@ class Batch:
     mirrored: Tensor
     names_style: Tensor
     names_background: Tensor
+    alpha: Tensor
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -233,6 +235,7 @@ class PictureSet:
             mirrored,
             torch.tensor([caption.names_style for caption in captions]),
             torch.tensor([caption.names_background for caption in captions]),
+            layers[:, 3:4] / 255,
         )
 
     def _partners(self, rows: Tensor, chance: Tensor, probability: float) -> tuple[Tensor, Tensor]:

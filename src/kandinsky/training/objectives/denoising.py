@@ -64,9 +64,9 @@ def clean_of(kind: Target, posterior: Posterior, output: Tensor, x: Tensor, t: T
     return (x - (1 - alpha_bar).sqrt() * output) / alpha_bar.sqrt()
 
 
-def squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each row, (B,)."""
-    return (output.float() - target.float()).square().flatten(1).mean(1)
+def squared_error(output: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Mean squared error of each row, (B,); `counted` (B, 1, h, w) weighs the places of pictures."""
+    return _mean((output.float() - target.float()).square(), counted)
 
 
 def min_snr_weights(kind: Target, posterior: Posterior, t: Tensor, limit: float) -> Tensor:
@@ -80,7 +80,13 @@ def min_snr_weights(kind: Target, posterior: Posterior, t: Tensor, limit: float)
 
 
 def variance_bound(
-    posterior: Posterior, x0: Tensor, x: Tensor, t: Tensor, predicted: Tensor, raw: Tensor
+    posterior: Posterior,
+    x0: Tensor,
+    x: Tensor,
+    t: Tensor,
+    predicted: Tensor,
+    raw: Tensor,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """One term of the variational bound, in bits per number, that trains a learned-range variance: (B,).
 
@@ -88,7 +94,7 @@ def variance_bound(
     from -1 (the posterior's) to 1 (beta), Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 14 (log-
     interpolation). The mean is taken as it is (no gradient, their section 3.1), so this trains the variance
     alone. Time 0 is the likelihood of x0 in bins of 1/255, other times the divergence from the true
-    posterior (their eq. 4 to 7).
+    posterior (their eq. 4 to 7). `counted` (B, 1, h, w) weighs the places of pictures.
     """
     x0, x, raw = x0.float(), x.float(), raw.float()
     part = (raw + 1) / 2
@@ -98,7 +104,11 @@ def variance_bound(
     divergence = _gaussian_divergence(true_mean, _at(posterior.log_variance, t, x), mean, log_variance)
     surprise = -_binned_log_likelihood(x0, mean, 0.5 * log_variance)
     terms = torch.where(t.reshape(-1, 1, 1, 1) == 0, surprise, divergence)
-    return terms.flatten(1).mean(1) / math.log(2)
+    return _mean(terms, counted) / math.log(2)
+
+
+def _mean(terms: Tensor, counted: Tensor | None) -> Tensor:
+    return (terms if counted is None else counted * terms).flatten(1).mean(1)
 
 
 def _gaussian_divergence(mean1: Tensor, log_var1: Tensor, mean2: Tensor, log_var2: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from kandinsky.engine.words import listeners, text_encoders
 from kandinsky.networks.prior import PriorCondition
 from kandinsky.networks.unet2 import UNet2Condition
 from kandinsky.networks.unet3 import UNet3Condition
+from kandinsky.tasks.start import told_region
 from kandinsky.training.stages.towers import vision_pixels
 
 KINDS = {"epsilon": "eps", "sample": "x0", "velocity": "v"}
@@ -74,6 +75,24 @@ class Base:
         tokens = stage.tokenizer.encode(captions, stage.network.config.tokens)
         features = stage.text(tokens.ids.to(self.device))
         return PriorCondition(features.hidden, features.embedding, tokens.mask.to(self.device))
+
+    @property
+    def repaints(self) -> bool:
+        """Whether the decoder is told of a region to repaint."""
+        return self.model.extra_channels > 0
+
+    @torch.no_grad()
+    def tell_region(self, pixels: Tensor | None, latents: Tensor, repaint: Tensor | None) -> Tensor:
+        """What the decoder is told of regions (B, 1, S, S), 1 inside; None repaints all of the pictures.
+
+        `pixels` (B, 3, S, S) and their `latents` (B, C, h, w) are those of `encode`.
+        """
+        if repaint is None:
+            scale = self.model.codec.downscale
+            repaint = latents.new_ones(len(latents), 1, *(scale * side for side in latents.shape[-2:]))
+            pixels = repaint.expand(-1, 3, -1, -1) if pixels is None else pixels
+        pixels = None if pixels is None else pixels.to(self.device)
+        return told_region(self.model, pixels, latents, repaint.to(self.device))
 
     @property
     def reads(self) -> bool:

@@ -110,6 +110,7 @@ class SeenPairSource:
             captions=tuple(caption.text for caption in said),
             languages=tuple(caption.language for caption in said),
             **facts,
+            alpha=torch.empty(len(rows), 0),
             indices=torch.tensor(list(indices)),
             mirrored=torch.zeros(len(rows), dtype=torch.bool),
             names_style=torch.tensor([caption.names_style for caption in said]),

@@ -106,21 +106,23 @@ def denoising_losses(
     objective: DecoderObjective,
     process: Process,
     posterior: Posterior,
+    counted: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The losses of each row, (B,), weighted as the objective says: of what `network(x, t, condition)` says.
 
-    `x0` are clean latents and `noise` what is added, both (B, C, h, w); `t` are times (B,).
+    `x0` are clean latents and `noise` what is added, both (B, C, h, w); `t` are times (B,); `counted`
+    (B, 1, h, w), of mean 1, weighs the places of pictures.
     """
     x = process.add_noise(x0, noise, t)
     output = network(x, t, condition).float()
     said, raw = output[:, : x0.shape[1]], output[:, x0.shape[1] :]
-    mse = squared_error(said, target_of(objective.target, process, x0, noise, t))
+    mse = squared_error(said, target_of(objective.target, process, x0, noise, t), counted)
     if objective.min_snr is not None:
         mse = mse * min_snr_weights(objective.target, posterior, t, objective.min_snr)
     if not raw.shape[1] or not objective.vlb:
         return {"mse": mse}
     predicted = clean_of(objective.target, posterior, said, x, t)
-    bound = variance_bound(posterior, x0, x, t, predicted, raw)
+    bound = variance_bound(posterior, x0, x, t, predicted, raw, counted)
     # The bound has T terms; the published weight of 1/1000 makes it the size of the other loss.
     return {"mse": mse, "vlb": objective.vlb * process.T / 1000 * bound}
 

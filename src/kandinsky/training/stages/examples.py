@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.training.config import Stage
+from kandinsky.training.data.masks import random_regions
 from kandinsky.training.data.pictures import PictureSet
 from kandinsky.training.events import Event
 from kandinsky.training.stages.base import Base
@@ -27,13 +28,16 @@ class Examples:
     """Rows of a batch: captions, and pictures as `pixels` (B, 3, S, S) or as their encodings, float32.
 
     `encodings` holds `latents` (B, C, h, w) and, where there is a prior, `embeddings` (B, D); `weights` (B,)
-    is how much each row's loss counts.
+    is how much each row's loss counts. Regions to `repaint` and the pictures' `alpha` are (B, 1, S, S), 1
+    inside and where they are opaque.
     """
 
     captions: tuple[str, ...]
     weights: Tensor
     pixels: Tensor | None = None
     encodings: dict[str, Tensor] | None = None
+    repaint: Tensor | None = None
+    alpha: Tensor | None = None
 
     def encoded(self, base: Base) -> dict[str, Tensor]:
         """The encodings on the device, made now where the batch does not bring them."""
@@ -54,7 +58,14 @@ class Examples:
                 name: torch.cat([mine, other.encodings[name]]) for name, mine in self.encodings.items()
             }
         weights = torch.cat([self.weights, other.weights])
-        return Examples(self.captions + other.captions, weights, both(self.pixels, other.pixels), encodings)
+        return Examples(
+            self.captions + other.captions,
+            weights,
+            both(self.pixels, other.pixels),
+            encodings,
+            both(self.repaint, other.repaint),
+            both(self.alpha, other.alpha),
+        )
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ class Plain:
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
         """Augmented pictures with captions."""
         batch = self.source.batch(indices, generator)
-        return Examples(batch.captions, torch.ones(len(batch)), batch.pixels)
+        return Examples(batch.captions, torch.ones(len(batch)), batch.pixels, alpha=batch.alpha)
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,24 @@ class Beside:
         others = torch.randint(len(self.second), (len(indices),), generator=generator).tolist()
         theirs: Examples = self.second.batch(others, generator)
         return mine.joined(replace(theirs, weights=self.weight * theirs.weights))
+
+
+@dataclass(frozen=True)
+class WithRegions:
+    """Examples of `source`, each with a region of `size` pixels a side to repaint; `box` of them are boxes."""
+
+    source: Source
+    size: int
+    box: float
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
+        """The rows of these indices, and regions of their own."""
+        found: Examples = self.source.batch(indices, generator)
+        count = len(found.captions)
+        return replace(found, repaint=random_regions(count, self.size, self.size, self.box, generator))
 
 
 def examples_of(

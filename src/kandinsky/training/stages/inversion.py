@@ -1,7 +1,7 @@
 """Textual inversion: a new word learns what a few pictures show (Gal et al. 2022, arXiv 2208.01618)."""
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -122,7 +122,9 @@ def inversion_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]
         wanted = tuple(sentence.replace("{}", objective.token) for sentence in objective.shown)
         return draw_sheet(base, wanted or grammar.sentences[:4], learned.size, objective.shown_steps)
 
-    player = Player(PLAYER, word, loss, stage.optimiser)
+    used = {"decoder": base.reads or objective.route == "sampled", "prior": base.prior is not None}
+    networks = tuple(base.network(target) for target, wanted in used.items() if wanted)
+    player = Player(PLAYER, word, loss, stage.optimiser, compiled=networks)
     return Task((player,), source, extra=times, sheet=sheet)
 
 
@@ -147,6 +149,8 @@ class Decoder:
     ) -> Tensor:
         """Errors (B,) on latents (B, C, h, w) with `noise` of their shape at times t (B,)."""
         told = self.base.tell_decoder(captions, embeddings, torch.zeros(len(t), dtype=torch.bool))
+        if self.base.repaints:
+            told = replace(told, extra=self.base.tell_region(None, latents, None))
         network = self.base.network("decoder")
         return denoising_losses(
             network, latents, told, t, noise, self.objective, self.process, self.posterior

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from kandinsky.adapters.lora import Adapter
-from kandinsky.checkpoints.diffusers_folder import Folder
-from kandinsky.checkpoints.files import INDEX
+from kandinsky.checkpoints.diffusers_folder import CONFIGS, Folder
+from kandinsky.checkpoints.files import INDEX, read_json, write_json
 from kandinsky.checkpoints.learned_words import write_words
 from kandinsky.checkpoints.lora import network_keys, write_lora
 from kandinsky.checkpoints.weight_names import STEMS, parse
@@ -18,6 +18,7 @@ from kandinsky.checkpoints.weights import write_weights
 from kandinsky.core.errors import ConfigError
 from kandinsky.core.metadata import library_version
 from kandinsky.engine.adapters import adaptable
+from kandinsky.generations import inpainting_kind
 from kandinsky.generations.parts import OWN_SETTINGS
 from kandinsky.training.config import LoraObjective, Stage, TextualInversionObjective
 from kandinsky.training.ema import copy_into
@@ -126,7 +127,20 @@ def _copy_with(folder: Folder, networks: Mapping[str, nn.Module], target: Path, 
             state = {key: value.to(dtype) for key, value in network.state_dict().items()}
             stem = next(s for s in STEMS if any(parse(p.name, [s]) for p in (folder.root / name).iterdir()))
             write_weights(aside / name, stem, network_keys(network).to_foreign(state))
+            _note_channels(aside, name, network)
     return target
+
+
+def _note_channels(folder: Path, component: str, network: nn.Module) -> None:
+    """Writes down that a decoder was given channels for regions, and that the whole is for inpainting now."""
+    path = folder / component / CONFIGS[0]
+    json, config = read_json(path), cast(Any, network.config)
+    if component != "unet" or json.get("in_channels") == config.in_channels:
+        return
+    sizes = {"in_channels": config.in_channels, "out_channels": config.out_channels}
+    write_json(path, {**json, **sizes})
+    index = read_json(folder / INDEX)
+    write_json(folder / INDEX, {**index, "_class_name": inpainting_kind(str(index["_class_name"]))})
 
 
 def _folder_of(shop: Workshop, target: Target) -> Folder:

@@ -1,6 +1,7 @@
 """Fine-tuning a checkpoint's prior and decoder: adapters or all weights, by the losses that made them."""
 
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,9 @@ from torch import Tensor, nn
 from kandinsky.adapters.lora import Adapter, attach
 from kandinsky.checkpoints.lora import choose_places, names_of
 from kandinsky.core.errors import ConfigError
+from kandinsky.core.images import to_pil
 from kandinsky.engine.adapters import adaptable
+from kandinsky.networks import layers, unet2, unet3_blocks
 from kandinsky.training.config import (
     DecoderObjective,
     FullObjective,
@@ -16,6 +19,7 @@ from kandinsky.training.config import (
     PriorObjective,
     Stage,
 )
+from kandinsky.training.data.masks import random_regions
 from kandinsky.training.data.pictures import AUGMENTATIONS, PictureSet
 from kandinsky.training.events import Event
 from kandinsky.training.objectives.denoising import Posterior, squared_error
@@ -24,15 +28,31 @@ from kandinsky.training.seeds import generator
 from kandinsky.training.sheets import pictures_to_sheet
 from kandinsky.training.stages.base import KINDS, Base
 from kandinsky.training.stages.decoder import denoising_losses
-from kandinsky.training.stages.examples import Examples, Plain, examples_of
+from kandinsky.training.stages.examples import Examples, Plain, WithRegions, examples_of
+from kandinsky.training.stages.regions import counting
 from kandinsky.training.stages.sources import PictureSource
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Losses, Player, Sheet, Source, Task, Turn
-from kandinsky.training.tuning_config import AdapterConfig, Target, Tuned
+from kandinsky.training.tuning_config import AdapterConfig, InpaintingConfig, Target, Tuned
 
 NAME = "training"
 """What an adapter is worn as while it learns."""
 SHOWN, MEASURED, SHEET_STEPS = 4, 64, 10
+
+GROUPS: dict[str, tuple[tuple[type[nn.Module], ...], frozenset[str]]] = {
+    "resblocks": (
+        (unet2.Resnet, unet3_blocks.Resnet),
+        frozenset({"norm1", "conv1", "film", "norm2", "conv2", "convolutions"}),
+    ),
+    "attention": (
+        (unet2.Attention, unet3_blocks.SelfAttention, unet3_blocks.CrossAttention, layers.Attention),
+        frozenset({"qkv", "q", "out"}),
+    ),
+}
+"""Names that `frozen` accepts besides parts of names: as the original code grouped weights.
+
+Of residual blocks the shortcut still learns, of attention the keys and values of the context.
+"""
 
 Loss = Callable[[Turn], Losses]
 
@@ -56,7 +76,7 @@ def full_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     networks = {target: base.network(target) for target in objective.targets}
     names = [name for network in networks.values() for found in names_of(network).values() for name in found]
     for part in objective.frozen:
-        if not any(part in name for name in names):
+        if part not in GROUPS and not any(part in name for name in names):
             raise ConfigError(
                 f"objective.frozen: no weight has {part!r} in its name.",
                 f"Names are such as {names[0]} and {names[-1]}.",
@@ -90,14 +110,27 @@ def add_adapters(base: Base, target: str, settings: AdapterConfig) -> nn.Module:
     return adapters
 
 
+def group_of(network: nn.Module, group: str) -> set[str]:
+    """The names of a network's weights that belong to one of `GROUPS`."""
+    kinds, children = GROUPS[group]
+    return {
+        f"{path}.{name}"
+        for path, module in network.named_modules()
+        if isinstance(module, kinds)
+        for name, _ in module.named_parameters()
+        if name.partition(".")[0] in children
+    }
+
+
 def unfreeze(network: nn.Module, frozen: tuple[str, ...] = ()) -> nn.Module:
     """Lets all weights learn but those whose name in files contains one of `frozen`, and the statistics.
 
     Raises ConfigError when that is nothing.
     """
     names = names_of(network)
+    groups = {name for group in frozen if group in GROUPS for name in group_of(network, group)}
     for name, value in network.named_parameters():
-        held = any(part in foreign for part in frozen for foreign in names[name])
+        held = name in groups or any(part in foreign for part in frozen for foreign in names[name])
         # The prior's statistics of embeddings are measured, not learned.
         value.requires_grad_(not held and name not in ("clip_mean", "clip_std"))
     if not any(value.requires_grad for value in network.parameters()):
@@ -117,6 +150,8 @@ def tuning_task(
     """The task in which `modules` learn, by target, the loss of that target's network on the same batches."""
     objective: Tuned = stage.objective
     base.check_size(learned.size)
+    _check_regions(stage, base)
+    source = _with_regions(base, objective, source, learned.size)
     times = nn.ModuleDict()
     players = []
     for target, module in modules.items():
@@ -129,7 +164,8 @@ def tuning_task(
             return {}
         rows = range(min(MEASURED, len(held_out)))
         plain = Plain(PictureSource(held_out, AUGMENTATIONS["none"]))
-        batch = plain.batch(rows, generator(shop.config.seed, "held out"))
+        beside = _with_regions(base, objective, plain, learned.size)
+        batch = beside.batch(rows, generator(shop.config.seed, "held out"))
         turn = Turn(batch, 0, shop.device, draws, {})
         return {
             f"{player.name}/{name}": float(value)
@@ -141,7 +177,12 @@ def tuning_task(
         shown = held_out or learned
         rows = range(min(SHOWN, len(shown)))
         captions = shown.batch(rows, generator(shop.config.seed, "shown"), AUGMENTATIONS["none"]).captions
-        return draw_sheet(base, captions, learned.size)
+        if not base.repaints:
+            return draw_sheet(base, captions, learned.size)
+        regions = random_regions(
+            len(rows), learned.size, learned.size, 0.0, generator(shop.config.seed, "shown regions")
+        )
+        return draw_repainted(base, captions, shown.plain(rows), regions)
 
     return Task(tuple(players), source, extra=times, sheet=sheet, measure=measure)
 
@@ -158,6 +199,52 @@ def draw_sheet(base: Base, captions: tuple[str, ...], size: int, steps: int = SH
         **prior,  # type: ignore[arg-type]
     )
     return pictures_to_sheet(result.images, len(captions))
+
+
+def draw_repainted(base: Base, captions: tuple[str, ...], pixels: Tensor, repaint: Tensor) -> Sheet:
+    """Pictures (B, 3, S, S) with regions (B, 1, S, S) in grey, and below them repainted."""
+    prior = {"prior_steps": SHEET_STEPS} if base.prior is not None else {}
+    drawn = []
+    pixels = pixels.cpu()
+    for caption, picture, region in zip(captions, pixels, repaint, strict=True):
+        image, mask = (to_pil(value[None])[0] for value in (picture, 2 * region.expand(3, -1, -1) - 1))
+        result = base.pipe.generate(
+            caption,
+            image=image,
+            mask=mask,
+            seed=len(drawn),
+            steps=SHEET_STEPS,
+            width=pixels.shape[-1],
+            height=pixels.shape[-2],
+            **prior,  # type: ignore[arg-type]
+        )
+        drawn += result.images
+    shown = to_pil(torch.where(repaint > 0, 0.0, pixels))
+    return pictures_to_sheet([*shown, *drawn], len(captions))
+
+
+def _check_regions(stage: Stage, base: Base) -> None:
+    objective: Tuned = stage.objective
+    if base.model.hints:
+        raise ConfigError(
+            f"{base.pipe.model_id} follows hint pictures, which fine-tuning does not read.",
+            "Begin with another decoder.",
+        )
+    if objective.masked == "region" and not base.repaints:
+        raise ConfigError(
+            'objective.masked is "region", but the decoder repaints none.', "Add [objective.inpainting]."
+        )
+    seen = base.repaints and base.model.tells_region == "masked_picture"
+    if stage.variants and (objective.masked == "alpha" or (seen and "decoder" in objective.targets)):
+        raise ConfigError(
+            f"{stage.variants} variants are kept as latents, but the loss needs the pictures themselves.",
+            "Set variants = 0.",
+        )
+
+
+def _with_regions(base: Base, objective: Tuned, source: Source, size: int) -> Source:
+    settings = objective.inpainting or InpaintingConfig()
+    return WithRegions(source, size, settings.box) if base.repaints else source
 
 
 def decoder_loss(base: Base, objective: Tuned, times: nn.ModuleDict) -> Loss:
@@ -178,7 +265,11 @@ def decoder_loss(base: Base, objective: Tuned, times: nn.ModuleDict) -> Loss:
         told = base.tell_decoder(batch.captions, found.get("embeddings"), dropped)
         t, weights = sampler.draw(count, turn.generator, turn.device)
         x0 = found["latents"]
-        parts = denoising_losses(network, x0, told, t, turn.normal(x0), wanted, process, posterior)
+        if base.repaints:
+            told = replace(told, extra=base.tell_region(batch.pixels, x0, batch.repaint))
+        mask = {"no": None, "region": batch.repaint, "alpha": batch.alpha}[objective.masked]
+        counted = None if mask is None else counting(mask, x0, objective.outside)
+        parts = denoising_losses(network, x0, told, t, turn.normal(x0), wanted, process, posterior, counted)
         total = sum(parts.values(), torch.zeros(count, device=turn.device))
         if torch.is_grad_enabled():
             sampler.learn(t, total)

@@ -32,8 +32,9 @@ from kandinsky.training.data.pictures import AUGMENTATIONS, Augmentation, Pictur
 from kandinsky.training.data.tokenizer_training import caption_corpus, train_tokenizer, write_tokenizer
 from kandinsky.training.ema import copy_into
 from kandinsky.training.loop import CHECKPOINTS
-from kandinsky.training.seeds import generator
+from kandinsky.training.seeds import generator, seed_globals
 from kandinsky.training.stages.base import Base
+from kandinsky.training.stages.regions import widened
 from kandinsky.training.stages.towers import Towers
 from kandinsky.training.state import HASHES, newest_whole
 
@@ -96,6 +97,15 @@ class Workshop:
         )
         self.base_stamp = _stamp(pipe)
         self._usual_size = int(pipe.model.defaults["width"])
+        inpainting = getattr(stage.objective, "inpainting", None)
+        if inpainting is not None and not pipe.model.extra_channels:
+            if not self.learns_whole(stage):
+                raise ConfigError(
+                    "Adapters cannot hold the channels that a decoder needs to be told of regions.",
+                    'Set method = "full", or begin with a decoder that repaints.',
+                )
+            seed_globals(self.config.seed)
+            pipe.model = widened(pipe.model, inpainting.first_layer)
         return Base(pipe)
 
     @staticmethod

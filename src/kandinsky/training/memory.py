@@ -1,0 +1,41 @@
+"""Less memory for activations, for more time: blocks are run again on the way back (arXiv 1604.06174)."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from kandinsky.core.errors import ConfigError
+from kandinsky.networks import layers, unet2, unet3_blocks
+
+BLOCKS: dict[type[nn.Module], tuple[str, ...]] = {
+    layers.Block: ("forward", "extend"),
+    unet2.Resnet: ("forward",),
+    unet2.Attention: ("forward",),
+    unet3_blocks.Resnet: ("forward",),
+    unet3_blocks.Attention: ("forward",),
+}
+"""What is run again as one, and by which names it is called; of its activations only its inputs are kept."""
+
+
+def recompute(network: nn.Module) -> None:
+    """Lets a network's blocks keep only their inputs while gradients are wanted; its results are the same.
+
+    Doing it again changes nothing. Raises ConfigError for a network without such blocks.
+    """
+    blocks = [module for module in network.modules() if type(module) in BLOCKS]
+    if not blocks:
+        raise ConfigError(
+            f"{type(network).__name__} has no blocks to run again.", "Set gradient_checkpointing = false."
+        )
+    for block in blocks:
+        for name in BLOCKS[type(block)]:
+            if name not in vars(block):
+                setattr(block, name, partial(_run, getattr(block, name)))
+
+
+def _run(call: Callable[..., Any], *given: Any) -> Any:
+    return checkpoint(call, *given, use_reentrant=False) if torch.is_grad_enabled() else call(*given)

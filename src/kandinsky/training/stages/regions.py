@@ -1,0 +1,51 @@
+"""Learning to repaint regions: networks widened for it, and where losses count."""
+
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kandinsky.core.errors import ConfigError
+from kandinsky.generations.model import Model, Network
+
+FirstLayer = Literal["extend", "new"]
+
+
+@torch.no_grad()
+def widened(model: Model, first_layer: FirstLayer) -> Model:
+    """A model whose network also takes a mask and the known latents; its other weights are the same.
+
+    With "extend" the first layer sees nothing of the new channels yet, so the network says what it said;
+    with "new" that layer is drawn anew, as in the original code. Raises ConfigError for a network that has
+    other channels behind the latents already.
+    """
+    old = cast(nn.Module, model.network)
+    latents = model.codec.channels
+    config: Any = old.config
+    if config.in_channels != latents:
+        raise ConfigError(
+            f"The decoder takes {config.in_channels} channels, of which {latents} are latents.",
+            "Leave objective.inpainting out, or begin with an ordinary decoder.",
+        )
+    network = type(old)(replace(config, in_channels=2 * latents + 1))
+    network.to(next(old.parameters()))
+    state = network.state_dict()
+    for name, value in old.state_dict().items():
+        if name == "conv_in.weight" and first_layer == "extend":
+            state[name].zero_()[:, :latents].copy_(value)
+        elif name != "conv_in.weight":
+            state[name].copy_(value)
+    modules = {name: network if module is old else module for name, module in model.modules.items()}
+    return replace(model, network=cast(Network, network), modules=modules)
+
+
+def counting(mask: Tensor, like: Tensor, outside: float) -> Tensor:
+    """How much each place of latents `like` counts, (B, 1, h, w): 1 inside a mask, `outside` beside it.
+
+    `mask` is (B, 1, H, W) in [0, 1]; the mean over a picture is 1 where anything counts.
+    """
+    inside = F.interpolate(mask.to(like), size=like.shape[-2:], mode="area")
+    counted = outside + (1 - outside) * inside
+    return counted / counted.mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
