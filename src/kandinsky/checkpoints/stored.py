@@ -47,7 +47,7 @@ class Stored:
         if any(tensor.untyped_storage().resizable() for tensor in tensors.values()):
             raise CheckpointError(
                 f"The weights of the {self.what} lie in an old form of pickle, which is only read whole.",
-                "Convert the model to safetensors with `kandinsky convert`, or leave offload out.",
+                "Convert the model with `kandinsky convert`, or load it without offload and quantize.",
             )
         shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
         return load_strict(self.build, self._native(shapes), dtype, self.what)
@@ -59,7 +59,7 @@ class Stored:
         return self._native({name: tensor for name, tensor in foreign.items() if name in wanted})
 
     def identity(self) -> str:
-        """A hash that tells these weights from others: of names, shapes, and numbers at each tensor's ends."""
+        """A hash that tells these weights from others: of names, shapes and numbers at tensors' ends."""
         digest = sha256()
         for name, tensor in sorted(self.open().items()):
             flat = tensor.flatten()

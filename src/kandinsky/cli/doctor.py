@@ -20,7 +20,9 @@ def examine() -> dict[str, Any]:
     import torch
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    memory = _free_memory()
+    from kandinsky.engine.devices import free_memory
+
+    memory = free_memory(torch.device("cpu"))
     cuda = _cuda(torch)
     room = max([memory or 0, *(gpu["free_memory"] for gpu in cuda)])
     return {
@@ -86,16 +88,6 @@ def _bfloat16_in_hardware() -> bool | None:
     lines = [line for line in _proc("cpuinfo").splitlines() if line.startswith(("flags", "Features"))]
     flags = {word for line in lines for word in line.split()}
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"}) if flags else None
-
-
-def _free_memory() -> int | None:
-    for line in _proc("meminfo").splitlines():
-        if line.startswith("MemAvailable"):
-            return int(line.split()[1]) * 1024
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _free_disk(folder: Path) -> int | None:

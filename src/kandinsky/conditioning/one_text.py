@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,12 +21,22 @@ TOKENS = 128
 """The most tokens of a text that are read, its end mark among them."""
 
 
+class TextNetwork(Protocol):
+    """What reads ids and mask (B, L) as states (B, L, `config.width`); a `T5Encoder` is one."""
+
+    @property
+    def config(self) -> Any: ...
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor: ...
+
+
 @dataclass(frozen=True, eq=False)
 class StatesReader:
-    """A text encoder with its tokenizer; it reads on `device`, None for where its weights are."""
+    """A text encoder with its tokenizer; it reads on `device`, None for where the weights of a `T5Encoder`
+    are."""
 
     tokenizer: Tokenizer
-    network: T5Encoder
+    network: TextNetwork
     device: torch.device | None = None
 
     def tokens(self, text: str) -> tuple[Tensor, str]:
@@ -43,7 +54,7 @@ class StatesReader:
     @torch.no_grad()
     def read(self, ids: Tensor) -> Tensor:
         """The hidden states (1, L, W) of ids (L,), none of which is masked."""
-        rows = ids[None].to(self.device or self.network.tokens.weight.device)
+        rows = ids[None].to(self.device or _weights_device(self.network))
         states: Tensor = self.network(rows, torch.ones_like(rows))
         return states
 
@@ -145,6 +156,11 @@ class OneTextConditioner:
             masked_rows=self.masked_rows,
             null=torch.tensor([self.learned_null], device=self.device),
         )
+
+
+def _weights_device(network: TextNetwork) -> torch.device:
+    assert isinstance(network, T5Encoder)
+    return network.tokens.weight.device
 
 
 def stacked(conditions: Iterable[UNet3Condition]) -> UNet3Condition:

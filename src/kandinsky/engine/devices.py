@@ -1,4 +1,7 @@
-"""Which device and which dtype a model runs on."""
+"""Which device and which dtype a model runs on, and how much memory is left there."""
+
+import os
+from pathlib import Path
 
 import torch
 
@@ -51,3 +54,20 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
     if name == "float64" and device.type == "mps":
         raise RequestError("Device mps cannot compute in float64.", "Use float32, or the device cpu.")
     return DTYPES[name]
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Free bytes of a device (of main memory, but for CUDA); None where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        told = Path("/proc/meminfo").read_text(encoding="utf-8")
+    except OSError:
+        told = ""
+    for line in told.splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) * 1024
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None

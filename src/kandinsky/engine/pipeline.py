@@ -21,6 +21,8 @@ from kandinsky.core.rng import PerPictureRng, Rng
 from kandinsky.engine import adapters
 from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.embedded import EMBEDDED, embedded_folder
+from kandinsky.engine.memory import Housed, Memory, house
+from kandinsky.engine.offload import Policy
 from kandinsky.engine.words import load_words
 from kandinsky.generations import Placement, Source, load_model, needs_prior
 from kandinsky.generations.model import Model
@@ -36,17 +38,29 @@ class Pipeline:
 
     `model` is its parts and settings; `model_id` is what `load` was told, and `settings` its other
     arguments that shape pixels; `batch_size` is how many pictures are denoised together (each comes out as
-    it would alone, to rounding; with 1, to the bit).
+    it would alone, to rounding; with 1, to the bit); `housed` is the model as it runs where its weights come
+    and go.
     """
 
     def __init__(
-        self, model: Model, model_id: str = "", settings: dict[str, Any] | None = None, batch_size: int = 1
+        self,
+        model: Model,
+        model_id: str = "",
+        settings: dict[str, Any] | None = None,
+        batch_size: int = 1,
+        housed: Housed | None = None,
     ) -> None:
         self.model = model
         self.model_id = model_id
         self.settings = settings or {}
         self.batch_size = batch_size
+        self._housed = housed or Housed(model)
         self._lora_sources: dict[str, str] = {}
+
+    @property
+    def offload(self) -> Policy:
+        """The memory policy that is followed, see `load`."""
+        return self._housed.policy
 
     @property
     def loras(self) -> dict[str, float]:
@@ -75,7 +89,11 @@ class Pipeline:
         self._note_loras()
 
     def merge_loras(self) -> None:
-        """Adds the adapters to the weights, for pictures as fast as without any; any change undoes it."""
+        """Adds the adapters to the weights, for pictures as fast as without any; any change undoes it.
+
+        Raises RequestError where weights come from their files, or are quantized.
+        """
+        self._housed.check_mergeable()
         adapters.merge(self.model)
 
     def unmerge_loras(self) -> None:
@@ -134,7 +152,10 @@ class Pipeline:
         rows = request.rows()
         parts = [rows[k : k + self.batch_size] for k in range(0, len(rows), self.batch_size)]
         batches = [Batch(part, rng([row.seed for row in part])) for part in parts]
-        images = yield from generate(self.model, request, batches)
+        try:
+            images = yield from generate(self._housed.model, request, batches)
+        finally:
+            self._housed.release()
         size = min(self.batch_size, len(rows))
         asked = request.to_json()
         if self.model.guidance_offset:
@@ -154,6 +175,9 @@ def load(
     batch_size: int | None = None,
     lora: Mapping[str, float] | None = None,
     words: Sequence[str] = (),
+    offload: str | None = None,
+    quantize: str | None = None,
+    prompt_cache: str | Path | None = None,
     on_progress: Progress | None = None,
 ) -> Pipeline:
     """Loads a checkpoint: the embedded one, a folder in diffusers layout or of original files, or a Hub id.
@@ -164,10 +188,14 @@ def load(
     and "flash" among original files; `revision` pins a Hub commit. `behaviour` chooses where the same weights
     were published with several ways to run them, such as "release-2022" (the usual one) and "head-2023".
     `lora` maps adapters to their scales, see `Pipeline.load_lora`; `words` are files of learned words.
-    `on_progress(file, done, total)` is told of downloads. Raises CheckpointError (HubError for downloads) or
-    RequestError, naming what is missing and what to do.
+    `offload` chooses what is in memory: "none" (as without it) all weights, "parts" each network only while
+    it runs, "layers" a T5 text encoder one layer at a time as well, "auto" the first of these that fits into
+    free memory. `quantize` holds weights in "int8" or "int4" (an extra library). `prompt_cache` is a folder
+    in which texts, once read, are kept. `on_progress(file, done, total)` is told of downloads. Raises
+    CheckpointError (HubError for downloads) or RequestError, naming what is missing and what to do.
     """
-    place = Placement(*_device_and_dtype(device, dtype), variant, behaviour)
+    memory = Memory(offload, quantize, prompt_cache)
+    place = Placement(*_device_and_dtype(device, dtype), variant, behaviour, memory.parked)
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise RequestError(f"batch_size is {batch_size!r}.", "Use a whole number from 1 up.")
     model_id = EMBEDDED if model is None else str(model)
@@ -184,9 +212,11 @@ def load(
         "variant": variant,
         "revision": revision,
         "behaviour": behaviour,
+        "quantize": quantize,
     }
     size = batch_size or (4 if place.device.type == "cuda" else 1)
-    pipe = Pipeline(loaded, model_id, {k: v for k, v in settings.items() if v is not None}, size)
+    given = {k: v for k, v in settings.items() if v is not None}
+    pipe = Pipeline(loaded, model_id, given, size, house(loaded, place.shelf, memory))
     for source, scale in (lora or {}).items():
         pipe.load_lora(source, scale)
     for source in words:

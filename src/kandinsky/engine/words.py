@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -66,7 +67,7 @@ def text_encoders(model: Model) -> dict[str, Encoder]:
     prior, texts, one_text = parts.prior, parts.texts, parts.one_text
     found = [] if prior is None else [Encoder(prior.tokenizer, prior.text)]
     if one_text is not None:
-        found.append(Encoder(one_text.reader.tokenizer, one_text.reader.network))
+        found.append(Encoder(one_text.reader.tokenizer, cast(nn.Module, one_text.reader.network)))
     if texts is not None:
         found.append(Encoder(texts.first.tokenizer, texts.first.network))
         if texts.second is not None:

@@ -59,7 +59,7 @@ class Placement:
         if self.parked:
             raise CheckpointError(
                 "The files of this model can only be read whole.",
-                "Convert it with `kandinsky convert`, or leave offload out.",
+                "Convert it with `kandinsky convert`, or load it without offload and quantize.",
             )
         network.to(self.device)
 

@@ -1,0 +1,234 @@
+"""Memory policies: which weights of a model are in memory during which part of a request."""
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+
+from kandinsky.conditioning.conditions import Batch, Conditioner, Conditions
+from kandinsky.conditioning.one_text import OneTextConditioner
+from kandinsky.core.errors import RequestError, nearest
+from kandinsky.core.events import Event
+from kandinsky.core.requests import Request
+from kandinsky.core.rng import Rng
+from kandinsky.engine.devices import free_memory
+from kandinsky.engine.residence import Residence, bytes_of, names_in, tensors_of
+from kandinsky.generations.model import Codec, Model, Prepared
+from kandinsky.networks.t5 import T5Config, T5Encoder
+from kandinsky.networks.unet2 import UNet2
+from kandinsky.networks.unet3 import UNet3
+
+Policy = Literal["none", "parts", "layers"]
+POLICIES: tuple[str, ...] = get_args(Policy)
+"""All weights in memory; each network only while its part of a request runs; that, and text encoders of
+which one layer at a time is there."""
+AUTO = "auto"
+ROOM = 0.7
+"""The share of free memory that weights may take: activations and the process need the rest."""
+
+
+def check_policy(offload: str | None) -> str:
+    """The policy that was asked for, None being "none"; RequestError for one that there is not."""
+    asked = "none" if offload is None else offload
+    if asked not in (*POLICIES, AUTO):
+        raise RequestError(f"There is no memory policy {offload!r}.", nearest(str(asked), (*POLICIES, AUTO)))
+    return asked
+
+
+def choose_policy(model: Model, free: int | None = None) -> Policy:
+    """The fastest policy whose weights fit into `free` bytes of the model's device, by default what is free.
+
+    Where the system does not tell, all weights are brought.
+    """
+    free = free_memory(model.device) if free is None else free
+    if free is None:
+        return "none"
+    sizes = [bytes_of(module) for module in model.modules.values()]
+    if sum(sizes) <= ROOM * free:
+        return "none"
+    denoising = (model.network, codec_of(model))
+    beside = sum(bytes_of(module) for module in model.modules.values() if module not in denoising)
+    return "parts" if max([beside, *sizes]) <= ROOM * free else "layers"
+
+
+def codec_of(model: Model) -> nn.Module:
+    """The network that a model decodes with."""
+    network: nn.Module = model.codec.network  # type: ignore[attr-defined]
+    return network
+
+
+def offloaded(model: Model, residence: Residence, policy: Policy) -> Model:
+    """The same model, whose parts bring their weights when they run.
+
+    It shares the networks of `model`, all of which must be in the residence.
+    """
+    if policy == "none":
+        return model
+    unet, codec = model.network, codec_of(model)
+    assert isinstance(unet, UNet2 | UNet3)
+    others = [module for module in model.modules.values() if module is not unet and module is not codec]
+    return replace(
+        model,
+        conditioner=_conditioner(model, residence, others, policy == "layers"),
+        network=VisitingNetwork(unet, residence),
+        codec=VisitingCodec(model.codec, codec, residence),
+    )
+
+
+def _conditioner(
+    model: Model, residence: Residence, networks: list[nn.Module], streamed: bool
+) -> Conditioner:
+    own = model.conditioner
+    if not isinstance(own, OneTextConditioner):
+        return VisitingConditioner(own, networks, residence)
+    encoder = own.reader.network
+    assert isinstance(encoder, T5Encoder)
+    visiting = VisitingEncoder(encoder, residence, streamed)
+    return replace(own, reader=replace(own.reader, network=visiting, device=model.device))
+
+
+@dataclass(frozen=True, eq=False)
+class VisitingEncoder:
+    """A text encoder that is in memory while it reads: whole, or `streamed`, one layer after the other."""
+
+    network: T5Encoder
+    residence: Residence
+    streamed: bool = False
+
+    @property
+    def config(self) -> T5Config:
+        """The encoder's."""
+        return self.network.config
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """As the encoder's own."""
+        network = self.network
+        if not self.streamed:
+            self.residence.only(network)
+            whole: Tensor = network(ids, mask)
+            return whole
+        self._only("tokens", "distances")
+        x, bias = network.embed(ids), network.bias(mask)
+        for place, block in enumerate(network.blocks):
+            self._only(f"blocks.{place}")
+            x = block(x, bias)
+        self._only("norm")
+        states: Tensor = network.norm(x)
+        return states
+
+    def _only(self, *parts: str) -> None:
+        modules = [self.network.get_submodule(part) for part in parts]
+        self.residence.only(self.network, names_in(self.network, modules))
+
+
+@dataclass(frozen=True, eq=False)
+class VisitingConditioner:
+    """A conditioner whose networks are in memory while it encodes."""
+
+    own: Conditioner
+    networks: Sequence[nn.Module]
+    residence: Residence
+
+    def check(self, request: Request, guided: bool) -> None:
+        """See `Conditioner`."""
+        self.own.check(request, guided)
+
+    def encode(
+        self, batches: Sequence[Batch], request: Request, guided: bool
+    ) -> Generator[Event, None, list[Conditions]]:
+        """See `Conditioner`."""
+        with closing(self.own.encode(batches, request, guided)) as events:
+            while True:
+                self._bring()
+                try:
+                    event = next(events)
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]
+                # Another request may run while this one waits.
+                yield event
+
+    def _bring(self) -> None:
+        if all(not tensor.is_meta for network in self.networks for tensor in network.parameters()):
+            return
+        self.residence.only()
+        for network in self.networks:
+            self.residence.bring(network)
+
+
+@dataclass(frozen=True, eq=False)
+class VisitingNetwork:
+    """A denoising network whose weights are in memory while it runs, those that `prepare` reads only then."""
+
+    network: UNet2 | UNet3
+    residence: Residence
+
+    @property
+    def config(self) -> Any:
+        """The network's."""
+        return self.network.config
+
+    def prepare(self, condition: Any, times: Sequence[float]) -> Prepared:
+        """See `Network`."""
+        once = names_in(self.network, self.network.request_modules())
+        self.residence.only(self.network, once)
+        prepared = self.network.prepare(condition, times)
+        rest = frozenset(tensors_of(self.network).keys() - once)
+        return VisitingSteps(prepared, self.network, self.residence, rest, frozenset(map(float, times)))
+
+
+@dataclass(frozen=True, eq=False)
+class VisitingSteps:
+    """A prepared network, of whose weights `names` are in memory; all at times that were not announced."""
+
+    own: Prepared
+    network: nn.Module
+    residence: Residence
+    names: frozenset[str]
+    times: frozenset[float]
+
+    def step(self, x: Tensor, t: float) -> Tensor:
+        """See `Prepared`."""
+        self.residence.only(self.network, self.names if float(t) in self.times else None)
+        return self.own.step(x, t)
+
+
+@dataclass(frozen=True, eq=False)
+class VisitingCodec:
+    """A codec whose network is in memory while it encodes or decodes."""
+
+    own: Codec
+    network: nn.Module
+    residence: Residence
+    fitted: list[bool] = field(default_factory=list)
+
+    @property
+    def downscale(self) -> int:
+        """See `Codec`."""
+        return self.own.downscale
+
+    @property
+    def channels(self) -> int:
+        """See `Codec`."""
+        return self.own.channels
+
+    def encode(self, pictures: Tensor, rng: Rng | None = None) -> Tensor:
+        """See `Codec`."""
+        self.residence.only(self.network)
+        return self.own.encode(pictures, rng)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """See `Codec`."""
+        self.residence.only(self.network)
+        return self.own.decode(latents)
+
+    def preview(self, latents: Tensor) -> Tensor:
+        """See `Codec`; the first needs the network, beside the one that denoises."""
+        if self.fitted:
+            return self.own.preview(latents)
+        self.residence.bring(self.network)
+        shown = self.own.preview(latents)
+        self.residence.drop(self.network)
+        self.fitted.append(True)
+        return shown

@@ -1,0 +1,75 @@
+"""Texts that were read once, kept in a folder by what they say and by which encoder read them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from kandinsky.adapters import lora
+from kandinsky.adapters.tokens import table_of
+from kandinsky.checkpoints.stored import Stored
+from kandinsky.checkpoints.weights import read_tensor_file, write_tensor_file
+from kandinsky.conditioning.one_text import TextNetwork
+from kandinsky.core.errors import CheckpointError
+
+STATES = "states"
+"""The one tensor in a file."""
+
+
+@dataclass(frozen=True, eq=False)
+class RememberingEncoder:
+    """A text encoder that asks `folder` before it reads a text, and leaves there what it read.
+
+    `network` holds the weights that `reader` reads with, which are those `stored`; `kept` says what else
+    tells its answers from others'. With learned words in a text, or adapters on the encoder, it is read.
+    """
+
+    reader: TextNetwork
+    network: nn.Module
+    stored: Stored
+    folder: Path
+    kept: str = ""
+
+    @property
+    def config(self) -> Any:
+        """The encoder's."""
+        return self.reader.config
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """As the encoder's own, without its weights where the text is known.
+
+        Raises OutputError when the folder cannot be written to.
+        """
+        if lora.worn_by(self.network) or bool((ids >= table_of(self.network).num_embeddings).any()):
+            return self.reader(ids, mask)
+        path = self.folder / f"{self._key(ids, mask)}.safetensors"
+        known = self._known(path, (*ids.shape, self.config.width))
+        if known is not None:
+            return known.to(ids.device)
+        states = self.reader(ids, mask)
+        write_tensor_file(path, {STATES: states}, {})
+        return states
+
+    @cached_property
+    def _identity(self) -> str:
+        return self.stored.identity()
+
+    def _key(self, ids: Tensor, mask: Tensor) -> str:
+        dtype = table_of(self.network).weight.dtype
+        said = f"{self._identity} {self.kept} {dtype} {self.config} {ids.tolist()} {mask.tolist()}"
+        return sha256(said.encode()).hexdigest()
+
+    @staticmethod
+    def _known(path: Path, shape: tuple[int, ...]) -> Tensor | None:
+        """What the folder holds under a name; None for nothing, and for a file that was damaged."""
+        if not path.is_file():
+            return None
+        try:
+            states = read_tensor_file(path).get(STATES)
+        except CheckpointError:
+            return None
+        # A copy: the file may be replaced while it is mapped.
+        return None if states is None or tuple(states.shape) != shape else states.clone()

@@ -1,0 +1,91 @@
+"""Weights that are in memory only while they are needed; between times they lie in their files."""
+
+from collections.abc import Collection, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.checkpoints.stored import Stored
+
+PORTION = 2**28
+"""How many bytes are read from files at a time, so that a conversion holds little twice."""
+
+
+class Residence:
+    """Networks whose weights come to `device` in `dtype` from where they are `stored`, and go again.
+
+    A network that is away is on the meta device. What is brought is mapped from its file wherever the file
+    holds it alike, and nothing is written back: networks must not be trained meanwhile.
+    """
+
+    def __init__(self, stored: Mapping[nn.Module, Stored], device: torch.device, dtype: torch.dtype) -> None:
+        self.stored, self.device, self.dtype = stored, device, dtype
+        self._held: tuple[nn.Module | None, frozenset[str]] | None = None
+
+    def only(self, network: nn.Module | None = None, names: Collection[str] | None = None) -> None:
+        """Brings the named tensors of one network (None: all of them), and lets go of everything else."""
+        wanted = frozenset(tensors_of(network) if names is None else names) if network else frozenset()
+        if self._held == (network, wanted):
+            return
+        self._held = None
+        for other in self.stored:
+            self.drop(other, tensors_of(other).keys() - (wanted if other is network else frozenset()))
+        if network is not None:
+            self.bring(network, wanted)
+        self._held = network, wanted
+
+    def bring(self, network: nn.Module, names: Collection[str] | None = None) -> None:
+        """Brings what is away of the named tensors of a network (None: of all)."""
+        known = tensors_of(network)
+        away = {n: t for n, t in known.items() if t.is_meta and (names is None or n in names)}
+        if away:
+            self._held = None
+        for portion in _portions(away):
+            found = self.stored[network].read(portion)
+            network.load_state_dict(
+                {n: self._placed(found.pop(n)) for n in portion}, strict=False, assign=True
+            )
+
+    def drop(self, network: nn.Module, names: Collection[str] | None = None) -> None:
+        """Lets go of the named tensors of a network (None: of all)."""
+        known = tensors_of(network)
+        here = {n: t for n, t in known.items() if not t.is_meta and (names is None or n in names)}
+        if here:
+            self._held = None
+            network.load_state_dict({n: t.to("meta") for n, t in here.items()}, strict=False, assign=True)
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+
+
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network that files hold, by name."""
+    return network.state_dict()
+
+
+def names_in(network: nn.Module, parts: Collection[nn.Module]) -> set[str]:
+    """The names of the tensors of some modules of a network, and of those that belong to no module of it."""
+    wanted = {id(module) for part in parts for module in part.modules()}
+    found = {name for name, _ in network.named_parameters(recurse=False)}
+    for path, module in network.named_modules():
+        if id(module) in wanted:
+            found |= {f"{path}.{name}" for name in module.state_dict() if "." not in name}
+    return found
+
+
+def bytes_of(network: nn.Module) -> int:
+    """How much memory a network's weights take when they are there."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(network).values())
+
+
+def _portions(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
+    portion: list[str] = []
+    size = 0
+    for name, tensor in tensors.items():
+        portion.append(name)
+        size += tensor.numel() * tensor.element_size()
+        if size >= PORTION:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
