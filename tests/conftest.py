@@ -1,10 +1,12 @@
 """What tests of several folders share: the tiny checkpoints, made once a run."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kandinsky.core.caches import VARIABLE
 from tests.reference.folders import write_first, write_second, write_third, write_third_first
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
@@ -13,6 +15,14 @@ from tests.tiny_text_image import TextImageCheckpoints
 # Started in the background by a shell, Python inherits an ignored Ctrl-C and passes it on to every child;
 # the tests of interruption need it as on a terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder for caches of this run alone: tests leave nothing in the home folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(tmp_path_factory.mktemp("caches")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """`kandinsky convert`: a checkpoint in one layout becomes a folder in the other."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from kandinsky.checkpoints.convert import convert as convert_folder
@@ -8,6 +9,19 @@ from kandinsky.checkpoints.original_hub import DECODER, HALVES, PRIOR
 from kandinsky.checkpoints.published import open_model
 from kandinsky.cli.console import err, say
 from kandinsky.cli.progress import Bars
+
+
+def components(
+    config: str, source: Path, target: Path, keys: Sequence[str], *, sharded: bool, quiet: bool
+) -> None:
+    """Writes networks of a finished run as components of `target` and prints their folders."""
+    from kandinsky.cli.train import source as run_of
+    from kandinsky.training.components import write_component
+
+    for key in keys:
+        path = write_component(run_of(Path(config), None), source, target, key, sharded=sharded)
+        if not quiet:
+            say(str(path))
 
 
 def convert(

@@ -174,7 +174,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 @app.command()
 @interruptible
 def train(
-    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG.toml]", help="The run to do.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="The run to do: a TOML file, or a recipe.")
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help="A run that came with this package.")] = None,
     method: Annotated[
         str | None,
@@ -227,6 +229,8 @@ def train(
         command.check_method(method, data, words)
     tuning = command.tuning_overrides(model, prior, size, steps, {"target": target, **words})
     changes = command.merged(command.overrides(data, out, seed, device, threads), tuning)
+    if command.processes() > 1:
+        raise typer.Exit(command.launch(command.processes(), sys.argv[1:]))
     path = command.source(config, recipe or method)
     if export_only:
         command.export(path, changes)
@@ -237,18 +241,36 @@ def train(
 @app.command()
 @interruptible
 def convert(
-    source: Annotated[str, typer.Argument(help="A folder or hub id in either layout.")],
-    dest: Annotated[Path, typer.Argument(help="The new folder.")],
-    to: Annotated[str, typer.Option(help="The layout to write: diffusers or original.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE|CONFIG", help="A folder or hub id in either layout, or a run.")
+    ],
+    dest: Annotated[Path, typer.Argument(metavar="DEST|INPUT", help="The new folder, or a run's result.")],
+    output: Annotated[
+        Path | None, typer.Argument(metavar="[OUTPUT]", help="The new folder, after CONFIG and INPUT.")
+    ] = None,
+    to: Annotated[str | None, typer.Option(help="The layout to write: diffusers or original.")] = None,
+    save_keys: Annotated[
+        list[str] | None,
+        typer.Option("--save-keys", help="Of a run: unet, prior or text_encoder; repeat it."),
+    ] = None,
+    colossalai: Annotated[
+        bool, typer.Option("--colossalai", help="INPUT is a folder of shards with their index.")
+    ] = False,
     prior: Annotated[str | None, typer.Option(help="Its prior, to be written into the same folder.")] = None,
     variant: Annotated[
         str | None, typer.Option(help="Which weight files, such as fp16 or inpainting.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
-    """Write a model in the other layout, without a change to its numbers."""
+    """Write a model in the other layout, or networks of a run (CONFIG INPUT OUTPUT) as components."""
     from kandinsky.cli import convert as command
 
+    if (output is None) == (to is None):
+        raise typer.BadParameter("give SOURCE DEST --to LAYOUT, or CONFIG INPUT OUTPUT", param_hint="OUTPUT")
+    if output is not None:
+        command.components(source, dest, output, save_keys or ["unet"], sharded=colossalai, quiet=quiet)
+        return
+    assert to is not None
     command.convert(source, dest, to, prior=prior, variant=variant, quiet=quiet)
 
 

@@ -1,7 +1,10 @@
 """`kandinsky train`: a file or a recipe becomes a run, its events bars and lines."""
 
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,9 +29,9 @@ def recipes() -> dict[str, Path]:
 
 def source(config: Path | None, recipe: str | None) -> Path:
     """The file of a run, from the path or the recipe's name; ConfigError when that recipe does not exist."""
-    if config is not None:
-        return config
     known = recipes()
+    if config is not None:
+        return config if config.exists() or str(config) not in known else known[str(config)]
     if recipe not in known:
         raise ConfigError(f"There is no recipe {recipe!r}.", nearest(str(recipe), known))
     return known[recipe]
@@ -104,12 +107,34 @@ def write_template(method: str, out: Path | None) -> Path:
     return write_atomically(target, text)
 
 
+def processes() -> int:
+    """How many processes $NPROC_PER_NODE asks for; 1 in one that was started for it already."""
+    if "WORLD_SIZE" in os.environ:
+        return 1
+    asked = os.environ.get("NPROC_PER_NODE", "1")
+    if not asked.isdecimal() or int(asked) < 1:
+        raise ConfigError(f"NPROC_PER_NODE is {asked!r}.", "Give the number of GPUs to use, or unset it.")
+    return int(asked)
+
+
+def launch(count: int, arguments: Sequence[str]) -> int:
+    """Runs this command in so many processes that train one thing together; returns the exit code."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    given = [f"--nproc_per_node={count}", "-m", "kandinsky", *arguments]
+    return subprocess.run([*launcher, *given], check=False).returncode
+
+
 def train(path: Path, changes: dict[str, Any], *, resume: bool, quiet: bool) -> None:
     """Runs a training run to its end; leaves with the code of Ctrl-C when it was stopped (and saved)."""
     from kandinsky.training.api import run_config
+    from kandinsky.training.ranks import announced, leave
 
-    if not follow(run_config(path, resume=resume, overrides=changes), err(), quiet=quiet):
-        raise typer.Exit(INTERRUPTED)
+    quiet = quiet or not announced().first
+    try:
+        if not follow(run_config(path, resume=resume, overrides=changes), err(), quiet=quiet):
+            raise typer.Exit(INTERRUPTED)
+    finally:
+        leave()
 
 
 def export(path: Path, changes: dict[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from kandinsky.adapters import lora
@@ -19,13 +20,26 @@ from kandinsky.checkpoints.lora import (
     write_lora,
 )
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
-from kandinsky.generations.model import Model
+
+
+class Wearer(Protocol):
+    """What holds networks that can wear adapters: a model, or a pipeline's components."""
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
 
 OF_THE_PRIOR = "prior_"
 """What components of a prior are called with in files that hold parts of a decoder too."""
 
 
-def adaptable(model: Model) -> dict[str, nn.Module]:
+def adaptable(model: Wearer) -> dict[str, nn.Module]:
     """The networks that can wear adapters, by the names of their components in files.
 
     Those are the names in a folder that holds prior and decoder together: `unet`, `prior_prior`,
@@ -42,7 +56,7 @@ def adaptable(model: Model) -> dict[str, nn.Module]:
     return {names.get(name, name): module for name, module in found.items()}
 
 
-def load_lora(model: Model, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
+def load_lora(model: Wearer, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
     """Puts the adapters of a file, a folder or a Hub id on the model's networks; returns their name.
 
     The name is the file's when none is given. Raises CheckpointError (HubError) for a file that cannot be
@@ -72,7 +86,7 @@ def load_lora(model: Model, source: str | Path, scale: float = 1.0, name: str | 
     return label
 
 
-def save_lora(model: Model, file: Path, name: str, notes: Mapping[str, Any] | None = None) -> Path:
+def save_lora(model: Wearer, file: Path, name: str, notes: Mapping[str, Any] | None = None) -> Path:
     """Writes a worn adapter as one file that `load_lora` and diffusers read; returns its path.
 
     Raises RequestError for a name that is not worn, OutputError when it cannot be written.
@@ -82,36 +96,36 @@ def save_lora(model: Model, file: Path, name: str, notes: Mapping[str, Any] | No
     return write_lora(file, parts, notes)
 
 
-def worn(model: Model) -> dict[str, float]:
+def worn(model: Wearer) -> dict[str, float]:
     """The names and scales of all adapters that the model wears."""
     return {n: s for network in adaptable(model).values() for n, s in lora.worn_by(network).items()}
 
 
-def set_scale(model: Model, name: str, scale: float) -> None:
+def set_scale(model: Wearer, name: str, scale: float) -> None:
     """Changes how strongly an adapter acts, 0 being not at all; RequestError for a name not worn."""
     for network in _wearing(model, name).values():
         lora.set_scale(network, name, scale)
 
 
-def unload_lora(model: Model, name: str | None = None) -> None:
+def unload_lora(model: Wearer, name: str | None = None) -> None:
     """Takes one adapter off, or all; the model is then bit for bit what it was. RequestError as above."""
     for network in (_wearing(model, name) if name is not None else adaptable(model)).values():
         lora.detach(network, name)
 
 
-def merge(model: Model) -> None:
+def merge(model: Wearer) -> None:
     """Adds all worn adapters to the weights; see `lora.merge`."""
     for network in adaptable(model).values():
         lora.merge(network)
 
 
-def unmerge(model: Model) -> None:
+def unmerge(model: Wearer) -> None:
     """Undoes `merge` to the last bit."""
     for network in adaptable(model).values():
         lora.unmerge(network)
 
 
-def _wearing(model: Model, name: str) -> dict[str, nn.Module]:
+def _wearing(model: Wearer, name: str) -> dict[str, nn.Module]:
     found = {part: network for part, network in adaptable(model).items() if name in lora.worn_by(network)}
     if not found:
         known = worn(model)

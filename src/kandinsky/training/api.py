@@ -13,12 +13,13 @@ from kandinsky.training import events
 from kandinsky.training.config import FINETUNING, Stage, TrainConfig, read_config
 from kandinsky.training.export import Networks, check_export, write_export
 from kandinsky.training.loop import CHECKPOINTS, is_over, train
+from kandinsky.training.ranks import World, join
 from kandinsky.training.seeds import seed_globals
 from kandinsky.training.stages import METHODS
 from kandinsky.training.stages.outcomes import check_outcome, outcomes
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.state import newest_values
-from kandinsky.training.task import Run
+from kandinsky.training.task import Run, Task
 
 CHECKPOINT = "checkpoint"
 
@@ -37,10 +38,10 @@ def run_config(
     the whole model in the folder `checkpoint` of `out`; so does each stage of fine-tuning, with what it
     learned. Raises ConfigError for wrong settings before anything
     is written, DataError, CheckpointError and OutputError as they come up, and KandinskyError when a loss is
-    not finite.
+    not finite. Started by a launcher, several processes share the work; only the first writes.
     """
     config = source if isinstance(source, TrainConfig) else read_config(source, overrides)
-    device = choose_device(config.device)
+    world, device = join(choose_device(config.device))
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     shop = Workshop(config, device)
@@ -54,29 +55,43 @@ def run_config(
             raise ConfigError(
                 f"{shop.folder(stage.name)} already holds a run.", "Resume it, or choose another `out`."
             )
-    _note(config)
+    world.wait()
+    if world.first:
+        _note(config)
     for stage in config.stage:
         folder = shop.folder(stage.name)
         if resume and (step := _finished_at(folder, stage)) is not None:
             yield events.Finished(stage.name, step, folder)
-            yield from _outcomes(shop, stage)
+            yield from _outcomes(shop, stage, world)
             continue
         # Initial weights are drawn from the global generator: a stage begins the same whatever ran before it.
         seed_globals(config.seed)
-        task = yield from METHODS[stage.method](shop, stage)
+        with world.first_goes_first():
+            task = yield from METHODS[stage.method](shop, stage)
+        _check_shared(task, stage, world)
         begun = resume and (folder / CHECKPOINTS).is_dir()
-        for event in train(Run(task, stage, folder, config.seed, device, begun)):
+        for event in train(Run(task, stage.on(len(task.data)), folder, config.seed, device, begun, world)):
             yield event
             if isinstance(event, events.Stopped):
                 return
-        yield from _outcomes(shop, stage)
-    if whole:
+        yield from _outcomes(shop, stage, world)
+    if whole and world.first:
         yield events.Exported(export(config))
 
 
-def _outcomes(shop: Workshop, stage: Stage) -> Iterator[events.Event]:
-    if stage.method in FINETUNING:
+def _outcomes(shop: Workshop, stage: Stage, world: World) -> Iterator[events.Event]:
+    if stage.method in FINETUNING and world.first:
         yield from outcomes(shop, stage)
+    world.wait()
+
+
+def _check_shared(task: Task, stage: Stage, world: World) -> None:
+    """Raises ConfigError for what processes cannot share: histories of losses."""
+    if world.size > 1 and task.extra is not None and task.extra.state_dict():
+        raise ConfigError(
+            f"Stage {stage.name!r} keeps a history of losses, which {world.size} processes do not share.",
+            'Set times = "uniform" in its objective.',
+        )
 
 
 def export(
@@ -137,7 +152,10 @@ def choose_device(name: str) -> torch.device:
 
 def _finished_at(folder: Path, stage: Stage) -> int | None:
     values = newest_values(folder / CHECKPOINTS)
-    if values is None or not values.get("finished") or not is_over(stage, values["step"], values["seconds"]):
+    if values is None or not values.get("finished"):
+        return None
+    data = values["data"]
+    if not is_over(stage.on(data.get("examples", data["count"])), values["step"], values["seconds"]):
         return None
     return int(values["step"])
 

@@ -53,9 +53,15 @@ __all__ = [
 
 
 class OptimiserConfig(Table):
-    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101); norms, biases and vectors are never decayed."""
+    """What changes the weights; norms, biases and vectors are never decayed.
 
-    kind: Literal["adamw"] = "adamw"
+    "adamw" (Loshchilov & Hutter 2019, arXiv 1711.05101); "adafactor" (Shazeer & Stern 2018, arXiv
+    1804.04235), whose state is far smaller and whose rate is relative to the size of each weight;
+    "adamw8bit", of the package bitsandbytes; "prodigy" (arXiv 2306.06101), of the package prodigyopt, which
+    finds its own rate: `lr` is then 1.
+    """
+
+    kind: Literal["adamw", "adafactor", "adamw8bit", "prodigy"] = "adamw"
     lr: float = Field(default=3e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(default=0.01, ge=0)
@@ -91,17 +97,21 @@ OBJECTIVES: dict[str, type[Table]] = {
 }
 FINETUNING = frozenset({"lora", "dreambooth", "textual_inversion", "full"})
 """Methods that begin with a whole checkpoint."""
+BUCKETED = frozenset({"lora", "full"})
+"""Methods that learn from pictures of several shapes."""
 
 
 class Stage(Table):
     """One trainable, one objective, one network, and how long.
 
-    `max_steps` and `max_minutes` end it, whichever comes first; a falling learning rate reaches its floor
-    at `max_steps` when that is set and at `max_minutes` otherwise. `init` names an earlier stage (or a
-    folder of another run's stage) whose weights it starts from; `uses` says which stage gives each frozen
-    network, the last one before it when nothing is said, or a folder of another run's stage. `variants` is
-    how many augmentations of a picture are kept in the cache of latents and embeddings; 0 computes them
-    anew for every batch. `augmentation` is one of `data.pictures.AUGMENTATIONS` or a table.
+    `max_steps`, `epochs` (how often each example is seen) and `max_minutes` end it, whichever comes first; a
+    falling learning rate reaches its floor with the steps when they are limited, else with the minutes.
+    `init` names an earlier stage (or a folder of another run's stage) whose weights it starts from; `uses`
+    says which stage gives each frozen network, the last one before it when nothing is said, or a folder of
+    another run's stage. In half precision weights that learn stay in float32; "fp16" scales the loss so that
+    small gradients are not lost, and leaves out steps in which that overflows. `variants` is how many
+    augmentations of a picture are kept in the cache of latents and embeddings; 0 computes them anew for every
+    batch. `augmentation` is one of `data.pictures.AUGMENTATIONS` or a table.
     `gradient_checkpointing` saves memory for activations and costs time, see `memory.recompute`.
     """
 
@@ -113,9 +123,10 @@ class Stage(Table):
     batch: int = Field(default=32, ge=1)
     accumulate: int = Field(default=1, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1)
     max_minutes: float | None = Field(default=None, gt=0)
     clip_norm: float | None = Field(default=1.0, gt=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
     gradient_checkpointing: bool = False
@@ -145,8 +156,8 @@ class Stage(Table):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.max_steps is None and self.max_minutes is None:
-            raise ConfigError(f"stage {self.name!r} never ends.", "Set max_steps or max_minutes.")
+        if self.max_steps is None and self.max_minutes is None and self.epochs is None:
+            raise ConfigError(f"stage {self.name!r} never ends.", "Set max_steps, epochs or max_minutes.")
         if self.method in FINETUNING and (self.init is not None or self.uses):
             raise ConfigError(
                 f"stage {self.name!r} fine-tunes a checkpoint and begins with no stage.",
@@ -164,6 +175,13 @@ class Stage(Table):
             )
         return self
 
+    def on(self, examples: int) -> "Stage":
+        """This stage on so many examples: `epochs` are counted in steps."""
+        if self.epochs is None:
+            return self
+        steps = -(-self.epochs * examples // (self.batch * self.accumulate))
+        return self.model_copy(update={"max_steps": min(steps, self.max_steps or steps), "epochs": None})
+
 
 class DataConfig(Table):
     """Where the pictures are and which of them are learned from; the test split never is.
@@ -171,17 +189,39 @@ class DataConfig(Table):
     `groups`, `styles`, `keep_wasteful`, `cache` and `fit` are those of `data.pictures.open_pictures`;
     `captions` are the probabilities of `data.captions.CaptionMix`. `held_out` pictures are kept from training
     and measured on instead.
+
+    The folder may be of shards (`.tar`, WebDataset); a Hugging Face `dataset` (a Hub id or a folder, its
+    `split`, and columns where they are not called as usual) takes its place. Both are unpacked once, into
+    `core.caches.cache_folder`.
+
+    With `buckets` pictures keep about their shapes, of `size` squared pixels in all and sides that are
+    multiples of it; a batch is of one shape. For fine-tuning by `lora` and `full`.
     """
 
-    folder: Path
+    folder: Path = Path()
+    dataset: str | None = None
+    split: str = "train"
+    image_column: str | None = None
+    caption_column: str | None = None
     size: int = Field(default=64, ge=8)
     groups: tuple[str, ...] = ("core",)
     styles: tuple[str, ...] | None = None
     keep_wasteful: bool = False
     cache: Path | None = None
     fit: Fit = "cut"
+    buckets: int | None = Field(default=None, ge=8)
     captions: dict[str, Any] = Field(default_factory=dict)
     held_out: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if ("folder" in self.model_fields_set) == (self.dataset is not None):
+            raise ConfigError(
+                "data.folder and data.dataset: one of them is needed.", "Set folder or dataset."
+            )
+        if self.buckets is not None and self.held_out:
+            raise ConfigError("data.held_out counts pictures of one shape.", "Leave out it or data.buckets.")
+        return self
 
 
 class ExportConfig(Table):
@@ -239,6 +279,15 @@ class TrainConfig(Table):
             return values
         stage = {key: value for key, value in values.items() if key in Stage.model_fields}
         return {**{key: value for key, value in values.items() if key not in stage}, "stage": [stage]}
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        for stage in self.stage:
+            if self.data.buckets is not None and stage.method not in BUCKETED:
+                raise ConfigError(
+                    f"stage {stage.name!r} learns from pictures of one shape.", "Leave data.buckets out."
+                )
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> Self:

@@ -20,14 +20,20 @@ from kandinsky.training.optim import (
     set_rate,
     trained,
 )
+from kandinsky.training.ranks import ALONE, World
 from kandinsky.training.task import Player, Turn
+
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""What networks compute in, by the name of a precision."""
+SMALLEST_SCALE = 2.0**-10
+"""Of losses in half precision; one that overflows below it is not finite."""
 
 
 class Learner:
     """A player's module on its device, with everything that changes while it learns."""
 
-    def __init__(self, player: Player, stage: Stage, device: torch.device) -> None:
-        self.player, self.stage, self.device = player, stage, device
+    def __init__(self, player: Player, stage: Stage, device: torch.device, world: World = ALONE) -> None:
+        self.player, self.stage, self.device, self.world = player, stage, device, world
         module = player.module.to(device)
         if stage.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -41,6 +47,7 @@ class Learner:
         self.parameters = trained(module)
         self.optimiser = make_optimiser(self.parameters, player.optimiser)
         self.ema = Ema(module, stage.ema.decay) if player.ema else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=stage.precision == "fp16")
         self.rate = 0.0
 
     def update(
@@ -60,22 +67,44 @@ class Learner:
         for turn in turns:
             with self._precision():
                 losses = self.player.loss(turn)
-            (losses.total / len(turns)).backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(losses.total / len(turns)).backward()  # type: ignore[no-untyped-call]
             for name, value in {"loss": losses.total, **losses.parts}.items():
                 sums[name] = sums.get(name, 0) + value.detach().float() / len(turns)
         for other in others:
             other.learn(True)
+        self._share(sums)
         limit = self.stage.clip_norm or float("inf")
+        self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), limit)
-        self.optimiser.step()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.player.module)
         return {
             **sums,
-            "grad_norm": norm.detach().float(),
+            "grad_norm": self._told(norm.detach().float()),
             "lr": torch.tensor(self.rate, dtype=torch.float64),
         }
+
+    def _share(self, sums: dict[str, Tensor]) -> None:
+        """Averages gradients and what is told of losses over all processes."""
+        if self.world.size == 1:
+            return
+        for value in self.parameters.values():
+            if value.grad is None:
+                value.grad = torch.zeros_like(value)
+        self.world.mean([value.grad for value in self.parameters.values() if value.grad is not None])
+        self.world.mean([*sums.values()])
+
+    def _told(self, norm: Tensor) -> Tensor:
+        """The norm of gradients; of a step that was left out because the scaled loss overflowed it is 0.
+
+        A loss that overflows however little it is scaled is no accident: its norm stays what it is.
+        """
+        if self.stage.precision != "fp16" or self.scaler.get_scale() < SMALLEST_SCALE:
+            return norm
+        return torch.where(norm.isfinite(), norm, 0.0)
 
     def learn(self, on: bool) -> None:
         """Switches gradients of the trained parameters."""
@@ -100,7 +129,8 @@ class Learner:
         tensors = {name: dict(self.player.module.state_dict()), f"{name}.optimiser": moments}
         if self.ema is not None:
             tensors[f"{name}.ema"] = self.ema.mean
-        return tensors, {"optimiser": numbers, "averaged": self.ema.updates if self.ema else 0}
+        values = {"optimiser": numbers, "averaged": self.ema.updates if self.ema else 0}
+        return tensors, values | {"scaler": self.scaler.state_dict()}
 
     def finished(self) -> dict[str, dict[str, Tensor]]:
         """What the player makes of its running mean in the end, by file and name; often nothing."""
@@ -127,6 +157,9 @@ class Learner:
                 "Resume with the configuration that the run was started with.",
             ) from error
         restore_optimiser(self.optimiser, self.parameters, tensors[f"{name}.optimiser"], values["optimiser"])
+        if values.get("scaler"):
+            self.scaler.load_state_dict(values["scaler"])
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.stage.precision == "bf16")
+        dtype = HALVES.get(self.stage.precision)
+        return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)

@@ -37,7 +37,9 @@ def train(run: Run) -> Iterator[events.Event]:
     when a loss is not finite (checkpoints up to then are kept), OutputError when nothing can be written.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
+    run.world.wait()
     found = newest(run.folder / CHECKPOINTS)
+    run.world.wait()
     if (found.checkpoint or found.refused) and not run.resume:
         raise ConfigError(f"{run.folder} already holds a run.", "Resume it, or choose another `out`.")
     for message in found.refused:
@@ -46,8 +48,11 @@ def train(run: Run) -> Iterator[events.Event]:
     log_size = live.restore(found.checkpoint) if found.checkpoint else 0
     count = sum(value.numel() for learner in live.learners for value in learner.parameters.values())
     yield events.Started(run.stage.name, live.step, run.stage.max_steps, count)
-    with LossLog(run.folder, log_size, live.step) as log, _interruptible() as interrupted:
+    with ExitStack() as stack:
+        log = stack.enter_context(LossLog(run.folder, log_size, live.step)) if run.world.first else None
+        interrupted = stack.enter_context(_interruptible())
         yield from live.go(log, interrupted)
+    run.world.wait()
     if live.done:
         yield events.Finished(run.stage.name, live.step, run.folder, live.losses)
     else:
@@ -73,7 +78,7 @@ class _Live:
     def __init__(self, run: Run) -> None:
         self.run, self.stage, self.task = run, run.stage, run.task
         seed_globals(run.seed)
-        self.learners = [Learner(player, run.stage, run.device) for player in run.task.players]
+        self.learners = [Learner(player, run.stage, run.device, run.world) for player in run.task.players]
         if run.task.extra is not None:
             run.task.extra.to(run.device)
         count, batch = len(run.task.data), run.stage.batch
@@ -90,13 +95,13 @@ class _Live:
     def done(self) -> bool:
         return is_over(self.stage, self.step, self.seconds)
 
-    def go(self, log: LossLog, interrupted: Callable[[], bool]) -> Iterator[events.Event]:
-        """Steps until the end or an interruption; each ends with its events."""
+    def go(self, log: LossLog | None, interrupted: Callable[[], bool]) -> Iterator[events.Event]:
+        """Steps until the end or an interruption; each ends with its events. Only one process has a log."""
         started_at, start_time = self.step, time.monotonic()
         saved_at = self.step if self.step else -1
         with ExitStack() as stack:
             feed = self._feed(stack)
-            while not self.done and not interrupted():
+            while not self._stops(interrupted):
                 began = time.monotonic()
                 batches, self.position = next(feed)
                 values = self._update(batches)
@@ -107,9 +112,12 @@ class _Live:
                     self._check_finite()
                 if logging:
                     self.losses = {name: float(value) for name, value in values.items()}
-                    log.write(self.step, self.losses)
+                    if log is not None:
+                        log.write(self.step, self.losses)
                 self.seconds += time.monotonic() - began
                 yield self._progress(self.step - started_at, time.monotonic() - start_time)
+                if log is None:
+                    continue
                 if self.stage.sample_every and (self.step % self.stage.sample_every == 0 or self.done):
                     yield from self._show(log)
                 if saving:
@@ -117,7 +125,12 @@ class _Live:
                     saved_at = self.step
         if saved_at != self.step or (self.done and not self.finished):
             self._check_finite()
-            yield self._save(log)
+            if log is not None:
+                yield self._save(log)
+
+    def _stops(self, interrupted: Callable[[], bool]) -> bool:
+        stop, self.seconds = self.run.world.agreed(interrupted(), self.seconds, self.run.device)
+        return stop or self.done
 
     def restore(self, checkpoint: Checkpoint) -> int:
         """Continues from a checkpoint; returns how long the loss log was then."""
@@ -163,12 +176,19 @@ class _Live:
         """One optimiser step of every player; returns what to log, still on the device."""
         part = progress(self.stage, self.step, self.seconds)
         shared: list[dict[str, Tensor]] = [{} for _ in batches]
+        first = self.run.world.rank * self.stage.accumulate
         values: dict[str, Tensor] = {}
         for number, learner in enumerate(self.learners):
             if self.step < learner.player.begins:
                 continue
             turns = [
-                Turn(batch, self.step, self.run.device, self._draws("loss", micro, number), shared[micro])
+                Turn(
+                    batch,
+                    self.step,
+                    self.run.device,
+                    self._draws("loss", first + micro, number),
+                    shared[micro],
+                )
                 for micro, batch in enumerate(batches)
             ]
             others = [other for other in self.learners if other is not learner]
@@ -187,9 +207,13 @@ class _Live:
 
         def make(step: int) -> tuple[list[Any], dict[str, int]]:
             batches = []
-            for micro in range(self.stage.accumulate):
-                draws = generator(self.run.seed, self.stage.name, "data", step, micro)
-                batches.append(self.task.data.batch(self.sampler.next(), draws))
+            world, each = self.run.world, self.stage.accumulate
+            for micro in range(each * world.size):
+                indices = self.sampler.next()
+                # Processes take the batches that one alone would take in as many accumulated turns.
+                if micro // each == world.rank:
+                    draws = generator(self.run.seed, self.stage.name, "data", step, micro)
+                    batches.append(self.task.data.batch(indices, draws))
             return batches, self.sampler.state()
 
         if self.run.device.type == "cpu":
@@ -236,7 +260,7 @@ class _Live:
         if stage.max_minutes is not None:
             left = min(left, 60 * stage.max_minutes - self.seconds)
         rate = self.learners[0].rate
-        speed = stage.batch * stage.accumulate / max(per_step, 1e-9)
+        speed = stage.batch * stage.accumulate * self.run.world.size / max(per_step, 1e-9)
         return events.Progress(
             stage.name, self.step, stage.max_steps, fraction, self.losses, rate, speed, max(0.0, left)
         )

@@ -88,22 +88,34 @@ class ClipObjective(Table):
         return self
 
 
-class PriorObjective(Table):
+class Robust(Table):
+    """How an error counts: `loss` "mse" by its square, "huber" by 2c (sqrt(error^2 + c^2) - c), which grows
+    only linearly beyond `huber_c` (pseudo-Huber; Charbonnier et al. 1997).
+    """
+
+    loss: Literal["mse", "huber"] = "mse"
+    huber_c: float = Field(default=0.1, gt=0)
+
+
+class PriorObjective(Robust):
     """The prior's loss: `condition_dropout` is the share of rows that see the empty text."""
 
     condition_dropout: float = Field(default=0.1, ge=0, le=1)
     times: Literal["uniform", "second_moment"] = "uniform"
 
 
-class DecoderObjective(Table):
+class DecoderObjective(Robust):
     """The decoder's losses; `vlb` weighs the learned variance's bound, `min_snr` caps the loss weights when
     set.
 
-    `condition_dropout` is the share of rows that see the embedding of an empty picture.
+    `condition_dropout` is the share of rows that see the embedding of an empty picture. `offset_noise` is the
+    deviation of noise that is the same in all places of a channel, added to the usual: it lets a decoder
+    learn pictures darker and lighter than the middle.
     """
 
     target: Literal["eps", "x0", "v"] = "eps"
     vlb: float = Field(default=1.0, ge=0)
     min_snr: float | None = Field(default=None, gt=0)
+    offset_noise: float = Field(default=0.0, ge=0)
     times: Literal["uniform", "second_moment"] = "uniform"
     condition_dropout: float = Field(default=0.1, ge=0, le=1)

@@ -2,6 +2,7 @@
 name.
 """
 
+import importlib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kandinsky.core.errors import CheckpointError
+from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.training.config import OptimiserConfig, ScheduleConfig
 
 Group = dict[str, Any]
+GROUP = "/"
 
 
 def trained(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -35,8 +37,39 @@ def _adamw(groups: list[Group], config: OptimiserConfig, fused: bool) -> torch.o
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
 
 
+def _adafactor(groups: list[Group], config: OptimiserConfig, _: bool) -> torch.optim.Optimizer:
+    return torch.optim.Adafactor(groups, lr=config.lr)
+
+
+def _adamw8bit(groups: list[Group], config: OptimiserConfig, _: bool) -> torch.optim.Optimizer:
+    made: torch.optim.Optimizer = _installed("bitsandbytes", config.kind).optim.AdamW8bit(
+        groups, lr=config.lr, betas=config.betas, eps=config.eps
+    )
+    return made
+
+
+def _prodigy(groups: list[Group], config: OptimiserConfig, _: bool) -> torch.optim.Optimizer:
+    made: torch.optim.Optimizer = _installed("prodigyopt", config.kind).Prodigy(
+        groups, lr=config.lr, betas=config.betas, eps=config.eps
+    )
+    return made
+
+
+def _installed(package: str, kind: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ConfigError(
+            f"optimiser.kind is {kind!r}, but {package} cannot be imported ({error}).",
+            f"pip install {package}, or choose adamw or adafactor.",
+        ) from error
+
+
 OPTIMISERS: dict[str, Callable[[list[Group], OptimiserConfig, bool], torch.optim.Optimizer]] = {
-    "adamw": _adamw
+    "adamw": _adamw,
+    "adafactor": _adafactor,
+    "adamw8bit": _adamw8bit,
+    "prodigy": _prodigy,
 }
 
 
@@ -72,9 +105,17 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 def optimiser_state(
     optimiser: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """An optimiser's state as tensors and as numbers, both named `<parameter>/<entry>`."""
+    """An optimiser's state as tensors and as numbers, both named `<parameter>/<entry>`.
+
+    Numbers that an optimiser keeps for a whole group (Prodigy its rate) are named `/<group>/<entry>`.
+    """
     tensors: dict[str, Tensor] = {}
-    numbers: dict[str, float] = {}
+    numbers: dict[str, float] = {
+        f"{GROUP}{place}/{entry}": value
+        for place, group in enumerate(optimiser.param_groups)
+        for entry, value in group.items()
+        if type(value) in (int, float)
+    }
     for name, parameter in parameters.items():
         for entry, value in optimiser.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
@@ -93,6 +134,10 @@ def restore_optimiser(
     """Puts back what `optimiser_state` gave; CheckpointError when it belongs to other parameters."""
     saved: dict[str, dict[str, Any]] = {}
     for key, value in _both(tensors, numbers):
+        if key.startswith(GROUP):
+            place, _, entry = key.removeprefix(GROUP).partition("/")
+            optimiser.param_groups[int(place)][entry] = value
+            continue
         name, _, entry = key.rpartition("/")
         saved.setdefault(name, {})[entry] = value
     if unknown := sorted(saved.keys() - parameters.keys()):

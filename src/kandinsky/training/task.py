@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kandinsky.training.config import OptimiserConfig, Stage
 from kandinsky.training.data.order import Order
+from kandinsky.training.ranks import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Run:
-    """A task, its settings, and where it happens; `folder` receives checkpoints, losses and samples."""
+    """A task, its settings, and where it happens; `folder` receives checkpoints, losses and samples.
+
+    `world` are the processes that share it.
+    """
 
     task: Task
     stage: Stage
@@ -111,3 +115,4 @@ class Run:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     resume: bool = False
+    world: World = ALONE

@@ -44,7 +44,7 @@ class Tuned(Table):
     `inpainting` makes the decoder learn to repaint; decoders for that always do. With `masked` "region" the
     decoder's losses count inside the region only, with "alpha" only where a picture is opaque, and `outside`
     elsewhere. The decoder says what the checkpoint's decoder says; raises ConfigError where `decoder.target`
-    is set.
+    is set. `prompts` are what sample sheets draw, captions of the first pictures without them.
     """
 
     target: Literal["decoder", "prior", "both"] = "decoder"
@@ -53,6 +53,7 @@ class Tuned(Table):
     inpainting: InpaintingConfig | None = None
     masked: Literal["no", "region", "alpha"] = "no"
     outside: float = Field(default=0.0, ge=0, le=1)
+    prompts: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _of_the_decoder(self) -> Self:

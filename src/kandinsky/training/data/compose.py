@@ -9,11 +9,10 @@ from kandinsky.training.data.words import COLOURS
 def place(layers: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     """Shrinks each picture and puts it at an offset, transparent outside, by area averaging.
 
-    `layers` (B, C, S, S); `scale` (B,) in (0, 1]; `offset` (B, 2) of the top left corner (row, column) as a
+    `layers` (B, C, H, W); `scale` (B,) in (0, 1]; `offset` (B, 2) of the top left corner (row, column) as a
     fraction of the side. Axis-aligned resizing is separable, so it is two matrix products.
     """
-    size = layers.shape[-1]
-    weights = [_coverage(size, scale, offset[:, axis]).to(layers) for axis in (0, 1)]
+    weights = [_coverage(layers.shape[2 + axis], scale, offset[:, axis]).to(layers) for axis in (0, 1)]
     channels = layers.shape[1]
     down = weights[0][:, None].expand(-1, channels, -1, -1)
     across = weights[1][:, None].expand(-1, channels, -1, -1)

@@ -17,43 +17,49 @@ Pixels = npt.NDArray[np.uint8]
 Fit = Literal["cut", "squeeze"]
 """How a picture of another shape comes to its own: the longer side is cut, or both are scaled apart."""
 
+LARGEST = 2048
 _FORMAT = "premultiplied-1"
 
 
-def decoded(folder: Folder, size: int, cache: Path, fit: Fit = "cut") -> Pixels:
-    """All pictures of a folder as premultiplied RGBA, (N, 4, size, size) uint8, in the order of its records.
+def decoded(folder: Folder, size: int | tuple[int, int], cache: Path, fit: Fit = "cut") -> Pixels:
+    """All pictures of a folder as premultiplied RGBA, (N, 4, H, W) uint8, in the order of its records.
 
-    With `fit` "cut" a transparent picture that is not square is padded, an opaque one is cut to its middle;
-    with "squeeze" both are scaled. The array is
+    `size` is the side of squares, or (H, W). With `fit` "cut" a transparent picture of another shape is
+    padded, an opaque one is cut to its middle; with "squeeze" both are scaled. The array is
     memory-mapped from `cache` when it is there, and written there (atomically) when the folder allows it.
 
     Raises DataError for a size outside 8 to 1024 or a file that is no picture.
     """
-    if not 8 <= size <= 1024:
-        raise DataError(f"Pictures of {size} px cannot be prepared.", "Choose a size from 8 to 1024.")
-    target = cache / f"pictures-{size}-{_digest(folder, size, fit)}.npy"
+    shape = (size, size) if isinstance(size, int) else size
+    for side in shape:
+        if not 8 <= side <= LARGEST:
+            raise DataError(
+                f"Pictures of {side} px cannot be prepared.", f"Choose a size from 8 to {LARGEST}."
+            )
+    name = "x".join(str(side) for side in dict.fromkeys(shape))
+    target = cache / f"pictures-{name}-{_digest(folder, shape, fit)}.npy"
     if target.is_file():
         try:
             # Copy-on-write: torch wants a writable array, and the file must stay as it is.
             kept: Pixels = np.load(target, mmap_mode="c")
-            if kept.shape == (len(folder.records), 4, size, size) and kept.dtype == np.uint8:
+            if kept.shape == (len(folder.records), 4, *shape) and kept.dtype == np.uint8:
                 return kept
         except (ValueError, EOFError, OSError):
             pass
-    pixels = np.stack([_decode(folder.root / record.file_name, size, fit) for record in folder.records])
+    pixels = np.stack([_decode(folder.root / record.file_name, shape, fit) for record in folder.records])
     _keep(pixels, target)
     return pixels
 
 
-def _digest(folder: Folder, size: int, fit: Fit) -> str:
-    digest = hashlib.blake2b(f"{_FORMAT}/{size}/{fit}".encode(), digest_size=16)
+def _digest(folder: Folder, shape: tuple[int, int], fit: Fit) -> str:
+    digest = hashlib.blake2b(f"{_FORMAT}/{shape}/{fit}".encode(), digest_size=16)
     for record in folder.records:
         digest.update(record.file_name.encode())
         digest.update(hashlib.blake2b((folder.root / record.file_name).read_bytes()).digest())
     return digest.hexdigest()
 
 
-def _decode(path: Path, size: int, fit: Fit) -> Pixels:
+def _decode(path: Path, shape: tuple[int, int], fit: Fit) -> Pixels:
     try:
         with Image.open(path) as opened:
             picture = opened.convert("RGBA")
@@ -62,27 +68,30 @@ def _decode(path: Path, size: int, fit: Fit) -> Pixels:
             f"{str(path)!r} is not a readable picture: {error}.", "Remove it or repair it."
         ) from error
     if fit == "cut":
-        picture = _square(picture)
-    if picture.size != (size, size):
+        picture = _cut(picture, *shape)
+    if picture.size != shape[::-1]:
         # Pillow resizes RGBA with the colours weighted by alpha, so that no dark fringe appears.
-        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
+        picture = picture.resize(shape[::-1], Image.Resampling.LANCZOS)
     straight = np.asarray(picture, dtype=np.float32)
     alpha = straight[..., 3:]
     colours = np.rint(straight[..., :3] * alpha / 255)
     return np.concatenate((colours, alpha), axis=-1).astype(np.uint8).transpose(2, 0, 1)
 
 
-def _square(picture: Image.Image) -> Image.Image:
+def _cut(picture: Image.Image, tall: int, wide: int) -> Image.Image:
+    """The picture in the proportions `tall` to `wide`: cut where it is opaque, else with room around it."""
     width, height = picture.size
-    if width == height:
+    if width * tall == height * wide:
         return picture
+    longer = width * tall > height * wide
     if picture.getchannel("A").getextrema()[0] == 255:
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        return picture.crop((left, top, left + side, top + side))
-    side = max(width, height)
-    frame = Image.new("RGBA", (side, side))
-    frame.paste(picture, ((side - width) // 2, (side - height) // 2))
+        kept = (height * wide / tall, height) if longer else (width, width * tall / wide)
+        new_width, new_height = max(1, round(kept[0])), max(1, round(kept[1]))
+        left, top = (width - new_width) // 2, (height - new_height) // 2
+        return picture.crop((left, top, left + new_width, top + new_height))
+    needed = (width, width * tall / wide) if longer else (height * wide / tall, height)
+    frame = Image.new("RGBA", (round(needed[0]), round(needed[1])))
+    frame.paste(picture, ((frame.width - width) // 2, (frame.height - height) // 2))
     return frame
 
 

@@ -1,5 +1,6 @@
 """A folder of pictures with captions, read into records without opening a picture."""
 
+import csv
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,10 @@ from typing import Any
 
 from kandinsky.core.errors import DataError
 
+METADATA, TABLE = "metadata.jsonl", "metadata.csv"
+FILE_COLUMNS = ("file_name", "image_name", "paths", "image_path", "path")
+CAPTION_COLUMNS = ("caption", "text", "prompt")
+"""What tables of pictures call their files and captions, in the order in which they are looked for."""
 PICTURE_SUFFIXES = frozenset({".png", ".webp", ".jpg", ".jpeg", ".bmp", ".gif"})
 
 
@@ -52,23 +57,29 @@ class Folder:
 
 
 def read_folder(root: str | Path) -> Folder:
-    """Reads one of three layouts, the first that fits.
+    """Reads one of four layouts, the first that fits; a table of the third may be given itself.
 
     - `metadata.jsonl` (`file_name`, `codepoints`, `style`, `split`) beside `concepts.json`
       (`{codepoints: {concept, group, captions: {language: {label, tags}}}}`);
     - `metadata.jsonl` with `file_name` and `caption` (and, if wanted, `language`, `style`, `split`);
+    - `metadata.csv` with a column of files (`file_name`, `image_name` or `paths`) and one of captions
+      (`caption`);
     - pictures with a `.txt` caption of the same name.
 
     Raises DataError when the folder, a picture or a caption is missing, or a line is not what it should be.
     """
     path = Path(root)
+    if path.suffix == ".csv" and path.is_file():
+        return _read_captions(path.parent, _captioned_rows(path))
     if not path.is_dir():
         raise DataError(f"There is no folder {str(path)!r}.", "Give the folder that holds the pictures.")
-    metadata, concepts = path / "metadata.jsonl", path / "concepts.json"
+    metadata, concepts = path / METADATA, path / "concepts.json"
     if metadata.is_file() and concepts.is_file():
         return _read_concepts(path, metadata, concepts)
     if metadata.is_file():
         return _read_captions(path, _captioned_lines(metadata))
+    if (path / TABLE).is_file():
+        return _read_captions(path, _captioned_rows(path / TABLE))
     return _read_captions(path, _captioned_files(path))
 
 
@@ -157,6 +168,36 @@ def _captioned_lines(metadata: Path) -> Iterator[tuple[str, str, str, str, str]]
             str(row.get(k, d)) for k, d in (("language", "en"), ("style", ""), ("split", "train"))
         )
         yield row["file_name"], caption.strip(), language, style, split
+
+
+def _captioned_rows(table: Path) -> Iterator[tuple[str, str, str, str, str]]:
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        columns = rows.fieldnames or ()
+        chosen = []
+        for known in (FILE_COLUMNS, CAPTION_COLUMNS):
+            column = next((name for name in known if name in columns), None)
+            if column is None:
+                raise DataError(
+                    f"{table.name} has none of the columns {', '.join(known)}.",
+                    f"It has: {', '.join(columns) or 'no line'}.",
+                )
+            chosen.append(column)
+        for row in rows:
+            name, caption = (str(row[column] or "").strip() for column in chosen)
+            if not (table.parent / name).is_file():
+                raise DataError(
+                    f"{table.name} line {rows.line_num} names {name!r}, which is not there.",
+                    f"Paths are relative to the folder of {table.name}.",
+                )
+            if not caption:
+                raise DataError(
+                    f"{table.name} line {rows.line_num} ({name!r}) has no caption.",
+                    "Write what the picture shows.",
+                )
+            given = (str(row.get(key) or usual) for key, usual in (("language", "en"), ("style", "")))
+            language, style = given
+            yield name, caption, language, style, str(row.get("split") or "train")
 
 
 def _captioned_files(root: Path) -> Iterator[tuple[str, str, str, str, str]]:

@@ -25,7 +25,7 @@ def random_regions(count: int, height: int, width: int, box: float, generator: t
 
     `box` is the share of rows whose region is a box. Draws come from `generator` (on the CPU) alone.
     """
-    rows = []
+    rows: list[npt.NDArray[np.bool_]] = []
     while len(rows) < count:
         seed = int(torch.randint(2**62, (1,), generator=generator))
         region = _region(np.random.default_rng(seed), height, width, box)

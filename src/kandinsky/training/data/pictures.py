@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kandinsky.core.caches import cache_folder
 from kandinsky.core.errors import ConfigError, DataError, nearest
 from kandinsky.training.data.captions import CaptionGrammar, CaptionMix, Grammar, mirrorable
 from kandinsky.training.data.compose import composite, place
@@ -139,6 +140,11 @@ class PictureSet:
 
     def __len__(self) -> int:
         return int(self.pixels.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of a picture in pixels."""
+        return int(self.pixels.shape[-2]), int(self.pixels.shape[-1])
 
     @property
     def size(self) -> int:
@@ -280,7 +286,7 @@ class PictureSet:
 
 def open_pictures(
     root: str | Path | Folder,
-    size: int = 64,
+    size: int | tuple[int, int] = 64,
     *,
     split: str = "train",
     groups: Sequence[str] = ("core",),
@@ -293,9 +299,10 @@ def open_pictures(
 ) -> PictureSet:
     """Opens the pictures of a folder, or of one that is read already, at one size.
 
-    `split` is "train" or "test" (or whatever the metadata says); "all" must be asked for explicitly. `groups`
-    are names of `GROUPS`, of the folder's own groups, or "all"; folders without groups ignore it. `cache` is
-    where decoded pictures are kept (default: `.cache` in the folder; memory only when that cannot be
+    `size` is the side of squares, or (height, width). `split` is "train" or "test" (or whatever the metadata
+    says); "all" must be asked for explicitly. `groups` are names of `GROUPS`, of the folder's own groups, or
+    "all"; folders without groups ignore it. `cache` is
+    where decoded pictures are kept (default: in `core.caches.cache_folder`; memory only when that cannot be
     written). `grammar` says what pictures show instead of the folder's captions. `fit` is that of `decoded`.
 
     Raises DataError when nothing is left, ConfigError for an unknown group or style.
@@ -317,7 +324,7 @@ def open_pictures(
             f"No picture of split {split!r}, groups {', '.join(groups)} is in {str(folder.root)!r}.",
             f"It holds {len(folder.records)} pictures in all.",
         )
-    everything = decoded(folder, size, Path(cache) if cache is not None else folder.root / ".cache", fit)
+    everything = decoded(folder, size, Path(cache) if cache is not None else cache_folder() / "pictures", fit)
     files = torch.tensor(kept)
     # Pictures lie in memory in one way whether they come decoded or from the cache: convolutions round
     # differently otherwise, and a resumed run would not be exact.

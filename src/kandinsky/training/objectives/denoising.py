@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.diffusion.process import Process
+from kandinsky.training.objectives_config import Robust
 
 Target = Literal["eps", "x0", "v"]
 
@@ -67,6 +68,27 @@ def clean_of(kind: Target, posterior: Posterior, output: Tensor, x: Tensor, t: T
 def squared_error(output: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
     """Mean squared error of each row, (B,); `counted` (B, 1, h, w) weighs the places of pictures."""
     return _mean((output.float() - target.float()).square(), counted)
+
+
+def huber_error(output: Tensor, target: Tensor, c: float, counted: Tensor | None = None) -> Tensor:
+    """Mean pseudo-Huber error of each row, 2c (sqrt(error^2 + c^2) - c), (B,): about the square below c.
+
+    Source: Charbonnier et al. 1997, "Deterministic edge-preserving regularization", eq. 8.
+    """
+    squared = (output.float() - target.float()).square()
+    return _mean(2 * c * ((squared + c * c).sqrt() - c), counted)
+
+
+def error_of(objective: Robust, output: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+    """The error of each row, (B,), as an objective counts it."""
+    if objective.loss == "huber":
+        return huber_error(output, target, objective.huber_c, counted)
+    return squared_error(output, target, counted)
+
+
+def with_offset(noise: Tensor, offsets: Tensor, deviation: float) -> Tensor:
+    """Noise (B, C, h, w) and, on each channel as a whole, offsets (B, C, 1, 1) of this deviation."""
+    return noise + deviation * offsets
 
 
 def min_snr_weights(kind: Target, posterior: Posterior, t: Tensor, limit: float) -> Tensor:

@@ -64,7 +64,10 @@ class Base:
         pixels = pixels.to(self.device)
         found = {"latents": self.model.codec.encode(pixels.to(self.model.dtype)).float()}
         if self.prior is not None:
-            vision = self.prior.vision
+            side, vision = min(pixels.shape[-2:]), self.prior.vision
+            # The vision tower sees the middle of what is not square, as in the published preprocessing.
+            top, left = ((length - side) // 2 for length in pixels.shape[-2:])
+            pixels = pixels[..., top : top + side, left : left + side]
             seen = vision(vision_pixels(pixels, vision.config.image_size).to(self.model.dtype))
             found["embeddings"] = seen.float()
         return found
@@ -135,10 +138,11 @@ class Base:
                 rows.append(told.told(told.reader.network(ids, torch.ones_like(ids))))
         return stacked(rows)
 
-    def check_size(self, size: int) -> None:
-        """Raises ConfigError for a size of pictures that the decoder cannot draw."""
-        if size % self.model.multiple:
-            raise ConfigError(
-                f"Pictures of {size} pixels do not fit this checkpoint.",
-                f"Choose a multiple of {self.model.multiple}.",
-            )
+    def check_size(self, *sides: int) -> None:
+        """Raises ConfigError for sides of pictures that the decoder cannot draw."""
+        for side in sides:
+            if side % self.model.multiple:
+                raise ConfigError(
+                    f"Pictures of {side} pixels do not fit this checkpoint.",
+                    f"Choose a multiple of {self.model.multiple}.",
+                )

@@ -21,10 +21,11 @@ from kandinsky.training.events import Event
 from kandinsky.training.objectives.denoising import (
     Posterior,
     clean_of,
+    error_of,
     min_snr_weights,
-    squared_error,
     target_of,
     variance_bound,
+    with_offset,
 )
 from kandinsky.training.objectives.times import TIME_SAMPLERS
 from kandinsky.training.seeds import generator
@@ -69,7 +70,7 @@ def decoder_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
         t, weights = times.draw(count, turn.generator, turn.device)
         x0 = found["latents"]
         losses = denoising_losses(
-            unet, x0, UNet2Condition(told), t, turn.normal(x0), objective, process, posterior
+            unet, x0, UNet2Condition(told), t, noise_of(turn, x0, objective), objective, process, posterior
         )
         total = sum(losses.values(), torch.zeros(count, device=turn.device))
         if torch.is_grad_enabled():
@@ -97,6 +98,14 @@ def decoder_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     return Task((player,), source, extra=times, sheet=sheet, measure=measure)
 
 
+def noise_of(turn: Turn, x0: Tensor, objective: DecoderObjective) -> Tensor:
+    """The noise to add to latents (B, C, h, w)."""
+    noise = turn.normal(x0)
+    if not objective.offset_noise:
+        return noise
+    return with_offset(noise, turn.normal(x0[:, :, :1, :1]), objective.offset_noise)
+
+
 def denoising_losses(
     network: nn.Module,
     x0: Tensor,
@@ -116,15 +125,15 @@ def denoising_losses(
     x = process.add_noise(x0, noise, t)
     output = network(x, t, condition).float()
     said, raw = output[:, : x0.shape[1]], output[:, x0.shape[1] :]
-    mse = squared_error(said, target_of(objective.target, process, x0, noise, t), counted)
+    error = error_of(objective, said, target_of(objective.target, process, x0, noise, t), counted)
     if objective.min_snr is not None:
-        mse = mse * min_snr_weights(objective.target, posterior, t, objective.min_snr)
+        error = error * min_snr_weights(objective.target, posterior, t, objective.min_snr)
     if not raw.shape[1] or not objective.vlb:
-        return {"mse": mse}
+        return {objective.loss: error}
     predicted = clean_of(objective.target, posterior, said, x, t)
     bound = variance_bound(posterior, x0, x, t, predicted, raw, counted)
     # The bound has T terms; the published weight of 1/1000 makes it the size of the other loss.
-    return {"mse": mse, "vlb": objective.vlb * process.T / 1000 * bound}
+    return {objective.loss: error, "vlb": objective.vlb * process.T / 1000 * bound}
 
 
 @torch.no_grad()

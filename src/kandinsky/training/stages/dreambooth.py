@@ -13,7 +13,7 @@ from kandinsky.training.data.captions import Templates
 from kandinsky.training.data.folder import read_bare_folder
 from kandinsky.training.data.pictures import open_pictures
 from kandinsky.training.stages.base import Base
-from kandinsky.training.stages.examples import Beside, examples_of
+from kandinsky.training.stages.examples import Beside, Lesson, examples_of
 from kandinsky.training.stages.tuning import add_adapters, tuning_task, unfreeze
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Source, Task
@@ -40,7 +40,7 @@ def dreambooth_task(shop: Workshop, stage: Stage) -> Generator[events.Event, Non
         others = yield from examples_of(shop, stage, base, pictures)
         source = Beside(source, others, objective.class_weight)
     modules = trainable(base, objective)
-    return tuning_task(shop, stage, base, source, modules, learned, held_out)
+    return tuning_task(shop, stage, base, Lesson(source, held_out or learned, held_out), modules)
 
 
 def trainable(base: Base, objective: DreamBoothObjective) -> dict[Target, nn.Module]:

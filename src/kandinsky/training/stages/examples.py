@@ -1,14 +1,17 @@
 """What fine-tuning sees: captions beside pictures, or beside what the frozen networks made of them once."""
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from kandinsky.training.config import Stage
+from kandinsky.training.data.buckets import BucketSampler
 from kandinsky.training.data.masks import random_regions
+from kandinsky.training.data.order import Order
 from kandinsky.training.data.pictures import PictureSet
 from kandinsky.training.events import Event
 from kandinsky.training.stages.base import Base
@@ -125,10 +128,13 @@ class Beside:
 
 @dataclass(frozen=True)
 class WithRegions:
-    """Examples of `source`, each with a region of `size` pixels a side to repaint; `box` of them are boxes."""
+    """Examples of `source`, each with a region to repaint; a share `box` of them are boxes.
+
+    `downscale` is how many pixels along a side are one latent.
+    """
 
     source: Source
-    size: int
+    downscale: int
     box: float
 
     def __len__(self) -> int:
@@ -138,7 +144,62 @@ class WithRegions:
         """The rows of these indices, and regions of their own."""
         found: Examples = self.source.batch(indices, generator)
         count = len(found.captions)
-        return replace(found, repaint=random_regions(count, self.size, self.size, self.box, generator))
+        if found.pixels is not None:
+            height, width = found.pixels.shape[-2:]
+        else:
+            assert found.encodings is not None
+            height, width = (self.downscale * side for side in found.encodings["latents"].shape[-2:])
+        return replace(found, repaint=random_regions(count, height, width, self.box, generator))
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several sources in a row, whose pictures have different shapes; a batch is of one of them."""
+
+    sources: tuple[Source, ...]
+
+    def __len__(self) -> int:
+        return sum(len(source) for source in self.sources)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
+        """The rows of these indices, all of which are of one source."""
+        first = 0
+        for source in self.sources:
+            if indices[0] < first + len(source):
+                found: Examples = source.batch([index - first for index in indices], generator)
+                return found
+            first += len(source)
+        raise IndexError(indices[0])
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned from: the examples, their order where it is no plain one, and pictures to show.
+
+    `held_out` are measured on.
+    """
+
+    source: Source
+    shown: PictureSet
+    held_out: PictureSet | None = None
+    order: Callable[[int, int], Order] | None = None
+
+
+def lesson_of(shop: Workshop, stage: Stage, base: Base) -> Generator[Event, None, Lesson]:
+    """The pictures with captions that a stage learns from, in one shape or in buckets."""
+    if shop.config.data.buckets is None:
+        learned, held_out = shop.split(stage)
+        base.check_size(*learned.shape)
+        source = yield from examples_of(shop, stage, base, learned)
+        return Lesson(source, held_out or learned, held_out)
+    sets = shop.bucketed(stage)
+    for pictures in sets:
+        base.check_size(*pictures.shape)
+    sources = []
+    for pictures in sets:
+        source = yield from examples_of(shop, stage, base, pictures)
+        sources.append(source)
+    return Lesson(Joined(tuple(sources)), sets[0], order=partial(BucketSampler, [len(one) for one in sets]))
 
 
 def examples_of(

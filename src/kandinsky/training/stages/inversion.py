@@ -120,7 +120,7 @@ def inversion_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]
 
     def sheet(_: torch.Generator) -> Sheet:
         wanted = tuple(sentence.replace("{}", objective.token) for sentence in objective.shown)
-        return draw_sheet(base, wanted or grammar.sentences[:4], learned.size, objective.shown_steps)
+        return draw_sheet(base, wanted or grammar.sentences[:4], learned.shape, objective.shown_steps)
 
     used = {"decoder": base.reads or objective.route == "sampled", "prior": base.prior is not None}
     networks = tuple(base.network(target) for target, wanted in used.items() if wanted)

@@ -16,7 +16,7 @@ from kandinsky.networks.prior import Prior, PriorCondition
 from kandinsky.training.config import PriorObjective, Stage
 from kandinsky.training.events import Event
 from kandinsky.training.objectives.contrastive import retrieval_accuracy
-from kandinsky.training.objectives.denoising import squared_error
+from kandinsky.training.objectives.denoising import error_of
 from kandinsky.training.objectives.times import TIME_SAMPLERS
 from kandinsky.training.seeds import generator
 from kandinsky.training.stages.encoding import Encoders, encoded_source
@@ -58,9 +58,9 @@ def prior_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
         groups = by_length(mask.sum(dim=1), turn.device)
         found = [prior(x[rows], t[rows], condition(towers, ids[rows], mask[rows])) for rows in groups]
         losses = torch.empty_like(t, dtype=torch.float32)
-        losses[torch.cat(groups)] = squared_error(torch.cat(found), x0[torch.cat(groups)])
+        losses[torch.cat(groups)] = error_of(objective, torch.cat(found), x0[torch.cat(groups)])
         times.learn(t, losses)
-        return Losses((weights * losses).mean(), {"mse": losses.mean()})
+        return Losses((weights * losses).mean(), {objective.loss: losses.mean()})
 
     def measure(_: torch.Generator) -> dict[str, float]:
         if held_out is None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from kandinsky.adapters.lora import Adapter, attach
@@ -20,15 +21,15 @@ from kandinsky.training.config import (
     Stage,
 )
 from kandinsky.training.data.masks import random_regions
-from kandinsky.training.data.pictures import AUGMENTATIONS, PictureSet
+from kandinsky.training.data.pictures import AUGMENTATIONS
 from kandinsky.training.events import Event
-from kandinsky.training.objectives.denoising import Posterior, squared_error
+from kandinsky.training.objectives.denoising import Posterior, error_of
 from kandinsky.training.objectives.times import TIME_SAMPLERS
 from kandinsky.training.seeds import generator
 from kandinsky.training.sheets import pictures_to_sheet
 from kandinsky.training.stages.base import KINDS, Base
-from kandinsky.training.stages.decoder import denoising_losses
-from kandinsky.training.stages.examples import Examples, Plain, WithRegions, examples_of
+from kandinsky.training.stages.decoder import denoising_losses, noise_of
+from kandinsky.training.stages.examples import Examples, Lesson, Plain, WithRegions, lesson_of
 from kandinsky.training.stages.regions import counting
 from kandinsky.training.stages.sources import PictureSource
 from kandinsky.training.stages.workshop import Workshop
@@ -61,18 +62,16 @@ def lora_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     """Low-rank adapters of the checkpoint's networks, on pictures with captions."""
     objective: LoraObjective = stage.objective
     base = shop.base(stage)
-    learned, held_out = shop.split(stage)
-    source = yield from examples_of(shop, stage, base, learned)
+    lesson = yield from lesson_of(shop, stage, base)
     modules = {target: add_adapters(base, target, objective.adapter) for target in objective.targets}
-    return tuning_task(shop, stage, base, source, modules, learned, held_out)
+    return tuning_task(shop, stage, base, lesson, modules)
 
 
 def full_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     """All weights of the checkpoint's networks but the frozen ones, on pictures with captions."""
     objective: FullObjective = stage.objective
     base = shop.base(stage)
-    learned, held_out = shop.split(stage)
-    source = yield from examples_of(shop, stage, base, learned)
+    lesson = yield from lesson_of(shop, stage, base)
     networks = {target: base.network(target) for target in objective.targets}
     names = [name for network in networks.values() for found in names_of(network).values() for name in found]
     for part in objective.frozen:
@@ -82,7 +81,7 @@ def full_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
                 f"Names are such as {names[0]} and {names[-1]}.",
             )
     modules = {target: unfreeze(network, objective.frozen) for target, network in networks.items()}
-    return tuning_task(shop, stage, base, source, modules, learned, held_out)
+    return tuning_task(shop, stage, base, lesson, modules)
 
 
 def add_adapters(base: Base, target: str, settings: AdapterConfig) -> nn.Module:
@@ -142,16 +141,14 @@ def tuning_task(
     shop: Workshop,
     stage: Stage,
     base: Base,
-    source: Source,
+    lesson: Lesson,
     modules: Mapping[Target, nn.Module],
-    learned: PictureSet,
-    held_out: PictureSet | None,
 ) -> Task:
     """The task in which `modules` learn, by target, the loss of that target's network on the same batches."""
     objective: Tuned = stage.objective
-    base.check_size(learned.size)
     _check_regions(stage, base)
-    source = _with_regions(base, objective, source, learned.size)
+    source = _with_regions(base, objective, lesson.source)
+    shown, held_out = lesson.shown, lesson.held_out
     times = nn.ModuleDict()
     players = []
     for target, module in modules.items():
@@ -164,7 +161,7 @@ def tuning_task(
             return {}
         rows = range(min(MEASURED, len(held_out)))
         plain = Plain(PictureSource(held_out, AUGMENTATIONS["none"]))
-        beside = _with_regions(base, objective, plain, learned.size)
+        beside = _with_regions(base, objective, plain)
         batch = beside.batch(rows, generator(shop.config.seed, "held out"))
         turn = Turn(batch, 0, shop.device, draws, {})
         return {
@@ -174,28 +171,29 @@ def tuning_task(
         }
 
     def sheet(_: torch.Generator) -> Sheet:
-        shown = held_out or learned
         rows = range(min(SHOWN, len(shown)))
         captions = shown.batch(rows, generator(shop.config.seed, "shown"), AUGMENTATIONS["none"]).captions
+        if objective.prompts and not base.repaints:
+            return draw_sheet(base, objective.prompts, shown.shape)
         if not base.repaints:
-            return draw_sheet(base, captions, learned.size)
-        regions = random_regions(
-            len(rows), learned.size, learned.size, 0.0, generator(shop.config.seed, "shown regions")
-        )
+            return draw_sheet(base, captions, shown.shape)
+        regions = random_regions(len(rows), *shown.shape, 0.0, generator(shop.config.seed, "shown regions"))
         return draw_repainted(base, captions, shown.plain(rows), regions)
 
-    return Task(tuple(players), source, extra=times, sheet=sheet, measure=measure)
+    return Task(tuple(players), source, extra=times, order=lesson.order, sheet=sheet, measure=measure)
 
 
-def draw_sheet(base: Base, captions: tuple[str, ...], size: int, steps: int = SHEET_STEPS) -> Sheet:
+def draw_sheet(
+    base: Base, captions: tuple[str, ...], shape: tuple[int, int], steps: int = SHEET_STEPS
+) -> Sheet:
     """A row of pictures that the checkpoint draws now under captions, each from its own seed."""
     prior = {"prior_steps": SHEET_STEPS} if base.prior is not None else {}
     result = base.pipe.generate(
         list(captions),
         seed=0,
         steps=steps,
-        width=size,
-        height=size,
+        width=shape[1],
+        height=shape[0],
         **prior,  # type: ignore[arg-type]
     )
     return pictures_to_sheet(result.images, len(captions))
@@ -204,7 +202,7 @@ def draw_sheet(base: Base, captions: tuple[str, ...], size: int, steps: int = SH
 def draw_repainted(base: Base, captions: tuple[str, ...], pixels: Tensor, repaint: Tensor) -> Sheet:
     """Pictures (B, 3, S, S) with regions (B, 1, S, S) in grey, and below them repainted."""
     prior = {"prior_steps": SHEET_STEPS} if base.prior is not None else {}
-    drawn = []
+    drawn: list[Image.Image] = []
     pixels = pixels.cpu()
     for caption, picture, region in zip(captions, pixels, repaint, strict=True):
         image, mask = (to_pil(value[None])[0] for value in (picture, 2 * region.expand(3, -1, -1) - 1))
@@ -242,9 +240,9 @@ def _check_regions(stage: Stage, base: Base) -> None:
         )
 
 
-def _with_regions(base: Base, objective: Tuned, source: Source, size: int) -> Source:
+def _with_regions(base: Base, objective: Tuned, source: Source) -> Source:
     settings = objective.inpainting or InpaintingConfig()
-    return WithRegions(source, size, settings.box) if base.repaints else source
+    return WithRegions(source, base.model.codec.downscale, settings.box) if base.repaints else source
 
 
 def decoder_loss(base: Base, objective: Tuned, times: nn.ModuleDict) -> Loss:
@@ -269,7 +267,8 @@ def decoder_loss(base: Base, objective: Tuned, times: nn.ModuleDict) -> Loss:
             told = replace(told, extra=base.tell_region(batch.pixels, x0, batch.repaint))
         mask = {"no": None, "region": batch.repaint, "alpha": batch.alpha}[objective.masked]
         counted = None if mask is None else counting(mask, x0, objective.outside)
-        parts = denoising_losses(network, x0, told, t, turn.normal(x0), wanted, process, posterior, counted)
+        noise = noise_of(turn, x0, wanted)
+        parts = denoising_losses(network, x0, told, t, noise, wanted, process, posterior, counted)
         total = sum(parts.values(), torch.zeros(count, device=turn.device))
         if torch.is_grad_enabled():
             sampler.learn(t, total)
@@ -294,10 +293,10 @@ def prior_loss(base: Base, objective: Tuned, times: nn.ModuleDict) -> Loss:
         said = ["" if drop else text for text, drop in zip(batch.captions, dropped, strict=True)]
         t, weights = sampler.draw(count, turn.generator, turn.device)
         x = process.add_noise(x0, turn.normal(x0), t)
-        losses = squared_error(stage.network(x, t, base.tell_prior(said)), x0)
+        losses = error_of(wanted, stage.network(x, t, base.tell_prior(said)), x0)
         if torch.is_grad_enabled():
             sampler.learn(t, losses)
-        return weighted(weights * losses, {"mse": losses}, batch.weights.to(turn.device))
+        return weighted(weights * losses, {wanted.loss: losses}, batch.weights.to(turn.device))
 
     return loss
 

@@ -26,8 +26,10 @@ from kandinsky.training.config import (
     network_config,
     validated,
 )
+from kandinsky.training.data.buckets import bucketed
 from kandinsky.training.data.captions import CaptionMix, Grammar
 from kandinsky.training.data.folder import read_bare_folder, read_folder
+from kandinsky.training.data.imports import unpack_dataset, unpack_shards
 from kandinsky.training.data.pictures import AUGMENTATIONS, Augmentation, PictureSet, open_pictures
 from kandinsky.training.data.tokenizer_training import caption_corpus, train_tokenizer, write_tokenizer
 from kandinsky.training.ema import copy_into
@@ -84,7 +86,8 @@ class Workshop:
         Its networks are in float32 where they learn as a whole; else they only need the stage's precision.
         """
         wanted = self.config.model
-        half = stage.precision == "bf16" and not self.learns_whole(stage)
+        half = stage.precision != "fp32" and not self.learns_whole(stage)
+        names = {"bf16": "bfloat16", "fp16": "float16"}
         pipe = load(
             wanted.name,
             prior=wanted.prior,
@@ -93,7 +96,7 @@ class Workshop:
             behaviour=wanted.behaviour,
             lora=wanted.lora,
             device=self.device,
-            dtype="bfloat16" if half else "float32",
+            dtype=names[stage.precision] if half else "float32",
         )
         self.base_stamp = _stamp(pipe)
         self._usual_size = int(pipe.model.defaults["width"])
@@ -120,11 +123,20 @@ class Workshop:
         wanted = self.config.model
         return open_sources(wanted.name, wanted.prior, wanted.variant, wanted.revision)
 
+    @cached_property
+    def data_folder(self) -> Path:
+        """Where the pictures lie as files: the folder, or where shards and datasets are unpacked."""
+        data = self.config.data
+        if data.dataset is not None:
+            return unpack_dataset(data.dataset, data.split, data.image_column, data.caption_column)
+        return unpack_shards(data.folder) or data.folder
+
     def data_stamp(self) -> str:
         """A hash of the names and contents of the pictures and captions that a run learns from."""
         digest = hashlib.sha256()
-        root = self.config.data.folder
-        for path in sorted(p for p in root.rglob("*") if p.is_file() and ".cache" not in p.parts):
+        root = self.data_folder
+        files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+        for path in files:
             digest.update(path.relative_to(root).as_posix().encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
@@ -148,7 +160,7 @@ class Workshop:
         size = self.size(stage)
         if size not in self._pictures:
             self._pictures[size] = open_pictures(
-                data.folder if grammar is None else read_bare_folder(data.folder),
+                self.data_folder if grammar is None else read_bare_folder(self.data_folder),
                 size,
                 groups=data.groups,
                 styles=data.styles,
@@ -159,6 +171,25 @@ class Workshop:
                 fit=data.fit,
             ).to(self.device)
         return self._pictures[size]
+
+    def bucketed(self, stage: Stage) -> list[PictureSet]:
+        """The pictures of a stage in the buckets of their shapes, see `data.buckets`."""
+        data = self.config.data
+        assert data.buckets is not None
+        groups = bucketed(read_folder(self.data_folder), self.size(stage), data.buckets)
+        return [
+            open_pictures(
+                folder,
+                shape,
+                groups=data.groups,
+                styles=data.styles,
+                keep_wasteful=data.keep_wasteful,
+                captions=caption_mix(data),
+                cache=data.cache,
+                fit=data.fit,
+            ).to(self.device)
+            for shape, folder in groups.items()
+        ]
 
     def split(self, stage: Stage, grammar: Grammar | None = None) -> tuple[PictureSet, PictureSet | None]:
         """The pictures to learn from, and those held out (None when there are none)."""
@@ -183,7 +214,7 @@ class Workshop:
             return self.config.tokenizer
         folder = self.config.out / "tokenizer"
         if not (folder / LAST_TOKENIZER_FILE).is_file():
-            corpus = caption_corpus(read_folder(self.config.data.folder))
+            corpus = caption_corpus(read_folder(self.data_folder))
             learned = train_tokenizer(corpus, self.clip_text.vocab_size)
             write_tokenizer(learned, folder, self.clip_text.positions)
         return folder

@@ -1,0 +1,144 @@
+"""One network of a finished run as a component in diffusers layout, by the configuration of the run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kandinsky.checkpoints import formats
+from kandinsky.checkpoints.diffusers_folder import Folder, save_component
+from kandinsky.checkpoints.formats import Format
+from kandinsky.checkpoints.weights import load_strict, read_tensor_file, read_weights
+from kandinsky.core.errors import CheckpointError, ConfigError, nearest
+from kandinsky.training.config import Stage, TrainConfig, read_config
+from kandinsky.training.ema import copy_into
+from kandinsky.training.loop import CHECKPOINTS
+from kandinsky.training.stages.workshop import Workshop
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "unet": ("unet",),
+    "prior": ("prior", "prior_prior"),
+    "text_encoder": ("text_encoder", "prior_text_encoder"),
+}
+"""What can be written, and what folders call it, in the order in which it is looked for."""
+PLAYERS = {"unet": "decoder", "prior": "prior"}
+"""Which of them learn as a whole here, and as whom."""
+FORMATS: dict[str, Format] = {
+    form.name: form
+    for form in (
+        formats.UNET,
+        formats.UNET3,
+        formats.PRIOR,
+        formats.CLIP_TEXT,
+        formats.MULTILINGUAL,
+        formats.ONE_TEXT,
+    )
+}
+WRAPPERS = ("module.", "_orig_mod.")
+"""What parallel and compiled training puts before names."""
+STEMS = ("pytorch_model", "model", "diffusion_pytorch_model")
+
+
+def write_component(
+    source: Path | str | Mapping[str, Any] | TrainConfig,
+    trained: Path,
+    target: Path,
+    key: str,
+    *,
+    sharded: bool = False,
+) -> Path:
+    """Writes a network that a run trained into the folder `key` of `target`; returns that folder.
+
+    `source` is the run's configuration, whose checkpoint says what the network is. `trained` is the `out` of
+    a run of this library (the running means are written), or the result of another trainer: a file of named
+    tensors in which the network's begin with `key`, `sharded` a folder of shards with their index (beside it,
+    or in `model` below). Raises ConfigError for an unknown key, CheckpointError for tensors that are not
+    those of the network, OutputError.
+    """
+    if key not in KEYS:
+        raise ConfigError(f"There is no save key {key!r}.", nearest(key, KEYS))
+    config = source if isinstance(source, TrainConfig) else read_config(source)
+    shop = Workshop(config, torch.device("cpu"))
+    stage = config.stage[-1]
+    if not sharded and (trained / stage.name / CHECKPOINTS).is_dir():
+        return _of_run(Workshop(config.model_copy(update={"out": trained}), shop.device), stage, target, key)
+    folder, component, form = _component(shop, key)
+    tensors = _named(_read(trained, sharded), key, trained)
+    network_config = form.settle(form.config(folder, component), tensors)
+    native = form.keys(network_config, tensors).to_native(form.strip(tensors))
+    network = load_strict(lambda: form.build(network_config), native, None, key)
+    _save(target, key, folder.config(component), form, network)
+    return target / key
+
+
+def _of_run(shop: Workshop, stage: Stage, target: Path, key: str) -> Path:
+    player = PLAYERS.get(key)
+    if (
+        player is None
+        or player not in getattr(stage.objective, "targets", ())
+        or not shop.learns_whole(stage)
+    ):
+        raise ConfigError(
+            f"Stage {stage.name!r} did not train the whole {key}.", "Use what it left behind instead."
+        )
+    base = shop.base(stage)
+    network = base.network(player)
+    copy_into(network, shop.means(stage, player))
+    folder, component, form = _component(shop, key)
+    _save(target, key, folder.config(component), form, network)
+    return target / key
+
+
+def _save(target: Path, key: str, stated: Mapping[str, Any], form: Format, network: torch.nn.Module) -> None:
+    """Writes the network; its configuration keeps what the checkpoint's says beside the sizes."""
+    config: Any = network.config
+    tensors = form.keys(config, None).to_foreign(network.state_dict())
+    plain = {name: value.detach().cpu().clone() for name, value in tensors.items()}
+    save_component(target, key, {**stated, **form.write(config)}, plain, form.stem)
+
+
+def _component(shop: Workshop, key: str) -> tuple[Folder, str, Format]:
+    """Where the checkpoint of the run has this network, and how it is written there."""
+    decoder, prior = shop.sources
+    for folder in (decoder, prior):
+        if not isinstance(folder, Folder):
+            continue
+        for name in KEYS[key]:
+            if name in folder.components and folder.components[name] in FORMATS:
+                return folder, name, FORMATS[folder.components[name]]
+    raise ConfigError(
+        f"{shop.config.model.name} has no {key} in diffusers layout.", "Name another checkpoint in [model]."
+    )
+
+
+def _read(trained: Path, sharded: bool) -> dict[str, Tensor]:
+    if not sharded:
+        return read_tensor_file(trained)
+    for folder in (trained, trained / "model"):
+        for stem in STEMS:
+            if folder.is_dir() and any(folder.glob(f"{stem}*.index*.json")):
+                return read_weights(folder, stem)
+    raise CheckpointError(
+        f"{trained} holds no index of shards.", "Give the folder of pytorch_model.bin.index.json."
+    )
+
+
+def _named(tensors: Mapping[str, Tensor], key: str, path: Path) -> dict[str, Tensor]:
+    """The tensors whose names begin with the key, without it; all of them where none does."""
+    found: dict[str, Tensor] = {}
+    plain: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        bare = name
+        for wrapper in WRAPPERS:
+            bare = bare.removeprefix(wrapper)
+        plain[bare] = value
+        if bare.startswith(f"{key}."):
+            found[bare.removeprefix(f"{key}.")] = value
+    others = {name.partition(".")[0] for name in plain} & KEYS.keys()
+    if not found and others:
+        raise CheckpointError(
+            f"{path} holds no {key}, but {', '.join(sorted(others))}.", "Choose among them by --save-keys."
+        )
+    return found or plain

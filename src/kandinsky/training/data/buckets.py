@@ -1,0 +1,96 @@
+"""Pictures of several shapes: each in the bucket of the shape nearest to its own, batches within a bucket."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from PIL import Image
+
+from kandinsky.core.errors import CheckpointError, DataError
+from kandinsky.training.data.folder import Folder
+from kandinsky.training.seeds import generator
+
+WIDEST = 2.0
+"""The longest side of a bucket in units of the shorter."""
+Shape = tuple[int, int]
+"""Height and width in pixels."""
+
+
+def nearest_shape(height: int, width: int, size: int, step: int) -> Shape:
+    """The shape for a picture: about `size` squared pixels in all, sides multiples of `step`.
+
+    The longer side is at most twice the shorter.
+    """
+    ratio = min(max(width / height, 1 / WIDEST), WIDEST) ** 0.5
+
+    def side(length: float) -> int:
+        return max(1, round(length / step)) * step
+
+    return side(size / ratio), side(size * ratio)
+
+
+def bucketed(folder: Folder, size: int, step: int) -> dict[Shape, Folder]:
+    """A folder's records by their shapes, in the order of the shapes; pictures are not decoded for that.
+
+    Raises DataError for a file that is no picture.
+    """
+    found: dict[Shape, list[int]] = {}
+    for place, record in enumerate(folder.records):
+        try:
+            with Image.open(folder.root / record.file_name) as picture:
+                width, height = picture.size
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(
+                f"{record.file_name!r} is not a readable picture: {error}.", "Remove it or repair it."
+            ) from error
+        found.setdefault(nearest_shape(height, width, size, step), []).append(place)
+    return {
+        shape: replace(folder, records=tuple(folder.records[place] for place in found[shape]))
+        for shape in sorted(found)
+    }
+
+
+class BucketSampler:
+    """Endless batches, each within one bucket; every index is seen once an epoch, some twice.
+
+    `counts` are how many examples each bucket has; indices go on from bucket to bucket. A bucket's last batch
+    is filled up with others of it. Each epoch's order depends on (seed, epoch) alone.
+    """
+
+    def __init__(self, counts: Sequence[int], batch: int, seed: int) -> None:
+        self.counts, self.batch, self.seed = tuple(counts), batch, seed
+        self.epoch, self.position = 0, 0
+        self._batches = self._shuffle()
+
+    def next(self) -> list[int]:
+        """The next `batch` indices."""
+        if self.position == len(self._batches):
+            self.epoch, self.position = self.epoch + 1, 0
+            self._batches = self._shuffle()
+        self.position += 1
+        return self._batches[self.position - 1]
+
+    def state(self) -> dict[str, int]:
+        """Where it stands: epoch, position in it, and how many examples there are."""
+        return {"epoch": self.epoch, "position": self.position, "count": sum(self.counts)}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Continues from `state()`; CheckpointError when the number of examples has changed since."""
+        if state["count"] != sum(self.counts):
+            raise CheckpointError(
+                f"The run was started on {state['count']} examples, now there are {sum(self.counts)}.",
+                "Resume with the same data, or start a new run.",
+            )
+        self.epoch, self.position = state["epoch"], state["position"]
+        self._batches = self._shuffle()
+
+    def _shuffle(self) -> list[list[int]]:
+        draws = generator(self.seed, "buckets", self.epoch)
+        batches, first = [], 0
+        for count in self.counts:
+            order = [first + number for number in torch.randperm(count, generator=draws).tolist()]
+            whole = -(-count // self.batch) * self.batch
+            order = [order[place % count] for place in range(whole)]
+            batches += [order[k : k + self.batch] for k in range(0, whole, self.batch)]
+            first += count
+        return [batches[place] for place in torch.randperm(len(batches), generator=draws).tolist()]

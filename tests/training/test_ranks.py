@@ -1,0 +1,120 @@
+"""Two processes train as one does that accumulates: the same weights, from one log and one result."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small import draw_pictures
+from test_finetuning import config, exported
+
+from kandinsky.core.errors import ConfigError
+from kandinsky.training import run_config
+from kandinsky.training.ranks import ALONE, World, announced
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def toml(value: Any) -> str:
+    """A value as TOML, tables inline."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {toml(part)}" for name, part in value.items()) + "}"
+    return json.dumps(value)
+
+
+def together(values: dict[str, Any], count: int, folder: Path) -> list[subprocess.CompletedProcess[str]]:
+    """Runs `python -m kandinsky.training` in as many processes as a launcher would start."""
+    file = folder / "run.toml"
+    file.write_text("".join(f"{name} = {toml(value)}\n" for name, value in values.items()))
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+    common = os.environ | place
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "kandinsky.training", str(file)],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    done = []
+    for process in running:
+        out, said = process.communicate(timeout=240)
+        done.append(subprocess.CompletedProcess(process.args, process.returncode, out, said))
+    return done
+
+
+def test_two_processes_learn_what_one_does_in_two_turns(tmp_path: Path) -> None:
+    pictures = draw_pictures(tmp_path / "pictures")
+    objective = {"target": "prior", "adapter": {"rank": 2}}
+    values = config(pictures, tmp_path / "one", "lora", objective=objective, accumulate=2)
+    alone = load_file(exported(run_config(values)).path)
+    shared = values | {"out": str(tmp_path / "two"), "accumulate": 1}
+    for process in together(shared, 2, tmp_path):
+        assert process.returncode == 0, process.stderr
+    both = load_file(tmp_path / "two" / "lora.safetensors")
+    assert both.keys() == alone.keys()
+    for name, value in alone.items():
+        assert torch.allclose(both[name], value, atol=1e-6), name
+    logs = [(tmp_path / name / "lora" / "losses.jsonl").read_text().splitlines() for name in ("one", "two")]
+    assert len(logs[0]) == len(logs[1]) == 3
+    for ours, theirs in zip(*logs, strict=True):
+        assert json.loads(ours)["loss"] == pytest.approx(json.loads(theirs)["loss"], rel=1e-5)
+
+
+def test_histories_are_not_shared(tmp_path: Path) -> None:
+    pictures = draw_pictures(tmp_path / "pictures")
+    objective = {"target": "prior", "prior": {"times": "second_moment"}, "adapter": {"rank": 1}}
+    values = config(pictures, tmp_path / "run", "lora", objective=objective)
+    for process in together(values, 2, tmp_path):
+        assert process.returncode != 0
+        assert 'times = "uniform"' in process.stderr
+
+
+def test_who_is_who(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert announced() == ALONE
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    assert announced() == World(3, 4)
+    assert not announced().first
+    monkeypatch.setenv("RANK", "4")
+    with pytest.raises(ConfigError, match="RANK is 4"):
+        announced()
+
+
+def test_how_many_processes_the_command_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kandinsky.cli import train as command
+
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    assert command.processes() == 2
+    asked: list[list[str]] = []
+
+    def run(line: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        asked.append(line)
+        return subprocess.CompletedProcess(line, 7)
+
+    monkeypatch.setattr(command.subprocess, "run", run)
+    assert command.launch(2, ["train", "x.toml"]) == 7
+    assert asked[0][-4:] == ["-m", "kandinsky", "train", "x.toml"]
+    assert "--nproc_per_node=2" in asked[0]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert command.processes() == 1
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setenv("NPROC_PER_NODE", "many")
+    with pytest.raises(ConfigError, match="'many'"):
+        command.processes()

@@ -1,0 +1,116 @@
+"""Pictures of several shapes: the shapes, the order, and a run on them."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from kandinsky.core.errors import CheckpointError, ConfigError, DataError
+from kandinsky.training import events, run_config
+from kandinsky.training.config import read_config
+from kandinsky.training.data.buckets import BucketSampler, bucketed, nearest_shape
+from kandinsky.training.data.folder import read_folder
+from kandinsky.training.data.pictures import open_pictures
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "shape"),
+    [
+        (512, 512, (64, 64)),
+        (400, 800, (48, 88)),
+        (800, 400, (88, 48)),
+        (10, 1000, (48, 88)),
+        (100, 130, (56, 72)),
+    ],
+)
+def test_shapes_keep_the_area(height: int, width: int, shape: tuple[int, int]) -> None:
+    assert nearest_shape(height, width, 64, 8) == shape
+    assert 0.75 < shape[0] * shape[1] / 64**2 < 1.25
+
+
+def folder_of(root: Path) -> Path:
+    root.mkdir()
+    for number, size in enumerate([(40, 40), (80, 40), (80, 42), (40, 80), (50, 50)]):
+        picture = Image.new("RGB", size, "red")
+        picture.paste("yellow", (0, 0, 2, size[1]))
+        picture.paste("yellow", (size[0] - 2, 0, *size))
+        picture.save(root / f"{number}.png")
+        (root / f"{number}.txt").write_text(f"number {number}")
+    return root
+
+
+def test_pictures_go_to_the_nearest_shape(tmp_path: Path) -> None:
+    found = bucketed(read_folder(folder_of(tmp_path / "pictures")), 32, 8)
+    names = {shape: [record.file_name for record in part.records] for shape, part in found.items()}
+    assert names == {(24, 48): ["1.png", "2.png"], (32, 32): ["0.png", "4.png"], (48, 24): ["3.png"]}
+    wide = open_pictures(found[24, 48], (24, 48))
+    assert wide.shape == (24, 48)
+    assert wide.plain([0]).shape == (1, 3, 24, 48)
+    # Nothing of a picture of that shape is cut off: its edges are where they were.
+    row = wide.plain([0])[0, 1, 12]
+    assert bool((row[[0, -1]] > 0.5).all())
+    assert bool((row[2:-2] < -0.5).all())
+    (tmp_path / "pictures" / "0.png").write_bytes(b"none")
+    with pytest.raises(DataError, match=r"'0\.png' is not a readable picture"):
+        bucketed(read_folder(tmp_path / "pictures"), 32, 8)
+
+
+def test_batches_are_of_one_bucket_and_an_epoch_has_everything() -> None:
+    sampler = BucketSampler([5, 1, 4], 2, seed=3)
+    batches = [sampler.next() for _ in range(6)]
+    bounds = [range(5), range(5, 6), range(6, 10)]
+    assert all(any(set(batch) <= set(bound) for bound in bounds) for batch in batches)
+    counts = Counter(index for batch in batches for index in batch)
+    assert set(counts) == set(range(10))
+    assert counts[5] == 2
+    assert [sampler.next() for _ in range(6)] != batches
+    again = BucketSampler([5, 1, 4], 2, seed=3)
+    again.restore({"epoch": 0, "position": 2, "count": 10})
+    assert [again.next() for _ in range(4)] == batches[2:]
+    with pytest.raises(CheckpointError, match="10 examples"):
+        BucketSampler([5], 2, seed=3).restore(again.state())
+
+
+@pytest.mark.parametrize("variants", [0, 1])
+def test_a_run_on_shapes(variants: int, tmp_path: Path) -> None:
+    values = {
+        "out": str(tmp_path / "run"),
+        "method": "lora",
+        "device": "cpu",
+        "threads": 1,
+        "batch": 2,
+        "max_steps": 4,
+        "variants": variants,
+        "sample_every": 4,
+        "data": {"folder": str(folder_of(tmp_path / "pictures")), "size": 64, "buckets": 16},
+        "objective": {"adapter": {"rank": 1}},
+    }
+    assert isinstance([*run_config(values)][-1], events.Exported)
+    sheets = list((tmp_path / "run").rglob("samples/*.png"))
+    with Image.open(sheets[0]) as sheet:
+        assert sheet.height == 48
+
+
+def test_shapes_that_do_not_fit(tmp_path: Path) -> None:
+    values = {
+        "out": str(tmp_path / "run"),
+        "method": "lora",
+        "max_steps": 1,
+        "data": {"folder": str(folder_of(tmp_path / "pictures")), "size": 36, "buckets": 9},
+    }
+    with pytest.raises(ConfigError, match="do not fit this checkpoint"):
+        [*run_config(values)]
+    with pytest.raises(ConfigError, match="one shape"):
+        read_config(values | {"method": "textual_inversion", "objective": {"token": "a", "init_from": "b"}})
+    with pytest.raises(ConfigError, match="held_out"):
+        read_config(values | {"data": {"folder": "x", "buckets": 8, "held_out": 1}})
+
+
+def test_transparent_pictures_get_room(tmp_path: Path) -> None:
+    Image.new("RGBA", (40, 20), (255, 0, 0, 128)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a")
+    alpha = open_pictures(tmp_path, (40, 40)).pixels[0, 3]
+    assert bool((alpha[10:30] == 128).all())
+    assert not torch.cat([alpha[:10], alpha[30:]]).any()
