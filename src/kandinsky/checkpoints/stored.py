@@ -58,6 +58,10 @@ class Stored:
         wanted = {theirs for name in names for theirs in self.keys.foreign_names(name) or ()}
         return self._native({name: tensor for name, tensor in foreign.items() if name in wanted})
 
+    def is_fused(self, name: str) -> bool:
+        """Whether the tensor of a native name is made of several in the files."""
+        return len(self.keys.foreign_names(name) or ()) > 1
+
     def identity(self) -> str:
         """A hash that tells these weights from others: of names, shapes and numbers at tensors' ends."""
         digest = sha256()

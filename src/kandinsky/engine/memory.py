@@ -81,7 +81,7 @@ def house(model: Model, shelf: dict[nn.Module, Stored], memory: Memory) -> House
             if network is not codec_of(model):
                 quantize(network, memory.quantize, residence)
     if chosen == "none" and memory.parked:
-        for network in model.modules.values():
+        for network in [codec_of(model)] if memory.quantize else model.modules.values():
             residence.bring(network)
     running = offloaded(model, residence, chosen)
     if memory.prompt_cache is not None:

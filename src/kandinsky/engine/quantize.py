@@ -1,11 +1,11 @@
 """Weights in eight or four bits, by optimum-quanto: what they are multiplied with keeps its type."""
 
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from kandinsky.core.errors import RequestError, nearest
-from kandinsky.engine.residence import Residence
+from kandinsky.engine.residence import Residence, tensors_of
 
 WIDTHS = ("int8", "int4")
 """Eight bits with a scale for each row, or four with a scale and a shift for each group of numbers."""
@@ -28,16 +28,26 @@ def quantize(network: nn.Module, width: str, residence: Residence) -> None:
     They are brought one layer at a time, so that little is in memory at full width.
     """
     quanto = _library()
-    for path, layer in list(network.named_modules()):
-        if not isinstance(layer, nn.Linear | nn.Conv2d) or min(layer.weight.shape[:2]) < SMALLEST:
-            continue
-        residence.bring(network, {f"{path}.{name}" for name in layer.state_dict()})
-        kind = quanto.nn.QLinear if isinstance(layer, nn.Linear) else quanto.nn.QConv2d
-        narrow = kind.from_module(layer, weights=quanto.qtypes[f"q{width}"])
-        narrow.freeze()
+    paths = [path for path, layer in network.named_modules() if _is_wide(layer)]
+    theirs = {f"{path}.{name}" for path in paths for name in network.get_submodule(path).state_dict()}
+    # Before: what the library makes of a layer is costly to list and to look through.
+    residence.bring(network, tensors_of(network).keys() - theirs)
+    for path in paths:
+        layer = cast(nn.Linear | nn.Conv2d, residence.fill(network, path))
         parent, _, name = path.rpartition(".")
-        setattr(network.get_submodule(parent), name, narrow.train(layer.training))
-    residence.bring(network)
+        setattr(network.get_submodule(parent), name, narrowed(quanto, layer, width))
+
+
+def _is_wide(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear | nn.Conv2d) and min(layer.weight.shape[:2]) >= SMALLEST
+
+
+def narrowed(quanto: Any, layer: nn.Linear | nn.Conv2d, width: str) -> Any:
+    """The same layer with weights of one of the `WIDTHS`, by the library's module."""
+    kind = quanto.nn.QLinear if isinstance(layer, nn.Linear) else quanto.nn.QConv2d
+    narrow = kind.from_module(layer, weights=quanto.qtypes[f"q{width}"])
+    narrow.freeze()
+    return narrow.train(layer.training)
 
 
 def _library() -> Any:

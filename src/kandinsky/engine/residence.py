@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kandinsky.checkpoints.stored import Stored
 
-PORTION = 2**28
+PORTION = 2**26
 """How many bytes are read from files at a time, so that a conversion holds little twice."""
 
 
@@ -38,13 +38,28 @@ class Residence:
         """Brings what is away of the named tensors of a network (None: of all)."""
         known = tensors_of(network)
         away = {n: t for n, t in known.items() if t.is_meta and (names is None or n in names)}
-        if away:
-            self._held = None
-        for portion in _portions(away):
-            found = self.stored[network].read(portion)
+        if not away:
+            return
+        self._held = None
+        stored = self.stored[network]
+        # Fused tensors are copies. Read by themselves, they leave nothing of their parts mapped.
+        fused = {name: tensor for name, tensor in away.items() if stored.is_fused(name)}
+        rest = {name: tensor for name, tensor in away.items() if name not in fused}
+        for portion in (*_portions(fused), *_portions(rest)):
+            found = stored.read(portion)
             network.load_state_dict(
                 {n: self._placed(found.pop(n)) for n in portion}, strict=False, assign=True
             )
+
+    def fill(self, network: nn.Module, path: str) -> nn.Module:
+        """Brings all of one module of a network, by its path, without a look at the rest; returns it."""
+        module = network.get_submodule(path)
+        away = {f"{path}.{name}": name for name, tensor in module.state_dict().items() if tensor.is_meta}
+        if away:
+            found = self.stored[network].read(away)
+            placed = {name: self._placed(found.pop(full)) for full, name in away.items()}
+            module.load_state_dict(placed, strict=False, assign=True)
+        return module
 
     def drop(self, network: nn.Module, names: Collection[str] | None = None) -> None:
         """Lets go of the named tensors of a network (None: of all)."""

@@ -1,0 +1,201 @@
+"""Peak memory of each memory policy, and of the peer's pipeline, on a 3.x model of a fraction of its width.
+
+    python benchmarks/memory_policies.py [--divide 8] [--folder FOLDER]
+
+The model has random weights and the published depth, every width divided by `--divide`; the peer writes it.
+Each row is measured in a process of its own: the largest resident set (VmHWM) of the whole process, imports,
+mapped files and one picture of two steps included, less that of a process that only imports the library.
+The published widths have `divide` squared times the weights, and the same imports.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+PROMPT, STEPS, SIDE = "a red fox in the snow, oil on canvas", 2, 64
+OURS: dict[str, dict[str, str]] = {
+    "kandinsky": {},
+    'kandinsky, offload="parts"': {"offload": "parts"},
+    'kandinsky, offload="layers"': {"offload": "layers"},
+    'kandinsky, quantize="int8"': {"quantize": "int8"},
+    'kandinsky, quantize="int4"': {"quantize": "int4"},
+}
+CACHED = 'kandinsky, offload="parts", prompt in the cache'
+PEER = {
+    "diffusers": "",
+    "diffusers, model offload": "enable_model_cpu_offload",
+    "diffusers, sequential offload": "enable_sequential_cpu_offload",
+}
+
+
+def sizes(divide: int) -> dict[str, dict[str, Any]]:
+    """The published configurations, every width divided."""
+    return {
+        "unet": {
+            "block_out_channels": tuple(width // divide for width in (384, 768, 1536, 3072)),
+            "layers_per_block": 3,
+            "time_embedding_dim": 1536 // divide,
+            "groups": 64 // divide,
+            "attention_head_dim": 64 // divide,
+            "cross_attention_dim": 4096 // divide,
+            "encoder_hid_dim": 4096 // divide,
+        },
+        "text": {
+            "vocab_size": 32128 // divide,
+            "d_model": 4096 // divide,
+            "d_kv": 256 // divide,
+            "d_ff": 16384 // divide,
+            "num_layers": 32,
+            "num_heads": 16,
+            "feed_forward_proj": "gated-silu",
+        },
+        "movq": {
+            "block_out_channels": tuple(width // divide for width in (256, 512, 512, 1024)),
+            "norm_num_groups": 64 // divide,
+            "num_vq_embeddings": 16,
+        },
+    }
+
+
+def make(folder: Path, divide: int) -> None:
+    """Writes the model and prints its number of weights."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    import torch
+    from diffusers import DDPMScheduler, Kandinsky3Pipeline, Kandinsky3UNet, VQModel
+    from tests.parity.peers import MOVQ_PUBLISHED
+    from tests.tiny_one_text import SCHEDULER, letters_tokenizer
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    wanted = sizes(divide)
+    parts = {
+        "text_encoder": T5EncoderModel(T5Config(**wanted["text"])),
+        "unet": Kandinsky3UNet(**wanted["unet"]),
+        "movq": VQModel(**(MOVQ_PUBLISHED | wanted["movq"])),
+    }
+    scheduler = DDPMScheduler(**SCHEDULER)
+    Kandinsky3Pipeline(tokenizer=letters_tokenizer(), scheduler=scheduler, **parts).save_pretrained(folder)
+    print(json.dumps({name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}))
+
+
+def run_ours(folder: Path, options: dict[str, str]) -> None:
+    """One picture by this library."""
+    import kandinsky
+
+    pipe = kandinsky.load(folder, device="cpu", dtype="float32", **options)  # type: ignore[arg-type]
+    pipe.generate(PROMPT, steps=STEPS, width=SIDE, height=SIDE, seed=0)
+
+
+def run_peer(folder: Path, offload: str) -> None:
+    """One picture by diffusers."""
+    import torch
+    from diffusers import Kandinsky3Pipeline
+
+    pipe = Kandinsky3Pipeline.from_pretrained(folder)
+    if offload:
+        getattr(pipe, offload)()
+    pipe.set_progress_bar_config(disable=True)
+    noise = torch.Generator().manual_seed(0)
+    pipe(PROMPT, num_inference_steps=STEPS, width=SIDE, height=SIDE, generator=noise)
+
+
+def import_ours() -> None:
+    """What a process takes before a model is there."""
+    from kandinsky.engine import pipeline  # noqa: F401
+
+
+def import_peer() -> None:
+    """The same of diffusers."""
+    from diffusers import Kandinsky3Pipeline  # noqa: F401
+
+
+def peak() -> int:
+    """The largest resident set of this process so far, in bytes."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def child(job: dict[str, Any]) -> None:
+    """Does one job and prints its peak and its seconds as JSON."""
+    begin = time.perf_counter()
+    try:
+        match job["kind"]:
+            case "ours":
+                run_ours(Path(job["folder"]), job["options"])
+            case "peer":
+                run_peer(Path(job["folder"]), job["offload"])
+            case "import ours":
+                import_ours()
+            case "import peer":
+                import_peer()
+    except Exception as error:
+        print(json.dumps({"said": f"{type(error).__name__}: {error}".splitlines()[0]}))
+        return
+    print(json.dumps({"peak": peak(), "seconds": time.perf_counter() - begin}))
+
+
+def measured(**job: Any) -> dict[str, Any]:
+    """What a process of its own prints for a job."""
+    command = [sys.executable, __file__, "--job", json.dumps(job)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def row(name: str, found: dict[str, Any], base: int) -> str:
+    """A line of the table."""
+    if "peak" not in found:
+        return f"| {name} | – | – | {found['said']} |"
+    whole, above = found["peak"] / 2**20, (found["peak"] - base) / 2**20
+    return f"| {name} | {whole:.0f} | {above:.0f} | {found['seconds']:.0f} |"
+
+
+def table(folder: Path, divide: int) -> None:
+    """Prints the Markdown table."""
+    command = [sys.executable, __file__, "--make", "--divide", str(divide), "--folder", str(folder)]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    counts = json.loads(made.stdout.splitlines()[-1])
+    weights = ", ".join(f"{name} {count * 4 / 2**20:.0f} MiB" for name, count in counts.items())
+    print(f"Widths / {divide}, float32 on a CPU: {weights}.\n")
+    print("| policy | peak MiB | above imports | seconds |\n| --- | --- | --- | --- |")
+    base = measured(kind="import ours")["peak"]
+    ours = {name: ("ours", {"options": options}) for name, options in OURS.items()}
+    for name, (kind, options) in ours.items():
+        print(row(name, measured(kind=kind, folder=str(folder), **options), base), flush=True)
+    options = {"offload": "parts", "prompt_cache": str(folder / "prompts")}
+    for _ in range(2):
+        found = measured(kind="ours", folder=str(folder), options=options)
+    print(row(CACHED, found, base), flush=True)
+    base = measured(kind="import peer")["peak"]
+    for name, offload in PEER.items():
+        print(row(name, measured(kind="peer", folder=str(folder), offload=offload), base), flush=True)
+
+
+def main() -> None:
+    """Reads the flags."""
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--divide", type=int, default=8, choices=(2, 4, 8))
+    flags.add_argument("--folder", type=Path, help="keep the model here")
+    flags.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
+    flags.add_argument("--job", help=argparse.SUPPRESS)
+    given = flags.parse_args()
+    if given.job:
+        child(json.loads(given.job))
+    elif given.make:
+        make(given.folder, given.divide)
+    elif given.folder:
+        table(given.folder, given.divide)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            table(Path(folder), given.divide)
+
+
+if __name__ == "__main__":
+    main()
