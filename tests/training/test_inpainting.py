@@ -12,9 +12,12 @@ from small import draw_pictures, turn
 from test_finetuning import build, config, exported
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
+from tests.tiny_text_image import TextImageCheckpoints
 
 import kandinsky
+from kandinsky.checkpoints.convert import convert
 from kandinsky.checkpoints.diffusers_folder import open_folder
+from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.core.errors import ConfigError
 from kandinsky.tasks.start import erode, told_region
 from kandinsky.training import run_config
@@ -163,6 +166,34 @@ def test_the_newest_generation_repaints(one_text: OneTextCheckpoints, pictures: 
     values["variants"] = 1
     with pytest.raises(ConfigError, match="variants = 0"):
         [*run_config(values | {"out": str(tmp_path / "kept")})]
+
+
+def test_earlier_generations_repaint(
+    first_release: Path, text_image: TextImageCheckpoints, pictures: Path, tmp_path: Path
+) -> None:
+    text_image.ours()
+    convert(open_checkpoint(first_release), tmp_path / "first", "diffusers")
+    models = {
+        "KandinskyTwoTextsPipeline": {"name": str(tmp_path / "first")},
+        "KandinskyInpaintPipeline": {
+            "name": str(text_image.root / "decoder"),
+            "prior": str(text_image.root / "prior"),
+        },
+    }
+    for kind, model in models.items():
+        values = config(pictures, tmp_path / kind, "full", objective=INPAINTING | {"frozen": ["resblocks"]})
+        values["data"] = {"folder": str(pictures), "size": 64}
+        result = exported(run_config(values | {"model": model, "max_steps": 1}))
+        assert open_folder(result.path).kind == kind
+        pipe = kandinsky.load(result.path, **_beside(model), device="cpu", dtype="float32")
+        assert pipe.model.extra_channels == 5
+        picture, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64), 255)
+        told: dict[str, Any] = {"image": picture, "mask": mask, "width": 64, "height": 64, "steps": 1}
+        assert pipe.generate("p0", seed=1, **told).images[0].size == (64, 64)
+
+
+def _beside(model: dict[str, str]) -> dict[str, Any]:
+    return {name: value for name, value in model.items() if name == "prior"}
 
 
 def test_a_published_inpainting_decoder_learns(tiny: Checkpoints, pictures: Path, tmp_path: Path) -> None:
