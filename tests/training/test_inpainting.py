@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from small import draw_pictures, turn
-from test_finetuning import build, config, exported
+from test_finetuning import OBJECTIVES, build, config, exported
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
@@ -202,6 +202,22 @@ def test_a_published_inpainting_decoder_learns(tiny: Checkpoints, pictures: Path
     values["data"] = {"folder": str(pictures), "size": 64}
     values["model"] = {"name": str(tiny.root / "inpaint"), "prior": str(tiny.root / "prior")}
     assert exported(run_config(values)).use == "--lora"
+
+
+@pytest.mark.parametrize("method", ["dreambooth", "textual_inversion"])
+def test_such_a_decoder_draws_sheets_and_its_class(
+    method: str, text_image: TextImageCheckpoints, pictures: Path, tmp_path: Path
+) -> None:
+    text_image.ours("inpainting")
+    objectives: dict[str, dict[str, Any]] = {
+        "dreambooth": OBJECTIVES["dreambooth"] | {"target": "decoder"},
+        "textual_inversion": {"token": "zwxq", "init_from": "a"},
+    }
+    values = config(pictures, tmp_path, method, objective=objectives[method], max_steps=1, sample_every=1)
+    values["data"] = {"folder": str(pictures), "size": 64}
+    values["model"] = {"name": str(text_image.root / "inpainting"), "prior": str(text_image.root / "prior")}
+    exported(run_config(values))
+    assert list((tmp_path / method / "samples").glob("*.png"))
 
 
 @pytest.mark.parametrize(

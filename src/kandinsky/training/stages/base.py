@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from kandinsky.conditioning.decoder_texts import TOKENS
@@ -83,6 +84,14 @@ class Base:
     def repaints(self) -> bool:
         """Whether the decoder is told of a region to repaint."""
         return self.model.extra_channels > 0
+
+    def drawing(self, height: int, width: int) -> dict[str, Any]:
+        """Fields of a request for pictures of that size; a decoder that repaints draws all of a grey one."""
+        fields: dict[str, Any] = {"height": height, "width": width}
+        if not self.repaints:
+            return fields
+        grey, all_of_it = Image.new("RGB", (width, height), "grey"), Image.new("L", (width, height), 255)
+        return fields | {"image": grey, "mask": all_of_it}
 
     @torch.no_grad()
     def tell_region(self, pixels: Tensor | None, latents: Tensor, repaint: Tensor | None) -> Tensor:

@@ -61,7 +61,8 @@ def draw_class(
             continue
         yield events.Preparing(stage, "pictures of the class", number, objective.class_pictures)
         fields = {} if objective.class_steps is None else {"steps": objective.class_steps}
-        result = base.pipe.generate(objective.class_prompt, seed=number, width=size, height=size, **fields)  # type: ignore[arg-type]
+        drawing = base.drawing(size, size)
+        result = base.pipe.generate(objective.class_prompt, seed=number, **drawing, **fields)  # type: ignore[arg-type]
         write_picture(result.images[0], path)
     yield events.Preparing(stage, "pictures of the class", objective.class_pictures, objective.class_pictures)
 

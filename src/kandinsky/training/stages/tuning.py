@@ -192,9 +192,8 @@ def draw_sheet(
         list(captions),
         seed=0,
         steps=steps,
-        width=shape[1],
-        height=shape[0],
-        **prior,  # type: ignore[arg-type]
+        **base.drawing(*shape),
+        **prior,
     )
     return pictures_to_sheet(result.images, len(captions))
 
