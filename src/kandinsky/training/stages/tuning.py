@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -187,7 +188,7 @@ def draw_sheet(
     base: Base, captions: tuple[str, ...], shape: tuple[int, int], steps: int = SHEET_STEPS
 ) -> Sheet:
     """A row of pictures that the checkpoint draws now under captions, each from its own seed."""
-    prior = {"prior_steps": SHEET_STEPS} if base.prior is not None else {}
+    prior: dict[str, Any] = {"prior_steps": SHEET_STEPS} if base.prior is not None else {}
     result = base.pipe.generate(
         list(captions),
         seed=0,
@@ -200,7 +201,7 @@ def draw_sheet(
 
 def draw_repainted(base: Base, captions: tuple[str, ...], pixels: Tensor, repaint: Tensor) -> Sheet:
     """Pictures (B, 3, S, S) with regions (B, 1, S, S) in grey, and below them repainted."""
-    prior = {"prior_steps": SHEET_STEPS} if base.prior is not None else {}
+    prior: dict[str, Any] = {"prior_steps": SHEET_STEPS} if base.prior is not None else {}
     drawn: list[Image.Image] = []
     pixels = pixels.cpu()
     for caption, picture, region in zip(captions, pixels, repaint, strict=True):
@@ -213,7 +214,7 @@ def draw_repainted(base: Base, captions: tuple[str, ...], pixels: Tensor, repain
             steps=SHEET_STEPS,
             width=pixels.shape[-1],
             height=pixels.shape[-2],
-            **prior,  # type: ignore[arg-type]
+            **prior,
         )
         drawn += result.images
     shown = to_pil(torch.where(repaint > 0, 0.0, pixels))
