@@ -5,11 +5,13 @@
 The model has random weights and the published depth, every width divided by `--divide`; the peer writes it.
 Each row is measured in a process of its own: the largest resident set (VmHWM) of the whole process, imports,
 mapped files and one picture of two steps included, less that of a process that only imports the library.
-The published widths have `divide` squared times the weights, and the same imports.
+The published widths have `divide` squared times the weights, and the same imports. Their matrices are larger
+than any that the C library's allocator keeps when they are freed; here it is told to keep no large ones.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -141,8 +143,9 @@ def child(job: dict[str, Any]) -> None:
 
 def measured(**job: Any) -> dict[str, Any]:
     """What a process of its own prints for a job."""
-    command = [sys.executable, __file__, "--job", json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(Path(__file__).resolve()), "--job", json.dumps(job)]
+    told = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**17)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=told)
     if done.returncode:
         raise SystemExit(done.stderr)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -159,7 +162,15 @@ def row(name: str, found: dict[str, Any], base: int) -> str:
 
 def table(folder: Path, divide: int) -> None:
     """Prints the Markdown table."""
-    command = [sys.executable, __file__, "--make", "--divide", str(divide), "--folder", str(folder)]
+    command = [
+        sys.executable,
+        str(Path(__file__).resolve()),
+        "--make",
+        "--divide",
+        str(divide),
+        "--folder",
+        str(folder),
+    ]
     made = subprocess.run(command, capture_output=True, text=True, check=True)
     counts = json.loads(made.stdout.splitlines()[-1])
     weights = ", ".join(f"{name} {count * 4 / 2**20:.0f} MiB" for name, count in counts.items())

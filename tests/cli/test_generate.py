@@ -301,3 +301,13 @@ def test_debug_shows_where(loader: Loader) -> None:
     with pytest.raises(SystemExit):
         run(["generate", "-o", "a.png", "--", "--debug"])
     assert loader.pipeline.asked[0].prompt == "--debug"
+
+
+def test_memory_settings_are_not_kept_with_a_picture(generate: Command, loader: Loader) -> None:
+    """They change no pixel, but for the number of bits of weights."""
+    flags = ["--offload", "auto", "--prompt-cache", "texts", "--quantize", "int8", "-o", "a.png"]
+    assert generate("a cat", "--seed", 3, "--model", "m", *flags) == 0
+    assert generate("--from", "a.png", "-o", "b.png", "--offload", "parts") == 0
+    first, second = (options for _, options in loader.calls)
+    assert first == {"offload": "auto", "prompt_cache": Path("texts"), "quantize": "int8"}
+    assert second == {"quantize": "int8", "offload": "parts"}

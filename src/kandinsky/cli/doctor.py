@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def examine() -> dict[str, Any]:
         "free_disk": _free_disk(Path(HF_HUB_CACHE)),
         "embedded": [model.id for model in embedded()],
         "models": [_verdict(model, room) for model in installed()],
+        "quantized_weights": find_spec("optimum") is not None and find_spec("optimum.quanto") is not None,
         "largest_model": {"float32": int(room * HEADROOM / 4), "float16": int(room * HEADROOM / 2)},
     }
 
@@ -135,8 +137,10 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("Embedded", ", ".join(facts["embedded"]) or "none: this installation is incomplete"),
     ]
     for model in facts["models"]:
-        verdict = "fits" if model["fits"] else "needs more memory than is free"
+        verdict = "fits" if model["fits"] else "needs more memory than is free: use --offload auto"
         lines.append(("Model", f"{model['id']}: {human(model['bytes'])}, {verdict}"))
+    quantized = "yes" if facts["quantized_weights"] else "pip install 'kandinsky-diffusion[quantize]'"
+    lines.append(("Weights in int8 or int4", quantized))
     billions = {name: count / 1e9 for name, count in largest.items()}
     text = (
         f"up to {billions['float32']:.1f} billion parameters in float32, {billions['float16']:.1f} in float16"

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from kandinsky.engine.pipeline import Pipeline
 
 PREVIEWS_PER_PICTURE = 10
-LOAD_SETTINGS = ("prior", "dtype", "variant", "revision", "behaviour", "lora", "words")
+LOAD_SETTINGS = ("prior", "dtype", "variant", "revision", "behaviour", "lora", "words", "quantize")
+MEMORY_SETTINGS = ("offload", "prompt_cache")
+"""Of loading too, but they shape no pixel: a picture's file does not hold them."""
 REQUEST_FLAGS = (
     "negative_prompt",
     "prior_negative_prompt",
@@ -72,6 +74,9 @@ class Flags:
     behaviour: str | None
     lora: list[str] | None
     words: list[str] | None
+    offload: str | None
+    quantize: str | None
+    prompt_cache: Path | None
     output: Path | None
     repeat: Path | None
     preview: bool
@@ -87,6 +92,7 @@ class Job:
     model: str | None
     device: str | None
     settings: dict[str, Any]
+    memory: dict[str, Any]
 
 
 def generate(flags: Flags) -> None:
@@ -104,6 +110,7 @@ def generate(flags: Flags) -> None:
             device=job.device,
             on_progress=bars.download,
             **job.settings,
+            **job.memory,
         )
         rows = job.request.rows()
         warned: set[str] | None = None if flags.quiet else set()
@@ -148,7 +155,8 @@ def plan(flags: Flags) -> Job:
     if request.seed is None:
         # Drawn here rather than by the pipeline, because file names hold it.
         request = request.replaced(seed=secrets.randbelow(2**32))
-    return Job(request, targets(flags.output, request.rows()), model, flags.device, settings)
+    memory = {name: getattr(flags, name) for name in MEMORY_SETTINGS if getattr(flags, name) is not None}
+    return Job(request, targets(flags.output, request.rows()), model, flags.device, settings, memory)
 
 
 def parse_lora(text: str) -> tuple[str, float]:

@@ -125,6 +125,17 @@ def generate(
         list[str] | None,
         typer.Option(metavar="FILE", help="Learned words; repeat it.", rich_help_panel=MODEL),
     ] = None,
+    offload: Annotated[
+        str | None,
+        typer.Option(help="Little memory: auto, none, parts or layers.", rich_help_panel=MODEL),
+    ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="Weights in int8 or int4.", rich_help_panel=MODEL)
+    ] = None,
+    prompt_cache: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where to keep texts once read.", rich_help_panel=MODEL),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(

@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from kandinsky.core.errors import RequestError, nearest
@@ -32,16 +33,18 @@ def quantize(network: nn.Module, width: str, residence: Residence) -> None:
     theirs = {f"{path}.{name}" for path in paths for name in network.get_submodule(path).state_dict()}
     # Before: what the library makes of a layer is costly to list and to look through.
     residence.bring(network, tensors_of(network).keys() - theirs)
-    for path in paths:
-        layer = cast(nn.Linear | nn.Conv2d, residence.fill(network, path))
+    for path, layer in residence.fill(network, paths):
         parent, _, name = path.rpartition(".")
-        setattr(network.get_submodule(parent), name, narrowed(quanto, layer, width))
+        setattr(
+            network.get_submodule(parent), name, narrowed(quanto, cast(nn.Linear | nn.Conv2d, layer), width)
+        )
 
 
 def _is_wide(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear | nn.Conv2d) and min(layer.weight.shape[:2]) >= SMALLEST
 
 
+@torch.no_grad()
 def narrowed(quanto: Any, layer: nn.Linear | nn.Conv2d, width: str) -> Any:
     """The same layer with weights of one of the `WIDTHS`, by the library's module."""
     kind = quanto.nn.QLinear if isinstance(layer, nn.Linear) else quanto.nn.QConv2d

@@ -1,6 +1,6 @@
 """Weights that are in memory only while they are needed; between times they lie in their files."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,21 +45,35 @@ class Residence:
         # Fused tensors are copies. Read by themselves, they leave nothing of their parts mapped.
         fused = {name: tensor for name, tensor in away.items() if stored.is_fused(name)}
         rest = {name: tensor for name, tensor in away.items() if name not in fused}
+        mapped = stored.read(rest)
+        # One mapping for all: each counts the pages that it shares with others anew.
+        if all(self._is_placed(tensor) for tensor in mapped.values()):
+            network.load_state_dict(mapped, strict=False, assign=True)
+            rest = {}
+        del mapped
         for portion in (*_portions(fused), *_portions(rest)):
             found = stored.read(portion)
-            network.load_state_dict(
-                {n: self._placed(found.pop(n)) for n in portion}, strict=False, assign=True
-            )
+            placed = {name: self._placed(found.pop(name)) for name in portion}
+            network.load_state_dict(placed, strict=False, assign=True)
 
-    def fill(self, network: nn.Module, path: str) -> nn.Module:
-        """Brings all of one module of a network, by its path, without a look at the rest; returns it."""
-        module = network.get_submodule(path)
-        away = {f"{path}.{name}": name for name, tensor in module.state_dict().items() if tensor.is_meta}
-        if away:
-            found = self.stored[network].read(away)
-            placed = {name: self._placed(found.pop(full)) for full, name in away.items()}
+    def fill(self, network: nn.Module, paths: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
+        """Brings modules of a network, by their paths, one after the other, and yields each with its path.
+
+        Nothing of them stays mapped; what the caller makes of one may take its place.
+        """
+        tensors = {f"{p}.{n}": t for p in paths for n, t in network.get_submodule(p).state_dict().items()}
+        away = {name: tensor for name, tensor in tensors.items() if tensor.is_meta}
+        found: dict[str, Tensor] = {}
+        portions = _portions(away)
+        for path in paths:
+            module = network.get_submodule(path)
+            wanted = [name for name in module.state_dict() if f"{path}.{name}" in away]
+            while any(f"{path}.{name}" not in found for name in wanted):
+                found |= self.stored[network].read(next(portions))
+            # Copied: a bias that stays would keep its whole file mapped.
+            placed = {name: self._placed(found.pop(f"{path}.{name}")).clone() for name in wanted}
             module.load_state_dict(placed, strict=False, assign=True)
-        return module
+            yield path, module
 
     def drop(self, network: nn.Module, names: Collection[str] | None = None) -> None:
         """Lets go of the named tensors of a network (None: of all)."""
@@ -68,6 +82,10 @@ class Residence:
         if here:
             self._held = None
             network.load_state_dict({n: t.to("meta") for n, t in here.items()}, strict=False, assign=True)
+
+    def _is_placed(self, tensor: Tensor) -> bool:
+        alike = tensor.dtype == self.dtype or not tensor.is_floating_point()
+        return alike and tensor.device.type == self.device.type
 
     def _placed(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
