@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 import kandinsky
+from kandinsky.checkpoints.convert import convert
 from kandinsky.checkpoints.files import read_json
+from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.engine.devices import free_memory
 from kandinsky.engine.offload import ROOM, VisitingEncoder, choose_policy, codec_of
@@ -136,9 +138,14 @@ def test_generations_with_a_prior(tiny: Checkpoints, text_image: TextImageCheckp
         assert resident(away) == 0
 
 
-def test_two_text_encoders_that_are_read_whole_are_refused(first_release: Path) -> None:
+def test_two_text_encoders(first_release: Path, tmp_path: Path) -> None:
+    """Their original files can only be read whole; a folder made of them need not be."""
     with pytest.raises(CheckpointError, match=r"can only be read whole.*kandinsky convert"):
         kandinsky.load(first_release, device="cpu", offload="parts")
+    convert(open_checkpoint(first_release), tmp_path / "folder", "diffusers")
+    plain, away = (kandinsky.load(tmp_path / "folder", device="cpu", offload=o) for o in (None, "parts"))
+    assert pixels(away, "p5 p4", negative_prompt="p1") == pixels(plain, "p5 p4", negative_prompt="p1")
+    assert resident(away) == 0
 
 
 def test_previews_and_closed_streams(one_text: OneTextCheckpoints) -> None:
