@@ -9,7 +9,7 @@ import torch
 from diffusers import Kandinsky3UNet as PeersUNet
 
 from kandinsky.compat import diffusers as compat
-from kandinsky.core.errors import RequestError
+from kandinsky.core.errors import CheckpointError, RequestError
 from tests.compat.comparing import close, drawn, picture, seeded
 from tests.tiny_one_text import OneTextCheckpoints
 
@@ -102,6 +102,32 @@ def test_states_instead_of_texts(one_text: OneTextCheckpoints, ours: Any) -> Non
     assert close(ours(generator=seeded(), **given, **SMALL).images, alone)
     twice = ours(generator=drawn("list", 2, 0), num_images_per_prompt=2, **both, **SMALL).images
     assert close(twice[:1], expected)
+
+
+def test_states_without_what_reads_texts(one_text: OneTextCheckpoints, ours: Any) -> None:
+    """Texts are read and pictures drawn in turn, so that the networks need not be in memory together."""
+    root = one_text.root / "decoder"
+    reading = compat.Kandinsky3Pipeline.from_pretrained(root, unet=None, movq=None)
+    embeds, negative, mask, against = reading.encode_prompt("a red fox", True, 2, None, "an old ox")
+    drawing = compat.Kandinsky3Pipeline.from_pretrained(root, tokenizer=None, text_encoder=None)
+    given = {"prompt_embeds": embeds, "attention_mask": mask}
+    both = {**given, "negative_prompt_embeds": negative, "negative_attention_mask": against}
+    for states, texts in ((both, {"negative_prompt": "an old ox"}), (given, {})):
+        fields: dict[str, Any] = {**SMALL, "num_inference_steps": 1}
+        expected = ours(
+            "a red fox", num_images_per_prompt=2, generator=drawn("list", 2), **texts, **fields
+        ).images
+        assert torch.equal(drawing(generator=drawn("list", 2), **states, **fields).images, expected)
+    changing = compat.Kandinsky3Img2ImgPipeline.from_pipe(drawing)
+    assert changing(image=picture(), **both, **CHANGE).images.shape == (2, 4, 8, 16)
+    for fields in ({"prompt": "a fox"}, {**given, "negative_prompt": "an ox"}):
+        with pytest.raises(RequestError, match="has no tokenizer to read a text with"):
+            drawing(**fields, **SMALL)
+    half = compat.Kandinsky3Pipeline.from_pretrained(root, text_encoder=None)
+    with pytest.raises(RequestError, match="has no text_encoder to read a text with"):
+        half("a fox", **SMALL)
+    with pytest.raises(CheckpointError, match="A NoneType was given"):
+        reading(**both, **SMALL)
 
 
 def test_small_scales_act(ours: Any) -> None:

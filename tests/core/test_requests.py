@@ -41,7 +41,8 @@ def half_mask(width: int = 12, height: int = 10) -> np.ndarray:
 BAD = {
     "no prompts": ({"prompt": []}, "empty"),
     "prompt is a number": ({"prompt": 7}, "int"),
-    "prompt holds None": ({"prompt": ["a", None]}, "NoneType"),
+    "no prompt": ({"prompt": None}, "A prompt is None"),
+    "prompt holds None": ({"prompt": ["a", None]}, "A prompt is None"),
     "width 0": ({"width": 0}, "width 0 "),
     "height a million": ({"height": 10**6}, "height 1000000 "),
     "width is text": ({"width": "64"}, "width .*'64'"),

@@ -143,6 +143,8 @@ def as_prompt(value: object) -> Prompt:
     """One prompt as a text, a Mix or an Embedding; RequestError for anything else."""
     if isinstance(value, (str, Mix, Embedding)):
         return value
+    if value is None:
+        raise RequestError("A prompt is None.", "Give a text; '' is the empty one.")
     item = _item(value)
     return Mix((item,), (1.0,)) if isinstance(item, Picture) else item
 

@@ -1,8 +1,9 @@
 """What pipelines do whose decoder reads the states of one text: prompts or their states become pictures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from kandinsky.codecs.movq_codec import MoVQCodec
 from kandinsky.compat.diffusers.decoders import DecoderPipeline, stacked_pixels
 from kandinsky.compat.diffusers.draws import rng_of
 from kandinsky.compat.diffusers.following import follow, warned
-from kandinsky.compat.diffusers.inputs import Pictures, images, paired, repeated, split, texts
+from kandinsky.compat.diffusers.inputs import Pictures, counted, images, paired, repeated, split, texts
 from kandinsky.compat.diffusers.parts import native_of
 from kandinsky.compat.diffusers.pipeline import made_of
 from kandinsky.compat.diffusers.results import check_output_type, output, pictures
@@ -18,6 +19,7 @@ from kandinsky.compat.diffusers.steering import SteeredByText
 from kandinsky.compat.kinds import check_kind
 from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.conditioning.one_text import OneTextConditioner, StatesReader, stacked
+from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import RequestError
 from kandinsky.core.images import read_picture
 from kandinsky.core.requests import Request
@@ -38,7 +40,8 @@ class OneTextPipeline(DecoderPipeline):
     """A pipeline whose decoder reads texts alone; with an image it changes that.
 
     A guidance scale w means (w + 1) cond - w uncond, and acts from 0 up. Each text keeps its own length,
-    whatever it is beside.
+    whatever it is beside. A pipeline without a tokenizer and a text encoder draws from states that it is
+    given, one with nothing else reads texts, so that the two need not be in memory together.
     """
 
     COMPONENTS: ClassVar[tuple[str, ...]] = ("tokenizer", "text_encoder", "unet", "scheduler", "movq")
@@ -57,11 +60,27 @@ class OneTextPipeline(DecoderPipeline):
     def _model(self) -> tuple[Model, Any]:
         """The present components as the core runs them."""
         network = SteeredByText(self.unet)
-        reader = StatesReader(self.tokenizer.native, native_of(self.text_encoder, T5Encoder), self.device)
         place = Placement(self.device, network.native.conv_in.weight.dtype)
         codec = MoVQCodec(native_of(self.movq, MoVQ))
         schedule = self.scheduler.schedule
+        reader = self._reader(network.native.config.text_dim)
         return assembled(place, network, codec, reader, schedule), network
+
+    def _reader(self, width: int) -> StatesReader:
+        """What reads texts; without a text encoder, one that knows how wide its states would be."""
+        if self.text_encoder is None or self.tokenizer is None:
+            # Texts are refused before anything asks this tokenizer.
+            return StatesReader(cast(Tokenizer, None), _NoEncoder(SimpleNamespace(width=width)))
+        network = native_of(self.text_encoder, T5Encoder)
+        return StatesReader(native_of(self.tokenizer, Tokenizer), network, self.device)
+
+    def _conditioner(self) -> OneTextConditioner:
+        """What reads texts for the U-Net, if there is one, and else as the published folders do."""
+        if self.unet is not None:
+            conditioner = self._model()[0].conditioner
+            assert isinstance(conditioner, OneTextConditioner)  # what `assembled` wires
+            return conditioner
+        return OneTextConditioner(self._reader(0), self.device, self.dtype)
 
     def _call(self, given: dict[str, Any]) -> Any:
         """Pictures of one request: num_images_per_prompt of each prompt, all in one batch."""
@@ -69,7 +88,7 @@ class OneTextPipeline(DecoderPipeline):
         callbacks = self._callbacks(given)
         model, network = self._model()
         check_kind(type(self).__name__, model, inpainting=False)
-        copies = given["num_images_per_prompt"]
+        copies = counted(given["num_images_per_prompt"], "num_images_per_prompt")
         found, fields = _started(given, model.multiple)
         prompts, negatives = _told(given)
         row_images = (
@@ -89,34 +108,46 @@ class OneTextPipeline(DecoderPipeline):
         rng = rng_of(given["generator"], len(rows), model.dtype, model.device, given.get("latents"))
         batch = Batch(rows, rng, stacked_pixels(found, len(prompts), copies))
         with self._ready("text_encoder"):
-            conditions = self._told_network(model, request, batch, given)
+            guided = is_guided(model.guidance(request.guidance_scale))
+            conditions = self._told_network(self._conditioner(), request, batch, given, guided)
         with self._ready("unet", "movq"):
             steps = denoise(model, request, batch, conditions)
             x = follow(steps, callbacks, network.tensors, network.change, self._progress)
             return output(pictures(model, x, fields["width"], fields["height"], kind), given["return_dict"])
 
     def _told_network(
-        self, model: Model, request: Request, batch: Batch, given: Mapping[str, Any]
+        self,
+        conditioner: OneTextConditioner,
+        request: Request,
+        batch: Batch,
+        given: Mapping[str, Any],
+        guided: bool,
     ) -> Conditions:
         """What the network is told, a row a picture: given states, or those of the prompts."""
-        guided = is_guided(model.guidance(request.guidance_scale))
         copies = given["num_images_per_prompt"]
         embeds, mask, negative, against = (given[name] for name in EMBEDS)
         if embeds is None or (guided and negative is None and given["negative_prompt"] is not None):
-            (conditions,) = warned(model.conditioner.encode([batch], request, guided))
+            self._check_reads()
+            (conditions,) = warned(conditioner.encode([batch], request, guided))
         else:
             conditions = Conditions(None, None)
-        cond = conditions.cond if embeds is None else _states(model, embeds, mask, copies)
+        cond = conditions.cond if embeds is None else _states(conditioner, embeds, mask, copies)
         if not guided:
             return Conditions(cond, None)
         if negative is not None:
-            return Conditions(cond, _states(model, negative, against, copies))
+            return Conditions(cond, _states(conditioner, negative, against, copies))
         if embeds is None or given["negative_prompt"] is not None:
             return Conditions(cond, conditions.uncond)
-        conditioner = model.conditioner
-        assert isinstance(conditioner, OneTextConditioner)  # what `assembled` wires
         nothing = conditioner.nothing(embeds.shape[1])
         return Conditions(cond, stacked([nothing] * len(batch.rows)))
+
+    def _check_reads(self) -> None:
+        for name in ("tokenizer", "text_encoder"):
+            if getattr(self, name) is None:
+                raise RequestError(
+                    f"This pipeline has no {name} to read a text with.",
+                    f"Give {', '.join(EMBEDS)}, or a {name}.",
+                )
 
     def encode_prompt(
         self,
@@ -145,7 +176,8 @@ class OneTextPipeline(DecoderPipeline):
             "negative_attention_mask": negative_attention_mask,
             "num_images_per_prompt": num_images_per_prompt,
         }
-        model, _ = self._model()
+        counted(num_images_per_prompt, "num_images_per_prompt")
+        conditioner = self._conditioner()
         prompts, negatives = _told(given)
         scale = 1.0 if do_classifier_free_guidance else 0.0
         size = {"width": 64, "height": 64}
@@ -155,9 +187,9 @@ class OneTextPipeline(DecoderPipeline):
             guidance_scale=scale,
             seed=0,
         ).filled(size)
-        batch = Batch(request.rows(), rng_of(None, request.size, model.dtype, model.device))
+        batch = Batch(request.rows(), rng_of(None, request.size, conditioner.dtype, conditioner.device))
         with self._ready("text_encoder"):
-            told = self._told_network(model, request, batch, given)
+            told = self._told_network(conditioner, request, batch, given, do_classifier_free_guidance)
         against = (None, None) if told.uncond is None else (told.uncond.hidden, told.uncond.mask.long())
         return told.cond.hidden, against[0], told.cond.mask.long(), against[1]
 
@@ -189,13 +221,21 @@ def _told(given: Mapping[str, Any]) -> tuple[list[str], list[str | None]]:
     return prompts, paired(negatives, len(prompts), "negative_prompt")
 
 
-def _states(model: Model, embeds: Tensor, mask: Tensor, copies: int) -> UNet3Condition:
+def _states(conditioner: OneTextConditioner, embeds: Tensor, mask: Tensor, copies: int) -> UNet3Condition:
     """Given states (B, L, W) and their mask (B, L), each `copies` times."""
-    hidden = embeds.to(model.device, model.dtype).repeat_interleave(copies, dim=0)
-    rows = mask.to(model.device).bool().repeat_interleave(copies, dim=0)
-    conditioner = model.conditioner
-    assert isinstance(conditioner, OneTextConditioner)  # what `assembled` wires
+    hidden = embeds.to(conditioner.device, conditioner.dtype).repeat_interleave(copies, dim=0)
+    rows = mask.to(conditioner.device).bool().repeat_interleave(copies, dim=0)
     return replace(UNet3Condition(hidden, rows), masked_rows=conditioner.masked_rows)
+
+
+@dataclass(frozen=True)
+class _NoEncoder:
+    """In place of a text encoder that was left out; `config` holds the `width` of its states."""
+
+    config: Any
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
+        raise RequestError("This pipeline has no text_encoder.", "Give one, or the states of texts.")
 
 
 def _started(given: Mapping[str, Any], multiple: int) -> tuple[Pictures | None, dict[str, Any]]:
