@@ -1,6 +1,7 @@
 """The original code's names for Kandinsky 3; its recorded runs are repeated in tests/reference."""
 
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from kandinsky.compat import kandinsky3
 from kandinsky.core.errors import CheckpointError, RequestError
 from tests.checkpoints.hub_server import connected, files_of
 from tests.compat.comparing import picture
+from tests.parity.peers import relative
 from tests.reference.folders import THIRD_PROMPT
 from tests.reference.recorded import THIRD, tensors
 
@@ -202,12 +204,35 @@ def test_the_first_release(third_first_release: Path) -> None:
     assert image.size == (64, 64)
 
 
+@pytest.mark.parametrize("bits", ["load_in_8bit", "load_in_4bit"])
+def test_a_text_encoder_in_few_bits(
+    bits: str, third_release: Path, drawing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are as without, each part on its own dtype."""
+    load, here = kandinsky3.get_T2I_pipeline, {"cache_dir": third_release, bits: True}
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "optimum", None)
+        with pytest.raises(RequestError, match="optimum-quanto, which is not installed"):
+            load("cpu", **here)
+    pytest.importorskip("optimum.quanto")
+    dtypes = {"unet": torch.float32, "text_encoder": torch.float32, "movq": torch.float32}
+    pipe = load("cpu", dtypes, **here)
+    for part in ("unet", "movq"):
+        plain = drawing.model.modules[part].state_dict()
+        for name, tensor in pipe.model.modules[part].state_dict().items():
+            assert torch.equal(tensor, plain[name])
+    ids = torch.tensor([[5, 9, 200, 37, 1]])
+    with torch.no_grad():
+        told = [one.model.modules["text_encoder"](ids, torch.ones_like(ids)) for one in (pipe, drawing)]
+    assert 1e-4 < relative(*told) < (0.05 if bits == "load_in_8bit" else 0.6)
+    (image,) = pipe(THIRD_PROMPT, **SMALL)
+    assert image.size == (64, 64)
+
+
 def test_what_loading_refuses(third_release: Path, tmp_path: Path) -> None:
     load, here = kandinsky3.get_T2I_pipeline, {"cache_dir": third_release}
-    with pytest.raises(RequestError, match="not loaded in 8 bits"):
-        load("cpu", load_in_8bit=True, **here)
-    with pytest.raises(RequestError, match="not loaded in 4 bits"):
-        load("cpu", load_in_4bit=True, **here)
+    with pytest.raises(RequestError, match="Both load_in_8bit and load_in_4bit"):
+        load("cpu", load_in_8bit=True, load_in_4bit=True, **here)
     with pytest.raises(RequestError, match="device_map lacks 'movq'"):
         load({"unet": "cpu", "text_encoder": "cpu"}, **here)
     with pytest.raises(RequestError, match="dtype_map has a part 'vae'"):

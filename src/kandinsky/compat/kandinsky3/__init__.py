@@ -21,6 +21,8 @@ from kandinsky.compat.kandinsky3.pipelines import (
 from kandinsky.conditioning.one_text import OneTextConditioner
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.engine.devices import choose_device, choose_dtype
+from kandinsky.engine.quantize import check_quantize, quantize
+from kandinsky.engine.residence import Residence
 from kandinsky.generations.k30 import load_original
 from kandinsky.generations.model import Model
 from kandinsky.generations.parts import Placement
@@ -56,13 +58,15 @@ def get_T2I_pipeline(  # noqa: N802  (the name that existing code uses)
 
     `device_map` and `dtype_map` are one value, or one by part: "unet", "text_encoder", "movq". Parts without
     a path are looked for in `cache_dir`, and fetched into it. `fp16` and `text_encode_path` are names of the
-    first release; weights are mapped from their files whatever `low_cpu_mem_usage` says. Raises RequestError
-    for a device, a dtype or 8 or 4 bits, CheckpointError for what is missing.
+    first release; weights are mapped from their files whatever `low_cpu_mem_usage` says. `load_in_8bit` and
+    `load_in_4bit` quantize the text encoder (an extra library). Raises RequestError for a device or a dtype
+    and where that library is missing, CheckpointError for what is missing of the files.
     """
-    _refuse_bits(load_in_8bit, load_in_4bit)
     dtypes = torch.float16 if fp16 else dtype_map
     paths = (unet_path, text_encoder_path or text_encode_path, movq_path)
-    return Kandinsky3T2IPipeline(_load(None, device_map, dtypes, cache_dir, paths))
+    return Kandinsky3T2IPipeline(
+        _load(None, device_map, dtypes, cache_dir, paths, _width(load_in_8bit, load_in_4bit))
+    )
 
 
 def get_T2I_Flash_pipeline(  # noqa: N802
@@ -77,9 +81,10 @@ def get_T2I_Flash_pipeline(  # noqa: N802
     movq_path: str | Path | None = None,
 ) -> Kandinsky3T2IFlashPipeline:
     """Loads Kandinsky 3.1 Flash, text-to-image in four steps; see `get_T2I_pipeline`."""
-    _refuse_bits(load_in_8bit, load_in_4bit)
     paths = (unet_path, text_encoder_path, movq_path)
-    return Kandinsky3T2IFlashPipeline(_load(FLASH, device_map, dtype_map, cache_dir, paths))
+    return Kandinsky3T2IFlashPipeline(
+        _load(FLASH, device_map, dtype_map, cache_dir, paths, _width(load_in_8bit, load_in_4bit))
+    )
 
 
 def get_inpainting_pipeline(
@@ -97,18 +102,19 @@ def get_inpainting_pipeline(
     text_encode_path: str | Path | None = None,
 ) -> Kandinsky3InpaintingPipeline:
     """Loads Kandinsky 3.0 or 3.1 for inpainting; see `get_T2I_pipeline`."""
-    _refuse_bits(load_in_8bit, load_in_4bit)
     dtypes = torch.float16 if fp16 else dtype_map
     paths = (unet_path, text_encoder_path or text_encode_path, movq_path)
-    return Kandinsky3InpaintingPipeline(_load(INPAINTING, device_map, dtypes, cache_dir, paths))
+    return Kandinsky3InpaintingPipeline(
+        _load(INPAINTING, device_map, dtypes, cache_dir, paths, _width(load_in_8bit, load_in_4bit))
+    )
 
 
-def _refuse_bits(eight: bool, four: bool) -> None:
-    if eight or four:
-        raise RequestError(
-            f"Weights are not loaded in {8 if eight else 4} bits here.",
-            "Use dtype_map=torch.float16, or a device with more memory for text_encoder.",
-        )
+def _width(eight: bool, four: bool) -> str | None:
+    if eight and four:
+        raise RequestError("Both load_in_8bit and load_in_4bit are given.", "Give one of them.")
+    width = "int8" if eight else "int4" if four else None
+    check_quantize(width)
+    return width
 
 
 def _load(
@@ -117,7 +123,9 @@ def _load(
     dtype_map: Any,
     cache_dir: str | Path,
     paths: tuple[str | Path | None, str | Path | None, str | Path | None],
+    width: str | None,
 ) -> Model:
+    """The model of these files; `width` is what the text encoder's weights are quantized to."""
     devices = {part: choose_device(value) for part, value in _by_part(device_map, "device_map").items()}
     dtypes = {
         part: choose_dtype(value, devices[part]) for part, value in _by_part(dtype_map, "dtype_map").items()
@@ -130,9 +138,16 @@ def _load(
     # Read as wide as the widest part needs, then narrowed, so that no part is rounded twice.
     widest = max(dtypes.values(), key=lambda dtype: torch.finfo(dtype).bits)
     folder = original_folder(variant, cache_dir, *paths)
-    model = load_original(folder, Placement(torch.device("cpu"), widest, variant))
+    place = Placement(torch.device("cpu"), widest, variant, parked=width is not None)
+    model = load_original(folder, place)
     for part, module in model.modules.items():
-        module.to(devices[part], dtypes[part])
+        residence = Residence(place.shelf, devices[part], dtypes[part])
+        if width is not None and part == "text_encoder":
+            quantize(module, width, residence)
+        elif width is not None:
+            residence.bring(module)
+        else:
+            module.to(devices[part], dtypes[part])
     conditioner = model.conditioner
     assert isinstance(conditioner, OneTextConditioner)  # what `load_original` wires
     device, dtype = devices["unet"], dtypes["unet"]
