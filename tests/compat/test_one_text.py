@@ -10,6 +10,9 @@ from diffusers import Kandinsky3UNet as PeersUNet
 
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import CheckpointError, RequestError
+from kandinsky.core.events import Finished
+from kandinsky.core.requests import Request
+from kandinsky.core.rng import NumpyRng
 from tests.compat.comparing import close, drawn, picture, seeded
 from tests.tiny_one_text import OneTextCheckpoints
 
@@ -183,6 +186,23 @@ def test_numpy_generators(ours: Any) -> None:
     assert close(listed[1:], expected)
     with pytest.raises(RequestError, match="2 generators were given for 1 pictures"):
         ours("fox", generator=[noise(), noise()], **SMALL)
+
+
+def test_numpy_generators_without_the_peers_names(one_text: OneTextCheckpoints, ours: Any) -> None:
+    """Our own path takes them as a source of noise, and gives the same pictures."""
+
+    def noise() -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(43))
+
+    pipe, source = one_text.ours(batch_size=2), noise()
+    request = Request("fox", count=2, width=128, height=64, steps=3)
+    *_, last = pipe.run(request, rng=lambda seeds: NumpyRng(source))
+    assert isinstance(last, Finished)
+    expected = ours(
+        "fox", num_images_per_prompt=2, generator=noise(), **(SMALL | {"output_type": "pil"})
+    ).images
+    for image, wanted in zip(last.result.images, expected, strict=True):
+        assert np.abs(np.asarray(image, int) - np.asarray(wanted, int)).max() <= 1
 
 
 @torch.no_grad()
