@@ -213,6 +213,19 @@ def test_inpainting_folders(third_release: Path, one_text: OneTextCheckpoints, t
         compat.AutoPipelineForInpainting.from_pretrained(one_text.root / "decoder")
 
 
+def test_folders_of_few_steps(third_release: Path, tmp_path: Path) -> None:
+    """The peer has none, and would draw noise with them."""
+    convert(open_checkpoint(third_release), tmp_path / "folder", "diffusers", variant="flash")
+    for load in (
+        compat.Kandinsky3Pipeline.from_pretrained,
+        compat.Kandinsky3Img2ImgPipeline.from_pretrained,
+        compat.AutoPipelineForText2Image.from_pretrained,
+        compat.DiffusionPipeline.from_pretrained,
+    ):
+        with pytest.raises(KandinskyError, match="Kandinsky3FlashPipeline"):
+            load(tmp_path / "folder")
+
+
 def test_an_output_that_cannot_be_written(
     third_release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -248,6 +248,7 @@ def test_what_loading_refuses(third_release: Path, tmp_path: Path) -> None:
     [
         ({"steps": 0}, "steps 0 is outside"),
         ({"eta": 1.5}, r"eta 1\.5 is outside"),
+        ({"eta": "1"}, r"eta '1' is outside"),
         ({"bs": 0}, "bs is 0"),
         ({"images_num": 0}, "count 0 is outside"),
         ({"width": 3}, "width 3 is outside"),

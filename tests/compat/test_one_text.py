@@ -107,7 +107,7 @@ def test_states_instead_of_texts(one_text: OneTextCheckpoints, ours: Any) -> Non
     assert close(twice[:1], expected)
 
 
-def test_states_without_what_reads_texts(one_text: OneTextCheckpoints, ours: Any) -> None:
+def test_states_without_what_reads_texts(one_text: OneTextCheckpoints, ours: Any, tmp_path: Path) -> None:
     """Texts are read and pictures drawn in turn, so that the networks need not be in memory together."""
     root = one_text.root / "decoder"
     reading = compat.Kandinsky3Pipeline.from_pretrained(root, unet=None, movq=None)
@@ -131,6 +131,9 @@ def test_states_without_what_reads_texts(one_text: OneTextCheckpoints, ours: Any
         half("a fox", **SMALL)
     with pytest.raises(CheckpointError, match="A NoneType was given"):
         reading(**both, **SMALL)
+    with pytest.raises(RequestError, match="There is no tokenizer to save"):
+        drawing.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_small_scales_act(ours: Any) -> None:
@@ -252,6 +255,29 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"prompt_embeds": torch.zeros(1, 2, 20), "attention_mask": torch.ones(1, 3)},
         r"attention_mask of shape \(1, 3\) does not fit",
     ),
+    "states of another width": (
+        {"prompt_embeds": torch.zeros(1, 2, 7), "attention_mask": torch.ones(1, 2)},
+        "States of 7 numbers were given, the U-Net reads 20",
+    ),
+    "states of one row": (
+        {"prompt_embeds": torch.zeros(2, 20), "attention_mask": torch.ones(2, 20)},
+        r"Give those of shape \(B, L, W\)",
+    ),
+    "a mask that is a list": (
+        {"prompt_embeds": torch.zeros(1, 2, 20), "attention_mask": [[1, 1]]},
+        "prompt_embeds or attention_mask are no tensors",
+    ),
+    "rows of negatives": (
+        {
+            "prompt": ["a", "b"],
+            "negative_prompt_embeds": torch.zeros(3, 2, 20),
+            "negative_attention_mask": torch.ones(3, 2),
+        },
+        "negative_prompt_embeds of 3 rows were given for 2 prompts",
+    ),
+    "a number as prompt": ({"prompt": 3}, "prompt is '3'"),
+    "a number as generator": ({"prompt": "a", "generator": 3}, "A int is no generator"),
+    "numbers as generators": ({"prompt": "a", "generator": [3]}, "A int is no generator"),
     "negatives": ({"prompt": ["a", "b", "c"], "negative_prompt": ["d", "e"]}, "2 values of negative_prompt"),
     "steps": ({"prompt": "a", "num_inference_steps": 0}, "steps 0 is outside"),
     "size": ({"prompt": "a", "height": 4}, "height 4 is outside"),

@@ -104,8 +104,15 @@ def rng_of(
 ) -> Rng:
     """The source of noise for `count` pictures; given `latents` replace what is drawn first.
 
-    Raises RequestError for a list of another length than `count` (a list of one counts as one generator).
+    Raises RequestError for a list of another length than `count` (a list of one counts as one generator), and
+    for anything else.
     """
+    listed = generator if isinstance(generator, Sequence) else [generator]
+    if wrong := [one for one in listed if one is not None and not isinstance(one, Generator)]:
+        raise RequestError(
+            f"A {type(wrong[0]).__name__} is no generator.",
+            "Give torch.Generator().manual_seed(7), or several.",
+        )
     if isinstance(generator, Generator) or generator is None:
         rng = _of_one(generator, dtype, device)
     elif len(generator) == 1:

@@ -19,7 +19,7 @@ CLOSE_TO_ZERO = 1e-6
 
 def texts(value: str | Sequence[str], name: str = "prompt") -> list[str]:
     """One text or several, as a list; raises RequestError for anything else, and for none."""
-    found = [value] if isinstance(value, str) else list(value)
+    found = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
     if not found or not all(isinstance(text, str) for text in found):
         raise RequestError(f"{name} is {str(value)[:60]!r}.", "Give a text, or a list of texts.")
     return found

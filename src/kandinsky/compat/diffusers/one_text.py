@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from kandinsky.codecs.movq_codec import MoVQCodec
 from kandinsky.compat.diffusers.decoders import DecoderPipeline, stacked_pixels
 from kandinsky.compat.diffusers.draws import rng_of
+from kandinsky.compat.diffusers.files import model_folder
 from kandinsky.compat.diffusers.following import follow, warned
 from kandinsky.compat.diffusers.inputs import Pictures, counted, images, paired, repeated, split, texts
 from kandinsky.compat.diffusers.parts import native_of
@@ -20,11 +22,11 @@ from kandinsky.compat.kinds import check_kind
 from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.conditioning.one_text import OneTextConditioner, StatesReader, stacked
 from kandinsky.conditioning.tokenizer import Tokenizer
-from kandinsky.core.errors import RequestError
+from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.images import read_picture
 from kandinsky.core.requests import Request
 from kandinsky.diffusion.guidance import is_guided
-from kandinsky.generations.k30 import assembled
+from kandinsky.generations.k30 import FEW_STEPS, assembled
 from kandinsky.generations.model import Model
 from kandinsky.generations.parts import Placement
 from kandinsky.networks.movq import MoVQ
@@ -56,6 +58,18 @@ class OneTextPipeline(DecoderPipeline):
     ]
 
     __init__ = made_of(COMPONENTS)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Any:
+        """As `DiffusionPipeline.from_pretrained`; raises CheckpointError for a network of few steps, too."""
+        told = {name: options.get(name) for name in ("revision", "variant")}
+        if model_folder(pretrained_model_name_or_path, **told, components=()).kind == FEW_STEPS:
+            raise CheckpointError(
+                f"{pretrained_model_name_or_path} holds a {FEW_STEPS}, which works without guidance and at "
+                "times of its own.",
+                "Use kandinsky.load, or kandinsky.compat.kandinsky3.get_T2I_Flash_pipeline.",
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, **options)
 
     def _model(self) -> tuple[Model, Any]:
         """The present components as the core runs them."""
@@ -198,7 +212,7 @@ def _told(given: Mapping[str, Any]) -> tuple[list[str], list[str | None]]:
     """Prompts and negative prompts, one for each; prompts whose states are given count as empty texts.
 
     Raises RequestError when a text is given beside its states, when neither is, and for states without
-    their mask.
+    their mask, of another rank or of another number than the prompts.
     """
     for name, mask in (("prompt", "attention_mask"), ("negative_prompt", "negative_attention_mask")):
         states = given[f"{name}_embeds"]
@@ -206,6 +220,11 @@ def _told(given: Mapping[str, Any]) -> tuple[list[str], list[str | None]]:
             raise RequestError(f"Both {name} and {name}_embeds are given.", "Give one of them.")
         if states is not None and given[mask] is None:
             raise RequestError(f"{name}_embeds are given without a mask.", f"Give {mask} too.")
+        if states is not None and not (_are_states(states) and isinstance(given[mask], Tensor)):
+            raise RequestError(
+                f"{name}_embeds or {mask} are no tensors of states and their mask.",
+                "Give those of shape (B, L, W) and (B, L), as encode_prompt does.",
+            )
         if states is not None and given[mask].shape != states.shape[:2]:
             raise RequestError(
                 f"{mask} of shape {tuple(given[mask].shape)} does not fit {name}_embeds of shape "
@@ -216,13 +235,29 @@ def _told(given: Mapping[str, Any]) -> tuple[list[str], list[str | None]]:
     if embeds is None and given["prompt"] is None:
         raise RequestError("There is no prompt.", "Give prompt or prompt_embeds.")
     prompts = [""] * len(embeds) if embeds is not None else texts(given["prompt"])
+    steered = given["negative_prompt_embeds"]
+    if steered is not None and len(steered) != len(prompts):
+        raise RequestError(
+            f"negative_prompt_embeds of {len(steered)} rows were given for {len(prompts)} prompts.",
+            "Give a row for each prompt.",
+        )
     against = given["negative_prompt"]
     negatives: list[Any] = [None] if against is None else texts(against, "negative_prompt")
     return prompts, paired(negatives, len(prompts), "negative_prompt")
 
 
+def _are_states(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 3
+
+
 def _states(conditioner: OneTextConditioner, embeds: Tensor, mask: Tensor, copies: int) -> UNet3Condition:
-    """Given states (B, L, W) and their mask (B, L), each `copies` times."""
+    """Given states (B, L, W) and their mask (B, L), each `copies` times; RequestError for another width."""
+    width = conditioner.reader.network.config.width
+    if embeds.shape[2] != width:
+        raise RequestError(
+            f"States of {embeds.shape[2]} numbers were given, the U-Net reads {width}.",
+            "Encode the prompt with this model's own text encoder.",
+        )
     hidden = embeds.to(conditioner.device, conditioner.dtype).repeat_interleave(copies, dim=0)
     rows = mask.to(conditioner.device).bool().repeat_interleave(copies, dim=0)
     return replace(UNet3Condition(hidden, rows), masked_rows=conditioner.masked_rows)

@@ -88,7 +88,14 @@ class DiffusionPipeline:
         return cls(**{name: parts[name] for name in cls.COMPONENTS})
 
     def save_pretrained(self, save_directory: str | Path, variant: str | None = None, **ignored: Any) -> None:
-        """Writes all components and the index into a folder in diffusers layout; raises OutputError."""
+        """Writes all components and the index into a folder in diffusers layout; raises OutputError.
+
+        RequestError for a pipeline without some of them.
+        """
+        if missing := [name for name, component in self.components.items() if component is None]:
+            raise RequestError(
+                f"There is no {missing[0]} to save.", "Save a pipeline that has all components."
+            )
         root = Path(save_directory)
         index = {}
         for name, component in self.components.items():

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Generator, Mapping
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,8 @@ class Facade:
             raise RequestError(f"text is a {type(fields['prompt']).__name__}.", "Give one text.")
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise RequestError(f"bs is {size!r}.", "Give a whole number from 1 up.")
-        if not 0 <= eta <= 1:
-            raise RequestError(f"eta {eta} is outside [0, 1].", "0 adds no fresh noise, 1 all of it.")
+        if isinstance(eta, bool) or not isinstance(eta, Real) or not 0 <= eta <= 1:
+            raise RequestError(f"eta {eta!r} is outside [0, 1].", "0 adds no fresh noise, 1 all of it.")
         conditioner = self.model.conditioner
         assert isinstance(conditioner, OneTextConditioner)  # what this release is always wired with
         model = replace(self.model, conditioner=replace(conditioner, cut_negatives=self.cut_negatives))
