@@ -57,6 +57,7 @@ def roads(one_text: OneTextCheckpoints, third_release: Path, third_first_release
     painting = kandinsky3.get_inpainting_pipeline("cpu", **here)
     return {name: named(pipe.generate, {}) for name, pipe in pipes.items()} | {
         "names of the original": named(kandinsky3.get_T2I_pipeline("cpu", **here), ORIGINAL_NAMES),
+        "names of its Flash": named(kandinsky3.get_T2I_Flash_pipeline("cpu", **here), ORIGINAL_NAMES),
         "names of its inpainting": named(painting, ORIGINAL_NAMES, ("width", "height")),
         "names of the peer": named(peers, PEERS_NAMES),
         "names of its image-to-image": named(changing, PEERS_NAMES, ("width", "height")),
@@ -64,22 +65,24 @@ def roads(one_text: OneTextCheckpoints, third_release: Path, third_first_release
 
 
 TEXT_ROADS = ("folder", "original 3.1", "original 3.0", "flash", "names of the original", "names of the peer")
+# By these names steps and scales of a network of few steps do nothing, as in the code that they are from.
+ALL_TEXT_ROADS = (*TEXT_ROADS, "names of its Flash")
 NATIVE = ("folder", "original 3.1", "original 3.0", "flash", "inpainting")
 PAINTING = ("folder", "original 3.1", "original 3.0", "flash", "inpainting", "names of its inpainting")
 CHANGING = ("folder", "original 3.1", "original 3.0", "flash", "names of its image-to-image")
 REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
-    "no prompts": (TEXT_ROADS, {"prompt": []}, "prompt|Give one text"),
+    "no prompts": (ALL_TEXT_ROADS, {"prompt": []}, "prompt|Give one text"),
     "a prompt that is none": (
         TEXT_ROADS,
         {"prompt": None},
         "prompt is None|Give one text|There is no prompt",
     ),
-    "no width": (TEXT_ROADS, {"width": 0}, "width 0 is outside"),
-    "a huge height": (TEXT_ROADS, {"height": 10**6}, "height 1000000 is outside"),
-    "half a pixel": (TEXT_ROADS, {"width": 64.5}, r"width.*64\.5"),
+    "no width": (ALL_TEXT_ROADS, {"width": 0}, "width 0 is outside"),
+    "a huge height": (ALL_TEXT_ROADS, {"height": 10**6}, "height 1000000 is outside"),
+    "half a pixel": (ALL_TEXT_ROADS, {"width": 64.5}, r"width.*64\.5"),
     "steps": (TEXT_ROADS, {"steps": 1001}, "1001"),
     "no step": (TEXT_ROADS, {"steps": 0}, "steps 0 is outside"),
-    "no picture": (TEXT_ROADS, {"count": 0}, "(count|num_images_per_prompt) (is )?0"),
+    "no picture": (ALL_TEXT_ROADS, {"count": 0}, "(count|num_images_per_prompt) (is )?0"),
     "a scale of nothing": (TEXT_ROADS, {"guidance_scale": float("nan")}, "guidance_scale"),
     "a sampler": (NATIVE, {"sampler": "dppm"}, "Did you mean 'ddpm'"),
     "eta": (NATIVE, {"eta": 1.5}, r"eta 1\.5 is not"),
