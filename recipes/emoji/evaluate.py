@@ -19,6 +19,7 @@ from torch import Tensor
 
 import kandinsky
 from kandinsky.checkpoints.lpips_files import load_perceptual
+from kandinsky.core.caches import cache_folder
 from kandinsky.core.files import write_atomically
 from kandinsky.evaluation.features import load_inception, to_bytes
 from kandinsky.evaluation.report import Measures, RealPictures, Reference, Subject, evaluate_embedded
@@ -121,7 +122,7 @@ def main() -> None:
         load_inception(device=pipe.model.device),
         load_perceptual("alexnet"),
         batch_size=options.batch_size,
-        cache=options.cache or options.data / ".cache",
+        cache=options.cache or cache_folder(),
         progress=lambda stage, done, total: print(f"\r{stage} {done}/{total}   ", end="", flush=True),
     )
     made: list[Tensor] = []

@@ -1,6 +1,5 @@
 """Training the text and vision towers."""
 
-import hashlib
 import random
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -23,16 +22,15 @@ from kandinsky.training.objectives.contrastive import (
 from kandinsky.training.seeds import generator
 from kandinsky.training.stages.heads import Apprentice, sketch_of
 from kandinsky.training.stages.sources import (
-    FACTS,
     PictureSource,
     Tokenize,
     captions_again,
+    drawn_again,
     encode_once,
     facts_of,
-    variant_of_each,
 )
 from kandinsky.training.stages.towers import Towers
-from kandinsky.training.stages.workshop import Workshop, augmentation
+from kandinsky.training.stages.workshop import Workshop, augmentation, weights_stamp
 from kandinsky.training.task import Losses, Player, Task, Turn
 from kandinsky.training.teacher import WIDTH, Teacher, load_teacher
 
@@ -101,10 +99,8 @@ class SeenPairSource:
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Pairs:
         """One variant of each picture, drawn at random, with new captions."""
-        rows = variant_of_each(indices, self.variants, generator)
-        words = random.Random(int(torch.randint(2**62, (1,), generator=generator)))
-        facts = {name: self.tensors[name][rows] for name in FACTS}
-        said = captions_again(self.pairs.source.pictures, facts, words)
+        pictures = self.pairs.source.pictures
+        rows, facts, said = drawn_again(pictures, self.tensors, self.variants, indices, generator)
         batch = Batch(
             pixels=torch.empty(len(rows), 0),
             captions=tuple(caption.text for caption in said),
@@ -184,14 +180,11 @@ def _seen_once(
     def see(pixels: Tensor) -> dict[str, Tensor]:
         return {"embeddings": towers.see(pixels.to(shop.device))}
 
-    digest = hashlib.sha256()
-    for value in towers.vision.state_dict().values():
-        digest.update(value.cpu().numpy().tobytes())
     tensors = yield from encode_once(
         pairs.source,
         stage.variants,
         see,
-        digest.hexdigest(),
+        weights_stamp({"image_encoder": towers.vision}),
         shop.config.out / "cache",
         shop.config.seed,
         stage.name,

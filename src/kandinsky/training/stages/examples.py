@@ -1,6 +1,5 @@
 """What fine-tuning sees: captions beside pictures, or beside what the frozen networks made of them once."""
 
-import random
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,9 +17,8 @@ from kandinsky.training.stages.base import Base
 from kandinsky.training.stages.sources import (
     FACTS,
     PictureSource,
-    captions_again,
+    drawn_again,
     encode_once,
-    variant_of_each,
 )
 from kandinsky.training.stages.workshop import Workshop, augmentation
 from kandinsky.training.task import Source
@@ -99,10 +97,8 @@ class Cached:
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
         """One variant of each picture, drawn at random."""
-        rows = variant_of_each(indices, self.variants, generator)
-        words = random.Random(int(torch.randint(2**62, (1,), generator=generator)))
-        facts = {name: self.tensors[name][rows] for name in FACTS}
-        captions = tuple(caption.text for caption in captions_again(self.pictures, facts, words))
+        rows, _, said = drawn_again(self.pictures, self.tensors, self.variants, indices, generator)
+        captions = tuple(caption.text for caption in said)
         found = {name: value[rows].float() for name, value in self.tensors.items() if name not in FACTS}
         return Examples(captions, torch.ones(len(rows)), encodings=found)
 

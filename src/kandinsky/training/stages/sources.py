@@ -87,18 +87,25 @@ class EncodedSource:
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Captioned:
         """One variant of each picture, drawn at random."""
-        rows = variant_of_each(indices, self.variants, generator)
-        words = random.Random(int(torch.randint(2**62, (1,), generator=generator)))
-        facts = {name: self.tensors[name][rows] for name in FACTS}
-        ids, mask = self.tokenize([again.text for again in captions_again(self.pictures, facts, words)])
+        rows, _, said = drawn_again(self.pictures, self.tensors, self.variants, indices, generator)
+        ids, mask = self.tokenize([caption.text for caption in said])
         latents = self.tensors["latents"][rows].float() if "latents" in self.tensors else None
         return Captioned(ids, mask, embeddings=self.tensors["embeddings"][rows].float(), latents=latents)
 
 
-def variant_of_each(indices: Sequence[int], variants: int, generator: torch.Generator) -> Tensor:
-    """Rows (B,) of `encode_once`'s tensors: one variant of each picture, drawn at random."""
+def drawn_again(
+    pictures: PictureSet,
+    tensors: dict[str, Tensor],
+    variants: int,
+    indices: Sequence[int],
+    generator: torch.Generator,
+) -> tuple[Tensor, dict[str, Tensor], list[Caption]]:
+    """One variant of each picture of `encode_once`: its rows (B,), its facts (B,) each, and new captions."""
     which = torch.randint(variants, (len(indices),), generator=generator)
-    return torch.tensor(list(indices)) * variants + which
+    rows = torch.tensor(list(indices)) * variants + which
+    words = random.Random(int(torch.randint(2**62, (1,), generator=generator)))
+    facts = {name: tensors[name][rows] for name in FACTS}
+    return rows, facts, captions_again(pictures, facts, words)
 
 
 def captions_again(pictures: PictureSet, facts: dict[str, Tensor], words: random.Random) -> list[Caption]:

@@ -1,7 +1,7 @@
 """What the stages of one run share: pictures, tokenizer, and the networks that earlier stages made."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -359,12 +359,17 @@ class Workshop:
 
 def _stamp(pipe: Pipeline) -> str:
     """Changes with the networks that make latents and embeddings."""
+    made_by = ("movq", "vae", "image_encoder")
+    return weights_stamp({name: pipe.model.modules[name] for name in made_by if name in pipe.model.modules})
+
+
+def weights_stamp(modules: Mapping[str, nn.Module]) -> str:
+    """A hash of the names and weights of networks: what was encoded by others is encoded anew."""
     digest = hashlib.sha256()
-    for name, module in sorted(pipe.model.modules.items()):
-        if name in ("movq", "vae", "image_encoder"):
-            for key, value in module.state_dict().items():
-                digest.update(key.encode())
-                digest.update(value.detach().float().cpu().numpy().tobytes())
+    for name in sorted(modules):
+        for key, value in modules[name].state_dict().items():
+            digest.update(f"{name}.{key}".encode())
+            digest.update(value.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
