@@ -42,6 +42,18 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     assert "Usage: kandinsky" in capsys.readouterr().out
 
 
+def test_brackets_in_tables_are_not_taken_for_markup(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(
+        doctor, "_lines", lambda _: [("Extra", "pip install 'kandinsky-diffusion[quantize]'")]
+    )
+    with pytest.raises(SystemExit):
+        run(["doctor"])
+    assert "kandinsky-diffusion[quantize]" in capsys.readouterr().out
+
+
 def test_doctor_knows_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 

@@ -102,6 +102,7 @@ def _free_disk(folder: Path) -> int | None:
 
 def show(*, as_json: bool) -> None:
     """Writes the findings as lines, or as JSON."""
+    from rich.markup import escape
     from rich.table import Table
 
     facts = examine()
@@ -112,7 +113,7 @@ def show(*, as_json: bool) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in _lines(facts):
-        table.add_row(name, text)
+        table.add_row(name, escape(text))
     out().print(table)
 
 

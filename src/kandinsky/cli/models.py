@@ -47,6 +47,7 @@ def human(size: float) -> str:
 
 def show(*, as_json: bool) -> None:
     """Writes the list as a table, or as JSON."""
+    from rich.markup import escape
     from rich.table import Table
 
     found = installed()
@@ -61,5 +62,5 @@ def show(*, as_json: bool) -> None:
         table.add_column(column, overflow="fold")
     table.add_column("Size", justify="right", no_wrap=True)
     for model in found:
-        table.add_row(model.id, model.kind, model.path, human(model.bytes))
+        table.add_row(escape(model.id), model.kind, escape(str(model.path)), human(model.bytes))
     out().print(table)
