@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,12 @@ def test_a_sketch_is_the_picture_at_a_quarter_of_its_size() -> None:
 
 def test_the_loss_is_the_weighted_sum_of_what_each_head_says(root: Path, tmp_path: Path) -> None:
     weights = {"concepts": 2.0, "looks": 0.5, "sketch": 3.0, "concepts_text": 0.25, "contrastive": 1.5}
+    weights |= {"looks_text": 0.75}
     stage = {"method": "clip", "batch": 4, "max_steps": 1, "objective": weights}
     _, task = build(small_config(root, out=str(tmp_path / "run"), stage=[stage]), "clip")
     pairs = task.data.batch([0, 4, 8, 1], torch.Generator().manual_seed(0))
+    named = torch.tensor([True, False, True, False])
+    pairs = replace(pairs, pictures=replace(pairs.pictures, names_style=named))
     apprentice: Any = task.players[0].module
     losses = task.players[0].loss(turn(pairs))
     parts = losses.parts
@@ -74,18 +78,22 @@ def test_the_loss_is_the_weighted_sum_of_what_each_head_says(root: Path, tmp_pat
     assert (classes >= 0).all()
     torch.testing.assert_close(parts["concepts"], F.cross_entropy(apprentice.concepts(image), classes))
     torch.testing.assert_close(parts["concepts_text"], F.cross_entropy(apprentice.concepts(text), classes))
-    looks = F.cross_entropy(apprentice.looks.background(image), pairs.pictures.backgrounds)
-    torch.testing.assert_close(parts["background"], looks)
+    vectors = apprentice.looks.background
+    colours = 8 * F.cosine_similarity(image[:, None], vectors[None], dim=2)
+    torch.testing.assert_close(parts["background"], F.cross_entropy(colours, pairs.pictures.backgrounds))
+    styles = 8 * F.cosine_similarity(text[:, None], apprentice.looks.style[None], dim=2)
+    named_styles = F.cross_entropy(styles[named], pairs.pictures.styles[named])
+    torch.testing.assert_close(parts["style_text"], named_styles)
     small = F.mse_loss(apprentice.sketch(image), pairs.pictures.pixels)
     torch.testing.assert_close(parts["sketch"], small)
     logits = F.normalize(text, dim=1) @ F.normalize(image, dim=1).T / 0.07
     rows = torch.arange(4)
     clip = (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
     torch.testing.assert_close(parts["contrastive"], clip)
-    expected = sum(
-        weights[{"style": "looks", "background": "looks"}.get(name, name)] * value
-        for name, value in parts.items()
-    )
+    assert len(parts) == 8
+    heads = {"style": "looks", "background": "looks"}
+    heads |= {"style_text": "looks_text", "background_text": "looks_text"}
+    expected = sum(weights[heads.get(name, name)] * value for name, value in parts.items())
     torch.testing.assert_close(losses.total, torch.as_tensor(expected))
 
 

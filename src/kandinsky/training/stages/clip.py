@@ -35,7 +35,12 @@ from kandinsky.training.task import Losses, Player, Task, Turn
 from kandinsky.training.teacher import WIDTH, Teacher, load_teacher
 
 MEASURED = 512
-_HEAD_OF = {"style": "looks", "background": "looks"}
+_HEAD_OF = {
+    "style": "looks",
+    "background": "looks",
+    "style_text": "looks_text",
+    "background_text": "looks_text",
+}
 
 
 @dataclass(frozen=True)
@@ -215,7 +220,7 @@ def picture_losses(
     if apprentice.concepts is not None and objective.concepts:
         classes = concept_classes(apprentice, pictures, device)
         parts["concepts"] = class_loss(apprentice.concepts(image), classes)
-    if apprentice.looks is not None:
+    if apprentice.looks is not None and objective.looks:
         style, background = apprentice.looks(image)
         parts["style"] = class_loss(style, pictures.styles.to(device))
         parts["background"] = class_loss(background, pictures.backgrounds.to(device))
@@ -234,6 +239,12 @@ def text_losses(
     if apprentice.concepts is not None and objective.concepts_text:
         classes = concept_classes(apprentice, pairs.pictures, device)
         parts["concepts_text"] = class_loss(apprentice.concepts(text), classes)
+    if apprentice.looks is not None and objective.looks_text:
+        seen = pairs.pictures
+        style, background = apprentice.looks(text)
+        parts["style_text"] = class_loss(style, _named(seen.styles, seen.names_style).to(device))
+        named = _named(seen.backgrounds, seen.names_background)
+        parts["background_text"] = class_loss(background, named.to(device))
     if pairs.others is not None:
         other = _embed(apprentice.towers, pairs.others, device)
         fits = batch_matches(pairs.pictures, device)
@@ -241,6 +252,11 @@ def text_losses(
     if pairs.taught is not None and apprentice.teacher is not None:
         parts["distillation"] = distillation_loss(apprentice.teacher(text), pairs.taught.to(device))
     return parts
+
+
+def _named(classes: Tensor, names: Tensor) -> Tensor:
+    """Classes (B,) that the captions name, -1 where they are silent."""
+    return torch.where(names, classes, -1)
 
 
 def concept_classes(apprentice: Apprentice, pictures: Batch, device: torch.device) -> Tensor:

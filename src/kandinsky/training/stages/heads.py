@@ -16,6 +16,8 @@ SKETCH = 16
 """The side of a sketch in pixels."""
 _SKETCH_WIDTH = 512
 _FIRST_SCALE = 16.0
+LOOKS_SCALE = 8.0
+"""Logits of style and background are cosines times this."""
 
 
 class ConceptHead(nn.Module):
@@ -43,16 +45,21 @@ class ConceptHead(nn.Module):
 
 
 class LooksHead(nn.Module):
-    """Style and background read off an image embedding, not normalised, by one linear map each."""
+    """Style and background of an embedding: a vector for each, compared by cosine at a fixed scale.
+
+    Whatever follows an embedding sees its direction, by distances in all of it together. A linear map could
+    read style off a part too small to matter there; a cosine at a scale that does not grow cannot.
+    """
 
     def __init__(self, width: int, styles: int) -> None:
         super().__init__()
-        self.style = nn.Linear(width, styles)
-        self.background = nn.Linear(width, len(COLOURS))
+        self.style = nn.Parameter(torch.randn(styles, width) * width**-0.5)
+        self.background = nn.Parameter(torch.randn(len(COLOURS), width) * width**-0.5)
 
     def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, P) to logits of styles (B, K) and backgrounds (B, C)."""
-        return self.style(embeddings), self.background(embeddings)
+        """Embeddings (B, P) to logits of styles (B, K) and backgrounds (B, C), each in [-8, 8]."""
+        scale = torch.tensor(math.log(LOOKS_SCALE), device=embeddings.device)
+        return cosine_logits(embeddings, self.style, scale), cosine_logits(embeddings, self.background, scale)
 
 
 class SketchHead(nn.Module):
@@ -89,7 +96,8 @@ class Apprentice(nn.Module):
         width = towers.text.config.projection
         named = objective.concepts or objective.concepts_text
         self.concepts = ConceptHead(torch.unique(pictures.concept_ids), width) if named else None
-        self.looks = LooksHead(width, len(pictures.folder.styles)) if objective.looks else None
+        looked = objective.looks or objective.looks_text
+        self.looks = LooksHead(width, len(pictures.folder.styles)) if looked else None
         self.sketch = SketchHead(width) if objective.sketch else None
         self.teacher = nn.Linear(width, teacher_width) if teacher_width is not None else None
 
