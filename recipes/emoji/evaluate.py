@@ -9,22 +9,37 @@ of a fixed shuffle with seeds 0 to 63: nothing is picked by hand.
 
 import argparse
 import io
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 import kandinsky
 from kandinsky.checkpoints.lpips_files import load_perceptual
 from kandinsky.core.caches import cache_folder
 from kandinsky.core.files import write_atomically
 from kandinsky.evaluation.features import load_inception, to_bytes
-from kandinsky.evaluation.report import Measures, RealPictures, Reference, Subject, evaluate_embedded
-from kandinsky.training.data.captions import plain_caption
+from kandinsky.evaluation.report import (
+    Backgrounds,
+    Measures,
+    RealPictures,
+    Reference,
+    Subject,
+    evaluate_embedded,
+)
+from kandinsky.evaluation.retrieval import retrieval
+from kandinsky.training.data.captions import background_phrase, plain_caption
 from kandinsky.training.data.pictures import PictureSet, open_pictures
+from kandinsky.training.data.words import COLOURS
+from kandinsky.training.stages.towers import vision_pixels
+
+ON_COLOURS = ("a house", "a tree", "a fox", "a car", "a star", "a cat")
 
 
 def real(pictures: PictureSet, order: Tensor) -> RealPictures:
@@ -56,6 +71,11 @@ def read_reference(
         real(train, everything),
         real(shown, torch.arange(len(shown))),
         test.folder.styles,
+        Backgrounds(
+            [f"{thing} {background_phrase(colour, 'en')}" for colour in COLOURS for thing in ON_COLOURS],
+            [number for number in range(len(COLOURS)) for _ in ON_COLOURS],
+            list(COLOURS.values()),
+        ),
     )
 
 
@@ -75,6 +95,27 @@ def subject(pipe: "kandinsky.Pipeline", made: list[Tensor]) -> Subject:
         return codec.decode(codec.encode(pictures.to(device))).cpu()
 
     return Subject(generate, reconstruct)
+
+
+@torch.inference_mode()
+def label_agreement(
+    pipe: "kandinsky.Pipeline", pictures: PictureSet, languages: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """How often the text tower puts a concept's label nearest to the mean picture of that concept, by
+    language, as the vision tower sees the pictures.
+    """
+    vision, stage = pipe.model.modules["image_encoder"], pipe.model.conditioner.stage
+    concepts, places = torch.unique(pictures.concept_ids, return_inverse=True)
+    means = torch.zeros(len(concepts), vision.config.projection)
+    for rows in torch.arange(len(pictures)).split(64):
+        seen = vision(vision_pixels(pictures.plain(rows), vision.config.image_size).to(pipe.model.device))
+        means.index_add_(0, places[rows], functional.normalize(seen.float(), dim=1).cpu())
+    found = {}
+    for language in languages:
+        labels = [plain_caption(pictures.folder.concepts[i], language) for i in concepts.tolist()]
+        texts = torch.cat([stage.encode_text(label).condition.text_embedding.float().cpu() for label in labels])
+        found[language] = asdict(retrieval(texts, concepts, means, concepts))
+    return found
 
 
 def forget(pipe: "kandinsky.Pipeline") -> "kandinsky.Pipeline":
@@ -130,7 +171,11 @@ def main() -> None:
     if options.untrained:
         random = kandinsky.load(options.model, device=options.device, batch_size=options.batch_size)
         untrained = subject(forget(random), [])
-    evaluate_embedded(reference, subject(pipe, made), measures, untrained=untrained, output=options.out)
+    report = evaluate_embedded(reference, subject(pipe, made), measures, untrained=untrained)
+    report["labels"] = label_agreement(
+        pipe, open_pictures(options.data, size, groups=options.groups), options.languages
+    )
+    write_atomically(options.out, (json.dumps(report, indent=2, sort_keys=True) + "\n").encode())
     if options.sheet is not None:
         write_sheet(torch.cat(made), options.sheet)
     print(f"\n{options.out}")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,14 @@ import torch
 from torch import Tensor
 
 from kandinsky.core.errors import DataError
-from kandinsky.evaluation.report import Measures, RealPictures, Reference, Subject, evaluate_embedded
+from kandinsky.evaluation.report import (
+    Backgrounds,
+    Measures,
+    RealPictures,
+    Reference,
+    Subject,
+    evaluate_embedded,
+)
 
 CONCEPTS, STYLES, SIZE = 8, 2, 8
 
@@ -80,6 +88,19 @@ def test_numbers(reference: Reference, tmp_path: Path) -> None:
     assert report["trained"]["reconstruction"]["psnr"] > report["untrained"]["reconstruction"]["psnr"] + 10
     assert report["trained"]["reconstruction"]["lpips"] is None
     assert {"features: gallery", "pictures: ru"} <= set(told)
+
+
+def test_styles_and_backgrounds_that_captions_name(reference: Reference) -> None:
+    # A picture of style 1 is framed in a brighter grey; thing 1 in Russian is drawn in the style asked for.
+    palette = [(115, 115, 115), (140, 140, 140), (0, 0, 255)]
+    asked = Backgrounds([f"thing 3 style {k}" for k in (0, 1, 1, 0)], [0, 1, 1, 2], palette)
+    report = evaluate_embedded(
+        replace(reference, backgrounds=asked), Subject(oracle), Measures(features), untrained=Subject(grey)
+    )
+    assert report["real"]["style"] == {"right": 1.0, "chance": 0.5, "pictures": 4}
+    assert [report["trained"]["style"][language]["right"] for language in ("en", "ru")] == [1.0, 1.0]
+    assert report["untrained"]["style"]["en"]["right"] == 0.5
+    assert report["trained"]["background"] == {"right": 0.75, "chance": pytest.approx(1 / 3), "pictures": 4}
 
 
 def test_real_pictures_of_another_style_are_the_yardstick(reference: Reference) -> None:

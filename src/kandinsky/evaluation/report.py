@@ -13,6 +13,7 @@ from kandinsky.core.errors import DataError
 from kandinsky.core.files import write_atomically
 from kandinsky.evaluation.features import Features, extract, to_bytes
 from kandinsky.evaluation.kid import frechet_distance, kernel_distance
+from kandinsky.evaluation.looks import StyleReader, background_share
 from kandinsky.evaluation.quality import Reconstruct, reconstruction_quality
 from kandinsky.evaluation.retrieval import retrieval
 from kandinsky.networks.lpips import PerceptualLoss
@@ -42,12 +43,22 @@ class RealPictures:
 
 
 @dataclass(frozen=True)
+class Backgrounds:
+    """Captions that name background colours: which of a `palette` of RGB 0 to 255 each asks for."""
+
+    captions: Sequence[str]
+    asked: Sequence[int]
+    palette: Sequence[tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
 class Reference:
     """What a model is measured against.
 
     `held_out`: pictures never trained on, with one caption each in every language of `captions` (the first is
-    the main one, the others are only searched for). `trained`: the pictures it was trained on. `gallery`:
-    every real picture, to search among. `style_names` by style id, for the report.
+    the main one, the others are only searched for); captions name the style. `trained`: the pictures it was
+    trained on. `gallery`: every real picture, to search among. `style_names` by style id, for the report.
+    `backgrounds`: captions whose pictures are only asked for their background.
     """
 
     held_out: RealPictures
@@ -55,6 +66,7 @@ class Reference:
     trained: RealPictures
     gallery: RealPictures
     style_names: Sequence[str] = ()
+    backgrounds: Backgrounds | None = None
 
 
 @dataclass(frozen=True)
@@ -90,9 +102,10 @@ def evaluate_embedded(
     """Measures a checkpoint on held-out captions, beside what real pictures and untrained weights reach.
 
     Returns (and writes to `output` as JSON): `real` (KID of held-out against trained-on pictures of the same
-    styles; retrieval with real pictures of another style), `trained` and `untrained` (KID
-    and FID against the held-out pictures, retrieval by language (`untrained` in the first one alone),
-    reconstruction PSNR and LPIPS), and the counts behind them.
+    styles; retrieval with real pictures of another style; how often a classifier of styles is right on
+    held-out pictures), `trained` and `untrained` (KID and FID against the held-out pictures, retrieval by
+    language (`untrained` in the first one alone), how often style and background are those that the caption
+    names, reconstruction PSNR and LPIPS), and the counts behind them.
 
     Raises DataError when captions and pictures do not fit each other, OutputError when the file cannot be
     written.
@@ -109,24 +122,43 @@ def evaluate_embedded(
             )
     gallery = _features(reference.gallery.pixels, measures, "gallery")
     held_out = _features(reference.held_out.pixels, measures, "held-out")
+    real = _Real(held_out, gallery, _style_reader(reference, gallery))
     report: dict[str, Any] = {
         "counts": {
             "held_out": len(reference.held_out.pixels),
             "gallery": len(reference.gallery.pixels),
             "gallery_concepts": len(torch.unique(reference.gallery.concepts)),
         },
-        "real": _real(reference, measures, held_out, gallery),
-        "trained": _subject(reference, trained, measures, held_out, gallery),
+        "real": _real(reference, measures, real),
+        "trained": _subject(reference, trained, measures, real),
     }
     if untrained is not None:
         # Random weights understand no language, so one stands for all.
         first = dict(list(reference.captions.items())[:1])
-        report["untrained"] = _subject(
-            replace(reference, captions=first), untrained, measures, held_out, gallery
-        )
+        report["untrained"] = _subject(replace(reference, captions=first), untrained, measures, real)
     if output is not None:
         write_atomically(output, (json.dumps(report, indent=2, sort_keys=True) + "\n").encode())
     return report
+
+
+@dataclass(frozen=True)
+class _Real:
+    """Features of the held-out pictures and of the gallery; `styles` is None where there is one style."""
+
+    held_out: Tensor
+    gallery: Tensor
+    styles: StyleReader | None
+
+
+def _style_reader(reference: Reference, gallery: Tensor) -> StyleReader | None:
+    """A classifier fitted on those pictures of the gallery that are not held out."""
+    shown, held = reference.gallery, reference.held_out
+    pairs = set(zip(held.concepts.tolist(), held.styles.tolist(), strict=True))
+    named = zip(shown.concepts.tolist(), shown.styles.tolist(), strict=True)
+    seen = torch.tensor([pair not in pairs for pair in named])
+    if len(torch.unique(shown.styles[seen])) < 2:
+        return None
+    return StyleReader.fit(gallery[seen], shown.styles[seen])
 
 
 def _features(pixels: Tensor, measures: Measures, stage: str) -> Tensor:
@@ -141,14 +173,16 @@ def _features(pixels: Tensor, measures: Measures, stage: str) -> Tensor:
     )
 
 
-def _real(reference: Reference, measures: Measures, held_out: Tensor, gallery: Tensor) -> dict[str, Any]:
+def _real(reference: Reference, measures: Measures, real: _Real) -> dict[str, Any]:
     matched = _matched(reference, measures.seed)
     trained = _features(reference.trained.pixels[matched], measures, "trained on")
     found: dict[str, Any] = {
-        "kid": asdict(kernel_distance(held_out, trained, seed=measures.seed)),
-        "fid": frechet_distance(held_out, trained),
+        "kid": asdict(kernel_distance(real.held_out, trained, seed=measures.seed)),
+        "fid": frechet_distance(real.held_out, trained),
     }
-    if pairs := _other_styles(reference, gallery):
+    if real.styles is not None:
+        found["style"] = asdict(real.styles.share(real.held_out, reference.held_out.styles))
+    if pairs := _other_styles(reference, real.gallery):
         found["retrieval_other_style"] = {**_pooled(list(pairs.values())), "pairs": pairs}
     return found
 
@@ -199,17 +233,20 @@ def _matched(reference: Reference, seed: int) -> Tensor:
     return torch.cat(chosen)
 
 
-def _subject(
-    reference: Reference, subject: Subject, measures: Measures, held_out: Tensor, gallery: Tensor
-) -> dict[str, Any]:
-    found: dict[str, Any] = {"retrieval": {}}
+def _subject(reference: Reference, subject: Subject, measures: Measures, real: _Real) -> dict[str, Any]:
+    found: dict[str, Any] = {"retrieval": {}, "style": {}}
     for number, (language, captions) in enumerate(reference.captions.items()):
         made = _generate(subject.generate, captions, measures, language)
         seen = _features(made, Measures(measures.features, batch_size=measures.batch_size), language)
         if number == 0:
-            found["kid"] = asdict(kernel_distance(seen, held_out, seed=measures.seed))
-            found["fid"] = frechet_distance(seen, held_out)
-        found["retrieval"][language] = _by_style(reference, seen, gallery)
+            found["kid"] = asdict(kernel_distance(seen, real.held_out, seed=measures.seed))
+            found["fid"] = frechet_distance(seen, real.held_out)
+        if real.styles is not None:
+            found["style"][language] = asdict(real.styles.share(seen, reference.held_out.styles))
+        found["retrieval"][language] = _by_style(reference, seen, real.gallery)
+    if asked := reference.backgrounds:
+        made = _generate(subject.generate, asked.captions, measures, "backgrounds")
+        found["background"] = asdict(background_share(made, torch.tensor(asked.asked), asked.palette))
     if subject.reconstruct is not None:
         found["reconstruction"] = asdict(
             reconstruction_quality(
