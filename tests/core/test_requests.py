@@ -166,6 +166,47 @@ def test_stored_requests_are_the_same(
         assert Request.from_json(single(stored, index)).rows() == [row]
 
 
+@given(st.data(), st.integers(1, 3), st.integers(1, 3))
+def test_numbers_of_their_own_for_each_prompt(data: st.DataObject, prompts: int, count: int) -> None:
+    def each(values: st.SearchStrategy[Any]) -> Any:
+        return data.draw(values | st.lists(values, min_size=prompts, max_size=prompts))
+
+    scales = st.none() | st.floats(0, 9)
+    fields = {"guidance_scale": each(scales), "prior_guidance_scale": each(scales)}
+    seed = each(st.integers(0, 100))
+    texts = [f"prompt {index}" for index in range(prompts)]
+    request = Request(texts, count=count, seed=seed, **fields)
+    defaults = DEFAULTS | {"guidance_scale": 4.5, "prior_guidance_scale": 1.5}
+    filled = request.filled(defaults)
+    stored = json.loads(json.dumps(filled.to_json()))
+    assert Request.from_json(stored) == filled
+    for index, row in enumerate(filled.rows()):
+        place, copy = divmod(index, count)
+        assert row.prompt == texts[place]
+        assert row.seed == (seed[place] + copy if isinstance(seed, list) else seed + index)
+        for name, given_value in fields.items():
+            own = given_value[place] if isinstance(given_value, list) else given_value
+            assert getattr(row, name) == (defaults[name] if own is None else own)
+        assert Request.from_json(single(stored, index)).rows() == [row]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"guidance_scale": [1.0]}, "guidance_scale has 1 entries for 2 prompts"),
+        ({"guidance_scale": [1.0, -1]}, "guidance_scale -1 is not 0 or more"),
+        ({"prior_guidance_scale": [1.0, "3"]}, "prior_guidance_scale must be a number, not '3'"),
+        ({"seed": [1, 2, 3]}, "seed has 3 entries for 2 prompts"),
+        ({"seed": [1, None]}, "seed cannot be"),
+        ({"seed": [1, 2.5]}, r"seed must be a whole number, not 2\.5"),
+        ({"seed": [0, 2**63 - 1], "count": 2}, "leaves no seeds"),
+    ],
+)
+def test_bad_lists_of_numbers_are_named(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        Request(["a", "b"], **fields)
+
+
 def test_mixes_and_embeddings_are_stored_whole() -> None:
     vector = torch.randn(5, generator=torch.Generator().manual_seed(0))
     embedding = Embedding(vector, negative=vector.double() / 3)

@@ -1,17 +1,18 @@
 """A request: everything that is asked of one call, validated once, at the edge."""
 
 import math
-import operator
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, Unpack
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
+from kandinsky.core import fields as checks
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.events import EFFECTIVE_GUIDANCE
+from kandinsky.core.fields import Numbers, OnePrompt, Pictures, Texts
 from kandinsky.core.images import Picture, PictureLike, read_mask, read_picture, round_up
 from kandinsky.core.prompts import (
     Embedding,
@@ -19,7 +20,6 @@ from kandinsky.core.prompts import (
     MixItem,
     Prompt,
     PromptLike,
-    as_prompt,
     mix,
     picture_from_json,
     picture_to_json,
@@ -35,90 +35,9 @@ LARGEST_SEED = 2**63 - 1
 MOST_PICTURES = 10_000
 
 
-def _name(value: object) -> str:
-    return f"{value!r}" if isinstance(value, (str, int, float, bool)) else f"a {type(value).__name__}"
-
-
-def _whole(field: str, low: int, high: int, hint: str) -> BeforeValidator:
-    def check(value: object) -> object:
-        if value is None:
-            return None
-        try:
-            if isinstance(value, bool):
-                raise TypeError
-            number = operator.index(value)  # type: ignore[arg-type]
-        except TypeError as error:
-            raise RequestError(f"{field} must be a whole number, not {_name(value)}.", hint) from error
-        if not low <= number <= high:
-            raise RequestError(f"{field} {number} is outside {low} to {high}.", hint)
-        return number
-
-    return BeforeValidator(check)
-
-
-def _real(
-    field: str, fits: str, low: float, high: float, hint: str, *, above: bool = False
-) -> BeforeValidator:
-    def check(value: object) -> object:
-        if value is None:
-            return None
-        try:
-            if isinstance(value, (bool, str, bytes)):
-                raise TypeError
-            number = float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:
-            raise RequestError(f"{field} must be a number, not {_name(value)}.", hint) from error
-        if not (math.isfinite(number) and low <= number <= high) or (above and number == low):
-            raise RequestError(f"{field} {number:g} is not {fits}.", hint)
-        return number
-
-    return BeforeValidator(check)
-
-
-def _several(value: object) -> bool:
-    return isinstance(value, (list, tuple))
-
-
-def _prompts(value: object) -> object:
-    if not _several(value):
-        return as_prompt(value)
-    if not value:
-        raise RequestError("The list of prompts is empty.", "Give at least one prompt.")
-    return tuple(as_prompt(item) for item in value)  # type: ignore[attr-defined]
-
-
-def _texts(field: str) -> BeforeValidator:
-    def check(value: object) -> object:
-        texts = tuple(value) if _several(value) else (value,)  # type: ignore[arg-type]
-        if wrong := [text for text in texts if text is not None and not isinstance(text, str)]:
-            raise RequestError(
-                f"{field} must be text, not {_name(wrong[0])}.", "Give one text, or one per prompt."
-            )
-        return texts if _several(value) else value
-
-    return BeforeValidator(check)
-
-
-def _pictures(read: Any) -> BeforeValidator:
-    def check(value: object) -> object:
-        if value is None:
-            return None
-        return tuple(read(item) for item in value) if _several(value) else read(value)  # type: ignore[attr-defined]
-
-    return BeforeValidator(check)
-
-
-def _sampler(value: object) -> object:
-    if value is None or (isinstance(value, str) and value):
-        return value
-    raise RequestError(f"sampler must be a name, not {_name(value)}.", "Give one such as 'ddim'.")
-
-
 SIDE_HINT = f"Give {SIDES[0]} to {SIDES[1]} pixels."
-GUIDANCE_HINT = "4 is usual; 1 and below is unguided."
-Texts = str | tuple[str | None, ...] | None
-Pictures = InstanceOf[Picture] | tuple[InstanceOf[Picture], ...] | None
-OnePrompt = str | InstanceOf[Mix] | InstanceOf[Embedding]
+SEED_HINT = "Any whole number from 0 up will do."
+GUIDANCE = ("0 or more", 0.0, math.inf, "4 is usual; 1 and below is unguided.")
 
 
 class Fields(TypedDict, total=False):
@@ -133,18 +52,18 @@ class Fields(TypedDict, total=False):
     width: int | None
     height: int | None
     steps: int | None
-    guidance_scale: float | None
+    guidance_scale: float | Sequence[float | None] | None
     prior_steps: int | None
-    prior_guidance_scale: float | None
+    prior_guidance_scale: float | Sequence[float | None] | None
     sampler: str | None
     eta: float | None
-    seed: int | None
+    seed: int | Sequence[int] | None
     count: int
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one picture of a request is made from: its own prompt, negatives, input pictures and seed."""
+    """What one picture is made from: its own prompt, negatives, input pictures, seed and guidance."""
 
     prompt: Prompt
     negative_prompt: str | None
@@ -153,16 +72,31 @@ class Row:
     mask: Picture | None
     hint: Picture | None
     seed: int
+    guidance_scale: float | None = None
+    prior_guidance_scale: float | None = None
 
 
-ROW_FIELDS = ("prompt", "negative_prompt", "prior_negative_prompt", "image", "mask", "hint")
+EACH = (
+    "negative_prompt",
+    "prior_negative_prompt",
+    "image",
+    "mask",
+    "hint",
+    "guidance_scale",
+    "prior_guidance_scale",
+)
+"""Fields that are one for all, or one per prompt."""
+ROW_FIELDS = ("prompt", *EACH)
+OF_ONE = (*ROW_FIELDS, EFFECTIVE_GUIDANCE)
+"""What may be a list in a stored request, and is one value in that of a single picture."""
 
 
 class Request(BaseModel):
     """What is asked of one call; None means the checkpoint's published default.
 
     `prompt` is one text, Mix, Embedding or picture (a variation), or a list of these; negative prompts,
-    images, masks and hints are one for all or one per prompt. strength is in (0, 1], steps and prior_steps in
+    images, masks, hints and guidance scales are one for all or one per prompt, and so is the seed: picture i
+    uses seed + i, or picture j of a prompt its seed + j. strength is in (0, 1], steps and prior_steps in
     1..1000, guidance scales 0 or more, eta in 0..1, width and height in 8..8192 pixels, seed in 0..2**63 - 1,
     count at least 1. In a mask white (1) means repaint. Raises RequestError naming the first value that
     cannot be.
@@ -170,30 +104,39 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    prompt: Annotated[OnePrompt | tuple[OnePrompt, ...], BeforeValidator(_prompts)]
-    negative_prompt: Annotated[Texts, _texts("negative_prompt")] = None
-    prior_negative_prompt: Annotated[Texts, _texts("prior_negative_prompt")] = None
-    image: Annotated[Pictures, _pictures(read_picture)] = None
-    mask: Annotated[Pictures, _pictures(read_mask)] = None
+    prompt: Annotated[OnePrompt | tuple[OnePrompt, ...], checks.prompts]
+    negative_prompt: Annotated[Texts, checks.texts("negative_prompt")] = None
+    prior_negative_prompt: Annotated[Texts, checks.texts("prior_negative_prompt")] = None
+    image: Annotated[Pictures, checks.pictures(read_picture)] = None
+    mask: Annotated[Pictures, checks.pictures(read_mask)] = None
     strength: Annotated[
         float | None,
-        _real("strength", "above 0 and at most 1", 0, 1, "0.3 changes a little, 1 everything.", above=True),
+        checks.real_number(
+            "strength", "above 0 and at most 1", 0, 1, "0.3 changes a little, 1 everything.", above=True
+        ),
     ] = None
-    hint: Annotated[Pictures, _pictures(read_picture)] = None
-    width: Annotated[int | None, _whole("width", *SIDES, SIDE_HINT)] = None
-    height: Annotated[int | None, _whole("height", *SIDES, SIDE_HINT)] = None
-    steps: Annotated[int | None, _whole("steps", *STEPS, "25 to 100 are usual.")] = None
+    hint: Annotated[Pictures, checks.pictures(read_picture)] = None
+    width: Annotated[int | None, checks.whole_number("width", *SIDES, SIDE_HINT)] = None
+    height: Annotated[int | None, checks.whole_number("height", *SIDES, SIDE_HINT)] = None
+    steps: Annotated[int | None, checks.whole_number("steps", *STEPS, "25 to 100 are usual.")] = None
     guidance_scale: Annotated[
-        float | None, _real("guidance_scale", "0 or more", 0, math.inf, GUIDANCE_HINT)
+        Numbers, BeforeValidator(checks.each(checks.real("guidance_scale", *GUIDANCE)))
     ] = None
-    prior_steps: Annotated[int | None, _whole("prior_steps", *STEPS, "25 is usual.")] = None
+    prior_steps: Annotated[int | None, checks.whole_number("prior_steps", *STEPS, "25 is usual.")] = None
     prior_guidance_scale: Annotated[
-        float | None, _real("prior_guidance_scale", "0 or more", 0, math.inf, GUIDANCE_HINT)
+        Numbers, BeforeValidator(checks.each(checks.real("prior_guidance_scale", *GUIDANCE)))
     ] = None
-    sampler: Annotated[str | None, BeforeValidator(_sampler)] = None
-    eta: Annotated[float | None, _real("eta", "within 0 to 1", 0, 1, "0 is without noise.")] = None
-    seed: Annotated[int | None, _whole("seed", 0, LARGEST_SEED, "Any whole number from 0 up will do.")] = None
-    count: Annotated[int, _whole("count", 1, MOST_PICTURES, "Give the number of pictures per prompt.")] = 1
+    sampler: Annotated[str | None, checks.sampler] = None
+    eta: Annotated[float | None, checks.real_number("eta", "within 0 to 1", 0, 1, "0 is without noise.")] = (
+        None
+    )
+    seed: Annotated[
+        int | tuple[int, ...] | None,
+        BeforeValidator(checks.each(checks.whole("seed", 0, LARGEST_SEED, SEED_HINT))),
+    ] = None
+    count: Annotated[
+        int, checks.whole_number("count", 1, MOST_PICTURES, "Give the number of pictures per prompt.")
+    ] = 1
 
     def __init__(self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]) -> None:
         if unknown := sorted(set(fields) - set(Fields.__annotations__)):
@@ -210,7 +153,7 @@ class Request(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> "Request":
         prompts = len(self.prompts)
-        for field in ("negative_prompt", "prior_negative_prompt", "image", "mask", "hint"):
+        for field in (*EACH, "seed"):
             value = getattr(self, field)
             if isinstance(value, tuple) and len(value) != prompts:
                 raise RequestError(
@@ -230,7 +173,7 @@ class Request(BaseModel):
             raise RequestError(
                 f"{self.size} pictures are too many for one request.", "Ask for them in parts."
             )
-        if self.seed is not None and self.seed + self.size - 1 > LARGEST_SEED:
+        if self.seed is not None and max(self.seeds) > LARGEST_SEED:
             raise RequestError(
                 f"seed {self.seed} leaves no seeds for {self.size} pictures.", f"Stay below {LARGEST_SEED}."
             )
@@ -248,10 +191,13 @@ class Request(BaseModel):
 
     @property
     def seeds(self) -> list[int]:
-        """The seed of each picture: seed, seed + 1, ... Raises ValueError before `filled` gave a seed."""
+        """The seed of each picture: seed, seed + 1, ..., or so for each prompt's own.
+
+        Raises ValueError before `filled` gave a seed.
+        """
         if self.seed is None:
             raise ValueError("this request has no seed yet; call filled() first")
-        return [self.seed + index for index in range(self.size)]
+        return [seed_of(self.seed, index, self.count) for index in range(self.size)]
 
     def _each(self, field: str) -> list[Any]:
         value = getattr(self, field)
@@ -280,6 +226,10 @@ class Request(BaseModel):
                 f"a request has no {unknown[0]!r}; {nearest(unknown[0], Fields.__annotations__)}"
             )
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        for name in ("guidance_scale", "prior_guidance_scale"):
+            given = getattr(self, name)
+            if isinstance(given, tuple):
+                missing[name] = tuple(defaults.get(name) if value is None else value for value in given)
         missing.pop("strength", None)
         if self.image is not None and self.strength is None:
             strength = 1.0 if self.mask is not None else defaults.get("strength")
@@ -371,7 +321,7 @@ def _first(error: ValidationError) -> RequestError:
         return cause
     where = ".".join(str(part) for part in first["loc"][:1]) or "the request"
     return RequestError(
-        f"{where} cannot be {_name(first['input'])} ({first['msg']}).", "See help(kandinsky.Request)."
+        f"{where} cannot be {checks.shown(first['input'])} ({first['msg']}).", "See help(kandinsky.Request)."
     )
 
 
@@ -391,11 +341,16 @@ def _pictures_from_json(data: Any, folder: Path | None) -> Any:
     return picture_from_json(data, folder)
 
 
+def seed_of(seed: int | Sequence[int], index: int, count: int) -> int:
+    """The seed of picture `index`, where each prompt has `count`, by one seed for all or one per prompt."""
+    return seed + index if isinstance(seed, int) else seed[index // count] + index % count
+
+
 def single(data: Mapping[str, Any], index: int) -> dict[str, Any]:
     """The stored, filled request that asks for picture `index` of a batch alone."""
-    row = index // int(data["count"])
-    several = isinstance(data["prompt"], list)
+    count = int(data["count"])
     alone = {
-        name: value[row] if isinstance(value, list) and several else value for name, value in data.items()
+        name: value[index // count] if isinstance(value, list) and name in OF_ONE else value
+        for name, value in data.items()
     }
-    return alone | {"seed": int(data["seed"]) + index, "count": 1}
+    return alone | {"seed": seed_of(data["seed"], index, count), "count": 1}
