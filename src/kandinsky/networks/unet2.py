@@ -4,7 +4,7 @@ Lineage: guided diffusion (Dhariwal and Nichol 2021, arXiv 2105.05233) with the 
 (Nichol et al. 2021, arXiv 2112.10741, section 3).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.networks.layers import sinusoid
+from kandinsky.networks.reuse import DeepFeatures
 from kandinsky.networks.unet2_conditioning import (
     CONDITIONINGS,
     ConditionKind,
@@ -224,18 +225,39 @@ class UNet2(nn.Module):
         fixed = Fixed([r.film(emb) for r in self._resnets], [a.context(tokens) for a in self._attentions])
         return self.denoise(torch.cat([x, *self.extra_channels(condition)], dim=1), fixed)
 
-    def prepare(self, condition: UNet2Condition, times: Sequence[float]) -> "PreparedUNet2":
+    def prepare(
+        self, condition: UNet2Condition, times: Sequence[float], deep_at: Collection[float] | None = None
+    ) -> "PreparedUNet2":
         """Computes once what does not change between steps.
 
-        That is: context keys and values, FiLM tables of all `times`, hint and inpainting channels.
+        That is: context keys and values, FiLM tables of all `times`, hint and inpainting channels. With
+        `deep_at` the deep features of those times are used at the others too, see `DeepFeatures`.
         """
-        return PreparedUNet2(self, condition, times)
+        return PreparedUNet2(self, condition, times, deep_at)
 
     def denoise(self, x: Tensor, fixed: Fixed) -> Tensor:
         """The blocks alone, on latents that already carry their extra channels."""
+        h, skips = self.begin(x, fixed)
+        return self.finish(self.deep(h, fixed), skips, fixed)
+
+    def begin(self, x: Tensor, fixed: Fixed) -> tuple[Tensor, list[Tensor]]:
+        """See `TwoDepths`."""
         h: Tensor = self.conv_in(x)
         skips = [h]
-        for level in self._levels(self.down):
+        first = cast(Level, self.down[0])
+        for j, block in enumerate(first.resnets):
+            h = first.run(j, block, h, fixed)
+            skips.append(h)
+        return h, skips
+
+    def deep(self, h: Tensor, fixed: Fixed) -> Tensor:
+        """See `TwoDepths`."""
+        first, *lower = self._levels(self.down)
+        skips: list[Tensor] = []
+        if first.resample is not None:
+            h = first.resample(h, fixed.films[first.resample.place])
+            skips.append(h)
+        for level in lower:
             for j, block in enumerate(level.resnets):
                 h = level.run(j, block, h, fixed)
                 skips.append(h)
@@ -243,11 +265,18 @@ class UNet2(nn.Module):
                 h = level.resample(h, fixed.films[level.resample.place])
                 skips.append(h)
         h = self.mid(h, fixed)
-        for level in self._levels(self.up):
+        for level in self._levels(self.up)[:-1]:
             for j, block in enumerate(level.resnets):
                 h = level.run(j, block, torch.cat([h, skips.pop()], dim=1), fixed)
             if level.resample is not None:
                 h = level.resample(h, fixed.films[level.resample.place])
+        return h
+
+    def finish(self, h: Tensor, skips: list[Tensor], fixed: Fixed) -> Tensor:
+        """See `TwoDepths`."""
+        last = cast(Level, self.up[-1])
+        for j, block in enumerate(last.resnets):
+            h = last.run(j, block, torch.cat([h, skips.pop()], dim=1), fixed)
         y: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return y
 
@@ -259,8 +288,15 @@ class UNet2(nn.Module):
 class PreparedUNet2:
     """A U-Net closed over one request: `step(x, t)` sees only what changes between steps."""
 
-    def __init__(self, network: UNet2, condition: UNet2Condition, times: Sequence[float]) -> None:
+    def __init__(
+        self,
+        network: UNet2,
+        condition: UNet2Condition,
+        times: Sequence[float],
+        deep_at: Collection[float] | None = None,
+    ) -> None:
         self.network = network
+        self._deep = None if deep_at is None else DeepFeatures(deep_at, network.config.channels)
         tokens, self._pooled = network.conditioning(condition)
         self._contexts = [a.context(tokens) for a in network._attentions]
         # Both halves of a guided batch may share the same rows: they are encoded once and repeated here.
@@ -275,7 +311,10 @@ class PreparedUNet2:
 
     def step(self, x: Tensor, t: float) -> Tensor:
         """Latents (B, 4, h, w) at time t to (B, out_channels, h, w); t need not have been announced."""
-        return self.network.denoise(*self.inputs(x, t))
+        inputs, fixed = self.inputs(x, t)
+        if self._deep is not None:
+            return self._deep.step(self.network, inputs, fixed, t)
+        return self.network.denoise(inputs, fixed)
 
     def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Fixed]:
         """What `UNet2.denoise` is called with for a step: the one call that is worth compiling."""

@@ -3,7 +3,7 @@
 Source: Arkhipkin et al. 2023, arXiv 2312.03511, section 3.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.layers import sinusoid
+from kandinsky.networks.reuse import DeepFeatures
 from kandinsky.networks.unet3_blocks import (
     Attention,
     AttentionPooling,
@@ -305,22 +306,41 @@ class UNet3(nn.Module):
         x = x if condition.extra is None else torch.cat([x, condition.extra], dim=1)
         return self.denoise(x, fixed)
 
-    def prepare(self, condition: UNet3Condition, times: Sequence[float]) -> "PreparedUNet3":
+    def prepare(
+        self, condition: UNet3Condition, times: Sequence[float], deep_at: Collection[float] | None = None
+    ) -> "PreparedUNet3":
         """Computes once what does not change between steps: context keys and values, and all norms' scales
-        and shifts at `times`."""
-        return PreparedUNet3(self, condition, times)
+        and shifts at `times`.
+
+        With `deep_at` the deep features of those times are used at the others too, see `DeepFeatures`.
+        """
+        return PreparedUNet3(self, condition, times, deep_at)
 
     def denoise(self, x: Tensor, fixed: Fixed) -> Tensor:
         """The blocks alone, on latents that already carry their extra channels."""
-        h: Tensor = self.conv_in(x)
+        h, skips = self.begin(x, fixed)
+        return self.finish(self.deep(h, fixed), skips, fixed)
+
+    def begin(self, x: Tensor, fixed: Fixed) -> tuple[Tensor, list[Tensor]]:
+        """See `TwoDepths`."""
+        h = cast(Level, self.down[0]).down(self.conv_in(x), fixed)
+        return h, [h] if len(self.down) > 1 else []
+
+    def deep(self, h: Tensor, fixed: Fixed) -> Tensor:
+        """See `TwoDepths`."""
         skips: list[Tensor] = []
-        for level in self.down:
+        for level in list(self.down)[1:]:
             h = cast(Level, level).down(h, fixed)
             skips.append(h)
-        skips.pop()
-        for depth, level in enumerate(self.up):
-            h = h if depth == 0 else torch.cat([h, skips.pop()], dim=1)
-            h = cast(Level, level).up(h, fixed)
+        for depth, level in enumerate(list(self.up)[:-1]):
+            # The deepest level's own way down is what its way up begins with.
+            skip = skips.pop()
+            h = cast(Level, level).up(h if depth == 0 else torch.cat([h, skip], dim=1), fixed)
+        return h
+
+    def finish(self, h: Tensor, skips: list[Tensor], fixed: Fixed) -> Tensor:
+        """See `TwoDepths`."""
+        h = cast(Level, self.up[-1]).up(torch.cat([h, *skips], dim=1) if skips else h, fixed)
         y: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return y
 
@@ -328,8 +348,15 @@ class UNet3(nn.Module):
 class PreparedUNet3:
     """A U-Net closed over one request: `step(x, t)` sees only what changes between steps."""
 
-    def __init__(self, network: UNet3, condition: UNet3Condition, times: Sequence[float]) -> None:
+    def __init__(
+        self,
+        network: UNet3,
+        condition: UNet3Condition,
+        times: Sequence[float],
+        deep_at: Collection[float] | None = None,
+    ) -> None:
         self.network = network
+        self._deep = None if deep_at is None else DeepFeatures(deep_at, network.config.channels)
         context, self._visible, self._pooled = network.read(condition)
         self._contexts = [attention.context(context) for attention in network._attentions]
         # Both halves of a guided batch may share the same rows: they are encoded once and repeated here.
@@ -343,7 +370,10 @@ class PreparedUNet3:
 
     def step(self, x: Tensor, t: float) -> Tensor:
         """Latents (B, 4, h, w) at time t to noise (B, out_channels, h, w); t need not have been announced."""
-        return self.network.denoise(*self.inputs(x, t))
+        inputs, fixed = self.inputs(x, t)
+        if self._deep is not None:
+            return self._deep.step(self.network, inputs, fixed, t)
+        return self.network.denoise(inputs, fixed)
 
     def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Fixed]:
         """What `UNet3.denoise` is called with for a step: the one call that is worth compiling."""
