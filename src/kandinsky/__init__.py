@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kandinsky.core.edges import edges
     from kandinsky.core.errors import (
         CheckpointError,
         ConfigError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "kandinsky.core.edges": ("edges",),
     "kandinsky.core.errors": (
         "CheckpointError",
         "ConfigError",
@@ -66,6 +68,7 @@ __all__ = [
     "TokenizerError",
     "Warned",
     "__version__",
+    "edges",
     "load",
     "mix",
 ]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.maps.original_files import INPAINTING
@@ -13,7 +14,7 @@ from kandinsky.generations import k20, k21, k22, k30
 from kandinsky.generations.model import Model
 from kandinsky.generations.parts import COMBINED_PREFIX, Placement, load_prior
 
-__all__ = ["Model", "Placement", "Source", "inpainting_kind", "load_model", "needs_prior", "write_checkpoint"]
+__all__ = ["Model", "Placement", "Source", "kind_for", "load_model", "needs_prior", "write_checkpoint"]
 
 Source = Folder | OriginalFolder
 
@@ -39,9 +40,11 @@ write_checkpoint = k22.write_combined
 """Writes networks that were trained here as a whole checkpoint of the generation they are of."""
 
 
-def inpainting_kind(kind: str) -> str:
-    """What a folder of this kind is called when its decoder repaints; the same where there is one name."""
-    made = re.sub(r"(?:Img2Img)?(Combined)?Pipeline$", r"Inpaint\1Pipeline", kind)
+def kind_for(kind: str, use: Literal["Inpaint", "Controlnet"]) -> str:
+    """What a folder of this kind is called when its decoder repaints or follows hints; the same where there
+    is one name.
+    """
+    made = re.sub(r"(?:Img2Img)?(Combined)?Pipeline$", rf"{use}\1Pipeline", kind)
     return made if made in _KNOWN else kind
 
 

@@ -205,6 +205,7 @@ class HintEncoder(nn.Module):
         (96, 256, 2),
         (256, 4, 1),
     )
+    DOWNSCALE = 8
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from kandinsky.diffusion.loop import Project
 from kandinsky.diffusion.schedule import Schedule
 from kandinsky.diffusion.times import tail
 from kandinsky.generations.model import Model
+from kandinsky.networks.unet2 import HintEncoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +123,19 @@ def hint_tensor(model: Model, request: Request, batch: Batch) -> Tensor | None:
     if not hints:
         return None
     pixels = to_tensor(hints, request.width or 0, request.height or 0, model.multiple)
-    return ((pixels + 1) / 2).to(model.device, model.dtype)
+    return told_hint(model, (pixels + 1) / 2)
+
+
+def told_hint(model: Model, hint: Tensor) -> Tensor:
+    """Hint pictures (B, 3, H, W) in [0, 1], of the size to be drawn, as the network takes them.
+
+    It looks at as many pixels for each latent as the published ones do, whatever the codec's scale is.
+    """
+    hint = hint.to(model.device)
+    scale = HintEncoder.DOWNSCALE / model.codec.downscale
+    if scale != 1:
+        hint = F.interpolate(hint.float(), scale_factor=scale, mode="bilinear", antialias=scale < 1)
+    return hint.to(model.dtype)
 
 
 def _noise(model: Model, shape: tuple[int, ...], rng: Rng) -> Tensor:

@@ -196,6 +196,9 @@ class DataConfig(Table):
 
     With `buckets` pictures keep about their shapes, of `size` squared pixels in all and sides that are
     multiples of it; a batch is of one shape. For fine-tuning by `lora` and `full`.
+
+    `hints` is a folder with a hint picture for each picture, under the same name (whatever the ending); it
+    takes the place of a column `hint` of the metadata.
     """
 
     folder: Path = Path()
@@ -210,6 +213,7 @@ class DataConfig(Table):
     cache: Path | None = None
     fit: Fit = "cut"
     buckets: int | None = Field(default=None, ge=8)
+    hints: Path | None = None
     captions: dict[str, Any] = Field(default_factory=dict)
     held_out: int = Field(default=0, ge=0)
 

@@ -38,29 +38,49 @@ class InpaintingConfig(Table):
     first_layer: Literal["extend", "new"] = "extend"
 
 
+class ControlConfig(Table):
+    """The decoder learns to follow hint pictures.
+
+    `hints` "given" are those of the data (`data.hints`, or a column `hint`), "edges" are the edges of the
+    pictures themselves, see `core.edges`. A decoder that never followed hints gets the layers for it:
+    `first_layer` as in `InpaintingConfig`.
+    """
+
+    hints: Literal["given", "edges"] = "given"
+    first_layer: Literal["extend", "new"] = "extend"
+
+
 class Tuned(Table):
     """Which network of the checkpoint learns, and the losses of each, see `DecoderObjective`.
 
-    `inpainting` makes the decoder learn to repaint; decoders for that always do. With `masked` "region" the
-    decoder's losses count inside the region only, with "alpha" only where a picture is opaque, and `outside`
-    elsewhere. The decoder says what the checkpoint's decoder says; raises ConfigError where `decoder.target`
-    is set. `prompts` are what sample sheets draw, captions of the first pictures without them.
+    `inpainting` makes the decoder learn to repaint, `control` to follow hint pictures; decoders for that
+    always do. With `masked` "region" the decoder's losses count inside the region only, with "alpha" only
+    where a picture is opaque, and `outside` elsewhere. The decoder says what the checkpoint's decoder says;
+    raises ConfigError where `decoder.target` is set. `prompts` are what sample sheets draw, captions of the
+    first pictures without them, and where the decoder is told of regions or hints.
     """
 
     target: Literal["decoder", "prior", "both"] = "decoder"
     decoder: DecoderObjective = DecoderObjective()
     prior: PriorObjective = PriorObjective()
     inpainting: InpaintingConfig | None = None
+    control: ControlConfig | None = None
     masked: Literal["no", "region", "alpha"] = "no"
     outside: float = Field(default=0.0, ge=0, le=1)
     prompts: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _of_the_decoder(self) -> Self:
-        if self.target == "prior" and (self.inpainting is not None or self.masked != "no"):
+        told = {"inpainting": self.inpainting is not None, "control": self.control is not None}
+        given = [name for name, is_given in (told | {"masked": self.masked != "no"}).items() if is_given]
+        if self.target == "prior" and given:
             raise ConfigError(
-                "objective.inpainting and objective.masked are of the decoder, but only the prior learns.",
+                f"objective.{given[0]} is of the decoder, but only the prior learns.",
                 'Set target = "decoder" or "both".',
+            )
+        if all(told.values()):
+            raise ConfigError(
+                "objective.inpainting and objective.control: a decoder learns one of them.", "Leave one out."
             )
         return self
 

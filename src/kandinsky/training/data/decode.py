@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,14 +22,17 @@ LARGEST = 2048
 _FORMAT = "premultiplied-1"
 
 
-def decoded(folder: Folder, size: int | tuple[int, int], cache: Path, fit: Fit = "cut") -> Pixels:
+def decoded(
+    folder: Folder, size: int | tuple[int, int], cache: Path, fit: Fit = "cut", *, hints: bool = False
+) -> Pixels:
     """All pictures of a folder as premultiplied RGBA, (N, 4, H, W) uint8, in the order of its records.
 
     `size` is the side of squares, or (H, W). With `fit` "cut" a transparent picture of another shape is
-    padded, an opaque one is cut to its middle; with "squeeze" both are scaled. The array is
-    memory-mapped from `cache` when it is there, and written there (atomically) when the folder allows it.
+    padded, an opaque one is cut to its middle; with "squeeze" both are scaled. With `hints` these are the
+    records' hints, padded or cut as their pictures are. The array is memory-mapped from `cache` when it is
+    there, and written there (atomically) when the folder allows it.
 
-    Raises DataError for a size outside 8 to 1024 or a file that is no picture.
+    Raises DataError for a size outside 8 to 2048 or a file that is no picture.
     """
     shape = (size, size) if isinstance(size, int) else size
     for side in shape:
@@ -37,7 +41,13 @@ def decoded(folder: Folder, size: int | tuple[int, int], cache: Path, fit: Fit =
                 f"Pictures of {side} px cannot be prepared.", f"Choose a size from 8 to {LARGEST}."
             )
     name = "x".join(str(side) for side in dict.fromkeys(shape))
-    target = cache / f"pictures-{name}-{_digest(folder, shape, fit)}.npy"
+    sources = [
+        (folder.root / record.hint, folder.root / record.file_name)
+        if hints
+        else (folder.root / record.file_name,)
+        for record in folder.records
+    ]
+    target = cache / f"pictures-{name}-{_digest(folder, sources, shape, fit)}.npy"
     if target.is_file():
         try:
             # Copy-on-write: torch wants a writable array, and the file must stay as it is.
@@ -46,29 +56,37 @@ def decoded(folder: Folder, size: int | tuple[int, int], cache: Path, fit: Fit =
                 return kept
         except (ValueError, EOFError, OSError):
             pass
-    pixels = np.stack([_decode(folder.root / record.file_name, shape, fit) for record in folder.records])
+    pixels = np.stack([_decode(source, shape, fit) for source in sources])
     _keep(pixels, target)
     return pixels
 
 
-def _digest(folder: Folder, shape: tuple[int, int], fit: Fit) -> str:
+def _digest(folder: Folder, sources: Sequence[tuple[Path, ...]], shape: tuple[int, int], fit: Fit) -> str:
     digest = hashlib.blake2b(f"{_FORMAT}/{shape}/{fit}".encode(), digest_size=16)
-    for record in folder.records:
+    for record, source in zip(folder.records, sources, strict=True):
         digest.update(record.file_name.encode())
-        digest.update(hashlib.blake2b((folder.root / record.file_name).read_bytes()).digest())
+        for path in source:
+            digest.update(hashlib.blake2b(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def _decode(path: Path, shape: tuple[int, int], fit: Fit) -> Pixels:
+def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
-            picture = opened.convert("RGBA")
+            return opened.convert("RGBA")
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(
             f"{str(path)!r} is not a readable picture: {error}.", "Remove it or repair it."
         ) from error
-    if fit == "cut":
-        picture = _cut(picture, *shape)
+
+
+def _decode(source: tuple[Path, ...], shape: tuple[int, int], fit: Fit) -> Pixels:
+    """The first of the files, padded or cut as the last one is."""
+    picture = _open(source[0])
+    if fit == "cut" and picture.width * shape[0] != picture.height * shape[1]:
+        like = picture if len(source) == 1 else _open(source[-1])
+        opaque = like.getchannel("A").getextrema()[0] == 255
+        picture = _cut(picture, *shape, opaque=opaque)
     if picture.size != shape[::-1]:
         # Pillow resizes RGBA with the colours weighted by alpha, so that no dark fringe appears.
         picture = picture.resize(shape[::-1], Image.Resampling.LANCZOS)
@@ -78,13 +96,11 @@ def _decode(path: Path, shape: tuple[int, int], fit: Fit) -> Pixels:
     return np.concatenate((colours, alpha), axis=-1).astype(np.uint8).transpose(2, 0, 1)
 
 
-def _cut(picture: Image.Image, tall: int, wide: int) -> Image.Image:
+def _cut(picture: Image.Image, tall: int, wide: int, *, opaque: bool) -> Image.Image:
     """The picture in the proportions `tall` to `wide`: cut where it is opaque, else with room around it."""
     width, height = picture.size
-    if width * tall == height * wide:
-        return picture
     longer = width * tall > height * wide
-    if picture.getchannel("A").getextrema()[0] == 255:
+    if opaque:
         kept = (height * wide / tall, height) if longer else (width, width * tall / wide)
         new_width, new_height = max(1, round(kept[0])), max(1, round(kept[1]))
         left, top = (width - new_width) // 2, (height - new_height) // 2

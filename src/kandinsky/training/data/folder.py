@@ -5,14 +5,15 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kandinsky.core.errors import DataError
 
 METADATA, TABLE = "metadata.jsonl", "metadata.csv"
 FILE_COLUMNS = ("file_name", "image_name", "paths", "image_path", "path")
 CAPTION_COLUMNS = ("caption", "text", "prompt")
-"""What tables of pictures call their files and captions, in the order in which they are looked for."""
+HINT_COLUMNS = ("hint", "hint_image", "conditioning_image")
+"""What tables of pictures call their files, captions and hints, in the order in which they are looked for."""
 PICTURE_SUFFIXES = frozenset({".png", ".webp", ".jpg", ".jpeg", ".bmp", ".gif"})
 
 
@@ -38,12 +39,27 @@ class Concept:
 
 @dataclass(frozen=True)
 class Record:
-    """One picture file: its path under the root, concept id, style name and split (`train` or `test`)."""
+    """One picture file: its path under the root, concept id, style name and split (`train` or `test`).
+
+    `hint` is the path of a picture of the same proportions that goes with it, under the root too or absolute.
+    """
 
     file_name: str
     concept: int
     style: str
     split: str
+    hint: str = ""
+
+
+class Row(NamedTuple):
+    """One picture with its caption, as a layout without concepts has it."""
+
+    file_name: str
+    caption: str
+    language: str = "en"
+    style: str = ""
+    split: str = "train"
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,7 @@ def read_folder(root: str | Path) -> Folder:
 
     - `metadata.jsonl` (`file_name`, `codepoints`, `style`, `split`) beside `concepts.json`
       (`{codepoints: {concept, group, captions: {language: {label, tags}}}}`);
-    - `metadata.jsonl` with `file_name` and `caption` (and, if wanted, `language`, `style`, `split`);
+    - `metadata.jsonl` with `file_name` and `caption` (and, if wanted, `language`, `style`, `split`, `hint`);
     - `metadata.csv` with a column of files (`file_name`, `image_name` or `paths`) and one of captions
       (`caption`);
     - pictures with a `.txt` caption of the same name.
@@ -156,7 +172,7 @@ def _read_concepts(root: Path, metadata: Path, concepts: Path) -> Folder:
     return _folder(root, records, known)
 
 
-def _captioned_lines(metadata: Path) -> Iterator[tuple[str, str, str, str, str]]:
+def _captioned_lines(metadata: Path) -> Iterator[Row]:
     for number, row in _lines(metadata):
         caption = row.get("caption")
         if not isinstance(caption, str) or not caption.strip():
@@ -167,10 +183,11 @@ def _captioned_lines(metadata: Path) -> Iterator[tuple[str, str, str, str, str]]
         language, style, split = (
             str(row.get(k, d)) for k, d in (("language", "en"), ("style", ""), ("split", "train"))
         )
-        yield row["file_name"], caption.strip(), language, style, split
+        hint = next((str(row[name]) for name in HINT_COLUMNS if row.get(name)), "")
+        yield Row(row["file_name"], caption.strip(), language, style, split, hint)
 
 
-def _captioned_rows(table: Path) -> Iterator[tuple[str, str, str, str, str]]:
+def _captioned_rows(table: Path) -> Iterator[Row]:
     with table.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         columns = rows.fieldnames or ()
@@ -197,10 +214,11 @@ def _captioned_rows(table: Path) -> Iterator[tuple[str, str, str, str, str]]:
                 )
             given = (str(row.get(key) or usual) for key, usual in (("language", "en"), ("style", "")))
             language, style = given
-            yield name, caption, language, style, str(row.get("split") or "train")
+            hint = next((str(row[column]) for column in HINT_COLUMNS if row.get(column)), "")
+            yield Row(name, caption, language, style, str(row.get("split") or "train"), hint)
 
 
-def _captioned_files(root: Path) -> Iterator[tuple[str, str, str, str, str]]:
+def _captioned_files(root: Path) -> Iterator[Row]:
     for picture in sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES):
         text = picture.with_suffix(".txt")
         if not text.is_file():
@@ -211,15 +229,15 @@ def _captioned_files(root: Path) -> Iterator[tuple[str, str, str, str, str]]:
         caption = " ".join(text.read_text(encoding="utf-8").split())
         if not caption:
             raise DataError(f"The caption file {text.name!r} is empty.", "Write what the picture shows.")
-        yield picture.relative_to(root).as_posix(), caption, "en", "", "train"
+        yield Row(picture.relative_to(root).as_posix(), caption)
 
 
-def _read_captions(root: Path, rows: Iterator[tuple[str, str, str, str, str]]) -> Folder:
+def _read_captions(root: Path, rows: Iterator[Row]) -> Folder:
     ids: dict[tuple[str, str], int] = {}
     records = []
-    for file_name, caption, language, style, split in rows:
-        concept = ids.setdefault((language, caption), len(ids))
-        records.append(Record(file_name, concept, style, split))
+    for row in rows:
+        concept = ids.setdefault((row.language, row.caption), len(ids))
+        records.append(Record(row.file_name, concept, row.style, row.split, row.hint))
     concepts = [Concept(c, c, words={language: Words(c)}, verbatim=True) for language, c in ids]
     return _folder(root, records, tuple(concepts))
 

@@ -18,6 +18,7 @@ from kandinsky.training.data.captions import CaptionGrammar, CaptionMix, Grammar
 from kandinsky.training.data.compose import composite, place
 from kandinsky.training.data.decode import Fit, decoded
 from kandinsky.training.data.folder import Concept, Folder, read_folder
+from kandinsky.training.data.hints import decoded_hints
 from kandinsky.training.data.words import COLOURS
 
 GROUPS: dict[str, frozenset[str]] = {
@@ -88,7 +89,8 @@ class Batch:
     `concepts`, `styles`, `backgrounds`, `indices` (B,) int64;
     `beside` (B,) the concept on the right or -1; `mirrored` (B,) bool. Background ids follow the order of
     `words.COLOURS`; an opaque picture has background -1. `names_style`, `names_background` (B,) bool say of
-    each caption what it tells besides the concept.
+    each caption what it tells besides the concept. `hints` (B, 3, S, S) in [0, 1] are placed and mirrored as
+    the pictures are, on black.
     """
 
     pixels: Tensor
@@ -103,6 +105,7 @@ class Batch:
     names_style: Tensor
     names_background: Tensor
     alpha: Tensor
+    hints: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -126,7 +129,7 @@ class PictureSet:
     """Pictures in memory, premultiplied RGBA uint8 (N, 4, S, S), with their captions.
 
     `concept_ids`, `style_ids` (N,) int64 point into `folder.concepts` and `folder.styles`; `files` (N,) int64
-    into `folder.records`.
+    into `folder.records`. `hints` are pictures too, in the same form, where the folder has some.
     """
 
     folder: Folder
@@ -137,6 +140,7 @@ class PictureSet:
     grammar: Grammar
     mirrorable: Tensor
     opaque: Tensor
+    hints: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.pixels.shape[0])
@@ -153,13 +157,19 @@ class PictureSet:
 
     def to(self, device: torch.device | str) -> "PictureSet":
         """The same set with its pixels on `device`; draws stay on the CPU, so batches do not change."""
-        return PictureSet(**{**self.__dict__, "pixels": self.pixels.to(device)})
+        moved = {name: value.to(device) for name, value in self._planes().items()}
+        return PictureSet(**{**self.__dict__, **moved})
+
+    def _planes(self) -> dict[str, Tensor]:
+        planes = {"pixels": self.pixels, "hints": self.hints}
+        return {name: value for name, value in planes.items() if value is not None}
 
     def where(self, keep: Tensor) -> "PictureSet":
         """The pictures for which `keep` (N,) bool is true."""
         rows = ("concept_ids", "style_ids", "files", "mirrorable", "opaque")
         chosen = {name: getattr(self, name)[keep] for name in rows}
-        return PictureSet(**{**self.__dict__, **chosen, "pixels": self.pixels[keep.to(self.pixels.device)]})
+        chosen |= {name: value[keep.to(value.device)] for name, value in self._planes().items()}
+        return PictureSet(**{**self.__dict__, **chosen})
 
     def concept(self, index: int) -> Concept:
         """What picture `index` shows."""
@@ -209,7 +219,9 @@ class PictureSet:
         colours = 1 + (chance[:, 4] * (len(COLOURS) - 1)).long()
         backgrounds = torch.where(chance[:, 3] < options.white, torch.zeros_like(colours), colours)
         backgrounds = torch.where(self.opaque[rows], torch.full_like(backgrounds, -1), backgrounds)
-        layers = self._placed(rows, second, has_second, mirrored, chance, options)
+        where = (rows, second, has_second, mirrored, chance, options)
+        layers = self._placed(self.pixels, *where)
+        hints = None if self.hints is None else self._placed(self.hints, *where)[:, :3] / 255
         beside = torch.where(has_second, self.concept_ids[second], torch.full_like(rows, -1))
         names = list(COLOURS)
         captions = [
@@ -242,6 +254,7 @@ class PictureSet:
             torch.tensor([caption.names_style for caption in captions]),
             torch.tensor([caption.names_background for caption in captions]),
             layers[:, 3:4] / 255,
+            hints,
         )
 
     def _partners(self, rows: Tensor, chance: Tensor, probability: float) -> tuple[Tensor, Tensor]:
@@ -255,6 +268,7 @@ class PictureSet:
 
     def _placed(
         self,
+        planes: Tensor,
         rows: Tensor,
         second: Tensor,
         paired: Tensor,
@@ -262,9 +276,9 @@ class PictureSet:
         chance: Tensor,
         options: Augmentation,
     ) -> Tensor:
-        """The RGBA layers (B, 4, S, S) float, 0 to 255, where each picture stands in its frame."""
-        device = self.pixels.device
-        layers = self.pixels[rows.to(device)].float()
+        """The RGBA layers (B, 4, S, S) float, 0 to 255, of `planes`, each where it stands in its frame."""
+        device = planes.device
+        layers = planes[rows.to(device)].float()
         flip = torch.nonzero(mirrored).flatten().to(device)
         layers[flip] = layers[flip].flip(-1)
         moved = (chance[:, 1] > 1 - options.move) & ~paired & ~self.opaque[rows]
@@ -278,7 +292,7 @@ class PictureSet:
             half = torch.full((len(at),), 0.5)
             low = torch.full((len(at),), 0.25)
             left = place(layers[at.to(device)], half, torch.stack((low, torch.zeros_like(low)), dim=1))
-            other = self.pixels[second[at].to(device)].float()
+            other = planes[second[at].to(device)].float()
             right = place(other, half, torch.stack((low, half), dim=1))
             layers[at.to(device)] = left + right
         return layers
@@ -324,7 +338,8 @@ def open_pictures(
             f"No picture of split {split!r}, groups {', '.join(groups)} is in {str(folder.root)!r}.",
             f"It holds {len(folder.records)} pictures in all.",
         )
-    everything = decoded(folder, size, Path(cache) if cache is not None else cache_folder() / "pictures", fit)
+    kept_in = Path(cache) if cache is not None else cache_folder() / "pictures"
+    everything, hints = decoded(folder, size, kept_in, fit), decoded_hints(folder, size, kept_in, fit)
     files = torch.tensor(kept)
     # Pictures lie in memory in one way whether they come decoded or from the cache: convolutions round
     # differently otherwise, and a resumed run would not be exact.
@@ -340,6 +355,7 @@ def open_pictures(
         grammar or CaptionGrammar(folder.concepts, captions),
         torch.tensor([mirrorable(folder.concepts[record.concept]) for record in records]),
         (pixels[:, 3].flatten(1).amin(dim=1) == 255),
+        None if hints is None else torch.from_numpy(hints)[files].contiguous(),
     )
 
 

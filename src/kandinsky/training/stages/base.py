@@ -86,8 +86,12 @@ class Base:
         return self.model.extra_channels > 0
 
     def drawing(self, height: int, width: int) -> dict[str, Any]:
-        """Fields of a request for pictures of that size; a decoder that repaints draws all of a grey one."""
+        """Fields of a request for pictures of that size; a decoder that repaints draws all of a grey one, one
+        that follows hints is shown black.
+        """
         fields: dict[str, Any] = {"height": height, "width": width}
+        if self.model.hints:
+            fields["hint"] = Image.new("RGB", (width, height))
         if not self.repaints:
             return fields
         grey, all_of_it = Image.new("RGB", (width, height), "grey"), Image.new("L", (width, height), 255)

@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 from torch import nn
 
+from kandinsky.core.errors import ConfigError
 from kandinsky.core.metadata import write_picture
 from kandinsky.training import events
 from kandinsky.training.config import DreamBoothObjective, Stage
@@ -29,6 +30,11 @@ def dreambooth_task(shop: Workshop, stage: Stage) -> Generator[events.Event, Non
     """
     objective: DreamBoothObjective = stage.objective
     base = shop.base(stage)
+    if base.model.hints:
+        raise ConfigError(
+            f"{base.pipe.model_id} follows hint pictures, and pictures of the class have none.",
+            'Set method = "lora" or "full", or begin with another decoder.',
+        )
     learned, held_out = shop.split(stage, Templates((objective.prompt,)))
     base.check_size(learned.size)
     source: Source = yield from examples_of(shop, stage, base, learned)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kandinsky.training.config import Stage
 from kandinsky.training.data.buckets import BucketSampler
+from kandinsky.training.data.hints import edge_hints
 from kandinsky.training.data.masks import random_regions
 from kandinsky.training.data.order import Order
 from kandinsky.training.data.pictures import PictureSet
@@ -20,7 +21,7 @@ from kandinsky.training.stages.sources import (
     drawn_again,
     encode_once,
 )
-from kandinsky.training.stages.workshop import Workshop, augmentation
+from kandinsky.training.stages.workshop import Workshop, augmentation, encoders_stamp
 from kandinsky.training.task import Source
 
 
@@ -30,7 +31,7 @@ class Examples:
 
     `encodings` holds `latents` (B, C, h, w) and, where there is a prior, `embeddings` (B, D); `weights` (B,)
     is how much each row's loss counts. Regions to `repaint` and the pictures' `alpha` are (B, 1, S, S), 1
-    inside and where they are opaque.
+    inside and where they are opaque; `hints` are (B, 3, S, S) in [0, 1].
     """
 
     captions: tuple[str, ...]
@@ -39,6 +40,7 @@ class Examples:
     encodings: dict[str, Tensor] | None = None
     repaint: Tensor | None = None
     alpha: Tensor | None = None
+    hints: Tensor | None = None
 
     def encoded(self, base: Base) -> dict[str, Tensor]:
         """The encodings on the device, made now where the batch does not bring them."""
@@ -66,6 +68,7 @@ class Examples:
             encodings,
             both(self.repaint, other.repaint),
             both(self.alpha, other.alpha),
+            both(self.hints, other.hints),
         )
 
 
@@ -81,7 +84,8 @@ class Plain:
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
         """Augmented pictures with captions."""
         batch = self.source.batch(indices, generator)
-        return Examples(batch.captions, torch.ones(len(batch)), batch.pixels, alpha=batch.alpha)
+        ones = torch.ones(len(batch))
+        return Examples(batch.captions, ones, batch.pixels, alpha=batch.alpha, hints=batch.hints)
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,22 @@ class WithRegions:
 
 
 @dataclass(frozen=True)
+class WithEdges:
+    """Examples of `source`, each with the edges of its picture as its hint."""
+
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
+        """The rows of these indices, and their edges."""
+        found: Examples = self.source.batch(indices, generator)
+        assert found.pixels is not None
+        return replace(found, hints=edge_hints(found.pixels))
+
+
+@dataclass(frozen=True)
 class Joined:
     """Several sources in a row, whose pictures have different shapes; a batch is of one of them."""
 
@@ -209,7 +229,7 @@ def examples_of(
         source,
         stage.variants,
         base.encode,
-        shop.base_stamp,
+        encoders_stamp(base.model.modules),
         shop.config.out / "cache",
         shop.config.seed,
         stage.name,

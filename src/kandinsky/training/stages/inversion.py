@@ -20,7 +20,8 @@ from kandinsky.training.objectives.times import TIME_SAMPLERS, TimeSampler
 from kandinsky.training.stages.base import KINDS, Base
 from kandinsky.training.stages.decoder import denoising_losses
 from kandinsky.training.stages.examples import Examples, examples_of
-from kandinsky.training.stages.tuning import Loss, draw_sheet, weighted
+from kandinsky.training.stages.showing import draw_sheet
+from kandinsky.training.stages.tuning import Loss, weighted
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Losses, Player, Sheet, Task, Turn
 
@@ -197,6 +198,10 @@ def direct_loss(base: Base, objective: TextualInversionObjective, times: nn.Modu
 
 def sampled_loss(base: Base, objective: TextualInversionObjective, times: nn.ModuleDict) -> Loss:
     """The decoder's error under the embedding that the prior draws for the caption, gradient through both."""
+    if base.model.hints:
+        raise ConfigError(
+            f"{base.pipe.model_id} follows hint pictures, and here there are none.", 'Set route = "direct".'
+        )
     decoder = Decoder.of(base)
     sampler = TIME_SAMPLERS[objective.times](decoder.process.T)
     times["decoder"] = sampler

@@ -1,4 +1,6 @@
-"""Learning to repaint regions: networks widened for it, and where losses count."""
+"""Decoders that learn to repaint regions or to follow hints: networks widened for it, and where losses
+count.
+"""
 
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
 from kandinsky.generations.model import Model, Network
+from kandinsky.networks.unet2 import UNet2
 
 FirstLayer = Literal["extend", "new"]
 
@@ -29,12 +32,37 @@ def widened(model: Model, first_layer: FirstLayer) -> Model:
             f"The decoder takes {config.in_channels} channels, of which {latents} are latents.",
             "Leave objective.inpainting out, or begin with an ordinary decoder.",
         )
-    network = type(old)(replace(config, in_channels=2 * latents + 1))
+    return _regrown(model, replace(config, in_channels=2 * latents + 1), first_layer)
+
+
+def following(model: Model, first_layer: FirstLayer) -> Model:
+    """A model whose network also takes a hint picture, as the published ones do; otherwise as `widened`.
+
+    With "extend" the network overlooks hints at first, and says what it said (compare the zero convolutions
+    of Zhang et al. 2023, arXiv 2302.05543, section 3.1). Raises ConfigError for a network that is told
+    anything but an image embedding.
+    """
+    network, latents = model.network, model.codec.channels
+    config = network.config
+    if not isinstance(network, UNet2) or config.condition != "image" or config.in_channels != latents:
+        raise ConfigError(
+            f"The decoder of {model.name} cannot take hints: that needs one that is told an image embedding "
+            "and nothing else.",
+            "Leave objective.control out, or begin with an ordinary decoder that a prior leads.",
+        )
+    config = replace(config, in_channels=2 * latents, condition="image_hint")
+    return replace(_regrown(model, config, first_layer), hints=True)
+
+
+def _regrown(model: Model, config: Any, first_layer: FirstLayer) -> Model:
+    """The model with a network of another configuration, and all weights that the old one has for it."""
+    old = cast(nn.Module, model.network)
+    network = type(old)(config)
     network.to(next(old.parameters()))
     state = network.state_dict()
     for name, value in old.state_dict().items():
         if name == "conv_in.weight" and first_layer == "extend":
-            state[name].zero_()[:, :latents].copy_(value)
+            state[name].zero_()[:, : value.shape[1]].copy_(value)
         elif name != "conv_in.weight":
             state[name].copy_(value)
     modules = {name: network if module is old else module for name, module in model.modules.items()}

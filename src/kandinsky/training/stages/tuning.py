@@ -2,18 +2,16 @@
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from kandinsky.adapters.lora import Adapter, attach
 from kandinsky.checkpoints.lora import choose_places, names_of
-from kandinsky.core.errors import ConfigError
-from kandinsky.core.images import to_pil
+from kandinsky.core.errors import ConfigError, DataError
 from kandinsky.engine.adapters import adaptable
 from kandinsky.networks import layers, unet2, unet3_blocks
+from kandinsky.tasks.start import told_hint
 from kandinsky.training.config import (
     DecoderObjective,
     FullObjective,
@@ -21,25 +19,37 @@ from kandinsky.training.config import (
     PriorObjective,
     Stage,
 )
-from kandinsky.training.data.masks import random_regions
 from kandinsky.training.data.pictures import AUGMENTATIONS
 from kandinsky.training.events import Event
 from kandinsky.training.objectives.denoising import Posterior, error_of
 from kandinsky.training.objectives.times import TIME_SAMPLERS
 from kandinsky.training.seeds import generator
-from kandinsky.training.sheets import pictures_to_sheet
 from kandinsky.training.stages.base import KINDS, Base
 from kandinsky.training.stages.decoder import denoising_losses, noise_of
-from kandinsky.training.stages.examples import Examples, Lesson, Plain, WithRegions, lesson_of
+from kandinsky.training.stages.examples import (
+    Examples,
+    Lesson,
+    Plain,
+    WithEdges,
+    WithRegions,
+    lesson_of,
+)
 from kandinsky.training.stages.regions import counting
+from kandinsky.training.stages.showing import draw_following, draw_repainted, draw_sheet
 from kandinsky.training.stages.sources import PictureSource
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Losses, Player, Sheet, Source, Task, Turn
-from kandinsky.training.tuning_config import AdapterConfig, InpaintingConfig, Target, Tuned
+from kandinsky.training.tuning_config import (
+    AdapterConfig,
+    ControlConfig,
+    InpaintingConfig,
+    Target,
+    Tuned,
+)
 
 NAME = "training"
 """What an adapter is worn as while it learns."""
-SHOWN, MEASURED, SHEET_STEPS = 4, 64, 10
+SHOWN, MEASURED = 4, 64
 
 GROUPS: dict[str, tuple[tuple[type[nn.Module], ...], frozenset[str]]] = {
     "resblocks": (
@@ -147,8 +157,8 @@ def tuning_task(
 ) -> Task:
     """The task in which `modules` learn, by target, the loss of that target's network on the same batches."""
     objective: Tuned = stage.objective
-    _check_regions(stage, base)
-    source = _with_regions(base, objective, lesson.source)
+    _check_told(stage, base, lesson)
+    source = _told_more(base, objective, lesson.source)
     shown, held_out = lesson.shown, lesson.held_out
     times = nn.ModuleDict()
     players = []
@@ -162,7 +172,7 @@ def tuning_task(
             return {}
         rows = range(min(MEASURED, len(held_out)))
         plain = Plain(PictureSource(held_out, AUGMENTATIONS["none"]))
-        beside = _with_regions(base, objective, plain)
+        beside = _told_more(base, objective, plain)
         batch = beside.batch(rows, generator(shop.config.seed, "held out"))
         turn = Turn(batch, 0, shop.device, draws, {})
         return {
@@ -173,76 +183,47 @@ def tuning_task(
 
     def sheet(_: torch.Generator) -> Sheet:
         rows = range(min(SHOWN, len(shown)))
-        captions = shown.batch(rows, generator(shop.config.seed, "shown"), AUGMENTATIONS["none"]).captions
-        if objective.prompts and not base.repaints:
-            return draw_sheet(base, objective.prompts, shown.shape)
-        if not base.repaints:
-            return draw_sheet(base, captions, shown.shape)
-        regions = random_regions(len(rows), *shown.shape, 0.0, generator(shop.config.seed, "shown regions"))
-        return draw_repainted(base, captions, shown.plain(rows), regions)
+        plain = _told_more(base, objective, Plain(PictureSource(shown, AUGMENTATIONS["none"])))
+        batch: Examples = plain.batch(rows, generator(shop.config.seed, "shown"))
+        if base.model.hints and batch.hints is not None:
+            return draw_following(base, batch.captions, batch.hints.cpu())
+        if batch.repaint is not None:
+            return draw_repainted(base, batch.captions, shown.plain(rows), batch.repaint)
+        return draw_sheet(base, objective.prompts or batch.captions, shown.shape)
 
     return Task(tuple(players), source, extra=times, order=lesson.order, sheet=sheet, measure=measure)
 
 
-def draw_sheet(
-    base: Base, captions: tuple[str, ...], shape: tuple[int, int], steps: int = SHEET_STEPS
-) -> Sheet:
-    """A row of pictures that the checkpoint draws now under captions, each from its own seed."""
-    prior: dict[str, Any] = {"prior_steps": SHEET_STEPS} if base.prior is not None else {}
-    result = base.pipe.generate(
-        list(captions),
-        seed=0,
-        steps=steps,
-        **base.drawing(*shape),
-        **prior,
-    )
-    return pictures_to_sheet(result.images, len(captions))
-
-
-def draw_repainted(base: Base, captions: tuple[str, ...], pixels: Tensor, repaint: Tensor) -> Sheet:
-    """Pictures (B, 3, S, S) with regions (B, 1, S, S) in grey, and below them repainted."""
-    prior: dict[str, Any] = {"prior_steps": SHEET_STEPS} if base.prior is not None else {}
-    drawn: list[Image.Image] = []
-    pixels = pixels.cpu()
-    for caption, picture, region in zip(captions, pixels, repaint, strict=True):
-        image, mask = (to_pil(value[None])[0] for value in (picture, 2 * region.expand(3, -1, -1) - 1))
-        result = base.pipe.generate(
-            caption,
-            image=image,
-            mask=mask,
-            seed=len(drawn),
-            steps=SHEET_STEPS,
-            width=pixels.shape[-1],
-            height=pixels.shape[-2],
-            **prior,
-        )
-        drawn += result.images
-    shown = to_pil(torch.where(repaint > 0, 0.0, pixels))
-    return pictures_to_sheet([*shown, *drawn], len(captions))
-
-
-def _check_regions(stage: Stage, base: Base) -> None:
+def _check_told(stage: Stage, base: Base, lesson: Lesson) -> None:
     objective: Tuned = stage.objective
-    if base.model.hints:
-        raise ConfigError(
-            f"{base.pipe.model_id} follows hint pictures, which fine-tuning does not read.",
-            "Begin with another decoder.",
+    draws = "decoder" in objective.targets
+    if base.model.hints and draws and not _from_edges(objective) and lesson.shown.hints is None:
+        raise DataError(
+            f"{base.pipe.model_id} follows hint pictures, and the data has none.",
+            'Set data.hints, add a column "hint", or set objective.control.hints = "edges".',
         )
     if objective.masked == "region" and not base.repaints:
         raise ConfigError(
             'objective.masked is "region", but the decoder repaints none.', "Add [objective.inpainting]."
         )
-    seen = base.repaints and base.model.tells_region == "masked_picture"
-    if stage.variants and (objective.masked == "alpha" or (seen and "decoder" in objective.targets)):
+    seen = base.model.hints or (base.repaints and base.model.tells_region == "masked_picture")
+    if stage.variants and (objective.masked == "alpha" or (seen and draws)):
         raise ConfigError(
             f"{stage.variants} variants are kept as latents, but the loss needs the pictures themselves.",
             "Set variants = 0.",
         )
 
 
-def _with_regions(base: Base, objective: Tuned, source: Source) -> Source:
+def _told_more(base: Base, objective: Tuned, source: Source) -> Source:
+    """The examples with regions to repaint, or with hints, where the decoder is told of such."""
+    if base.model.hints:
+        return WithEdges(source) if _from_edges(objective) else source
     settings = objective.inpainting or InpaintingConfig()
     return WithRegions(source, base.model.codec.downscale, settings.box) if base.repaints else source
+
+
+def _from_edges(objective: Tuned) -> bool:
+    return (objective.control or ControlConfig()).hints == "edges"
 
 
 def decoder_loss(base: Base, objective: Tuned, times: nn.ModuleDict) -> Loss:
@@ -265,6 +246,9 @@ def decoder_loss(base: Base, objective: Tuned, times: nn.ModuleDict) -> Loss:
         x0 = found["latents"]
         if base.repaints:
             told = replace(told, extra=base.tell_region(batch.pixels, x0, batch.repaint))
+        if base.model.hints:
+            assert batch.hints is not None
+            told = replace(told, hint=told_hint(base.model, batch.hints))
         mask = {"no": None, "region": batch.repaint, "alpha": batch.alpha}[objective.masked]
         counted = None if mask is None else counting(mask, x0, objective.outside)
         noise = noise_of(turn, x0, wanted)

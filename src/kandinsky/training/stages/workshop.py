@@ -1,7 +1,7 @@
 """What the stages of one run share: pictures, tokenizer, and the networks that earlier stages made."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import ConfigError, nearest
 from kandinsky.engine.pipeline import Pipeline, load, open_sources
-from kandinsky.generations import Source
+from kandinsky.generations import Model, Source
 from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
 from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.networks.prior import Prior, PriorConfig
 from kandinsky.networks.unet2 import UNet2, UNet2Config
 from kandinsky.training.config import (
     DataConfig,
+    DistillObjective,
     DreamBoothObjective,
     Stage,
     TrainConfig,
@@ -28,7 +29,8 @@ from kandinsky.training.config import (
 )
 from kandinsky.training.data.buckets import bucketed
 from kandinsky.training.data.captions import CaptionMix, Grammar
-from kandinsky.training.data.folder import read_bare_folder, read_folder
+from kandinsky.training.data.folder import Folder, read_bare_folder, read_folder
+from kandinsky.training.data.hints import with_hints
 from kandinsky.training.data.imports import unpack_dataset, unpack_shards
 from kandinsky.training.data.pictures import AUGMENTATIONS, Augmentation, PictureSet, open_pictures
 from kandinsky.training.data.tokenizer_training import caption_corpus, train_tokenizer, write_tokenizer
@@ -36,9 +38,10 @@ from kandinsky.training.ema import copy_into
 from kandinsky.training.loop import CHECKPOINTS
 from kandinsky.training.seeds import generator, seed_globals
 from kandinsky.training.stages.base import Base
-from kandinsky.training.stages.regions import widened
+from kandinsky.training.stages.regions import following, widened
 from kandinsky.training.stages.towers import Towers
 from kandinsky.training.state import HASHES, newest_whole
+from kandinsky.training.tuning_config import Tuned
 
 LAST_TOKENIZER_FILE = "special_tokens_map.json"
 
@@ -65,14 +68,15 @@ class Frozen(Generic[M]):
 class Workshop:
     """One run's shared things, each made when first needed."""
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(
+        self, config: TrainConfig, device: torch.device, opens: Callable[..., Pipeline] = load
+    ) -> None:
+        self.config, self.device, self._opens = config, device, opens
         for name in config.networks:
             if name not in NETWORKS:
                 raise ConfigError(f"networks: there is no network {name!r}.", nearest(name, NETWORKS))
             network_config(NETWORKS[name], config.networks[name], name)
         self._pictures: dict[int, PictureSet] = {}
-        self.base_stamp = ""
         self._usual_size: int | None = None
 
     def folder(self, name: str) -> Path:
@@ -88,7 +92,7 @@ class Workshop:
         wanted = self.config.model
         half = stage.precision != "fp32" and not self.learns_whole(stage)
         names = {"bf16": "bfloat16", "fp16": "float16"}
-        pipe = load(
+        pipe = self._opens(
             wanted.name,
             prior=wanted.prior,
             variant=wanted.variant,
@@ -98,24 +102,37 @@ class Workshop:
             device=self.device,
             dtype=names[stage.precision] if half else "float32",
         )
-        self.base_stamp = _stamp(pipe)
         self._usual_size = int(pipe.model.defaults["width"])
-        inpainting = getattr(stage.objective, "inpainting", None)
-        if inpainting is not None and not pipe.model.extra_channels:
-            if not self.learns_whole(stage):
-                raise ConfigError(
-                    "Adapters cannot hold the channels that a decoder needs to be told of regions.",
-                    'Set method = "full", or begin with a decoder that repaints.',
-                )
-            seed_globals(self.config.seed)
-            pipe.model = widened(pipe.model, inpainting.first_layer)
+        pipe.model = self._grown(stage, pipe.model)
         return Base(pipe)
+
+    def _grown(self, stage: Stage, model: Model) -> Model:
+        """The model with the layers for regions or hints that it lacks and the stage asks for."""
+        objective = stage.objective
+        if not isinstance(objective, Tuned):
+            return model
+        if objective.inpainting is not None and not model.extra_channels:
+            self._check_whole(stage, "regions", "repaints")
+            return widened(model, objective.inpainting.first_layer)
+        if objective.control is not None and not model.hints:
+            self._check_whole(stage, "hints", "follows hints")
+            return following(model, objective.control.first_layer)
+        return model
+
+    def _check_whole(self, stage: Stage, told: str, does: str) -> None:
+        """Prepares to draw new layers; ConfigError for adapters, which have no place for them."""
+        if not self.learns_whole(stage):
+            raise ConfigError(
+                f"Adapters cannot hold the channels that a decoder needs to be told of {told}.",
+                f'Set method = "full", or begin with a decoder that {does}.',
+            )
+        seed_globals(self.config.seed)
 
     @staticmethod
     def learns_whole(stage: Stage) -> bool:
         """Whether networks of a checkpoint learn as a whole, and not something beside them."""
-        dreambooth = isinstance(stage.objective, DreamBoothObjective)
-        return stage.method == "full" or (dreambooth and stage.objective.whole)
+        either = isinstance(stage.objective, DreamBoothObjective | DistillObjective)
+        return stage.method == "full" or (either and stage.objective.whole)
 
     @cached_property
     def sources(self) -> tuple[Source, Source | None]:
@@ -132,13 +149,15 @@ class Workshop:
         return unpack_shards(data.folder) or data.folder
 
     def data_stamp(self) -> str:
-        """A hash of the names and contents of the pictures and captions that a run learns from."""
+        """A hash of the names and contents of the pictures, captions and hints that a run learns from."""
         digest = hashlib.sha256()
-        root = self.data_folder
-        files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
-        for path in files:
-            digest.update(path.relative_to(root).as_posix().encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        for root in (self.data_folder, self.config.data.hints):
+            if root is None:
+                continue
+            files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+            for path in files:
+                digest.update(path.relative_to(root).as_posix().encode())
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
 
     def means(self, stage: Stage, player: str) -> dict[str, Tensor]:
@@ -160,7 +179,7 @@ class Workshop:
         size = self.size(stage)
         if size not in self._pictures:
             self._pictures[size] = open_pictures(
-                self.data_folder if grammar is None else read_bare_folder(self.data_folder),
+                self._folder(bare=grammar is not None),
                 size,
                 groups=data.groups,
                 styles=data.styles,
@@ -172,11 +191,17 @@ class Workshop:
             ).to(self.device)
         return self._pictures[size]
 
+    def _folder(self, *, bare: bool = False) -> Folder:
+        """The records of the data, with captions or `bare`, and with their hints where there are some."""
+        folder = read_bare_folder(self.data_folder) if bare else read_folder(self.data_folder)
+        hints = self.config.data.hints
+        return folder if hints is None else with_hints(folder, hints)
+
     def bucketed(self, stage: Stage) -> list[PictureSet]:
         """The pictures of a stage in the buckets of their shapes, see `data.buckets`."""
         data = self.config.data
         assert data.buckets is not None
-        groups = bucketed(read_folder(self.data_folder), self.size(stage), data.buckets)
+        groups = bucketed(self._folder(), self.size(stage), data.buckets)
         return [
             open_pictures(
                 folder,
@@ -357,10 +382,10 @@ class Workshop:
         return self.folder(found)
 
 
-def _stamp(pipe: Pipeline) -> str:
-    """Changes with the networks that make latents and embeddings."""
+def encoders_stamp(modules: Mapping[str, nn.Module]) -> str:
+    """Changes with the networks of a checkpoint that make latents and embeddings."""
     made_by = ("movq", "vae", "image_encoder")
-    return weights_stamp({name: pipe.model.modules[name] for name in made_by if name in pipe.model.modules})
+    return weights_stamp({name: modules[name] for name in made_by if name in modules})
 
 
 def weights_stamp(modules: Mapping[str, nn.Module]) -> str:
