@@ -34,10 +34,12 @@ REQUEST_FLAGS = (
     "height",
     "steps",
     "guidance_scale",
+    "guidance_interval",
     "prior_steps",
     "prior_guidance_scale",
     "sampler",
     "eta",
+    "reuse",
     "seed",
     "count",
 )
@@ -59,10 +61,12 @@ class Flags:
     prior_negative_prompt: str | None
     steps: int | None
     guidance_scale: float | None
+    guidance_interval: tuple[float, float] | None
     prior_steps: int | None
     prior_guidance_scale: float | None
     sampler: str | None
     eta: float | None
+    reuse: int | None
     seed: int | None
     count: int | None
     width: int | None

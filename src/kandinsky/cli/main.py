@@ -77,6 +77,14 @@ def generate(
     guidance_scale: Annotated[
         float | None, typer.Option(help="How closely to follow the prompt.", rich_help_panel=STEERING)
     ] = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="FROM TO",
+            help="Guide only from FROM to TO, 1 being pure noise.",
+            rich_help_panel=STEERING,
+        ),
+    ] = None,
     prior_steps: Annotated[
         int | None, typer.Option(help="Steps of the prior.", rich_help_panel=STEERING)
     ] = None,
@@ -86,6 +94,10 @@ def generate(
     sampler: Annotated[str | None, typer.Option(help="Such as ddim.", rich_help_panel=STEERING)] = None,
     eta: Annotated[
         float | None, typer.Option(help="Noise of ddim, 0 to 1.", rich_help_panel=STEERING)
+    ] = None,
+    reuse: Annotated[
+        int | None,
+        typer.Option(help="Compute deep features in every N-th step only.", rich_help_panel=STEERING),
     ] = None,
     seed: Annotated[
         int | None,
@@ -283,6 +295,49 @@ def convert(
         return
     assert to is not None
     command.convert(source, dest, to, prior=prior, variant=variant, quiet=quiet)
+
+
+@app.command()
+@interruptible
+def bench(
+    workloads: Annotated[
+        list[str] | None, typer.Argument(metavar="[WORKLOAD]...", help="What to measure; all if not given.")
+    ] = None,
+    side: Annotated[
+        list[str] | None, typer.Option(help="ours, ours-best, peer or peer-best; repeat it.")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="What the best sides compute in; repeat it.")
+    ] = None,
+    runs: Annotated[int, typer.Option(help="How often each side is measured.")] = 5,
+    threads: Annotated[int, typer.Option(help="Of the CPU; 0 is the usual number.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    prior_steps: Annotated[int | None, typer.Option(help="Where the prior is what counts.")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="The best sides with torch.compile.")] = False,
+    small: Annotated[bool, typer.Option("--quick", help="Tiny models: see that all of it works.")] = False,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep the random weights here.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the table, JSON and a picture here.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The table only.")] = False,
+) -> None:
+    """Measure speed and memory beside diffusers, on the same weights."""
+    from kandinsky.cli import bench as command
+
+    given = {"workloads": workloads, "sides": side, "dtypes": dtype}
+    plan = command.Plan(
+        **{name: tuple(values) for name, values in given.items() if values},
+        runs=runs,
+        threads=threads,
+        device=device,
+        quick=small,
+        compiled=compiled,
+        weights=weights,
+        prior_steps=prior_steps,
+    )
+    command.bench(plan, out, quiet=quiet)
 
 
 @app.command()

@@ -115,6 +115,29 @@ def pictures(read: Any) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _interval(field: str) -> Callable[[object], object]:
+    hint = "Give two, such as (0.1, 0.8); 0 is the clean picture and 1 pure noise."
+    end = real(field, "within 0 to 1", 0, 1, hint)
+
+    def check(value: object) -> object:
+        if value is None:
+            return None
+        ends = tuple(value) if several(value) else (value,)  # type: ignore[call-overload]
+        if len(ends) != 2 or None in ends:
+            raise RequestError(f"{field} must be two numbers, not {shown(value)}.", hint)
+        low, high = (float(end(number)) for number in ends)  # type: ignore[arg-type]
+        if low >= high:
+            raise RequestError(f"{field} goes from {low:g} to {high:g}, which is no interval.", hint)
+        return low, high
+
+    return check
+
+
+def interval(field: str) -> BeforeValidator:
+    """The validator of two numbers within 0 to 1, the lower one first."""
+    return BeforeValidator(_interval(field))
+
+
 def _prompts(value: object) -> object:
     if not several(value):
         return as_prompt(value)

@@ -10,7 +10,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -207,6 +207,8 @@ def summary(metadata: Metadata) -> str:
         "Steps": request.get("steps"),
         "Sampler": request.get("sampler"),
         "CFG scale": request.get(EFFECTIVE_GUIDANCE, request.get("guidance_scale")),
+        "CFG interval": _span(request.get("guidance_interval")),
+        "Reuse": request.get("reuse"),
         "Seed": request.get("seed"),
         "Size": f"{request['width']}x{request['height']}" if request.get("width") else None,
         "Model": metadata.model or None,
@@ -218,6 +220,10 @@ def summary(metadata: Metadata) -> str:
     }
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in pairs.items() if value is not None))
     return "\n".join(lines)
+
+
+def _span(ends: Sequence[float] | None) -> str | None:
+    return None if ends is None else " to ".join(f"{end:g}" for end in ends)
 
 
 def _quoted(value: object) -> str:

@@ -53,10 +53,12 @@ class Fields(TypedDict, total=False):
     height: int | None
     steps: int | None
     guidance_scale: float | Sequence[float | None] | None
+    guidance_interval: tuple[float, float] | None
     prior_steps: int | None
     prior_guidance_scale: float | Sequence[float | None] | None
     sampler: str | None
     eta: float | None
+    reuse: int | None
     seed: int | Sequence[int] | None
     count: int
 
@@ -98,8 +100,11 @@ class Request(BaseModel):
     images, masks, hints and guidance scales are one for all or one per prompt, and so is the seed: picture i
     uses seed + i, or picture j of a prompt its seed + j. strength is in (0, 1], steps and prior_steps in
     1..1000, guidance scales 0 or more, eta in 0..1, width and height in 8..8192 pixels, seed in 0..2**63 - 1,
-    count at least 1. In a mask white (1) means repaint. Raises RequestError naming the first value that
-    cannot be.
+    count at least 1. In a mask white (1) means repaint. `guidance_interval` is where the decoder is guided,
+    from and to a share of the noising, 0 being the clean picture and 1 pure noise; elsewhere its network is
+    asked once instead of twice. With `reuse` N its deep features are computed in every N-th step only (1: in
+    each). Both save time at a price, and are off unless given. Raises RequestError naming the first value
+    that cannot be.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -122,6 +127,7 @@ class Request(BaseModel):
     guidance_scale: Annotated[
         Numbers, BeforeValidator(checks.each(checks.real("guidance_scale", *GUIDANCE)))
     ] = None
+    guidance_interval: Annotated[tuple[float, float] | None, checks.interval("guidance_interval")] = None
     prior_steps: Annotated[int | None, checks.whole_number("prior_steps", *STEPS, "25 is usual.")] = None
     prior_guidance_scale: Annotated[
         Numbers, BeforeValidator(checks.each(checks.real("prior_guidance_scale", *GUIDANCE)))
@@ -130,6 +136,7 @@ class Request(BaseModel):
     eta: Annotated[float | None, checks.real_number("eta", "within 0 to 1", 0, 1, "0 is without noise.")] = (
         None
     )
+    reuse: Annotated[int | None, checks.whole_number("reuse", *STEPS, "2 or 3 are usual, 1 is off.")] = None
     seed: Annotated[
         int | tuple[int, ...] | None,
         BeforeValidator(checks.each(checks.whole("seed", 0, LARGEST_SEED, SEED_HINT))),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.diffusion.constraints import Constraint, Paste
-from kandinsky.diffusion.guidance import combine, is_guided
+from kandinsky.diffusion.guidance import EVERYWHERE, Interval, combine, is_guided
 from kandinsky.diffusion.process import Process, in_working_precision
 from kandinsky.diffusion.reading import Prediction, Reading
 
@@ -21,6 +21,9 @@ def make_denoiser(
     guidance_scale: float | Tensor | None = None,
     constraints: Sequence[Constraint] = (),
     paste: Paste | None = None,
+    *,
+    interval: Interval = EVERYWHERE,
+    alone: Network | None = None,
 ) -> Denoiser:
     """Returns (x, t) -> Prediction for x of shape (B, C, ...) and a time t in 0 .. T - 1.
 
@@ -29,18 +32,21 @@ def make_denoiser(
     with B rows. `guidance_scale` is a number or a (B,) tensor; rows at or below 1 are left unguided. The
     network may work in any dtype; what follows is done in float32, or float64 for a float64 x. `constraints`
     are applied in order, with `paste` at the place of the known region.
+
+    Outside `interval` nothing is guided: `alone(x, t)`, by default `network`, is called with B rows there.
     """
     guided = is_guided(guidance_scale)
+    unguided = network if alone is None else alone
     scale = guidance_scale.clamp(min=1.0) if isinstance(guidance_scale, Tensor) else guidance_scale
 
     def denoise(x: Tensor, t: float) -> Prediction:
         x = in_working_precision(x)
         abar = process.alpha_bar_at(t)
-        if guided and scale is not None:
+        if guided and scale is not None and interval.holds(t, process.T):
             uncond, cond = network(torch.cat([x, x]), t).chunk(2)
             prediction = combine(reading(uncond, x, abar), reading(cond, x, abar), scale)
         else:
-            prediction = reading(network(x, t), x, abar)
+            prediction = reading((unguided if guided else network)(x, t), x, abar)
         for constraint in constraints:
             prediction = constraint.apply(prediction, x, abar, paste)
         return prediction

@@ -1,8 +1,32 @@
 """Classifier-free guidance."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 
 from kandinsky.diffusion.reading import Prediction
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where guidance acts: at times t of a process of T with low <= t / T <= high.
+
+    0 is the clean picture and 1 pure noise, so that all times lie in the default. Source: Kynkaanniemi et al.
+    2024, arXiv 2404.07724; there in noise levels.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def holds(self, t: float, T: int) -> bool:
+        """Whether time `t` in 0 .. `T` - 1 lies in it."""
+        return self.low <= t / T <= self.high
+
+
+EVERYWHERE = Interval()
+"""From the clean picture to pure noise."""
 
 
 def is_guided(scale: float | Tensor | None) -> bool:
@@ -10,6 +34,16 @@ def is_guided(scale: float | Tensor | None) -> bool:
     if scale is None:
         return False
     return bool((scale > 1).any()) if isinstance(scale, Tensor) else scale > 1
+
+
+def joint(scales: Sequence[float | None]) -> float | Tensor | None:
+    """The scales of the pictures of a batch as one: a number where all are equal, else a tensor (B,).
+
+    None, which is unguided, counts as 1 beside others.
+    """
+    if len(set(scales)) == 1:
+        return scales[0]
+    return torch.tensor([1.0 if scale is None else scale for scale in scales], dtype=torch.float64)
 
 
 def combine(uncond: Prediction, cond: Prediction, scale: float | Tensor) -> Prediction:

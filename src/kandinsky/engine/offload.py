@@ -1,6 +1,6 @@
 """Memory policies: which weights of a model are in memory during which part of a request."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
@@ -169,11 +169,13 @@ class VisitingNetwork:
         """The network's."""
         return self.network.config
 
-    def prepare(self, condition: Any, times: Sequence[float]) -> Prepared:
+    def prepare(
+        self, condition: Any, times: Sequence[float], deep_at: Collection[float] | None = None
+    ) -> Prepared:
         """See `Network`."""
         once = names_in(self.network, self.network.request_modules())
         self.residence.only(self.network, once)
-        prepared = self.network.prepare(condition, times)
+        prepared = self.network.prepare(condition, times, deep_at)
         rest = frozenset(tensors_of(self.network).keys() - once)
         return VisitingSteps(prepared, self.network, self.residence, rest, frozenset(map(float, times)))
 

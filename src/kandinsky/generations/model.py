@@ -1,6 +1,6 @@
 """A generation is a value: its parts, its diffusion settings, its published defaults."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -39,7 +39,9 @@ class Prepared(Protocol):
 
 
 class Network(Protocol):
-    """A denoising network: `prepare` does once what the steps share.
+    """A denoising network: `prepare` does once what the steps at `times` share.
+
+    With `deep_at` its deep features are computed at those times, and used again at the others.
 
     `config.in_channels` may exceed the latents': the rest is an inpainting network's known latents and mask.
     `config.multiple` is what height and width of the latents must be multiples of.
@@ -48,7 +50,9 @@ class Network(Protocol):
     @property
     def config(self) -> Any: ...
 
-    def prepare(self, condition: Any, times: Sequence[float]) -> Prepared: ...
+    def prepare(
+        self, condition: Any, times: Sequence[float], deep_at: Collection[float] | None = None
+    ) -> Prepared: ...
 
 
 TellsRegion = Literal["masked_latents", "masked_picture"]

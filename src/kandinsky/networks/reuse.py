@@ -1,6 +1,6 @@
 """Deep features of a U-Net kept over several steps, while its first resolution is computed at each.
 
-Source: Ma et al. 2023 (DeepCache), arXiv 2312.00858, section 3.3, with the cut below the first resolution.
+Source: Ma et al. 2023 (DeepCache), arXiv 2312.00858, here with the cut below the first resolution.
 """
 
 from collections.abc import Collection, Sequence

@@ -1,8 +1,12 @@
 """Whether a model can do what a request asks, found out before any work is done."""
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from kandinsky.core.errors import RequestError
-from kandinsky.core.requests import Request
-from kandinsky.diffusion.guidance import is_guided
+from kandinsky.core.requests import Request, Row
+from kandinsky.diffusion.guidance import is_guided, joint
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.samplers.base import Sampler
 from kandinsky.generations.model import Model
@@ -12,8 +16,8 @@ def check(model: Model, request: Request) -> None:
     """Raises RequestError, naming what does not fit, when `model` cannot do `request` (defaults filled in).
 
     That is: a sampler that is unknown or cannot take this eta, more steps than the process has times, an
-    inpainting checkpoint without a mask, a hint that is missing or not understood, and prompts that the
-    conditioner refuses.
+    inpainting checkpoint without a mask, a hint that is missing or not understood, an interval of guidance
+    where there is none, and prompts that the conditioner refuses.
     """
     model.schedule_of(request.sampler).times(request.steps or 1)
     sampler_of(model, request)
@@ -31,7 +35,19 @@ def check(model: Model, request: Request) -> None:
             f"{model.name}: this checkpoint does not take a hint.",
             "Load a ControlNet checkpoint, or leave hint out.",
         )
-    model.conditioner.check(request, is_guided(model.guidance(request.guidance_scale)))
+    guided = is_guided(guidance_of(model, request.rows()))
+    if request.guidance_interval is not None and not guided:
+        raise RequestError(
+            f"guidance_interval is given, but a guidance_scale of {request.guidance_scale} guides nothing.",
+            "Leave it out, or raise the scale.",
+        )
+    model.conditioner.check(request, guided)
+
+
+def guidance_of(model: Model, rows: Sequence[Row]) -> float | Tensor | None:
+    """The guidance scale of pictures as `combine` has it: a number, or a tensor (B,) where they differ."""
+    scale = joint([model.guidance(row.guidance_scale) for row in rows])
+    return scale.to(model.working_dtype).to(model.device) if isinstance(scale, Tensor) else scale
 
 
 def sampler_of(model: Model, request: Request) -> Sampler:

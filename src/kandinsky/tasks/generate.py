@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from kandinsky.conditioning.conditions import Batch, Conditions
@@ -16,7 +14,8 @@ from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.guidance import is_guided
 from kandinsky.diffusion.loop import Step, sample
 from kandinsky.generations.model import Model
-from kandinsky.tasks.check import sampler_of
+from kandinsky.tasks.check import guidance_of, sampler_of
+from kandinsky.tasks.networks import interval_of, networks
 from kandinsky.tasks.start import hint_tensor, start
 
 if TYPE_CHECKING:
@@ -33,20 +32,35 @@ def generate(
     picture: those of the conditioner, then the start, then the steps. Closing the generator stops at once
     and frees everything.
     """
-    guided = is_guided(model.guidance(request.guidance_scale))
-    conditions = yield from model.conditioner.encode(batches, request, guided)
+    conditions = yield from encode(model, request, batches)
     images: list[Image] = []
     for index, (batch, condition) in enumerate(zip(batches, conditions, strict=True)):
-        latents: Tensor | None = None
-        with closing(denoise(model, request, batch, condition)) as steps:
-            for step in steps:
-                latents = step.x
-                number, total = index * step.total + step.index + 1, len(batches) * step.total
-                yield Denoising("decoder", number, total, _previewer(model, step.prediction.x0))
-        assert latents is not None  # the loop refuses to run without steps
-        yield Decoding()
-        images += to_pil(crop(model.codec.decode(latents), request.width or 0, request.height or 0))
+        images += yield from draw(model, request, batch, condition, index, len(batches))
     return images
+
+
+def encode(
+    model: Model, request: Request, batches: Sequence[Batch]
+) -> Generator[Event, None, list[Conditions]]:
+    """The conditions of all batches. What is asked of single pictures is read from their rows, all else
+    from `request`."""
+    guided = any(is_guided(guidance_of(model, batch.rows)) for batch in batches)
+    return (yield from model.conditioner.encode(batches, request, guided))
+
+
+def draw(
+    model: Model, request: Request, batch: Batch, conditions: Conditions, index: int = 0, of: int = 1
+) -> Generator[Event, None, "list[Image]"]:
+    """Denoises and decodes one batch, number `index` (from 0) of `of`."""
+    latents: Tensor | None = None
+    with closing(denoise(model, request, batch, conditions)) as steps:
+        for step in steps:
+            latents = step.x
+            number, total = index * step.total + step.index + 1, of * step.total
+            yield Denoising("decoder", number, total, _previewer(model, step.prediction.x0))
+    assert latents is not None  # the loop refuses to run without steps
+    yield Decoding()
+    return to_pil(crop(model.codec.decode(latents), request.width or 0, request.height or 0))
 
 
 def denoise(
@@ -59,20 +73,20 @@ def denoise(
     schedule = model.schedule_of(request.sampler, request.steps or 1)
     sampler = sampler_of(model, request)
     begin = start(model, request, batch)
-    cond, uncond = conditions.cond, conditions.uncond
-    condition = cond if uncond is None else uncond.joined(cond)
-    condition = replace(condition, extra=begin.extra)
+    beside = {"extra": begin.extra}
     if model.hints:
-        condition = replace(condition, hint=hint_tensor(model, request, batch))
-    with torch.no_grad():
-        prepared = model.network.prepare(condition, begin.times)
+        beside["hint"] = hint_tensor(model, request, batch)
+    process, interval = schedule.process, interval_of(request.guidance_interval)
+    network, alone = networks(model, conditions, beside, begin.times, process.T, interval, request.reuse or 1)
     denoiser = make_denoiser(
-        lambda x, t: prepared.step(x.to(model.dtype), t),
-        schedule.process,
+        network,
+        process,
         schedule.read,
-        None if uncond is None else model.guidance(request.guidance_scale),
+        None if conditions.uncond is None else guidance_of(model, batch.rows),
         schedule.constraints,
         begin.paste,
+        interval=interval,
+        alone=alone,
     )
     yield from sample(sampler, denoiser, begin.x, begin.times, batch.rng, begin.project)
 

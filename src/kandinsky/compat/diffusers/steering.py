@@ -1,7 +1,7 @@
 """The networks that the loop runs for a facade: through the user's own (perhaps compiled) module, and
 steerable."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -42,8 +42,14 @@ class Steered:
         self.native: Any = native_of(part, self.KIND)
         self.config = self.native.config
 
-    def prepare(self, condition: Any, times: Sequence[float]) -> Self:
-        """See `Network`."""
+    def prepare(
+        self, condition: Any, times: Sequence[float], deep_at: Collection[float] | None = None
+    ) -> Self:
+        """See `Network`; RequestError for kept features, since each step calls the whole component."""
+        if deep_at is not None:
+            raise RequestError(
+                "reuse cannot act through the names of diffusers.", "Use kandinsky.load, or leave it out."
+            )
         self._condition, self._times = condition, times
         self._prepared = self.native.prepare(condition, times)
         return self
