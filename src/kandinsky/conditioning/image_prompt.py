@@ -18,7 +18,7 @@ from kandinsky.core.events import Denoising, Encoding, Event, Warned
 from kandinsky.core.images import Picture
 from kandinsky.core.prompts import Embedding, Mix, Prompt
 from kandinsky.core.requests import Request, Row
-from kandinsky.diffusion.guidance import is_guided
+from kandinsky.diffusion.guidance import is_guided, joint
 from kandinsky.networks.prior import PreparedPrior
 from kandinsky.networks.unet2 import UNet2Condition
 
@@ -31,21 +31,27 @@ Drawn = dict[tuple[int, int | None], Tensor]
 class Draw:
     """One trajectory of the prior: for the pictures `rows` of a batch, `texts` against `uncond`.
 
-    `place` is the texts' position in their prompts, or None when they are the negative prompts.
+    `place` is the texts' position in their prompts, or None when they are the negative prompts. `scales` are
+    the pictures' guidance scales.
     """
 
     rows: tuple[int, ...]
     texts: tuple[str, ...]
     uncond: tuple[str, ...]
     place: int | None
+    scales: tuple[float | None, ...]
 
-    def is_guided(self, scale: float | None) -> bool:
-        """Whether the prior is asked about `uncond` too; not where it would only say the same again."""
-        return is_guided(scale) and self.texts != self.uncond
+    @property
+    def guidance(self) -> float | Tensor | None:
+        """The scale of its guidance; None where the prior is not asked about `uncond`, which would only say
+        the same again."""
+        scale = joint(self.scales)
+        return scale if is_guided(scale) and self.texts != self.uncond else None
 
-    def told(self, scale: float | None) -> tuple[str, ...]:
+    @property
+    def told(self) -> tuple[str, ...]:
         """The texts that the prior reads, one a row."""
-        return self.uncond + self.texts if self.is_guided(scale) else self.texts
+        return self.texts if self.guidance is None else self.uncond + self.texts
 
 
 @dataclass(eq=False)
@@ -149,7 +155,7 @@ class ImagePromptConditioner:
                 done += steps
                 # The pictures of one prompt follow each other, so the same texts often come again at once.
                 soon = [*plan[k + 1 :], *coming]
-                memory.keep_priors({later.told(request.prior_guidance_scale) for later in soon})
+                memory.keep_priors({later.told for later in soon})
             if any(picture not in memory.pictures for picture in _pictures(batch.rows)):
                 yield Encoding("image")
             conditions.append(self._assembled(batch.rows, drawn, memory, guided))
@@ -170,11 +176,10 @@ class ImagePromptConditioner:
             if rest := memory.text(text).dropped:
                 kept = text.removesuffix(rest).strip()
                 yield Warned(f"The prompt is too long: {rest!r} was not read. Read was {kept!r}.")
-        steps, scale = request.prior_steps or 1, request.prior_guidance_scale
-        prepared = memory.prior(draw.told(scale), steps)
+        steps = request.prior_steps or 1
+        prepared = memory.prior(draw.told, steps)
         rng = (batch.rng.fork() if draw.place is None else batch.rng).select(draw.rows)
-        guidance = scale if draw.is_guided(scale) else None
-        run = memory.stage.sample(prepared, rng, len(draw.rows), steps, guidance)
+        run = memory.stage.sample(prepared, rng, len(draw.rows), steps, draw.guidance)
         with closing(run):
             while True:
                 try:
@@ -250,7 +255,8 @@ def draws_of(rows: Sequence[Row], guided: bool) -> list[Draw]:
 
 
 def _draw_for(rows: Sequence[Row], which: list[int], texts: list[str], place: int | None) -> Draw:
-    return Draw(tuple(which), tuple(texts), tuple(_unconditional(rows[i]) for i in which), place)
+    uncond = tuple(_unconditional(rows[i]) for i in which)
+    return Draw(tuple(which), tuple(texts), uncond, place, tuple(rows[i].prior_guidance_scale for i in which))
 
 
 def _unconditional(row: Row) -> str:

@@ -104,7 +104,7 @@ class PriorStage:
         x: Tensor,
         times: Sequence[int],
         rng: Rng,
-        guidance_scale: float | None,
+        guidance_scale: float | Tensor | None,
         gradients: bool = False,
     ) -> Generator[Step, Tensor | None, None]:
         """The trajectory from `x` (B, D), normalised and noised to times[0]; `prepared` as in `sample`.
@@ -123,7 +123,7 @@ class PriorStage:
         return sample(sampler, denoise, begin, times, rng, gradients=gradients)
 
     def sample(
-        self, prepared: PreparedPrior, rng: Rng, count: int, steps: int, guidance_scale: float | None
+        self, prepared: PreparedPrior, rng: Rng, count: int, steps: int, guidance_scale: float | Tensor | None
     ) -> Generator[int, None, Tensor]:
         """Draws `count` image embeddings and returns them (B, D); yields the steps done after each.
 

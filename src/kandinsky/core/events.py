@@ -101,9 +101,10 @@ def numbered(path: Path, index: int) -> Path:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event of a stream."""
+    """A request is done: the last event of its stream, or among several that of request `index` (from 0)."""
 
     result: Result
+    index: int = 0
 
 
 Event: TypeAlias = Encoding | Denoising | Decoding | Warned | Finished

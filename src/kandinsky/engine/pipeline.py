@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
@@ -12,13 +12,13 @@ from kandinsky.checkpoints.maps.original_files import INPAINTING
 from kandinsky.checkpoints.original import OriginalFolder
 from kandinsky.checkpoints.original_hub import DECODER, HALVES, PRIOR
 from kandinsky.checkpoints.published import open_model
-from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.events import EFFECTIVE_GUIDANCE, Event, Finished, Result
 from kandinsky.core.prompts import PromptLike
 from kandinsky.core.requests import Fields, Request
 from kandinsky.core.rng import PerPictureRng, Rng
-from kandinsky.engine import adapters
+from kandinsky.engine import adapters, batching
+from kandinsky.engine.batching import RngMaker, check_batch_size
 from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.embedded import EMBEDDED, embedded_folder
 from kandinsky.engine.memory import Housed, Memory, house
@@ -27,10 +27,11 @@ from kandinsky.engine.words import load_words
 from kandinsky.generations import Placement, Source, load_model, needs_prior
 from kandinsky.generations.model import Model
 from kandinsky.tasks.check import check
-from kandinsky.tasks.generate import generate
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Progress = Callable[[str, int, int], None]
-RngMaker = Callable[[Sequence[int]], Rng]
 
 
 class Pipeline:
@@ -138,29 +139,65 @@ class Pipeline:
 
         `rng` makes the noise of a batch from its seeds; without it there is one generator per picture.
         """
+        return self._events([self._checked(request)], self.batch_size, rng or self._rng)
+
+    def generate_batch(self, requests: Sequence[Request], batch_size: int | None = None) -> list[Result]:
+        """The results of several requests, in their order; see `stream_batch`."""
+        found: dict[int, Result] = {}
+        for event in self.stream_batch(requests, batch_size):
+            if isinstance(event, Finished):
+                found[event.index] = event.result
+        return [found[index] for index in range(len(found))]
+
+    def stream_batch(
+        self, requests: Sequence[Request], batch_size: int | None = None
+    ) -> Generator[Event, None, None]:
+        """Runs several requests, which share batches of the networks wherever they can.
+
+        Those can that differ in nothing but prompts, negative prompts, input pictures, seeds, counts and
+        guidance scales; the others run after one another. Each picture is what it would be alone, to
+        rounding; with a `batch_size` (default: the pipeline's) of 1, to the bit. `Finished` comes for each
+        request when it is done, with its place in `requests`. All are checked before this returns; raises
+        RequestError that names the first one that cannot be.
+        """
+        checked = []
+        for index, request in enumerate(requests):
+            try:
+                checked.append(self._checked(request))
+            except RequestError as error:
+                where = f"Request {index + 1} of {len(requests)}: "
+                raise type(error)(where + error.message, error.hint) from error
+        size = self.batch_size if batch_size is None else check_batch_size(batch_size)
+        return self._events(checked, size, self._rng)
+
+    def _checked(self, request: Request) -> Request:
+        """A request with every default filled in; RequestError where the model cannot do it."""
         filled = request.filled(self.model.defaults)
         sampler = filled.sampler or self.model.schedule.sampler
         eta = filled.eta if filled.eta is not None else self.model.own_eta(sampler)
         filled = filled.replaced(sampler=sampler, eta=eta)
         check(self.model, filled)
-        return self._events(filled, rng or self._rng)
+        return filled
 
     def _rng(self, seeds: Sequence[int]) -> Rng:
         return PerPictureRng.from_seeds(seeds, self.model.working_dtype)
 
-    def _events(self, request: Request, rng: RngMaker) -> Generator[Event, None, None]:
-        rows = request.rows()
-        parts = [rows[k : k + self.batch_size] for k in range(0, len(rows), self.batch_size)]
-        batches = [Batch(part, rng([row.seed for row in part])) for part in parts]
+    def _events(
+        self, requests: Sequence[Request], batch_size: int, rng: RngMaker
+    ) -> Generator[Event, None, None]:
         try:
-            images = yield from generate(self._housed.model, request, batches)
+            yield from batching.run(self._housed.model, requests, batch_size, rng, self._result)
         finally:
             self._housed.release()
-        size = min(self.batch_size, len(rows))
+
+    def _result(self, request: Request, images: "list[Image]", batch: int) -> Result:
         asked = request.to_json()
         if self.model.guidance_offset:
-            asked[EFFECTIVE_GUIDANCE] = self.model.guidance(request.guidance_scale)
-        yield Finished(Result(images, request.seeds, asked, self.model_id, self.settings, size))
+            scale = request.guidance_scale
+            several = isinstance(scale, tuple)
+            effective = [self.model.guidance(one) for one in (scale if several else (scale,))]
+            asked[EFFECTIVE_GUIDANCE] = effective if several else effective[0]
+        return Result(images, request.seeds, asked, self.model_id, self.settings, batch)
 
 
 def load(
@@ -196,8 +233,8 @@ def load(
     """
     memory = Memory(offload, quantize, prompt_cache)
     place = Placement(*_device_and_dtype(device, dtype), variant, behaviour, memory.parked)
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise RequestError(f"batch_size is {batch_size!r}.", "Use a whole number from 1 up.")
+    if batch_size is not None:
+        check_batch_size(batch_size)
     model_id = EMBEDDED if model is None else str(model)
     decoder, beside = open_sources(model, prior, variant, revision, on_progress)
     if variant is None and isinstance(decoder, Folder) and decoder.only_variant:

@@ -32,7 +32,7 @@ from kandinsky.generations.parts import Placement
 from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet3 import UNet3Condition
-from kandinsky.tasks.check import check
+from kandinsky.tasks.check import check, guidance_of
 from kandinsky.tasks.generate import denoise
 
 EMBEDS = ("prompt_embeds", "attention_mask", "negative_prompt_embeds", "negative_attention_mask")
@@ -122,7 +122,7 @@ class OneTextPipeline(DecoderPipeline):
         rng = rng_of(given["generator"], len(rows), model.dtype, model.device, given.get("latents"))
         batch = Batch(rows, rng, stacked_pixels(found, len(prompts), copies))
         with self._ready("text_encoder"):
-            guided = is_guided(model.guidance(request.guidance_scale))
+            guided = is_guided(guidance_of(model, rows))
             conditions = self._told_network(self._conditioner(), request, batch, given, guided)
         with self._ready("unet", "movq"):
             steps = denoise(model, request, batch, conditions)
