@@ -1,0 +1,168 @@
+"""A whole run: workloads in their pairings, the models they need, the machine's rate, the results."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from kandinsky.bench.asked import Asked
+from kandinsky.bench.compare import DEFAULT, Row, Setting, compare
+from kandinsky.bench.processes import BenchError, Child
+from kandinsky.bench.workloads import EMBEDDED, WORKLOADS, Workload, quick
+from kandinsky.core.errors import RequestError, nearest
+from kandinsky.engine.embedded import embedded_folder
+
+SIDES = ("ours", "ours-best", "peer", "peer-best")
+"""Each library as it comes, and at its best in a dtype that both are given."""
+BEST = "-best"
+GIB = 2**30
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure and how.
+
+    `dtypes` are those of the "best" sides; `weights` is where folders of random weights are kept, None for a
+    temporary place; `prior_steps` replaces the number of steps where the prior is what counts.
+    """
+
+    workloads: tuple[str, ...] = tuple(WORKLOADS)
+    sides: tuple[str, ...] = SIDES
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    runs: int = 5
+    threads: int = 0
+    device: str = "cpu"
+    quick: bool = False
+    compiled: bool = False
+    weights: Path | None = None
+    prior_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.workloads:
+            if name not in WORKLOADS:
+                raise RequestError(f"There is no workload {name!r}.", nearest(name, WORKLOADS))
+        for side in self.sides:
+            if side not in SIDES:
+                raise RequestError(f"There is no side {side!r}.", nearest(side, SIDES))
+        if self.runs < 1:
+            raise RequestError(f"{self.runs} runs measure nothing.", "Use 1 or more.")
+
+    def chosen(self) -> Iterator[Workload]:
+        """The workloads as they will be asked."""
+        for name in self.workloads:
+            workload = WORKLOADS[name]
+            if workload.model == EMBEDDED:
+                workload = replace(workload, asked=_as_embedded(workload.asked))
+            if workload.span == "prior" and self.prior_steps is not None:
+                workload = replace(workload, asked=replace(workload.asked, prior_steps=self.prior_steps))
+            yield quick(workload) if self.quick else workload
+
+    def pairings(self, workload: Workload) -> Iterator[tuple[str, list[str]]]:
+        """Each pairing with the libraries that take part in it: "ours" and "peer", or one of them."""
+        able = [side for side in self.sides if not (workload.peer_lacks and side.startswith("peer"))]
+        plain = [side for side in able if not side.endswith(BEST)]
+        best = [side.removesuffix(BEST) for side in able if side.endswith(BEST)]
+        if plain:
+            yield DEFAULT, plain
+        if best and not workload.only_default:
+            for dtype in self.dtypes:
+                yield dtype, best
+
+
+@dataclass
+class Results:
+    """All that was measured: the machine, its rates of products by dtype, rows, what was left out and why."""
+
+    machine: dict[str, Any]
+    plan: Plan
+    rates: dict[str, float] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def run(plan: Plan, say: Say) -> Results:
+    """Does all of a plan; `say` is told of each row as it begins and as it is done.
+
+    A row that fails is left out with what was said. Raises OutputError when models cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="kandinsky-bench-") as name, ExitStack() as stack:
+        scratch = Path(name)
+        setting = Setting(plan.runs, plan.threads, plan.device, scratch, plan.compiled)
+        machine = stack.enter_context(Child(scratch / "machine.log", plan.threads, plan.device))
+        results = Results(machine.ask("machine"), plan)
+        gauge = _Gauge(machine, ("float32", *plan.dtypes))
+        for workload in plan.chosen():
+            try:
+                folder = _folder(workload, plan, scratch, say)
+            except BenchError as error:
+                results.skipped.append((workload.name, str(error)))
+                continue
+            if workload.peer_lacks:
+                results.skipped.append((f"{workload.name}, the peer", workload.peer_lacks))
+            for pairing, sides in plan.pairings(workload):
+                label = f"{workload.name}, {pairing}"
+                say(f"{label}: {' against '.join(sides)}")
+                if reason := _too_large(workload, machine, len(sides)):
+                    results.skipped.append((label, reason))
+                    continue
+                gauge.measure()
+                try:
+                    results.rows.append(compare(workload, pairing, sides, folder, setting))
+                except BenchError as error:
+                    results.skipped.append((label, str(error)))
+                gauge.measure()
+        results.rates = gauge.medians()
+        return results
+
+
+class _Gauge:
+    """The machine's rate of matrix products, measured before and after every row."""
+
+    def __init__(self, machine: Child, dtypes: Sequence[str]) -> None:
+        self._machine = machine
+        self._found: dict[str, list[float]] = {dtype: [] for dtype in dtypes}
+
+    def measure(self) -> None:
+        for dtype, found in self._found.items():
+            found.append(self._machine.ask("rate", dtype=dtype)["rate"])
+
+    def medians(self) -> dict[str, float]:
+        return {dtype: median(found) for dtype, found in self._found.items() if found}
+
+
+def _as_embedded(asked: Asked) -> Asked:
+    """The embedded checkpoint's own defaults, which its folder states, told to both sides."""
+    root = embedded_folder()
+
+    def read(*names: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(root.joinpath(*names).read_text(encoding="utf-8"))
+        return found
+
+    unet, movq = read("unet", "config.json"), read("movq", "config.json")
+    side = unet["sample_size"] * 2 ** (len(movq["block_out_channels"]) - 1)
+    own = {k: v for k, v in read("kandinsky.json")["defaults"].items() if k in Asked.__dataclass_fields__}
+    return replace(asked, **{"width": side, "height": side} | own)
+
+
+def _folder(workload: Workload, plan: Plan, scratch: Path, say: Say) -> Path:
+    if workload.model == EMBEDDED:
+        return embedded_folder()
+    root = (plan.weights or scratch) / ("quick" if plan.quick else "full")
+    say(f"{workload.name}: random weights of {workload.model}")
+    with Child(scratch / "make.log", plan.threads, "cpu") as maker:
+        maker.ask("make", root=str(root), name=workload.model, quick=plan.quick)
+    return root / workload.model
+
+
+def _too_large(workload: Workload, machine: Child, sides: int) -> str | None:
+    """Why a workload cannot be done here, in words; None when it can."""
+    free = machine.ask("machine")["free"]
+    needed = workload.gib * (1 if workload.kind == "alone" else sides)
+    if free is None or needed * GIB <= free:
+        return None
+    return f"it needs about {needed:.0f} GiB, {free / GIB:.0f} GiB are free"
