@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kandinsky.checkpoints import formats
 from kandinsky.checkpoints.diffusers_folder import save_component, write_model_index
 from kandinsky.checkpoints.files import write_json
 from kandinsky.checkpoints.formats import Format
+from kandinsky.checkpoints.hollow import hollow
 from kandinsky.checkpoints.maps.scheduler import PRIOR_SCHEDULE_JSON, decoder_schedule_json
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.engine.embedded import embedded_folder
@@ -151,8 +152,7 @@ def _write_beside_prior(folder: Path, vision: ClipVisionConfig) -> dict[str, tup
 
 def write_part(folder: Path, component: str, part: Part, dtype: torch.dtype = torch.float32) -> int:
     """Writes one network of random weights and returns its number of parameters."""
-    with torch.device("meta"):
-        module: nn.Module = part.form.build(part.config)
+    module = hollow(lambda: part.form.build(part.config))
     shapes = part.form.keys(part.config, None).to_foreign(module.state_dict())
     tensors = {name: draw(name, shape.shape).to(dtype) for name, shape in shapes.items()}
     save_component(folder, component, part.form.write(part.config), tensors, part.form.stem)

@@ -19,8 +19,8 @@ class Workload:
     """A request to a model (`EMBEDDED`, or the name of one of random weights).
 
     `bars` are the ratios that this library wants to be ahead by, "default" against default or a dtype against
-    the same; of seconds, of bytes where `kind` is "alone". `gib` is about what a float32 side needs in memory; `peer_lacks`
-    says why the peer cannot do it.
+    the same; of seconds, of bytes where `kind` is "alone". `gib` is about what a float32 side needs in
+    memory; `peer_lacks` says why the peer cannot do it.
     """
 
     name: str

@@ -15,6 +15,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from kandinsky.checkpoints.files import make_folder, read_json, sync, write_json
+from kandinsky.checkpoints.hollow import hollow
 from kandinsky.checkpoints.keymap import summary
 from kandinsky.checkpoints.weight_names import choose, file_name, index_name, parse, stems_for
 from kandinsky.core.errors import CheckpointError, OutputError
@@ -290,8 +291,7 @@ def load_strict(
     `dtype` None keeps the file's; otherwise floating-point tensors are converted. The module is in evaluation
     mode. Raises CheckpointError that lists the missing, unexpected and mis-shaped tensors of `what`.
     """
-    with torch.device("meta"):
-        module = module_factory()
+    module = hollow(module_factory)
     expected = module.state_dict()
     faults = []
     if missing := [name for name in expected if name not in native_state]:
