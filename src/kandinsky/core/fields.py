@@ -122,7 +122,7 @@ def _interval(field: str) -> Callable[[object], object]:
     def check(value: object) -> object:
         if value is None:
             return None
-        ends = tuple(value) if several(value) else (value,)  # type: ignore[call-overload]
+        ends: tuple[object, ...] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
         if len(ends) != 2 or None in ends:
             raise RequestError(f"{field} must be two numbers, not {shown(value)}.", hint)
         low, high = (float(end(number)) for number in ends)  # type: ignore[arg-type]
