@@ -20,6 +20,7 @@ from kandinsky.checkpoints.lora import (
     write_lora,
 )
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
+from kandinsky.engine.sampling import SAMPLING, Sampling
 
 
 class Wearer(Protocol):
@@ -35,6 +36,8 @@ class Wearer(Protocol):
     def dtype(self) -> torch.dtype: ...
 
 
+OWN_ADAPTERS = "lora"
+"""The folder beside a model's components in which its own adapters lie."""
 OF_THE_PRIOR = "prior_"
 """What components of a prior are called with in files that hold parts of a decoder too."""
 
@@ -56,16 +59,39 @@ def adaptable(model: Wearer) -> dict[str, nn.Module]:
     return {names.get(name, name): module for name, module in found.items()}
 
 
+def located(source: str | Path, folder: Path | None = None) -> Path:
+    """Where an adapter is: at a path, under its name in `folder`'s own, or in the Hub's cache by its id.
+
+    Nothing is read yet but what a Hub id brings; raises HubError where it brings nothing.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    own = None if folder is None else folder / OWN_ADAPTERS / f"{source}.safetensors"
+    if own is not None and own.is_file():
+        return own
+    if not isinstance(source, Path) and source.count("/") == 1:
+        return resolve_files(source, [DIFFUSERS_FILE])
+    return path
+
+
+def sampling_in(path: Path) -> Sampling | None:
+    """What an adapter says of how pictures are drawn with it; None where it says nothing.
+
+    Raises CheckpointError for a file that cannot be read.
+    """
+    said = read_lora(path).notes.get(SAMPLING)
+    return None if said is None else Sampling.from_json(said, path)
+
+
 def load_lora(model: Wearer, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
     """Puts the adapters of a file, a folder or a Hub id on the model's networks; returns their name.
 
     The name is the file's when none is given. Raises CheckpointError (HubError) for a file that cannot be
     read or was made for another model, and RequestError for a name that is worn; then nothing is changed.
     """
-    path = Path(source).expanduser()
-    if not path.exists() and not isinstance(source, Path) and source.count("/") == 1:
-        path = resolve_files(source, [DIFFUSERS_FILE])
-    label = name or _label(Path(source))
+    path = located(source)
+    label = name or label_of(Path(source))
     networks = adaptable(model)
     if label in worn(model):
         raise RequestError(
@@ -133,7 +159,8 @@ def _wearing(model: Wearer, name: str) -> dict[str, nn.Module]:
     return found
 
 
-def _label(path: Path) -> str:
+def label_of(path: Path) -> str:
+    """What an adapter from there is called unless it is given a name."""
     return (
         path.stem
         if path.suffix == ".safetensors" and path.name != DIFFUSERS_FILE

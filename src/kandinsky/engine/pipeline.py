@@ -25,6 +25,7 @@ from kandinsky.engine.memory import Housed, Memory, house
 from kandinsky.engine.offload import Policy
 from kandinsky.engine.words import load_words
 from kandinsky.generations import Placement, Source, load_model, needs_prior
+from kandinsky.engine.sampling import Sampling
 from kandinsky.generations.model import Model
 from kandinsky.tasks.check import check
 
@@ -59,6 +60,7 @@ class Pipeline:
         self._lora_sources: dict[str, str] = {}
 
     @property
+        self._samplings: dict[str, Sampling] = {}
     def offload(self) -> Policy:
         """The memory policy that is followed, see `load`."""
         return self._housed.policy
@@ -69,15 +71,21 @@ class Pipeline:
         return adapters.worn(self.model)
 
     def load_lora(self, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
-        """Adds an adapter from a file, a folder or a Hub id to those that act; returns its name.
+        """Adds an adapter to those that act, from a file, a folder, a Hub id or by name; returns its name.
 
-        Adapters add up; `name` is the file's when none is given. Raises CheckpointError when it cannot be
-        read or was made for another model, RequestError for a name in use; nothing is changed then.
+        Names are those of adapters that lie in the model's own folder under `lora`. Adapters add up; `name`
+        is the file's when none is given. One that was distilled to a few steps brings its own defaults of
+        requests (steps, guidance_scale, sampler) and times. Raises CheckpointError when it cannot be read or
+        was made for another model, RequestError for a name in use; nothing is changed then.
         """
-        label = adapters.load_lora(self.model, source, scale, name)
+        path = adapters.located(source, self._folder)
+        sampling = adapters.sampling_in(path)
+        label = adapters.load_lora(self.model, path, scale, name or adapters.label_of(Path(source)))
         self._lora_sources[label] = str(source)
         self._note_loras()
         return label
+        if sampling is not None:
+            self._samplings[label] = sampling
 
     def set_lora_scale(self, name: str, scale: float) -> None:
         """Changes how strongly an adapter acts; with 0 pictures are bit for bit those without it."""
@@ -113,8 +121,24 @@ class Pipeline:
 
     def _note_loras(self) -> None:
         """What a picture's metadata says of adapters, in the form that `load` takes."""
+    @property
+    def _folder(self) -> Path | None:
+        """The folder that the model came from, where it came from one."""
+        if self.model_id == EMBEDDED:
+            return embedded_folder()
+        return Path(self.model_id) if self.model_id else None
+
+    def _as_worn(self, model: Model) -> Model:
+        """The model with what the acting adapters say of how pictures are drawn."""
+        acting = self.loras if self._samplings else {}
+        for name, sampling in self._samplings.items():
+            if acting.get(name):
+                model = sampling.applied(model)
+        return model
+
         acting = {self._lora_sources.get(name, name): scale for name, scale in self.loras.items() if scale}
         self.settings = {key: value for key, value in self.settings.items() if key != "lora"}
+        self._samplings = {k: v for k, v in self._samplings.items() if k in self.loras}
         if acting:
             self.settings["lora"] = acting
 
@@ -172,11 +196,12 @@ class Pipeline:
 
     def _checked(self, request: Request) -> Request:
         """A request with every default filled in; RequestError where the model cannot do it."""
-        filled = request.filled(self.model.defaults)
-        sampler = filled.sampler or self.model.schedule.sampler
-        eta = filled.eta if filled.eta is not None else self.model.own_eta(sampler)
+        model = self._as_worn(self.model)
+        filled = request.filled(model.defaults)
+        sampler = filled.sampler or model.schedule.sampler
+        eta = filled.eta if filled.eta is not None else model.own_eta(sampler)
         filled = filled.replaced(sampler=sampler, eta=eta)
-        check(self.model, filled)
+        check(model, filled)
         return filled
 
     def _rng(self, seeds: Sequence[int]) -> Rng:
@@ -186,7 +211,8 @@ class Pipeline:
         self, requests: Sequence[Request], batch_size: int, rng: RngMaker
     ) -> Generator[Event, None, None]:
         try:
-            yield from batching.run(self._housed.model, requests, batch_size, rng, self._result)
+            model = self._as_worn(self._housed.model)
+            yield from batching.run(model, requests, batch_size, rng, self._result)
         finally:
             self._housed.release()
 

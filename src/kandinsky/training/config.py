@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from kandinsky.core.errors import ConfigError, nearest
 from kandinsky.training.data.decode import Fit
+from kandinsky.training.distillation_config import DistillObjective
 from kandinsky.training.objectives_config import (
     ClipObjective,
     DecoderObjective,
@@ -33,6 +34,7 @@ __all__ = [
     "ClipObjective",
     "DataConfig",
     "DecoderObjective",
+    "DistillObjective",
     "DreamBoothObjective",
     "EmaConfig",
     "ExportConfig",
@@ -94,8 +96,9 @@ OBJECTIVES: dict[str, type[Table]] = {
     "dreambooth": DreamBoothObjective,
     "textual_inversion": TextualInversionObjective,
     "full": FullObjective,
+    "distill": DistillObjective,
 }
-FINETUNING = frozenset({"lora", "dreambooth", "textual_inversion", "full"})
+FINETUNING = frozenset({"lora", "dreambooth", "textual_inversion", "full", "distill"})
 """Methods that begin with a whole checkpoint."""
 BUCKETED = frozenset({"lora", "full"})
 """Methods that learn from pictures of several shapes."""

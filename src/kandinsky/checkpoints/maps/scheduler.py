@@ -235,6 +235,23 @@ def decoder_schedule_json(start: float, end: float, *, clip: bool, sampler: str 
     return json | dict(kind.fixed)
 
 
+def few_steps_json(json: Mapping[str, Any]) -> dict[str, Any]:
+    """The scheduler_config.json of a decoder that was distilled to a few steps of DDIM, from its teacher's.
+
+    They are trailing, and end on a clean picture.
+    """
+    process = ("beta_end", "beta_schedule", "beta_start", "num_train_timesteps", "prediction_type")
+    return {
+        "_class_name": "DDIMScheduler",
+        **{key: json[key] for key in process if key in json},
+        "clip_sample": False,
+        "set_alpha_to_one": True,
+        "steps_offset": 0,
+        "thresholding": False,
+        "timestep_spacing": "trailing",
+    }
+
+
 PRIOR_SCHEDULE_JSON: dict[str, Any] = {
     "_class_name": PRIOR_CLASS,
     "clip_sample": True,

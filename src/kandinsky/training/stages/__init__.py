@@ -6,6 +6,7 @@ from kandinsky.training.config import Stage
 from kandinsky.training.events import Event
 from kandinsky.training.stages.clip import clip_task
 from kandinsky.training.stages.decoder import decoder_task
+from kandinsky.training.stages.distill import distill_task
 from kandinsky.training.stages.dreambooth import dreambooth_task
 from kandinsky.training.stages.inversion import inversion_task
 from kandinsky.training.stages.movq import movq_task
@@ -25,5 +26,6 @@ METHODS: dict[str, Builder] = {
     "full": full_task,
     "dreambooth": dreambooth_task,
     "textual_inversion": inversion_task,
+    "distill": distill_task,
 }
 """What each `method` of a configuration trains."""

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -13,19 +14,22 @@ from kandinsky.checkpoints.diffusers_folder import CONFIGS, Folder
 from kandinsky.checkpoints.files import INDEX, read_json, write_json
 from kandinsky.checkpoints.learned_words import write_words
 from kandinsky.checkpoints.lora import network_keys, write_lora
+from kandinsky.checkpoints.maps.scheduler import few_steps_json
 from kandinsky.checkpoints.weight_names import STEMS, parse
 from kandinsky.checkpoints.weights import write_weights
 from kandinsky.core.errors import ConfigError
 from kandinsky.core.metadata import library_version
 from kandinsky.engine.adapters import adaptable
+from kandinsky.engine.sampling import SAMPLING, Sampling
 from kandinsky.generations import kind_for
 from kandinsky.generations.parts import OWN_SETTINGS
 from kandinsky.networks.unet2 import UNet2
-from kandinsky.training.config import LoraObjective, Stage, TextualInversionObjective
+from kandinsky.training.config import DistillObjective, LoraObjective, Stage, TextualInversionObjective
 from kandinsky.training.ema import copy_into
 from kandinsky.training.events import Exported
 from kandinsky.training.export import in_place_of
 from kandinsky.training.stages.base import Base
+from kandinsky.training.stages.distill import sampling_of
 from kandinsky.training.stages.dreambooth import trainable
 from kandinsky.training.stages.inversion import PLAYER, new_word
 from kandinsky.training.stages.tuning import add_adapters
@@ -69,16 +73,34 @@ def _dreambooth(shop: Workshop, stage: Stage) -> Iterator[Exported]:
 
 
 def _write_adapters(
-    shop: Workshop, stage: Stage, base: Base, modules: Mapping[Target, nn.Module]
+    shop: Workshop,
+    stage: Stage,
+    base: Base,
+    modules: Mapping[Target, nn.Module],
+    notes: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Exported:
     networks = adaptable(base.model)
     parts: dict[str, tuple[nn.Module, Adapter]] = {}
     for target, module in modules.items():
         copy_into(module, shop.means(stage, target))
+        module.to(dtype)
         for component, adapter in module.named_children():
             parts[component] = (networks[component], cast(Adapter, adapter))
-    path = write_lora(shop.config.out / f"{stage.name}.safetensors", parts, _notes(shop, stage))
-    return Exported(path, "--lora")
+    target = shop.config.out / f"{stage.name}.safetensors"
+    return Exported(write_lora(target, parts, _notes(shop, stage) | (notes or {})), "--lora")
+
+
+def _distilled(shop: Workshop, stage: Stage) -> Iterator[Exported]:
+    objective: DistillObjective = stage.objective
+    base = shop.base(stage)
+    sampling = sampling_of(base, objective)
+    if objective.whole:
+        yield from _whole(shop, stage, partial(_note_sampling, sampling=sampling))
+        return
+    modules = {target: add_adapters(base, target, objective.adapter) for target in objective.targets}
+    dtype = getattr(torch, shop.config.export.dtype)
+    yield _write_adapters(shop, stage, base, modules, {SAMPLING: sampling.to_json()}, dtype)
 
 
 def _words(shop: Workshop, stage: Stage) -> Iterator[Exported]:
@@ -90,7 +112,9 @@ def _words(shop: Workshop, stage: Stage) -> Iterator[Exported]:
     yield Exported(write_words(path, {objective.token: rows}, _notes(shop, stage)), "--words")
 
 
-def _whole(shop: Workshop, stage: Stage) -> Iterator[Exported]:
+def _whole(
+    shop: Workshop, stage: Stage, finish: Callable[[Path], None] = lambda _: None
+) -> Iterator[Exported]:
     objective: Tuned = stage.objective
     base = shop.base(stage)
     folders: dict[Path, dict[str, nn.Module]] = {}
@@ -104,11 +128,20 @@ def _whole(shop: Workshop, stage: Stage) -> Iterator[Exported]:
         alone = all(name == "prior" for name in networks)
         use: Literal["--prior", "--model"] = "--prior" if alone else "--model"
         path = shop.config.out / (CHECKPOINT_PRIOR if alone else CHECKPOINT)
-        yield Exported(_copy_with(Folder(root, {}), networks, path, dtype), use)
+        yield Exported(_copy_with(Folder(root, {}), networks, path, dtype, finish), use)
 
 
-def _copy_with(folder: Folder, networks: Mapping[str, nn.Module], target: Path, dtype: torch.dtype) -> Path:
-    """Writes a copy of a folder in which some components have the weights of these networks."""
+def _copy_with(
+    folder: Folder,
+    networks: Mapping[str, nn.Module],
+    target: Path,
+    dtype: torch.dtype,
+    finish: Callable[[Path], None],
+) -> Path:
+    """Writes a copy of a folder in which some components have the weights of these networks.
+
+    `finish` changes what else it says before it takes its place.
+    """
 
     def others(place: str, names: list[str]) -> set[str]:
         replaced = Path(place).name in networks
@@ -129,6 +162,7 @@ def _copy_with(folder: Folder, networks: Mapping[str, nn.Module], target: Path, 
             stem = next(s for s in STEMS if any(parse(p.name, [s]) for p in (folder.root / name).iterdir()))
             write_weights(aside / name, stem, network_keys(network).to_foreign(state))
             _note_what_it_is_told(aside, name, network)
+        finish(aside)
     return target
 
 
@@ -144,6 +178,18 @@ def _note_what_it_is_told(folder: Path, component: str, network: nn.Module) -> N
     index = read_json(folder / INDEX)
     kind = kind_for(str(index["_class_name"]), "Controlnet" if follows else "Inpaint")
     write_json(folder / INDEX, {**index, "_class_name": kind})
+
+
+def _note_sampling(folder: Path, sampling: Sampling) -> None:
+    """Writes down in a copy how its pictures are drawn, for the peer too."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    json = few_steps_json(read_json(path))
+    write_json(path, json)
+    index = read_json(folder / INDEX)
+    write_json(folder / INDEX, {**index, "scheduler": ["diffusers", json["_class_name"]]})
+    own = folder / OWN_SETTINGS
+    said = read_json(own) if own.is_file() else {}
+    write_json(own, {**said, "defaults": {**said.get("defaults", {}), **sampling.defaults}})
 
 
 def _folder_of(shop: Workshop, target: Target) -> Folder:
@@ -179,4 +225,5 @@ OUTCOMES: dict[str, Callable[[Workshop, Stage], Iterator[Exported]]] = {
     "dreambooth": _dreambooth,
     "textual_inversion": _words,
     "full": _whole,
+    "distill": _distilled,
 }

@@ -20,6 +20,7 @@ from kandinsky.networks.prior import Prior, PriorConfig
 from kandinsky.networks.unet2 import UNet2, UNet2Config
 from kandinsky.training.config import (
     DataConfig,
+    DistillObjective,
     DreamBoothObjective,
     Stage,
     TrainConfig,
@@ -130,8 +131,8 @@ class Workshop:
     @staticmethod
     def learns_whole(stage: Stage) -> bool:
         """Whether networks of a checkpoint learn as a whole, and not something beside them."""
-        dreambooth = isinstance(stage.objective, DreamBoothObjective)
-        return stage.method == "full" or (dreambooth and stage.objective.whole)
+        either = isinstance(stage.objective, DreamBoothObjective | DistillObjective)
+        return stage.method == "full" or (either and stage.objective.whole)
 
     @cached_property
     def sources(self) -> tuple[Source, Source | None]:

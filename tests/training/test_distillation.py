@@ -1,0 +1,484 @@
+"""Distillation into few steps: its losses against their formulas, and whole runs on a tiny checkpoint."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import CPU, draw_pictures, turn
+from tests.tiny import write_tiny
+from torch import Tensor
+
+import kandinsky
+from kandinsky.checkpoints.lora import read_lora
+from kandinsky.cli.main import run
+from kandinsky.cli.train import recipes
+from kandinsky.core.errors import CheckpointError, ConfigError
+from kandinsky.core.metadata import read_metadata
+from kandinsky.diffusion.process import Process
+from kandinsky.diffusion.reading import READINGS, Prediction
+from kandinsky.diffusion.samplers import make_sampler
+from kandinsky.diffusion.times import trailing
+from kandinsky.engine.adapters import OWN_ADAPTERS
+from kandinsky.engine.sampling import SAMPLING, Sampling
+from kandinsky.training import events, run_config
+from kandinsky.training.config import DistillObjective, read_config
+from kandinsky.training.loop import CHECKPOINTS
+from kandinsky.training.objectives.distillation import (
+    Rungs,
+    consistency_errors,
+    guided,
+    landing,
+    trajectory_errors,
+)
+from kandinsky.training.stages import METHODS, trajectories
+from kandinsky.training.stages.distill import draw_few, student
+from kandinsky.training.stages.trajectories import Stretches, draw_trajectories
+from kandinsky.training.stages.workshop import Workshop
+from kandinsky.training.state import newest
+from kandinsky.training.task import Task
+
+PROCESS = Process.linear(0.00085, 0.012)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "trajectories": {"adapter": {"rank": 2}, "trajectories": 5},
+    "consistency": {"adapter": {"rank": 2}, "route": "consistency"},
+    "whole": {"whole": True, "trajectories": 5},
+    "whole-consistency": {"whole": True, "route": "consistency"},
+}
+SHORT = {"steps": 2, "solver_steps": 4, "chunk": 2, "guidance_scale": 3.0}
+QUICK: dict[str, Any] = {"prior_steps": 2, "seed": 3}
+
+
+def rungs(steps: int, solver_steps: int) -> Rungs:
+    return Rungs.of(PROCESS, steps, solver_steps, CPU)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# --- the mathematics
+
+
+@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+def test_a_landing_is_the_step_of_the_sampler(kind: Any) -> None:
+    """Of `ddim`, which draws the student's pictures, with the reading that belongs to the network."""
+    of = rungs(2, 8)
+    reading = READINGS[{"eps": "epsilon", "x0": "sample", "v": "velocity"}[kind]]
+    x, said = normal(2, 4, 3, 3), normal(2, 4, 3, 3, seed=1)
+    sampler = make_sampler("ddim", PROCESS)
+    times = [*trailing(8, 1000), -1]
+    for first, last in [(0, 4), (4, 8), (3, 4), (7, 8)]:
+
+        def denoise(x: Tensor, t: float) -> Prediction:
+            return reading(said, x, PROCESS.alpha_bar_at(t))
+
+        wanted, _, _ = sampler.step(denoise, x, times[first], times[last], None, None, last == 8)  # type: ignore[arg-type]
+        rung, to = (torch.full((2,), r) for r in (first, last))
+        torch.testing.assert_close(landing(of, kind, said, x, rung, to), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_to_where_it_begins_changes_nothing() -> None:
+    """The boundary condition, and c_skip and c_out as the docstring gives them."""
+    of, x, eps = rungs(1, 4), normal(3, 4, 2, 2), normal(3, 4, 2, 2, seed=1)
+    rung = torch.tensor([0, 1, 3])
+    torch.testing.assert_close(landing(of, "eps", eps, x, rung, rung), x, rtol=1e-5, atol=1e-5)
+    to = torch.tensor([2, 4, 4])
+    now, then = of.alpha_bar[rung], of.alpha_bar[to]
+    skip = (then / now).sqrt()
+    out = (1 - then).sqrt() - skip * (1 - now).sqrt()
+    wanted = skip[:, None, None, None] * x + out[:, None, None, None] * eps
+    torch.testing.assert_close(landing(of, "eps", eps, x, rung, to), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_error_on_a_trajectory_is_that_of_the_landing() -> None:
+    of, objective = rungs(2, 4), DistillObjective(loss="huber", huber_c=0.3, steps=2, solver_steps=4)
+    x, target = normal(2, 4, 2, 2).float(), normal(2, 4, 2, 2, seed=1).float()
+    asked: list[Tensor] = []
+
+    def says(x: Tensor, t: Tensor) -> Tensor:
+        asked.append(t)
+        return torch.cat([0.5 * x, 100 * x], dim=1)
+
+    found = trajectory_errors(of, "eps", says, objective, x, torch.tensor([0, 1]), target)
+    assert asked[0].tolist() == [999, 499]
+    for row, (t, t_next) in enumerate([(999, 499), (499, -1)]):
+        abar, after = PROCESS.alpha_bar_at(t), PROCESS.alpha_bar_at(t_next)
+        eps = 0.5 * x[row]
+        x0 = (x[row] - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
+        error = math.sqrt(after) * x0 + math.sqrt(1 - after) * eps - target[row]
+        wanted = (2 * 0.3 * ((error**2 + 0.3**2).sqrt() - 0.3)).mean()
+        assert float(found[row]) == pytest.approx(float(wanted), rel=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_consistency_compares_with_what_is_said_one_teacher_step_later(steps: int) -> None:
+    """From each rung of four: the teacher steps, the student lands from there, without a gradient."""
+    of, objective = rungs(steps, 4), DistillObjective(loss="mse", steps=steps, solver_steps=4)
+    x, rung = normal(4, 4, 2, 2).float(), torch.arange(4)
+    weight = torch.tensor(0.5, requires_grad=True)
+    times = [*trailing(4, 1000), -1]
+
+    def student(x: Tensor, t: Tensor) -> Tensor:
+        return weight * x * (1 + t.reshape(-1, 1, 1, 1) / 1000)
+
+    def step(x: Tensor, eps: Tensor, t: int, t_next: int) -> Tensor:
+        abar, after = PROCESS.alpha_bar_at(t), PROCESS.alpha_bar_at(t_next)
+        x0 = (x - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
+        return math.sqrt(after) * x0 + math.sqrt(1 - after) * eps
+
+    found = consistency_errors(of, "eps", student, lambda x, t: 0.9 * x, objective, x, rung)
+    wanted = []
+    for row in range(4):
+        end = 4 if steps == 1 or row >= 2 else 2
+        led = step(x[row], 0.9 * x[row], times[row], times[row + 1])
+        if row + 1 < end:
+            said = 0.5 * led * (1 + times[row + 1] / 1000)
+            led = step(led, said, times[row + 1], times[end])
+        mine = step(x[row], weight * x[row] * (1 + times[row] / 1000), times[row], times[end])
+        wanted.append((mine - led).square().mean())
+    torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-4, atol=1e-4)
+    (gradient,) = torch.autograd.grad(found.sum(), weight)
+    (by_hand,) = torch.autograd.grad(torch.stack(wanted).sum(), weight)
+    torch.testing.assert_close(gradient, by_hand, rtol=1e-3, atol=1e-3)
+
+
+def test_a_guided_teacher_goes_from_the_empty_condition_through_the_told_one() -> None:
+    asked: list[bool] = []
+
+    def teacher(x: Tensor, t: Tensor, empty: bool) -> Tensor:
+        asked.append(empty)
+        return x if empty else 3 * x
+
+    x, t = torch.ones(1, 1, 1, 1), torch.zeros(1)
+    assert float(guided(teacher, 4.0)(x, t)) == 1 + 4 * (3 - 1)
+    assert float(guided(teacher, 1.0)(x, t)) == 3
+    assert sorted(asked) == [False, False, True]
+
+
+def test_rungs_are_those_that_requests_visit() -> None:
+    for steps in (1, 2, 3, 4, 6, 8):
+        for more in (2, 3, 4, 5):
+            of = rungs(steps, steps * more)
+            assert of.times[:: of.stride].tolist() == trailing(steps, 1000)
+    with pytest.raises(ConfigError, match="do not divide"):
+        rungs(4, 6)
+
+
+# --- configurations
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        ({"steps": 4, "solver_steps": 6}, "solver_steps is 6"),
+        ({"steps": 4, "solver_steps": 4}, "solver_steps is 4"),
+        ({"adapter": {"text_encoders": True}}, "text_encoders"),
+        ({"route": "adversarial"}, "route"),
+        ({"solver": "ddpm"}, "solver"),
+        ({"stepz": 4}, "stepz"),
+        ({"from_text": 1.5}, "from_text"),
+    ],
+)
+def test_wrong_settings_are_named(objective: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_config(config(tmp_path, tmp_path, tmp_path / "out", objective))
+
+
+def test_the_recipe_is_one() -> None:
+    read = read_config(recipes()["emoji-fewstep"])
+    assert read.stage[0].method == "distill"
+    assert read.stage[0].name == "few-step"
+
+
+# --- whole runs
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_pictures(tmp_path_factory.mktemp("distillation") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("distillation") / "model")
+
+
+def config(
+    model: Path, pictures: Path, out: Path, objective: dict[str, Any], **changes: Any
+) -> dict[str, Any]:
+    return {
+        "out": str(out),
+        "model": {"name": str(model)},
+        "data": {"folder": str(pictures), "size": 64, "held_out": 3},
+        "threads": 1,
+        "device": "cpu",
+        "method": "distill",
+        "name": "few-step",
+        "batch": 2,
+        "max_steps": 3,
+        "save_every": 2,
+        "sample_every": 3,
+        "log_every": 1,
+        "optimiser": {"lr": 1e-2},
+        "schedule": {"kind": "constant", "warmup": 0},
+        "ema": {"decay": 0.0},
+        "objective": SHORT | objective,
+    } | changes
+
+
+def exported(happenings: Iterator[events.Event]) -> events.Exported:
+    last = [*happenings][-1]
+    assert isinstance(last, events.Exported)
+    return last
+
+
+def build(values: dict[str, Any]) -> tuple[Workshop, Task]:
+    read = read_config(values)
+    shop = Workshop(read, CPU)
+    making = METHODS[read.stage[0].method](shop, read.stage[0])
+    while True:
+        try:
+            next(making)
+        except StopIteration as done:
+            task: Task = done.value
+            return shop, task
+
+
+def pixels(pipe: Any, **fields: Any) -> np.ndarray:
+    return np.asarray(pipe.generate("a red disc", **QUICK | fields).images[0])
+
+
+@pytest.fixture(scope="module")
+def learned(model: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("distillation") / "learned"
+    return exported(run_config(config(model, pictures, out, SETTINGS["trajectories"]))).path
+
+
+@pytest.mark.parametrize("kind", list(SETTINGS))
+def test_what_is_learned_draws_in_few_steps(kind: str, model: Path, pictures: Path, tmp_path: Path) -> None:
+    happened = [*run_config(config(model, pictures, tmp_path, SETTINGS[kind]))]
+    result = happened[-1]
+    assert isinstance(result, events.Exported)
+    assert [event.values.keys() for event in happened if isinstance(event, events.Measured)] == [{"psnr"}]
+    base = kandinsky.load(model, device="cpu")
+    pipe = kandinsky.load(result.path if result.use == "--model" else model, device="cpu")
+    if result.use == "--lora":
+        pipe.load_lora(result.path)
+    request = pipe.generate("a red disc", **QUICK).request
+    assert {name: request[name] for name in ("steps", "guidance_scale", "sampler")} == {
+        "steps": 2,
+        "guidance_scale": 1.0,
+        "sampler": "ddim",
+    }
+    shared = {"steps": 2, "guidance_scale": 1.0, "sampler": "ddim"}
+    assert not np.array_equal(pixels(pipe), pixels(base, **shared))
+
+
+@pytest.mark.parametrize("kind", list(SETTINGS))
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+    kind: str, model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Interrupted twice: while the teacher draws, and between two steps."""
+    values = config(model, pictures, tmp_path / "whole", SETTINGS[kind])
+    exported(run_config(values))
+    parts = values | {"out": str(tmp_path / "parts")}
+    drawing = run_config(parts)
+    assert any(isinstance(event, events.Preparing) and event.done for event in drawing)
+    drawing.close()
+    assert len([*(tmp_path / "parts" / "cache").glob("*/*.safetensors")]) == 1
+    training = run_config(parts, resume=True)
+    assert any(isinstance(event, events.Saved) for event in training)
+    training.close()
+    exported(run_config(parts, resume=True))
+    ours, theirs = (newest(Path(v["out"]) / "few-step" / CHECKPOINTS).checkpoint for v in (parts, values))
+    assert ours is not None
+    assert theirs is not None
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    for file, tensors in theirs.tensors.items():
+        assert all(torch.equal(tensor, ours.tensors[file][name]) for name, tensor in tensors.items())
+    logs = [(Path(v["out"]) / "few-step" / "losses.jsonl").read_text() for v in (parts, values)]
+    assert logs[0] == logs[1]
+
+
+def test_trajectories_are_what_requests_draw(model: Path, pictures: Path, tmp_path: Path) -> None:
+    """The last state decodes to the picture of the same request, the first is its noise."""
+    shop, _ = build(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
+    base = shop.base(shop.config.stage[0])
+    objective: DistillObjective = shop.config.stage[0].objective
+    states, embeddings = draw_trajectories(base, objective, ["a red fox", "a cat"], 5, 64)
+    assert states.shape == (2, 3, 4, 8, 8)
+    assert embeddings is not None
+    assert embeddings.shape == (2, 16)
+    pipe = kandinsky.load(model, device="cpu")
+    pipe.model = Sampling({"steps": 4, "guidance_scale": 3.0, "sampler": "dpmpp_2m"}, "trailing").applied(
+        pipe.model
+    )
+    pipe._housed = type(pipe._housed)(pipe.model)
+    drawn = pipe.generate(["a red fox", "a cat"], seed=5)
+    decoded = ((base.model.codec.decode(states[:, -1]) * 0.5 + 0.5).clamp(0, 1) * 255).round()
+    for picture, wanted in zip(drawn.images, decoded.permute(0, 2, 3, 1).numpy(), strict=True):
+        assert np.abs(np.asarray(picture).astype(float) - wanted).max() <= 1
+
+
+def test_examples_are_the_steps_of_trajectories(model: Path, pictures: Path, tmp_path: Path) -> None:
+    _, task = build(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
+    source = task.data
+    assert isinstance(source, Stretches)
+    assert len(source) == 5 * 2
+    batch = source.batch([3, 8], torch.Generator())
+    assert batch.step.tolist() == [1, 0]
+    kept = source.kept
+    assert torch.equal(batch.x[0], kept.states[1, 1].float())
+    assert torch.equal(batch.target[1], kept.states[4, 1].float())
+    assert batch.captions == (kept.captions[1], kept.captions[4])
+
+
+def test_the_teacher_draws_once(
+    model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Again only where a file is damaged, and for other settings."""
+    values = config(model, pictures, tmp_path, SETTINGS["trajectories"])
+    build(values)
+    calls = []
+    real = trajectories.draw_trajectories
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(len(arguments[2]))
+        return real(*arguments)
+
+    monkeypatch.setattr(trajectories, "draw_trajectories", counted)
+    build(values)
+    assert calls == []
+    broken = max((tmp_path / "cache").glob("*/00000004.safetensors"))
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:100])
+    build(values)
+    assert calls == [1]
+    assert broken.read_bytes() == whole
+    values["objective"] = values["objective"] | {"guidance_scale": 2.0}
+    build(values)
+    assert len(calls) == 1 + 2 + 3
+
+
+def test_a_fresh_adapter_changes_nothing(model: Path, pictures: Path, tmp_path: Path) -> None:
+    """To the last bit; and the student it is draws what the checkpoint draws in as few unguided steps."""
+    shop, task = build(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
+    base = shop.base(shop.config.stage[0])
+    objective: DistillObjective = shop.config.stage[0].objective
+    kept = task.data.kept  # type: ignore[attr-defined]
+    of = rungs(2, 4)
+    before = draw_few(base, of, kept)
+    student(base, objective)
+    assert torch.equal(draw_few(base, of, kept), before)
+
+
+def test_only_the_student_learns(model: Path, pictures: Path, tmp_path: Path) -> None:
+    for kind, settings in SETTINGS.items():
+        _, task = build(config(model, pictures, tmp_path / kind, settings))
+        (player,) = task.players
+        batch = task.data.batch(range(2), torch.Generator().manual_seed(1))
+        player.loss(turn(batch)).total.backward()
+        assert all(value.grad is not None for value in player.module.parameters() if value.requires_grad)
+        assert any(float(value.grad.abs().max()) > 0 for value in player.module.parameters())  # type: ignore[union-attr]
+
+
+def test_the_student_comes_nearer_to_its_teacher(model: Path, pictures: Path, tmp_path: Path) -> None:
+    changes = {"max_steps": 60, "save_every": 60, "sample_every": 0, "batch": 4, "optimiser": {"lr": 3e-3}}
+    values = config(model, pictures, tmp_path, SETTINGS["whole"] | {"trajectories": 2}, **changes)
+    losses = [event.losses["loss"] for event in run_config(values) if isinstance(event, events.Progress)]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+# --- the adapter in use
+
+
+def test_an_adapter_brings_its_own_defaults_while_it_acts(model: Path, learned: Path) -> None:
+    pipe, base = (kandinsky.load(model, device="cpu") for _ in range(2))
+    before = pixels(base)
+    label = pipe.load_lora(learned)
+    assert pipe.generate("a fox", **QUICK).request["steps"] == 2
+    assert pipe.generate("a fox", **QUICK, steps=3, guidance_scale=2.0).request["steps"] == 3
+    pipe.set_lora_scale(label, 0.0)
+    assert pipe.generate("a fox", **QUICK).request["steps"] == 4
+    assert np.array_equal(pixels(pipe), before)
+    pipe.set_lora_scale(label, 1.0)
+    pipe.unload_lora(label)
+    assert np.array_equal(pixels(pipe), before)
+
+
+def test_its_times_are_those_it_was_made_for(model: Path, learned: Path) -> None:
+    pipe = kandinsky.load(model, device="cpu", lora={str(learned): 1.0})
+    steps = [event for event in pipe.stream("a fox", **QUICK) if isinstance(event, kandinsky.Denoising)]
+    assert [event.total for event in steps if event.stage == "decoder"] == [2, 2]
+    assert pipe._as_worn(pipe.model).schedule.times(2) == [999, 499]
+
+
+def test_the_file_is_small_and_says_how_it_draws(learned: Path) -> None:
+    found = read_lora(learned)
+    assert {value.dtype for value in found.tensors.values()} == {torch.float16}
+    assert found.notes[SAMPLING] == {
+        "defaults": {"steps": 2, "guidance_scale": 1.0, "sampler": "ddim"},
+        "spacing": "trailing",
+    }
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        3,
+        {"defaults": {"steps": 2}, "spacing": "karras"},
+        {"defaults": {"seed": 2}, "spacing": "trailing"},
+        {"defaults": {"steps": 0}, "spacing": "trailing"},
+        {"defaults": {"sampler": "lcmm"}, "spacing": "trailing"},
+        {"spacing": "trailing"},
+    ],
+)
+def test_a_sampling_that_cannot_be_is_refused(said: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"few\.safetensors"):
+        Sampling.from_json(json.loads(json.dumps(said)), "few.safetensors")
+
+
+def test_a_models_own_adapter_is_known_by_its_name(
+    model: Path, learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also on the command line, and in a picture that is made again from its own file."""
+    (model / OWN_ADAPTERS).mkdir()
+    (model / OWN_ADAPTERS / "few-step.safetensors").write_bytes(learned.read_bytes())
+    pipe = kandinsky.load(model, device="cpu", lora={"few-step": 1.0})
+    assert pipe.loras == {"few-step": 1.0}
+    first, again = tmp_path / "first.png", tmp_path / "again.png"
+    flags = ["--model", str(model), "--device", "cpu", "-q"]
+    _cli(["generate", "a fox", "--lora", "few-step", "--seed", "1", "-o", str(first), *flags])
+    stored = read_metadata(first)
+    assert stored.settings["lora"] == {"few-step": 1.0}
+    assert (stored.request["steps"], stored.request["guidance_scale"]) == (2, 1.0)
+    _cli(["generate", "--from", str(first), "-o", str(again), "--device", "cpu", "-q"])
+    assert np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(again)))
+    with pytest.raises(CheckpointError):
+        pipe.load_lora("other-step")
+    capsys.readouterr()
+
+
+def _cli(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(arguments)
+    assert left.value.code == 0
+
+
+def test_the_peer_visits_the_same_times_and_ends_clean(model: Path, pictures: Path, tmp_path: Path) -> None:
+    """A whole student's folder says how it is drawn in the peer's own words."""
+    from diffusers import DDIMScheduler
+
+    result = exported(run_config(config(model, pictures, tmp_path, SETTINGS["whole"])))
+    scheduler = DDIMScheduler.from_pretrained(result.path, subfolder="scheduler")
+    scheduler.set_timesteps(2)
+    assert scheduler.timesteps.tolist() == [999, 499]
+    assert float(scheduler.final_alpha_cumprod) == 1.0
+    index = json.loads((result.path / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", "DDIMScheduler"]
