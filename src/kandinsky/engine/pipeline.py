@@ -23,9 +23,9 @@ from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.embedded import EMBEDDED, embedded_folder
 from kandinsky.engine.memory import Housed, Memory, house
 from kandinsky.engine.offload import Policy
+from kandinsky.engine.sampling import Sampling
 from kandinsky.engine.words import load_words
 from kandinsky.generations import Placement, Source, load_model, needs_prior
-from kandinsky.engine.sampling import Sampling
 from kandinsky.generations.model import Model
 from kandinsky.tasks.check import check
 
@@ -58,9 +58,9 @@ class Pipeline:
         self.batch_size = batch_size
         self._housed = housed or Housed(model)
         self._lora_sources: dict[str, str] = {}
+        self._samplings: dict[str, Sampling] = {}
 
     @property
-        self._samplings: dict[str, Sampling] = {}
     def offload(self) -> Policy:
         """The memory policy that is followed, see `load`."""
         return self._housed.policy
@@ -82,10 +82,10 @@ class Pipeline:
         sampling = adapters.sampling_in(path)
         label = adapters.load_lora(self.model, path, scale, name or adapters.label_of(Path(source)))
         self._lora_sources[label] = str(source)
-        self._note_loras()
-        return label
         if sampling is not None:
             self._samplings[label] = sampling
+        self._note_loras()
+        return label
 
     def set_lora_scale(self, name: str, scale: float) -> None:
         """Changes how strongly an adapter acts; with 0 pictures are bit for bit those without it."""
@@ -119,8 +119,6 @@ class Pipeline:
         self.settings = {**self.settings, "words": [*self.settings.get("words", []), str(source)]}
         return words
 
-    def _note_loras(self) -> None:
-        """What a picture's metadata says of adapters, in the form that `load` takes."""
     @property
     def _folder(self) -> Path | None:
         """The folder that the model came from, where it came from one."""
@@ -136,9 +134,11 @@ class Pipeline:
                 model = sampling.applied(model)
         return model
 
+    def _note_loras(self) -> None:
+        """What a picture's metadata says of adapters, in the form that `load` takes."""
+        self._samplings = {k: v for k, v in self._samplings.items() if k in self.loras}
         acting = {self._lora_sources.get(name, name): scale for name, scale in self.loras.items() if scale}
         self.settings = {key: value for key, value in self.settings.items() if key != "lora"}
-        self._samplings = {k: v for k, v in self._samplings.items() if k in self.loras}
         if acting:
             self.settings["lora"] = acting
 
