@@ -1,5 +1,5 @@
 """`python -m kandinsky` is the command `kandinsky`."""
 
-from kandinsky.cli.main import run
+from kandinsky.cli.program import program
 
-run()
+program()
