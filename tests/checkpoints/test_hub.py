@@ -135,6 +135,16 @@ def test_only_the_named_components_are_fetched(hub: Hub, load) -> None:
     ]
 
 
+def test_without_weights_the_small_files_are_fetched_and_the_model_does_not_count_as_there(
+    hub: Hub, load
+) -> None:
+    folder = load(weights=False)
+    assert sorted(contents(folder)) == sorted([*SMALL, SHARD_INDEX])
+    assert not (folder.parent.parent / "refs").exists()
+    assert {*hub.fetched()} == {*SMALL, SHARD_INDEX}
+    assert sorted(contents(load())) == sorted([*SMALL, SHARD_INDEX, *PLAIN])
+
+
 def test_pickles_are_fetched_where_there_is_nothing_else(hub: Hub, load) -> None:
     hub.publish("painters/old", {n: c for n, c in FILES.items() if not n.endswith(".safetensors")})
     del hub.repos["painters/old"].commits[hub.repos["painters/old"].branches["main"]][SHARD_INDEX]

@@ -21,10 +21,14 @@ CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json", "
 
 @dataclass(frozen=True)
 class Folder:
-    """An opened folder: its root, and the model index as it was read."""
+    """An opened folder: its root, and the model index as it was read.
+
+    Of one that is `outlined` only the configurations are looked at; weights need not be there.
+    """
 
     root: Path
     model_index: dict[str, Any]
+    outlined: bool = False
 
     @property
     def kind(self) -> str:

@@ -71,8 +71,11 @@ class Format:
     ) -> Stored:
         """The network where it lies; `what` it is called in messages, by default as the component.
 
-        Raises CheckpointError for missing or damaged weights.
+        Raises CheckpointError for missing or damaged weights, which those of an outlined folder never are.
         """
+        if folder.outlined:
+            keys = self.keys(config, None)
+            return Stored(dict, keys, lambda: self.build(config), what or component, outlined=True)
 
         def tensors() -> Tensors:
             return self.strip(folder.weights(component, variant))

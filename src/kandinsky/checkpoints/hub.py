@@ -36,11 +36,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What of a model: weights of a variant, of some components (None: all), or halves of original files."""
+    """What of a model: weights of a variant, of some components (None: all), or halves of original files.
+
+    Without `weights` it is the small files of those.
+    """
 
     variant: str | None
     components: tuple[str, ...] | None
     halves: tuple[str, ...]
+    weights: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def resolve(
     variant: str | None = None,
     components: Iterable[str] | None = None,
     halves: Iterable[str] = HALVES,
+    weights: bool = True,
     token: str | None = None,
     on_progress: Progress | None = None,
     endpoint: str | None = None,
@@ -68,7 +73,8 @@ def resolve(
 
     Fetched are the model index, the README, and for each component (those named, or all) its small files and
     the weights of one `variant`; of a repository without an index that holds original files, those that the
-    `halves` ("decoder", "prior") of a model need. A commit hash as `revision`, or HF_HUB_OFFLINE, needs no
+    `halves` ("decoder", "prior") of a model need. Without `weights` a repository with an index gives its
+    small files only. A commit hash as `revision`, or HF_HUB_OFFLINE, needs no
     network when all is in the cache; otherwise the hub is asked once which commit a branch is at, and the
     cache serves when it does not answer. Raises HubError for all that can go wrong.
     """
@@ -81,7 +87,7 @@ def resolve(
         )
     from huggingface_hub import constants
 
-    wanted = Wanted(variant, None if components is None else tuple(components), tuple(halves))
+    wanted = Wanted(variant, None if components is None else tuple(components), tuple(halves), weights)
     root = Path(constants.HF_HUB_CACHE) if cache is None else cache
     offline = bool(constants.HF_HUB_OFFLINE)
     if offline or (revision and _COMMIT.fullmatch(revision)):
@@ -127,7 +133,7 @@ def _fetch_all(
     if INDEX in files:
         index = read_json(fetch(repo, INDEX, on_progress))
         plan = plan_files(files, index, wanted.variant, wanted.components, repo.id)
-        names = (*plan.small, *plan.weights)
+        names = (*plan.small, *(plan.weights if wanted.weights else ()))
     elif (layout := layout_of(files)) is not None and wanted.components is None:
         names = plan_original(files, layout, wanted.variant, wanted.halves, repo.id)
     else:
@@ -138,7 +144,8 @@ def _fetch_all(
     for name in names:
         fetch(repo, name, on_progress)
     # Only now: until all is here, an older commit that is complete serves better without a network.
-    remember(repo, revision or "main")
+    if wanted.weights:
+        remember(repo, revision or "main")
     return repo.snapshot
 
 

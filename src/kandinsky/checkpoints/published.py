@@ -17,17 +17,24 @@ def open_model(
     revision: str | None = None,
     variant: str | None = None,
     halves: Iterable[str] = HALVES,
+    weights: bool = True,
     on_progress: Progress | None = None,
 ) -> Folder | OriginalFolder:
     """Opens a model; `halves` says what is wanted of one in original files, see `resolve`.
+
+    Without `weights` one in diffusers layout is outlined: only its small files are fetched and looked at.
 
     The releases of original files take CLIP or a text encoder from where it was published; for one on the hub
     that is done here too. Raises CheckpointError for a folder that is no model, HubError for all that can go
     wrong with a hub.
     """
     wanted = tuple(halves)
-    path = resolve(model, revision=revision, variant=variant, halves=wanted, on_progress=on_progress)
+    path = resolve(
+        model, revision=revision, variant=variant, halves=wanted, weights=weights, on_progress=on_progress
+    )
     opened = open_checkpoint(path)
+    if isinstance(opened, Folder) and not weights:
+        return replace(opened, outlined=True)
     if Path(model).expanduser().exists() or not isinstance(opened, OriginalFolder):
         return opened
     if PRIOR in wanted and opened.lacking_clip:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kandinsky.checkpoints.hollow import hollow
 from kandinsky.checkpoints.keymap import KeyMap
 from kandinsky.checkpoints.weights import load_strict
 from kandinsky.core.errors import CheckpointError
@@ -21,7 +22,8 @@ class Stored:
     """A network that lies in files.
 
     `open` maps all its tensors under the files' names without reading them, `keys` renames them, and `build`
-    makes the network they belong to; `what` and `where` are for messages.
+    makes the network they belong to; `what` and `where` are for messages. Of an `outlined` network only the
+    configuration is there.
     """
 
     open: Callable[[], Mapping[str, Tensor]]
@@ -29,6 +31,7 @@ class Stored:
     build: Callable[[], nn.Module]
     what: str
     where: Path | None = None
+    outlined: bool = False
 
     def load(self, dtype: torch.dtype | None = None) -> nn.Module:
         """The network with its weights, in their own dtypes where `dtype` is None.
@@ -42,6 +45,9 @@ class Stored:
 
         Raises CheckpointError as well for files that can only be read whole.
         """
+        if self.outlined:
+            network = hollow(self.build).eval()
+            return network if dtype is None else network.to(dtype)
         tensors = self.open()
         # What a mapping holds cannot grow; what was read into memory can.
         if any(tensor.untyped_storage().resizable() for tensor in tensors.values()):

@@ -232,6 +232,9 @@ def train(
     export_only: Annotated[
         bool, typer.Option("--export-only", help="Only write the newest checkpoints as a model.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only count the memory that a step takes.", rich_help_panel=TUNING)
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Of everything random in it.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of the CPU.")] = None,
@@ -255,7 +258,11 @@ def train(
     if command.processes() > 1:
         raise typer.Exit(command.launch(command.processes(), sys.argv[1:]))
     path = command.source(config, recipe or method)
-    if export_only:
+    if plan:
+        from kandinsky.cli import planning
+
+        planning.show(path, changes)
+    elif export_only:
         command.export(path, changes)
     else:
         command.train(path, changes, resume=resume, quiet=quiet)

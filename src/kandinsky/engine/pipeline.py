@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -293,17 +295,21 @@ def open_sources(
     variant: str | None = None,
     revision: str | None = None,
     on_progress: Progress | None = None,
+    *,
+    weights: bool = True,
 ) -> tuple[Source, Source | None]:
-    """The folders of a decoder and of its prior (the same where it holds both, None without); see `load`."""
+    """The folders of a decoder and of its prior (the same where it holds both, None without); see `load`.
+
+    Without `weights` those in diffusers layout are outlined: their configurations are all that is fetched.
+    """
     folder: Source
+    opens = partial(open_model, weights=weights, on_progress=on_progress)
     if model is None or str(model) == EMBEDDED:
-        folder = open_folder(embedded_folder())
+        folder = replace(open_folder(embedded_folder()), outlined=not weights)
     else:
         halves = HALVES if prior is None or prior is True else (DECODER,)
-        folder = open_model(
-            str(model), revision=revision, variant=variant, halves=halves, on_progress=on_progress
-        )
-    return folder, _prior_of(folder, prior, variant, on_progress)
+        folder = opens(str(model), revision=revision, variant=variant, halves=halves)
+    return folder, _prior_of(folder, prior, variant, opens)
 
 
 def _device_and_dtype(
@@ -314,7 +320,7 @@ def _device_and_dtype(
 
 
 def _prior_of(
-    folder: Source, prior: str | Path | bool | None, variant: str | None, on_progress: Progress | None
+    folder: Source, prior: str | Path | bool | None, variant: str | None, opens: Callable[..., Source]
 ) -> Source | None:
     """The folder that holds the prior: the one given, the decoder's own, or the one that its README names.
 
@@ -325,7 +331,7 @@ def _prior_of(
     # That variant is one of decoders.
     of_prior = None if variant == INPAINTING else variant
     if isinstance(prior, str | Path):
-        return open_model(prior, variant=of_prior, halves=(PRIOR,), on_progress=on_progress)
+        return opens(prior, variant=of_prior, halves=(PRIOR,))
     if not needs_prior(folder):
         return folder
     named = None if isinstance(folder, OriginalFolder) else folder.prior_reference()
@@ -334,4 +340,4 @@ def _prior_of(
             f"{folder.root} is a decoder without a prior, and its README names none.",
             "Give prior= a folder or a Hub id, or prior=False to work with embeddings only.",
         )
-    return open_model(named, variant=of_prior, halves=(PRIOR,), on_progress=on_progress)
+    return opens(named, variant=of_prior, halves=(PRIOR,))

@@ -18,7 +18,7 @@ from kandinsky.training.seeds import seed_globals
 from kandinsky.training.stages import METHODS
 from kandinsky.training.stages.outcomes import check_outcome, outcomes
 from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.state import newest_values
+from kandinsky.training.state import newest_values, tidy
 from kandinsky.training.task import Run, Task
 
 CHECKPOINT = "checkpoint"
@@ -60,6 +60,9 @@ def run_config(
         _note(config)
     for stage in config.stage:
         folder = shop.folder(stage.name)
+        if resume and world.first:
+            tidy(folder / CHECKPOINTS, stage.keep)
+        world.wait()
         if resume and (step := _finished_at(folder, stage)) is not None:
             yield events.Finished(stage.name, step, folder)
             yield from _outcomes(shop, stage, world)

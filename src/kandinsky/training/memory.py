@@ -1,6 +1,7 @@
 """Less memory for activations, for more time: blocks are run again on the way back (arXiv 1604.06174)."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -21,10 +22,14 @@ BLOCKS: dict[type[nn.Module], tuple[str, ...]] = {
 """What is run again as one, and by which names it is called; of its activations only its inputs are kept."""
 
 
-def recompute(network: nn.Module) -> None:
+Inside = Callable[[], AbstractContextManager[Any]]
+
+
+def recompute(network: nn.Module, inside: Inside = nullcontext) -> None:
     """Lets a network's blocks keep only their inputs while gradients are wanted; its results are the same.
 
-    Doing it again changes nothing. Raises ConfigError for a network without such blocks.
+    Blocks are run again `inside` a context. Doing it again changes nothing. Raises ConfigError for a network
+    without such blocks.
     """
     blocks = [module for module in network.modules() if type(module) in BLOCKS]
     if not blocks:
@@ -34,8 +39,10 @@ def recompute(network: nn.Module) -> None:
     for block in blocks:
         for name in BLOCKS[type(block)]:
             if name not in vars(block):
-                setattr(block, name, partial(_run, getattr(block, name)))
+                setattr(block, name, partial(_run, getattr(block, name), inside))
 
 
-def _run(call: Callable[..., Any], *given: Any) -> Any:
-    return checkpoint(call, *given, use_reentrant=False) if torch.is_grad_enabled() else call(*given)
+def _run(call: Callable[..., Any], inside: Inside, *given: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return call(*given)
+    return checkpoint(call, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), inside()))

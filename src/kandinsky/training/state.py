@@ -74,6 +74,19 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     return final
 
 
+def tidy(folder: Path, keep: int) -> None:
+    """Removes what a killed save left: half a checkpoint, and those beyond `keep` if the newest is whole."""
+    _clear(folder)
+    steps = _steps(folder)
+    if len(steps) > keep:
+        try:
+            read(steps[0])
+        except CheckpointError:
+            return
+        for old in steps[keep:]:
+            _remove(old)
+
+
 def newest(folder: Path) -> Found:
     """Reads the newest checkpoint whose files are what they were when written; damaged ones are refused by
     name.

@@ -177,6 +177,8 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.*"):  # of a run that was killed here
+            left.unlink()
         save_file(tensors, aside)
         with aside.open("rb") as file:
             os.fsync(file.fileno())
