@@ -200,3 +200,12 @@ def test_files_of_other_models_are_refused(prior: Prior, tmp_path: Path) -> None
         from_tensors(prior, {"lora_unet_down": one}, {})
     with pytest.raises(CheckpointError, match="holds no adapter files"):
         read_lora(tmp_path)
+
+
+def test_a_half_precision_layer_stays_one_under_autocast() -> None:
+    """What comes out is of the type that the bare layer gives: norms behind it take no other."""
+    network = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6)).bfloat16()
+    place = Place("0")
+    attach(network, Adapter.new(network, [place], 2), "a")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network(torch.randn(2, 4)).dtype == torch.bfloat16

@@ -80,7 +80,7 @@ def test_a_model_must_fit_into_memory() -> None:
 def test_models_lists_what_is_here(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = [models.Installed("emoji", "embedded", str(tmp_path), 56_000_000)]
+    found = [models.Installed("emoji", "embedded", str(tmp_path), 56_000_000, ("few-step",))]
     monkeypatch.setattr(models, "installed", lambda: found)
     with pytest.raises(SystemExit):
         run(["models", "--json"])
@@ -90,6 +90,15 @@ def test_models_lists_what_is_here(
     shown = capsys.readouterr().out
     assert "emoji" in shown
     assert "56.0 MB" in shown
+    assert "--lora few-step" in shown
+
+
+def test_a_models_own_adapters_are_found(tmp_path: Path) -> None:
+    assert models._loras(tmp_path) == ()
+    (tmp_path / "lora").mkdir()
+    for name in ("few-step.safetensors", "another.safetensors", "notes.txt"):
+        (tmp_path / "lora" / name).touch()
+    assert models._loras(tmp_path) == ("another", "few-step")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from tests.tiny import write_tiny
 from torch import Tensor
 
 import kandinsky
+from kandinsky.checkpoints.files import OWN_ADAPTERS
 from kandinsky.checkpoints.lora import read_lora
 from kandinsky.cli.main import run
 from kandinsky.cli.train import recipes
@@ -24,7 +25,6 @@ from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import READINGS, Prediction
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import trailing
-from kandinsky.engine.adapters import OWN_ADAPTERS
 from kandinsky.engine.sampling import SAMPLING, Sampling
 from kandinsky.training import events, run_config
 from kandinsky.training.config import DistillObjective, read_config
@@ -386,6 +386,15 @@ def test_only_the_student_learns(model: Path, pictures: Path, tmp_path: Path) ->
         player.loss(turn(batch)).total.backward()
         assert all(value.grad is not None for value in player.module.parameters() if value.requires_grad)
         assert any(float(value.grad.abs().max()) > 0 for value in player.module.parameters())  # type: ignore[union-attr]
+
+
+def test_half_precision_and_every_kind_of_layer(model: Path, pictures: Path, tmp_path: Path) -> None:
+    layers = {"unet": ["conv_in", "conv1", "to_q", "add_k_proj", "time_emb_proj", "image_embeds"]}
+    objective = {"trajectories": 2, "adapter": {"rank": 2, "layers": layers}}
+    result = exported(run_config(config(model, pictures, tmp_path, objective, precision="bf16")))
+    base, pipe = (kandinsky.load(model, device="cpu") for _ in range(2))
+    pipe.load_lora(result.path)
+    assert not np.array_equal(pixels(pipe), pixels(base))
 
 
 def test_the_student_comes_nearer_to_its_teacher(model: Path, pictures: Path, tmp_path: Path) -> None:

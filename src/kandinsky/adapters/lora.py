@@ -188,7 +188,8 @@ class Wearing:
             change for worn in self.adapters.values() if (change := worn.forward(layer, x, y)) is not None
         ]
         for change in changes:
-            y = y + change
+            # Under autocast the input may be wider than what the layer makes of it.
+            y = y + change.to(y.dtype)
         return y
 
     @torch.no_grad()

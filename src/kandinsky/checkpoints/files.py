@@ -12,6 +12,8 @@ from kandinsky.core.files import write_atomically
 
 INDEX = "model_index.json"
 """The file at the root of a folder in diffusers layout."""
+OWN_ADAPTERS = "lora"
+"""The folder beside a model's components in which its own adapters lie, `<name>.safetensors` each."""
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,24 +4,31 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kandinsky.checkpoints.files import OWN_ADAPTERS
 from kandinsky.cli.console import out, say
 
 
 @dataclass(frozen=True)
 class Installed:
-    """A model that loads without a network: what to give `--model`, where it is, its size in bytes."""
+    """A model that loads without a network: what to give `--model`, where it is, its size in bytes.
+
+    `loras` are the names of its own adapters, for `--lora`.
+    """
 
     id: str
     kind: str
     path: str
     bytes: int
+    loras: tuple[str, ...] = ()
 
 
 def embedded() -> list[Installed]:
     """The checkpoints that came with this package."""
     assets = Path(__file__).resolve().parent.parent / "assets"
     folders = sorted(index.parent for index in assets.glob("*/model_index.json"))
-    return [Installed(folder.name, "embedded", str(folder), _size(folder)) for folder in folders]
+    return [
+        Installed(folder.name, "embedded", str(folder), _size(folder), _loras(folder)) for folder in folders
+    ]
 
 
 def installed() -> list[Installed]:
@@ -30,6 +37,10 @@ def installed() -> list[Installed]:
 
     cached = [Installed(model.id, "cached", str(model.path), model.bytes) for model in cached_models()]
     return embedded() + sorted(cached, key=lambda model: model.id)
+
+
+def _loras(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in (folder / OWN_ADAPTERS).glob("*.safetensors")))
 
 
 def _size(folder: Path) -> int:
@@ -63,4 +74,6 @@ def show(*, as_json: bool) -> None:
     table.add_column("Size", justify="right", no_wrap=True)
     for model in found:
         table.add_row(escape(model.id), model.kind, escape(str(model.path)), human(model.bytes))
+        for name in model.loras:
+            table.add_row(escape(f"  --lora {name}"), "adapter", "", "")
     out().print(table)

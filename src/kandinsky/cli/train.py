@@ -40,6 +40,7 @@ def source(config: Path | None, recipe: str | None) -> Path:
 NEEDED = {
     "lora": (),
     "full": (),
+    "distill": (),
     "dreambooth": ("prompt", "class_prompt"),
     "textual_inversion": ("token", "init_from"),
 }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kandinsky.adapters import lora
 from kandinsky.adapters.lora import Adapter
+from kandinsky.checkpoints.files import OWN_ADAPTERS
 from kandinsky.checkpoints.hub import resolve_files
 from kandinsky.checkpoints.lora import (
     ADAPTABLE,
@@ -36,8 +37,6 @@ class Wearer(Protocol):
     def dtype(self) -> torch.dtype: ...
 
 
-OWN_ADAPTERS = "lora"
-"""The folder beside a model's components in which its own adapters lie."""
 OF_THE_PRIOR = "prior_"
 """What components of a prior are called with in files that hold parts of a decoder too."""
 

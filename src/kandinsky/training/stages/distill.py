@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from kandinsky.core.errors import ConfigError
 from kandinsky.engine.sampling import Sampling
 from kandinsky.training.config import DistillObjective, Stage
 from kandinsky.training.events import Event
+from kandinsky.training.objectives.denoising import Target
 from kandinsky.training.objectives.distillation import (
     Rungs,
     Says,
@@ -93,8 +95,13 @@ def distill_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
 def student(base: Base, objective: DistillObjective) -> nn.Module:
     """What learns: the decoder itself, or adapters of it."""
     if objective.whole:
-        return unfreeze(base.network("decoder"))
+        return unfreeze(base.learners("decoder"))
     return add_adapters(base, "decoder", objective.adapter)
+
+
+def kind_of(base: Base) -> Target:
+    """What the decoder says of noisy latents."""
+    return cast(Target, KINDS[base.model.schedule_of(SAMPLER).reading])
 
 
 Teacher = Callable[[Tensor, Tensor, object], Tensor]
@@ -132,7 +139,7 @@ def _at_rest(network: nn.Module) -> Iterator[None]:
 
 def trajectory_loss(base: Base, objective: DistillObjective, rungs: Rungs, teacher: Teacher | None) -> Loss:
     """The error of each step against where the teacher's trajectory is then."""
-    kind, network = KINDS[base.model.schedule_of(SAMPLER).reading], base.network("decoder")
+    kind, network = kind_of(base), base.network("decoder")
 
     def loss(turn: Turn) -> Losses:
         batch: Stretch = turn.batch
@@ -147,7 +154,7 @@ def trajectory_loss(base: Base, objective: DistillObjective, rungs: Rungs, teach
 def consistency_loss(base: Base, objective: DistillObjective, rungs: Rungs, teacher: Teacher | None) -> Loss:
     """The error between what is said before and after a step of the teacher, from noised pictures."""
     schedule = base.model.schedule_of(SAMPLER)
-    kind, network = KINDS[schedule.reading], base.network("decoder")
+    kind, network = kind_of(base), base.network("decoder")
     scale = base.model.guidance(teacher_scale(base, objective)) or 1.0
     assert teacher is not None
 
@@ -187,7 +194,7 @@ def _told(base: Base, network: nn.Module, captions: tuple[str, ...], embeddings:
 @torch.no_grad()
 def draw_few(base: Base, rungs: Rungs, shown: Trajectories) -> Tensor:
     """Latents (N, C, h, w) that the student draws in its steps from the noise of trajectories."""
-    kind = KINDS[base.model.schedule_of(SAMPLER).reading]
+    kind = kind_of(base)
     says = _told(base, base.network("decoder"), shown.captions, _floats(shown.embeddings))
     x = shown.states[:, 0].float().to(base.device)
     for first in range(0, rungs.count, rungs.stride):

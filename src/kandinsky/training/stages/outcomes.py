@@ -19,7 +19,7 @@ from kandinsky.checkpoints.weight_names import STEMS, parse
 from kandinsky.checkpoints.weights import write_weights
 from kandinsky.core.errors import ConfigError
 from kandinsky.core.metadata import library_version
-from kandinsky.engine.adapters import adaptable
+from kandinsky.engine.adapters import OF_THE_PRIOR, adaptable
 from kandinsky.engine.sampling import SAMPLING, Sampling
 from kandinsky.generations import kind_for
 from kandinsky.generations.parts import OWN_SETTINGS
@@ -32,7 +32,7 @@ from kandinsky.training.stages.base import Base
 from kandinsky.training.stages.distill import sampling_of
 from kandinsky.training.stages.dreambooth import trainable
 from kandinsky.training.stages.inversion import PLAYER, new_word
-from kandinsky.training.stages.tuning import add_adapters
+from kandinsky.training.stages.tuning import add_adapters, together
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.tuning_config import DreamBoothObjective, Target, Tuned
 
@@ -53,7 +53,7 @@ def check_outcome(shop: Workshop, stage: Stage) -> None:
     """Raises ConfigError, before hours are spent, for a stage whose result could not be written."""
     if shop.learns_whole(stage):
         for target in cast(Tuned, stage.objective).targets:
-            _folder_of(shop, target)
+            folder_of(shop, target)
 
 
 def _adapters(shop: Workshop, stage: Stage) -> Iterator[Exported]:
@@ -87,8 +87,8 @@ def _write_adapters(
         module.to(dtype)
         for component, adapter in module.named_children():
             parts[component] = (networks[component], cast(Adapter, adapter))
-    target = shop.config.out / f"{stage.name}.safetensors"
-    return Exported(write_lora(target, parts, _notes(shop, stage) | (notes or {})), "--lora")
+    path = shop.config.out / f"{stage.name}.safetensors"
+    return Exported(write_lora(path, parts, {**_notes(shop, stage), **(notes or {})}), "--lora")
 
 
 def _distilled(shop: Workshop, stage: Stage) -> Iterator[Exported]:
@@ -115,20 +115,26 @@ def _words(shop: Workshop, stage: Stage) -> Iterator[Exported]:
 def _whole(
     shop: Workshop, stage: Stage, finish: Callable[[Path], None] = lambda _: None
 ) -> Iterator[Exported]:
-    objective: Tuned = stage.objective
     base = shop.base(stage)
     folders: dict[Path, dict[str, nn.Module]] = {}
-    for target in objective.targets:
-        network = base.network(target)
-        copy_into(network, shop.means(stage, target))
-        folder = _folder_of(shop, target)
-        folders.setdefault(folder.root, {})[_component(folder, target)] = network
+    for target in stage.objective.targets:
+        folder = folder_of(shop, target)
+        for component, network in whole_networks(shop, stage, base, target).items():
+            folders.setdefault(folder.root, {})[component_in(folder, component)] = network
     dtype = getattr(torch, shop.config.export.dtype)
     for root, networks in folders.items():
-        alone = all(name == "prior" for name in networks)
+        alone = "prior" in networks
         use: Literal["--prior", "--model"] = "--prior" if alone else "--model"
         path = shop.config.out / (CHECKPOINT_PRIOR if alone else CHECKPOINT)
         yield Exported(_copy_with(Folder(root, {}), networks, path, dtype, finish), use)
+
+
+def whole_networks(shop: Workshop, stage: Stage, base: Base, target: Target) -> dict[str, nn.Module]:
+    """What learned as a whole for a target, with the running means as weights, by component."""
+    with_texts = isinstance(stage.objective, Tuned) and stage.objective.with_texts
+    networks = base.learners(target, with_texts)
+    copy_into(together(networks), shop.means(stage, target))
+    return networks
 
 
 def _copy_with(
@@ -192,7 +198,7 @@ def _note_sampling(folder: Path, sampling: Sampling) -> None:
     write_json(own, {**said, "defaults": {**said.get("defaults", {}), **sampling.defaults}})
 
 
-def _folder_of(shop: Workshop, target: Target) -> Folder:
+def folder_of(shop: Workshop, target: Target) -> Folder:
     """The folder in diffusers layout that a target's weights came from; ConfigError for another layout."""
     decoder, prior = shop.sources
     source = decoder if target == "decoder" else prior
@@ -204,10 +210,9 @@ def _folder_of(shop: Workshop, target: Target) -> Folder:
     return source
 
 
-def _component(folder: Folder, target: Target) -> str:
-    if target == "decoder":
-        return "unet"
-    return "prior_prior" if "prior_prior" in folder.components else "prior"
+def component_in(folder: Folder, component: str) -> str:
+    """What a folder calls a component: in one of a prior alone names have no word that says so."""
+    return component if component in folder.components else component.removeprefix(OF_THE_PRIOR)
 
 
 def _notes(shop: Workshop, stage: Stage) -> dict[str, Any]:
