@@ -72,7 +72,9 @@ def test_a_run_of_our_own_and_the_peer_reads_it(
         )
         first, second = said
     assert torch.allclose(first, second, atol=1e-4)
-    with pytest.raises(ConfigError, match="did not train the whole prior"):
+    with pytest.raises(ConfigError, match="did not train the whole text_encoder"):
+        write_component(values, tmp_path / "run", tmp_path / "other", "text_encoder")
+    with pytest.raises(ConfigError, match="has no prior"):
         write_component(values, tmp_path / "run", tmp_path / "other", "prior")
 
 

@@ -16,7 +16,9 @@ from test_finetuning import config, exported
 
 from kandinsky.core.errors import ConfigError
 from kandinsky.training import run_config
+from kandinsky.training.loop import CHECKPOINTS
 from kandinsky.training.ranks import ALONE, World, announced
+from kandinsky.training.state import newest
 
 
 def free_port() -> int:
@@ -74,13 +76,21 @@ def test_two_processes_learn_what_one_does_in_two_turns(tmp_path: Path) -> None:
         assert json.loads(ours)["loss"] == pytest.approx(json.loads(theirs)["loss"], rel=1e-5)
 
 
-def test_histories_are_not_shared(tmp_path: Path) -> None:
+def test_histories_of_losses_are_shared(tmp_path: Path) -> None:
     pictures = draw_pictures(tmp_path / "pictures")
-    objective = {"target": "prior", "prior": {"times": "second_moment"}, "adapter": {"rank": 1}}
-    values = config(pictures, tmp_path / "run", "lora", objective=objective)
-    for process in together(values, 2, tmp_path):
-        assert process.returncode != 0
-        assert 'times = "uniform"' in process.stderr
+    objective = {"target": "prior", "prior": {"times": "second_moment"}, "adapter": {"rank": 2}}
+    values = config(pictures, tmp_path / "one", "lora", objective=objective, accumulate=2, max_steps=2)
+    exported(run_config(values))
+    shared = values | {"out": str(tmp_path / "two"), "accumulate": 1}
+    for process in together(shared, 2, tmp_path):
+        assert process.returncode == 0, process.stderr
+    ours, theirs = (newest(tmp_path / name / "lora" / CHECKPOINTS).checkpoint for name in ("two", "one"))
+    assert ours is not None
+    assert theirs is not None
+    assert torch.equal(ours.tensors["extra"]["prior.seen"], theirs.tensors["extra"]["prior.seen"])
+    # Two steps of two batches of two.
+    assert int(ours.tensors["extra"]["prior.seen"].sum()) == 8
+    assert torch.allclose(ours.tensors["extra"]["prior.losses"], theirs.tensors["extra"]["prior.losses"])
 
 
 def test_who_is_who(monkeypatch: pytest.MonkeyPatch) -> None:

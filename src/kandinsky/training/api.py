@@ -19,7 +19,7 @@ from kandinsky.training.stages import METHODS
 from kandinsky.training.stages.outcomes import check_outcome, outcomes
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.state import newest_values, tidy
-from kandinsky.training.task import Run, Task
+from kandinsky.training.task import Run
 
 CHECKPOINT = "checkpoint"
 
@@ -71,7 +71,6 @@ def run_config(
         seed_globals(config.seed)
         with world.first_goes_first():
             task = yield from METHODS[stage.method](shop, stage)
-        _check_shared(task, stage, world)
         begun = resume and (folder / CHECKPOINTS).is_dir()
         for event in train(Run(task, stage.on(len(task.data)), folder, config.seed, device, begun, world)):
             yield event
@@ -86,15 +85,6 @@ def _outcomes(shop: Workshop, stage: Stage, world: World) -> Iterator[events.Eve
     if stage.method in FINETUNING and world.first:
         yield from outcomes(shop, stage)
     world.wait()
-
-
-def _check_shared(task: Task, stage: Stage, world: World) -> None:
-    """Raises ConfigError for what processes cannot share: histories of losses."""
-    if world.size > 1 and task.extra is not None and task.extra.state_dict():
-        raise ConfigError(
-            f"Stage {stage.name!r} keeps a history of losses, which {world.size} processes do not share.",
-            'Set times = "uniform" in its objective.',
-        )
 
 
 def export(

@@ -13,8 +13,8 @@ from kandinsky.checkpoints.formats import Format
 from kandinsky.checkpoints.weights import load_strict, read_tensor_file, read_weights
 from kandinsky.core.errors import CheckpointError, ConfigError, nearest
 from kandinsky.training.config import Stage, TrainConfig, read_config
-from kandinsky.training.ema import copy_into
 from kandinsky.training.loop import CHECKPOINTS
+from kandinsky.training.stages.outcomes import component_in, folder_of, whole_networks
 from kandinsky.training.stages.workshop import Workshop
 
 KEYS: dict[str, tuple[str, ...]] = {
@@ -23,8 +23,6 @@ KEYS: dict[str, tuple[str, ...]] = {
     "text_encoder": ("text_encoder", "prior_text_encoder"),
 }
 """What can be written, and what folders call it, in the order in which it is looked for."""
-PLAYERS = {"unet": "decoder", "prior": "prior"}
-"""Which of them learn as a whole here, and as whom."""
 FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
@@ -74,21 +72,17 @@ def write_component(
 
 
 def _of_run(shop: Workshop, stage: Stage, target: Path, key: str) -> Path:
-    player = PLAYERS.get(key)
-    if (
-        player is None
-        or player not in getattr(stage.objective, "targets", ())
-        or not shop.learns_whole(stage)
-    ):
-        raise ConfigError(
-            f"Stage {stage.name!r} did not train the whole {key}.", "Use what it left behind instead."
-        )
-    base = shop.base(stage)
-    network = base.network(player)
-    copy_into(network, shop.means(stage, player))
     folder, component, form = _component(shop, key)
-    _save(target, key, folder.config(component), form, network)
-    return target / key
+    targets = stage.objective.targets if shop.learns_whole(stage) else ()
+    base = shop.base(stage)
+    for player in targets:
+        for learned, network in whole_networks(shop, stage, base, player).items():
+            if component_in(folder, learned) == component and folder_of(shop, player) == folder:
+                _save(target, key, folder.config(component), form, network)
+                return target / key
+    raise ConfigError(
+        f"Stage {stage.name!r} did not train the whole {key}.", "Use what it left behind instead."
+    )
 
 
 def _save(target: Path, key: str, stated: Mapping[str, Any], form: Format, network: torch.nn.Module) -> None:

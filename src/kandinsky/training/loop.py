@@ -196,6 +196,8 @@ class _Live:
             self._finite &= losses["loss"].isfinite() & losses["grad_norm"].isfinite()
             prefix = f"{learner.player.name}/" if len(self.learners) > 1 else ""
             values |= {prefix + name: value for name, value in losses.items()}
+        if self.task.settle is not None:
+            self.task.settle(self.run.world)
         return values
 
     def _feed(self, stack: ExitStack) -> Iterator[tuple[list[Any], dict[str, int]]]:

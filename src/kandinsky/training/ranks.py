@@ -35,6 +35,14 @@ class World:
             dist.all_reduce(tensor)
             tensor.div_(self.size)
 
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """The rows that all processes bring, in their order; they bring as many, of one shape."""
+        if self.size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
     def agreed(self, stop: bool, seconds: float, device: torch.device) -> tuple[bool, float]:
         """Whether any process wants to stop, and the time of the first; the same everywhere."""
         if self.size == 1:

@@ -88,7 +88,8 @@ Sheet = npt.NDArray[np.uint8]
 class Task:
     """Everything that is particular to one kind of training.
 
-    `extra` holds tensors that must survive a resume but are not trained (histories of samplers). `order`
+    `extra` holds tensors that must survive a resume but are not trained (histories of samplers); `settle` is
+    called at the end of each step, by all processes, and makes them the same everywhere. `order`
     makes the order of examples from the batch size and the seed; without it each is seen once an epoch.
     `sheet` draws a picture (H, W, 3) of what the players can do, `measure` gives numbers; both are called
     with the running means in place, without gradients, and with the same generator each time.
@@ -97,6 +98,7 @@ class Task:
     players: tuple[Player, ...]
     data: Source
     extra: nn.Module | None = None
+    settle: Callable[[World], None] | None = None
     order: Callable[[int, int], Order] | None = None
     sheet: Callable[[torch.Generator], Sheet] | None = None
     measure: Callable[[torch.Generator], dict[str, float]] | None = None

@@ -98,20 +98,36 @@ class Tuned(Table):
         """The networks that learn."""
         return ("decoder", "prior") if self.target == "both" else (self.target,)
 
+    @property
+    def with_texts(self) -> bool:
+        """Whether the text encoders that those networks listen to learn too."""
+        return False
+
 
 class LoraObjective(Tuned):
     """Low-rank adapters learn, the checkpoint stays as it is."""
 
     adapter: AdapterConfig = AdapterConfig()
 
+    @property
+    def with_texts(self) -> bool:
+        return self.adapter.text_encoders
+
 
 class FullObjective(Tuned):
-    """All weights learn but those whose name in files contains one of `frozen`.
+    """All weights learn but those whose name in files, such as `unet.conv_in.weight`, contains one of
+    `frozen`.
 
-    "resblocks" and "attention" stand for the groups that the original code froze.
+    "resblocks" and "attention" stand for the groups that the original code froze. With `text_encoders` those
+    that the targets listen to learn too: all that the decoder reads texts with, and the prior's.
     """
 
     frozen: tuple[str, ...] = ()
+    text_encoders: bool = False
+
+    @property
+    def with_texts(self) -> bool:
+        return self.text_encoders
 
 
 class DreamBoothObjective(Tuned):
@@ -119,7 +135,8 @@ class DreamBoothObjective(Tuned):
 
     `prompt` names the subject ("a zwx toy"), `class_prompt` its class ("a toy"). `class_pictures` pictures of
     the class are drawn by the checkpoint itself before, and their loss counts `class_weight` (their eq. 2);
-    0 of either leaves that out. With `whole` all weights learn, without it adapters.
+    0 of either leaves that out. With `whole` all weights learn, without it adapters; those of text encoders
+    too with `adapter.text_encoders`.
     """
 
     target: Literal["decoder", "prior", "both"] = "both"
@@ -130,6 +147,10 @@ class DreamBoothObjective(Tuned):
     class_steps: int | None = Field(default=None, ge=1)
     whole: bool = False
     adapter: AdapterConfig = AdapterConfig()
+
+    @property
+    def with_texts(self) -> bool:
+        return self.adapter.text_encoders
 
     @property
     def preserves(self) -> bool:

@@ -1,10 +1,12 @@
 """Which noise levels are trained on."""
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
+
+from kandinsky.training.ranks import World
 
 
 class TimeSampler(Protocol):
@@ -15,7 +17,11 @@ class TimeSampler(Protocol):
         ...
 
     def learn(self, t: Tensor, losses: Tensor) -> None:
-        """Takes note of the losses (B,) at times (B,)."""
+        """Takes note of the losses (B,) at times (B,), which count from the next `settle` on."""
+        ...
+
+    def settle(self, world: World) -> None:
+        """Ends a step: what processes have noted is the same in all of them."""
         ...
 
 
@@ -33,12 +39,16 @@ class UniformTimes(nn.Module):
     def learn(self, t: Tensor, losses: Tensor) -> None:
         """Uniform times learn nothing."""
 
+    def settle(self, world: World) -> None:
+        """Nor is there anything to share."""
+
 
 class SecondMomentTimes(nn.Module):
     """Times in proportion to the root of their loss's second moment (Nichol & Dhariwal 2021, eq. 18).
 
     The last `history` losses of each time are kept in buffers; until every time has that many, times are
-    uniform. A share `uniform` of the draws always is.
+    uniform. A share `uniform` of the draws always is. Within a step all draws are from one distribution, so
+    that processes which share the step draw as one alone does.
     """
 
     def __init__(self, count: int, history: int = 10, uniform: float = 0.001) -> None:
@@ -48,6 +58,7 @@ class SecondMomentTimes(nn.Module):
         self.register_buffer("seen", torch.zeros(count, dtype=torch.int64))
         self.losses: Tensor
         self.seen: Tensor
+        self._noted: list[tuple[Tensor, Tensor]] = []
 
     def probabilities(self) -> Tensor:
         """How likely each time is now, (T,) float64."""
@@ -64,11 +75,25 @@ class SecondMomentTimes(nn.Module):
 
     @torch.no_grad()
     def learn(self, t: Tensor, losses: Tensor) -> None:
+        self._noted.append((t, losses.detach().double()))
+
+    @torch.no_grad()
+    def settle(self, world: World) -> None:
+        if not self._noted:
+            return
+        t, losses = (world.gathered(torch.cat(column)) for column in zip(*self._noted, strict=True))
+        self._noted.clear()
         history = self.losses.shape[1]
-        for time, loss in zip(t.tolist(), losses.detach().double(), strict=True):
+        for time, loss in zip(t.tolist(), losses, strict=True):
             # Ring buffer: the order of the last losses does not matter for their second moment.
             self.losses[time, self.seen[time] % history] = loss
             self.seen[time] += 1
+
+
+def settled(samplers: Iterable[nn.Module], world: World) -> None:
+    """Ends a step of several samplers."""
+    for sampler in samplers:
+        cast(TimeSampler, sampler).settle(world)
 
 
 TIME_SAMPLERS: dict[str, Callable[[int], UniformTimes | SecondMomentTimes]] = {

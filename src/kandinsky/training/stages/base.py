@@ -11,7 +11,7 @@ from kandinsky.conditioning.decoder_texts import TOKENS
 from kandinsky.conditioning.one_text import OneTextConditioner, stacked
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.core.errors import ConfigError
-from kandinsky.engine.adapters import adaptable
+from kandinsky.engine.adapters import OF_THE_PRIOR, adaptable
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.engine.words import listeners, text_encoders
 from kandinsky.networks.prior import PriorCondition
@@ -50,6 +50,14 @@ class Base:
         """What files call that network."""
         wanted = self.network(target)
         return next(name for name, network in adaptable(self.model).items() if network is wanted)
+
+    def learners(self, target: str, with_texts: bool = False) -> dict[str, nn.Module]:
+        """That network, and with texts the text encoders that it listens to, by what files call them."""
+        found = {self.component(target): self.network(target)}
+        for component, encoder in self.encoders.items():
+            if with_texts and component.startswith(OF_THE_PRIOR) == (target == "prior"):
+                found[component] = encoder.network
+        return found
 
     def need_prior(self) -> PriorStage:
         """The prior; ConfigError when the checkpoint has none."""

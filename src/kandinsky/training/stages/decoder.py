@@ -95,7 +95,7 @@ def decoder_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
         return {name: float(value) for name, value in denoise(turn).parts.items()}
 
     player = Player("decoder", unet, denoise, stage.optimiser, compiled=(unet,))
-    return Task((player,), source, extra=times, sheet=sheet, measure=measure)
+    return Task((player,), source, extra=times, settle=times.settle, sheet=sheet, measure=measure)
 
 
 def noise_of(turn: Turn, x0: Tensor, objective: DecoderObjective) -> Tensor:

@@ -52,7 +52,7 @@ def dreambooth_task(shop: Workshop, stage: Stage) -> Generator[events.Event, Non
 def trainable(base: Base, objective: DreamBoothObjective) -> dict[Target, nn.Module]:
     """What learns, by target: adapters, or the networks themselves."""
     if objective.whole:
-        return {target: unfreeze(base.network(target)) for target in objective.targets}
+        return {target: unfreeze(base.learners(target, objective.with_texts)) for target in objective.targets}
     return {target: add_adapters(base, target, objective.adapter) for target in objective.targets}
 
 

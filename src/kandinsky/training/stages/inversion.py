@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -16,7 +17,7 @@ from kandinsky.training.config import DecoderObjective, Stage, TextualInversionO
 from kandinsky.training.data.captions import Templates
 from kandinsky.training.events import Event
 from kandinsky.training.objectives.denoising import Posterior, squared_error
-from kandinsky.training.objectives.times import TIME_SAMPLERS, TimeSampler
+from kandinsky.training.objectives.times import TIME_SAMPLERS, TimeSampler, settled
 from kandinsky.training.stages.base import KINDS, Base
 from kandinsky.training.stages.decoder import denoising_losses
 from kandinsky.training.stages.examples import Examples, examples_of
@@ -126,7 +127,8 @@ def inversion_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]
     used = {"decoder": base.reads or objective.route == "sampled", "prior": base.prior is not None}
     networks = tuple(base.network(target) for target, wanted in used.items() if wanted)
     player = Player(PLAYER, word, loss, stage.optimiser, compiled=networks)
-    return Task((player,), source, extra=times, sheet=sheet)
+    settle = partial(settled, times.values())
+    return Task((player,), source, extra=times, settle=settle, sheet=sheet)
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,7 +76,7 @@ def prior_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
         }
 
     player = Player("prior", prior, denoise, stage.optimiser, compiled=(prior,))
-    return Task((player,), source, extra=times, measure=measure)
+    return Task((player,), source, extra=times, settle=times.settle, measure=measure)
 
 
 def condition(towers: Towers, ids: Tensor, mask: Tensor) -> PriorCondition:

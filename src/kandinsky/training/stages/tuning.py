@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from kandinsky.training.config import (
 from kandinsky.training.data.pictures import AUGMENTATIONS
 from kandinsky.training.events import Event
 from kandinsky.training.objectives.denoising import Posterior, error_of
-from kandinsky.training.objectives.times import TIME_SAMPLERS
+from kandinsky.training.objectives.times import TIME_SAMPLERS, settled
 from kandinsky.training.seeds import generator
 from kandinsky.training.stages.base import KINDS, Base
 from kandinsky.training.stages.decoder import denoising_losses, noise_of
@@ -83,39 +84,40 @@ def full_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     objective: FullObjective = stage.objective
     base = shop.base(stage)
     lesson = yield from lesson_of(shop, stage, base)
-    networks = {target: base.network(target) for target in objective.targets}
-    names = [name for network in networks.values() for found in names_of(network).values() for name in found]
+    networks = {target: base.learners(target, objective.with_texts) for target in objective.targets}
+    names = [
+        f"{component}.{name}"
+        for learners in networks.values()
+        for component, network in learners.items()
+        for found in names_of(network).values()
+        for name in found
+    ]
     for part in objective.frozen:
         if part not in GROUPS and not any(part in name for name in names):
             raise ConfigError(
                 f"objective.frozen: no weight has {part!r} in its name.",
                 f"Names are such as {names[0]} and {names[-1]}.",
             )
-    modules = {target: unfreeze(network, objective.frozen) for target, network in networks.items()}
+    modules = {target: unfreeze(learners, objective.frozen) for target, learners in networks.items()}
     return tuning_task(shop, stage, base, lesson, modules)
 
 
 def add_adapters(base: Base, target: str, settings: AdapterConfig) -> nn.Module:
-    """Puts fresh adapters on a target's network, and on its text encoder when asked; returns them together.
+    """Puts fresh adapters on a target's network, and on its text encoders when asked; returns them together.
 
     They are called as files call their components. Raises ConfigError for layers that are not there.
     """
     networks = adaptable(base.model)
-    components = [base.component(target)]
-    if settings.text_encoders:
-        components += [name for name in base.encoders if (name.startswith("prior_")) == (target == "prior")]
     if unknown := sorted(settings.layers.keys() - networks.keys()):
         raise ConfigError(
             f"objective.adapter.layers: there is no component {unknown[0]!r}.",
             f"Known: {', '.join(networks)}.",
         )
     adapters = nn.ModuleDict()
-    for name in components:
-        places = choose_places(networks[name], settings.layers.get(name))
-        adapter = Adapter.new(
-            networks[name], places, settings.rank, settings.alpha, settings.dropout, settings.dora
-        )
-        attach(networks[name], adapter, NAME)
+    for name, network in base.learners(target, settings.text_encoders).items():
+        places = choose_places(network, settings.layers.get(name))
+        adapter = Adapter.new(network, places, settings.rank, settings.alpha, settings.dropout, settings.dora)
+        attach(network, adapter, NAME)
         adapters[name] = adapter
     return adapters
 
@@ -132,20 +134,28 @@ def group_of(network: nn.Module, group: str) -> set[str]:
     }
 
 
-def unfreeze(network: nn.Module, frozen: tuple[str, ...] = ()) -> nn.Module:
-    """Lets all weights learn but those whose name in files contains one of `frozen`, and the statistics.
+def unfreeze(networks: Mapping[str, nn.Module], frozen: tuple[str, ...] = ()) -> nn.Module:
+    """Lets all weights of networks, by component, learn but those whose name in files contains one of
+    `frozen`, and the statistics; returns the networks together, as `together` has them.
 
     Raises ConfigError when that is nothing.
     """
-    names = names_of(network)
-    groups = {name for group in frozen if group in GROUPS for name in group_of(network, group)}
-    for name, value in network.named_parameters():
-        held = name in groups or any(part in foreign for part in frozen for foreign in names[name])
-        # The prior's statistics of embeddings are measured, not learned.
-        value.requires_grad_(not held and name not in ("clip_mean", "clip_std"))
-    if not any(value.requires_grad for value in network.parameters()):
+    for component, network in networks.items():
+        names = names_of(network)
+        groups = {name for group in frozen if group in GROUPS for name in group_of(network, group)}
+        for name, value in network.named_parameters():
+            held = any(part in f"{component}.{foreign}" for part in frozen for foreign in names[name])
+            # The prior's statistics of embeddings are measured, not learned.
+            value.requires_grad_(not held and name not in groups and name not in ("clip_mean", "clip_std"))
+    module = together(networks)
+    if not any(value.requires_grad for value in module.parameters()):
         raise ConfigError("objective.frozen leaves nothing to learn.", "Freeze less.")
-    return network
+    return module
+
+
+def together(networks: Mapping[str, nn.Module]) -> nn.Module:
+    """Networks as the one module of a player: itself where there is one, else by component."""
+    return nn.ModuleDict(dict(networks)) if len(networks) > 1 else next(iter(networks.values()))
 
 
 def tuning_task(
@@ -157,6 +167,7 @@ def tuning_task(
 ) -> Task:
     """The task in which `modules` learn, by target, the loss of that target's network on the same batches."""
     objective: Tuned = stage.objective
+    _check_texts(base, objective)
     _check_told(stage, base, lesson)
     source = _told_more(base, objective, lesson.source)
     shown, held_out = lesson.shown, lesson.held_out
@@ -191,7 +202,17 @@ def tuning_task(
             return draw_repainted(base, batch.captions, shown.plain(rows), batch.repaint)
         return draw_sheet(base, objective.prompts or batch.captions, shown.shape)
 
-    return Task(tuple(players), source, extra=times, order=lesson.order, sheet=sheet, measure=measure)
+    settle = partial(settled, times.values())
+    return Task(tuple(players), source, times, settle, lesson.order, sheet, measure)
+
+
+def _check_texts(base: Base, objective: Tuned) -> None:
+    read = [len(base.learners(target, with_texts=True)) > 1 for target in objective.targets]
+    if objective.with_texts and not any(read):
+        raise ConfigError(
+            f"The {objective.target} of {base.model.name} reads no texts itself: no text encoder can learn.",
+            'Set target = "prior" or "both", or leave text_encoders out.',
+        )
 
 
 def _check_told(stage: Stage, base: Base, lesson: Lesson) -> None:
