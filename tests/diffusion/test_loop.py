@@ -99,7 +99,7 @@ def test_the_result_does_not_depend_on_the_working_dtype_of_x(name: str) -> None
     torch.testing.assert_close(double.float(), full, rtol=1e-5, atol=1e-5)
 
 
-DRAWS = {"ddpm": 3, "euler_ancestral": 2, "renoise": 2}
+DRAWS = {"ddpm": 3, "euler_ancestral": 2, "renoise": 2, "dpmpp_2m_sde": 2}
 
 
 @ALL

@@ -14,7 +14,7 @@ from kandinsky.diffusion.samplers.base import Sampler, refuse_eta
 
 @dataclass(frozen=True, eq=False)
 class Before:
-    """The step before: its x0 and its half log signal-to-noise ratio."""
+    """What a step leaves to the next: its x0 and its half log signal-to-noise ratio."""
 
     x0: Tensor
     half_log_snr: float
@@ -45,15 +45,18 @@ class DPMPP2M:
     ) -> tuple[Tensor, Prediction, Before]:
         prediction = denoise(x, t)
         abar, abar_next = self.process.alpha_bar_at(t), self.process.alpha_bar_at(t_next)
-        lam, lam_next = self.process.half_log_snr_at(t), self.process.half_log_snr_at(t_next)
-        h = lam_next - lam
-        x0 = prediction.x0
-        if state is not None and not final:
-            reach = h / (lam - state.half_log_snr) / 2.0
-            x0 = x0 + reach * (x0 - state.x0)
+        here = Before(prediction.x0, self.process.half_log_snr_at(t))
+        h = self.process.half_log_snr_at(t_next) - here.half_log_snr
+        x0 = prediction.x0 if state is None or final else extrapolated(here, state, h)
         from_x = math.sqrt((1.0 - abar_next) / (1.0 - abar))
         x_next = from_x * x - (math.sqrt(abar_next) * math.expm1(-h)) * x0
-        return x_next, prediction, Before(prediction.x0, lam)
+        return x_next, prediction, here
+
+
+def extrapolated(here: Before, before: Before, h: float) -> Tensor:
+    """x0 in the middle of a step of `h` that begins `here`, on the line through the last two steps' x0."""
+    reach = h / (here.half_log_snr - before.half_log_snr) / 2.0
+    return here.x0 + reach * (here.x0 - before.x0)
 
 
 def build(process: Process, variance: str, eta: float | None) -> Sampler:
