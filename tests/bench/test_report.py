@@ -1,0 +1,138 @@
+"""Ratios pair by pair, tables, JSON and the picture, on numbers that were not measured."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kandinsky.bench import libraries
+from kandinsky.bench.asked import Asked, Job
+from kandinsky.bench.chart import draw_chart
+from kandinsky.bench.compare import Measured, Row, difference
+from kandinsky.bench.report import markdown, to_json
+from kandinsky.bench.run import SIDES, Plan, Results
+from kandinsky.bench.workloads import WORKLOADS
+from kandinsky.cli import bench as command
+from kandinsky.core.errors import ConfigError, RequestError
+
+MACHINE = {"device": "a machine", "threads": 2, "versions": {"torch": "2"}, "free": 1}
+
+
+def sides(ours: list[float], peer: list[float], *peaks: int) -> dict[str, Measured]:
+    return {
+        name: Measured("float32", [], 0.5, seconds, [peak] * len(seconds), [], 4e9)
+        for name, seconds, peak in zip(("ours", "peer"), (ours, peer), peaks, strict=True)
+    }
+
+
+@pytest.fixture
+def results() -> Results:
+    rows = [
+        Row(WORKLOADS["step-2.2"], "float32", sides([2, 4, 2], [4, 6, 3], 2**30, 2**31), (0.25, 3)),
+        Row(WORKLOADS["memory-2.2"], "default", sides([9, 9], [9, 9], 2**30, 2**30)),
+        Row(WORKLOADS["movq-768"], "bfloat16", {"peer": sides([1], [1], 1, 1)["peer"]}),
+    ]
+    return Results(MACHINE, Plan(), {"float32": 4e9}, rows, [("prior-2.2, default", "it needs 9 GiB")])
+
+
+def test_ratios_are_taken_pair_by_pair(results: Results) -> None:
+    step, memory, alone = results.rows
+    assert step.ratios == [2.0, 1.5, 1.5]
+    assert (step.ratio, step.bar) == (1.5, 1.1)
+    assert memory.ratios == [1.0, 1.0], "peaks are what counts there"
+    assert alone.ratio is None
+    assert step.sides["ours"].share(results.rates) == pytest.approx(0.5)
+    assert step.sides["ours"].share({}) is None
+
+
+def test_the_table_tells_all_of_it(results: Results) -> None:
+    table = markdown(results).splitlines()
+    assert "a machine, 2 threads; torch 2. Matrix products in the same run: float32 4 GFLOP/s." in table
+    (line,) = [line for line in table if line.startswith("| step-2.2")]
+    assert line == (
+        "| step-2.2 | float32 | 2.00 s float32 | 4.00 s float32 | 1.50x | 1.50 .. 2.00 | 1.1x met "
+        "| 1024 MiB | 2048 MiB | 50% | 25% | 0.25 / 3 |"
+    )
+    assert any(line.startswith("| memory-2.2 ") and "2x missed" in line for line in table)
+    assert "- prior-2.2, default: it needs 9 GiB" in table
+    kept = json.loads(json.dumps(to_json(results)))
+    assert kept["rows"][0]["ratios"] == [2.0, 1.5, 1.5]
+    assert kept["rows"][0]["sides"]["peer"]["seconds"] == [4, 6, 3]
+
+
+def test_the_picture_has_a_bar_for_each_comparison(results: Results) -> None:
+    with Image.open(io.BytesIO(draw_chart(results))) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    green = (pixels == (0x2F, 0x7D, 0x5B)).all(axis=-1)
+    assert green.sum() > 1000
+    empty = Results(MACHINE, Plan(), {}, [], [])
+    with Image.open(io.BytesIO(draw_chart(empty))) as image:
+        assert image.size[0] == pixels.shape[1]
+
+
+def test_differences_are_in_levels(tmp_path: Path) -> None:
+    a, b = np.zeros((1, 2, 2, 3), np.uint8), np.zeros((1, 2, 2, 3), np.uint8)
+    b[0, 0, 0] = 255
+    np.save(tmp_path / "a.npy", a)
+    np.save(tmp_path / "b.npy", b)
+    assert difference(tmp_path / "a.npy", tmp_path / "b.npy") == (255 / 4, 255)
+
+
+def test_plans_that_cannot_be() -> None:
+    with pytest.raises(RequestError, match=r"step-2\.3.*Did you mean 'step-2\.2'"):
+        Plan(("step-2.3",))
+    with pytest.raises(RequestError, match="theirs"):
+        Plan(sides=("theirs",))
+    with pytest.raises(RequestError, match="0 runs"):
+        Plan(runs=0)
+
+
+def test_pairings_follow_the_sides() -> None:
+    step, cold = WORKLOADS["step-2.2"], WORKLOADS["cold-start"]
+    both = ["ours", "peer"]
+    pairings = [("default", both), ("float32", both), ("bfloat16", both)]
+    assert list(Plan().pairings(step)) == pairings
+    assert list(Plan().pairings(cold)) == pairings[:1]
+    assert list(Plan(sides=("ours-best",), dtypes=("bfloat16",)).pairings(step)) == [("bfloat16", ["ours"])]
+
+
+def test_steps_of_the_prior_can_be_fewer() -> None:
+    prior, step = Plan(("prior-2.2", "step-2.2"), prior_steps=3).chosen()
+    assert (prior.asked.prior_steps, step.asked.prior_steps) == (3, 1)
+
+
+def test_the_embedded_checkpoint_is_asked_for_what_it_is_made_for() -> None:
+    import kandinsky
+
+    (cold,) = Plan(("cold-start",)).chosen()
+    own = kandinsky.load(device="cpu").model.defaults
+    for name in ("width", "height", "steps", "guidance_scale", "prior_steps", "prior_guidance_scale"):
+        assert getattr(cold.asked, name) == own[name], name
+
+
+def test_the_page_names_every_workload_and_side() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert [name for name in (*WORKLOADS, *SIDES) if f"`{name}`" not in text] == []
+
+
+def test_jobs_pass_through_json() -> None:
+    job = Job("peer", "folder", Asked(form="mix", count=2), "step", "float32", threads=2)
+    assert Job.from_json(json.loads(json.dumps(job.to_json()))) == job
+
+
+def test_a_missing_peer_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libraries, "find_spec", lambda name: None if name == "diffusers" else object())
+    with pytest.raises(ConfigError, match=r"diffusers.*kandinsky-diffusion\[bench\]"):
+        command.bench(Plan(), None, quiet=True)
+
+
+def test_results_are_written(
+    results: Results, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "run", lambda plan, say: results)
+    command.bench(Plan(), tmp_path / "new", quiet=True)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(command.NAMES)
+    assert capsys.readouterr().out == (tmp_path / "new" / "bench.md").read_text(encoding="utf-8")
