@@ -18,5 +18,10 @@ def load_script(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up.
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    # Run as a script, one finds what it shares with others beside itself.
+    sys.path.insert(0, str(REPOSITORY / "examples"))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
     return module

@@ -1,9 +1,11 @@
 """The example scripts run as a user would run them, with few steps."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from kandinsky.core.metadata import read_metadata
@@ -92,3 +94,59 @@ def test_the_learned_word_is_nearer_to_the_toy_than_any_other_prompt(here: Path)
     word = found.pop("a zwx")
     found.pop("the pictures themselves")
     assert word > max(found.values()) + 0.2, found
+
+
+def test_the_class_is_kept(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_script("keep_the_class", monkeypatch, "--steps", "1", "--draw-steps", "1", "--count", "2")
+    names = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert names == ["as it was", "with the class", "without"]
+    assert Image.open(here / "robots" / "sheet.png").height == 7 * 64
+
+
+def test_the_spread_of_a_class() -> None:
+    spread = load_script("keep_the_class").spread
+    assert spread(torch.eye(3)) == pytest.approx(1.0)
+    assert spread(torch.ones(4, 1)) == pytest.approx(0.0)
+
+
+def test_a_style_is_learned(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a folder of two things in two styles, by the checkpoint's own features."""
+    apple = {"group": "food and drink", "captions": {"en": {"label": "red apple"}}}
+    things = {str(number): apple | {"captions": {"en": {"label": f"thing {number}"}}} for number in range(4)}
+    (here / "concepts.json").write_text(json.dumps(things), encoding="utf-8")
+    rows = []
+    for number in range(8):
+        Image.new("RGBA", (64, 64), (40 * number % 256, 90, 10, 200)).save(here / f"{number}.png")
+        style = "round" if number % 2 else "flat"
+        rows.append(
+            {
+                "file_name": f"{number}.png",
+                "codepoints": str(number // 2),
+                "style": style,
+                # One thing is held out in the flat style alone.
+                "split": "train" if number == 7 else "test",
+            }
+        )
+    (here / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    quick = ["--steps", "1", "--draw-steps", "1", "--count", "2", "--features", "own"]
+    run_script("learn_a_style", monkeypatch, "--data", ".", "--style", "round", *quick)
+    assert [line[7:] for line in capsys.readouterr().out.splitlines()[-3:]] == [
+        "real pictures of the style",
+        "before",
+        "after",
+    ]
+    assert Image.open(here / "style" / "sheet.png").height == 3 * 64
+
+
+def test_styles_are_told_apart_by_their_means() -> None:
+    shares = load_script("learn_a_style").shares
+    draws = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.randn(3, 20, 4, generator=draws)
+    centres = {"flat": torch.tensor([1.0, 0, 0, 0]), "round": torch.tensor([0, 1.0, 0, 0])}
+    real = {name: centre + noise[place] for place, (name, centre) in enumerate(centres.items())}
+    drawn = torch.cat([centres["flat"] + noise[2, :15], centres["round"] + noise[2, 15:]])
+    assert shares(real, drawn, "flat") == (0.75, 1.0)
