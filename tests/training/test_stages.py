@@ -19,9 +19,11 @@ from kandinsky.core.errors import CheckpointError, ConfigError, DataError
 from kandinsky.training import events, run_config, teacher
 from kandinsky.training.api import load_networks
 from kandinsky.training.config import read_config
+from kandinsky.training.data.pictures import AUGMENTATIONS
+from kandinsky.training.stages import sources
 from kandinsky.training.stages.encoding import Encoders
 from kandinsky.training.stages.prior import condition
-from kandinsky.training.stages.sources import Captioned
+from kandinsky.training.stages.sources import Captioned, PictureSource
 from kandinsky.training.stages.towers import vision_pixels
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.state import newest
@@ -357,3 +359,31 @@ def test_recipes_fit_together_and_are_small_enough_to_ship(recipe: str, root: Pa
     assert said[-1] == events.Exported(tmp_path / "run" / "checkpoint")
     files = [path for path in (tmp_path / "run" / "checkpoint").rglob("*") if path.is_file()]
     assert 40e6 < sum(path.stat().st_size for path in files) < 56e6
+
+
+def test_large_pictures_are_encoded_a_few_at_a_time(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Workshop(read_config(small_config(root)), CPU)
+    pictures = PictureSource(shop.pictures(shop.config.stage[3]), AUGMENTATIONS["full"])
+    seen: list[int] = []
+
+    def encode(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen.append(len(pixels))
+        return {"latents": pixels[:, :, ::8, ::8]}
+
+    def encoded(at_once: int, folder: str) -> torch.Tensor:
+        monkeypatch.setattr(sources, "AT_ONCE", at_once * 16 * 16)
+        making = sources.encode_once(pictures, 4, encode, "", tmp_path / folder, 0, "decoder")
+        while True:
+            try:
+                next(making)
+            except StopIteration as done:
+                tensors: dict[str, torch.Tensor] = done.value
+                return tensors["latents"]
+
+    assert encoded(8, "eight").shape == (48, 3, 2, 2)
+    assert seen == [8] * 6
+    seen.clear()
+    assert encoded(3, "three").shape == (48, 3, 2, 2)
+    assert seen == [3, 1] * 12

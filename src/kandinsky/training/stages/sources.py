@@ -21,7 +21,8 @@ from kandinsky.training.data.pictures import Augmentation, Batch, PictureSet
 from kandinsky.training.data.words import COLOURS
 from kandinsky.training.seeds import generator
 
-CHUNK = 64
+CHUNK, AT_ONCE = 64, 2**21
+"""How many pictures, and how many pixels, are encoded at once."""
 FACTS = ("concepts", "styles", "backgrounds", "beside")
 
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
@@ -152,13 +153,17 @@ def encode_once(
             path.unlink()
     count = len(source)
     columns: dict[str, list[Tensor]] = {}
-    for first in range(0, count, CHUNK):
+    height, width = source.pictures.shape
+    rows = max(1, AT_ONCE // (height * width))
+    chunk = min(CHUNK, max(1, rows // variants))
+    for first in range(0, count, chunk):
         yield events.Preparing(stage, "latents and embeddings", first, count)
-        chosen = [index for index in range(first, min(first + CHUNK, count)) for _ in range(variants)]
+        chosen = [index for index in range(first, min(first + chunk, count)) for _ in range(variants)]
         batch = source.batch(chosen, generator(seed, "variants", first))
-        found = encode(batch.pixels) | facts_of(batch)
-        for name, value in found.items():
-            columns.setdefault(name, []).append(value.half() if value.is_floating_point() else value)
+        found = [encode(pixels) for pixels in batch.pixels.split(rows)]
+        for part in (*found, facts_of(batch)):
+            for name, value in part.items():
+                columns.setdefault(name, []).append(value.half() if value.is_floating_point() else value)
     tensors = {name: torch.cat(parts).cpu().contiguous() for name, parts in columns.items()}
     _write(path, tensors)
     yield events.Preparing(stage, "latents and embeddings", count, count)
