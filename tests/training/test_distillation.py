@@ -17,6 +17,7 @@ from torch import Tensor
 import kandinsky
 from kandinsky.checkpoints.files import OWN_ADAPTERS
 from kandinsky.checkpoints.lora import read_lora
+from kandinsky.checkpoints.maps.scheduler import few_steps_json
 from kandinsky.cli.main import run
 from kandinsky.cli.train import recipes
 from kandinsky.core.errors import CheckpointError, ConfigError
@@ -491,3 +492,29 @@ def test_the_peer_visits_the_same_times_and_ends_clean(model: Path, pictures: Pa
     assert float(scheduler.final_alpha_cumprod) == 1.0
     index = json.loads((result.path / "model_index.json").read_text())
     assert index["scheduler"] == ["diffusers", "DDIMScheduler"]
+
+
+def test_the_peer_draws_the_same_picture_with_the_adapter(model: Path, learned: Path) -> None:
+    """By its own DDIM with trailing times, unguided, as the file's sampling says."""
+    from diffusers import DDIMScheduler
+    from diffusers.pipelines.kandinsky2_2 import KandinskyV22CombinedPipeline
+
+    peer = KandinskyV22CombinedPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    config = few_steps_json(dict(peer.scheduler.config))
+    peer.decoder_pipe.register_modules(scheduler=DDIMScheduler.from_config(config))
+    peer.decoder_pipe.unet.load_lora_adapter(learned, prefix="unet", use_safetensors=True)
+    for part in (peer, peer.prior_pipe, peer.decoder_pipe):
+        part.set_progress_bar_config(disable=True)
+    theirs = peer(
+        "a red fox",
+        prior_num_inference_steps=3,
+        num_inference_steps=2,
+        guidance_scale=1.0,
+        height=64,
+        width=64,
+        generator=[torch.Generator().manual_seed(5)],
+    ).images[0]
+    pipe = kandinsky.load(model, device="cpu", lora={str(learned): 1.0})
+    ours = pipe.generate("a red fox", seed=5, prior_steps=3, width=64, height=64).images[0]
+    assert ours.size == theirs.size
+    assert np.abs(np.asarray(ours).astype(float) - np.asarray(theirs)).max() <= 1
