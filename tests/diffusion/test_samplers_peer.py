@@ -263,27 +263,17 @@ def test_dpmpp_2m(process: Process, n: int) -> None:
     assert_paths_close(ours, peer_path(peer, network_of(process), x, times), 5e-6)
 
 
-def multistep_peer(n: int, **options: Any) -> tuple[Any, list[int]]:
-    """The peer's solver on the linear process, with our noise levels unrounded, and its times."""
-    peer = diffusers.DPMSolverMultistepScheduler(**BETAS, final_sigmas_type="zero", **options)
-    peer.set_timesteps(n)
-    times = peer.timesteps.tolist()
-    peer.sigmas = torch.tensor([LINEAR.sigma_at(t) for t in [*times, -1]], dtype=torch.float64)
-    return peer, times
-
-
-@pytest.mark.parametrize("n", [2, 3, 4, 8, 30])
-def test_dpmpp_3m(n: int) -> None:
-    # The peer takes the last step but one by a lower order where there are fewer than 15, unless told not to.
-    peer, times = multistep_peer(n, algorithm_type="dpmsolver++", solver_order=3, lower_order_final=False)
-    x = start(torch.float32)
-    ours = our_path("dpmpp_3m", LINEAR, network_of(LINEAR), x, times)
-    assert_paths_close(ours, peer_path(peer, network_of(LINEAR), x, times), 5e-6)
-
-
 @pytest.mark.parametrize("n", [2, 3, 8, 30])
 def test_dpmpp_2m_sde(n: int) -> None:
-    peer, times = multistep_peer(n, algorithm_type="sde-dpmsolver++", solver_order=2, solver_type="midpoint")
+    peer = diffusers.DPMSolverMultistepScheduler(
+        **BETAS,
+        algorithm_type="sde-dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        final_sigmas_type="zero",
+    )
+    peer.set_timesteps(n)
+    times = peer.timesteps.tolist()
     x = start(torch.float32)
     ours = our_path("dpmpp_2m_sde", LINEAR, network_of(LINEAR), x, times)
     assert_paths_close(ours, peer_path(peer, network_of(LINEAR), x, times), 5e-6)
