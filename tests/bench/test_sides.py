@@ -8,6 +8,7 @@ import torch
 
 from kandinsky.bench.asked import Job
 from kandinsky.bench.child import Worker
+from kandinsky.bench.counting import counter
 from kandinsky.bench.random_models import draw, make_model
 from kandinsky.bench.run import Plan
 from kandinsky.bench.workloads import EMBEDDED, Workload
@@ -29,7 +30,7 @@ def pictures(
     workload = chosen(name)
     folder = embedded_folder() if workload.model == EMBEDDED else models / workload.model
     if workload.model != EMBEDDED:
-        make_model(models, workload.model, quick=True)
+        make_model(models, workload.model, tiny=True)
     worker = Worker(0, "cpu")
     told = worker.load(Job(side, str(folder), workload.asked, workload.span, dtype).to_json())  # type: ignore[arg-type]
     assert dtype in (None, told["dtype"])
@@ -39,7 +40,17 @@ def pictures(
 
 
 @pytest.mark.parametrize(
-    "name", ["step-2.2", "prior-2.2", "movq-512", "memory-2.2", "text2img-8", "img2img-1"]
+    "name",
+    [
+        "step-2.1",
+        "step-2.2",
+        "step-3.0-half",
+        "prior-2.2",
+        "movq-512",
+        "memory-2.2",
+        "text2img-8",
+        "img2img-1",
+    ],
 )
 def test_both_sides_draw_the_same(name: str, models: Path) -> None:
     ours, counted = pictures(name, "ours", models)
@@ -70,17 +81,31 @@ def test_the_same_name_is_the_same_numbers(models: Path, tmp_path: Path) -> None
     assert not torch.equal(first, draw("up.weight", first.shape))
     assert float(first.std()) == pytest.approx((32 * 9) ** -0.5, rel=0.05)
     assert float(draw("norm.weight", torch.Size([4096])).mean()) == pytest.approx(1, abs=0.01)
-    counts = make_model(tmp_path, "movq", quick=True)
+    counts = make_model(tmp_path, "movq", tiny=True)
     index = tmp_path / "movq" / "model_index.json"
     index.unlink()
-    assert make_model(tmp_path, "movq", quick=True) == counts
+    assert make_model(tmp_path, "movq", tiny=True) == counts
     assert not index.exists(), "a complete folder was written again"
 
 
 def test_operations_by_hand() -> None:
-    x, kernel = torch.randn(1, 8, 16, 16), torch.randn(4, 8, 3, 3)
-    q = torch.randn(1, 2, 10, 8)
-    with Worker(0, "cpu")._counter() as counter:
+    x, q = torch.randn(2, 8, 16, 16), torch.randn(1, 2, 10, 8)
+    kernel, matrix = torch.randn(4, 8, 3, 3), torch.randn(5, 16)
+    with torch.no_grad(), counter() as found:
         torch.nn.functional.conv2d(x, kernel, padding=1)
+        torch.nn.functional.linear(x, matrix)
         torch.nn.functional.scaled_dot_product_attention(q, q, q)
-    assert counter.get_total_flops() == 2 * 4 * 8 * 9 * 256 + 2 * 2 * 2 * 10 * 10 * 8
+    convolution, product = 2 * 2 * 4 * 8 * 9 * 256, 2 * 2 * 8 * 16 * 16 * 5
+    assert found.get_total_flops() == convolution + product + 2 * 2 * 2 * 10 * 10 * 8
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_operations_by_packed_weights() -> None:
+    x, kernel, matrix = torch.randn(2, 8, 16, 16), torch.randn(4, 8, 3, 3), torch.randn(5, 16)
+    shape = ((1, 1), (1, 1), (1, 1), 1)
+    packed = torch._C._nn.mkldnn_reorder_conv2d_weight(kernel.to_mkldnn(), *shape)
+    laid = torch.ops.mkldnn._reorder_linear_weight(matrix)
+    with torch.no_grad(), counter() as found:
+        torch.ops.mkldnn._convolution_pointwise(x, packed, None, *shape, "none", [], "")
+        torch.ops.mkldnn._linear_pointwise(x, laid, None, "none", [], "")
+    assert found.get_total_flops() == 2 * 2 * 4 * 8 * 9 * 256 + 2 * 2 * 8 * 16 * 16 * 5

@@ -61,7 +61,11 @@ class Worker:
         """
         assert self._job is not None
         assert self._side is not None
-        counter = self._counter() if count else None
+        counter = None
+        if count:
+            from kandinsky.bench.counting import counter as count_operations
+
+            counter = count_operations()
         moments: list[Moment] = []
 
         def mark(stage: str) -> None:
@@ -125,11 +129,11 @@ class Worker:
             "free": free_memory(self._torch.device("cpu")),
         }
 
-    def make(self, root: str, name: str, quick: bool) -> dict[str, Any]:
+    def make(self, root: str, name: str, tiny: bool) -> dict[str, Any]:
         """Writes a folder of random weights; answers with the parameters of its parts."""
         from kandinsky.bench.random_models import make_model
 
-        return {"parameters": make_model(Path(root), name, quick)}
+        return {"parameters": make_model(Path(root), name, tiny)}
 
     def peak(self) -> dict[str, Any]:
         """The largest resident set of this process so far, and the device's most allocated bytes."""
@@ -137,17 +141,6 @@ class Worker:
         if self._device != "cpu":
             on_device = int(self._torch.cuda.max_memory_allocated())
         return {"peak": _peak(), "device": on_device}
-
-    def _counter(self) -> Any:
-        """Counts products and convolutions; the CPU's own kernel of attention is not on torch's list."""
-        from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-
-        def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-            return int(sdpa_flop_count(query.shape, key.shape, value.shape))
-
-        kernel = self._torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        attention._get_raw = True  # type: ignore[attr-defined]
-        return FlopCounterMode(display=False, custom_mapping={kernel: attention})
 
 
 def _cpu_name() -> str:

@@ -155,7 +155,7 @@ def _folder(workload: Workload, plan: Plan, scratch: Path, say: Say) -> Path:
     root = (plan.weights or scratch) / ("quick" if plan.quick else "full")
     say(f"{workload.name}: random weights of {workload.model}")
     with Child(scratch / "make.log", plan.threads, "cpu") as maker:
-        maker.ask("make", root=str(root), name=workload.model, quick=plan.quick)
+        maker.ask("make", root=str(root), name=workload.model, tiny=plan.quick)
     return root / workload.model
 
 

@@ -84,6 +84,22 @@ WORKLOADS = {
             bars=_same(4.0) | {"default": 15.0},
             gib=5.0,
         ),
+        Workload(
+            "step-2.1",
+            "a guided step of the 2.1 U-Net, 1.23 B parameters, 64 x 64 latents",
+            "unet-2.1",
+            replace(GUIDED, reads="both", embedding=768),
+            "step",
+            gib=6.5,
+        ),
+        Workload(
+            "step-3.0-half",
+            "a guided step of a 3.0 U-Net of half the width, 64 x 64 latents",
+            "unet-3.0-half",
+            replace(GUIDED, reads="text"),
+            "step",
+            gib=4.5,
+        ),
         *(
             Workload(
                 f"movq-{side}",
@@ -119,6 +135,6 @@ def quick(workload: Workload) -> Workload:
         count=min(workload.asked.count, 2),
         steps=min(workload.asked.steps, 3),
         prior_steps=min(workload.asked.prior_steps, 2),
-        embedding=32,
+        embedding=64,
     )
     return replace(workload, asked=asked, bars={}, gib=0.5)
