@@ -50,7 +50,19 @@ def make(root: Path, name: str) -> str | None:
         ClipVisionConfig(512, 12, 8, 2048, 224, 14, dim, "gelu"),
     )
     random_models.make_model(root, name, quick=False)
+    narrow(root / name)
     return str(root / name)
+
+
+def narrow(folder: Path) -> None:
+    """Writes weights anew in half precision: read in float32, no page of the file stays in memory."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    for path in folder.rglob("*.safetensors"):
+        tensors = load_file(path)
+        if any(value.dtype == torch.float32 for value in tensors.values()):
+            save_file({name: value.half() for name, value in tensors.items()}, path)
 
 
 def make_nothing(root: Path) -> str:
@@ -59,6 +71,7 @@ def make_nothing(root: Path) -> str:
 
     random_models.MODELS["nothing"] = random_models.MODELS["whole-2.2"]
     random_models.make_model(root, "nothing", quick=True)
+    narrow(root / "nothing")
     return str(root / "nothing")
 
 
@@ -109,30 +122,32 @@ def measured(job: dict[str, Any]) -> int:
     return int(json.loads(done.stdout.splitlines()[-1])["peak"])
 
 
-def table(root: Path, only: list[str], methods: list[str]) -> None:
-    """Prints the Markdown table."""
+def compared(root: Path, name: str, method: str, recomputed: bool) -> tuple[int, int]:
+    """The planned and the measured peak of a row, in bytes; models and pictures lie in `root`."""
     from PIL import Image
 
     from kandinsky.training.plan import plan
 
     pictures = root / "pictures"
-    pictures.mkdir()
+    pictures.mkdir(exist_ok=True)
     for number in range(2):
         Image.new("RGB", (64, 64), "grey").save(pictures / f"{number}.png")
         (pictures / f"{number}.txt").write_text("a grey square", encoding="utf-8")
-    nothing = make_nothing(root)
+    out = root / f"{name}-{method}-{recomputed}"
+    job: dict[str, Any] = {"method": method, "pictures": str(pictures), "recomputed": recomputed}
+    job |= {"size": SIZES[name], "batch": BATCHES[name], "model": make(root, name), "out": str(out)}
+    bare = {"model": make_nothing(root), "size": 64, "batch": 1, "out": f"{out}-bare"}
+    return plan(config(job)).peak, measured(job) - measured({**job, **bare})
+
+
+def table(root: Path, only: list[str], methods: list[str]) -> None:
+    """Prints the Markdown table."""
     print("| model | method | gradient checkpointing | planned MiB | measured MiB | measured / planned |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name in only:
-        model = make(root, name)
         for method in methods:
             for recomputed in (False, True):
-                out = root / f"{name}-{method}-{recomputed}"
-                job: dict[str, Any] = {"method": method, "pictures": str(pictures), "recomputed": recomputed}
-                job |= {"size": SIZES[name], "batch": BATCHES[name], "model": model, "out": str(out)}
-                bare = {"model": nothing, "size": 64, "batch": 1, "out": f"{out}-bare"}
-                found = measured(job) - measured({**job, **bare})
-                planned = plan(config(job)).peak
+                planned, found = compared(root, name, method, recomputed)
                 print(
                     f"| {name} | {method} | {'yes' if recomputed else 'no'} | {planned / MIB:,.0f} | "
                     f"{found / MIB:,.0f} | {found / planned:.2f} |",

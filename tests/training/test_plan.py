@@ -1,13 +1,19 @@
 """Plans of memory: nothing is read or used for them, and they say what a run takes."""
 
 import gc
+import importlib.util
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.docs.pages import REPOSITORY
+from tests.outlines import NUMBERS, text_image_outline
 from torch import nn
 
+import kandinsky
+from kandinsky.cli.main import run
 from kandinsky.core.errors import ConfigError
 from kandinsky.training.ledger import CudaAutocast, Hollow, Ledger
 from kandinsky.training.plan import plan
@@ -101,3 +107,59 @@ def test_a_run_from_scratch_is_not_planned() -> None:
     scratch = {"out": "nowhere", "data": {"folder": "nowhere"}, "stage": [{"method": "movq", "max_steps": 1}]}
     with pytest.raises(ConfigError, match="no fine-tuning"):
         plan(scratch)
+
+
+def test_the_command_prints_a_table_and_what_would_take_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--method", "textual_inversion", "--data", "nowhere", "--token", "zwx", "--init-from", "red"]
+    with pytest.raises(SystemExit) as ended:
+        run(["train", *flags, "--size", "32", "--device", "cpu", "--plan"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "textual_inversion on cpu: batch 8, 32 px, fp32, adamw"
+    rows = {line.split()[0]: line.split()[1:] for line in said if line}
+    (numbers, mib) = rows["unet"]
+    unet = kandinsky.load(device="cpu").model.modules["unet"]
+    assert int(numbers.replace(",", "")) == sum(value.numel() for value in unet.parameters())
+    assert float(mib) == pytest.approx(4 * sum(value.numel() for value in unet.parameters()) / MIB, rel=0.01)
+    plain, recomputed = (float(value) for value in rows["fp32"])
+    assert plain == pytest.approx(float(rows["peak"][0]), abs=1)
+    assert recomputed < plain
+    assert float(rows["bf16"][0]) < plain
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.slow
+def test_textual_inversion_of_full_size_fits_into_twelve_gigabytes(tmp_path: Path) -> None:
+    """Where the original code needs 22 to 24; with its batch of 4 at 768 pixels."""
+    decoder, prior = text_image_outline(tmp_path)
+    values = tomllib.loads((REPOSITORY / "configs" / "2.1-textual-inversion.toml").read_text("utf-8"))
+    values["model"] = {"name": str(decoder), "prior": str(prior)}
+    # The tokenizers are stand-ins that know letters alone.
+    values["objective"]["init_from"] = "a"
+    found = plan(values, overrides={"device": "cuda"})
+    counts = {name: numbers for name, (numbers, _) in found.networks.items()}
+    assert {name: counts[name] for name in NUMBERS} == NUMBERS
+    # A tenth is left for what a GPU's libraries take.
+    assert found.size == 768
+    assert found.stage.batch * found.stage.accumulate == 4
+    assert found.peak < 0.9 * 12e9
+    plain = plan(values, overrides={"device": "cuda"}, precision="fp32", gradient_checkpointing=False)
+    assert plain.peak > 22e9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_a_plan_is_what_a_process_takes(recomputed: bool, tmp_path: Path) -> None:
+    """The largest resident set of a run of middle size, less that of one of next to nothing."""
+    spec = importlib.util.spec_from_file_location(
+        "memory", REPOSITORY / "benchmarks" / "finetuning_memory.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    planned, measured = benchmark.compared(tmp_path, "middle", "lora", recomputed)
+    assert measured == pytest.approx(planned, rel=0.15)

@@ -20,7 +20,7 @@ def show(path: Path, changes: dict[str, Any]) -> None:
     stage = config.stage[0]
     planned = plan(config)
     say("\n".join(lines(planned)))
-    say(f"\n{'peak in MiB':24}{'plain':>12}{'checkpointed':>14}")
+    say(f"\n{'MiB at the peak':24}{'plain':>12}{'checkpointed':>14}")
     for precision in ("fp32", HALF[stage.precision]):
         peaks = []
         for recomputed in (False, True):
