@@ -7,7 +7,8 @@ import pytest
 
 from kandinsky.bench.asked import Asked, Job
 from kandinsky.bench.processes import BenchError, Child, run_once
-from kandinsky.bench.run import Plan, run
+from kandinsky.bench.run import Plan, _check_room, run
+from kandinsky.bench.workloads import WORKLOADS
 
 
 def test_a_failing_order_is_told_and_the_process_lives(tmp_path: Path) -> None:
@@ -33,7 +34,9 @@ def test_a_command_is_measured_or_its_words_are_told(tmp_path: Path) -> None:
 def test_a_whole_run_of_one_side(tmp_path: Path) -> None:
     said: list[str] = []
     plan = Plan(("movq-512",), ("ours",), runs=2, threads=1, quick=True, weights=tmp_path)
-    results = run(plan, said.append)
+    kept: list[int] = []
+    results = run(plan, said.append, lambda sofar: kept.append(len(sofar.rows)))
+    assert kept == [1]
     assert results.skipped == []
     (row,) = results.rows
     assert (row.pairing, row.ratio, list(row.sides)) == ("default", None, ["ours"])
@@ -51,3 +54,22 @@ def test_a_whole_run_of_everything(tmp_path: Path) -> None:
     results = run(Plan(runs=1, threads=1, quick=True, weights=tmp_path), lambda _: None)
     assert [label for label, _ in results.skipped] == ["inpaint-1, the peer", "inpaint-8, the peer"]
     assert all(row.ratio is not None for row in results.rows if not row.workload.peer_lacks)
+
+
+def test_what_does_not_fit_is_left_out() -> None:
+    asked: list[str] = []
+
+    class Full:
+        """Stands for a machine with little free memory."""
+
+        def ask(self, do: str) -> dict[str, int]:
+            asked.append(do)
+            return {"free": 6 * 2**30}
+
+    prior = WORKLOADS["prior-2.2"]
+    _check_room(prior, "bfloat16", 2, Full())  # type: ignore[arg-type]
+    with pytest.raises(BenchError, match="about 10 GiB, 6 GiB are free"):
+        _check_room(prior, "float32", 2, Full())  # type: ignore[arg-type]
+    with pytest.raises(BenchError, match="20 GiB"):
+        _check_room(WORKLOADS["memory-2.2"], "default", 2, Full())  # type: ignore[arg-type]
+    assert asked == ["machine"] * 3

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,17 @@ def sides(ours: list[float], peer: list[float], *peaks: int) -> dict[str, Measur
 @pytest.fixture
 def results() -> Results:
     rows = [
-        Row(WORKLOADS["step-2.2"], "float32", sides([2, 4, 2], [4, 6, 3], 2**30, 2**31), (0.25, 3)),
+        Row(
+            WORKLOADS["step-2.2"],
+            "float32",
+            sides([2, 4, 2], [4, 6, 3], 2**30, 2**31),
+            (0.25, 3),
+            {"float32": 4e9},
+        ),
         Row(WORKLOADS["memory-2.2"], "default", sides([9, 9], [9, 9], 2**30, 2**30)),
         Row(WORKLOADS["movq-768"], "bfloat16", {"peer": sides([1], [1], 1, 1)["peer"]}),
     ]
-    return Results(MACHINE, Plan(), {"float32": 4e9}, rows, [("prior-2.2, default", "it needs 9 GiB")])
+    return Results(MACHINE, Plan(), rows, [("prior-2.2, default", "it needs 9 GiB")])
 
 
 def test_ratios_are_taken_pair_by_pair(results: Results) -> None:
@@ -44,8 +51,8 @@ def test_ratios_are_taken_pair_by_pair(results: Results) -> None:
     assert (step.ratio, step.bar) == (1.5, 1.1)
     assert memory.ratios == [1.0, 1.0], "peaks are what counts there"
     assert alone.ratio is None
-    assert step.sides["ours"].share(results.rates) == pytest.approx(0.5)
-    assert step.sides["ours"].share({}) is None
+    assert step.share("ours") == pytest.approx(0.5)
+    assert memory.share("ours") is alone.share("ours") is None
 
 
 def test_the_table_tells_all_of_it(results: Results) -> None:
@@ -68,7 +75,7 @@ def test_the_picture_has_a_bar_for_each_comparison(results: Results) -> None:
         pixels = np.asarray(image.convert("RGB"))
     green = (pixels == (0x2F, 0x7D, 0x5B)).all(axis=-1)
     assert green.sum() > 1000
-    empty = Results(MACHINE, Plan(), {}, [], [])
+    empty = Results(MACHINE, Plan())
     with Image.open(io.BytesIO(draw_chart(empty))) as image:
         assert image.size[0] == pixels.shape[1]
 
@@ -132,7 +139,11 @@ def test_a_missing_peer_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None
 def test_results_are_written(
     results: Results, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "run", lambda plan, say: results)
+    def run(plan: Plan, say: Callable[[str], None], keep: Callable[[Results], None]) -> Results:
+        keep(results)
+        return results
+
+    monkeypatch.setattr(command, "run", run)
     command.bench(Plan(), tmp_path / "new", quiet=True)
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(command.NAMES)
     assert capsys.readouterr().out == (tmp_path / "new" / "bench.md").read_text(encoding="utf-8")

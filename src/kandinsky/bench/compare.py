@@ -41,23 +41,20 @@ class Measured:
         """Of the device where there is one besides the main memory, in bytes."""
         return max(self.device_peaks, default=0) or max(self.peaks)
 
-    def share(self, rates: dict[str, float]) -> float | None:
-        """Of the machine's rate of matrix products in this dtype, None where either is not known."""
-        rate = rates.get(self.dtype)
-        return self.operations / self.median / rate if rate and self.operations else None
-
 
 @dataclass
 class Row:
     """One workload in one pairing; a side that was not asked for is None.
 
     `difference` is the mean and the largest difference of the sides' first pictures, in levels of 255.
+    `rates` are the machine's, of matrix products by dtype around this row, in operations a second.
     """
 
     workload: Workload
     pairing: str
     sides: dict[str, Measured]
     difference: tuple[float, float] | None = None
+    rates: dict[str, float] = field(default_factory=dict)
 
     @property
     def ratios(self) -> list[float]:
@@ -73,6 +70,12 @@ class Row:
     def ratio(self) -> float | None:
         """The median of the ratios."""
         return median(self.ratios) if self.ratios else None
+
+    def share(self, side: str) -> float | None:
+        """The part of the machine's rate in its dtype at which a side did its operations, if known."""
+        found = self.sides.get(side)
+        rate = self.rates.get(found.dtype) if found else None
+        return found.operations / found.median / rate if found and rate and found.operations else None
 
     @property
     def bar(self) -> float | None:

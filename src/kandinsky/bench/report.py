@@ -26,7 +26,7 @@ NONE = "–"
 def markdown(results: Results) -> str:
     """The machine, a table with a line for each row, what was left out, and what the columns mean."""
     lines = [_machine(results), "", _line(HEAD), _line(["---"] * len(HEAD))]
-    lines += [_line(_cells(row, results.rates)) for row in results.rows]
+    lines += [_line(_cells(row)) for row in results.rows]
     if results.skipped:
         lines += ["", "Left out:", "", *(f"- {label}: {reason}" for label, reason in results.skipped)]
     lines += ["", *_meaning(results.rows)]
@@ -40,26 +40,27 @@ def to_json(results: Results) -> dict[str, Any]:
         "rates": results.rates,
         "runs": results.plan.runs,
         "quick": results.plan.quick,
-        "rows": [_row(row, results.rates) for row in results.rows],
+        "rows": [_row(row) for row in results.rows],
         "skipped": [{"row": label, "reason": reason} for label, reason in results.skipped],
     }
 
 
-def _row(row: Row, rates: dict[str, float]) -> dict[str, Any]:
+def _row(row: Row) -> dict[str, Any]:
     return {
         "workload": row.workload.name,
         "text": row.workload.text,
         "pairing": row.pairing,
         "kind": row.workload.kind,
-        "sides": {name: _side(side, rates) for name, side in row.sides.items()},
+        "sides": {name: _side(side) | {"share": row.share(name)} for name, side in row.sides.items()},
         "ratios": row.ratios,
         "ratio": row.ratio,
         "bar": row.bar,
         "difference": row.difference,
+        "rates": row.rates,
     }
 
 
-def _side(side: Measured, rates: dict[str, float]) -> dict[str, Any]:
+def _side(side: Measured) -> dict[str, Any]:
     return {
         "dtype": side.dtype,
         "notes": side.notes,
@@ -69,7 +70,6 @@ def _side(side: Measured, rates: dict[str, float]) -> dict[str, Any]:
         "peaks": side.peaks,
         "device_peaks": side.device_peaks,
         "operations": side.operations,
-        "share": side.share(rates),
     }
 
 
@@ -81,7 +81,7 @@ def _machine(results: Results) -> str:
     return f"{where}; {versions}. Matrix products in the same run: {rates}."
 
 
-def _cells(row: Row, rates: dict[str, float]) -> list[str]:
+def _cells(row: Row) -> list[str]:
     ours, peer = row.sides.get("ours"), row.sides.get("peer")
     span = f"{min(row.ratios):.2f} .. {max(row.ratios):.2f}" if row.ratios else NONE
     bar = NONE if row.bar is None else f"{row.bar:g}x"
@@ -95,7 +95,7 @@ def _cells(row: Row, rates: dict[str, float]) -> list[str]:
         span,
         bar,
         *(NONE if side is None else f"{side.peak / 2**20:.0f} MiB" for side in (ours, peer)),
-        *(_share(side, rates) for side in (ours, peer)),
+        *(_share(row.share(side)) for side in ("ours", "peer")),
         NONE if row.difference is None else f"{row.difference[0]:.2f} / {row.difference[1]:.0f}",
     ]
 
@@ -113,8 +113,7 @@ def seconds(value: float) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.0f} ms"
 
 
-def _share(side: Measured | None, rates: dict[str, float]) -> str:
-    share = None if side is None else side.share(rates)
+def _share(share: float | None) -> str:
     return NONE if share is None else f"{share:.0%}"
 
 

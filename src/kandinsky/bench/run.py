@@ -1,8 +1,9 @@
 """A whole run: workloads in their pairings, the models they need, the machine's rate, the results."""
 
 import json
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ SIDES = ("ours", "ours-best", "peer", "peer-best")
 BEST = "-best"
 GIB = 2**30
 Say = Callable[[str], None]
+Keep = Callable[["Results"], None]
 
 
 @dataclass(frozen=True)
@@ -76,17 +78,22 @@ class Plan:
 
 @dataclass
 class Results:
-    """All that was measured: the machine, its rates of products by dtype, rows, what was left out and why."""
+    """All that was measured: the machine, a row for each pairing, what was left out and why."""
 
     machine: dict[str, Any]
     plan: Plan
-    rates: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
+    @property
+    def rates(self) -> dict[str, float]:
+        """The machine's operations a second in matrix products by dtype, the median over the rows."""
+        dtypes = dict.fromkeys(dtype for row in self.rows for dtype in row.rates)
+        return {k: median(row.rates[k] for row in self.rows if k in row.rates) for k in dtypes}
 
-def run(plan: Plan, say: Say) -> Results:
-    """Does all of a plan; `say` is told of each row as it begins and as it is done.
+
+def run(plan: Plan, say: Say, keep: Keep = lambda _: None) -> Results:
+    """Does all of a plan; `say` is told of each row as it begins, `keep` of the results after each.
 
     A row that fails is left out with what was said. Raises OutputError when models cannot be written.
     """
@@ -95,44 +102,35 @@ def run(plan: Plan, say: Say) -> Results:
         setting = Setting(plan.runs, plan.threads, plan.device, scratch, plan.compiled)
         machine = stack.enter_context(Child(scratch / "machine.log", plan.threads, plan.device))
         results = Results(machine.ask("machine"), plan)
-        gauge = _Gauge(machine, ("float32", *plan.dtypes))
         for workload in plan.chosen():
+            if workload.peer_lacks:
+                results.skipped.append((f"{workload.name}, the peer", workload.peer_lacks))
             try:
                 folder = _folder(workload, plan, scratch, say)
             except BenchError as error:
                 results.skipped.append((workload.name, str(error)))
                 continue
-            if workload.peer_lacks:
-                results.skipped.append((f"{workload.name}, the peer", workload.peer_lacks))
             for pairing, sides in plan.pairings(workload):
                 label = f"{workload.name}, {pairing}"
                 say(f"{label}: {' against '.join(sides)}")
-                if reason := _too_large(workload, machine, len(sides)):
-                    results.skipped.append((label, reason))
-                    continue
-                gauge.measure()
                 try:
-                    results.rows.append(compare(workload, pairing, sides, folder, setting))
+                    _check_room(workload, pairing, len(sides), machine)
+                    before = _rates(machine, plan)
+                    row = compare(workload, pairing, sides, folder, setting)
+                    row.rates = {k: (rate + before[k]) / 2 for k, rate in _rates(machine, plan).items()}
+                    results.rows.append(row)
                 except BenchError as error:
                     results.skipped.append((label, str(error)))
-                gauge.measure()
-        results.rates = gauge.medians()
+                keep(results)
+            if workload.model != EMBEDDED and plan.weights is None:
+                shutil.rmtree(folder)
         return results
 
 
-class _Gauge:
-    """The machine's rate of matrix products, measured before and after every row."""
-
-    def __init__(self, machine: Child, dtypes: Sequence[str]) -> None:
-        self._machine = machine
-        self._found: dict[str, list[float]] = {dtype: [] for dtype in dtypes}
-
-    def measure(self) -> None:
-        for dtype, found in self._found.items():
-            found.append(self._machine.ask("rate", dtype=dtype)["rate"])
-
-    def medians(self) -> dict[str, float]:
-        return {dtype: median(found) for dtype, found in self._found.items() if found}
+def _rates(machine: Child, plan: Plan) -> dict[str, float]:
+    """The machine's rate of matrix products, by dtype."""
+    dtypes = dict.fromkeys(("float32", *plan.dtypes))
+    return {dtype: machine.ask("rate", dtype=dtype)["rate"] for dtype in dtypes}
 
 
 def _as_embedded(asked: Asked) -> Asked:
@@ -159,10 +157,10 @@ def _folder(workload: Workload, plan: Plan, scratch: Path, say: Say) -> Path:
     return root / workload.model
 
 
-def _too_large(workload: Workload, machine: Child, sides: int) -> str | None:
-    """Why a workload cannot be done here, in words; None when it can."""
+def _check_room(workload: Workload, pairing: str, sides: int, machine: Child) -> None:
+    """Raises BenchError for a row that would not fit into the memory that is free."""
     free = machine.ask("machine")["free"]
-    needed = workload.gib * (1 if workload.kind == "alone" else sides)
-    if free is None or needed * GIB <= free:
-        return None
-    return f"it needs about {needed:.0f} GiB, {free / GIB:.0f} GiB are free"
+    half = pairing in ("bfloat16", "float16")
+    needed = workload.gib * (0.6 if half else 1) * (1 if workload.kind == "alone" else sides)
+    if free is not None and needed * GIB > free:
+        raise BenchError(f"It needs about {needed:.0f} GiB, {free / GIB:.0f} GiB are free.")

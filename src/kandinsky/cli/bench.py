@@ -6,7 +6,7 @@ from pathlib import Path
 from kandinsky.bench.chart import draw_chart
 from kandinsky.bench.libraries import check_installed
 from kandinsky.bench.report import markdown, to_json
-from kandinsky.bench.run import Plan, run
+from kandinsky.bench.run import Plan, Results, run
 from kandinsky.cli.console import err, say
 from kandinsky.core.files import check_writable, write_atomically
 
@@ -14,7 +14,7 @@ NAMES = ("bench.md", "bench.json", "bench.png")
 
 
 def bench(plan: Plan, out: Path | None, *, quiet: bool) -> None:
-    """Measures, prints the table, and writes it as `NAMES` into the folder `out` where one is given.
+    """Measures, prints the table, and keeps it up to date as `NAMES` in the folder `out` where one is given.
 
     Raises ConfigError where the peer is asked for and missing, OutputError for a folder that takes no files.
     """
@@ -25,10 +25,16 @@ def bench(plan: Plan, out: Path | None, *, quiet: bool) -> None:
         for name in NAMES:
             check_writable(out / name)
     console = err()
-    results = run(plan, lambda line: None if quiet else console.print(line, markup=False))
-    table = markdown(results)
-    say(table.rstrip())
-    if out is not None:
-        contents = (table.encode(), json.dumps(to_json(results), indent=1).encode(), draw_chart(results))
-        for name, content in zip(NAMES, contents, strict=True):
-            write_atomically(out / name, content)
+
+    def keep(results: Results) -> None:
+        if out is not None:
+            contents = (markdown(results).encode(), _as_json(results), draw_chart(results))
+            for name, content in zip(NAMES, contents, strict=True):
+                write_atomically(out / name, content)
+
+    results = run(plan, lambda line: None if quiet else console.print(line, markup=False), keep)
+    say(markdown(results).rstrip())
+
+
+def _as_json(results: Results) -> bytes:
+    return json.dumps(to_json(results), indent=1).encode()
