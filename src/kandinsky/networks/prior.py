@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kandinsky.core.errors import RequestError
 from kandinsky.networks.layers import Block, Mlp, sinusoid
+from kandinsky.networks.packing import packed
 
 HIDDEN = -10_000.0
 """What is added to the logit of a token that must not be seen; published weights were run with this value."""
@@ -120,7 +121,8 @@ class Prior(nn.Module):
         moments = torch.tensor([float(t) for t in times], dtype=torch.float32, device=x.device)
         tokens = self._time_tokens(moments)
         table = {float(t): tokens[i : i + 1] for i, t in enumerate(times)}
-        return PreparedPrior(self, tuple(past), mask[:, :, length:], table)
+        ready = packed(self, len(times), (self.text_in, self.embedding_in, self.time_mlp))
+        return PreparedPrior(ready, tuple(past), mask[:, :, length:], table)
 
     def denoise(self, x: Tensor, fixed: "PriorFixed") -> Tensor:
         """x (B, D) normalised -> the clean embedding (B, D), from the tokens that come after the text."""

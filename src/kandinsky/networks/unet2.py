@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kandinsky.networks.layers import sinusoid
+from kandinsky.networks.layers import channels_innermost, sinusoid
+from kandinsky.networks.packing import packed
 from kandinsky.networks.reuse import DeepFeatures
 from kandinsky.networks.unet2_conditioning import (
     CONDITIONINGS,
@@ -233,7 +234,8 @@ class UNet2(nn.Module):
         That is: context keys and values, FiLM tables of all `times`, hint and inpainting channels. With
         `deep_at` the deep features of those times are used at the others too, see `DeepFeatures`.
         """
-        return PreparedUNet2(self, condition, times, deep_at)
+        ready = packed(self, len(times), self.request_modules())
+        return PreparedUNet2(ready, condition, times, deep_at)
 
     def denoise(self, x: Tensor, fixed: Fixed) -> Tensor:
         """The blocks alone, on latents that already carry their extra channels."""
@@ -319,4 +321,5 @@ class PreparedUNet2:
     def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Fixed]:
         """What `UNet2.denoise` is called with for a step: the one call that is worth compiling."""
         films = self._films.get(float(t)) or self._film(float(t))
-        return torch.cat([x, *self._extras], dim=1), Fixed(films, self._contexts)
+        x = channels_innermost(torch.cat([x, *self._extras], dim=1) if self._extras else x)
+        return x, Fixed(films, self._contexts)

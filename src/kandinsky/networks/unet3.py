@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
-from kandinsky.networks.layers import sinusoid
+from kandinsky.networks.layers import channels_innermost, sinusoid
+from kandinsky.networks.packing import packed
 from kandinsky.networks.reuse import DeepFeatures
 from kandinsky.networks.unet3_blocks import (
     Attention,
@@ -314,7 +315,8 @@ class UNet3(nn.Module):
 
         With `deep_at` the deep features of those times are used at the others too, see `DeepFeatures`.
         """
-        return PreparedUNet3(self, condition, times, deep_at)
+        ready = packed(self, len(times), self.request_modules())
+        return PreparedUNet3(ready, condition, times, deep_at)
 
     def denoise(self, x: Tensor, fixed: Fixed) -> Tensor:
         """The blocks alone, on latents that already carry their extra channels."""
@@ -383,4 +385,4 @@ class PreparedUNet3:
         else:
             films = [film[place] for film in self._films]
         x = x if self._extra is None else torch.cat([x, self._extra], dim=1)
-        return x, Fixed(films, self._contexts, self._visible)
+        return channels_innermost(x), Fixed(films, self._contexts, self._visible)

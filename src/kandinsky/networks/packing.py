@@ -1,0 +1,119 @@
+"""Weights in the order in which oneDNN multiplies by them, laid out once for many steps on a CPU.
+
+A plain convolution or matrix product lays its weight out anew at each call. With few rows, as in a prior's
+step or at a U-Net's deepest resolution, that costs as much as the product itself.
+"""
+
+import copy
+import platform
+from collections.abc import Collection
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FEWEST_STEPS = 5
+"""From this many steps on: laying weights out costs about what a step saves by it."""
+M = TypeVar("M", bound=nn.Module)
+
+
+def packed(network: M, steps: int, without: Collection[nn.Module] = ()) -> M:
+    """The same network for `steps` calls, its convolutions and matrices laid out for this processor.
+
+    All else is shared with `network`, which stays as it is; the copy is worth keeping for one request only,
+    since it does not see later changes of packed weights. Modules in `without` keep theirs, as do layers that
+    are not plain ones (adapted, quantized), whose weights are away, or of a type that is not packed. Where
+    nothing can be packed, or for fewer than `FEWEST_STEPS` steps, it is `network` itself.
+    """
+    if steps < FEWEST_STEPS or not _available():
+        return network
+    skipped = {id(module) for module in without}
+    return _twin(network, skipped)  # type: ignore[return-value]
+
+
+def _available() -> bool:
+    """Whether this build of torch and this processor have the packed products."""
+    return platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
+
+
+def _twin(module: nn.Module, skipped: set[int]) -> nn.Module:
+    if id(module) in skipped:
+        return module
+    if type(module) in (nn.Linear, nn.Conv2d):
+        return _packed_layer(module)
+    children = {name: child and _twin(child, skipped) for name, child in module._modules.items()}
+    if all(children[name] is child for name, child in module._modules.items()):
+        return module
+    twin = copy.copy(module)
+    twin._modules = children
+    return twin
+
+
+def _packed_layer(layer: nn.Module) -> nn.Module:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    if weight.device.type != "cpu" or not _is_packable(weight.dtype):
+        return layer
+    if isinstance(layer, nn.Linear):
+        return PackedLinear(layer)
+    assert isinstance(layer, nn.Conv2d)
+    plain = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return PackedConv(layer) if plain else layer
+
+
+def _is_packable(dtype: torch.dtype) -> bool:
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
+
+
+class PackedLinear(nn.Module):
+    """A linear layer with its weight packed; where gradients are recorded it is `layer` itself."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        # Not as a module: its tensors belong to the network that was packed.
+        self._own = (layer,)
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's own."""
+        return self._own[0].weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) -> (..., out)."""
+        (layer,) = self._own
+        if torch.is_grad_enabled():
+            return F.linear(x, layer.weight, layer.bias)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, layer.bias, "none", [], "")
+        return y
+
+
+class PackedConv(nn.Module):
+    """A convolution with its weight packed; where gradients are recorded it is `layer` itself."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self._own = (layer,)
+        self._shape = (layer.padding, layer.stride, layer.dilation, layer.groups)
+        self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            layer.weight.detach().to_mkldnn(), *self._shape
+        )
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's own."""
+        return self._own[0].weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, h, w) -> (B, C', h', w')."""
+        (layer,) = self._own
+        if torch.is_grad_enabled():
+            own: Tensor = layer(x)
+            return own
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self._packed, layer.bias, *self._shape, "none", [], ""
+        )
+        return y

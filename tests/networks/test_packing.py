@@ -1,0 +1,117 @@
+"""Packed weights: the same numbers, for requests of several steps only, and nothing else changed."""
+
+import platform
+
+import pytest
+import torch
+from torch import nn
+
+from kandinsky.adapters.lora import Adapter, Place, attach
+from kandinsky.networks.movq import Upsample
+from kandinsky.networks.packing import FEWEST_STEPS, PackedConv, PackedLinear, packed
+from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
+from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config
+from kandinsky.networks.unet3 import UNet3, UNet3Condition, UNet3Config
+from tests.parity.peers import noise, redraw, relative
+
+TIMES = [float(t) for t in range(900, 900 - 100 * FEWEST_STEPS, -100)]
+ONLY_X86 = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="packs on x86-64 only"
+)
+
+
+def unet2() -> UNet2:
+    return redraw(UNet2(UNet2Config(channels=(32, 64), layers=1, head_dim=32, image_dim=24, context_dim=16)))
+
+
+def unet3() -> UNet3:
+    config = UNet3Config(
+        channels=(64, 64), layers=2, time_dim=32, head_dim=32, context_dim=24, text_dim=20, groups=8
+    )
+    return redraw(UNet3(config))
+
+
+def packed_in(network: nn.Module) -> int:
+    return sum(isinstance(module, PackedConv | PackedLinear) for module in network.modules())
+
+
+@ONLY_X86
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_prepared_u_nets_are_packed_and_say_the_same(dtype: torch.dtype) -> None:
+    network = unet2().to(dtype)
+    condition = UNet2Condition(noise(2, 24, dtype=dtype))
+    x = noise(2, 4, 8, 8, seed=1, dtype=dtype)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with torch.no_grad():
+        prepared = network.prepare(condition, TIMES)
+        whole = network(x, torch.full((2,), TIMES[2]), condition)
+        found = prepared.step(x, TIMES[2])
+    if dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert packed_in(prepared.network) > 10
+    assert relative(found.float(), whole.float()) < (1e-5 if dtype == torch.float32 else 2e-2)
+    assert packed_in(network) == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@ONLY_X86
+def test_the_other_u_net_and_the_prior_are_packed() -> None:
+    network, x = unet3(), noise(2, 4, 8, 8)
+    condition = UNet3Condition(noise(2, 5, 20, seed=1), torch.ones(2, 5))
+    config = PriorConfig(heads=2, head_dim=8, layers=2, embedding_dim=12, text_width=20, tokens=5)
+    prior, told = (
+        redraw(Prior(config)),
+        PriorCondition(noise(2, 5, 20), noise(2, 12), torch.ones(2, 5).bool()),
+    )
+    with torch.no_grad():
+        prepared, of_prior = network.prepare(condition, TIMES), prior.prepare(told, TIMES)
+        whole = network(x, torch.full((2,), TIMES[0]), condition)
+        assert packed_in(prepared.network) > 10
+        assert relative(prepared.step(x, TIMES[0]), whole) < 1e-5
+        embedding = prior(noise(2, 12, seed=3), torch.full((2,), TIMES[0]), told)
+        assert packed_in(of_prior.prior) > 5
+        assert relative(of_prior.step(noise(2, 12, seed=3), TIMES[0]), embedding) < 1e-5
+
+
+def test_few_steps_and_what_cannot_be_packed_stay_plain() -> None:
+    network = unet2()
+    assert packed(network, FEWEST_STEPS - 1) is network
+    wide = unet2().double()
+    assert packed(wide, 100) is wide
+    away = unet2().to("meta")
+    assert packed(away, 100) is away
+    assert packed(network, 100, [network]) is network
+
+
+@ONLY_X86
+def test_adapted_layers_keep_their_adapters() -> None:
+    network = unet2()
+    path = "mid.attention.out"
+    attach(network, redraw(Adapter.new(network, [Place(path)], rank=2), scale=0.5), "style")
+    twin = packed(network, 100)
+    assert twin.get_submodule(path) is network.get_submodule(path)
+    assert isinstance(twin.get_submodule("mid.attention.qkv"), PackedLinear)
+
+
+@ONLY_X86
+def test_gradients_go_through_the_plain_layers() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(64, 5))
+    twin = packed(plain, 100)
+    x = noise(2, 3, 4, 4).requires_grad_()
+    twin(x).sum().backward()
+    theirs = noise(2, 3, 4, 4).requires_grad_()
+    plain(theirs).sum().backward()
+    assert x.grad is not None
+    assert theirs.grad is not None
+    assert torch.equal(x.grad, theirs.grad)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_a_folded_upsampling_equals_the_two_layers(dtype: torch.dtype, tolerance: float) -> None:
+    layer = redraw(Upsample(6), scale=0.3).to(dtype)
+    x = noise(2, 6, 16, 17, dtype=dtype)
+    two = layer(x).detach()  # with gradients on nothing is folded
+    with torch.no_grad():
+        one = layer(x)
+    assert not torch.equal(one, two)
+    assert relative(one, two) < tolerance
