@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small import draw_pictures
-from test_finetuning import config, exported
+from test_finetuning import build, config, exported
 
 from kandinsky.core.errors import ConfigError
 from kandinsky.training import run_config
+from kandinsky.training.config import read_config
+from kandinsky.training.learner import Learner, spreads
 from kandinsky.training.loop import CHECKPOINTS
 from kandinsky.training.ranks import ALONE, World, announced
 from kandinsky.training.state import newest
@@ -34,15 +37,17 @@ def toml(value: Any) -> str:
     return json.dumps(value)
 
 
-def together(values: dict[str, Any], count: int, folder: Path) -> list[subprocess.CompletedProcess[str]]:
+def together(
+    values: dict[str, Any], count: int, folder: Path, *flags: str, **told: str
+) -> list[subprocess.CompletedProcess[str]]:
     """Runs `python -m kandinsky.training` in as many processes as a launcher would start."""
     file = folder / "run.toml"
     file.write_text("".join(f"{name} = {toml(value)}\n" for name, value in values.items()))
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
-    common = os.environ | place
+    common = os.environ | place | told
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "kandinsky.training", str(file)],
+            [sys.executable, "-m", "kandinsky.training", str(file), *flags],
             env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=folder,
             stdout=subprocess.PIPE,
@@ -74,6 +79,70 @@ def test_two_processes_learn_what_one_does_in_two_turns(tmp_path: Path) -> None:
     assert len(logs[0]) == len(logs[1]) == 3
     for ours, theirs in zip(*logs, strict=True):
         assert json.loads(ours)["loss"] == pytest.approx(json.loads(theirs)["loss"], rel=1e-5)
+
+
+def spread_run(tmp_path: Path) -> dict[str, Any]:
+    """Settings of the same run in one process, done, and in two with half of everything each, to be done."""
+    pictures = draw_pictures(tmp_path / "pictures")
+    objective = {"target": "prior", "text_encoders": True}
+    changes = {"max_steps": 2, "save_every": 1, "sample_every": 2, "optimiser": {"lr": 1e-4}}
+    values = config(pictures, tmp_path / "one", "full", objective=objective, accumulate=2, **changes)
+    values["data"]["held_out"] = 2
+    exported(run_config(values))
+    return values | {"out": str(tmp_path / "two"), "accumulate": 1}
+
+
+def test_networks_are_spread_over_processes(tmp_path: Path) -> None:
+    shared = spread_run(tmp_path)
+    for process in together(shared, 2, tmp_path, ACCELERATE_USE_FSDP="true"):
+        assert process.returncode == 0, process.stderr
+    assert list((tmp_path / "two" / "full" / "samples").glob("*.png"))
+    assert (tmp_path / "two" / "checkpoint" / "model_index.json").is_file()
+    same_run(tmp_path / "two" / "full", tmp_path / "one" / "full")
+
+
+@pytest.mark.slow
+def test_one_process_and_two_continue_what_two_began(tmp_path: Path) -> None:
+    shared = spread_run(tmp_path) | {"spread": True, "max_steps": 1}
+    for process in together(shared, 2, tmp_path):
+        assert process.returncode == 0, process.stderr
+    shutil.copytree(tmp_path / "two", tmp_path / "three")
+    for name, count in (("two", 1), ("three", 2)):
+        again = {"out": str(tmp_path / name), "accumulate": 2 // count, "max_steps": 2}
+        for process in together(shared | again, count, tmp_path, "--resume"):
+            assert process.returncode == 0, process.stderr
+        same_run(tmp_path / name / "full", tmp_path / "one" / "full")
+
+
+def test_what_cannot_be_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = draw_pictures(tmp_path / "pictures")
+    values = config(pictures, tmp_path / "run", "full", objective={"target": "prior"}, spread=True)
+    _, task = build(values)
+    (player,) = task.players
+    stage = read_config(values | {"optimiser": {"kind": "adafactor"}}).stage[0]
+    assert not spreads(stage, ALONE)
+    assert spreads(stage, World(0, 2))
+    with pytest.raises(ConfigError, match="do not learn by adafactor in fp32"):
+        Learner(player, stage, torch.device("cpu"), World(0, 2))
+    stage = read_config(values | {"precision": "fp16"}).stage[0]
+    with pytest.raises(ConfigError, match="do not learn by adamw in fp16"):
+        Learner(player, stage, torch.device("cpu"), World(0, 2))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    plain = read_config(values | {"spread": False}).stage[0]
+    assert spreads(plain, World(0, 2))
+
+
+def same_run(ours: Path, theirs: Path) -> None:
+    found, expected = (newest(path / CHECKPOINTS).checkpoint for path in (ours, theirs))
+    assert found is not None
+    assert expected is not None
+    assert found.step == expected.step == 2
+    assert found.tensors.keys() == expected.tensors.keys()
+    for file, tensors in expected.tensors.items():
+        assert tensors.keys() == found.tensors[file].keys()
+        for name, value in tensors.items():
+            if not file.startswith("random"):
+                assert torch.allclose(found.tensors[file][name], value, atol=1e-5, rtol=1e-3), (file, name)
 
 
 def test_histories_of_losses_are_shared(tmp_path: Path) -> None:

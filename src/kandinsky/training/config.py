@@ -115,7 +115,9 @@ class Stage(Table):
     small gradients are not lost, and leaves out steps in which that overflows. `variants` is how many
     augmentations of a picture are kept in the cache of latents and embeddings; 0 computes them anew for every
     batch. `augmentation` is one of `data.pictures.AUGMENTATIONS` or a table.
-    `gradient_checkpointing` saves memory for activations and costs time, see `memory.recompute`.
+    `gradient_checkpointing` saves memory for activations and costs time, see `memory.recompute`. With
+    `spread` several processes keep parts of the networks that learn as a whole, and of what is kept beside
+    their weights, instead of copies (FSDP).
     """
 
     method: str
@@ -133,6 +135,7 @@ class Stage(Table):
     channels_last: bool = False
     compile: bool = False
     gradient_checkpointing: bool = False
+    spread: bool = False
     augmentation: str | dict[str, float] = "colour"
     variants: int = Field(default=0, ge=0)
     save_every: int = Field(default=1000, ge=1)

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from kandinsky.training.ranks import Copies, Layout
+
 
 class Ema:
     """A float32 mean of everything in a module's state dict.
@@ -14,8 +16,8 @@ class Ema:
     buffers are copied.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay, self.updates = decay, 0
+    def __init__(self, module: nn.Module, decay: float, layout: Layout | None = None) -> None:
+        self.decay, self.updates, self.layout = decay, 0, layout or Copies()
         self.mean = {
             name: value.detach().clone().float() if value.is_floating_point() else value.detach().clone()
             for name, value in module.state_dict().items()
@@ -29,8 +31,8 @@ class Ema:
         means, values = [], []
         for name, value in module.state_dict().items():
             if value.is_floating_point():
-                means.append(self.mean[name])
-                values.append(value.float())
+                means.append(self.layout.part(self.mean[name]))
+                values.append(self.layout.part(value).float())
             else:
                 self.mean[name].copy_(value)
         torch._foreach_lerp_(means, values, 1 - decay)
@@ -47,12 +49,13 @@ class Ema:
 
 
 @torch.no_grad()
-def copy_into(module: nn.Module, values: dict[str, Tensor]) -> None:
+def copy_into(module: nn.Module, values: dict[str, Tensor], layout: Layout | None = None) -> None:
     """Copies `values` into a module's tensors in place, so that optimisers keep theirs; names must be
-    equal.
+    equal. Where the module's are spread over processes, so are they.
     """
+    layout = layout or Copies()
     state = module.state_dict()
     if state.keys() != values.keys():
         raise KeyError(f"names differ: {sorted(state.keys() ^ values.keys())}")
     for name, target in state.items():
-        target.copy_(values[name])
+        target.copy_(layout.like(values[name], target))

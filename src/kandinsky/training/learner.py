@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kandinsky.core.errors import CheckpointError
+from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.training.config import Stage
 from kandinsky.training.ema import Ema, copy_into
 from kandinsky.training.memory import recompute
@@ -20,7 +20,7 @@ from kandinsky.training.optim import (
     set_rate,
     trained,
 )
-from kandinsky.training.ranks import ALONE, World
+from kandinsky.training.ranks import ALONE, Copies, Layout, World, asked_to_spread
 from kandinsky.training.task import Player, Turn
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,9 +44,10 @@ class Learner:
             for part in player.compiled:
                 part.compile()
         module.train()
+        self.layout = _layout(player, stage, device, world)
         self.parameters = trained(module)
         self.optimiser = make_optimiser(self.parameters, player.optimiser)
-        self.ema = Ema(module, stage.ema.decay) if player.ema else None
+        self.ema = Ema(module, stage.ema.decay, self.layout) if player.ema else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=stage.precision == "fp16")
         self.rate = 0.0
 
@@ -75,7 +76,7 @@ class Learner:
         self._share(sums)
         limit = self.stage.clip_norm or float("inf")
         self.scaler.unscale_(self.optimiser)
-        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), limit)
+        norm = self.layout.whole(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), limit))
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
@@ -90,6 +91,10 @@ class Learner:
     def _share(self, sums: dict[str, Tensor]) -> None:
         """Averages gradients and what is told of losses over all processes."""
         if self.world.size == 1:
+            return
+        if self.layout.spread:
+            # Their gradients were averaged on the way back.
+            self.world.mean([*sums.values()])
             return
         for value in self.parameters.values():
             if value.grad is None:
@@ -113,9 +118,10 @@ class Learner:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, the module is in evaluation mode with its running mean in place."""
+        """Inside, the module is in evaluation mode with its running mean in place, whole in each process."""
         module = self.player.module
-        with self.ema.swapped(module) if self.ema is not None else nullcontext(), self._precision():
+        swapped = self.ema.swapped(module) if self.ema is not None else nullcontext()
+        with swapped, self.layout.opened(), self._precision():
             module.eval()
             try:
                 yield
@@ -123,14 +129,25 @@ class Learner:
                 module.train()
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Tensors by file and name, and JSON values."""
+        """Tensors by file and name, and JSON values: the same whatever the layout, in the first process."""
         name = self.player.name
         moments, numbers = optimiser_state(self.optimiser, self.parameters)
         tensors = {name: dict(self.player.module.state_dict()), f"{name}.optimiser": moments}
         if self.ema is not None:
             tensors[f"{name}.ema"] = self.ema.mean
+        tensors = {
+            file: {key: self._gathered(value) for key, value in found.items()}
+            for file, found in tensors.items()
+        }
         values = {"optimiser": numbers, "averaged": self.ema.updates if self.ema else 0}
         return tensors, values | {"scaler": self.scaler.state_dict()}
+
+    def _gathered(self, tensor: Tensor) -> Tensor:
+        """All of a tensor, where the one process that writes it has room for all of them."""
+        whole = self.layout.whole(tensor)
+        if not self.layout.spread:
+            return whole
+        return whole.cpu() if self.world.first else whole.new_empty(0)
 
     def finished(self) -> dict[str, dict[str, Tensor]]:
         """What the player makes of its running mean in the end, by file and name; often nothing."""
@@ -146,20 +163,39 @@ class Learner:
         """Puts back what `state` gave; CheckpointError when it is of another network."""
         name = self.player.name
         try:
-            copy_into(self.player.module, tensors[name])
+            copy_into(self.player.module, tensors[name], self.layout)
             if self.ema is not None:
                 for key, mean in self.ema.mean.items():
-                    mean.copy_(tensors[f"{name}.ema"][key])
+                    mean.copy_(self.layout.like(tensors[f"{name}.ema"][key], mean))
                 self.ema.updates = int(values["averaged"])
         except (KeyError, RuntimeError) as error:
             raise CheckpointError(
                 f"The saved weights of {name!r} are of another network ({error}).",
                 "Resume with the configuration that the run was started with.",
             ) from error
-        restore_optimiser(self.optimiser, self.parameters, tensors[f"{name}.optimiser"], values["optimiser"])
+        moments, numbers = tensors[f"{name}.optimiser"], values["optimiser"]
+        restore_optimiser(self.optimiser, self.parameters, moments, numbers, self.layout)
         if values.get("scaler"):
             self.scaler.load_state_dict(values["scaler"])
 
     def _precision(self) -> torch.autocast:
         dtype = HALVES.get(self.stage.precision)
         return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def spreads(stage: Stage, world: World) -> bool:
+    """Whether networks of a stage are spread over the processes, where they can be."""
+    return world.size > 1 and (stage.spread or asked_to_spread())
+
+
+def _layout(player: Player, stage: Stage, device: torch.device, world: World) -> Layout:
+    if not player.networks or not spreads(stage, world):
+        return Copies()
+    if stage.optimiser.kind != "adamw" or stage.precision == "fp16":
+        raise ConfigError(
+            f"Networks spread over processes do not learn by {stage.optimiser.kind} in {stage.precision}.",
+            'Set optimiser.kind = "adamw", and precision = "bf16" or "fp32".',
+        )
+    from kandinsky.training.sharding import Spread  # its parts of torch take long to import
+
+    return Spread(player.networks, world, device)

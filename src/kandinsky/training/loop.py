@@ -19,7 +19,7 @@ from kandinsky.core.errors import ConfigError, KandinskyError
 from kandinsky.training import events
 from kandinsky.training.config import Stage
 from kandinsky.training.data.order import EpochSampler, Order
-from kandinsky.training.learner import Learner
+from kandinsky.training.learner import Learner, spreads
 from kandinsky.training.logs import LossLog
 from kandinsky.training.seeds import generator, seed_globals
 from kandinsky.training.sheets import write_sheet
@@ -45,6 +45,10 @@ def train(run: Run) -> Iterator[events.Event]:
     for message in found.refused:
         yield events.Warned(message)
     live = _Live(run)
+    if spreads(run.stage, run.world) and not live.spread:
+        yield events.Warned(
+            f"Stage {run.stage.name!r} has no network that learns as a whole: each process keeps all of them."
+        )
     log_size = live.restore(found.checkpoint) if found.checkpoint else 0
     count = sum(value.numel() for learner in live.learners for value in learner.parameters.values())
     yield events.Started(run.stage.name, live.step, run.stage.max_steps, count)
@@ -116,17 +120,17 @@ class _Live:
                         log.write(self.step, self.losses)
                 self.seconds += time.monotonic() - began
                 yield self._progress(self.step - started_at, time.monotonic() - start_time)
-                if log is None:
+                if log is None and not self.spread:
                     continue
                 if self.stage.sample_every and (self.step % self.stage.sample_every == 0 or self.done):
                     yield from self._show(log)
                 if saving:
-                    yield self._save(log)
+                    yield from self._save(log)
                     saved_at = self.step
         if saved_at != self.step or (self.done and not self.finished):
             self._check_finite()
-            if log is not None:
-                yield self._save(log)
+            if log is not None or self.spread:
+                yield from self._save(log)
 
     def _stops(self, interrupted: Callable[[], bool]) -> bool:
         stop, self.seconds = self.run.world.agreed(interrupted(), self.seconds, self.run.device)
@@ -147,7 +151,13 @@ class _Live:
         restore_random_state(tensors["random"], values["random"], self.run.device)
         return int(values["log_size"])
 
-    def _save(self, log: LossLog) -> events.Event:
+    @property
+    def spread(self) -> bool:
+        """Whether processes keep parts of networks: then all of them draw sheets and gather checkpoints."""
+        return any(learner.layout.spread for learner in self.learners)
+
+    def _save(self, log: LossLog | None) -> Iterator[events.Event]:
+        """Saves a checkpoint, in the process that has the log."""
         tensors: dict[str, dict[str, Tensor]] = {}
         learners = {}
         for learner in self.learners:
@@ -159,6 +169,8 @@ class _Live:
             tensors["extra"] = self.task.extra.state_dict()
         tensors["random"], random_values = random_state(self.run.device)
         self.finished = self.done
+        if log is None:
+            return
         values = {
             "finished": self.finished,
             "learners": learners,
@@ -170,7 +182,7 @@ class _Live:
         }
         folder = self.run.folder / CHECKPOINTS
         path = save(folder, Checkpoint(self.step, tensors, values), self.stage.keep)
-        return events.Saved(self.stage.name, self.step, path)
+        yield events.Saved(self.stage.name, self.step, path)
 
     def _update(self, batches: list[Any]) -> dict[str, Tensor]:
         """One optimiser step of every player; returns what to log, still on the device."""
@@ -230,7 +242,7 @@ class _Live:
             ahead = pool.submit(make, first)
             yield ready
 
-    def _show(self, log: LossLog) -> Iterator[events.Event]:
+    def _show(self, log: LossLog | None) -> Iterator[events.Event]:
         """Sample sheet and measurements, with the running means in place and the global draws untouched."""
         devices = [self.run.device] if self.run.device.type == "cuda" else []
         with ExitStack() as stack:
@@ -240,6 +252,8 @@ class _Live:
                 stack.enter_context(learner.evaluating())
             sheet = self.task.sheet(self._draws("sheet")) if self.task.sheet else None
             measures = self.task.measure(self._draws("measure")) if self.task.measure else {}
+        if log is None:
+            return
         if measures:
             log.write(self.step, {f"held_out/{name}": value for name, value in measures.items()})
             yield events.Measured(self.stage.name, self.step, measures)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.training.config import OptimiserConfig, ScheduleConfig
+from kandinsky.training.ranks import Copies, Layout
 
 Group = dict[str, Any]
 GROUP = "/"
@@ -130,8 +131,10 @@ def restore_optimiser(
     parameters: dict[str, nn.Parameter],
     tensors: dict[str, Tensor],
     numbers: dict[str, float],
+    layout: Layout | None = None,
 ) -> None:
     """Puts back what `optimiser_state` gave; CheckpointError when it belongs to other parameters."""
+    layout = layout or Copies()
     saved: dict[str, dict[str, Any]] = {}
     for key, value in _both(tensors, numbers):
         if key.startswith(GROUP):
@@ -149,7 +152,7 @@ def restore_optimiser(
         parameter = parameters[name]
         for entry, value in state.items():
             if isinstance(value, Tensor) and value.ndim:
-                state[entry] = _like(value, parameter)
+                state[entry] = _like(layout.like(value, parameter), parameter)
             elif isinstance(value, Tensor):
                 state[entry] = value.to(parameter.device) if parameter.is_cuda else value.clone()
         optimiser.state[parameter] = state

@@ -5,8 +5,9 @@ Launchers (`accelerate launch`, `torchrun`) say by environment variables who is 
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -69,6 +70,54 @@ class World:
 
 
 ALONE = World()
+
+
+class Layout(Protocol):
+    """How the tensors of a player lie: `spread` over processes, or as copies in each.
+
+    Where they are spread, all processes call these methods together.
+    """
+
+    spread: bool
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """All of a tensor."""
+        ...
+
+    def part(self, tensor: Tensor) -> Tensor:
+        """This process's part of a tensor, in the same memory."""
+        ...
+
+    def like(self, value: Tensor, target: Tensor) -> Tensor:
+        """A whole tensor, spread as `target` is."""
+        ...
+
+    def opened(self) -> AbstractContextManager[None]:
+        """Inside, every process has whole networks and may call any part of them."""
+        ...
+
+
+class Copies:
+    """The layout in which each process has everything."""
+
+    spread = False
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def part(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def like(self, value: Tensor, target: Tensor) -> Tensor:
+        return value
+
+    def opened(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def asked_to_spread() -> bool:
+    """Whether a launcher says that networks are to be spread over its processes (`--use_fsdp`)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1", "yes")
 
 
 def announced() -> World:

@@ -58,7 +58,8 @@ class Player:
     `begins` is its first step; `ema` whether a running mean of it is kept; `compiled` are the modules whose
     forward is worth compiling when the settings ask for it. `finish` changes a float32 copy of the module, in
     evaluation mode with the running mean as weights, when the stage ends; later stages then load that copy,
-    while what a resumed run continues from stays as it was.
+    while what a resumed run continues from stays as it was. `networks` are those parts of the module that
+    may be spread over processes: they learn as a whole, and losses call them as a whole.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Player:
     ema: bool = True
     compiled: tuple[nn.Module, ...] = ()
     finish: Callable[[nn.Module], None] | None = None
+    networks: tuple[nn.Module, ...] = ()
 
 
 class Source(Protocol):

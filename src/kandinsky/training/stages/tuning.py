@@ -176,7 +176,11 @@ def tuning_task(
     for target, module in modules.items():
         loss = LOSSES[target](base, objective, times)
         compiled = (base.network(target),)
-        players.append(Player(target, module, loss, stage.optimiser, compiled=compiled))
+        parts = (module, *module.children())
+        learners = base.learners(target, objective.with_texts).values()
+        whole = tuple(network for network in learners if any(network is part for part in parts))
+        player = Player(target, module, loss, stage.optimiser, compiled=compiled, networks=whole)
+        players.append(player)
 
     def measure(draws: torch.Generator) -> dict[str, float]:
         if held_out is None:
