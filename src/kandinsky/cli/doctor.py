@@ -21,7 +21,7 @@ def examine() -> dict[str, Any]:
     import torch
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from kandinsky.engine.devices import free_memory
+    from kandinsky.engine.devices import LARGE, bfloat16_in_hardware, choose_dtype, free_memory
 
     memory = free_memory(torch.device("cpu"))
     cuda = _cuda(torch)
@@ -36,7 +36,10 @@ def examine() -> dict[str, Any]:
             "name": _cpu_name(),
             "cores": os.cpu_count(),
             "capability": torch.backends.cpu.get_cpu_capability(),
-            "bfloat16": _bfloat16_in_hardware(),
+            "bfloat16": bfloat16_in_hardware(),
+            "dtype_of_large_models": str(choose_dtype(None, torch.device("cpu"), LARGE + 1)).removeprefix(
+                "torch."
+            ),
         },
         "cuda": cuda,
         "mps": torch.backends.mps.is_available(),
@@ -86,12 +89,6 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _bfloat16_in_hardware() -> bool | None:
-    lines = [line for line in _proc("cpuinfo").splitlines() if line.startswith(("flags", "Features"))]
-    flags = {word for line in lines for word in line.split()}
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"}) if flags else None
-
-
 def _free_disk(folder: Path) -> int | None:
     # The cache may not exist yet; what counts is the disk it would be made on.
     for place in (folder, *folder.parents):
@@ -121,6 +118,7 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     cpu, largest = facts["cpu"], facts["largest_model"]
     half = {True: "in hardware", False: "emulated, slow", None: "unknown"}[cpu["bfloat16"]]
     speed = f"{facts['threads']} threads, {cpu['capability']}, bfloat16 {half}"
+    speed += f"; large models are computed in {cpu['dtype_of_large_models']}"
     lines = [
         ("kandinsky", f"{facts['kandinsky']}, Python {facts['python']}, torch {facts['torch']}"),
         ("System", facts["system"]),

@@ -27,7 +27,7 @@ from kandinsky.engine.memory import Housed, Memory, house
 from kandinsky.engine.offload import Policy
 from kandinsky.engine.sampling import Sampling
 from kandinsky.engine.words import load_words
-from kandinsky.generations import Placement, Source, load_model, needs_prior
+from kandinsky.generations import Placement, Source, denoiser_parameters, load_model, needs_prior
 from kandinsky.generations.model import Model
 from kandinsky.tasks.check import check
 
@@ -249,9 +249,10 @@ def load(
 
     `prior` is the folder or Hub id of the prior; without it the decoder's README says which, and with False
     the decoder is loaded alone and takes embeddings only. `device` and `dtype` default to the best of this
-    machine. `variant` picks files such as "fp16" (the only one there is need not be named), or "inpainting"
-    and "flash" among original files; `revision` pins a Hub commit. `behaviour` chooses where the same weights
-    were published with several ways to run them, such as "release-2022" (the usual one) and "head-2023".
+    machine, see `choose_dtype`; pictures' metadata names the dtype. `variant` picks files such as "fp16" (the
+    only one there is need not be named), or "inpainting" and "flash" among original files; `revision` pins a
+    Hub commit. `behaviour` chooses where the same weights were published with several ways to run them, such
+    as "release-2022" (the usual one) and "head-2023".
     `lora` maps adapters to their scales, see `Pipeline.load_lora`; `words` are files of learned words.
     `offload` chooses what is in memory: "none" (as without it) all weights, "parts" each network only while
     it runs, "layers" a T5 text encoder one layer at a time as well, "auto" the first of these that fits into
@@ -260,7 +261,8 @@ def load(
     CheckpointError (HubError for downloads) or RequestError, naming what is missing and what to do.
     """
     memory = Memory(offload, quantize, prompt_cache)
-    place = Placement(*_device_and_dtype(device, dtype), variant, behaviour, memory.parked)
+    on = choose_device(device)
+    choose_dtype(dtype, on)
     if batch_size is not None:
         check_batch_size(batch_size)
     model_id = EMBEDDED if model is None else str(model)
@@ -270,6 +272,9 @@ def load(
             f"{model_id} has weights of the variant {decoder.only_variant!r} alone; they are used.",
             stacklevel=2,
         )
+    automatic = dtype in (None, "auto") and on.type == "cpu"
+    kind = choose_dtype(dtype, on, denoiser_parameters(decoder, variant) if automatic else 0)
+    place = Placement(on, kind, variant, behaviour, memory.parked)
     loaded = load_model(decoder, beside, place)
     settings = {
         "prior": str(prior) if isinstance(prior, Path) else prior,
@@ -310,13 +315,6 @@ def open_sources(
         halves = HALVES if prior is None or prior is True else (DECODER,)
         folder = opens(str(model), revision=revision, variant=variant, halves=halves)
     return folder, _prior_of(folder, prior, variant, opens)
-
-
-def _device_and_dtype(
-    device: str | torch.device | None, dtype: str | torch.dtype | None
-) -> tuple[torch.device, torch.dtype]:
-    place = choose_device(device)
-    return place, choose_dtype(dtype, place)
 
 
 def _prior_of(

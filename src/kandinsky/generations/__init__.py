@@ -14,7 +14,16 @@ from kandinsky.generations import k20, k21, k22, k30
 from kandinsky.generations.model import Model
 from kandinsky.generations.parts import COMBINED_PREFIX, Placement, load_prior
 
-__all__ = ["Model", "Placement", "Source", "kind_for", "load_model", "needs_prior", "write_checkpoint"]
+__all__ = [
+    "Model",
+    "Placement",
+    "Source",
+    "denoiser_parameters",
+    "kind_for",
+    "load_model",
+    "needs_prior",
+    "write_checkpoint",
+]
 
 Source = Folder | OriginalFolder
 
@@ -53,6 +62,23 @@ def needs_prior(source: Source) -> bool:
     if isinstance(source, OriginalFolder):
         return source.kind == k21.ORIGINAL and not source.has_prior
     return source.kind in _DECODERS
+
+
+def denoiser_parameters(source: Source, variant: str | None = None) -> int:
+    """About how many parameters the U-Net of a decoder has, 0 where that cannot be read; no weight is.
+
+    Original files hold at most four bytes for each.
+    """
+    if isinstance(source, OriginalFolder):
+        try:
+            path = source.root / source.layout.unets[source.chosen(variant)]
+            return path.stat().st_size // 4
+        except (CheckpointError, KeyError, OSError):
+            return 0
+    try:
+        return sum(tensor.numel() for tensor in source.weights("unet", variant).values())
+    except (CheckpointError, OSError):
+        return 0
 
 
 def load_model(decoder: Source, prior: Source | None, place: Placement) -> Model:

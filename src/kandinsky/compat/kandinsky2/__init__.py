@@ -117,7 +117,8 @@ def get_kandinsky2_1(
     inpainting = _is_inpainting(task_type)
     folder = model_path or original_folder("2.1", inpainting, cache_dir, use_auth_token)
     variant = _variant(folder, inpainting)
-    pipe = kandinsky.load(folder, prior=prior_path, device=device, variant=variant)
+    dtype = choose_dtype(None, choose_device(device))
+    pipe = kandinsky.load(folder, prior=prior_path, device=device, dtype=dtype, variant=variant)
     return Kandinsky2_1(_checked(pipe, "Kandinsky 2.1", task_type), task_type)
 
 
