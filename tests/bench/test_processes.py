@@ -23,6 +23,11 @@ def test_a_failing_order_is_told_and_the_process_lives(tmp_path: Path) -> None:
             child.ask("peak")
 
 
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(BenchError, match="'cuda:97' is not on this machine"):
+        run(Plan(("movq-512",), ("ours",), device="cuda:97", quick=True), lambda _: None)
+
+
 def test_a_command_is_measured_or_its_words_are_told(tmp_path: Path) -> None:
     seconds, peak = run_once([sys.executable, "-c", "b = bytearray(2**26)"], tmp_path / "log", 1)
     assert seconds > 0

@@ -51,6 +51,10 @@ def test_ratios_are_taken_pair_by_pair(results: Results) -> None:
     assert (step.ratio, step.bar) == (1.5, 1.1)
     assert memory.ratios == [1.0, 1.0], "peaks are what counts there"
     assert alone.ratio is None
+    memory.sides["ours"].device_peaks = memory.sides["peer"].device_peaks = [2**20, 2**21]
+    memory.sides["peer"].device_peaks = [2**22, 2**22]
+    assert memory.ratios == [4.0, 2.0], "of a GPU its own memory counts"
+    assert memory.sides["ours"].peak == 2**21
     assert step.share("ours") == pytest.approx(0.5)
     assert memory.share("ours") is alone.share("ours") is None
 
@@ -103,6 +107,7 @@ def test_pairings_follow_the_sides() -> None:
     pairings = [("default", both), ("float32", both), ("bfloat16", both)]
     assert list(Plan().pairings(step)) == pairings
     assert list(Plan().pairings(cold)) == pairings[:1]
+    assert [name for name, _ in Plan(device="cuda").pairings(step)] == ["default", "float16"]
     assert list(Plan(sides=("ours-best",), dtypes=("bfloat16",)).pairings(step)) == [("bfloat16", ["ours"])]
 
 

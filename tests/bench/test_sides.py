@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from kandinsky.bench import peer as peer_side
 from kandinsky.bench.asked import Job
 from kandinsky.bench.child import Worker
 from kandinsky.bench.counting import counter
+from kandinsky.bench.peer import Peer
 from kandinsky.bench.random_models import draw, make_model
 from kandinsky.bench.run import Plan
 from kandinsky.bench.workloads import EMBEDDED, Workload
@@ -73,6 +75,13 @@ def test_what_the_peer_cannot_do_is_ours_alone(models: Path) -> None:
 def test_best_sides_compute_in_the_dtype_asked_for(models: Path) -> None:
     for side in ("ours", "peer"):
         assert pictures("movq-512", side, models, "bfloat16")[0].shape == (1, 64, 64, 3)
+
+
+def test_without_a_compiler_the_peer_says_so(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_side, "compiler", lambda: None)
+    make_model(models, "movq", tiny=True)
+    job = Job("peer", str(models / "movq"), chosen("movq-512").asked, "decode", "float32", compiled=True)
+    assert Peer(job).told.notes == ["channels-last", "not compiled: there is no C++ compiler"]
 
 
 def test_the_same_name_is_the_same_numbers(models: Path, tmp_path: Path) -> None:

@@ -110,23 +110,24 @@ class Worker:
         return {"rate": 2 * side**3 / sorted(times)[len(times) // 2]}
 
     def machine(self) -> dict[str, Any]:
-        """What this machine is and which versions are compared; free memory in bytes, None if not told."""
+        """What this machine is and which versions are compared; free bytes of the device."""
         from importlib.metadata import PackageNotFoundError, version
 
-        from kandinsky.engine.devices import free_memory
+        from kandinsky.engine.devices import choose_device, free_memory
 
+        device = choose_device(self._device)
         found: dict[str, str] = {}
         for name in ("kandinsky-diffusion", "torch", "diffusers", "transformers"):
             try:
                 found[name] = version(name)
             except PackageNotFoundError:
                 found[name] = "none"
-        name = self._torch.cuda.get_device_name() if self._device.startswith("cuda") else _cpu_name()
+        name = self._torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
         return {
             "device": name,
             "threads": self._torch.get_num_threads(),
             "versions": found,
-            "free": free_memory(self._torch.device("cpu")),
+            "free": free_memory(device),
         }
 
     def make(self, root: str, name: str, tiny: bool) -> dict[str, Any]:

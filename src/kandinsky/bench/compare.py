@@ -37,9 +37,14 @@ class Measured:
         return median(self.seconds)
 
     @property
+    def taken(self) -> list[int]:
+        """The peaks that count: of the device where there is one with a memory of its own."""
+        return self.device_peaks or self.peaks
+
+    @property
     def peak(self) -> int:
-        """Of the device where there is one besides the main memory, in bytes."""
-        return max(self.device_peaks, default=0) or max(self.peaks)
+        """The largest of those, in bytes."""
+        return max(self.taken)
 
 
 @dataclass
@@ -63,7 +68,7 @@ class Row:
             return []
         ours, peer = self.sides["ours"], self.sides["peer"]
         by_peak = self.workload.kind == "alone"
-        pairs = zip(*((s.peaks if by_peak else s.seconds) for s in (peer, ours)), strict=True)
+        pairs = zip(*((s.taken if by_peak else s.seconds) for s in (peer, ours)), strict=True)
         return [theirs / own for theirs, own in pairs]
 
     @property

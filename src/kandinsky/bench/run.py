@@ -20,6 +20,7 @@ from kandinsky.engine.embedded import embedded_folder
 SIDES = ("ours", "ours-best", "peer", "peer-best")
 """Each library as it comes, and at its best in a dtype that both are given."""
 BEST = "-best"
+DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float16",)}
 GIB = 2**30
 Say = Callable[[str], None]
 Keep = Callable[["Results"], None]
@@ -29,13 +30,14 @@ Keep = Callable[["Results"], None]
 class Plan:
     """What to measure and how.
 
-    `dtypes` are those of the "best" sides; `weights` is where folders of random weights are kept, None for a
-    temporary place; `prior_steps` replaces the number of steps where the prior is what counts.
+    `dtypes` are those of the "best" sides, by default the usual ones of the `device`. `weights` is where
+    folders of random weights are kept, None for a temporary place; `prior_steps` replaces the number of steps
+    where the prior is what counts. Raises RequestError for names that there are not, and for no runs.
     """
 
     workloads: tuple[str, ...] = tuple(WORKLOADS)
     sides: tuple[str, ...] = SIDES
-    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    dtypes: tuple[str, ...] = ()
     runs: int = 5
     threads: int = 0
     device: str = "cpu"
@@ -53,6 +55,11 @@ class Plan:
                 raise RequestError(f"There is no side {side!r}.", nearest(side, SIDES))
         if self.runs < 1:
             raise RequestError(f"{self.runs} runs measure nothing.", "Use 1 or more.")
+
+    @property
+    def best_dtypes(self) -> tuple[str, ...]:
+        """What the "best" sides compute in."""
+        return self.dtypes or DTYPES.get(self.device.partition(":")[0], ("float16",))
 
     def chosen(self) -> Iterator[Workload]:
         """The workloads as they will be asked."""
@@ -72,7 +79,7 @@ class Plan:
         if plain:
             yield DEFAULT, plain
         if best and not workload.only_default:
-            for dtype in self.dtypes:
+            for dtype in self.best_dtypes:
                 yield dtype, best
 
 
@@ -129,7 +136,7 @@ def run(plan: Plan, say: Say, keep: Keep = lambda _: None) -> Results:
 
 def _rates(machine: Child, plan: Plan) -> dict[str, float]:
     """The machine's rate of matrix products, by dtype."""
-    dtypes = dict.fromkeys(("float32", *plan.dtypes))
+    dtypes = dict.fromkeys(("float32", *plan.best_dtypes))
     return {dtype: machine.ask("rate", dtype=dtype)["rate"] for dtype in dtypes}
 
 
