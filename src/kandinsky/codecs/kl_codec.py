@@ -6,7 +6,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from kandinsky.codecs import strips
 from kandinsky.codecs.linear_colours import LinearColours
+from kandinsky.codecs.strips import Tiling
 from kandinsky.core.rng import Rng
 from kandinsky.networks.kl import AutoencoderKL
 
@@ -16,11 +18,12 @@ class KLCodec:
     """The codec of checkpoints whose autoencoder has a posterior.
 
     The diffusion sees its latents times `scale`, which brings them to about unit variance (Rombach et al.
-    2022, arXiv 2112.10752, appendix G).
+    2022, arXiv 2112.10752, appendix G). With `tiling` large pictures are coded in strips.
     """
 
     network: AutoencoderKL
     scale: float
+    tiling: Tiling = "auto"
 
     @property
     def downscale(self) -> int:
@@ -42,7 +45,7 @@ class KLCodec:
 
         With `rng` they are drawn from the posterior, one draw of their shape; without they are its mean.
         """
-        mean, log_variance = self.network.encode(pictures.to(self._dtype))
+        mean, log_variance = self._posterior(pictures.to(self._dtype))
         latents = mean.to(pictures.dtype)
         if rng is not None:
             noise = rng.normal(tuple(latents.shape)).to(latents)
@@ -52,7 +55,23 @@ class KLCodec:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) to pictures (B, 3, h * f, w * f), about [-1, 1] but not clamped."""
-        return self.network.decode((latents / self.scale).to(self._dtype)).to(latents.dtype)
+        height, width = latents.shape[2:]
+        given = (latents / self.scale).to(self._dtype)
+        if strips.in_strips(self.tiling, height * width * self.downscale**2):
+            return strips.one_by_one(self._decode_in_strips, given).to(latents.dtype)
+        return self.network.decode(given).to(latents.dtype)
+
+    def _posterior(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = pictures.shape[2:]
+        if strips.in_strips(self.tiling, height * width):
+            return self.network.posterior(strips.one_by_one(self._features_in_strips, pictures))
+        return self.network.encode(pictures)
+
+    def _features_in_strips(self, pictures: Tensor) -> Tensor:
+        return strips.encode(self.network.encoder, pictures)
+
+    def _decode_in_strips(self, latents: Tensor) -> Tensor:
+        return strips.decode(self.network.decoder, self.network.post_quant_conv(latents), None)
 
     @torch.no_grad()
     def preview(self, latents: Tensor) -> Tensor:

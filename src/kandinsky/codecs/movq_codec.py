@@ -6,16 +6,19 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from kandinsky.codecs import strips
 from kandinsky.codecs.linear_colours import LinearColours
+from kandinsky.codecs.strips import Tiling
 from kandinsky.core.rng import Rng
 from kandinsky.networks.movq import MoVQ
 
 
 @dataclass(frozen=True, eq=False)
 class MoVQCodec:
-    """The codec of every generation that decodes by a MoVQ."""
+    """The codec of every generation that decodes by a MoVQ; with `tiling` large pictures in strips."""
 
     network: MoVQ
+    tiling: Tiling = "auto"
 
     @property
     def downscale(self) -> int:
@@ -34,12 +37,27 @@ class MoVQCodec:
     @torch.no_grad()
     def encode(self, pictures: Tensor, rng: Rng | None = None) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, H / f, W / f) in the pictures' dtype."""
-        return self.network.encode(pictures.to(self._dtype)).to(pictures.dtype)
+        height, width = pictures.shape[2:]
+        given = pictures.to(self._dtype)
+        if strips.in_strips(self.tiling, height * width):
+            return strips.one_by_one(self._encode_in_strips, given).to(pictures.dtype)
+        return self.network.encode(given).to(pictures.dtype)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) to pictures (B, 3, h * f, w * f), about [-1, 1] but not clamped."""
-        return self.network.decode(latents.to(self._dtype)).to(latents.dtype)
+        height, width = latents.shape[2:]
+        given = latents.to(self._dtype)
+        if strips.in_strips(self.tiling, height * width * self.downscale**2):
+            return strips.one_by_one(self._decode_in_strips, given).to(latents.dtype)
+        return self.network.decode(given).to(latents.dtype)
+
+    def _encode_in_strips(self, pictures: Tensor) -> Tensor:
+        made: Tensor = self.network.quant_conv(strips.encode(self.network.encoder, pictures))
+        return made
+
+    def _decode_in_strips(self, latents: Tensor) -> Tensor:
+        return strips.decode(self.network.decoder, self.network.post_quant_conv(latents), latents)
 
     @torch.no_grad()
     def preview(self, latents: Tensor) -> Tensor:

@@ -97,7 +97,11 @@ class AutoencoderKL(nn.Module):
 
         Both are (B, 4, H / f, W / f) and unscaled; the log-variance lies in [-30, 20].
         """
-        mean, log_variance = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
+        return self.posterior(self.encoder(x))
+
+    def posterior(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance from what the encoder says, (B, 8, H / f, W / f)."""
+        mean, log_variance = self.quant_conv(features).chunk(2, dim=1)
         return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
 
     def decode(self, z: Tensor) -> Tensor:

@@ -162,11 +162,16 @@ class Level(nn.Module):
         )
         self.resample = resample
 
-    def forward(self, x: Tensor, latents: Tensor | None) -> Tensor:
+    def blocks(self, x: Tensor, latents: Tensor | None) -> Tensor:
+        """What comes before the resampling, on x (B, C, h, w)."""
         for position, resnet in enumerate(self.resnets):
             x = resnet(x, latents)
             if self.attentions:
                 x = self.attentions[position](x, latents)
+        return x
+
+    def forward(self, x: Tensor, latents: Tensor | None) -> Tensor:
+        x = self.blocks(x, latents)
         return x if self.resample is None else self.resample(x)
 
 
