@@ -10,6 +10,7 @@ from toys import run_and_die, run_toy
 
 from kandinsky.core.errors import CheckpointError, ConfigError, OutputError
 from kandinsky.training import events, state
+from kandinsky.training.logs import LossLog
 from kandinsky.training.state import newest
 
 
@@ -147,6 +148,22 @@ def test_a_full_disk_is_one_error_and_the_last_checkpoint_stays(
         "step-00000004",
         "step-00000008",
     ]
+
+
+def test_losses_that_find_no_room_are_one_error_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = LossLog.write
+
+    def full(log: LossLog, step: int, values: dict[str, float]) -> None:
+        if step == 6:
+            log._file = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115
+        whole(log, step, values)
+
+    monkeypatch.setattr(LossLog, "write", full)
+    with pytest.raises(OutputError, match=r"losses\.jsonl cannot be written \(No space left"):
+        run_toy(tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
+    monkeypatch.undo()
+    run_toy(tmp_path, resume=True)
 
 
 def test_other_weights_or_other_data_are_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ class LossLog:
     def __init__(self, folder: Path, resume_at: int = 0, step: int = 0) -> None:
         self.path = folder / "losses.jsonl"
         try:
-            self._file = self.path.open("a+b")
+            self._file = self.path.open("a+b", buffering=0)
             self._file.truncate(min(resume_at, self.path.stat().st_size))
         except OSError as error:
             raise OutputError(
@@ -30,9 +30,14 @@ class LossLog:
         self._board = _Board(folder / "tensorboard", step) if _has_tensorboard() else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Adds one line."""
-        self._file.write(json.dumps({"step": step, **values}).encode() + b"\n")
-        self._file.flush()
+        """Adds one line; raises OutputError when the disk does not take it."""
+        try:
+            # Unbuffered: nothing is left to be written when the disk was full.
+            self._file.write(json.dumps({"step": step, **values}).encode() + b"\n")
+        except OSError as error:
+            raise OutputError(
+                f"{self.path} cannot be written ({error.strerror}).", "Free some disk space, then resume."
+            ) from error
         if self._board is not None:
             self._board.write(step, values)
 
@@ -43,7 +48,6 @@ class LossLog:
 
     def synced_size(self) -> int:
         """Bytes so far, on the disk."""
-        self._file.flush()
         os.fsync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size
 
