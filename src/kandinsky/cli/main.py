@@ -203,7 +203,7 @@ def train(
     recipe: Annotated[str | None, typer.Option(help="A run that came with this package.")] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="lora, dreambooth, textual_inversion or full.", rich_help_panel=TUNING),
+        typer.Option(help="lora, dreambooth, textual_inversion, full or distill.", rich_help_panel=TUNING),
     ] = None,
     init: Annotated[
         str | None,
@@ -331,10 +331,11 @@ def bench(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The table only.")] = False,
 ) -> None:
     """Measure speed and memory beside diffusers, on the same weights."""
+    from kandinsky.bench.run import Plan
     from kandinsky.cli import bench as command
 
     given = {"workloads": workloads, "sides": side, "dtypes": dtype}
-    plan = command.Plan(
+    plan = Plan(
         **{name: tuple(values) for name, values in given.items() if values},
         runs=runs,
         threads=threads,
