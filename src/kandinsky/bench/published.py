@@ -116,7 +116,7 @@ def _with_prior(tiny: bool, *, decoder: bool) -> Contents:
 def _text_image(tiny: bool) -> Contents:
     """A 2.1 decoder with its U-Net at full size; its text encoder has one layer."""
     width, projection = (64, TINY_TEXT) if tiny else (1024, 768)
-    dims = {"image_dim": projection, "text_dim": projection, "text_hidden_dim": width}
+    dims: dict[str, Any] = {"image_dim": projection, "text_dim": projection, "text_hidden_dim": width}
     text = MultilingualClipConfig(
         vocab_size=len(XLMR_MARKS) + LETTERS,
         width=width,

@@ -71,10 +71,10 @@ def _write_letters(folder: Path, marks: tuple[str, ...]) -> Classes:
     pieces = [*marks, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     ids = {piece: number for number, piece in enumerate(pieces)}
     made = tokenizers.Tokenizer(models.BPE(ids, [], unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    made.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
     ends = [mark for mark in ("<s>", "</s>") if mark in marks]
-    made.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+    made.post_processor = processors.TemplateProcessing(
         single=" ".join([*(["<s>"] if "<s>" in marks else []), "$A", "</s>"]),
         special_tokens=[(mark, ids[mark]) for mark in ends],
     )
