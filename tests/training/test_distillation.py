@@ -37,6 +37,7 @@ from kandinsky.training.objectives.distillation import (
     landing,
     trajectory_errors,
 )
+from kandinsky.training.plan import plan
 from kandinsky.training.stages import METHODS, trajectories
 from kandinsky.training.stages.distill import draw_few, student
 from kandinsky.training.stages.trajectories import Stretches, draw_trajectories
@@ -195,6 +196,11 @@ def test_the_recipe_is_one() -> None:
     read = read_config(recipes()["emoji-fewstep"])
     assert read.stage[0].method == "distill"
     assert read.stage[0].name == "few-step"
+
+
+def test_its_memory_is_not_planned(model: Path, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="teacher draws"):
+        plan(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
 
 
 # --- whole runs

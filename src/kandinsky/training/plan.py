@@ -17,7 +17,14 @@ from kandinsky.engine.pipeline import Pipeline
 from kandinsky.engine.words import listeners
 from kandinsky.generations.model import Model
 from kandinsky.training.api import choose_device
-from kandinsky.training.config import FINETUNING, DataConfig, Stage, TrainConfig, read_config
+from kandinsky.training.config import (
+    FINETUNING,
+    DataConfig,
+    DistillObjective,
+    Stage,
+    TrainConfig,
+    read_config,
+)
 from kandinsky.training.learner import Learner
 from kandinsky.training.ledger import CudaAutocast, Hollow, Ledger
 from kandinsky.training.memory import Inside, recompute
@@ -77,7 +84,7 @@ def plan(
     No picture and no weight is read, and the device need not be there ("auto" is that of this machine).
     Counted are tensors: what a device's own libraries take comes on top, and so do sample sheets, which are
     drawn between steps. Raises ConfigError for a run from scratch, whose later stages begin with the results
-    of earlier ones, and CheckpointError as `load` does.
+    of earlier ones, and for distillation; CheckpointError as `load` does.
     """
     config = source if isinstance(source, TrainConfig) else read_config(source, overrides)
     stage = config.stage[0]
@@ -85,6 +92,11 @@ def plan(
         raise ConfigError(
             f"Stage {stage.name!r} is no fine-tuning of one stage, which is what can be planned.",
             "Start it and look at the first steps.",
+        )
+    if isinstance(stage.objective, DistillObjective):
+        raise ConfigError(
+            f"Stage {stage.name!r} begins with what its teacher draws, and nothing is drawn without weights.",
+            'Plan method = "lora" (or "full") with the same batch: a step takes about as much.',
         )
     device = "cuda" if config.device.startswith("cuda") else choose_device(config.device).type
     stage = stage.model_copy(update={"compile": False, **changes})
