@@ -61,44 +61,17 @@ NUMBERS = {
 """Published counts of parameters."""
 
 
-def text_image_outline(root: Path, divide: int = 1) -> tuple[Path, Path]:
-    """Decoder and prior of 2.1 under `root`, every width divided; sizes of pictures stay."""
+def text_image_outline(root: Path) -> tuple[Path, Path]:
+    """Decoder and prior of 2.1 under `root`."""
     save_decoder(root / "decoder")
     save_prior(root / "prior")
     for folder, parts in (("decoder", DECODER), ("prior", PRIORS)):
         for name, sizes in parts.items():
-            change(root / folder / name / "config.json", divided(sizes, divide))
+            change(root / folder / name / "config.json", sizes)
     change(root / "prior" / "image_processor" / "preprocessor_config.json", PREPROCESSOR)
     for weights in root.rglob("*.safetensors"):
         weights.unlink()
     return root / "decoder", root / "prior"
-
-
-WIDTHS = (
-    "block_out_channels",
-    "cross_attention_dim",
-    "encoder_hid_dim",
-    "hidden_size",
-    "intermediate_size",
-    "transformerDimSize",
-    "transformerDimensions",
-    "imageDimSize",
-    "numDims",
-    "projection_dim",
-    "embedding_dim",
-    "attention_head_dim",
-    "vocab_size",
-    "num_vq_embeddings",
-)
-
-
-def divided(sizes: dict[str, Any], by: int) -> dict[str, Any]:
-    """The sizes with every width divided."""
-
-    def smaller(value: Any) -> Any:
-        return tuple(part // by for part in value) if isinstance(value, tuple) else value // by
-
-    return {name: smaller(value) if name in WIDTHS else value for name, value in sizes.items()}
 
 
 def change(path: Path, values: dict[str, Any]) -> None:
