@@ -23,8 +23,8 @@ def packed(network: M, steps: int, without: Collection[nn.Module] = ()) -> M:
 
     All else is shared with `network`, which stays as it is; the copy is worth keeping for one request only,
     since it does not see later changes of packed weights. Modules in `without` keep theirs, as do layers that
-    are not plain ones (adapted, quantized), whose weights are away, or of a type that is not packed. Where
-    nothing can be packed, or for fewer than `FEWEST_STEPS` steps, it is `network` itself.
+    are not plain ones (adapted, quantized, hooked), whose weights are away, or of a type that is not packed.
+    Where nothing can be packed, or for fewer than `FEWEST_STEPS` steps, it is `network` itself.
     """
     if steps < FEWEST_STEPS or not _available():
         return network
@@ -53,7 +53,8 @@ def _twin(module: nn.Module, skipped: set[int]) -> nn.Module:
 def _packed_layer(layer: nn.Module) -> nn.Module:
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    if weight.device.type != "cpu" or not _is_packable(weight.dtype):
+    watched = layer._forward_hooks or layer._forward_pre_hooks
+    if weight.device.type != "cpu" or not _is_packable(weight.dtype) or watched:
         return layer
     if isinstance(layer, nn.Linear):
         return PackedLinear(layer)
