@@ -12,9 +12,11 @@ of the 2.2 decoder at its full depth, and its whole autoencoder.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,49 +32,68 @@ BATCHES = {"embedded": 8, "middle": 2}
 MIB = 2**20
 
 
-def make(root: Path, name: str) -> str | None:
-    """The folder of a model, written if need be; None is the embedded one."""
-    if name == "embedded":
-        return None
-    from kandinsky.bench import random_models
+def sizes(name: str) -> dict[str, Any]:
+    """The configurations of the networks of a model with random weights, by component."""
     from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
     from kandinsky.networks.movq import MoVQConfig
     from kandinsky.networks.prior import PriorConfig
     from kandinsky.networks.unet2 import UNet2Config
 
-    tokens, words, end = random_models.TOKENS, random_models.VOCABULARY, random_models.END
-    dim = 512
-    random_models.MODELS["middle"] = lambda _: random_models.Sizes(
-        UNet2Config(channels=(128, 256, 384, 512), image_dim=dim),
-        MoVQConfig(),
-        PriorConfig(8, 64, 10, dim, dim, tokens),
-        ClipTextConfig(words, dim, 12, 8, 4 * dim, tokens, dim, "gelu", end, "eos"),
-        ClipVisionConfig(512, 12, 8, 2048, 224, 14, dim, "gelu"),
-    )
-    random_models.make_model(root, name, quick=False)
-    narrow(root / name)
-    return str(root / name)
+    words, end, tokens = 8192, 8191, 77
+    if name == "middle":
+        dim = 512
+        return {
+            "unet": UNet2Config(channels=(128, 256, 384, 512), image_dim=dim),
+            "movq": MoVQConfig(),
+            "prior_prior": PriorConfig(8, 64, 10, dim, dim, tokens),
+            "prior_text_encoder": ClipTextConfig(words, dim, 12, 8, 4 * dim, tokens, dim, "gelu", end, "eos"),
+            "prior_image_encoder": ClipVisionConfig(512, 12, 8, 2048, 224, 14, dim, "gelu"),
+        }
+    dim = 32
+    return {
+        "unet": UNet2Config(channels=(32, 64), layers=1, head_dim=32, context_dim=64, image_dim=dim),
+        "movq": MoVQConfig(channels=(32, 32, 32, 32), layers=1, codebook_size=16),
+        "prior_prior": PriorConfig(2, 16, 1, dim, dim, tokens),
+        "prior_text_encoder": ClipTextConfig(words, dim, 1, 2, 64, tokens, dim, "gelu", end, "eos"),
+        "prior_image_encoder": ClipVisionConfig(32, 1, 2, 64, 224, 56, dim, "gelu"),
+    }
 
 
-def narrow(folder: Path) -> None:
-    """Writes weights anew in half precision: read in float32, no page of the file stays in memory."""
+def make(root: Path, name: str) -> Path | None:
+    """The folder of a model, written unless it is there; None is the embedded one.
+
+    Its weights are in half precision: read in float32, no page of the files stays in memory beside them.
+    """
     import torch
-    from safetensors.torch import load_file, save_file
 
-    for path in folder.rglob("*.safetensors"):
-        tensors = load_file(path)
-        if any(value.dtype == torch.float32 for value in tensors.values()):
-            save_file({name: value.half() for name, value in tensors.items()}, path)
+    from kandinsky.checkpoints import formats
+    from kandinsky.checkpoints.diffusers_folder import save_component
+    from kandinsky.checkpoints.files import write_json
+    from kandinsky.checkpoints.hollow import hollow
+    from kandinsky.conditioning.clip_image import ClipPreprocess
+    from kandinsky.engine.embedded import embedded_folder
 
-
-def make_nothing(root: Path) -> str:
-    """A model of next to nothing, whose runs show what the program itself takes."""
-    from kandinsky.bench import random_models
-
-    random_models.MODELS["nothing"] = random_models.MODELS["whole-2.2"]
-    random_models.make_model(root, "nothing", quick=True)
-    narrow(root / "nothing")
-    return str(root / "nothing")
+    folder = root / name
+    if name == "embedded" or folder.is_dir():
+        return None if name == "embedded" else folder
+    # Tokenizers and schedulers are the embedded checkpoint's.
+    shutil.copytree(embedded_folder(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    kinds = {
+        "unet": formats.UNET,
+        "movq": formats.MOVQ,
+        "prior_prior": formats.PRIOR,
+        "prior_text_encoder": formats.CLIP_TEXT,
+        "prior_image_encoder": formats.CLIP_VISION,
+    }
+    for component, network in sizes(name).items():
+        form = kinds[component]
+        shapes = form.keys(network, None).to_foreign(hollow(partial(form.build, network)).state_dict())
+        tensors = {key: (0.02 * torch.randn(value.shape)).half() for key, value in shapes.items()}
+        save_component(folder, component, form.write(network), tensors, form.stem)
+    write_json(folder / "prior_image_processor" / "preprocessor_config.json", ClipPreprocess(224).to_json())
+    words = folder / "prior_tokenizer" / "tokenizer_config.json"
+    write_json(words, json.loads(words.read_text(encoding="utf-8")) | {"model_max_length": 77})
+    return folder
 
 
 def config(job: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +102,7 @@ def config(job: dict[str, Any]) -> dict[str, Any]:
         "method": job["method"],
         "out": job["out"],
         "data": {"folder": job["pictures"], "size": job["size"]},
-        "model": {"name": job["model"]} if job["model"] else {},
+        "model": {} if job["model"] is None else {"name": job["model"]},
         "objective": METHODS[job["method"]],
         "batch": job["batch"],
         "max_steps": 2,
@@ -135,8 +156,10 @@ def compared(root: Path, name: str, method: str, recomputed: bool) -> tuple[int,
         (pictures / f"{number}.txt").write_text("a grey square", encoding="utf-8")
     out = root / f"{name}-{method}-{recomputed}"
     job: dict[str, Any] = {"method": method, "pictures": str(pictures), "recomputed": recomputed}
-    job |= {"size": SIZES[name], "batch": BATCHES[name], "model": make(root, name), "out": str(out)}
-    bare = {"model": make_nothing(root), "size": 64, "batch": 1, "out": f"{out}-bare"}
+    folder, nothing = make(root, name), make(root, "nothing")
+    model = None if folder is None else str(folder)
+    job |= {"size": SIZES[name], "batch": BATCHES[name], "model": model, "out": str(out)}
+    bare = {"model": str(nothing), "size": 64, "batch": 1, "out": f"{out}-bare"}
     return plan(config(job)).peak, measured(job) - measured({**job, **bare})
 
 
