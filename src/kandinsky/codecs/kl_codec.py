@@ -9,7 +9,7 @@ from torch import Tensor
 from kandinsky.codecs import strips
 from kandinsky.codecs.linear_colours import LinearColours
 from kandinsky.codecs.strips import Tiling
-from kandinsky.core.rng import Rng
+from kandinsky.core.rng import Noise
 from kandinsky.networks.kl import AutoencoderKL
 
 
@@ -40,7 +40,7 @@ class KLCodec:
         return self.network.quant_conv.weight.dtype
 
     @torch.no_grad()
-    def encode(self, pictures: Tensor, rng: Rng | None = None) -> Tensor:
+    def encode(self, pictures: Tensor, rng: Noise | None = None) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, H / f, W / f) in the pictures' dtype.
 
         With `rng` they are drawn from the posterior, one draw of their shape; without they are its mean.

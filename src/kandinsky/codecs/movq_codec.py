@@ -9,7 +9,7 @@ from torch import Tensor
 from kandinsky.codecs import strips
 from kandinsky.codecs.linear_colours import LinearColours
 from kandinsky.codecs.strips import Tiling
-from kandinsky.core.rng import Rng
+from kandinsky.core.rng import Noise
 from kandinsky.networks.movq import MoVQ
 
 
@@ -35,7 +35,7 @@ class MoVQCodec:
         return self.network.quant_conv.weight.dtype
 
     @torch.no_grad()
-    def encode(self, pictures: Tensor, rng: Rng | None = None) -> Tensor:
+    def encode(self, pictures: Tensor, rng: Noise | None = None) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, H / f, W / f) in the pictures' dtype."""
         height, width = pictures.shape[2:]
         given = pictures.to(self._dtype)

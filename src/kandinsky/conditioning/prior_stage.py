@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.images import Picture
-from kandinsky.core.rng import Rng
+from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import Step, sample
 from kandinsky.diffusion.process import working_dtype
@@ -40,9 +40,20 @@ class Stepping(Protocol):
     def step(self, x: Tensor, t: float) -> Tensor: ...
 
 
+class Waiting(Protocol):
+    """A vision tower whose weights come with the first picture, or by `bring`; `of_nothing` is its
+    `zero_embedding`."""
+
+    def __call__(self, pixels: Tensor) -> Tensor: ...
+
+    def bring(self) -> None: ...
+
+    def of_nothing(self) -> Tensor: ...
+
+
 @dataclass(frozen=True, eq=False)
 class PriorStage:
-    """Everything that a prior checkpoint holds."""
+    """Everything that a prior checkpoint holds; `waiting`, if any, runs `vision` where its weights wait."""
 
     tokenizer: Tokenizer
     text: ClipText
@@ -50,6 +61,7 @@ class PriorStage:
     preprocess: ClipPreprocess
     network: Prior
     schedule: Schedule
+    waiting: Waiting | None = None
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -69,15 +81,21 @@ class PriorStage:
     @torch.no_grad()
     def encode_picture(self, picture: Picture) -> Tensor:
         """A picture's image embedding (1, D)."""
-        pixels = self.preprocess([picture.image])
-        return self.vision(pixels.to(self.device, self.dtype))  # type: ignore[no-any-return]
+        return self.see(self.preprocess([picture.image]))
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """The embeddings (B, D) of normalised pixels (B, 3, S, S)."""
+        embeddings: Tensor = (self.waiting or self.vision)(pixels.to(self.device, self.dtype))
+        return embeddings
 
     @cached_property
     def zero_embedding(self) -> Tensor:
         """The embedding (1, D) of an all-zero normalised picture, which stands for no picture at all."""
         size = self.vision.config.image_size
         with torch.no_grad():
-            return self.vision(torch.zeros(1, 3, size, size, device=self.device, dtype=self.dtype))  # type: ignore[no-any-return]
+            if self.waiting is not None:
+                return self.waiting.of_nothing()
+            return self.see(torch.zeros(1, 3, size, size))
 
     @torch.no_grad()
     def encode_text(self, text: str) -> EncodedText:
@@ -103,7 +121,7 @@ class PriorStage:
         prepared: Stepping,
         x: Tensor,
         times: Sequence[int],
-        rng: Rng,
+        rng: Noise,
         guidance_scale: float | Tensor | None,
         gradients: bool = False,
     ) -> Generator[Step, Tensor | None, None]:
@@ -123,7 +141,12 @@ class PriorStage:
         return sample(sampler, denoise, begin, times, rng, gradients=gradients)
 
     def sample(
-        self, prepared: PreparedPrior, rng: Rng, count: int, steps: int, guidance_scale: float | Tensor | None
+        self,
+        prepared: PreparedPrior,
+        rng: Noise,
+        count: int,
+        steps: int,
+        guidance_scale: float | Tensor | None,
     ) -> Generator[int, None, Tensor]:
         """Draws `count` image embeddings and returns them (B, D); yields the steps done after each.
 

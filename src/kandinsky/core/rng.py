@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 
-class Rng(Protocol):
-    """A source of standard normal draws, one row per picture."""
+class Noise(Protocol):
+    """What the loop draws from: standard normal values, one row per picture."""
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Draws a standard normal tensor of `shape`; the first axis is the picture."""
         ...
+
+
+class Rng(Noise, Protocol):
+    """The draws of a whole request, which some of its rows may need alone or once more."""
 
     def select(self, rows: Sequence[int]) -> "Rng":
         """The same source for some of its pictures only; what it draws is gone for this source too."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.core.errors import RequestError
-from kandinsky.core.rng import Rng
+from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.process import in_working_precision
 from kandinsky.diffusion.reading import Prediction
@@ -40,7 +40,7 @@ def sample(
     denoise: Denoiser,
     x: Tensor,
     times: Sequence[float],
-    rng: Rng,
+    rng: Noise,
     project: Project | None = None,
     *,
     gradients: bool = False,

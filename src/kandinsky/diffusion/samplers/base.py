@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from kandinsky.core.errors import RequestError
-from kandinsky.core.rng import Rng
+from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import Prediction
@@ -26,7 +26,7 @@ class Sampler(Protocol):
         ...
 
     def step(
-        self, denoise: Denoiser, x: Tensor, t: float, t_next: float, state: State, rng: Rng, final: bool
+        self, denoise: Denoiser, x: Tensor, t: float, t_next: float, state: State, rng: Noise, final: bool
     ) -> tuple[Tensor, Prediction, State]:
         """Returns x at `t_next` (negative: the end), what the network said about `x`, and the next state."""
         ...
@@ -35,7 +35,7 @@ class Sampler(Protocol):
 Builder = Callable[[Process, str, float | None], Sampler]
 
 
-def draw(rng: Rng, x: Tensor) -> Tensor:
+def draw(rng: Noise, x: Tensor) -> Tensor:
     """Returns a standard normal draw shaped like `x`, on its device and in its dtype."""
     return rng.normal(tuple(x.shape)).to(x.device, x.dtype)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kandinsky.core.rng import Rng
+from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import Prediction
@@ -30,7 +30,7 @@ class DDIM:
         return None
 
     def step(
-        self, denoise: Denoiser, x: Tensor, t: float, t_next: float, state: None, rng: Rng, final: bool
+        self, denoise: Denoiser, x: Tensor, t: float, t_next: float, state: None, rng: Noise, final: bool
     ) -> tuple[Tensor, Prediction, None]:
         prediction = denoise(x, t)
         abar, abar_next = self.process.alpha_bar_at(t), self.process.alpha_bar_at(t_next)

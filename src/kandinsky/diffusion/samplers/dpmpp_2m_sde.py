@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kandinsky.core.rng import Rng
+from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import Prediction
@@ -33,7 +33,7 @@ class DPMPP2MSDE:
         t: float,
         t_next: float,
         state: Before | None,
-        rng: Rng,
+        rng: Noise,
         final: bool,
     ) -> tuple[Tensor, Prediction, Before]:
         prediction = denoise(x, t)

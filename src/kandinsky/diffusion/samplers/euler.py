@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kandinsky.core.rng import Rng
+from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import Prediction
@@ -26,7 +26,7 @@ class Euler:
         return None
 
     def step(
-        self, denoise: Denoiser, x: Tensor, t: float, t_next: float, state: None, rng: Rng, final: bool
+        self, denoise: Denoiser, x: Tensor, t: float, t_next: float, state: None, rng: Noise, final: bool
     ) -> tuple[Tensor, Prediction, None]:
         prediction = denoise(x, t)
         return toward_x0(self.process, x, prediction.x0, t, t_next), prediction, None

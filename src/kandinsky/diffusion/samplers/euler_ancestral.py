@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kandinsky.core.rng import Rng
+from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import Prediction
@@ -28,7 +28,7 @@ class EulerAncestral:
         return None
 
     def step(
-        self, denoise: Denoiser, x: Tensor, t: float, t_next: float, state: None, rng: Rng, final: bool
+        self, denoise: Denoiser, x: Tensor, t: float, t_next: float, state: None, rng: Noise, final: bool
     ) -> tuple[Tensor, Prediction, None]:
         prediction = denoise(x, t)
         sigma, sigma_next = self.process.sigma_at(t), self.process.sigma_at(t_next)

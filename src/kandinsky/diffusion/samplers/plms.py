@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kandinsky.core.rng import Rng
+from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import Prediction
@@ -40,7 +40,7 @@ class PLMS:
         t: float,
         t_next: float,
         state: tuple[Tensor, ...],
-        rng: Rng,
+        rng: Noise,
         final: bool,
     ) -> tuple[Tensor, Prediction, tuple[Tensor, ...]]:
         prediction = denoise(x, t)

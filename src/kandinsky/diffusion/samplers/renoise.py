@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kandinsky.core.rng import Rng
+from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import Prediction
@@ -25,7 +25,7 @@ class Renoise:
         return None
 
     def step(
-        self, denoise: Denoiser, x: Tensor, t: float, t_next: float, state: None, rng: Rng, final: bool
+        self, denoise: Denoiser, x: Tensor, t: float, t_next: float, state: None, rng: Noise, final: bool
     ) -> tuple[Tensor, Prediction, None]:
         prediction = denoise(x, t)
         if final:

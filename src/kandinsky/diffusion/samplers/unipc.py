@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kandinsky.core.rng import Rng
+from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import Prediction
@@ -48,7 +48,7 @@ class UniPC:
         t: float,
         t_next: float,
         state: Memory | None,
-        rng: Rng,
+        rng: Noise,
         final: bool,
     ) -> tuple[Tensor, Prediction, Memory]:
         prediction = denoise(x, t)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kandinsky.adapters.tokens import rows_of
 from kandinsky.core.errors import ConfigError, RequestError
-from kandinsky.core.rng import Rng
+from kandinsky.core.rng import Noise
 from kandinsky.diffusion.process import Process
 from kandinsky.engine.words import learn_word
 from kandinsky.training.config import DecoderObjective, Stage, TextualInversionObjective
@@ -62,20 +62,14 @@ class LearnedWord(nn.Module):
         self.rows = nn.ParameterDict(rows)
 
 
-class TurnRng:
-    """The draws of one turn, for code that draws by `Rng`."""
+class TurnNoise:
+    """The draws of one turn, for code that draws from `Noise`."""
 
     def __init__(self, turn: Turn) -> None:
         self.turn = turn
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         return self.turn.normal(torch.empty(shape, device=self.turn.device))
-
-    def select(self, rows: Sequence[int]) -> Rng:
-        raise NotImplementedError("a turn draws for whole batches")
-
-    def fork(self) -> Rng:
-        raise NotImplementedError("a turn's draws cannot be repeated")
 
 
 def new_word(base: Base, objective: TextualInversionObjective) -> LearnedWord:
@@ -215,7 +209,7 @@ def sampled_loss(base: Base, objective: TextualInversionObjective, times: nn.Mod
         noise = turn.normal(latents)
         embeddings = None
         if base.prior is not None:
-            embeddings = draw_embeddings(base, batch.captions, objective, TurnRng(turn))
+            embeddings = draw_embeddings(base, batch.captions, objective, TurnNoise(turn))
         errors = decoder.errors(batch.captions, embeddings, latents, t, noise)
         sampler.learn(t, errors)
         return weighted(weights * errors, {"mse": errors}, batch.weights.to(turn.device))
@@ -224,7 +218,7 @@ def sampled_loss(base: Base, objective: TextualInversionObjective, times: nn.Mod
 
 
 def draw_embeddings(
-    base: Base, captions: Sequence[str], objective: TextualInversionObjective, rng: Rng
+    base: Base, captions: Sequence[str], objective: TextualInversionObjective, rng: Noise
 ) -> Tensor:
     """Image embeddings (B, D) that the prior draws for captions, with a gradient through every step."""
     stage = base.need_prior()
