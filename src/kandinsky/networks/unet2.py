@@ -212,6 +212,11 @@ class UNet2(nn.Module):
         """Times (B,), 0..999 and possibly fractional, to (B, time_dim)."""
         return self.time_mlp(sinusoid(t, self.config.channels[0]).to(self.conv_in.weight.dtype))  # type: ignore[no-any-return]
 
+    def films(self, t: Tensor, pooled: Tensor) -> list[Tensor]:
+        """The residual blocks' scales and shifts, each (T, B, 2 C), at times (T,) for pooled (B, D)."""
+        emb = F.silu(self.embed_times(t)[:, None] + pooled)
+        return [resnet.film(emb) for resnet in self._resnets]
+
     def extra_channels(self, condition: UNet2Condition) -> list[Tensor]:
         """What goes behind the latents on the channel axis."""
         extras = [] if condition.extra is None else [condition.extra]
@@ -304,12 +309,11 @@ class PreparedUNet2:
         # Both halves of a guided batch may share the same rows: they are encoded once and repeated here.
         extras = network.extra_channels(condition)
         self._extras = [extra.repeat(len(self._pooled) // len(extra), 1, 1, 1) for extra in extras]
-        self._films = {float(t): self._film(float(t)) for t in times}
+        self._places = {float(t): place for place, t in enumerate(times)}
+        self._films = network.films(self._tensor([float(t) for t in times]), self._pooled)
 
-    def _film(self, t: float) -> list[Tensor]:
-        time = self.network.embed_times(torch.tensor([t], device=self._pooled.device))
-        emb = F.silu(time + self._pooled)
-        return [r.film(emb) for r in self.network._resnets]
+    def _tensor(self, times: Sequence[float]) -> Tensor:
+        return torch.tensor(times, device=self._pooled.device)
 
     def step(self, x: Tensor, t: float) -> Tensor:
         """Latents (B, 4, h, w) at time t to (B, out_channels, h, w); t need not have been announced."""
@@ -320,6 +324,10 @@ class PreparedUNet2:
 
     def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Fixed]:
         """What `UNet2.denoise` is called with for a step: the one call that is worth compiling."""
-        films = self._films.get(float(t)) or self._film(float(t))
+        place = self._places.get(float(t))
+        if place is None:
+            films = [film[0] for film in self.network.films(self._tensor([float(t)]), self._pooled)]
+        else:
+            films = [film[place] for film in self._films]
         x = channels_innermost(torch.cat([x, *self._extras], dim=1) if self._extras else x)
         return x, Fixed(films, self._contexts)
