@@ -1,6 +1,6 @@
 """Networks in their files: loaded whole, or known by shape alone and read in parts when they are needed."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +13,9 @@ from kandinsky.checkpoints.keymap import KeyMap
 from kandinsky.checkpoints.weights import load_strict
 from kandinsky.core.errors import CheckpointError
 
+CPU = torch.device("cpu")
+PORTION = 2**26
+"""How many bytes are read from files at a time, so that a conversion holds little twice."""
 SAMPLE = 1024
 """How many numbers at each end of a tensor tell weights apart."""
 
@@ -33,12 +36,40 @@ class Stored:
     where: Path | None = None
     outlined: bool = False
 
-    def load(self, dtype: torch.dtype | None = None) -> nn.Module:
+    def load(self, dtype: torch.dtype | None = None, device: torch.device = CPU) -> nn.Module:
         """The network with its weights, in their own dtypes where `dtype` is None.
 
-        Raises CheckpointError for weights that do not fit.
+        With a dtype each tensor is made once, where it stays; the files are read in portions. Raises
+        CheckpointError for weights that do not fit.
         """
-        return load_strict(self.build, self._native(self.open()), dtype, self.what)
+        if dtype is None or not self.is_mapped():
+            return load_strict(self.build, self._native(self.open()), dtype, self.what).to(device)
+        network = self.parked(dtype)
+        self.bring(network, network.state_dict(), device, dtype)
+        return network
+
+    def bring(
+        self, network: nn.Module, names: Collection[str], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        """Gives a parked network its tensors of these names.
+
+        They are mapped from the files where these hold them alike, and otherwise made in portions, so that
+        little is in memory twice.
+        """
+        shapes = network.state_dict()
+        # Fused tensors are copies. Read by themselves, they leave nothing of their parts mapped.
+        fused = {name: shapes[name] for name in names if self.is_fused(name)}
+        rest = {name: shapes[name] for name in names if name not in fused}
+        mapped = self.read(rest)
+        # One mapping for all: each counts the pages that it shares with others anew.
+        if all(_is_placed(tensor, device, dtype) for tensor in mapped.values()):
+            network.load_state_dict(mapped, strict=False, assign=True)
+            rest = {}
+        del mapped
+        for portion in (*portions(fused), *portions(rest)):
+            found = self.read(portion)
+            made = {name: placed(found.pop(name), device, dtype) for name in portion}
+            network.load_state_dict(made, strict=False, assign=True)
 
     def parked(self, dtype: torch.dtype | None = None) -> nn.Module:
         """The network without its weights: on the meta device, checked as `load` checks it.
@@ -48,14 +79,12 @@ class Stored:
         if self.outlined:
             network = hollow(self.build).eval()
             return network if dtype is None else network.to(dtype)
-        tensors = self.open()
-        # What a mapping holds cannot grow; what was read into memory can.
-        if any(tensor.untyped_storage().resizable() for tensor in tensors.values()):
+        if not self.is_mapped():
             raise CheckpointError(
                 f"The weights of the {self.what} lie in an old form of pickle, which is only read whole.",
                 "Convert the model with `kandinsky convert`, or load it without offload and quantize.",
             )
-        shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
+        shapes = {name: tensor.to("meta") for name, tensor in self.open().items()}
         return load_strict(self.build, self._native(shapes), dtype, self.what)
 
     def read(self, names: Collection[str]) -> dict[str, Tensor]:
@@ -63,6 +92,11 @@ class Stored:
         foreign = self.open()
         wanted = {theirs for name in names for theirs in self.keys.foreign_names(name) or ()}
         return self._native({name: tensor for name, tensor in foreign.items() if name in wanted})
+
+    def is_mapped(self) -> bool:
+        """Whether the files can be read in parts; a pickle of the old form is only read whole."""
+        # What a mapping holds cannot grow; what was read into memory can.
+        return not any(tensor.untyped_storage().resizable() for tensor in self.open().values())
 
     def is_fused(self, name: str) -> bool:
         """Whether the tensor of a native name is made of several in the files."""
@@ -85,3 +119,27 @@ class Stored:
             if self.where is None:
                 raise
             raise CheckpointError(f"{self.where}: {error.message}", error.hint) from error
+
+
+def portions(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
+    """The names of tensors in groups of about `PORTION` bytes."""
+    portion: list[str] = []
+    size = 0
+    for name, tensor in tensors.items():
+        portion.append(name)
+        size += tensor.numel() * tensor.element_size()
+        if size >= PORTION:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
+
+
+def placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A tensor on a device, in `dtype` unless it holds whole numbers."""
+    return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+
+def _is_placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> bool:
+    alike = tensor.dtype == dtype or not tensor.is_floating_point()
+    return alike and tensor.device.type == device.type

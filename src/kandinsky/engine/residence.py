@@ -5,10 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kandinsky.checkpoints.stored import Stored
-
-PORTION = 2**26
-"""How many bytes are read from files at a time, so that a conversion holds little twice."""
+from kandinsky.checkpoints.stored import Stored, placed, portions
 
 
 class Residence:
@@ -41,20 +38,7 @@ class Residence:
         if not away:
             return
         self._held = None
-        stored = self.stored[network]
-        # Fused tensors are copies. Read by themselves, they leave nothing of their parts mapped.
-        fused = {name: tensor for name, tensor in away.items() if stored.is_fused(name)}
-        rest = {name: tensor for name, tensor in away.items() if name not in fused}
-        mapped = stored.read(rest)
-        # One mapping for all: each counts the pages that it shares with others anew.
-        if all(self._is_placed(tensor) for tensor in mapped.values()):
-            network.load_state_dict(mapped, strict=False, assign=True)
-            rest = {}
-        del mapped
-        for portion in (*_portions(fused), *_portions(rest)):
-            found = stored.read(portion)
-            placed = {name: self._placed(found.pop(name)) for name in portion}
-            network.load_state_dict(placed, strict=False, assign=True)
+        self.stored[network].bring(network, away, self.device, self.dtype)
 
     def fill(self, network: nn.Module, paths: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
         """Brings modules of a network, by their paths, one after the other, and yields each with its path.
@@ -64,15 +48,17 @@ class Residence:
         tensors = {f"{p}.{n}": t for p in paths for n, t in network.get_submodule(p).state_dict().items()}
         away = {name: tensor for name, tensor in tensors.items() if tensor.is_meta}
         found: dict[str, Tensor] = {}
-        portions = _portions(away)
+        coming = portions(away)
         for path in paths:
             module = network.get_submodule(path)
             wanted = [name for name in module.state_dict() if f"{path}.{name}" in away]
             while any(f"{path}.{name}" not in found for name in wanted):
-                found |= self.stored[network].read(next(portions))
+                found |= self.stored[network].read(next(coming))
             # Copied: a bias that stays would keep its whole file mapped.
-            placed = {name: self._placed(found.pop(f"{path}.{name}")).clone() for name in wanted}
-            module.load_state_dict(placed, strict=False, assign=True)
+            made = {
+                name: placed(found.pop(f"{path}.{name}"), self.device, self.dtype).clone() for name in wanted
+            }
+            module.load_state_dict(made, strict=False, assign=True)
             yield path, module
 
     def drop(self, network: nn.Module, names: Collection[str] | None = None) -> None:
@@ -82,13 +68,6 @@ class Residence:
         if here:
             self._held = None
             network.load_state_dict({n: t.to("meta") for n, t in here.items()}, strict=False, assign=True)
-
-    def _is_placed(self, tensor: Tensor) -> bool:
-        alike = tensor.dtype == self.dtype or not tensor.is_floating_point()
-        return alike and tensor.device.type == self.device.type
-
-    def _placed(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
 
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
@@ -109,16 +88,3 @@ def names_in(network: nn.Module, parts: Collection[nn.Module]) -> set[str]:
 def bytes_of(network: nn.Module) -> int:
     """How much memory a network's weights take when they are there."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(network).values())
-
-
-def _portions(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
-    portion: list[str] = []
-    size = 0
-    for name, tensor in tensors.items():
-        portion.append(name)
-        size += tensor.numel() * tensor.element_size()
-        if size >= PORTION:
-            yield portion
-            portion, size = [], 0
-    if portion:
-        yield portion

@@ -1,7 +1,7 @@
 """What the generations' wiring shares: where a model goes, the prior of published folders, own defaults."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.conditioning.tokenizer import load_tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.requests import Request
-from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
+from kandinsky.generations.waiting import WAITS_FROM, WaitingVision
+from kandinsky.networks.clip import ClipTextConfig, ClipVision, ClipVisionConfig
 from kandinsky.networks.prior import PriorConfig
 from kandinsky.networks.unet2 import UNet2Config
 
@@ -45,9 +46,20 @@ class Placement:
 
     def put(self, stored: Stored) -> Any:
         """A network of files where it belongs; CheckpointError for weights that do not fit."""
-        network = stored.parked(self.dtype) if self.parked else stored.load(self.dtype).to(self.device)
+        network = stored.parked(self.dtype) if self.parked else stored.load(self.dtype, self.device)
         self.shelf[network] = stored
         return network
+
+    def put_vision(self, stored: Stored) -> tuple[ClipVision, WaitingVision | None]:
+        """A vision tower where it belongs, a large one in its files, with what brings it when it is asked."""
+        if self.parked or not stored.is_mapped():
+            return self.put(stored), None
+        network = cast(ClipVision, stored.parked(self.dtype))
+        self.shelf[network] = stored
+        if sum(parameter.numel() for parameter in network.parameters()) >= WAITS_FROM:
+            return network, WaitingVision(network, stored, self.device, self.dtype)
+        stored.bring(network, network.state_dict(), self.device, self.dtype)
+        return network, None
 
     def move(self, network: nn.Module) -> None:
         """Brings a network that did not come by `put` where it belongs.
@@ -70,21 +82,24 @@ def load_prior(folder: Folder, place: Placement, prefix: str = "") -> PriorStage
     Raises CheckpointError for missing or unfit parts.
     """
 
-    def network(form: Format, name: str, config: Any) -> Any:
-        what = name.replace("_", " ")
-        return place.put(form.stored(folder, prefix + name, config, place.variant, what))
+    def stored(form: Format, name: str, config: Any) -> Stored:
+        return form.stored(folder, prefix + name, config, place.variant, name.replace("_", " "))
 
     prior = PRIOR.config(folder, prefix + "prior")
     text = CLIP_TEXT.config(folder, prefix + "text_encoder")
     vision = CLIP_VISION.config(folder, prefix + "image_encoder")
     preprocess = ClipPreprocess.from_json(folder.config(prefix + "image_processor"))
     check_prior(prior, text, vision, preprocess)
+    tokenizer = load_tokenizer(folder.component(prefix + "tokenizer"))
+    encoder = place.put(stored(CLIP_TEXT, "text_encoder", text))
+    tower, waiting = place.put_vision(stored(CLIP_VISION, "image_encoder", vision))
     return PriorStage(
-        tokenizer=load_tokenizer(folder.component(prefix + "tokenizer")),
-        text=network(CLIP_TEXT, "text_encoder", text),
-        vision=network(CLIP_VISION, "image_encoder", vision),
+        tokenizer=tokenizer,
+        text=encoder,
+        vision=tower,
+        waiting=waiting,
         preprocess=preprocess,
-        network=network(PRIOR, "prior", prior),
+        network=place.put(stored(PRIOR, "prior", prior)),
         schedule=schedule_from_json(folder.config(prefix + "scheduler")),
     )
 

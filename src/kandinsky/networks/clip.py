@@ -141,6 +141,13 @@ class ClipVision(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels (B, 3, image_size, image_size) -> (B, P), not normalised; RequestError for other sizes."""
+        x = self.embed(pixels)
+        for block in self.blocks:
+            x = block(x)
+        return self.read(x)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """What goes into the first block, (B, 1 + patches, W); as `forward` for the rest."""
         size = self.config.image_size
         if tuple(pixels.shape[1:]) != (3, size, size):
             raise RequestError(
@@ -149,9 +156,11 @@ class ClipVision(nn.Module):
             )
         patches = self.patches(pixels).flatten(2).transpose(1, 2)
         first = self.class_token.expand(len(pixels), 1, -1)
-        x = self.norm_in(torch.cat([first, patches], dim=1) + self.positions)
-        for block in self.blocks:
-            x = block(x)
+        x: Tensor = self.norm_in(torch.cat([first, patches], dim=1) + self.positions)
+        return x
+
+    def read(self, x: Tensor) -> Tensor:
+        """What comes out of the last block, to the embedding (B, P)."""
         embedding: Tensor = self.projection(self.norm_out(x[:, 0]))
         return embedding
 

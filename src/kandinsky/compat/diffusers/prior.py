@@ -239,7 +239,7 @@ class PriorPipeline(DiffusionPipeline):
         with self._ready("image_encoder"), torch.no_grad():
             if isinstance(image, Tensor):
                 pixels = image if image.ndim == 4 else image[None]
-                found = stage.vision(pixels.to(stage.device, stage.dtype))
+                found = stage.see(pixels)
             else:
                 found = stage.encode_picture(read_picture(image))
         return found.repeat_interleave(copies, dim=0)  # type: ignore[no-any-return]

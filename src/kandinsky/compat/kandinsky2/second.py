@@ -145,7 +145,7 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
         if is_pil or not isinstance(image, Tensor):
             return stage.encode_picture(Picture(open_picture(image)))
         with torch.no_grad():
-            embedding: Tensor = stage.vision(image.to(stage.device, stage.dtype))
+            embedding: Tensor = stage.see(image)
         return embedding
 
     def create_zero_img_emb(self, batch_size: int) -> Tensor:

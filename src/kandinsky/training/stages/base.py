@@ -36,6 +36,8 @@ class Base:
         self.device = self.model.device
         parts = listeners(self.model)
         self.prior, self.texts, self.one_text = parts.prior, parts.texts, parts.one_text
+        if self.prior is not None and self.prior.waiting is not None:
+            self.prior.waiting.bring()
         self.encoders = text_encoders(self.model)
         for module in self.model.modules.values():
             module.requires_grad_(False)
@@ -73,11 +75,11 @@ class Base:
         pixels = pixels.to(self.device)
         found = {"latents": self.model.codec.encode(pixels.to(self.model.dtype)).float()}
         if self.prior is not None:
-            side, vision = min(pixels.shape[-2:]), self.prior.vision
+            side = min(pixels.shape[-2:])
             # The vision tower sees the middle of what is not square, as in the published preprocessing.
             top, left = ((length - side) // 2 for length in pixels.shape[-2:])
             pixels = pixels[..., top : top + side, left : left + side]
-            seen = vision(vision_pixels(pixels, vision.config.image_size).to(self.model.dtype))
+            seen = self.prior.see(vision_pixels(pixels, self.prior.vision.config.image_size))
             found["embeddings"] = seen.float()
         return found
 

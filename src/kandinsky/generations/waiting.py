@@ -1,0 +1,101 @@
+"""A large vision tower that stays in its files until a picture comes.
+
+Texts alone need one number of it: the embedding of no picture. That is a constant of the weights, so it is
+computed a block at a time, once, and kept in the folder for caches.
+"""
+
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.checkpoints.stored import Stored
+from kandinsky.checkpoints.weights import read_tensor_file, write_tensor_file
+from kandinsky.core.caches import cache_folder
+from kandinsky.core.errors import CheckpointError, OutputError
+from kandinsky.networks.clip import ClipVision
+
+WAITS_FROM = 200_000_000
+"""Towers of this many parameters wait; the time that smaller ones take is not felt."""
+EMBEDDING = "embedding"
+"""The one tensor in a file."""
+
+
+@dataclass(frozen=True, eq=False)
+class WaitingVision:
+    """A vision tower `stored` in files; `network` is on the meta device until the first picture."""
+
+    network: ClipVision
+    stored: Stored
+    device: torch.device
+    dtype: torch.dtype
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """As the tower's own; its weights stay from then on."""
+        self.bring()
+        embedding: Tensor = self.network(pixels)
+        return embedding
+
+    def bring(self) -> None:
+        """Brings the weights, to stay."""
+        if self._is_away:
+            self._bring(self.network.state_dict())
+
+    def of_nothing(self) -> Tensor:
+        """The embedding (1, P) of an all-zero normalised picture, from the cache if it is known there."""
+        path = self._path()
+        known = _known(path, (1, self.network.config.projection))
+        if known is not None:
+            return known.to(self.device, self.dtype)
+        size = self.network.config.image_size
+        nothing = torch.zeros(1, 3, size, size, device=self.device, dtype=self.dtype)
+        embedding = self._streamed(nothing) if self._is_away else self(nothing)
+        # A cache that cannot be written to is no reason to fail.
+        with suppress(OutputError):
+            write_tensor_file(path, {EMBEDDING: embedding}, {})
+        return embedding
+
+    @property
+    def _is_away(self) -> bool:
+        return self.network.class_token.is_meta
+
+    def _bring(self, names: Collection[str]) -> None:
+        self.stored.bring(self.network, names, self.device, self.dtype)
+
+    def _streamed(self, pixels: Tensor) -> Tensor:
+        """The tower's answer with one block at a time in memory."""
+        network = self.network
+        names = list(network.state_dict())
+        self._bring([name for name in names if not name.startswith("blocks.")])
+        x = network.embed(pixels)
+        for place, block in enumerate(network.blocks):
+            self._bring([name for name in names if name.startswith(f"blocks.{place}.")])
+            x = block(x)
+            _drop(block)
+        embedding = network.read(x)
+        _drop(network)
+        return embedding
+
+    def _path(self) -> Path:
+        said = f"{self.stored.identity()} {self.network.config} {self.dtype}"
+        return cache_folder() / "no-picture" / f"{sha256(said.encode()).hexdigest()}.safetensors"
+
+
+def _drop(module: nn.Module) -> None:
+    away = {name: tensor.to("meta") for name, tensor in module.state_dict().items()}
+    module.load_state_dict(away, assign=True)
+
+
+def _known(path: Path, shape: tuple[int, ...]) -> Tensor | None:
+    """What a file holds; None where there is none, and where it was damaged."""
+    if not path.is_file():
+        return None
+    try:
+        found = read_tensor_file(path).get(EMBEDDING)
+    except CheckpointError:
+        return None
+    return None if found is None or tuple(found.shape) != shape else found.clone()
