@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Decoding, Denoising, Encoding, Event, Finished, Result, Warned
-from kandinsky.core.requests import Request
+from kandinsky.core.requests import Fields, Request
 
 DEFAULTS: dict[str, Any] = {
     "width": 16,
@@ -39,6 +41,21 @@ class FakePipeline:
         self.on_step = on_step or (lambda step: None)
         self.asked: list[Request] = []
         self.closed = 0
+        self.batch_sizes: list[int | None] = []
+
+    def checked(self, request: Request) -> Request:
+        """Refuses what real models do not know."""
+        if request.sampler == "eulr":
+            raise RequestError("unknown sampler 'eulr'.", "Did you mean 'euler'?")
+        return request.filled(DEFAULTS)
+
+    def stream_batch(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Event]:
+        """The requests one after the other, the last one first."""
+        self.batch_sizes.append(batch_size)
+        for index, request in reversed(list(enumerate(requests))):
+            fields = {name: getattr(request, name) for name in Fields.__annotations__}
+            for event in self.stream(request.prompt, **fields):
+                yield replace(event, index=index) if isinstance(event, Finished) else event
 
     def stream(self, prompt: Any, **fields: Any) -> Iterator[Event]:
         request = Request(prompt, **fields).filled(DEFAULTS)

@@ -56,18 +56,11 @@ def latents_of(pipe: Pipeline, requests: list[Request], batch_size: int) -> dict
     watched = Pipeline(replace(pipe.model, codec=recorder))
     results = watched.generate_batch(requests, batch_size)
     assert [len(result.images) for result in results] == [request.size for request in requests]
-    groups = groups_of(pipe.model, [pipe._checked(request) for request in requests])
+    groups = groups_of(pipe.model, [pipe.checked(request) for request in requests])
     order = [(one.request, one.place) for group in groups for one in group.members]
     assert max(len(latents) for latents in recorder.seen) <= batch_size
     rows = [row for latents in recorder.seen for row in latents]
     return dict(zip(order, rows, strict=True))
-
-
-def alone(request: Request, place: int) -> Request:
-    """The request for one picture of a request."""
-    row = request.rows()[place]
-    names = [name for name in batching.OF_ONE_PICTURE if name != "count"]
-    return request.replaced(count=1, **{name: getattr(row, name) for name in names})
 
 
 def check_alone(pipe: Pipeline, requests: list[Request], batch_size: int) -> None:
@@ -75,7 +68,7 @@ def check_alone(pipe: Pipeline, requests: list[Request], batch_size: int) -> Non
     together = latents_of(pipe, requests, batch_size)
     for index, place in {next(iter(together)), next(reversed(together))}:
         found = together[index, place]
-        (single,) = latents_of(pipe, [alone(requests[index], place)], 1).values()
+        (single,) = latents_of(pipe, [requests[index].alone(place)], 1).values()
         assert (found - single).abs().max() < 1e-5 * max(float(single.abs().max()), 1.0)
 
 
@@ -176,7 +169,7 @@ def test_requests_share_batches_where_they_can(tiny: Checkpoints) -> None:
         Request(["a hen", "an owl"], seed=[4, 8], prior_steps=1, negative_prompt="fog", count=2, **QUICK),
         Request("a hat", seed=5, prior_steps=1, image=noise_picture(1), **QUICK),
     ]
-    groups = groups_of(pipe.model, [pipe._checked(request) for request in asked])
+    groups = groups_of(pipe.model, [pipe.checked(request) for request in asked])
     assert [[one.request for one in group.members] for group in groups] == [[0, 1, 4, 4, 4, 4], [2], [3], [5]]
     recorder = Recorder(pipe.model.codec)
     results = Pipeline(replace(pipe.model, codec=recorder)).generate_batch(asked, 4)

@@ -2,7 +2,7 @@
 
 import gc
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kandinsky.engine.pipeline import Pipeline
 
 PREVIEWS_PER_PICTURE = 10
-LOAD_SETTINGS = ("prior", "dtype", "variant", "revision", "behaviour", "lora", "words", "quantize")
+LOAD_SETTINGS = ("prior", "dtype", "variant", "revision", "behaviour", "lora", "words", "quantize", "tiling")
 MEMORY_SETTINGS = ("offload", "prompt_cache")
 """Of loading too, but they shape no pixel: a picture's file does not hold them."""
 REQUEST_FLAGS = (
@@ -83,8 +83,11 @@ class Flags:
     offload: str | None
     quantize: str | None
     prompt_cache: Path | None
+    tiling: bool | None
     output: Path | None
     repeat: Path | None
+    requests: Path | None
+    batch_size: int | None
     preview: bool
     quiet: bool
 
@@ -110,23 +113,22 @@ def generate(flags: Flags) -> None:
     job = plan(flags)
     console = err()
     with Bars(console, quiet=flags.quiet) as bars:
-        bars.start("loading")
-        with _uncollected():
-            pipe = kandinsky.load(
-                job.model,
-                device=job.device,
-                on_progress=bars.download,
-                **job.settings,
-                **job.memory,
-            )
+        pipe = opened(bars, job.model, job.device, **job.settings, **job.memory)
         rows = job.request.rows()
         warned: set[str] | None = None if flags.quiet else set()
         for number, (row, output) in enumerate(zip(rows, job.outputs, strict=True), start=1):
             bars.start(f"{number}/{len(rows)}" if len(rows) > 1 else "")
             result = _follow(pipe, row, job.request, bars, output if flags.preview else None, warned)
-            write_picture(result.images[0], output, _metadata(result, pipe, job))
+            write_picture(result.images[0], output, told(result, pipe, job.settings))
             if not flags.quiet:
                 say(str(output))
+
+
+def opened(bars: Bars, model: str | None, device: str | None, **settings: Any) -> "Pipeline":
+    """The pipeline that the flags ask for."""
+    bars.start("loading")
+    with _uncollected():
+        return kandinsky.load(model, device=device, on_progress=bars.download, **settings)
 
 
 @contextmanager
@@ -150,12 +152,10 @@ def plan(flags: Flags) -> Job:
 
     Raises RequestError or OutputError.
     """
-    changes = {name: getattr(flags, name) for name in REQUEST_FLAGS if getattr(flags, name) is not None}
+    changes = typed(flags, REQUEST_FLAGS)
     if (prompt := _prompt(flags)) is not None:
         changes["prompt"] = prompt
-    settings = {name: getattr(flags, name) for name in LOAD_SETTINGS if getattr(flags, name) is not None}
-    if flags.lora:
-        settings["lora"] = dict(parse_lora(text) for text in flags.lora)
+    settings = load_settings(flags)
     model = flags.model
     if flags.repeat is None:
         if prompt is None:
@@ -177,8 +177,21 @@ def plan(flags: Flags) -> Job:
     if request.seed is None:
         # Drawn here rather than by the pipeline, because file names hold it.
         request = request.replaced(seed=secrets.randbelow(2**32))
-    memory = {name: getattr(flags, name) for name in MEMORY_SETTINGS if getattr(flags, name) is not None}
+    memory = typed(flags, MEMORY_SETTINGS)
     return Job(request, targets(flags.output, request.rows()), model, flags.device, settings, memory)
+
+
+def typed(flags: Flags, names: Iterable[str]) -> dict[str, Any]:
+    """Those of the named flags that were typed."""
+    return {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+
+
+def load_settings(flags: Flags) -> dict[str, Any]:
+    """The typed flags of loading that shape pixels, as `load` takes them."""
+    settings = typed(flags, LOAD_SETTINGS)
+    if flags.lora:
+        settings["lora"] = dict(parse_lora(text) for text in flags.lora)
+    return settings
 
 
 def parse_lora(text: str) -> tuple[str, float]:
@@ -253,6 +266,7 @@ def _write_preview(event: Denoising, path: Path) -> None:
         write_picture(event.preview()[0], path)
 
 
-def _metadata(result: Result, pipe: "Pipeline", job: Job) -> Metadata:
+def told(result: Result, pipe: "Pipeline", settings: dict[str, Any]) -> Metadata:
+    """What the file of a result of one picture holds; `settings` are those that `load` was given."""
     made = metadata_of(result, 0)
-    return replace(made, model=made.model or pipe.model_id, settings=job.settings | made.settings)
+    return replace(made, model=made.model or pipe.model_id, settings=settings | made.settings)

@@ -148,6 +148,12 @@ def generate(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where to keep texts once read.", rich_help_panel=MODEL),
     ] = None,
+    tiling: Annotated[
+        bool | None,
+        typer.Option(
+            help="Code pictures in strips, for less memory; large ones are anyway.", rich_help_panel=MODEL
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -160,6 +166,16 @@ def generate(
             "--from", metavar="PICTURE", help="Repeat this picture; flags change it.", rich_help_panel=OUTPUT
         ),
     ] = None,
+    requests: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl", help="A request a line, into the folder -o.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="How many of the requests are drawn at once.", rich_help_panel=OUTPUT),
+    ] = None,
     preview: Annotated[
         bool, typer.Option("--preview", help="Keep a preview file up to date.", rich_help_panel=OUTPUT)
     ] = False,
@@ -169,11 +185,18 @@ def generate(
 ) -> None:
     """Draw pictures, change them, or repeat one from its file."""
     given = dict(locals())
-    if not (prompts or mix or repeat):
+    if not (prompts or mix or repeat or requests):
         raise typer.BadParameter("say what to draw, such as 'a red apple'", param_hint="PROMPT")
+    if batch_size is not None and requests is None:
+        raise typer.BadParameter("goes with --requests: other pictures are drawn one by one")
     from kandinsky.cli import generate as command
 
-    command.generate(command.Flags(**given))
+    if requests is None:
+        command.generate(command.Flags(**given))
+        return
+    from kandinsky.cli import requests_file
+
+    requests_file.generate(command.Flags(**given))
 
 
 @app.command()

@@ -11,8 +11,8 @@ from kandinsky.core.requests import Mix, mix
 OTHER_PICTURES = (".gif", ".bmp", ".tif", ".tiff")
 
 
-def parse_mix(parts: Sequence[str]) -> Mix:
-    """Reads `TEXT_OR_FILE:WEIGHT` parts; with no weight at all, all count the same.
+def parse_mix(parts: Sequence[str], folder: Path | None = None) -> Mix:
+    """Reads `TEXT_OR_FILE:WEIGHT` parts, files in `folder`; with no weight at all, all count the same.
 
     A part that is an existing file, or is named like a picture, is a picture. Raises RequestError for a
     picture that cannot be opened, for weights on some parts only, and as `mix` does.
@@ -24,7 +24,7 @@ def parse_mix(parts: Sequence[str]) -> Mix:
         raise RequestError(
             f"--mix {bare!r} has no weight, but others have.", "Write it as TEXT_OR_FILE:WEIGHT."
         )
-    return mix([_item(text) for text, _ in split], weights or None)
+    return mix([_item(text, folder or Path()) for text, _ in split], weights or None)
 
 
 def _split(part: str) -> tuple[str, float | None]:
@@ -36,10 +36,10 @@ def _split(part: str) -> tuple[str, float | None]:
     return (part, None) if math.isnan(weight) else (text, weight)
 
 
-def _item(text: str) -> str | Path:
+def _item(text: str, folder: Path) -> str | Path:
     if not text.strip():
         raise RequestError("A part of --mix is empty.", "Write it as TEXT_OR_FILE:WEIGHT.")
-    path = Path(text)
+    path = folder / text
     named_so = path.suffix.lower() in (*FORMATS, *OTHER_PICTURES)
     return path if named_so or _is_file(path) else text
 

@@ -221,6 +221,11 @@ class Request(BaseModel):
             for index, seed in enumerate(self.seeds)
         ]
 
+    def alone(self, index: int) -> "Request":
+        """The request for picture `index` (from 0) of this one alone; it has a seed."""
+        row = self.rows()[index]
+        return self.replaced(count=1, seed=row.seed, **{name: getattr(row, name) for name in ROW_FIELDS})
+
     def filled(self, defaults: Mapping[str, Any]) -> "Request":
         """This request with the checkpoint's default for every None, and a random seed for a missing one.
 

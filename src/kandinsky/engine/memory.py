@@ -7,6 +7,7 @@ from typing import cast
 from torch import nn
 
 from kandinsky.checkpoints.stored import Stored
+from kandinsky.codecs.strips import Tiling, check_tiling
 from kandinsky.conditioning.one_text import OneTextConditioner
 from kandinsky.core.errors import RequestError
 from kandinsky.engine.offload import (
@@ -30,14 +31,23 @@ class Memory:
     offload: str | None = None
     quantize: str | None = None
     prompt_cache: str | Path | None = None
+    tiling: Tiling | None = None
 
     def __post_init__(self) -> None:
+        if self.tiling is not None:
+            check_tiling(self.tiling)
         check_quantize(self.quantize)
         if check_policy(self.offload) != "none" and self.quantize is not None:
             raise RequestError(
                 f"offload {self.offload!r} reads weights from their files, where none are {self.quantize}.",
                 "Leave offload out: quantized weights stay in memory, and take little.",
             )
+
+    def tiled(self, model: Model) -> Model:
+        """The model, whose pictures are coded as asked for."""
+        if self.tiling is None:
+            return model
+        return replace(model, codec=replace(model.codec, tiling=self.tiling))  # type: ignore[type-var]
 
     @property
     def parked(self) -> bool:

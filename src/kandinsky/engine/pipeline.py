@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import torch
 
@@ -165,7 +165,7 @@ class Pipeline:
 
         `rng` makes the noise of a batch from its seeds; without it there is one generator per picture.
         """
-        return self._events([self._checked(request)], self.batch_size, rng or self._rng)
+        return self._events([self.checked(request)], self.batch_size, rng or self._rng)
 
     def generate_batch(self, requests: Sequence[Request], batch_size: int | None = None) -> list[Result]:
         """The results of several requests, in their order; see `stream_batch`."""
@@ -189,14 +189,14 @@ class Pipeline:
         checked = []
         for index, request in enumerate(requests):
             try:
-                checked.append(self._checked(request))
+                checked.append(self.checked(request))
             except RequestError as error:
                 where = f"Request {index + 1} of {len(requests)}: "
                 raise type(error)(where + error.message, error.hint) from error
         size = self.batch_size if batch_size is None else check_batch_size(batch_size)
         return self._events(checked, size, self._rng)
 
-    def _checked(self, request: Request) -> Request:
+    def checked(self, request: Request) -> Request:
         """A request with every default filled in; RequestError where the model cannot do it."""
         model = self._as_worn(self.model)
         filled = request.filled(model.defaults)
@@ -243,6 +243,7 @@ def load(
     offload: str | None = None,
     quantize: str | None = None,
     prompt_cache: str | Path | None = None,
+    tiling: bool | Literal["auto"] | None = None,
     on_progress: Progress | None = None,
 ) -> Pipeline:
     """Loads a checkpoint: the embedded one, a folder in diffusers layout or of original files, or a Hub id.
@@ -257,10 +258,12 @@ def load(
     `offload` chooses what is in memory: "none" (as without it) all weights, "parts" each network only while
     it runs, "layers" a T5 text encoder one layer at a time as well, "auto" the first of these that fits into
     free memory. `quantize` holds weights in "int8" or "int4" (an extra library). `prompt_cache` is a folder
-    in which texts, once read, are kept. `on_progress(file, done, total)` is told of downloads. Raises
-    CheckpointError (HubError for downloads) or RequestError, naming what is missing and what to do.
+    in which texts, once read, are kept. `tiling` codes pictures in strips of rows, for less memory and equal
+    to rounding: True all, False none, "auto" (as without it) those of more than 1024 x 1024 pixels.
+    `on_progress(file, done, total)` is told of downloads. Raises CheckpointError (HubError for downloads) or
+    RequestError, naming what is missing and what to do.
     """
-    memory = Memory(offload, quantize, prompt_cache)
+    memory = Memory(offload, quantize, prompt_cache, tiling)
     on = choose_device(device)
     choose_dtype(dtype, on)
     if batch_size is not None:
@@ -275,7 +278,7 @@ def load(
     automatic = dtype in (None, "auto") and on.type == "cpu"
     kind = choose_dtype(dtype, on, denoiser_parameters(decoder, variant) if automatic else 0)
     place = Placement(on, kind, variant, behaviour, memory.parked)
-    loaded = load_model(decoder, beside, place)
+    loaded = memory.tiled(load_model(decoder, beside, place))
     settings = {
         "prior": str(prior) if isinstance(prior, Path) else prior,
         "dtype": str(place.dtype).removeprefix("torch."),
@@ -283,6 +286,7 @@ def load(
         "revision": revision,
         "behaviour": behaviour,
         "quantize": quantize,
+        "tiling": tiling,
     }
     size = batch_size or (4 if place.device.type == "cuda" else 1)
     given = {k: v for k, v in settings.items() if v is not None}
