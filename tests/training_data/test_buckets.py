@@ -1,5 +1,6 @@
 """Pictures of several shapes: the shapes, the order, and a run on them."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from kandinsky.training.config import read_config
 from kandinsky.training.data.buckets import BucketSampler, bucketed, nearest_shape
 from kandinsky.training.data.folder import read_folder
 from kandinsky.training.data.pictures import open_pictures
+from kandinsky.training.stages.workshop import Workshop
 
 
 @pytest.mark.parametrize(
@@ -103,9 +105,65 @@ def test_shapes_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="do not fit this checkpoint"):
         [*run_config(values)]
     with pytest.raises(ConfigError, match="one shape"):
-        read_config(values | {"method": "textual_inversion", "objective": {"token": "a", "init_from": "b"}})
-    with pytest.raises(ConfigError, match="held_out"):
-        read_config(values | {"data": {"folder": "x", "buckets": 8, "held_out": 1}})
+        read_config(values | {"method": "distill"})
+    with pytest.raises(ConfigError, match="held_out is 5, but there are only 5"):
+        [*run_config(values | {"data": {**values["data"], "size": 64, "buckets": 16, "held_out": 5}})]
+
+
+@pytest.mark.parametrize("method", ["dreambooth", "textual_inversion"])
+def test_few_pictures_in_their_shapes(method: str, tmp_path: Path) -> None:
+    objectives = {
+        "dreambooth": {
+            "prompt": "a zwx box",
+            "class_prompt": "a box",
+            "class_pictures": 1,
+            "class_steps": 1,
+            "target": "prior",
+            "adapter": {"rank": 1},
+        },
+        "textual_inversion": {"token": "zwx", "init_from": "red"},
+    }
+    folder = folder_of(tmp_path / "pictures")
+    values = {
+        "out": str(tmp_path / "run"),
+        "method": method,
+        "device": "cpu",
+        "threads": 1,
+        "batch": 2,
+        "max_steps": 2,
+        "sample_every": 2,
+        "data": {"folder": str(folder), "size": 64, "buckets": 16, "held_out": 2},
+        "objective": objectives[method],
+    }
+    found = [*run_config(values)]
+    assert isinstance(found[-1], events.Exported)
+    (measured,) = [event for event in found if isinstance(event, events.Measured)]
+    assert set(measured.values) == {"prior/mse" if method == "dreambooth" else "words/prior"}
+    if method == "dreambooth":
+        shapes = {
+            path.parent.name: Image.open(path).size for path in (tmp_path / "run").rglob("class/*/*.png")
+        }
+        assert shapes
+        assert all(name == f"{height}x{width}" for name, (width, height) in shapes.items())
+
+
+def test_shapes_of_test_pictures_alone_are_left_out(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "pictures")
+    rows = [
+        {"file_name": f"{n}.png", "caption": str(n), "split": "test" if n == 3 else "train"} for n in range(5)
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    values = {
+        "out": "unused",
+        "method": "lora",
+        "max_steps": 1,
+        "data": {"folder": str(folder), "size": 64, "buckets": 16, "held_out": 1},
+    }
+    config = read_config(values)
+    learned, held_out = Workshop(config, torch.device("cpu")).shapes(config.stage[0])
+    assert len({one.shape for one in learned + held_out}) == 2
+    assert sum(map(len, learned)) == 3
+    assert sum(map(len, held_out)) == 1
 
 
 def test_transparent_pictures_get_room(tmp_path: Path) -> None:

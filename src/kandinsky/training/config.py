@@ -100,7 +100,7 @@ OBJECTIVES: dict[str, type[Table]] = {
 }
 FINETUNING = frozenset({"lora", "dreambooth", "textual_inversion", "full", "distill"})
 """Methods that begin with a whole checkpoint."""
-BUCKETED = frozenset({"lora", "full"})
+BUCKETED = frozenset({"lora", "full", "dreambooth", "textual_inversion"})
 """Methods that learn from pictures of several shapes."""
 
 
@@ -201,7 +201,7 @@ class DataConfig(Table):
     `core.caches.cache_folder`.
 
     With `buckets` pictures keep about their shapes, of `size` squared pixels in all and sides that are
-    multiples of it; a batch is of one shape. For fine-tuning by `lora` and `full`.
+    multiples of it; a batch is of one shape. For fine-tuning a checkpoint on pictures.
 
     `hints` is a folder with a hint picture for each picture, under the same name (whatever the ending); it
     takes the place of a column `hint` of the metadata.
@@ -229,8 +229,6 @@ class DataConfig(Table):
             raise ConfigError(
                 "data.folder and data.dataset: one of them is needed.", "Set folder or dataset."
             )
-        if self.buckets is not None and self.held_out:
-            raise ConfigError("data.held_out counts pictures of one shape.", "Leave out it or data.buckets.")
         return self
 
 

@@ -1,6 +1,7 @@
 """DreamBooth: a subject learns a name while its class stays as varied as it was (arXiv 2208.12242)."""
 
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -12,9 +13,9 @@ from kandinsky.training import events
 from kandinsky.training.config import DreamBoothObjective, Stage
 from kandinsky.training.data.captions import Templates
 from kandinsky.training.data.folder import read_bare_folder
-from kandinsky.training.data.pictures import open_pictures
+from kandinsky.training.data.pictures import PictureSet, open_pictures
 from kandinsky.training.stages.base import Base
-from kandinsky.training.stages.examples import Beside, Lesson, examples_of
+from kandinsky.training.stages.examples import Beside, examples_of, lesson_of
 from kandinsky.training.stages.tuning import add_adapters, tuning_task, unfreeze
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Source, Task
@@ -35,18 +36,27 @@ def dreambooth_task(shop: Workshop, stage: Stage) -> Generator[events.Event, Non
             f"{base.pipe.model_id} follows hint pictures, and pictures of the class have none.",
             'Set method = "lora" or "full", or begin with another decoder.',
         )
-    learned, held_out = shop.split(stage, Templates((objective.prompt,)))
-    base.check_size(learned.size)
-    source: Source = yield from examples_of(shop, stage, base, learned)
-    if objective.preserves:
-        folder = shop.folder(stage.name) / CLASS_FOLDER
-        yield from draw_class(base, objective, folder, learned.size, stage.name)
-        grammar = Templates((objective.class_prompt,))
-        pictures = open_pictures(read_bare_folder(folder), learned.size, grammar=grammar).to(shop.device)
-        others = yield from examples_of(shop, stage, base, pictures)
-        source = Beside(source, others, objective.class_weight)
-    modules = trainable(base, objective)
-    return tuning_task(shop, stage, base, Lesson(source, held_out or learned, held_out), modules)
+    lesson = yield from lesson_of(
+        shop, stage, base, Templates((objective.prompt,)), partial(_beside_its_class, shop, stage, base)
+    )
+    return tuning_task(shop, stage, base, lesson, trainable(base, objective))
+
+
+def _beside_its_class(
+    shop: Workshop, stage: Stage, base: Base, learned: PictureSet, source: Source
+) -> Generator[events.Event, None, Source]:
+    """Pictures of the subject in one shape, each with one of its class in that shape."""
+    objective: DreamBoothObjective = stage.objective
+    if not objective.preserves:
+        return source
+    folder = shop.folder(stage.name) / CLASS_FOLDER
+    if shop.config.data.buckets is not None:
+        folder /= "x".join(str(side) for side in learned.shape)
+    yield from draw_class(base, objective, folder, learned.shape, stage.name)
+    grammar = Templates((objective.class_prompt,))
+    pictures = open_pictures(read_bare_folder(folder), learned.shape, grammar=grammar).to(shop.device)
+    others = yield from examples_of(shop, stage, base, pictures)
+    return Beside(source, others, objective.class_weight)
 
 
 def trainable(base: Base, objective: DreamBoothObjective) -> dict[Target, nn.Module]:
@@ -57,7 +67,7 @@ def trainable(base: Base, objective: DreamBoothObjective) -> dict[Target, nn.Mod
 
 
 def draw_class(
-    base: Base, objective: DreamBoothObjective, folder: Path, size: int, stage: str
+    base: Base, objective: DreamBoothObjective, folder: Path, shape: tuple[int, int], stage: str
 ) -> Generator[events.Event, None, None]:
     """Draws the pictures of the class that `folder` lacks; picture i is that of seed i."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +77,7 @@ def draw_class(
             continue
         yield events.Preparing(stage, "pictures of the class", number, objective.class_pictures)
         fields = {} if objective.class_steps is None else {"steps": objective.class_steps}
-        drawing = base.drawing(size, size)
+        drawing = base.drawing(*shape)
         result = base.pipe.generate(objective.class_prompt, seed=number, **drawing, **fields)  # type: ignore[arg-type]
         write_picture(result.images[0], path)
     yield events.Preparing(stage, "pictures of the class", objective.class_pictures, objective.class_pictures)

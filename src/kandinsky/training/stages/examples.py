@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kandinsky.training.config import Stage
 from kandinsky.training.data.buckets import BucketSampler
+from kandinsky.training.data.captions import Grammar
 from kandinsky.training.data.hints import edge_hints
 from kandinsky.training.data.masks import random_regions
 from kandinsky.training.data.order import Order
@@ -192,30 +193,39 @@ class Joined:
 class Lesson:
     """What is learned from: the examples, their order where it is no plain one, and pictures to show.
 
-    `held_out` are measured on.
+    Those of `held_out`, in sets of one shape, are measured on.
     """
 
     source: Source
     shown: PictureSet
-    held_out: PictureSet | None = None
+    held_out: Sequence[PictureSet] = ()
     order: Callable[[int, int], Order] | None = None
 
 
-def lesson_of(shop: Workshop, stage: Stage, base: Base) -> Generator[Event, None, Lesson]:
-    """The pictures with captions that a stage learns from, in one shape or in buckets."""
-    if shop.config.data.buckets is None:
-        learned, held_out = shop.split(stage)
-        base.check_size(*learned.shape)
-        source = yield from examples_of(shop, stage, base, learned)
-        return Lesson(source, held_out or learned, held_out)
-    sets = shop.bucketed(stage)
+Beyond = Callable[[PictureSet, Source], Generator[Event, None, Source]]
+"""What makes of pictures of one shape, and the examples they are, the examples to learn from."""
+
+
+def lesson_of(
+    shop: Workshop,
+    stage: Stage,
+    base: Base,
+    grammar: Grammar | None = None,
+    beyond: Beyond | None = None,
+) -> Generator[Event, None, Lesson]:
+    """The pictures that a stage learns from, in one shape or in buckets, with captions or a `grammar`."""
+    sets, held_out = shop.shapes(stage, grammar)
     for pictures in sets:
         base.check_size(*pictures.shape)
     sources = []
     for pictures in sets:
         source = yield from examples_of(shop, stage, base, pictures)
-        sources.append(source)
-    return Lesson(Joined(tuple(sources)), sets[0], order=partial(BucketSampler, [len(one) for one in sets]))
+        sources.append(source if beyond is None else (yield from beyond(pictures, source)))
+    shown = next(iter(held_out), sets[0])
+    if shop.config.data.buckets is None:
+        return Lesson(sources[0], shown, held_out)
+    order = partial(BucketSampler, [len(pictures) for pictures in sets])
+    return Lesson(Joined(tuple(sources)), shown, held_out, order)
 
 
 def examples_of(

@@ -20,9 +20,9 @@ from kandinsky.training.objectives.denoising import Posterior, squared_error
 from kandinsky.training.objectives.times import TIME_SAMPLERS, TimeSampler, settled
 from kandinsky.training.stages.base import KINDS, Base
 from kandinsky.training.stages.decoder import denoising_losses
-from kandinsky.training.stages.examples import Examples, examples_of
+from kandinsky.training.stages.examples import Examples, lesson_of
 from kandinsky.training.stages.showing import draw_sheet
-from kandinsky.training.stages.tuning import Loss, weighted
+from kandinsky.training.stages.tuning import Loss, held_out_losses, weighted
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Losses, Player, Sheet, Task, Turn
 
@@ -107,22 +107,22 @@ def inversion_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]
     word = new_word(base, objective)
     sentences = objective.templates or SENTENCES[objective.property]
     grammar = Templates(tuple(sentence.replace("{}", objective.token) for sentence in sentences))
-    learned, _ = shop.split(stage, grammar)
-    base.check_size(learned.size)
-    source = yield from examples_of(shop, stage, base, learned)
+    lesson = yield from lesson_of(shop, stage, base, grammar)
     times = nn.ModuleDict()
     route = sampled_loss if objective.route == "sampled" else direct_loss
     loss = route(base, objective, times)
 
     def sheet(_: torch.Generator) -> Sheet:
         wanted = tuple(sentence.replace("{}", objective.token) for sentence in objective.shown)
-        return draw_sheet(base, wanted or grammar.sentences[:4], learned.shape, objective.shown_steps)
+        said = wanted or grammar.sentences[:4]
+        return draw_sheet(base, said, lesson.shown.shape, objective.shown_steps)
 
     used = {"decoder": base.reads or objective.route == "sampled", "prior": base.prior is not None}
     networks = tuple(base.network(target) for target, wanted in used.items() if wanted)
     player = Player(PLAYER, word, loss, stage.optimiser, compiled=networks)
     settle = partial(settled, times.values())
-    return Task((player,), source, extra=times, settle=settle, sheet=sheet)
+    measure = partial(held_out_losses, shop, lesson, (player,))
+    return Task((player,), lesson.source, times, settle, lesson.order, sheet, measure)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +184,8 @@ def direct_loss(base: Base, objective: TextualInversionObjective, times: nn.Modu
                 errors = decoder.errors(batch.captions, found.get("embeddings"), x0, t, turn.normal(x0))
             else:
                 errors = of_the_prior(batch.captions, found["embeddings"], t, turn)
-            sampler.learn(t, errors)
+            if torch.is_grad_enabled():
+                sampler.learn(t, errors)
             parts[name] = errors
             total = total + weights * errors
         return weighted(total, parts, batch.weights.to(turn.device))
@@ -211,7 +212,8 @@ def sampled_loss(base: Base, objective: TextualInversionObjective, times: nn.Mod
         if base.prior is not None:
             embeddings = draw_embeddings(base, batch.captions, objective, TurnNoise(turn))
         errors = decoder.errors(batch.captions, embeddings, latents, t, noise)
-        sampler.learn(t, errors)
+        if torch.is_grad_enabled():
+            sampler.learn(t, errors)
         return weighted(weights * errors, {"mse": errors}, batch.weights.to(turn.device))
 
     return loss

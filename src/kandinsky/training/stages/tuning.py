@@ -1,6 +1,6 @@
 """Fine-tuning a checkpoint's prior and decoder: adapters or all weights, by the losses that made them."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -170,7 +170,7 @@ def tuning_task(
     _check_texts(base, objective)
     _check_told(stage, base, lesson)
     source = _told_more(base, objective, lesson.source)
-    shown, held_out = lesson.shown, lesson.held_out
+    shown = lesson.shown
     times = nn.ModuleDict()
     players = []
     for target, module in modules.items():
@@ -183,18 +183,7 @@ def tuning_task(
         players.append(player)
 
     def measure(draws: torch.Generator) -> dict[str, float]:
-        if held_out is None:
-            return {}
-        rows = range(min(MEASURED, len(held_out)))
-        plain = Plain(PictureSource(held_out, AUGMENTATIONS["none"]))
-        beside = _told_more(base, objective, plain)
-        batch = beside.batch(rows, generator(shop.config.seed, "held out"))
-        turn = Turn(batch, 0, shop.device, draws, {})
-        return {
-            f"{player.name}/{name}": float(value)
-            for player in players
-            for name, value in player.loss(turn).parts.items()
-        }
+        return held_out_losses(shop, lesson, players, draws, partial(_told_more, base, objective))
 
     def sheet(_: torch.Generator) -> Sheet:
         rows = range(min(SHOWN, len(shown)))
@@ -208,6 +197,27 @@ def tuning_task(
 
     settle = partial(settled, times.values())
     return Task(tuple(players), source, times, settle, lesson.order, sheet, measure)
+
+
+def held_out_losses(
+    shop: Workshop,
+    lesson: Lesson,
+    players: Sequence[Player],
+    draws: torch.Generator,
+    told_more: Callable[[Source], Source] = lambda plain: plain,
+) -> dict[str, float]:
+    """The parts of each player's loss on the held-out pictures, the mean over those of all shapes."""
+    sums: dict[str, float] = {}
+    counts = [min(MEASURED, len(pictures)) for pictures in lesson.held_out]
+    for pictures, count in zip(lesson.held_out, counts, strict=True):
+        source = told_more(Plain(PictureSource(pictures, AUGMENTATIONS["none"])))
+        batch = source.batch(range(count), generator(shop.config.seed, "held out"))
+        turn = Turn(batch, 0, shop.device, draws, {})
+        for player in players:
+            for name, value in player.loss(turn).parts.items():
+                key = f"{player.name}/{name}"
+                sums[key] = sums.get(key, 0.0) + float(value) * count / sum(counts)
+    return sums
 
 
 def _check_texts(base: Base, objective: Tuned) -> None:

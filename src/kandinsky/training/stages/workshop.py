@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -197,38 +197,53 @@ class Workshop:
         hints = self.config.data.hints
         return folder if hints is None else with_hints(folder, hints)
 
-    def bucketed(self, stage: Stage) -> list[PictureSet]:
+    def bucketed(self, stage: Stage, grammar: Grammar | None = None) -> list[PictureSet]:
         """The pictures of a stage in the buckets of their shapes, see `data.buckets`."""
         data = self.config.data
         assert data.buckets is not None
-        groups = bucketed(self._folder(), self.size(stage), data.buckets)
+        folder = self._folder(bare=grammar is not None)
+        # A bucket of test pictures alone would be empty.
+        learned = replace(folder, records=tuple(one for one in folder.records if one.split == "train"))
         return [
             open_pictures(
-                folder,
+                group,
                 shape,
                 groups=data.groups,
                 styles=data.styles,
                 keep_wasteful=data.keep_wasteful,
                 captions=caption_mix(data),
                 cache=data.cache,
+                grammar=grammar,
                 fit=data.fit,
             ).to(self.device)
-            for shape, folder in groups.items()
+            for shape, group in bucketed(learned, self.size(stage), data.buckets).items()
         ]
 
     def split(self, stage: Stage, grammar: Grammar | None = None) -> tuple[PictureSet, PictureSet | None]:
         """The pictures to learn from, and those held out (None when there are none)."""
-        pictures = self.pictures(stage, grammar)
-        count = self.config.data.held_out
+        (learned,), held_out = self._held_out([self.pictures(stage, grammar)])
+        return learned, next(iter(held_out), None)
+
+    def shapes(
+        self, stage: Stage, grammar: Grammar | None = None
+    ) -> tuple[list[PictureSet], list[PictureSet]]:
+        """The pictures to learn from, and those held out, each in sets of one shape."""
+        buckets = self.config.data.buckets is not None
+        return self._held_out(self.bucketed(stage, grammar) if buckets else [self.pictures(stage, grammar)])
+
+    def _held_out(self, sets: list[PictureSet]) -> tuple[list[PictureSet], list[PictureSet]]:
+        count, total = self.config.data.held_out, sum(len(pictures) for pictures in sets)
         if count == 0:
-            return pictures, None
-        if count >= len(pictures):
+            return sets, []
+        if count >= total:
             raise ConfigError(
-                f"data.held_out is {count}, but there are only {len(pictures)} pictures.", "Hold out fewer."
+                f"data.held_out is {count}, but there are only {total} pictures.", "Hold out fewer."
             )
-        chosen = torch.randperm(len(pictures), generator=generator(self.config.seed, "held out"))[:count]
-        kept = torch.ones(len(pictures), dtype=torch.bool).index_fill(0, chosen, False)
-        return pictures.where(kept), pictures.where(~kept)
+        chosen = torch.randperm(total, generator=generator(self.config.seed, "held out"))[:count]
+        kept = torch.ones(total, dtype=torch.bool).index_fill(0, chosen, False)
+        parts = list(zip(sets, kept.split([len(pictures) for pictures in sets]), strict=True))
+        learned = [pictures.where(mask) for pictures, mask in parts if bool(mask.any())]
+        return learned, [pictures.where(~mask) for pictures, mask in parts if not bool(mask.all())]
 
     @cached_property
     def tokenizer_folder(self) -> Path:
