@@ -5,7 +5,6 @@ the same numbers. Names are templates: `{i}` stands for a whole number, `{p}` fo
 for one word without a dot.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from kandinsky.checkpoints.name_templates import Templates
 from kandinsky.core.errors import CheckpointError
-
-_PATTERNS = {"p": r"weight|bias", "w": r"[^.]+"}
 
 
 @dataclass(frozen=True)
@@ -55,40 +53,26 @@ def stack(native: str, *foreign: str) -> Entry:
     return Entry(native, foreign, STACKED)
 
 
-def _compile(template: str) -> re.Pattern[str]:
-    pieces = re.split(r"\{(\w+)\}", template)
-    pattern, seen = "", set[str]()
-    for position, piece in enumerate(pieces):
-        if position % 2 == 0:
-            pattern += re.escape(piece)
-        elif piece in seen:
-            pattern += f"(?P={piece})"
-        else:
-            seen.add(piece)
-            pattern += f"(?P<{piece}>{_PATTERNS.get(piece, r'[0-9]+')})"
-    return re.compile(pattern)
-
-
 class KeyMap:
     """A two-way, strict renaming of state dicts; `ignored` are foreign names of no use to a network."""
 
     def __init__(self, entries: Iterable[Entry], ignored: Iterable[str] = ()) -> None:
         self.entries = tuple(entries)
-        self._ignored = tuple(_compile(name) for name in ignored)
+        self._ignored = Templates(ignored)
+        self._places = [(entry, k) for entry in self.entries for k in range(len(entry.foreign))]
 
     @cached_property
-    def _from_foreign(self) -> list[tuple[re.Pattern[str], Entry, int]]:
-        return [(_compile(name), e, k) for e in self.entries for k, name in enumerate(e.foreign)]
+    def _from_foreign(self) -> Templates:
+        return Templates(entry.foreign[k] for entry, k in self._places)
 
     @cached_property
-    def _from_native(self) -> list[tuple[re.Pattern[str], Entry]]:
-        return [(_compile(e.native), e) for e in self.entries]
+    def _from_native(self) -> Templates:
+        return Templates(entry.native for entry in self.entries)
 
     def foreign_names(self, native: str) -> list[str] | None:
         """The foreign names for one native name, or None when no entry knows it."""
-        for pattern, entry in self._from_native:
-            if match := pattern.fullmatch(native):
-                return [name.format(**match.groupdict()) for name in entry.foreign]
+        for position, values in self._from_native.matches(native):
+            return [name.format(**values) for name in self.entries[position].foreign]
         return None
 
     def stacked_names(self, native: str) -> list[str]:
@@ -96,9 +80,10 @@ class KeyMap:
 
         Empty for a name that no entry knows, and for a tensor that lies otherwise in the file.
         """
-        for pattern, entry in self._from_native:
-            if (match := pattern.fullmatch(native)) and entry.layout in (SAME, STACKED):
-                return [name.format(**match.groupdict()) for name in entry.foreign]
+        for position, values in self._from_native.matches(native):
+            entry = self.entries[position]
+            if entry.layout in (SAME, STACKED):
+                return [name.format(**values) for name in entry.foreign]
         return []
 
     def to_native(self, foreign: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -110,19 +95,19 @@ class KeyMap:
         partial: dict[str, tuple[Layout, list[str], dict[int, Tensor]]] = {}
         unknown = []
         for name, tensor in foreign.items():
-            if any(pattern.fullmatch(name) for pattern in self._ignored):
+            if next(self._ignored.matches(name), None):
                 continue
-            for pattern, entry, position in self._from_foreign:
-                if match := pattern.fullmatch(name):
-                    target = entry.native.format(**match.groupdict())
-                    wanted = [part.format(**match.groupdict()) for part in entry.foreign]
-                    if len(wanted) == 1:
-                        native[target] = entry.layout.pack([tensor])
-                    else:
-                        partial.setdefault(target, (entry.layout, wanted, {}))[2][position] = tensor
-                    break
-            else:
+            place, values = next(self._from_foreign.matches(name), (None, {}))
+            if place is None:
                 unknown.append(name)
+                continue
+            entry, position = self._places[place]
+            target = entry.native.format(**values)
+            if len(entry.foreign) == 1:
+                native[target] = entry.layout.pack([tensor])
+            else:
+                wanted = [part.format(**values) for part in entry.foreign]
+                partial.setdefault(target, (entry.layout, wanted, {}))[2][position] = tensor
         if unknown:
             raise CheckpointError(
                 f"{len(unknown)} tensors have names this network does not know: {summary(unknown)}.",
@@ -150,15 +135,14 @@ class KeyMap:
         """Renames our tensors to a file's; raises CheckpointError for a name the map lacks."""
         foreign: dict[str, Tensor] = {}
         for name, tensor in native.items():
-            for pattern, entry in self._from_native:
-                if match := pattern.fullmatch(name):
-                    targets = [t.format(**match.groupdict()) for t in entry.foreign]
-                    foreign.update(zip(targets, entry.layout.unpack(tensor, len(targets)), strict=True))
-                    break
-            else:
+            position, values = next(self._from_native.matches(name), (None, {}))
+            if position is None:
                 raise CheckpointError(
                     f"{name} has no name in this format.", "This network cannot be written to it."
                 )
+            entry = self.entries[position]
+            targets = [target.format(**values) for target in entry.foreign]
+            foreign.update(zip(targets, entry.layout.unpack(tensor, len(targets)), strict=True))
         return foreign
 
 
