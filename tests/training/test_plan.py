@@ -103,6 +103,15 @@ def test_checkpointing_and_half_precision_take_less() -> None:
     assert half.activations < plan(config("lora", device="cuda"), precision="bf16").activations
 
 
+@pytest.mark.parametrize("extra", ["inpainting", "control"])
+def test_layers_that_a_decoder_is_given_are_in_the_plan(extra: str) -> None:
+    objective = {"target": "decoder", extra: {}}
+    found = plan(config("full", objective=objective, batch=1, variants=0))
+    plain = plan(config("full", objective={"target": "decoder"}, batch=1, variants=0))
+    assert found.numbers > plain.numbers
+    assert found.networks["unet"][0] == found.numbers
+
+
 def test_a_run_from_scratch_is_not_planned() -> None:
     scratch = {"out": "nowhere", "data": {"folder": "nowhere"}, "stage": [{"method": "movq", "max_steps": 1}]}
     with pytest.raises(ConfigError, match="no fine-tuning"):

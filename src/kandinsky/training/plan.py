@@ -161,11 +161,20 @@ def _task(
         place.mkdir(parents=True)
         Image.new("RGB", (64, 64), "grey").save(place / "00000.png")
     (pictures / "00000.txt").write_text(CAPTION, encoding="utf-8")
-    size: dict[str, Any] = {"size": config.data.size} if "size" in config.data.model_fields_set else {}
-    data = DataConfig(folder=pictures, cache=folder / "cache", **size)
-    changes: dict[str, Any] = {"variants": 0}
+    given: dict[str, Any] = {"folder": pictures, "cache": folder / "cache"}
+    if "size" in config.data.model_fields_set:
+        given["size"] = config.data.size
+    if config.data.hints is not None:
+        given["hints"] = pictures
+    objective: dict[str, Any] = {}
     if isinstance(stage.objective, DreamBoothObjective) and stage.objective.preserves:
-        changes["objective"] = stage.objective.model_copy(update={"class_pictures": 1})
+        objective["class_pictures"] = 1
+    control = getattr(stage.objective, "control", None)
+    if control is not None and config.data.hints is None:
+        # Hints in a column of the data are as large as edges.
+        objective["control"] = control.model_copy(update={"hints": "edges"})
+    changes = {"variants": 0, "objective": stage.objective.model_copy(update=objective)}
+    data = DataConfig(**given)
     shop = Workshop(config.model_copy(update={"data": data, "out": folder}), CPU, opens)
     making = METHODS[stage.method](shop, stage.model_copy(update=changes))
     while True:
