@@ -18,7 +18,7 @@ LEFT = {"lora": "lora.safetensors", "dreambooth": "dreambooth.safetensors", "ful
 def test_there_is_one_for_each_method_and_generation() -> None:
     names = {path.stem for path in CONFIGS}
     ways = ("textual-inversion", "lora", "dreambooth", "full", "inpainting")
-    assert names == {f"{generation}-{way}" for generation in GENERATIONS for way in ways}
+    assert names == {f"{generation}-{way}" for generation in GENERATIONS for way in ways} | {"2.2-control"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -40,7 +40,8 @@ def test_a_configuration_does_what_its_top_says(path: Path) -> None:
         said = train[train.index(f"--{name}") + 1]
         assert getattr(stage.objective, name.replace("-", "_")) == said
     assert "# Expected: " in path.read_text()
-    assert path.stem.endswith("-inpainting") == (getattr(stage.objective, "inpainting", None) is not None)
+    for way in ("inpainting", "control"):
+        assert path.stem.endswith(f"-{way}") == (getattr(stage.objective, way, None) is not None)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -17,6 +17,7 @@ from tests.tiny_one_text import OneTextCheckpoints
 
 import kandinsky
 from kandinsky.checkpoints.diffusers_folder import open_folder
+from kandinsky.cli.main import run
 from kandinsky.core.errors import ConfigError, DataError, KandinskyError
 from kandinsky.networks.unet2 import UNet2Condition
 from kandinsky.tasks.start import told_hint
@@ -253,3 +254,29 @@ def test_other_generations_take_no_hints(
     (tmp_path / "some").mkdir()
     with pytest.raises(DataError, match="has no hint in"):
         with_hints(read_folder(pictures), tmp_path / "some")
+
+
+def test_the_flag_of_the_command(
+    pictures: Path, hints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = [
+        "--data",
+        str(pictures),
+        "--size",
+        "32",
+        "--steps",
+        "1",
+        "--device",
+        "cpu",
+        "-q",
+        "--threads",
+        "1",
+    ]
+    for name, given in (("edges", "edges"), ("folder", str(hints))):
+        with pytest.raises(SystemExit) as ended:
+            run(["train", "--method", "full", *flags, "--hints", given, "--out", name])
+        assert ended.value.code == 0
+        assert (
+            open_folder(tmp_path / name / "checkpoint").config("unet")["addition_embed_type"] == "image_hint"
+        )

@@ -247,6 +247,14 @@ def train(
     class_prompt: Annotated[
         str | None, typer.Option(help="The name of its class.", rich_help_panel=TUNING)
     ] = None,
+    hints: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|edges",
+            help="Hint pictures that the decoder learns to follow.",
+            rich_help_panel=TUNING,
+        ),
+    ] = None,
     size: Annotated[int | None, typer.Option(help="Of pictures, in pixels.", rich_help_panel=TUNING)] = None,
     steps: Annotated[int | None, typer.Option(help="How many.", rich_help_panel=TUNING)] = None,
     data: Annotated[Path | None, typer.Option(help="The folder of pictures and captions.")] = None,
@@ -278,6 +286,7 @@ def train(
         command.check_method(method, data, words)
     tuning = command.tuning_overrides(model, prior, size, steps, {"target": target, **words})
     changes = command.merged(command.overrides(data, out, seed, device, threads), tuning)
+    changes = command.merged(changes, command.hint_overrides(hints))
     if command.processes() > 1:
         raise typer.Exit(command.launch(command.processes(), sys.argv[1:]))
     path = command.source(config, recipe or method)

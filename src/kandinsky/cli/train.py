@@ -90,6 +90,18 @@ def tuning_overrides(
     return given if steps is None else given | {"max_steps": steps}
 
 
+def hint_overrides(hints: str | None) -> dict[str, Any]:
+    """What the flag for hint pictures replaces: the edges of the pictures, or a folder of hints for them.
+
+    Hints go with the pictures themselves, so that no variants of latents can be kept.
+    """
+    if hints is None:
+        return {}
+    if hints == "edges":
+        return {"variants": 0, "objective": {"control": {"hints": "edges"}}}
+    return {"variants": 0, "objective": {"control": {"hints": "given"}}, "data": {"hints": hints}}
+
+
 def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """Both, tables key by key."""
     both = {**first, **second}

@@ -160,7 +160,7 @@ def encode_once(
         yield events.Preparing(stage, "latents and embeddings", first, count)
         chosen = [index for index in range(first, min(first + chunk, count)) for _ in range(variants)]
         batch = source.batch(chosen, generator(seed, "variants", first))
-        found = [encode(pixels) for pixels in batch.pixels.split(rows)]
+        found = [encode(pixels) for pixels in torch.split(batch.pixels, rows)]
         for part in (*found, facts_of(batch)):
             for name, value in part.items():
                 columns.setdefault(name, []).append(value.half() if value.is_floating_point() else value)

@@ -241,7 +241,7 @@ class Workshop:
             )
         chosen = torch.randperm(total, generator=generator(self.config.seed, "held out"))[:count]
         kept = torch.ones(total, dtype=torch.bool).index_fill(0, chosen, False)
-        parts = list(zip(sets, kept.split([len(pictures) for pictures in sets]), strict=True))
+        parts = list(zip(sets, torch.split(kept, [len(one) for one in sets]), strict=True))
         learned = [pictures.where(mask) for pictures, mask in parts if bool(mask.any())]
         return learned, [pictures.where(~mask) for pictures, mask in parts if not bool(mask.all())]
 
