@@ -287,7 +287,7 @@ def train(
     tuning = command.tuning_overrides(model, prior, size, steps, {"target": target, **words})
     changes = command.merged(command.overrides(data, out, seed, device, threads), tuning)
     changes = command.merged(changes, command.hint_overrides(hints))
-    if command.processes() > 1:
+    if command.processes() > 1 and not plan:
         raise typer.Exit(command.launch(command.processes(), sys.argv[1:]))
     path = command.source(config, recipe or method)
     if plan:
