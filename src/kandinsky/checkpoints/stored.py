@@ -39,11 +39,14 @@ class Stored:
     def load(self, dtype: torch.dtype | None = None, device: torch.device = CPU) -> nn.Module:
         """The network with its weights, in their own dtypes where `dtype` is None.
 
-        With a dtype each tensor is made once, where it stays; the files are read in portions. Raises
-        CheckpointError for weights that do not fit.
+        With a dtype each tensor is made once, where it stays; the files are read in portions, unless all of
+        them are not more than one. Raises CheckpointError for weights that do not fit.
         """
-        if dtype is None or not self.is_mapped():
-            return load_strict(self.build, self._native(self.open()), dtype, self.what).to(device)
+        found = self.open()
+        small = sum(tensor.numel() * tensor.element_size() for tensor in found.values()) <= PORTION
+        if dtype is None or small or not _is_mapped(found):
+            return load_strict(self.build, self._native(found), dtype, self.what).to(device)
+        del found
         network = self.parked(dtype)
         self.bring(network, network.state_dict(), device, dtype)
         return network
@@ -95,8 +98,7 @@ class Stored:
 
     def is_mapped(self) -> bool:
         """Whether the files can be read in parts; a pickle of the old form is only read whole."""
-        # What a mapping holds cannot grow; what was read into memory can.
-        return not any(tensor.untyped_storage().resizable() for tensor in self.open().values())
+        return _is_mapped(self.open())
 
     def is_fused(self, name: str) -> bool:
         """Whether the tensor of a native name is made of several in the files."""
@@ -119,6 +121,11 @@ class Stored:
             if self.where is None:
                 raise
             raise CheckpointError(f"{self.where}: {error.message}", error.hint) from error
+
+
+def _is_mapped(tensors: Mapping[str, Tensor]) -> bool:
+    # What a mapping holds cannot grow; what was read into memory can.
+    return not any(tensor.untyped_storage().resizable() for tensor in tensors.values())
 
 
 def portions(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
