@@ -1,12 +1,12 @@
 """Which device and which dtype a model runs on, and how much memory is left there."""
 
 import os
-import platform
 from pathlib import Path
 
 import torch
 
 from kandinsky.core.errors import RequestError, nearest
+from kandinsky.networks.packing import has_onednn
 
 DTYPES = {
     "float32": torch.float32,
@@ -79,9 +79,8 @@ def bfloat16_in_hardware() -> bool | None:
 
 
 def _has_fast_bfloat16() -> bool:
-    # On other processors bfloat16 was not measured, and without oneDNN it is emulated.
-    measured = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
-    return measured and bool(bfloat16_in_hardware())
+    # Elsewhere bfloat16 was not measured, and without oneDNN it is emulated.
+    return has_onednn() and bool(bfloat16_in_hardware())
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -26,15 +26,16 @@ def packed(network: M, steps: int, without: Collection[nn.Module] = ()) -> M:
     are not plain ones (adapted, quantized, hooked), whose weights are away, or of a type that is not packed.
     Where nothing can be packed, or for fewer than `FEWEST_STEPS` steps, it is `network` itself.
     """
-    if steps < FEWEST_STEPS or not _available():
+    if steps < FEWEST_STEPS or not has_onednn():
         return network
     skipped = {id(module) for module in without}
     return _twin(network, skipped)  # type: ignore[return-value]
 
 
-def _available() -> bool:
-    """Whether this build of torch and this processor have the packed products."""
-    return platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
+def has_onednn() -> bool:
+    """Whether this build of torch multiplies by oneDNN on a processor for which that was measured."""
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return there and platform.machine().lower() in ("x86_64", "amd64")
 
 
 def _twin(module: nn.Module, skipped: set[int]) -> nn.Module:
@@ -98,9 +99,10 @@ class PackedConv(nn.Module):
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
         self._own = (layer,)
-        self._shape = (layer.padding, layer.stride, layer.dilation, layer.groups)
+        padding, stride, dilation = list(layer.padding), list(layer.stride), list(layer.dilation)
+        self._shape = (padding, stride, dilation, layer.groups)
         self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
-            layer.weight.detach().to_mkldnn(), *self._shape
+            layer.weight.detach().to_mkldnn(), padding, stride, dilation, layer.groups
         )
 
     @property

@@ -242,7 +242,7 @@ class PriorPipeline(DiffusionPipeline):
                 found = stage.see(pixels)
             else:
                 found = stage.encode_picture(read_picture(image))
-        return found.repeat_interleave(copies, dim=0)  # type: ignore[no-any-return]
+        return found.repeat_interleave(copies, dim=0)
 
     def _embeds(self, ask: Asked, begin: Begin, callbacks: Callbacks = Callbacks()) -> tuple[Tensor, Tensor]:
         """Embeddings of the prompts, and of what to steer away from: (B x copies, D) each.
