@@ -3,6 +3,7 @@
 One is written by us as a combined folder; priors and decoders are made and saved by the peer.
 """
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,13 @@ def write_tiny(folder: Path, **changes: Any) -> Path:
     write_combined(folder, **(arguments | changes))
     write_tokenizer(_tokenizer(), folder / "prior_tokenizer", TOKENS)
     return folder
+
+
+def as_published(pipe: Pipeline) -> Pipeline:
+    """The pipeline whose sampler is the checkpoint's own unless asked otherwise, as the peer has it."""
+    sampler = {"sampler": pipe.model.schedule.sampler}
+    pipe.model = replace(pipe.model, defaults={**pipe.model.defaults, **sampler})
+    return pipe
 
 
 def _tokenizer() -> Any:
@@ -177,9 +185,11 @@ class Checkpoints:
         return kandinsky.load(self.combined, device="cpu", dtype=dtype, batch_size=batch_size, **options)
 
     def ours(self, kind: str, batch_size: int = 1, dtype: str = "float32") -> Pipeline:
-        """Our pipeline on the peer's folders."""
+        """Our pipeline on the peer's folders, by default with the sampler that these name."""
         assert self.prior
         assert self.decoders
-        return kandinsky.load(
-            self.root / kind, prior=self.root / "prior", device="cpu", dtype=dtype, batch_size=batch_size
+        return as_published(
+            kandinsky.load(
+                self.root / kind, prior=self.root / "prior", device="cpu", dtype=dtype, batch_size=batch_size
+            )
         )

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 import kandinsky
 from kandinsky.engine.pipeline import Pipeline
 from tests.parity.peers import MOVQ_TINY, UNET_TINY, redraw
+from tests.tiny import as_published
 
 WIDTH = 64
 UNET: dict[str, Any] = UNET_TINY | {
@@ -161,8 +162,8 @@ class TextImageCheckpoints:
         return save_decoder(self.root / "inpainting", inpainting=True)
 
     def ours(self, kind: str = "decoder", batch_size: int = 1, **options: Any) -> Pipeline:
-        """Our pipeline on those folders."""
+        """Our pipeline on those folders, by default with the sampler that these name."""
         assert self.prior
         assert getattr(self, kind)
         settings: dict[str, Any] = {"prior": self.root / "prior", "device": "cpu", "dtype": "float32"}
-        return kandinsky.load(self.root / kind, batch_size=batch_size, **(settings | options))
+        return as_published(kandinsky.load(self.root / kind, batch_size=batch_size, **(settings | options)))

@@ -36,6 +36,7 @@ from kandinsky.core.errors import CheckpointError
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.schedule import ImageNoise, Schedule
+from kandinsky.generations.few_steps import few_step_defaults, few_step_schedules
 from kandinsky.generations.model import Model
 from kandinsky.generations.parts import Placement, check_channels, check_fit, check_prior, own_defaults
 from kandinsky.networks.movq import MoVQ
@@ -51,7 +52,8 @@ DEFAULTS: Mapping[str, Any] = {
     "prior_guidance_scale": 4.0,
     "strength": 0.3,
 }
-"""Of the diffusers pipelines; the size comes from the U-Net's config, the sampler from the scheduler's."""
+"""Of the diffusers pipelines; the size comes from the U-Net's config, the sampler from the scheduler's. The
+decoder's steps and sampler are others unless asked for, see `few_steps`."""
 ORIGINAL_DEFAULTS: Mapping[str, Any] = {**DEFAULTS, "guidance_scale": 7.0, "width": 512, "height": 512}
 """Of the original code, whose strength of 0.7 keeps what ours of 0.3 does."""
 PICTURE_BETAS = (0.0001, 0.02)
@@ -135,6 +137,7 @@ def load_model(decoder: Folder, stage: Callable[[], PriorStage] | None, place: P
     ddpm = schedule_from_json(decoder.config(second) if there else TEXT_IMAGE_SCHEDULES[second])
     size = whole(unet_json, "sample_size", 64) * codec_config.downscale
     tokenizer = load_tokenizer(decoder.component("tokenizer"), decoder.components.get("tokenizer"))
+    own = own_defaults(decoder)
     return _model(
         stage,
         place,
@@ -142,9 +145,13 @@ def load_model(decoder: Folder, stage: Callable[[], PriorStage] | None, place: P
         movq=place.put(MOVQ.stored(decoder, "movq", codec_config, place.variant)),
         text=place.put(MULTILINGUAL.stored(decoder, "text_encoder", text_config, place.variant)),
         tokenizer=tokenizer,
-        schedules={"ddpm": published(ddpm, pins), schedule.sampler: schedule},
+        schedules={
+            **few_step_schedules(schedule),
+            "ddpm": published(ddpm, pins),
+            schedule.sampler: schedule,
+        },
         sampler=schedule.sampler,
-        defaults={**DEFAULTS, "width": size, "height": size, **own_defaults(decoder)},
+        defaults={**DEFAULTS, **few_step_defaults(schedule, own), "width": size, "height": size, **own},
         negative_texts=True,
     )
 

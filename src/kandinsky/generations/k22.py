@@ -26,6 +26,7 @@ from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.core.errors import CheckpointError
+from kandinsky.generations.few_steps import few_step_defaults, few_step_schedules
 from kandinsky.generations.model import Model
 from kandinsky.generations.parts import (
     OWN_SETTINGS,
@@ -59,7 +60,8 @@ DEFAULTS: Mapping[str, Any] = {
     "prior_guidance_scale": 4.0,
     "strength": 0.3,
 }
-"""Of the published model card; the size comes from the U-Net's config, the sampler from the scheduler's."""
+"""Of the published model card; the size comes from the U-Net's config, the sampler from the scheduler's. The
+decoder's steps and sampler are others unless asked for, see `few_steps`."""
 BETAS = (0.00085, 0.012)
 PEER_SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
 """Samplers whose scheduler classes the peer's pipelines of this generation can run."""
@@ -77,7 +79,8 @@ def load_model(decoder: Folder, stage: Callable[[], PriorStage] | None, place: P
     _check_decoder(decoder, config, codec_config)
     schedule = schedule_from_json(decoder.config("scheduler"))
     size = whole(unet_json, "sample_size", 64) * codec_config.downscale
-    defaults = {**DEFAULTS, "width": size, "height": size, **own_defaults(decoder)}
+    own = own_defaults(decoder)
+    defaults = {**DEFAULTS, **few_step_defaults(schedule, own), "width": size, "height": size, **own}
     prior = None if stage is None else stage()
     if prior is not None:
         check_fit(prior, config.image_dim)
@@ -95,6 +98,7 @@ def load_model(decoder: Folder, stage: Callable[[], PriorStage] | None, place: P
         dtype=place.dtype,
         modules=modules if prior is None else modules | prior.modules,
         hints=config.condition == "image_hint",
+        schedules=few_step_schedules(schedule),
     )
 
 

@@ -226,7 +226,8 @@ def decoder_schedule_json(start: float, end: float, *, clip: bool, sampler: str 
         "num_train_timesteps": 1000,
         "prediction_type": "epsilon",
         "steps_offset": 1,
-        "timestep_spacing": "leading",
+        # Times of few steps begin at pure noise; those of samplers of first order are as published.
+        "timestep_spacing": "trailing" if kind.open_end else "leading",
     }
     json |= {} if kind.clip is None else {"clip_sample": clip}
     json |= {"thresholding": False} if kind.threshold else {}
