@@ -34,7 +34,7 @@ Tiling: TypeAlias = bool | Literal["auto"]
 def check_tiling(tiling: object) -> Tiling:
     """The setting, where it is one; RequestError otherwise."""
     if tiling == "auto" or isinstance(tiling, bool):
-        return tiling  # type: ignore[return-value]
+        return tiling
     raise RequestError(f"tiling is {tiling!r}.", "Use True, False or 'auto'.")
 
 
@@ -45,7 +45,7 @@ def in_strips(tiling: Tiling, pixels: int) -> bool:
 
 def one_by_one(code: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
     """Codes the pictures of a batch one after the other, for the memory of one."""
-    return torch.cat([code(row) for row in batch.split(1)])
+    return torch.cat([code(row) for row in torch.split(batch, 1)])
 
 
 class Strips:
@@ -76,7 +76,7 @@ class Strips:
 
     def _measure(self, rows: Tensor) -> None:
         """Merges statistics in pairs (Chan, Golub and LeVeque 1979, eq. 2.1), in double precision."""
-        groups = rows.unflatten(1, (self.groups, -1))
+        groups = rows.view(len(rows), self.groups, -1, *rows.shape[2:])
         groups = groups if groups.dtype == torch.float64 else groups.float()
         count = groups[0, 0].numel()
         # torch.var_mean does the same in one pass, and takes several times as long.
@@ -191,7 +191,7 @@ def _upsampled(level: Level, x: Strips) -> Strips:
     if level.resample is None:
         return x
     assert isinstance(level.resample, Upsample)
-    made = Strips(2 * x.height, _groups_of(level.resnets[-1].norm1))  # type: ignore[union-attr, arg-type]
+    made = Strips(2 * x.height, _groups_of(level.resnets[-1].norm1))  # type: ignore[arg-type]
     for a, b in _strips(x.height, 4 * _width(x)):
         above, below = int(a > 0), int(b < x.height)
         rows = level.resample(x.rows(a - above, b + below))
@@ -203,7 +203,7 @@ def _upsampled(level: Level, x: Strips) -> Strips:
 def _downsampled(level: Level, x: Strips) -> Strips:
     assert isinstance(level.resample, Downsample)
     height, width = x.height // 2, _width(x) // 2
-    made = Strips(height, _groups_of(level.resnets[-1].norm1))  # type: ignore[union-attr, arg-type]
+    made = Strips(height, _groups_of(level.resnets[-1].norm1))  # type: ignore[arg-type]
     for a, b in _strips(height, width):
         # A row and a column of zeros end the picture: only the last strip has that row.
         rows = F.pad(x.rows(2 * a, min(2 * b + 1, x.height)), (0, 1, 0, int(b == height)))
