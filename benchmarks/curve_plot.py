@@ -1,16 +1,28 @@
-"""Lines over logarithmic axes as a PNG, drawn with Pillow alone."""
+"""The sampler curve as a PNG: lines over logarithmic axes, drawn with Pillow alone."""
 
 import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT, TOP = 560, 480, 60
 LEFT, RIGHT, HEAD, FOOT = 64, 16, 40, 56
 INK, PALE = "#1f2430", "#e3e5ea"
-COLOURS = ("#7a4fb0", "#2f7d5b", "#b3503a", "#1f6fb2", "#c28a00", "#3aa6a6", "#d1478c", "#6b6b6b")
+COLOURS = (
+    "#7a4fb0",
+    "#2f7d5b",
+    "#b3503a",
+    "#1f6fb2",
+    "#c28a00",
+    "#3aa6a6",
+    "#d1478c",
+    "#6b6b6b",
+    "#222222",
+    "#99b33a",
+)
 SMALLEST = 1e-4
 """Distances below are drawn there: 0 has no logarithm."""
 
@@ -42,6 +54,35 @@ def plot(title: str, panels: Sequence[Panel]) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def picture_of(rows: Sequence[dict[str, Any]]) -> bytes:
+    """The curves as a PNG."""
+
+    def lines(kind: str, axis: str, value: str) -> list[Line]:
+        names = dict.fromkeys(row["name"] for row in rows if row["kind"] == kind)
+        points = {
+            name: [(row[axis], row[value]) for row in rows if row["kind"] == kind and row["name"] == name]
+            for name in names
+        }
+        return [Line(name, found) for name, found in points.items()]
+
+    def decoder(value: str) -> list[Line]:
+        below = [line for line in lines("spacing", "calls", value) if line.name == "leading"]
+        published = [
+            Line(f"{line.name} as published", line.points) for line in lines("published", "calls", value)
+        ]
+        return [
+            *lines("sampler", "calls", value),
+            *published,
+            *(Line("dpmpp_2m, leading times", line.points) for line in below),
+        ]
+
+    panels = [Panel("Decoder, in latents", "network calls", decoder("latents"))]
+    if any(row.get("features") for row in rows):
+        panels.append(Panel("Decoder, in Inception features", "network calls", decoder("features")))
+    panels.append(Panel("Prior, image embeddings", "network calls", lines("prior", "calls", "latents")))
+    return plot("Distance from 1000 steps (1 = as far as another picture)", panels)
 
 
 def _draw(pen: ImageDraw.ImageDraw, panel: Panel, across: float) -> None:

@@ -13,7 +13,8 @@ def tables(rows: Sequence[Row]) -> str:
     """All tables, one below the other."""
     parts = [
         _by_calls("sampler", "decoder, by network calls", rows, "calls"),
-        _by_calls("spacing", "`dpmpp_2m`, times spaced", rows, "steps"),
+        _by_calls("published", "as published, by steps", rows, "steps"),
+        _by_calls("spacing", "`dpmpp_2m`, times spaced, by steps", rows, "steps"),
         _by_calls("prior", "prior, by network calls", rows, "calls"),
         _options([row for row in rows if row["kind"] == "option"]),
         _kid([row for row in rows if row["kind"] == "kid"]),

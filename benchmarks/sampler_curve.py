@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.brownian import BrownianNoise
-from benchmarks.curve_plot import Line, Panel, plot
+from benchmarks.curve_plot import picture_of
 from benchmarks.curve_tables import rewritten, tables
 
 import kandinsky
@@ -59,7 +59,7 @@ DETERMINISTIC = ("ddim", "heun", "plms", "dpmpp_2m", "unipc")
 RANDOM = ("ddpm", "dpmpp_2m_sde")
 """Samplers with fresh noise whose steps have the posterior's spread; euler_ancestral takes those of ddpm, and
 euler those of ddim."""
-STEPS = (4, 6, 8, 10, 15, 20, 25, 50)
+STEPS = (4, 6, 8, 10, 12, 15, 20, 25, 50)
 LONG = (100,)
 """Only of the two samplers of first order, which are what checkpoints were published with."""
 PRIOR_SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "unipc")
@@ -226,8 +226,20 @@ def curve(
                 run = decoder.run(sampler=sampler, steps=taken)
                 found.append({"kind": "sampler", "name": sampler, "steps": taken, **measured(run)})
                 say(f"{sampler} {taken}: {found[-1]['latents']:.4f}")
-        if own == "ddim":
-            found += _variants(decoder, measured, quick, say)
+        extra = _variants if own == "ddim" else _published
+        found += extra(decoder, measured, quick, say)
+    return found
+
+
+def _published(decoder: Decoder, measured: Measured, quick: bool, say: Say) -> list[dict[str, Any]]:
+    """What published checkpoints are run with by default: ddpm, at times that begin below pure noise."""
+    schedule = replace(decoder.model.schedule, spacing="leading", offset=1, open_end=False)
+    decoder = replace(decoder, model=replace(decoder.model, schedule=schedule))
+    found = []
+    for steps in (4,) if quick else (25, 50, 100):
+        run = decoder.run(sampler="ddpm", steps=steps)
+        found.append({"kind": "published", "name": "ddpm", "steps": steps, **measured(run)})
+        say(f"as published, ddpm {steps}: {found[-1]['latents']:.4f}")
     return found
 
 
@@ -315,26 +327,6 @@ def held_out(data: Path, side: int, count: int) -> tuple[Tensor, list[str]]:
     styles = test.folder.styles
     captions = [plain_caption(test.concept(i), "en", styles[int(test.style_ids[i])]) for i in order.tolist()]
     return test.plain(order), captions
-
-
-def picture_of(rows: Sequence[dict[str, Any]]) -> bytes:
-    """The curves as a PNG."""
-
-    def lines(kind: str, axis: str, value: str) -> list[Line]:
-        names = dict.fromkeys(row["name"] for row in rows if row["kind"] == kind)
-        points = {
-            name: [(row[axis], row[value]) for row in rows if row["kind"] == kind and row["name"] == name]
-            for name in names
-        }
-        return [Line(name, found) for name, found in points.items()]
-
-    panels = [Panel("Decoder, in latents", "network calls", lines("sampler", "calls", "latents"))]
-    if any(row.get("features") for row in rows):
-        panels.append(
-            Panel("Decoder, in Inception features", "network calls", lines("sampler", "calls", "features"))
-        )
-    panels.append(Panel("Prior, image embeddings", "network calls", lines("prior", "calls", "latents")))
-    return plot("Distance from 1000 steps (1 = as far as another picture)", panels)
 
 
 def inception(wanted: bool) -> Features | None:

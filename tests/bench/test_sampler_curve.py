@@ -72,7 +72,7 @@ def test_the_whole_command(tiny: Checkpoints, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(sys, "argv", ["sampler_curve.py", *flags, "--docs", str(page)])
     sampler_curve.main()
     rows = json.loads((tmp_path / "sampler-curve.json").read_text("utf-8"))["rows"]
-    assert {row["kind"] for row in rows} == {"sampler", "spacing", "option", "prior"}
+    assert {row["kind"] for row in rows} == {"sampler", "published", "spacing", "option", "prior"}
     assert {row["name"] for row in rows if row["kind"] == "sampler"} == {
         *sampler_curve.DETERMINISTIC,
         *sampler_curve.RANDOM,
