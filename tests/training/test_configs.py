@@ -40,6 +40,9 @@ def test_a_configuration_does_what_its_top_says(path: Path) -> None:
         said = train[train.index(f"--{name}") + 1]
         assert getattr(stage.objective, name.replace("-", "_")) == said
     assert "# Expected: " in path.read_text()
+    # Guidance needs networks that were told nothing now and then; a word is learned from what is said.
+    for target in getattr(stage.objective, "targets", ()):
+        assert "condition_dropout" in getattr(stage.objective, target).model_fields_set
     for way in ("inpainting", "control"):
         assert path.stem.endswith(f"-{way}") == (getattr(stage.objective, way, None) is not None)
 
