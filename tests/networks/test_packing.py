@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from kandinsky.adapters.lora import Adapter, Place, attach
+from kandinsky.networks import packing
 from kandinsky.networks.movq import Upsample
 from kandinsky.networks.packing import FEWEST_STEPS, PackedConv, PackedLinear, packed
 from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
@@ -80,6 +81,17 @@ def test_few_steps_and_what_cannot_be_packed_stay_plain() -> None:
     away = unet2().to("meta")
     assert packed(away, 100) is away
     assert packed(network, 100, [network]) is network
+
+
+@ONLY_X86
+def test_nothing_is_packed_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = unet2()
+    needed = sum(4 * parameter.numel() for parameter in network.parameters())
+    free = {"bytes": 2 * needed}
+    monkeypatch.setattr(packing, "free_main_memory", lambda: free["bytes"])
+    assert packed(network, 100) is not network
+    free["bytes"] -= 1
+    assert packed(network, 100) is network
 
 
 @ONLY_X86

@@ -1,11 +1,11 @@
 """Which device and which dtype a model runs on, and how much memory is left there."""
 
-import os
 from pathlib import Path
 
 import torch
 
 from kandinsky.core.errors import RequestError, nearest
+from kandinsky.core.main_memory import free_main_memory
 from kandinsky.networks.packing import has_onednn
 
 DTYPES = {
@@ -87,14 +87,4 @@ def free_memory(device: torch.device) -> int | None:
     """Free bytes of a device (of main memory, but for CUDA); None where the system does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        told = Path("/proc/meminfo").read_text(encoding="utf-8")
-    except OSError:
-        told = ""
-    for line in told.splitlines():
-        if line.startswith("MemAvailable"):
-            return int(line.split()[1]) * 1024
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
+    return free_main_memory()

@@ -13,8 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kandinsky.core.main_memory import free_main_memory
+
 FEWEST_STEPS = 5
 """From this many steps on: laying weights out costs about what a step saves by it."""
+ROOM = 0.5
+"""Packed weights stand beside the plain ones: they may take this share of the memory that is free."""
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -24,12 +28,22 @@ def packed(network: M, steps: int, without: Collection[nn.Module] = ()) -> M:
     All else is shared with `network`, which stays as it is; the copy is worth keeping for one request only,
     since it does not see later changes of packed weights. Modules in `without` keep theirs, as do layers that
     are not plain ones (adapted, quantized, hooked), whose weights are away, or of a type that is not packed.
-    Where nothing can be packed, or for fewer than `FEWEST_STEPS` steps, it is `network` itself.
+    Where nothing can be packed, for fewer than `FEWEST_STEPS` steps, and where memory is short, it is
+    `network` itself.
     """
     if steps < FEWEST_STEPS or not has_onednn():
         return network
+    free = free_main_memory()
+    if free is not None and _bytes_of(network) > ROOM * free:
+        return network
     skipped = {id(module) for module in without}
     return _twin(network, skipped)  # type: ignore[return-value]
+
+
+def _bytes_of(network: nn.Module) -> int:
+    """How much memory packed weights of all of a network take."""
+    here = (parameter for parameter in network.parameters() if parameter.device.type == "cpu")
+    return sum(parameter.numel() * parameter.element_size() for parameter in here)
 
 
 def has_onednn() -> bool:
