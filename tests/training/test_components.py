@@ -1,5 +1,6 @@
 """A finished run's networks as components, for the facade and for the peer itself."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small import draw_pictures
-from test_finetuning import build, config, exported
+from test_finetuning import OBJECTIVES, build, config, exported
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 from torch import Tensor
@@ -19,7 +20,7 @@ from kandinsky.compat.diffusers import Kandinsky3UNet, PriorTransformer
 from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.training import run_config
 from kandinsky.training.components import write_component
-from kandinsky.training.config import read_config
+from kandinsky.training.config import DataConfig, read_config, read_settings
 
 POKEMON = (
     "kandinsky_v22_prior_pokemon_blip",
@@ -98,8 +99,6 @@ def test_the_results_of_other_trainers(
         places = {key: name for name, part in zip(names, parts, strict=True) for key in part}
         for name, part in zip(names, parts, strict=True):
             torch.save(part, source / "model" / name)
-        import json
-
         index = {"metadata": {}, "weight_map": places}
         (source / "model" / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     else:
@@ -183,6 +182,27 @@ def test_a_built_in_run_by_its_name_on_local_pictures(
         run(["train", POKEMON[2], "--data", "pokemon", *flags, "-q", "--out", "run"])
     assert ended.value.code == 0
     assert Path("run/checkpoint/unet/config.json").is_file()
+    # The recipe names a published checkpoint; the run knows that it began with another one.
+    with pytest.raises(SystemExit) as ended:
+        run(["convert", POKEMON[2], "run", "out", "--save-keys", "unet", "-q"])
+    assert ended.value.code == 0
+    Kandinsky3UNet.from_pretrained("out", subfolder="unet")
+    Path("run/config.json").write_text("{")
+    with pytest.raises(ConfigError, match="no JSON"):
+        read_settings(Path("run"))
+
+
+def test_the_settings_that_a_run_leaves_are_read_again(tmp_path: Path) -> None:
+    for name in (*OBJECTIVES, "kandinsky_v3_pokemon_blip"):
+        read = read_config(recipes()[name])
+        (tmp_path / "config.json").write_text(json.dumps(read.model_dump(mode="json")))
+        again = read_settings(tmp_path)
+        assert again is not None
+        assert again.model_dump() == read.model_dump()
+    of_a_dataset = read.model_copy(update={"data": DataConfig(dataset="someone/pictures")})
+    (tmp_path / "config.json").write_text(json.dumps(of_a_dataset.model_dump(mode="json")))
+    assert read_settings(tmp_path) == of_a_dataset
+    assert read_settings(tmp_path / "nowhere") is None
 
 
 def test_sheets_draw_the_prompts(pictures: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from kandinsky.core.errors import ConfigError, OutputError
 from kandinsky.core.files import write_atomically
 from kandinsky.training import events
-from kandinsky.training.config import FINETUNING, Stage, TrainConfig, read_config
+from kandinsky.training.config import FINETUNING, SETTINGS, Stage, TrainConfig, read_config
 from kandinsky.training.export import Networks, check_export, write_export
 from kandinsky.training.loop import CHECKPOINTS, is_over, train
 from kandinsky.training.ranks import World, join
@@ -162,4 +162,4 @@ def _note(config: TrainConfig) -> None:
             f"{config.out} cannot be made ({error.strerror}).", "Choose another `out`."
         ) from error
     text = json.dumps(config.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    write_atomically(config.out / "config.json", text.encode())
+    write_atomically(config.out / SETTINGS, text.encode())

@@ -12,7 +12,7 @@ from kandinsky.checkpoints.diffusers_folder import Folder, save_component
 from kandinsky.checkpoints.formats import Format
 from kandinsky.checkpoints.weights import load_strict, read_tensor_file, read_weights
 from kandinsky.core.errors import CheckpointError, ConfigError, nearest
-from kandinsky.training.config import Stage, TrainConfig, read_config
+from kandinsky.training.config import Stage, TrainConfig, read_config, read_settings
 from kandinsky.training.loop import CHECKPOINTS
 from kandinsky.training.stages.outcomes import component_in, folder_of, whole_networks
 from kandinsky.training.stages.workshop import Workshop
@@ -50,14 +50,16 @@ def write_component(
     """Writes a network that a run trained into the folder `key` of `target`; returns that folder.
 
     `source` is the run's configuration, whose checkpoint says what the network is. `trained` is the `out` of
-    a run of this library (the running means are written), or the result of another trainer: a file of named
+    a run of this library (the running means are written, and its own settings tell what it began with), or
+    the result of another trainer: a file of named
     tensors in which the network's begin with `key`, `sharded` a folder of shards with their index (beside it,
     or in `model` below). Raises ConfigError for an unknown key, CheckpointError for tensors that are not
     those of the network, OutputError.
     """
     if key not in KEYS:
         raise ConfigError(f"There is no save key {key!r}.", nearest(key, KEYS))
-    config = source if isinstance(source, TrainConfig) else read_config(source)
+    own = None if sharded else read_settings(trained)
+    config = own or (source if isinstance(source, TrainConfig) else read_config(source))
     shop = Workshop(config, torch.device("cpu"))
     stage = config.stage[-1]
     if not sharded and (trained / stage.name / CHECKPOINTS).is_dir():

@@ -4,6 +4,7 @@ A run is a list of stages over one data set and one set of networks. A file with
 `[[stage]]` is a run of a single stage.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,6 +101,8 @@ OBJECTIVES: dict[str, type[Table]] = {
 }
 FINETUNING = frozenset({"lora", "dreambooth", "textual_inversion", "full", "distill"})
 """Methods that begin with a whole checkpoint."""
+SETTINGS = "config.json"
+"""The file in which a run leaves its settings, as flags changed them, beside what it makes."""
 BUCKETED = frozenset({"lora", "full", "dreambooth", "textual_inversion"})
 """Methods that learn from pictures of several shapes."""
 
@@ -225,7 +228,9 @@ class DataConfig(Table):
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:
-        if ("folder" in self.model_fields_set) == (self.dataset is not None):
+        # The settings that a run leaves name every default.
+        folder = "folder" in self.model_fields_set and (self.dataset is None or self.folder != Path())
+        if folder == (self.dataset is not None):
             raise ConfigError(
                 "data.folder and data.dataset: one of them is needed.", "Set folder or dataset."
             )
@@ -325,6 +330,17 @@ def read_config(
         old = values.get(key)
         values[key] = {**old, **value} if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return validated(TrainConfig, values, "")
+
+
+def read_settings(run: Path) -> TrainConfig | None:
+    """The settings that a run left in its folder `out`; None where there are none, ConfigError for others."""
+    try:
+        text = (run / SETTINGS).read_text(encoding="utf-8")
+        return validated(TrainConfig, json.loads(text), str(run / SETTINGS))
+    except OSError:
+        return None
+    except ValueError as error:
+        raise ConfigError(f"{run / SETTINGS} is no JSON: {error}.", "Give another run.") from error
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

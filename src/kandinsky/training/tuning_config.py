@@ -86,7 +86,8 @@ class Tuned(Table):
 
     @model_validator(mode="after")
     def _as_made(self) -> Self:
-        if "target" in self.decoder.model_fields_set:
+        # The settings that a run leaves name every default.
+        if self.decoder.target != DecoderObjective().target:
             raise ConfigError(
                 f"objective.decoder.target is {self.decoder.target!r}, but the checkpoint says what it is.",
                 "Leave it out.",
