@@ -19,22 +19,23 @@ AT_THE_DISK = ("fsync", "rename", "replace", "rmdir", "unlink", "mkdir")
 
 
 def live(config: dict[str, Any], at: int | None, told: Connection) -> None:
-    """Runs or resumes; at the `at`-th moment it says so and stands still. Without one it tells how many were.
+    """Runs or resumes; at the `at`-th moment it says which kind it is of and stands still.
 
-    A moment is a look at the disk, or something that the run says: a step, a picture encoded.
+    A moment is a look at the "disk", or an "event" that the run tells of: a step, a picture encoded. At the
+    end it says how many there were.
     """
     seen = 0
 
-    def moment() -> None:
+    def moment(kind: str) -> None:
         nonlocal seen
         seen += 1
         if seen == at:
-            told.send(seen)
+            told.send(kind)
             signal.pause()
 
     def counted(function: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            moment()
+            moment("disk")
             return function(*args, **kwargs)
 
         return call
@@ -43,29 +44,27 @@ def live(config: dict[str, Any], at: int | None, told: Connection) -> None:
         setattr(os, name, counted(getattr(os, name)))
     torch.set_num_threads(1)
     for _ in run_config(config, resume=True):
-        moment()
-    told.send(-seen)
+        moment("event")
+    told.send(seen)
 
 
-def run_to(config: dict[str, Any], at: int | None) -> int:
+def run_to(config: dict[str, Any], at: int | None) -> str | int:
     """Starts or resumes a run and kills it at its `at`-th moment.
 
-    Returns 0 when it was killed, and how many moments it had when it came to its end before.
+    Returns the kind of that moment, or how many there were when it came to its end before.
     """
     here, there = CONTEXT.Pipe(duplex=False)
     child = CONTEXT.Process(target=live, args=(config, at, there))
     child.start()
     there.close()
     try:
-        said = here.recv()
+        said: str | int = here.recv()
     finally:
         if child.pid is not None and child.is_alive():
             os.kill(child.pid, signal.SIGKILL)
         child.join(60)
-    if said < 0:
-        return int(-said)
-    assert child.exitcode == -signal.SIGKILL
-    return 0
+    assert isinstance(said, int) or child.exitcode == -signal.SIGKILL
+    return said
 
 
 def assert_same_end(config: dict[str, Any], whole: dict[str, Any], stage: str) -> None:

@@ -53,30 +53,36 @@ def config(root: Path, out: Path, method: str) -> dict[str, Any]:
     }
 
 
-def killed_and_resumed(root: Path, method: str, tmp_path: Path, kills: int) -> None:
+def killed_and_resumed(root: Path, method: str, tmp_path: Path, kills: int) -> set[str]:
     """Kills a run and those that resume it, `kills` times in all; each that ends is compared and followed by
-    a new one.
+    a new one. Returns at what kinds of moments they were killed.
     """
     whole = config(root, tmp_path / "whole", method)
     moments = run_to(whole, None)
+    assert isinstance(moments, int)
     draw, run, killed = random.Random(method), 0, 0
+    kinds: set[str] = set()
     while killed < kills:
         run += 1
         parts = config(root, tmp_path / f"parts-{run}", method)
-        here = 0
         # Four kills of one run at most: then it may end.
-        while killed < kills and here < 4 and not run_to(parts, draw.randint(1, moments)):
-            killed, here = killed + 1, here + 1
+        for _ in range(min(4, kills - killed)):
+            said = run_to(parts, draw.randint(1, moments))
+            if isinstance(said, int):
+                break
+            killed += 1
+            kinds.add(said)
         run_to(parts, None)
         assert_same_end(parts, whole, method)
+    return kinds
 
 
 @pytest.mark.parametrize("method", list(OBJECTIVES))
 def test_two_kills(method: str, root: Path, tmp_path: Path) -> None:
-    killed_and_resumed(root, method, tmp_path, 2)
+    assert killed_and_resumed(root, method, tmp_path, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", list(OBJECTIVES))
-def test_twenty_kills(method: str, root: Path, tmp_path: Path) -> None:
-    killed_and_resumed(root, method, tmp_path, 20)
+def test_twenty_kills_between_saves_and_inside_them(method: str, root: Path, tmp_path: Path) -> None:
+    assert killed_and_resumed(root, method, tmp_path, 20) == {"disk", "event"}
