@@ -1,8 +1,8 @@
-"""Peak memory of each memory policy, and of the peer's pipeline, on a 3.x model of a fraction of its width.
+"""Peak memory of each memory policy, and of the peer's pipeline, on models of a fraction of their width.
 
-    python benchmarks/memory_policies.py [--divide 8] [--folder FOLDER]
+    python benchmarks/memory_policies.py [--generation 3.0] [--divide 8] [--folder FOLDER]
 
-The model has random weights and the published depth, every width divided by `--divide`; the peer writes it.
+The model has random weights and the published depth, every width divided by `--divide`. The peer has no 2.0.
 Each row is measured in a process of its own: the largest resident set (VmHWM) of the whole process, imports,
 mapped files and one picture of two steps included, less that of a process that only imports the library.
 The published widths have `divide` squared times the weights, and the same imports. Their matrices are larger
@@ -27,6 +27,8 @@ OURS: dict[str, dict[str, str]] = {
     'kandinsky, quantize="int8"': {"quantize": "int8"},
     'kandinsky, quantize="int4"': {"quantize": "int4"},
 }
+OF_ONE_TEXT = ('kandinsky, offload="layers"',)
+"""Policies for text encoders of 3.x."""
 CACHED = 'kandinsky, offload="parts", prompt in the cache'
 PEER = {
     "diffusers": "",
@@ -35,54 +37,13 @@ PEER = {
 }
 
 
-def sizes(divide: int) -> dict[str, dict[str, Any]]:
-    """The published configurations, every width divided."""
-    return {
-        "unet": {
-            "block_out_channels": tuple(width // divide for width in (384, 768, 1536, 3072)),
-            "layers_per_block": 3,
-            "time_embedding_dim": 1536 // divide,
-            "groups": 64 // divide,
-            "attention_head_dim": 64 // divide,
-            "cross_attention_dim": 4096 // divide,
-            "encoder_hid_dim": 4096 // divide,
-        },
-        "text": {
-            "vocab_size": 32128 // divide,
-            "d_model": 4096 // divide,
-            "d_kv": 256 // divide,
-            "d_ff": 16384 // divide,
-            "num_layers": 32,
-            "num_heads": 16,
-            "feed_forward_proj": "gated-silu",
-        },
-        "movq": {
-            "block_out_channels": tuple(width // divide for width in (256, 512, 512, 1024)),
-            "norm_num_groups": 64 // divide,
-            "num_vq_embeddings": 16,
-        },
-    }
-
-
-def make(folder: Path, divide: int) -> None:
+def make(folder: Path, generation: str, divide: int) -> None:
     """Writes the model and prints its number of weights."""
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-    import torch
-    from diffusers import DDPMScheduler, Kandinsky3Pipeline, Kandinsky3UNet, VQModel
-    from tests.parity.peers import MOVQ_PUBLISHED
-    from tests.tiny_one_text import SCHEDULER, letters_tokenizer
-    from transformers import T5Config, T5EncoderModel
+    from narrow_models import GENERATIONS
 
-    torch.manual_seed(0)
-    wanted = sizes(divide)
-    parts = {
-        "text_encoder": T5EncoderModel(T5Config(**wanted["text"])),
-        "unet": Kandinsky3UNet(**wanted["unet"]),
-        "movq": VQModel(**(MOVQ_PUBLISHED | wanted["movq"])),
-    }
-    scheduler = DDPMScheduler(**SCHEDULER)
-    Kandinsky3Pipeline(tokenizer=letters_tokenizer(), scheduler=scheduler, **parts).save_pretrained(folder)
-    print(json.dumps({name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}))
+    from kandinsky.bench.random_models import write_model
+
+    print(json.dumps(write_model(folder, GENERATIONS[generation](divide))))
 
 
 def run_ours(folder: Path, options: dict[str, str]) -> None:
@@ -90,20 +51,23 @@ def run_ours(folder: Path, options: dict[str, str]) -> None:
     import kandinsky
 
     pipe = kandinsky.load(folder, device="cpu", dtype="float32", **options)  # type: ignore[arg-type]
-    pipe.generate(PROMPT, steps=STEPS, width=SIDE, height=SIDE, seed=0)
+    prior = {"prior_steps": STEPS} if "prior_steps" in pipe.model.defaults else {}
+    pipe.generate(PROMPT, steps=STEPS, width=SIDE, height=SIDE, seed=0, **prior)
 
 
 def run_peer(folder: Path, offload: str) -> None:
     """One picture by diffusers."""
+    import diffusers
     import torch
-    from diffusers import Kandinsky3Pipeline
 
-    pipe = Kandinsky3Pipeline.from_pretrained(folder)
+    kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    pipe = getattr(diffusers, kind).from_pretrained(folder)
     if offload:
         getattr(pipe, offload)()
     pipe.set_progress_bar_config(disable=True)
     noise = torch.Generator().manual_seed(0)
-    pipe(PROMPT, num_inference_steps=STEPS, width=SIDE, height=SIDE, generator=noise)
+    prior = {"prior_num_inference_steps": STEPS} if "Combined" in kind else {}
+    pipe(PROMPT, num_inference_steps=STEPS, width=SIDE, height=SIDE, generator=noise, **prior)
 
 
 def import_ours() -> None:
@@ -113,7 +77,7 @@ def import_ours() -> None:
 
 def import_peer() -> None:
     """The same of diffusers."""
-    from diffusers import Kandinsky3Pipeline  # noqa: F401
+    from diffusers import Kandinsky3Pipeline, KandinskyV22CombinedPipeline  # noqa: F401
 
 
 def peak() -> int:
@@ -160,30 +124,37 @@ def row(name: str, found: dict[str, Any], base: int) -> str:
     return f"| {name} | {whole:.0f} | {above:.0f} | {found['seconds']:.0f} |"
 
 
-def table(folder: Path, divide: int) -> None:
+def table(folder: Path, generation: str, divide: int) -> None:
     """Prints the Markdown table."""
     command = [
         sys.executable,
         str(Path(__file__).resolve()),
         "--make",
+        "--generation",
+        generation,
         "--divide",
         str(divide),
         "--folder",
         str(folder),
     ]
-    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     counts = json.loads(made.stdout.splitlines()[-1])
     weights = ", ".join(f"{name} {count * 4 / 2**20:.0f} MiB" for name, count in counts.items())
-    print(f"Widths / {divide}, float32 on a CPU: {weights}.\n")
+    print(f"Kandinsky {generation}, widths / {divide}, float32 on a CPU: {weights}.\n")
     print("| policy | peak MiB | above imports | seconds |\n| --- | --- | --- | --- |")
     base = measured(kind="import ours")["peak"]
-    ours = {name: ("ours", {"options": options}) for name, options in OURS.items()}
+    one_text = generation == "3.0"
+    left_out = () if one_text else OF_ONE_TEXT
+    ours = {name: ("ours", {"options": options}) for name, options in OURS.items() if name not in left_out}
     for name, (kind, options) in ours.items():
         print(row(name, measured(kind=kind, folder=str(folder), **options), base), flush=True)
-    options = {"offload": "parts", "prompt_cache": str(folder / "prompts")}
-    for _ in range(2):
-        found = measured(kind="ours", folder=str(folder), options=options)
-    print(row(CACHED, found, base), flush=True)
+    if one_text:
+        options = {"offload": "parts", "prompt_cache": str(folder / "prompts")}
+        for _ in range(2):
+            found = measured(kind="ours", folder=str(folder), options=options)
+        print(row(CACHED, found, base), flush=True)
+    if generation == "2.0":
+        return
     base = measured(kind="import peer")["peak"]
     for name, offload in PEER.items():
         print(row(name, measured(kind="peer", folder=str(folder), offload=offload), base), flush=True)
@@ -192,7 +163,8 @@ def table(folder: Path, divide: int) -> None:
 def main() -> None:
     """Reads the flags."""
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("--divide", type=int, default=8, choices=(2, 4, 8))
+    flags.add_argument("--generation", default="3.0", choices=("2.0", "2.1", "2.2", "3.0"))
+    flags.add_argument("--divide", type=int, default=8, choices=(1, 2, 4, 8))
     flags.add_argument("--folder", type=Path, help="keep the model here")
     flags.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     flags.add_argument("--job", help=argparse.SUPPRESS)
@@ -200,12 +172,12 @@ def main() -> None:
     if given.job:
         child(json.loads(given.job))
     elif given.make:
-        make(given.folder, given.divide)
+        make(given.folder, given.generation, given.divide)
     elif given.folder:
-        table(given.folder, given.divide)
+        table(given.folder, given.generation, given.divide)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            table(Path(folder), given.divide)
+            table(Path(folder), given.generation, given.divide)
 
 
 if __name__ == "__main__":

@@ -63,8 +63,9 @@ class Part:
 class Contents:
     """What is in a folder: the class of the whole, its networks, its scheduler.
 
-    `marks` are the special tokens of a tokenizer of letters, for decoders that read texts themselves; with
-    `prior` there are the files of a prior that have no weights.
+    `marks` are the special tokens of a tokenizer of letters, for decoders that read texts themselves, and
+    `second_marks` those of the second where there are two; with `prior` there are the files of a prior that
+    have no weights.
     """
 
     kind: str
@@ -72,6 +73,7 @@ class Contents:
     scheduler: Mapping[str, Any]
     marks: tuple[str, ...] = ()
     prior: bool = False
+    second_marks: tuple[str, ...] = ()
 
 
 def embedding_dim(tiny: bool) -> int:

@@ -11,7 +11,7 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
-from kandinsky.bench.published import MODELS, PICTURE, TOKENS, Part
+from kandinsky.bench.published import MODELS, PICTURE, TOKENS, Contents, Part
 from kandinsky.checkpoints.diffusers_folder import save_component, write_model_index
 from kandinsky.checkpoints.files import make_folder, write_json
 from kandinsky.checkpoints.hollow import hollow
@@ -36,17 +36,23 @@ def make_model(root: Path, name: str, tiny: bool) -> dict[str, int]:
     if done.is_file():
         found: dict[str, int] = json.loads(done.read_text(encoding="utf-8"))
         return found
-    contents = MODELS[name](tiny)
+    counts = write_model(folder, MODELS[name](tiny))
+    write_json(done, counts)
+    return counts
+
+
+def write_model(folder: Path, contents: Contents) -> dict[str, int]:
+    """Writes a folder of random float32 weights and returns the parameters of each part."""
     counts = {component: write_part(folder, component, part) for component, part in contents.parts.items()}
     classes: Classes = {key: (part.form.library, part.form.name) for key, part in contents.parts.items()}
     save_component(folder, "scheduler", contents.scheduler, config_name="scheduler_config.json")
     classes["scheduler"] = ("diffusers", str(contents.scheduler["_class_name"]))
-    if contents.marks:
-        classes |= _write_letters(folder, contents.marks)
+    for component, marks in (("tokenizer", contents.marks), ("tokenizer_2", contents.second_marks)):
+        if marks:
+            classes |= _write_letters(folder, component, marks)
     if contents.prior:
         classes |= _write_beside_prior(folder)
     write_model_index(folder, contents.kind, classes)
-    write_json(done, counts)
     return counts
 
 
@@ -66,7 +72,7 @@ def _write_beside_prior(folder: Path) -> Classes:
     }
 
 
-def _write_letters(folder: Path, marks: tuple[str, ...]) -> Classes:
+def _write_letters(folder: Path, component: str, marks: tuple[str, ...]) -> Classes:
     """A tokenizer with a token for each byte behind `marks`."""
     pieces = [*marks, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     ids = {piece: number for number, piece in enumerate(pieces)}
@@ -79,12 +85,12 @@ def _write_letters(folder: Path, marks: tuple[str, ...]) -> Classes:
         special_tokens=[(mark, ids[mark]) for mark in ends],
     )
     kind = "PreTrainedTokenizerFast"
-    target = folder / "tokenizer"
+    target = folder / component
     make_folder(target)
     write_json(target / "tokenizer.json", json.loads(made.to_str()))
     settings = {"tokenizer_class": kind, "model_max_length": 512} | {MARKS[mark]: mark for mark in marks}
     write_json(target / "tokenizer_config.json", settings)
-    return {"tokenizer": ("transformers", kind)}
+    return {component: ("transformers", kind)}
 
 
 def write_part(folder: Path, component: str, part: Part) -> int:
