@@ -107,6 +107,7 @@ def test_pairings_follow_the_sides() -> None:
     pairings = [("default", both), ("float32", both), ("bfloat16", both)]
     assert list(Plan().pairings(step)) == pairings
     assert list(Plan().pairings(cold)) == pairings[:1]
+    assert list(Plan().pairings(WORKLOADS["text2img-2.2"])) == pairings[:1]
     assert [name for name, _ in Plan(device="cuda").pairings(step)] == ["default", "float16"]
     assert list(Plan(sides=("ours-best",), dtypes=("bfloat16",)).pairings(step)) == [("bfloat16", ["ours"])]
 

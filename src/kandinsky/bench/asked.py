@@ -23,6 +23,8 @@ class Asked:
     """One request, in the same words for both sides.
 
     `form` is what is done, `reads` what the model is told, `embedding` the size of its image embeddings.
+    `sampler` is our name for the peer's scheduler, None where the folder says the same to both; with `steps`
+    None each side takes its own steps and sampler.
     """
 
     form: Form = "text2img"
@@ -31,7 +33,8 @@ class Asked:
     width: int = 128
     height: int = 128
     count: int = 1
-    steps: int = 25
+    steps: int | None = 25
+    sampler: str | None = None
     guidance_scale: float = 4.0
     prior_steps: int = 25
     prior_guidance_scale: float = 4.0

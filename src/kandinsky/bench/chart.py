@@ -53,7 +53,7 @@ def _draw_row(pen: ImageDraw.ImageDraw, row: Row, y: float, x: Callable[[float],
     if row.bar is not None:
         pen.line([(x(row.bar), y + 3), (x(row.bar), y + LINE - 3)], AIM, 3)
     ours, peer = row.sides["ours"], row.sides["peer"]
-    if row.workload.kind == "alone":
+    if row.workload.counts == "peak":
         values = f"{ours.peak / 2**30:.1f} against {peer.peak / 2**30:.1f} GiB"
     else:
         values = f"{seconds(ours.median)} against {seconds(peer.median)}"

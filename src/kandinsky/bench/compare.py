@@ -67,7 +67,7 @@ class Row:
         if len(self.sides) < 2:
             return []
         ours, peer = self.sides["ours"], self.sides["peer"]
-        by_peak = self.workload.kind == "alone"
+        by_peak = self.workload.counts == "peak"
         pairs = zip(*((s.taken if by_peak else s.seconds) for s in (peer, ours)), strict=True)
         return [theirs / own for theirs, own in pairs]
 
@@ -130,7 +130,7 @@ def _warm(row: Row, jobs: dict[str, Job], setting: Setting) -> None:
     with ExitStack() as stack:
         children = {side: stack.enter_context(_child(setting, side)) for side in jobs}
         for side, job in jobs.items():
-            _load(children[side], job, row.sides[side], setting)
+            _load(children[side], job, row.sides[side], setting, count=True)
         for _ in range(setting.runs):
             for side, child in children.items():
                 row.sides[side].seconds.append(child.ask("run")["seconds"])
@@ -143,7 +143,7 @@ def _alone(row: Row, jobs: dict[str, Job], setting: Setting) -> None:
     for _ in range(setting.runs):
         for side, job in jobs.items():
             with _child(setting, side) as child:
-                seconds = _load(child, job, row.sides[side], setting)
+                seconds = _load(child, job, row.sides[side], setting, count=False)
                 row.sides[side].seconds.append(seconds)
                 _note_peak(child, row.sides[side])
 
@@ -174,11 +174,11 @@ def _cold(row: Row, jobs: dict[str, Job], setting: Setting) -> None:
         _keep_png(setting, side)
 
 
-def _load(child: Child, job: Job, noted: Measured, setting: Setting) -> float:
-    """Loads a side and makes its first request; returns the seconds of that."""
+def _load(child: Child, job: Job, noted: Measured, setting: Setting, count: bool) -> float:
+    """Loads a side and makes its first request; returns the seconds of that, in which it may count too."""
     told = child.ask("load", job=job.to_json())
     noted.dtype, noted.notes, noted.load_seconds = told["dtype"], told["notes"], told["seconds"]
-    first = child.ask("run", pictures=str(_pictures(setting, job.side)), count=not job.compiled)
+    first = child.ask("run", pictures=str(_pictures(setting, job.side)), count=count and not job.compiled)
     noted.operations = first["operations"]
     return float(first["seconds"])
 

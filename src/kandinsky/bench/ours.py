@@ -56,6 +56,7 @@ def _fields(asked: Asked) -> dict[str, Any]:
         "width": asked.width,
         "height": asked.height,
         "steps": asked.steps,
+        "sampler": asked.sampler,
         "guidance_scale": asked.guidance_scale,
     }
     if asked.reads == "prior":

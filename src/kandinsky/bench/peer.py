@@ -78,13 +78,14 @@ class Peer:
     def _arguments(self) -> dict[str, Any]:
         asked = self.asked
         given: dict[str, Any] = {
-            "num_inference_steps": asked.steps,
             "guidance_scale": asked.guidance_scale,
             "num_images_per_prompt": asked.count,
             "height": asked.height,
             "width": asked.width,
             "generator": _generators(asked),
         }
+        if asked.steps is not None:
+            given["num_inference_steps"] = asked.steps
         if asked.reads in ("prior", "text"):
             given["prompt"] = PROMPT
         if asked.reads == "prior":

@@ -10,8 +10,9 @@ from kandinsky.bench.spans import Span
 EMBEDDED = "embedded"
 PRIOR_STEPS = 25
 Kind = Literal["warm", "alone", "cold"]
-"""Both sides loaded and asked in turn; one process at a time, loaded, asked once and ended, for peaks of
-memory; from the shell to a finished file."""
+"""Both sides loaded and asked in turn; one process at a time, loaded, asked once and ended, where one side
+alone fills the memory; from the shell to a finished file."""
+Counts = Literal["seconds", "peak"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Workload:
     """A request to a model (`EMBEDDED`, or the name of one of random weights).
 
     `bars` are the ratios that this library wants to be ahead by, "default" against default or a dtype against
-    the same; of seconds, of bytes where `kind` is "alone". `gib` is about what a float32 side needs in
+    the same; of what `counts`. `gib` is about what a float32 side needs in
     memory; `peer_lacks` says why the peer cannot do it.
     """
 
@@ -29,17 +30,18 @@ class Workload:
     asked: Asked
     span: Span = "whole"
     kind: Kind = "warm"
+    counts: Counts = "seconds"
     bars: Mapping[str, float] = field(default_factory=dict)
     gib: float = 1.0
     peer_lacks: str = ""
 
     @property
     def only_default(self) -> bool:
-        """Whether there is nothing to choose: a process from the shell takes what it gets."""
-        return self.kind == "cold"
+        """Whether there is nothing to choose: what counts is what each side does by itself."""
+        return self.kind == "cold" or self.asked.steps is None
 
 
-SMALL = Asked(width=512, height=512, steps=1, prior_steps=1, embedding=1280)
+SMALL = Asked(width=512, height=512, steps=1, sampler="ddpm", prior_steps=1, embedding=1280)
 """A request to a model of random weights."""
 GUIDED = replace(SMALL, reads="embedding", steps=3)
 
@@ -88,7 +90,7 @@ WORKLOADS = {
             "step-2.1",
             "a guided step of the 2.1 U-Net, 1.23 B parameters, 64 x 64 latents",
             "unet-2.1",
-            replace(GUIDED, reads="both", embedding=768),
+            replace(GUIDED, reads="both", embedding=768, sampler="ddim"),
             "step",
             gib=6.5,
         ),
@@ -118,7 +120,17 @@ WORKLOADS = {
             "whole-2.2",
             replace(SMALL, steps=2, prior_steps=2),
             kind="alone",
+            counts="peak",
             bars={"default": 2.0},
+            gib=20.0,
+        ),
+        Workload(
+            "text2img-2.2",
+            "text2img, 2.2 with all its parts at full size, 512 x 512, each side's own steps and sampler",
+            "whole-2.2",
+            replace(SMALL, steps=None, sampler=None, prior_steps=PRIOR_STEPS),
+            kind="alone",
+            bars={"default": 6.0},
             gib=20.0,
         ),
     )
@@ -133,7 +145,7 @@ def quick(workload: Workload) -> Workload:
         width=64,
         height=64,
         count=min(workload.asked.count, 2),
-        steps=min(workload.asked.steps, 3),
+        steps=None if workload.asked.steps is None else min(workload.asked.steps, 3),
         prior_steps=min(workload.asked.prior_steps, 2),
         embedding=64,
     )
