@@ -312,7 +312,14 @@ def kid_rows(
         side = real.shape[-1]
         pictures = torch.stack(made).reshape(-1, side, side, 3).permute(0, 3, 1, 2)
         far = kernel_distance(extract(features, pictures), wanted)
-        found.append({"kind": "kid", "name": _named(fields), "kid": far.value, "std": far.std})
+        found.append(
+            {
+                "kind": "kid",
+                "name": _named(fields) if fields else "defaults",
+                "kid": far.value,
+                "std": far.std,
+            }
+        )
         say(f"KID {_named(fields)}: {far.value:.4f}")
     return found
 
