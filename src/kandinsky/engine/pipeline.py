@@ -222,9 +222,10 @@ class Pipeline:
         asked = request.to_json()
         if self.model.guidance_offset:
             scale = request.guidance_scale
-            several = isinstance(scale, tuple)
-            effective = [self.model.guidance(one) for one in (scale if several else (scale,))]
-            asked[EFFECTIVE_GUIDANCE] = effective if several else effective[0]
+            if isinstance(scale, tuple):
+                asked[EFFECTIVE_GUIDANCE] = [self.model.guidance(one) for one in scale]
+            else:
+                asked[EFFECTIVE_GUIDANCE] = self.model.guidance(scale)
         return Result(images, request.seeds, asked, self.model_id, self.settings, batch)
 
 
