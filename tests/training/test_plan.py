@@ -13,6 +13,7 @@ from tests.outlines import NUMBERS, text_image_outline
 from torch import nn
 
 import kandinsky
+from kandinsky.cli import planning
 from kandinsky.cli.main import run
 from kandinsky.core.errors import ConfigError
 from kandinsky.training.ledger import CudaAutocast, Hollow, Ledger
@@ -71,7 +72,15 @@ def test_norms_are_wide_under_autocast_of_another_device() -> None:
     assert nn.Linear(8, 8)(torch.ones(2, 8)).dtype == torch.float32
 
 
-@pytest.mark.parametrize("method", list(OBJECTIVES))
+@pytest.mark.parametrize(
+    "method",
+    [
+        "textual_inversion",
+        "lora",
+        pytest.param("dreambooth", marks=pytest.mark.slow),
+        pytest.param("full", marks=pytest.mark.slow),
+    ],
+)
 def test_every_method_is_planned_without_pictures(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +103,7 @@ def test_every_method_is_planned_without_pictures(
     )
 
 
+@pytest.mark.slow
 def test_checkpointing_and_half_precision_take_less() -> None:
     plain = plan(config("lora"))
     assert plan(config("lora"), gradient_checkpointing=True).activations < 0.8 * plain.activations
@@ -103,6 +113,7 @@ def test_checkpointing_and_half_precision_take_less() -> None:
     assert half.activations < plan(config("lora", device="cuda"), precision="bf16").activations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", ["inpainting", "control"])
 def test_layers_that_a_decoder_is_given_are_in_the_plan(extra: str) -> None:
     objective = {"target": "decoder", extra: {}}
@@ -118,6 +129,16 @@ def test_a_run_from_scratch_is_not_planned() -> None:
         plan(scratch)
 
 
+def test_the_flag_plans_and_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Path, dict[str, Any]]] = []
+    monkeypatch.setattr(planning, "show", lambda path, changes: asked.append((path, changes)))
+    with pytest.raises(SystemExit) as ended:
+        run(["train", "run.toml", "--device", "cuda", "--plan"])
+    assert ended.value.code == 0
+    assert asked == [(Path("run.toml"), {"device": "cuda"})]
+
+
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_what_would_take_less(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
