@@ -16,11 +16,14 @@ from kandinsky.engine.embedded import embedded_folder
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.training.data.captions import background_phrase
 from kandinsky.training.data.words import COLOURS
+from kandinsky.training.stages.towers import vision_pixels
 from tests.requests import our_conditions
 
 RED_APPLE = {"en": "a red apple", "ru": "красное яблоко", "de": "ein roter Apfel", "zh": "红苹果"}
 OTHERS = ("a house", "a fox", "a blue car", "a pizza", "a tree", "a fish", "the sun", "a red heart", "a star")
 CORNER = 4
+STYLES = Path(__file__).parent.parent / "data" / "styles"
+STYLE_WORDS = ("3D", "flat", "noto", "blob")
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +142,24 @@ def test_background_words_act(pipe: Pipeline) -> None:
     coloured = [got for want, got in zip(asked, found, strict=True) if want != "white"]
     assert sum(map(str.__eq__, asked, found)) >= 0.4 * len(asked), found
     assert coloured.count("white") <= 0.25 * len(coloured), found
+
+
+def test_style_words_act(pipe: Pipeline) -> None:
+    """Of real pictures of a thing in four styles, the one nearest to the prompt with a style's word is drawn
+    in that style, much oftener than by chance (1 in 4)."""
+    concepts = (STYLES / "concepts.txt").read_text("utf-8").splitlines()
+    sheet = torch.from_numpy(np.array(Image.open(STYLES / "styles.png"))).permute(2, 0, 1).float()
+    tiles = sheet.unfold(1, 64, 64).unfold(2, 64, 64).flatten(1, 2).transpose(0, 1) / 127.5 - 1
+    with torch.no_grad():
+        real = pipe.model.modules["image_encoder"](vision_pixels(tiles, 64))
+    real = torch.nn.functional.normalize(real, dim=1).view(len(concepts), len(STYLE_WORDS), -1)
+    asked = [f"{concept}, {word}" for concept in concepts for word in STYLE_WORDS]
+    meant = embeddings(pipe, asked).view_as(real)
+    # Beside what all pictures of the thing share.
+    real, meant = real - real.mean(dim=1, keepdim=True), meant - real.mean(dim=1, keepdim=True)
+    near = torch.nn.functional.normalize(meant, dim=2) @ torch.nn.functional.normalize(real, dim=2).mT
+    right = near.argmax(dim=2) == torch.arange(len(STYLE_WORDS))
+    assert right.float().mean() > 0.5, right.float().mean(dim=0).tolist()
 
 
 def test_strength_says_how_much_changes(pipe: Pipeline) -> None:
