@@ -113,7 +113,8 @@ def label_agreement(
     found = {}
     for language in languages:
         labels = [plain_caption(pictures.folder.concepts[i], language) for i in concepts.tolist()]
-        texts = torch.cat([stage.encode_text(label).condition.text_embedding.float().cpu() for label in labels])
+        read = [stage.encode_text(label).condition for label in labels]
+        texts = torch.cat([condition.text_embedding.float().cpu() for condition in read])
         found[language] = asdict(retrieval(texts, concepts, means, concepts))
     return found
 

@@ -31,7 +31,8 @@ def test_a_device_that_is_not_there_is_named() -> None:
 def test_a_command_is_measured_or_its_words_are_told(tmp_path: Path) -> None:
     seconds, peak = run_once([sys.executable, "-c", "b = bytearray(2**26)"], tmp_path / "log", 1)
     assert seconds > 0
-    assert 2**26 < peak < 2**29
+    # Where the system starts a process as a copy of this one, its peak begins at this one's.
+    assert 2**26 < peak < 2**32
     with pytest.raises(BenchError, match="no such thing"):
         run_once([sys.executable, "-c", "raise SystemExit('no such thing')"], tmp_path / "log", 1)
 

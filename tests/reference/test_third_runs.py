@@ -74,8 +74,9 @@ def test_the_facade(run: str, third_release: Path) -> None:
     assert not pipe.left
     assert relative(torch.cat(witness.__dict__["seen"]), found[f"{run}.latents"]) < limit(THIRD, run)
     pixels, picture = np.stack(images).astype(int), found[f"{run}.image"].numpy()
-    # The original cuts numbers off where we round them.
-    assert np.abs(pixels - picture).max() <= 1
+    # The original cuts numbers off where we round them, and random weights enlarge what rounding changes.
+    assert np.abs(pixels - picture).max() <= 3
+    assert (np.abs(pixels - picture) > 1).mean() < 1e-3
 
 
 @pytest.fixture(scope="module")

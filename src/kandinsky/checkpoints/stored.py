@@ -100,6 +100,10 @@ class Stored:
         """Whether the files can be read in parts; a pickle of the old form is only read whole."""
         return _is_mapped(self.open())
 
+    def count(self) -> int:
+        """How many numbers the files hold."""
+        return sum(tensor.numel() for tensor in self.open().values())
+
     def is_fused(self, name: str) -> bool:
         """Whether the tensor of a native name is made of several in the files."""
         return len(self.keys.foreign_names(name) or ()) > 1

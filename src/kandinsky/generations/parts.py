@@ -52,14 +52,11 @@ class Placement:
 
     def put_vision(self, stored: Stored) -> tuple[ClipVision, WaitingVision | None]:
         """A vision tower where it belongs, a large one in its files, with what brings it when it is asked."""
-        if self.parked or not stored.is_mapped():
+        if self.parked or stored.count() < WAITS_FROM or not stored.is_mapped():
             return self.put(stored), None
         network = cast(ClipVision, stored.parked(self.dtype))
         self.shelf[network] = stored
-        if sum(parameter.numel() for parameter in network.parameters()) >= WAITS_FROM:
-            return network, WaitingVision(network, stored, self.device, self.dtype)
-        stored.bring(network, network.state_dict(), self.device, self.dtype)
-        return network, None
+        return network, WaitingVision(network, stored, self.device, self.dtype)
 
     def move(self, network: nn.Module) -> None:
         """Brings a network that did not come by `put` where it belongs.
