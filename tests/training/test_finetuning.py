@@ -26,6 +26,7 @@ from kandinsky.training.loop import CHECKPOINTS
 from kandinsky.training.stages import METHODS
 from kandinsky.training.stages.base import Base
 from kandinsky.training.stages.examples import Beside, Examples
+from kandinsky.training.stages.outcomes import without_places
 from kandinsky.training.stages.tuning import weighted
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.state import newest
@@ -183,11 +184,18 @@ def test_words_leave_the_vocabulary_alone(pictures: Path, tmp_path: Path) -> Non
     assert pipe.settings["words"] == [str(result.path)]
 
 
+def test_what_is_shared_tells_of_no_disk() -> None:
+    said = {"name": "/home/someone/model", "layers": ["conv_in", "/a/b"], "rank": 8, "prior": "owner/name"}
+    kept = {"name": "model", "layers": ["conv_in", "b"], "rank": 8, "prior": "owner/name"}
+    assert without_places(said) == kept
+
+
 def test_an_adapter_file_says_where_it_comes_from(pictures: Path, tmp_path: Path) -> None:
     result = exported(run_config(config(pictures, tmp_path, "lora")))
     notes = read_lora(result.path).notes
     assert notes["stage"]["objective"]["adapter"]["rank"] == 2
     assert len(notes["data"]) == 64
+    assert str(tmp_path) not in str(notes)
     names = {name.partition(".")[0] for name in load_file(result.path)}
     assert names == {"unet", "prior_prior", "prior_text_encoder"}
 

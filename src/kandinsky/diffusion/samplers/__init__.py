@@ -1,4 +1,4 @@
-"""Samplers: one file and one row each."""
+"""Samplers: one row each, and a file for each way of stepping."""
 
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.diffusion.process import Process
@@ -6,7 +6,6 @@ from kandinsky.diffusion.samplers import (
     ddim,
     ddpm,
     dpmpp_2m,
-    dpmpp_2m_sde,
     euler,
     euler_ancestral,
     heun,
@@ -20,7 +19,7 @@ SAMPLERS: dict[str, Builder] = {
     "ddim": ddim.build,
     "ddpm": ddpm.build,
     "dpmpp_2m": dpmpp_2m.build,
-    "dpmpp_2m_sde": dpmpp_2m_sde.build,
+    "dpmpp_2m_sde": dpmpp_2m.build_noisy,
     "euler": euler.build,
     "euler_ancestral": euler_ancestral.build,
     "heun": heun.build,

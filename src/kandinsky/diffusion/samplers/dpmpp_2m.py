@@ -9,7 +9,7 @@ from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import Prediction
-from kandinsky.diffusion.samplers.base import Sampler, refuse_eta
+from kandinsky.diffusion.samplers.base import Sampler, draw, refuse_eta
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +25,12 @@ class DPMPP2M:
     """Extrapolates x0 linearly from the last two steps to the middle of this one.
 
     The first step and the last, which may reach an infinite signal-to-noise ratio, use x0 as it is. Source:
-    arXiv 2211.01095, algorithm 2.
+    arXiv 2211.01095, algorithm 2. With `noisy` it solves the reverse equation with noise (section 5 and its
+    appendix: SDE-DPM-Solver++(2M)), whose spread is that of the posterior; a clean end gets none.
     """
 
     process: Process
+    noisy: bool = False
 
     def init(self, x: Tensor) -> Before | None:
         return None
@@ -49,8 +51,11 @@ class DPMPP2M:
         h = self.process.half_log_snr_at(t_next) - here.half_log_snr
         x0 = prediction.x0 if state is None or final else extrapolated(here, state, h)
         from_x = math.sqrt((1.0 - abar_next) / (1.0 - abar))
-        x_next = from_x * x - (math.sqrt(abar_next) * math.expm1(-h)) * x0
-        return x_next, prediction, here
+        if not self.noisy:
+            return from_x * x - (math.sqrt(abar_next) * math.expm1(-h)) * x0, prediction, here
+        x_next = from_x * math.exp(-h) * x - (math.sqrt(abar_next) * math.expm1(-2.0 * h)) * x0
+        spread = math.sqrt((1.0 - abar_next) * -math.expm1(-2.0 * h))
+        return x_next + spread * draw(rng, x) if spread > 0 else x_next, prediction, here
 
 
 def extrapolated(here: Before, before: Before, h: float) -> Tensor:
@@ -63,3 +68,9 @@ def build(process: Process, variance: str, eta: float | None) -> Sampler:
     """Makes the sampler; raises RequestError for an eta other than 0."""
     refuse_eta("dpmpp_2m", eta, 0.0)
     return DPMPP2M(process)
+
+
+def build_noisy(process: Process, variance: str, eta: float | None) -> Sampler:
+    """Makes the sampler with noise; raises RequestError for an eta other than 1."""
+    refuse_eta("dpmpp_2m_sde", eta, 1.0)
+    return DPMPP2M(process, noisy=True)

@@ -219,10 +219,19 @@ def _notes(shop: Workshop, stage: Stage) -> dict[str, Any]:
     """What a file says of how it came to be."""
     return {
         "version": library_version(),
-        "model": shop.config.model.model_dump(exclude_none=True),
-        "stage": stage.model_dump(mode="json", exclude_none=True),
+        "model": without_places(shop.config.model.model_dump(mode="json", exclude_none=True)),
+        "stage": without_places(stage.model_dump(mode="json", exclude_none=True)),
         "data": shop.data_stamp(),
     }
+
+
+def without_places(said: Any) -> Any:
+    """JSON values with files and folders by their names alone: what is shared tells of no one's disk."""
+    if isinstance(said, dict):
+        return {without_places(key): without_places(value) for key, value in said.items()}
+    if isinstance(said, list):
+        return [without_places(value) for value in said]
+    return Path(said).name if isinstance(said, str) and Path(said).is_absolute() else said
 
 
 OUTCOMES: dict[str, Callable[[Workshop, Stage], Iterator[Exported]]] = {
