@@ -1,5 +1,6 @@
 """Both sides in this process, on the tiny models: the same weights, requests and pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ from kandinsky.bench import peer as peer_side
 from kandinsky.bench.asked import Job
 from kandinsky.bench.child import Worker
 from kandinsky.bench.counting import counter
+from kandinsky.bench.ours import Ours
 from kandinsky.bench.peer import Peer
 from kandinsky.bench.random_models import draw, make_model
 from kandinsky.bench.run import Plan
 from kandinsky.bench.workloads import EMBEDDED, Workload
+from kandinsky.engine import devices
 from kandinsky.engine.embedded import embedded_folder
+from tests.bench.test_published import COUNTS
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,16 @@ def test_what_the_peer_cannot_do_is_ours_alone(models: Path) -> None:
 def test_best_sides_compute_in_the_dtype_asked_for(models: Path) -> None:
     for side in ("ours", "peer"):
         assert pictures("movq-512", side, models, "bfloat16")[0].shape == (1, 64, 64, 3)
+
+
+def test_a_part_computes_in_the_dtype_of_the_whole(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_has_fast_bfloat16", lambda: True)
+    make_model(models, "movq", tiny=True)
+    for name in ("movq-512", "prior-2.2"):
+        assert chosen(name).denoiser == COUNTS["unet-2.2", "unet"]
+    job = Job("ours", str(models / "movq"), chosen("movq-512").asked, "decode")
+    assert Ours(job).told.dtype == "float32"
+    assert Ours(replace(job, denoiser=COUNTS["unet-2.2", "unet"])).told.dtype == "bfloat16"
 
 
 def test_without_a_compiler_the_peer_says_so(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

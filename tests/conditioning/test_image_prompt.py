@@ -213,3 +213,17 @@ def test_an_unguided_prior_is_one_plain_trajectory(pipe: Pipeline) -> None:
     prepared = stage.prepare([stage.encode_text("a fox")], 2)
     run = stage.sample(prepared, pipe._rng([3]), 1, 2, None)
     assert torch.equal(returned(run), embedding(pipe, "a fox", prior_guidance_scale=1.0))
+
+
+def test_padding_of_texts_is_left_out_and_changes_nothing(pipe: Pipeline) -> None:
+    stage: PriorStage = pipe.model.conditioner.stage  # type: ignore[attr-defined]
+    texts = ["a fox", "a red fox and a blue cat"]
+    cut = [stage.encode_text(text) for text in texts]
+    padded = [stage.encode_text(text, padded=True) for text in texts]
+    lengths = [text.condition.text_hidden.shape[1] for text in cut]
+    assert lengths == [int(text.condition.text_mask.sum()) for text in padded]
+    assert lengths[0] < lengths[1] < padded[0].condition.text_hidden.shape[1]
+    x = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, theirs = (stage.prepare(told, 2).step(x, 500.0) for told in (cut, padded))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

@@ -9,7 +9,7 @@ from torch import nn
 from kandinsky.adapters.lora import Adapter, Place, attach
 from kandinsky.networks import packing
 from kandinsky.networks.movq import Upsample
-from kandinsky.networks.packing import FEWEST_STEPS, PackedConv, PackedLinear, packed
+from kandinsky.networks.packing import FEWEST_STEPS, PackedConv, PackedLinear, PackedPointwise, packed
 from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
 from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config
 from kandinsky.networks.unet3 import UNet3, UNet3Condition, UNet3Config
@@ -33,7 +33,8 @@ def unet3() -> UNet3:
 
 
 def packed_in(network: nn.Module) -> int:
-    return sum(isinstance(module, PackedConv | PackedLinear) for module in network.modules())
+    kinds = PackedConv | PackedLinear | PackedPointwise
+    return sum(isinstance(module, kinds) for module in network.modules())
 
 
 @ONLY_X86
@@ -105,9 +106,22 @@ def test_adapted_layers_keep_their_adapters() -> None:
 
 
 @ONLY_X86
+@pytest.mark.parametrize("innermost", [False, True])
+def test_convolutions_of_one_pixel_are_products(innermost: bool) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(6, 10, 1), nn.Conv2d(10, 4, 1, bias=False), nn.Conv2d(4, 4, 1, stride=2))
+    twin = packed(plain, 100)
+    assert [type(layer) for layer in twin] == [PackedPointwise, PackedPointwise, PackedConv]
+    x = noise(2, 6, 5, 3)
+    with torch.no_grad():
+        found = twin(x.contiguous(memory_format=torch.channels_last) if innermost else x)
+        assert relative(found, plain(x)) < 1e-6
+
+
+@ONLY_X86
 def test_gradients_go_through_the_plain_layers() -> None:
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(64, 5))
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(64, 5))
     twin = packed(plain, 100)
     x = noise(2, 3, 4, 4).requires_grad_()
     twin(x).sum().backward()

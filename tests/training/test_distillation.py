@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from small import CPU, draw_pictures, turn
 from tests.tiny import write_tiny
+from tests.tiny_one_text import OneTextCheckpoints
+from tests.tiny_text_image import TextImageCheckpoints
 from torch import Tensor
 
 import kandinsky
@@ -285,6 +287,38 @@ def test_what_is_learned_draws_in_few_steps(kind: str, model: Path, pictures: Pa
     }
     shared = {"steps": 2, "guidance_scale": 1.0, "sampler": "ddim"}
     assert not np.array_equal(pixels(pipe), pixels(base, **shared))
+
+
+@pytest.fixture(params=["text and image", "two texts", "one text"])
+def reader(
+    request: pytest.FixtureRequest,
+    text_image: TextImageCheckpoints,
+    first_release: Path,
+    one_text: OneTextCheckpoints,
+) -> dict[str, Any]:
+    """A checkpoint whose decoder reads texts, as `load` takes it."""
+    if request.param == "two texts":
+        return {"name": str(first_release)}
+    found: Any = text_image if request.param == "text and image" else one_text
+    found.ours()
+    prior = {"prior": str(found.root / "prior")} if found is text_image else {}
+    return {"name": str(found.root / "decoder")} | prior
+
+
+@pytest.mark.parametrize("kind", ["trajectories", "consistency"])
+def test_decoders_that_read_texts_learn_few_steps_too(
+    kind: str, reader: dict[str, Any], pictures: Path, tmp_path: Path
+) -> None:
+    values = config(Path(), pictures, tmp_path, SETTINGS[kind]) | {"model": reader}
+    result = exported(run_config(values))
+    pipe = kandinsky.load(reader["name"], prior=reader.get("prior"), device="cpu", dtype="float32")
+    asked = {"seed": 3, "width": 64, "height": 64} | ({"prior_steps": 2} if "prior" in reader else {})
+    unguided = 1.0 - pipe.model.guidance_offset
+    plain = pipe.generate("a red disc", steps=2, guidance_scale=unguided, sampler="ddim", **asked)
+    pipe.load_lora(result.path)
+    drawn = pipe.generate("a red disc", **asked)
+    assert (drawn.request["steps"], drawn.request["guidance_scale"]) == (2, unguided)
+    assert drawn.images[0].tobytes() != plain.images[0].tobytes()
 
 
 @pytest.mark.parametrize("kind", list(SETTINGS))

@@ -46,7 +46,8 @@ class Job:
     """What a process is told: the side, a model, the request, and the part of it that counts.
 
     `dtype` None leaves everything to the side's defaults; with one the side does its best in it. `folder` is
-    in diffusers layout.
+    in diffusers layout; where its denoiser is tiny but that of the model it stands for is not, `denoiser` is
+    how many parameters that one has, by which a default dtype may be chosen.
     """
 
     side: Literal["ours", "peer"]
@@ -57,6 +58,7 @@ class Job:
     device: str = "cpu"
     threads: int = 0
     compiled: bool = False
+    denoiser: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """JSON values that `from_json` reads."""

@@ -112,6 +112,7 @@ def compare(workload: Workload, pairing: str, sides: Sequence[str], folder: Path
             setting.device,
             setting.threads,
             setting.compiled,
+            workload.denoiser,
         )
         for side in sides
     }

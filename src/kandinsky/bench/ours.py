@@ -8,6 +8,7 @@ import kandinsky
 from kandinsky.bench.asked import PROMPT, SECOND_PROMPT, SEED, Asked, Job, Told, embeddings, mask, picture
 from kandinsky.bench.spans import Mark
 from kandinsky.core.events import Denoising, Finished
+from kandinsky.engine.devices import choose_device, choose_dtype
 
 if TYPE_CHECKING:
     from kandinsky.engine.pipeline import Pipeline
@@ -21,6 +22,8 @@ class Ours:
         options: dict[str, Any] = {"device": job.device}
         if job.dtype is not None:
             options |= {"dtype": job.dtype, "batch_size": job.asked.count}
+        elif job.denoiser:
+            options["dtype"] = choose_dtype(None, choose_device(job.device), job.denoiser)
         if job.asked.reads in ("embedding", "both"):
             options["prior"] = False
         self._pipe: Pipeline = kandinsky.load(job.folder, **options)

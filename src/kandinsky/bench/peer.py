@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from kandinsky.bench.asked import PROMPT, SECOND_PROMPT, SEED, Asked, Job, Told, embeddings, mask, picture
-from kandinsky.bench.libraries import check_installed, compiler
+from kandinsky.bench.libraries import check_installed
 from kandinsky.bench.spans import Mark
+from kandinsky.core.compilers import compiler
 
 COMBINED = {
     "text2img": "KandinskyV22CombinedPipeline",

@@ -20,8 +20,8 @@ class Workload:
     """A request to a model (`EMBEDDED`, or the name of one of random weights).
 
     `bars` are the ratios that this library wants to be ahead by, "default" against default or a dtype against
-    the same; of what `counts`. `gib` is about what a float32 side needs in
-    memory; `peer_lacks` says why the peer cannot do it.
+    the same; of what `counts`. `gib` is about what a float32 side needs in memory; `denoiser` is as in `Job`;
+    `peer_lacks` says why the peer cannot do it.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Workload:
     counts: Counts = "seconds"
     bars: Mapping[str, float] = field(default_factory=dict)
     gib: float = 1.0
+    denoiser: int = 0
     peer_lacks: str = ""
 
     @property
@@ -43,7 +44,10 @@ class Workload:
 
 SMALL = Asked(width=512, height=512, steps=1, sampler="ddpm", prior_steps=1, embedding=1280)
 """A request to a model of random weights."""
-GUIDED = replace(SMALL, reads="embedding", steps=3)
+GUIDED = replace(SMALL, reads="embedding", steps=6)
+"""So many steps as it takes for weights to be laid out once for them; that is done before the first."""
+DENOISER = 1_253_057_288
+"""Parameters of the U-Net of 2.2, whose other networks are measured without it."""
 
 
 def _warm(form: Form, count: int) -> Workload:
@@ -85,6 +89,7 @@ WORKLOADS = {
             "prior",
             bars=_same(4.0) | {"default": 15.0},
             gib=5.0,
+            denoiser=DENOISER,
         ),
         Workload(
             "step-2.1",
@@ -111,6 +116,7 @@ WORKLOADS = {
                 "decode",
                 bars=_same(1.15) | {"default": 3.0} if side == 512 else {},
                 gib=3.0 * (side / 512) ** 2,
+                denoiser=DENOISER,
             )
             for side in (512, 768)
         ),

@@ -98,22 +98,22 @@ class PriorStage:
             return self.see(torch.zeros(1, 3, size, size))
 
     @torch.no_grad()
-    def encode_text(self, text: str) -> EncodedText:
-        """A text as the prior is told it; alone, so that its numbers do not depend on its neighbours."""
+    def encode_text(self, text: str, *, padded: bool = False) -> EncodedText:
+        """A text as the prior is told it; alone, so that its numbers do not depend on its neighbours.
+
+        Padding is left out unless asked for: the text tower is causal, so that it changes nothing in front of
+        it, and the prior masks it.
+        """
         tokens = self.tokenizer.encode([text], self.network.config.tokens)
-        features = self.text(tokens.ids.to(self.device))
-        condition = PriorCondition(features.hidden, features.embedding, tokens.mask.to(self.device))
-        return EncodedText(text, condition, tokens.dropped[0])
+        end = self.network.config.tokens if padded else int(tokens.mask.sum())
+        features = self.text(tokens.ids[:, :end].to(self.device))
+        mask = tokens.mask[:, :end].to(self.device)
+        return EncodedText(text, PriorCondition(features.hidden, features.embedding, mask), tokens.dropped[0])
 
     @torch.no_grad()
     def prepare(self, texts: Sequence[EncodedText], steps: int) -> PreparedPrior:
         """The prior closed over texts, for trajectories of `steps` steps."""
-        rows = [text.condition for text in texts]
-        condition = PriorCondition(
-            torch.cat([row.text_hidden for row in rows]),
-            torch.cat([row.text_embedding for row in rows]),
-            torch.cat([row.text_mask for row in rows]),
-        )
+        condition = PriorCondition.of([text.condition for text in texts])
         return self.network.prepare(condition, self.schedule.times(steps))
 
     def denoise(

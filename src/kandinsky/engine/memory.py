@@ -1,4 +1,4 @@
-"""What was asked for about memory, and a loaded model made to keep to it."""
+"""How a model is to run in memory and by which code, and a loaded model made to keep to it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from kandinsky.checkpoints.stored import Stored
 from kandinsky.codecs.strips import Tiling, check_tiling
 from kandinsky.conditioning.one_text import OneTextConditioner
 from kandinsky.core.errors import RequestError
+from kandinsky.engine.compiling import compiled
 from kandinsky.engine.offload import (
     AUTO,
     Policy,
@@ -32,10 +33,16 @@ class Memory:
     quantize: str | None = None
     prompt_cache: str | Path | None = None
     tiling: Tiling | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.tiling is not None:
             check_tiling(self.tiling)
+        if self.compile and self.parked:
+            raise RequestError(
+                "compile needs weights that stay as they are, offload and quantize change them.",
+                "Leave compile out, or offload and quantize.",
+            )
         check_quantize(self.quantize)
         if check_policy(self.offload) != "none" and self.quantize is not None:
             raise RequestError(
@@ -93,7 +100,7 @@ def house(model: Model, shelf: dict[nn.Module, Stored], memory: Memory) -> House
     if chosen == "none" and memory.parked:
         for network in [codec_of(model)] if memory.quantize else model.modules.values():
             residence.bring(network)
-    running = offloaded(model, residence, chosen)
+    running = compiled(model) if memory.compile else offloaded(model, residence, chosen)
     if memory.prompt_cache is not None:
         running = _remembering(running, model, shelf, memory)
     return Housed(running, chosen, memory.quantize, None if chosen == "none" else residence)

@@ -177,12 +177,12 @@ class VisitingNetwork:
         self.residence.only(self.network, once)
         prepared = self.network.prepare(condition, times, deep_at)
         rest = frozenset(tensors_of(self.network).keys() - once)
-        return VisitingSteps(prepared, self.network, self.residence, rest, frozenset(map(float, times)))
+        return VisitingSteps(prepared, self.network, self.residence, rest, prepared.tabled)
 
 
 @dataclass(frozen=True, eq=False)
 class VisitingSteps:
-    """A prepared network, of whose weights `names` are in memory; all at times that were not announced."""
+    """A prepared network, of whose weights `names` are in memory; all at times other than `times`."""
 
     own: Prepared
     network: nn.Module

@@ -21,6 +21,7 @@ from kandinsky.core.requests import Fields, Request
 from kandinsky.core.rng import PerPictureRng, Rng
 from kandinsky.engine import adapters, batching
 from kandinsky.engine.batching import RngMaker, check_batch_size
+from kandinsky.engine.compiling import warming_request
 from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.embedded import EMBEDDED, embedded_folder
 from kandinsky.engine.memory import Housed, Memory, house
@@ -196,6 +197,15 @@ class Pipeline:
         size = self.batch_size if batch_size is None else check_batch_size(batch_size)
         return self._events(checked, size, self._rng)
 
+    def warm_up(self, **fields: Unpack[Fields]) -> None:
+        """Draws a picture in one step and throws it away, so that the next such one waits for nothing.
+
+        With `compile` the networks are compiled for its width, height and count; `fields` are as in
+        `generate`, and the model's defaults count where they are left out.
+        """
+        for _ in self.run(warming_request(self.model, **fields)):
+            pass
+
     def checked(self, request: Request) -> Request:
         """A request with every default filled in; RequestError where the model cannot do it."""
         model = self._as_worn(self.model)
@@ -245,6 +255,7 @@ def load(
     quantize: str | None = None,
     prompt_cache: str | Path | None = None,
     tiling: bool | Literal["auto"] | None = None,
+    compile: bool = False,
     on_progress: Progress | None = None,
 ) -> Pipeline:
     """Loads a checkpoint: the embedded one, a folder in diffusers layout or of original files, or a Hub id.
@@ -260,11 +271,12 @@ def load(
     it runs, "layers" a T5 text encoder one layer at a time as well, "auto" the first of these that fits into
     free memory. `quantize` holds weights in "int8" or "int4" (an extra library). `prompt_cache` is a folder
     in which texts, once read, are kept. `tiling` codes pictures in strips of rows, for less memory and equal
-    to rounding: True all, False none, "auto" (as without it) those of more than 1024 x 1024 pixels.
+    to rounding: True all, False none, "auto" (as without it) those of more than 1024 x 1024 pixels. `compile`
+    runs the denoising network through torch.compile, now, for the default size; see `Pipeline.warm_up`.
     `on_progress(file, done, total)` is told of downloads. Raises CheckpointError (HubError for downloads) or
     RequestError, naming what is missing and what to do.
     """
-    memory = Memory(offload, quantize, prompt_cache, tiling)
+    memory = Memory(offload, quantize, prompt_cache, tiling, compile)
     on = choose_device(device)
     choose_dtype(dtype, on)
     if batch_size is not None:
@@ -288,6 +300,7 @@ def load(
         "behaviour": behaviour,
         "quantize": quantize,
         "tiling": tiling,
+        "compile": compile or None,
     }
     size = batch_size or (4 if place.device.type == "cuda" else 1)
     given = {k: v for k, v in settings.items() if v is not None}
@@ -296,6 +309,8 @@ def load(
         pipe.load_lora(source, scale)
     for source in words:
         pipe.load_words(source)
+    if compile:
+        pipe.warm_up()
     return pipe
 
 

@@ -59,6 +59,17 @@ class PriorCondition:
     text_embedding: Tensor
     text_mask: Tensor
 
+    @classmethod
+    def of(cls, rows: "Sequence[PriorCondition]") -> "PriorCondition":
+        """The rows of several conditions; shorter texts are padded, as masked, to the longest."""
+        longest = max(row.text_mask.shape[1] for row in rows)
+        missing = [longest - row.text_mask.shape[1] for row in rows]
+        return cls(
+            torch.cat([F.pad(row.text_hidden, (0, 0, 0, n)) for row, n in zip(rows, missing, strict=True)]),
+            torch.cat([row.text_embedding for row in rows]),
+            torch.cat([F.pad(row.text_mask, (0, n)) for row, n in zip(rows, missing, strict=True)]),
+        )
+
 
 class Prior(nn.Module):
     """Says which image embedding hides behind a noisy one: (x, t, condition) -> x0, all in normalised units.

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kandinsky.networks.films import FilmTable
 from kandinsky.networks.layers import channels_innermost, sinusoid
 from kandinsky.networks.packing import packed
 from kandinsky.networks.reuse import DeepFeatures
@@ -185,6 +186,7 @@ class UNet2(nn.Module):
         """Gives each block its place in the tables of `Fixed`."""
         self._resnets = [m for m in self.modules() if isinstance(m, Resnet)]
         self._attentions = [m for m in self.modules() if isinstance(m, Attention)]
+        self.film_width = sum(resnet.film.out_features for resnet in self._resnets)
         for place, resnet in enumerate(self._resnets):
             resnet.place = place
         for place, attention in enumerate(self._attentions):
@@ -304,16 +306,17 @@ class PreparedUNet2:
     ) -> None:
         self.network = network
         self._deep = None if deep_at is None else DeepFeatures(deep_at, network.config.channels)
-        tokens, self._pooled = network.conditioning(condition)
+        tokens, pooled = network.conditioning(condition)
         self._contexts = [a.context(tokens) for a in network._attentions]
         # Both halves of a guided batch may share the same rows: they are encoded once and repeated here.
         extras = network.extra_channels(condition)
-        self._extras = [extra.repeat(len(self._pooled) // len(extra), 1, 1, 1) for extra in extras]
-        self._places = {float(t): place for place, t in enumerate(times)}
-        self._films = network.films(self._tensor([float(t) for t in times]), self._pooled)
+        self._extras = [extra.repeat(len(pooled) // len(extra), 1, 1, 1) for extra in extras]
+        self._films = FilmTable(network.films, times, pooled, network.film_width)
 
-    def _tensor(self, times: Sequence[float]) -> Tensor:
-        return torch.tensor(times, device=self._pooled.device)
+    @property
+    def tabled(self) -> frozenset[float]:
+        """The times at which no weights of `request_modules` are needed again."""
+        return self._films.times
 
     def step(self, x: Tensor, t: float) -> Tensor:
         """Latents (B, 4, h, w) at time t to (B, out_channels, h, w); t need not have been announced."""
@@ -324,10 +327,5 @@ class PreparedUNet2:
 
     def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Fixed]:
         """What `UNet2.denoise` is called with for a step: the one call that is worth compiling."""
-        place = self._places.get(float(t))
-        if place is None:
-            films = [film[0] for film in self.network.films(self._tensor([float(t)]), self._pooled)]
-        else:
-            films = [film[place] for film in self._films]
         x = channels_innermost(torch.cat([x, *self._extras], dim=1) if self._extras else x)
-        return x, Fixed(films, self._contexts)
+        return x, Fixed(self._films.at(t), self._contexts)

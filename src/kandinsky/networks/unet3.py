@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
+from kandinsky.networks.films import FilmTable
 from kandinsky.networks.layers import channels_innermost, sinusoid
 from kandinsky.networks.packing import packed
 from kandinsky.networks.reuse import DeepFeatures
@@ -239,6 +240,7 @@ class UNet3(nn.Module):
         """Gives each block its place in the tables of `Fixed`."""
         self._norms = [m for m in self.modules() if isinstance(m, ConditionalNorm)]
         self._attentions = [m for m in self.modules() if isinstance(m, CrossAttention)]
+        self.film_width = sum(norm.film.out_features for norm in self._norms)
         for place, norm in enumerate(self._norms):
             norm.place = place
         for place, attention in enumerate(self._attentions):
@@ -359,16 +361,17 @@ class PreparedUNet3:
     ) -> None:
         self.network = network
         self._deep = None if deep_at is None else DeepFeatures(deep_at, network.config.channels)
-        context, self._visible, self._pooled = network.read(condition)
+        context, self._visible, pooled = network.read(condition)
         self._contexts = [attention.context(context) for attention in network._attentions]
         # Both halves of a guided batch may share the same rows: they are encoded once and repeated here.
         extra = condition.extra
-        self._extra = None if extra is None else extra.repeat(len(self._pooled) // len(extra), 1, 1, 1)
-        self._places = {float(t): place for place, t in enumerate(times)}
-        self._films = network.films(self._tensor([float(t) for t in times]), self._pooled)
+        self._extra = None if extra is None else extra.repeat(len(pooled) // len(extra), 1, 1, 1)
+        self._films = FilmTable(network.films, times, pooled, network.film_width)
 
-    def _tensor(self, times: Sequence[float]) -> Tensor:
-        return torch.tensor(times, device=self._pooled.device)
+    @property
+    def tabled(self) -> frozenset[float]:
+        """The times at which no weights of `request_modules` are needed again."""
+        return self._films.times
 
     def step(self, x: Tensor, t: float) -> Tensor:
         """Latents (B, 4, h, w) at time t to noise (B, out_channels, h, w); t need not have been announced."""
@@ -379,10 +382,5 @@ class PreparedUNet3:
 
     def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Fixed]:
         """What `UNet3.denoise` is called with for a step: the one call that is worth compiling."""
-        place = self._places.get(float(t))
-        if place is None:
-            films = [film[0] for film in self.network.films(self._tensor([float(t)]), self._pooled)]
-        else:
-            films = [film[place] for film in self._films]
         x = x if self._extra is None else torch.cat([x, self._extra], dim=1)
-        return channels_innermost(x), Fixed(films, self._contexts, self._visible)
+        return channels_innermost(x), Fixed(self._films.at(t), self._contexts, self._visible)

@@ -280,7 +280,9 @@ class PriorPipeline(DiffusionPipeline):
         callbacks: Callbacks,
     ) -> Tensor:
         guided = is_guided(ask.guidance_scale) and rows != against
-        known = {text: stage.encode_text(text) for text in dict.fromkeys(rows + (against if guided else []))}
+        texts = dict.fromkeys(rows + (against if guided else []))
+        # Callbacks are shown the states of padding too.
+        known = {text: stage.encode_text(text, padded=callbacks.on_step_end is not None) for text in texts}
         _warn_of_dropped(known.values())
         encoded = [known[text] for text in (against + rows if guided else rows)]
         x, times = begin(stage, rng, len(rows), stage.schedule.times(ask.steps))
