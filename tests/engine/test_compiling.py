@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from kandinsky.engine import compiling
 from kandinsky.engine.pipeline import Pipeline
 from tests.tiny import WIDTH, Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
+from tests.tiny_text_image import TextImageCheckpoints
 
 QUICK: dict[str, Any] = {"seed": 3, "steps": 3, "width": 64, "height": 64}
 
@@ -82,7 +84,11 @@ def test_adapters_act_in_compiled_networks(
 
 
 def test_every_kind_of_checkpoint_is_warmed_up(
-    tiny: Checkpoints, one_text: OneTextCheckpoints, counted: list[int]
+    tiny: Checkpoints,
+    one_text: OneTextCheckpoints,
+    text_image: TextImageCheckpoints,
+    first_release: Path,
+    counted: list[int],
 ) -> None:
     assert tiny.prior
     assert tiny.decoders
@@ -92,10 +98,18 @@ def test_every_kind_of_checkpoint_is_warmed_up(
     assert abs(pixels(pipe, prompt) - pixels(tiny.own(prior=False), prompt)).max() <= 1
     assert counted == [1 + QUICK["steps"]]
     assert abs(pixels(one_text.ours(compile=True)) - pixels(one_text.ours())).max() <= 1
-    for kind in ("inpaint", "control"):
+    assert text_image.ours()
+    others: list[tuple[Path, Path | bool | None]] = [
+        (first_release, None),
+        (text_image.root / "decoder", False),
+    ]
+    others += [(tiny.root / kind, tiny.root / "prior") for kind in ("inpaint", "control")]
+    for folder, prior in others:
         counted[0] = 0
-        kandinsky.load(tiny.root / kind, prior=tiny.root / "prior", device="cpu", compile=True)
+        pipe = kandinsky.load(folder, prior=prior, device="cpu", compile=True)
         assert counted == [1]
+        pipe.warm_up(width=128, count=2)
+        assert counted == [3]
 
 
 def test_steps_that_reuse_features_are_not_compiled(tiny: Checkpoints, counted: list[int]) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kandinsky.conditioning.image_prompt import ImagePromptConditioner
+from kandinsky.conditioning.text_image import TextImageConditioner
 from kandinsky.core.compilers import COMPILERS, compiler
 from kandinsky.core.errors import RequestError
 from kandinsky.core.prompts import Embedding
@@ -78,7 +80,9 @@ def warming_request(model: Model, **fields: Any) -> Request:
         needed["hint"] = grey
     if model.extra_channels:
         needed |= {"image": grey, "mask": np.ones((64, 64), bool)}
-    dim = getattr(model.network.config, "image_dim", 0)
-    alone = "prior" not in model.modules and dim
-    prompt: Any = Embedding([0.0] * dim, [0.0] * dim) if alone else "a picture"
+    own = model.conditioner
+    image = own.image if isinstance(own, TextImageConditioner) else own
+    prompt: str | Embedding = "a picture"
+    if isinstance(image, ImagePromptConditioner) and image.stage is None:
+        prompt = Embedding([0.0] * image.width, [0.0] * image.width)
     return Request(prompt, **(needed | fields))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 MOST_BYTES = 2**28
-"""A table is as large as this at most; the published networks need about 0.3 MB per step and row in float32."""
+"""A table is as large as this at most; published networks need about 0.3 MB for a step and row in float32."""
 
 
 class FilmTable:
