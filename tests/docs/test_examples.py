@@ -93,7 +93,7 @@ def test_the_learned_word_is_nearer_to_the_toy_than_any_other_prompt(here: Path)
     found = load_script("learn_a_word").measure(here / "toy")
     word = found.pop("a zwx")
     found.pop("the pictures themselves")
-    assert word > max(found.values()) + 0.2, found
+    assert word > max(found.values()) + 0.1, found
 
 
 def test_the_class_is_kept(
@@ -102,7 +102,7 @@ def test_the_class_is_kept(
     run_script("keep_the_class", monkeypatch, "--steps", "1", "--draw-steps", "1", "--count", "2")
     names = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()[1:]]
     assert names == ["as it was", "with the class", "without"]
-    assert Image.open(here / "robots" / "sheet.png").height == 7 * 64
+    assert Image.open(here / "toys" / "sheet.png").height == 7 * 64
 
 
 def test_the_spread_of_a_class() -> None:
@@ -133,9 +133,9 @@ def test_a_style_is_learned(
         )
     (here / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     quick = ["--steps", "1", "--draw-steps", "1", "--count", "2", "--features", "own"]
-    run_script("learn_a_style", monkeypatch, "--data", ".", "--style", "round", *quick)
+    run_script("learn_a_style", monkeypatch, "--data", ".", *quick)
     assert [line[7:] for line in capsys.readouterr().out.splitlines()[-3:]] == [
-        "real pictures of the style",
+        "real prints",
         "before",
         "after",
     ]
