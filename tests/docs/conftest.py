@@ -52,6 +52,10 @@ class Published:
         Request(prompt, **fields)
         return self.small.generate(prompt, **(fields | self.cheap))
 
+    def warm_up(self, **fields: Any) -> None:
+        Request("a picture", **fields)
+        self.small.warm_up(**(fields | self.cheap))
+
 
 @pytest.fixture
 def published(
