@@ -114,7 +114,7 @@ def test_the_spread_of_a_class() -> None:
 def test_a_style_is_learned(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a folder of two things in two styles, by the checkpoint's own features."""
+    """On a folder of few things in two styles."""
     apple = {"group": "food and drink", "captions": {"en": {"label": "red apple"}}}
     things = {str(number): apple | {"captions": {"en": {"label": f"thing {number}"}}} for number in range(4)}
     (here / "concepts.json").write_text(json.dumps(things), encoding="utf-8")
@@ -132,21 +132,18 @@ def test_a_style_is_learned(
             }
         )
     (here / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    quick = ["--steps", "1", "--draw-steps", "1", "--count", "2", "--features", "own"]
+    quick = ["--steps", "1", "--draw-steps", "1", "--count", "2"]
     run_script("learn_a_style", monkeypatch, "--data", ".", *quick)
     assert [line[7:] for line in capsys.readouterr().out.splitlines()[-3:]] == [
-        "real prints",
+        "the prints themselves",
         "before",
         "after",
     ]
     assert Image.open(here / "style" / "sheet.png").height == 3 * 64
 
 
-def test_styles_are_told_apart_by_their_means() -> None:
-    shares = load_script("learn_a_style").shares
-    draws = torch.Generator().manual_seed(0)
-    noise = 0.1 * torch.randn(3, 20, 4, generator=draws)
-    centres = {"flat": torch.tensor([1.0, 0, 0, 0]), "round": torch.tensor([0, 1.0, 0, 0])}
-    real = {name: centre + noise[place] for place, (name, centre) in enumerate(centres.items())}
-    drawn = torch.cat([centres["flat"] + noise[2, :15], centres["round"] + noise[2, 15:]])
-    assert shares(real, drawn, "flat") == (0.75, 1.0)
+def test_what_is_in_two_inks() -> None:
+    style = load_script("learn_a_style")
+    colours = Image.linear_gradient("L")
+    assert style.inked([style.printed(colours)]) == 1.0
+    assert style.inked([Image.new("RGB", (4, 4), colour) for colour in ("white", "red", style.INK)]) == 1 / 3

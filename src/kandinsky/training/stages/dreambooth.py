@@ -76,7 +76,11 @@ def draw_class(
         if path.is_file() and _readable(path):
             continue
         yield events.Preparing(stage, "pictures of the class", number, objective.class_pictures)
-        fields = {} if objective.class_steps is None else {"steps": objective.class_steps}
+        told = {
+            "steps": objective.class_steps,
+            "prior_guidance_scale": objective.class_prior_guidance_scale,
+        }
+        fields = {name: value for name, value in told.items() if value is not None}
         drawing = base.drawing(*shape)
         result = base.pipe.generate(objective.class_prompt, seed=number, **drawing, **fields)  # type: ignore[arg-type]
         write_picture(result.images[0], path)
