@@ -137,8 +137,8 @@ class DreamBoothObjective(Tuned):
     `prompt` names the subject ("a zwx toy"), `class_prompt` its class ("a toy"). `class_pictures` pictures of
     the class are drawn by the checkpoint itself before, and their loss counts `class_weight` (their eq. 2);
     0 of either leaves that out. `class_steps` and `class_prior_guidance_scale` are of the requests that draw
-    them: what is guided once more when it is asked for is best drawn with little guidance. With `whole` all weights learn, without it adapters; those of text encoders
-    too with `adapter.text_encoders`.
+    them: what is guided once more when it is asked for is best drawn with little guidance. With `whole` all
+    weights learn, without it adapters; those of text encoders too with `adapter.text_encoders`.
     """
 
     target: Literal["decoder", "prior", "both"] = "both"
