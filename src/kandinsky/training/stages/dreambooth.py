@@ -78,7 +78,9 @@ def draw_class(
         yield events.Preparing(stage, "pictures of the class", number, objective.class_pictures)
         told = {
             "steps": objective.class_steps,
-            "prior_guidance_scale": objective.class_prior_guidance_scale,
+            "prior_guidance_scale": objective.class_prior_guidance_scale
+            if "prior" in base.pipe.model.modules
+            else None,
         }
         fields = {name: value for name, value in told.items() if value is not None}
         drawing = base.drawing(*shape)
