@@ -236,6 +236,22 @@ def test_class_pictures_are_drawn_once_and_weighed(pictures: Path, tmp_path: Pat
     assert batch.weights.tolist() == [1.0, 1.0, 0.25, 0.25]
 
 
+def test_a_class_is_drawn_with_the_guidance_that_is_given(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    stream = kandinsky.Pipeline.stream
+    monkeypatch.setattr(
+        kandinsky.Pipeline, "stream", lambda *told, **fields: asked.append(fields) or stream(*told, **fields)
+    )
+    for name, given in (("guided", {}), ("free", {"class_prior_guidance_scale": 1.0})):
+        values = config(pictures, tmp_path / name, "dreambooth")
+        values["objective"] = OBJECTIVES["dreambooth"] | given
+        build(values)
+    scales = [fields.get("prior_guidance_scale") for fields in asked]
+    assert scales == [None, None, 1.0, 1.0]
+
+
 def test_the_mean_is_that_of_the_paper() -> None:
     """Mean over the subject's rows plus a weight times the mean over as many rows of the class."""
     losses = weighted(torch.tensor([1.0, 3.0, 10.0, 30.0]), {}, torch.tensor([1.0, 1.0, 0.5, 0.5]))
