@@ -15,8 +15,8 @@ from kandinsky.bench.published import (
     Part,
 )
 from kandinsky.checkpoints import formats
+from kandinsky.checkpoints.maps.original_schedules import TEXT_IMAGE_BETAS
 from kandinsky.checkpoints.maps.scheduler import decoder_schedule_json
-from kandinsky.generations.k22 import BETAS
 from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
 from kandinsky.networks.kl import KLConfig
 from kandinsky.networks.movq import DECODER_GROUPS, MoVQConfig
@@ -87,7 +87,7 @@ def two_texts(divide: int) -> Contents:
         "text_encoder": _multilingual(divide),
         "text_encoder_2": Part(formats.SECOND_TEXT, second),
     }
-    scheduler = decoder_schedule_json(*BETAS, clip=False, sampler="ddim")
+    scheduler = decoder_schedule_json(*TEXT_IMAGE_BETAS, clip=False, sampler="ddim")
     return Contents("KandinskyTwoTextsPipeline", parts, scheduler, XLMR_MARKS, second_marks=T5_MARKS)
 
 
@@ -101,7 +101,7 @@ def text_image(divide: int) -> Contents:
         "text_encoder": _multilingual(divide),
         **_prior(divide, dim, (12, 12), (1024, 24, 4096)),
     }
-    scheduler = decoder_schedule_json(*BETAS, clip=False, sampler="ddim")
+    scheduler = decoder_schedule_json(*TEXT_IMAGE_BETAS, clip=False, sampler="ddim")
     return Contents("KandinskyCombinedPipeline", parts, scheduler, XLMR_MARKS, prior=True)
 
 
@@ -114,7 +114,7 @@ def image(divide: int) -> Contents:
         **_prior(divide, dim, (32, 20), (1664, 48, 8192)),
     }
     return Contents(
-        "KandinskyV22CombinedPipeline", parts, decoder_schedule_json(*BETAS, clip=True), prior=True
+        "KandinskyV22CombinedPipeline", parts, decoder_schedule_json(*TEXT_IMAGE_BETAS, clip=True), prior=True
     )
 
 

@@ -85,8 +85,11 @@ def test_bad_requests_name_the_value(name: str) -> None:
 
 
 def test_limits_themselves_are_allowed() -> None:
-    Request("a", width=8, height=8192, steps=1, prior_steps=1000, seed=LARGEST_SEED, guidance_scale=0)
-    Request("a", image=picture(), strength=1, eta=1)
+    limits = {"width": 8, "height": 8192, "steps": 1, "prior_steps": 1000, "seed": LARGEST_SEED}
+    request = Request("a", guidance_scale=0, **limits)
+    assert {name: getattr(request, name) for name in limits} == limits
+    request = Request("a", image=picture(), strength=1, eta=1)
+    assert (request.strength, request.eta) == (1, 1)
 
 
 def test_numpy_numbers_are_numbers() -> None:

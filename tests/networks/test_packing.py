@@ -9,7 +9,7 @@ from torch import nn
 from kandinsky.adapters.lora import Adapter, Place, attach
 from kandinsky.networks import packing
 from kandinsky.networks.movq import Upsample
-from kandinsky.networks.packing import FEWEST_STEPS, PackedConv, PackedLinear, PackedPointwise, packed
+from kandinsky.networks.packing import FEWEST_STEPS, PackedLayer, packed
 from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
 from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config
 from kandinsky.networks.unet3 import UNet3, UNet3Condition, UNet3Config
@@ -33,8 +33,7 @@ def unet3() -> UNet3:
 
 
 def packed_in(network: nn.Module) -> int:
-    kinds = PackedConv | PackedLinear | PackedPointwise
-    return sum(isinstance(module, kinds) for module in network.modules())
+    return sum(isinstance(module, PackedLayer) for module in network.modules())
 
 
 @ONLY_X86
@@ -102,16 +101,20 @@ def test_adapted_layers_keep_their_adapters() -> None:
     attach(network, redraw(Adapter.new(network, [Place(path)], rank=2), scale=0.5), "style")
     twin = packed(network, 100)
     assert twin.get_submodule(path) is network.get_submodule(path)
-    assert isinstance(twin.get_submodule("mid.attention.qkv"), PackedLinear)
+    assert isinstance(twin.get_submodule("mid.attention.qkv"), PackedLayer)
 
 
 @ONLY_X86
 @pytest.mark.parametrize("innermost", [False, True])
-def test_convolutions_of_one_pixel_are_products(innermost: bool) -> None:
+def test_convolutions_of_one_pixel_are_products(innermost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    convolutions: list[nn.Conv2d] = []
+    own = packing._convolution
+    monkeypatch.setattr(packing, "_convolution", lambda layer: convolutions.append(layer) or own(layer))
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(6, 10, 1), nn.Conv2d(10, 4, 1, bias=False), nn.Conv2d(4, 4, 1, stride=2))
     twin = packed(plain, 100)
-    assert [type(layer) for layer in twin] == [PackedPointwise, PackedPointwise, PackedConv]
+    assert packed_in(twin) == 3
+    assert convolutions == [plain[2]]
     x = noise(2, 6, 5, 3)
     with torch.no_grad():
         found = twin(x.contiguous(memory_format=torch.channels_last) if innermost else x)

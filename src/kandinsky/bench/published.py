@@ -10,8 +10,8 @@ from typing import Any
 
 from kandinsky.checkpoints import formats
 from kandinsky.checkpoints.formats import Format
+from kandinsky.checkpoints.maps.original_schedules import TEXT_IMAGE_BETAS
 from kandinsky.checkpoints.maps.scheduler import decoder_schedule_json
-from kandinsky.generations.k22 import BETAS
 from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
 from kandinsky.networks.movq import MoVQConfig
 from kandinsky.networks.prior import PriorConfig
@@ -94,7 +94,7 @@ def _image_unet(tiny: bool, full: bool) -> Part:
 def _decoder(tiny: bool, *, unet: bool = False, movq: bool = False) -> Contents:
     """A 2.2 decoder alone, with its U-Net or its MoVQ at full size."""
     parts = {"unet": _image_unet(tiny, unet), "movq": _movq(movq and not tiny)}
-    return Contents("KandinskyV22Pipeline", parts, decoder_schedule_json(*BETAS, clip=True))
+    return Contents("KandinskyV22Pipeline", parts, decoder_schedule_json(*TEXT_IMAGE_BETAS, clip=True))
 
 
 def _with_prior(tiny: bool, *, decoder: bool) -> Contents:
@@ -134,7 +134,7 @@ def _text_image(tiny: bool) -> Contents:
         "movq": _movq(False),
         "text_encoder": Part(formats.MULTILINGUAL, text),
     }
-    scheduler = decoder_schedule_json(*BETAS, clip=False, sampler="ddim")
+    scheduler = decoder_schedule_json(*TEXT_IMAGE_BETAS, clip=False, sampler="ddim")
     return Contents("KandinskyPipeline", parts, scheduler, XLMR_MARKS)
 
 

@@ -14,6 +14,7 @@ from kandinsky.checkpoints.keymap import KeyMap
 from kandinsky.checkpoints.maps.clip import CLIP_TEXT, CLIP_VISION, clip_text_json, clip_vision_json
 from kandinsky.checkpoints.maps.movq import MOVQ, movq_json
 from kandinsky.checkpoints.maps.options import whole
+from kandinsky.checkpoints.maps.original_schedules import TEXT_IMAGE_BETAS
 from kandinsky.checkpoints.maps.prior import PRIOR, prior_json
 from kandinsky.checkpoints.maps.scheduler import (
     PRIOR_SCHEDULE_JSON,
@@ -62,7 +63,6 @@ DEFAULTS: Mapping[str, Any] = {
 }
 """Of the published model card; the size comes from the U-Net's config, the sampler from the scheduler's. The
 decoder's steps and sampler are others unless asked for, see `few_steps`."""
-BETAS = (0.00085, 0.012)
 PEER_SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
 """Samplers whose scheduler classes the peer's pipelines of this generation can run."""
 
@@ -141,7 +141,7 @@ def write_combined(
     diffusers, transformers = "diffusion_pytorch_model", "model"
     sampler = defaults.get("sampler")
     scheduler = decoder_schedule_json(
-        *BETAS, clip=False, sampler=sampler if sampler in PEER_SAMPLERS else PEER_SAMPLERS[0]
+        *TEXT_IMAGE_BETAS, clip=False, sampler=sampler if sampler in PEER_SAMPLERS else PEER_SAMPLERS[0]
     )
     unet_json = unet2_json(unet.config, sample_size)
     component("unet", unet_json, unet, UNET2[unet.config.condition], diffusers)

@@ -6,11 +6,10 @@ step or at a U-Net's deepest resolution, that costs as much as the product itsel
 
 import copy
 import platform
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.core.main_memory import free_main_memory
@@ -20,6 +19,7 @@ FEWEST_STEPS = 5
 ROOM = 0.5
 """Packed weights stand beside the plain ones: they may take this share of the memory that is free."""
 M = TypeVar("M", bound=nn.Module)
+Run = Callable[[Tensor], Tensor]
 
 
 def packed(network: M, steps: int, without: Collection[nn.Module] = ()) -> M:
@@ -72,12 +72,12 @@ def _packed_layer(layer: nn.Module) -> nn.Module:
     if weight.device.type != "cpu" or not _is_packable(weight.dtype) or watched:
         return layer
     if isinstance(layer, nn.Linear):
-        return PackedLinear(layer)
+        return PackedLayer(layer, _product(layer))
     assert isinstance(layer, nn.Conv2d)
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return layer
     pointwise = layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0) and layer.groups == 1
-    return PackedPointwise(layer) if pointwise else PackedConv(layer)
+    return PackedLayer(layer, _product_of_channels(layer) if pointwise else _convolution(layer))
 
 
 def _is_packable(dtype: torch.dtype) -> bool:
@@ -86,14 +86,14 @@ def _is_packable(dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
-class PackedLinear(nn.Module):
-    """A linear layer with its weight packed; where gradients are recorded it is `layer` itself."""
+class PackedLayer(nn.Module):
+    """`layer` by its weight packed, which `run` holds; where gradients are recorded it is `layer` itself."""
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv2d, run: Run) -> None:
         super().__init__()
         # Not as a module: its tensors belong to the network that was packed.
         self._own = (layer,)
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
+        self._run = run
 
     @property
     def weight(self) -> Tensor:
@@ -101,62 +101,36 @@ class PackedLinear(nn.Module):
         return self._own[0].weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in) -> (..., out)."""
+        """As the layer's own."""
         (layer,) = self._own
-        if torch.is_grad_enabled():
-            return F.linear(x, layer.weight, layer.bias)
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, layer.bias, "none", [], "")
+        y: Tensor = layer(x) if torch.is_grad_enabled() else self._run(x)
         return y
 
 
-class PackedPointwise(nn.Module):
+def _product(layer: nn.Linear | nn.Conv2d) -> Run:
+    """(..., in) -> (..., out), by a linear layer or the matrix of a convolution of one pixel."""
+    weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().flatten(1))
+
+    def run(x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, "none", [], "")
+        return y
+
+    return run
+
+
+def _product_of_channels(layer: nn.Conv2d) -> Run:
     """A 1x1 convolution as the product it is: packed as a convolution it can take ten times as long."""
-
-    def __init__(self, layer: nn.Conv2d) -> None:
-        super().__init__()
-        self._own = (layer,)
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().flatten(1))
-
-    @property
-    def weight(self) -> Tensor:
-        """The layer's own."""
-        return self._own[0].weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, h, w) -> (B, C', h, w), channels innermost."""
-        (layer,) = self._own
-        if torch.is_grad_enabled():
-            own: Tensor = layer(x)
-            return own
-        rows = x.permute(0, 2, 3, 1).contiguous()
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, layer.bias, "none", [], "")
-        return y.permute(0, 3, 1, 2)
+    product = _product(layer)
+    return lambda x: product(x.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)
 
 
-class PackedConv(nn.Module):
-    """A convolution with its weight packed; where gradients are recorded it is `layer` itself."""
+def _convolution(layer: nn.Conv2d) -> Run:
+    """(B, C, h, w) -> (B, C', h', w')."""
+    shape = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
+    weight = torch._C._nn.mkldnn_reorder_conv2d_weight(layer.weight.detach().to_mkldnn(), *shape)
 
-    def __init__(self, layer: nn.Conv2d) -> None:
-        super().__init__()
-        self._own = (layer,)
-        padding, stride, dilation = list(layer.padding), list(layer.stride), list(layer.dilation)
-        self._shape = (padding, stride, dilation, layer.groups)
-        self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
-            layer.weight.detach().to_mkldnn(), padding, stride, dilation, layer.groups
-        )
-
-    @property
-    def weight(self) -> Tensor:
-        """The layer's own."""
-        return self._own[0].weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, h, w) -> (B, C', h', w')."""
-        (layer,) = self._own
-        if torch.is_grad_enabled():
-            own: Tensor = layer(x)
-            return own
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self._packed, layer.bias, *self._shape, "none", [], ""
-        )
+    def run(x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, layer.bias, *shape, "none", [], "")
         return y
+
+    return run
