@@ -22,6 +22,8 @@ class Ours:
         options: dict[str, Any] = {"device": job.device}
         if job.dtype is not None:
             options |= {"dtype": job.dtype, "batch_size": job.asked.count}
+            # On a CPU compiled steps are slower than those by packed weights.
+            options["compile"] = job.compiled and job.device != "cpu"
         elif job.denoiser:
             options["dtype"] = choose_dtype(None, choose_device(job.device), job.denoiser)
         if job.asked.reads in ("embedding", "both"):
@@ -31,7 +33,8 @@ class Ours:
     @property
     def told(self) -> Told:
         """What it computes in."""
-        return Told(str(self._pipe.model.dtype).removeprefix("torch."))
+        notes = ["compiled"] if self._pipe.settings.get("compile") else []
+        return Told(str(self._pipe.model.dtype).removeprefix("torch."), notes)
 
     def run(self, mark: Mark) -> list[np.ndarray[Any, Any]]:
         """Makes the pictures, (H, W, 3) uint8 each."""

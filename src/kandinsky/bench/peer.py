@@ -50,8 +50,8 @@ class Peer:
             for network in (self._pipe.unet, self._pipe.movq):
                 network.to(memory_format=torch.channels_last)
             self._notes.append("channels-last")
-        if job.compiled:
-            self._compile(job.device)
+            if job.compiled:
+                self._compile(job.device)
 
     def _compile(self, device: str) -> None:
         if device == "cpu" and compiler() is None:

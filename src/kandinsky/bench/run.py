@@ -21,6 +21,8 @@ SIDES = ("ours", "ours-best", "peer", "peer-best")
 """Each library as it comes, and at its best in a dtype that both are given."""
 BEST = "-best"
 DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float16",)}
+USUAL_STEPS = 25
+"""Of a guided step on a GPU, where what is recorded at the second step is worth it by the number of others."""
 GIB = 2**30
 Say = Callable[[str], None]
 Keep = Callable[["Results"], None]
@@ -67,6 +69,8 @@ class Plan:
             workload = WORKLOADS[name]
             if workload.model == EMBEDDED:
                 workload = replace(workload, asked=_as_embedded(workload.asked))
+            if workload.span == "step" and self.device != "cpu":
+                workload = replace(workload, asked=replace(workload.asked, steps=USUAL_STEPS))
             if workload.span == "prior" and self.prior_steps is not None:
                 workload = replace(workload, asked=replace(workload.asked, prior_steps=self.prior_steps))
             yield quick(workload) if self.quick else workload

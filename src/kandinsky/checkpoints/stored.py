@@ -12,6 +12,7 @@ from kandinsky.checkpoints.hollow import hollow
 from kandinsky.checkpoints.keymap import KeyMap
 from kandinsky.checkpoints.weights import load_strict
 from kandinsky.core.errors import CheckpointError
+from kandinsky.networks.layers import channels_innermost
 
 CPU = torch.device("cpu")
 PORTION = 2**26
@@ -45,7 +46,10 @@ class Stored:
         found = self.open()
         small = sum(tensor.numel() * tensor.element_size() for tensor in found.values()) <= PORTION
         if dtype is None or small or not _is_mapped(found):
-            return load_strict(self.build, self._native(found), dtype, self.what).to(device)
+            network = load_strict(self.build, self._native(found), dtype, self.what).to(device)
+            for parameter in network.parameters():
+                parameter.data = _laid_out(parameter.data)
+            return network
         del found
         network = self.parked(dtype)
         self.bring(network, network.state_dict(), device, dtype)
@@ -148,7 +152,12 @@ def portions(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
 
 def placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A tensor on a device, in `dtype` unless it holds whole numbers."""
-    return tensor.to(device, dtype if tensor.is_floating_point() else None)
+    return _laid_out(tensor.to(device, dtype if tensor.is_floating_point() else None))
+
+
+def _laid_out(weight: Tensor) -> Tensor:
+    """A weight in the order in which its device convolves by it; on CPUs that is chosen for each request."""
+    return channels_innermost(weight) if weight.ndim == 4 and weight.device.type == "cuda" else weight
 
 
 def _is_placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> bool:

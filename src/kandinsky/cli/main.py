@@ -352,7 +352,9 @@ def bench(
     threads: Annotated[int, typer.Option(help="Of the CPU; 0 is the usual number.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     prior_steps: Annotated[int | None, typer.Option(help="Where the prior is what counts.")] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Diffusers at its best compiled too.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="The best sides compiled; ours on a GPU only.")
+    ] = False,
     small: Annotated[bool, typer.Option("--quick", help="Tiny models: see that all of it works.")] = False,
     weights: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Keep the random weights here.")

@@ -54,19 +54,8 @@ class CompiledNetwork:
         if deep_at is not None:
             return self.network.prepare(condition, times, deep_at)
         # Compiled code lays weights out in its own way: they are not packed for it.
-        return CompiledSteps(_PREPARED[type(self.network)](self.network, condition, times), self.run)
-
-
-@dataclass(frozen=True, eq=False)
-class CompiledSteps:
-    """A prepared network with its blocks compiled."""
-
-    own: PreparedUNet2 | PreparedUNet3
-    run: Callable[..., Tensor]
-
-    def step(self, x: Tensor, t: float) -> Tensor:
-        """See `Prepared`."""
-        return self.run(*self.own.inputs(x, t))
+        prepared: Prepared = _PREPARED[type(self.network)](self.network, condition, times, None, self.run)
+        return prepared
 
 
 def warming_request(model: Model, **fields: Any) -> Request:

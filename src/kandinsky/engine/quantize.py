@@ -1,5 +1,6 @@
 """Weights in eight or four bits, by optimum-quanto: what they are multiplied with keeps its type."""
 
+from importlib import import_module
 from typing import Any, cast
 
 import torch
@@ -55,10 +56,9 @@ def narrowed(quanto: Any, layer: nn.Linear | nn.Conv2d, width: str) -> Any:
 
 def _library() -> Any:
     try:
-        from optimum import quanto
+        return import_module("optimum.quanto")
     except ImportError as error:
         raise RequestError(
             "Quantized weights need the library optimum-quanto, which is not installed.",
             "pip install 'kandinsky-diffusion[quantize]'",
         ) from error
-    return quanto

@@ -28,7 +28,9 @@ class FilmTable:
         room = MOST_BYTES // (len(pooled) * width * pooled.element_size())
         known = list(dict.fromkeys(float(t) for t in times))[: max(room, 1)]
         self._places = {t: place for place, t in enumerate(known)}
-        self._films = self._at(known)
+        found = self._compute_at(known)
+        self._widths = [film.shape[-1] for film in found]
+        self._rows = torch.cat(found, dim=-1)
 
     @property
     def times(self) -> frozenset[float]:
@@ -37,10 +39,18 @@ class FilmTable:
 
     def at(self, t: float) -> list[Tensor]:
         """The blocks' scales and shifts at time t, each (B, 2 C)."""
+        return self.split(self.row(t))
+
+    def row(self, t: float) -> Tensor:
+        """All of them side by side, (B, width)."""
         place = self._places.get(float(t))
         if place is None:
-            return [film[0] for film in self._at([float(t)])]
-        return [film[place] for film in self._films]
+            return torch.cat(self._compute_at([float(t)]), dim=-1)[0]
+        return self._rows[place]
 
-    def _at(self, times: list[float]) -> list[Tensor]:
+    def split(self, row: Tensor) -> list[Tensor]:
+        """What `row` gave, a view for each block."""
+        return list(torch.split(row, self._widths, dim=-1))
+
+    def _compute_at(self, times: list[float]) -> list[Tensor]:
         return self._compute(torch.tensor(times, device=self._pooled.device), self._pooled)

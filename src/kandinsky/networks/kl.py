@@ -6,9 +6,9 @@ Image Synthesis with Latent Diffusion Models", section 3.1 and appendix (the arc
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kandinsky.networks.layers import channels_innermost
 from kandinsky.networks.movq import Downsample, Level, Middle, Norm, Upsample
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -53,7 +53,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x, None)
-        y: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(x, None), None)))
+        y: Tensor = self.conv_out(self.norm_out(self.mid(x, None), None, silu=True))
         return y
 
 
@@ -76,7 +76,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(z), None)
         for level in self.up:
             x = level(x, None)
-        y: Tensor = self.conv_out(F.silu(self.norm_out(x, None)))
+        y: Tensor = self.conv_out(self.norm_out(x, None, silu=True))
         return y
 
 
@@ -97,7 +97,7 @@ class AutoencoderKL(nn.Module):
 
         Both are (B, 4, H / f, W / f) and unscaled; the log-variance lies in [-30, 20].
         """
-        return self.posterior(self.encoder(x))
+        return self.posterior(self.encoder(channels_innermost(x)))
 
     def posterior(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance from what the encoder says, (B, 8, H / f, W / f)."""
@@ -106,5 +106,5 @@ class AutoencoderKL(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents (B, 4, h, w), unscaled, to pictures (B, 3, h * f, w * f), about [-1, 1] but not clamped."""
-        y: Tensor = self.decoder(self.post_quant_conv(z))
+        y: Tensor = self.decoder(self.post_quant_conv(channels_innermost(z)))
         return y

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.layers import channels_innermost
+from kandinsky.networks.norms import group_norm
 
 WORTH_FOLDING = 256
 """From this many input pixels on, an upsampling's kernel is folded: fewer do not pay for it."""
@@ -67,13 +68,13 @@ class Norm(nn.Module):
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.modulation = nn.Conv2d(latent_channels, 2 * channels, 1) if latent_channels else None
 
-    def forward(self, x: Tensor, latents: Tensor | None) -> Tensor:
-        x = F.group_norm(x, self.norm.num_groups, self.norm.weight, self.norm.bias, self.norm.eps)
-        if self.modulation is None:
-            return x
-        modulation = F.interpolate(self.modulation(latents), size=x.shape[-2:], mode="nearest")
-        scale, shift = modulation.chunk(2, dim=1)
-        return torch.addcmul(shift, x, scale)
+    def forward(self, x: Tensor, latents: Tensor | None, silu: bool = False) -> Tensor:
+        """x (B, C, h, w); with `silu` that activation follows."""
+        norm = self.norm
+        modulation = None if self.modulation is None else self.modulation(latents)
+        return group_norm(
+            x, norm.num_groups, norm.eps, norm.weight, norm.bias, modulation=modulation, silu=silu
+        )
 
 
 class Resnet(nn.Module):
@@ -86,8 +87,8 @@ class Resnet(nn.Module):
         self.shortcut = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else None
 
     def forward(self, x: Tensor, latents: Tensor | None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x, latents)))
-        h = self.conv2(F.silu(self.norm2(h, latents)))
+        h = self.conv1(self.norm1(x, latents, silu=True))
+        h = self.conv2(self.norm2(h, latents, silu=True))
         y: Tensor = h + (x if self.shortcut is None else self.shortcut(x))
         return y
 
@@ -207,7 +208,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x, None)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x, None), None)))  # type: ignore[no-any-return]
+        return self.conv_out(self.norm_out(self.mid(x, None), None, silu=True))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -230,7 +231,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(x), latents)
         for level in self.up:
             x = level(x, latents)
-        return self.conv_out(F.silu(self.norm_out(x, latents)))  # type: ignore[no-any-return]
+        return self.conv_out(self.norm_out(x, latents, silu=True))  # type: ignore[no-any-return]
 
 
 class MoVQ(nn.Module):

@@ -5,8 +5,9 @@ at which the clean image embedding is read. Source: Ramesh et al. 2022, "Hierarc
 Generation with CLIP Latents", section 2.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from kandinsky.core.errors import RequestError
 from kandinsky.networks.layers import Block, Mlp, sinusoid
 from kandinsky.networks.packing import packed
+from kandinsky.networks.replay import replayed
 
 HIDDEN = -10_000.0
 """What is added to the logit of a token that must not be seen; published weights were run with this value."""
@@ -133,7 +135,9 @@ class Prior(nn.Module):
         tokens = self._time_tokens(moments)
         table = {float(t): tokens[i : i + 1] for i, t in enumerate(times)}
         ready = packed(self, len(times), (self.text_in, self.embedding_in, self.time_mlp))
-        return PreparedPrior(ready, tuple(past), mask[:, :, length:], table)
+        kept, seen = tuple(past), mask[:, :, length:]
+        run = replayed(partial(_run, ready, kept, seen), ready, len(times))
+        return PreparedPrior(ready, kept, seen, table, run)
 
     def denoise(self, x: Tensor, fixed: "PriorFixed") -> Tensor:
         """x (B, D) normalised -> the clean embedding (B, D), from the tokens that come after the text."""
@@ -214,21 +218,33 @@ class PreparedPrior:
     """A prior that has read its condition: `step` gives what `Prior.forward` gives, from three tokens only.
 
     `past` holds keys and values (B, heads, tokens + 1, head_dim) of each layer, `mask` (B, 1, 3, all) what
-    those three may see, `time_tokens` a row (1, width) for each time that was announced.
+    those three may see, `time_tokens` a row (1, width) for each time that was announced; `run` maps an
+    embedding and such a row to what is denoised.
     """
 
     prior: Prior
     past: tuple[tuple[Tensor, Tensor], ...]
     mask: Tensor
     time_tokens: dict[float, Tensor]
+    run: Callable[[Tensor, Tensor], Tensor]
 
     def step(self, x: Tensor, t: float) -> Tensor:
         """x (B, D) normalised at time t -> the clean embedding (B, D); t need not have been announced."""
-        return self.prior.denoise(x, self.fixed(x, t))
+        return self.run(x, self._time_token(x, t))
 
     def fixed(self, x: Tensor, t: float) -> PriorFixed:
         """What `Prior.denoise` is called with beside x for a step: the one call that is worth compiling."""
+        return PriorFixed(self.past, self.mask, self._time_token(x, t))
+
+    def _time_token(self, x: Tensor, t: float) -> Tensor:
         token = self.time_tokens.get(float(t))
         if token is None:
             token = self.prior._time_tokens(torch.tensor([float(t)], device=x.device))
-        return PriorFixed(self.past, self.mask, token)
+        return token
+
+
+def _run(
+    prior: Prior, past: tuple[tuple[Tensor, Tensor], ...], mask: Tensor, x: Tensor, time_token: Tensor
+) -> Tensor:
+    """A step of tensors alone."""
+    return prior.denoise(x, PriorFixed(past, mask, time_token))

@@ -4,8 +4,9 @@ Lineage: guided diffusion (Dhariwal and Nichol 2021, arXiv 2105.05233) with the 
 (Nichol et al. 2021, arXiv 2112.10741, section 3).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 
 from kandinsky.networks.films import FilmTable
 from kandinsky.networks.layers import channels_innermost, sinusoid
+from kandinsky.networks.norms import normed
 from kandinsky.networks.packing import packed
+from kandinsky.networks.replay import replayed
 from kandinsky.networks.reuse import DeepFeatures
 from kandinsky.networks.unet2_conditioning import (
     CONDITIONINGS,
@@ -63,11 +66,9 @@ class Resnet(nn.Module):
 
     def forward(self, x: Tensor, film: Tensor) -> Tensor:
         """x (B, C, h, w); film (B, 2 C') = scale, then shift."""
-        h = self._resized(F.silu(self.norm1(x)))
+        h = self._resized(normed(self.norm1, x, silu=True))
         x = self._resized(x)
-        scale, shift = film[:, :, None, None].chunk(2, dim=1)
-        h = torch.addcmul(shift, self.norm2(self.conv1(h)), 1 + scale)
-        h = self.conv2(F.silu(h))
+        h = self.conv2(normed(self.norm2, self.conv1(h), film=film, silu=True))
         y: Tensor = h + (x if self.shortcut is None else self.shortcut(x))
         return y
 
@@ -92,7 +93,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         b, c, h, w = x.shape
-        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        tokens = normed(self.norm, x).flatten(2).transpose(1, 2)
         qkv = self.qkv(tokens).view(b, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         keys_values = torch.cat([context, qkv[1:]], dim=3)
         mixed = F.scaled_dot_product_attention(qkv[0], keys_values[0], keys_values[1])
@@ -286,7 +287,7 @@ class UNet2(nn.Module):
         last = cast(Level, self.up[-1])
         for j, block in enumerate(last.resnets):
             h = last.run(j, block, torch.cat([h, skips.pop()], dim=1), fixed)
-        y: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        y: Tensor = self.conv_out(normed(self.norm_out, h, silu=True))
         return y
 
     @staticmethod
@@ -295,7 +296,10 @@ class UNet2(nn.Module):
 
 
 class PreparedUNet2:
-    """A U-Net closed over one request: `step(x, t)` sees only what changes between steps."""
+    """A U-Net closed over one request: `step(x, t)` sees only what changes between steps.
+
+    `denoise` is what runs in place of the network's own, such as that compiled.
+    """
 
     def __init__(
         self,
@@ -303,6 +307,7 @@ class PreparedUNet2:
         condition: UNet2Condition,
         times: Sequence[float],
         deep_at: Collection[float] | None = None,
+        denoise: Callable[[Tensor, Fixed], Tensor] | None = None,
     ) -> None:
         self.network = network
         self._deep = None if deep_at is None else DeepFeatures(deep_at, network.config.channels)
@@ -312,6 +317,9 @@ class PreparedUNet2:
         extras = network.extra_channels(condition)
         self._extras = [extra.repeat(len(pooled) // len(extra), 1, 1, 1) for extra in extras]
         self._films = FilmTable(network.films, times, pooled, network.film_width)
+        self._run = replayed(
+            partial(_run, denoise or network.denoise, self._films, self._contexts), network, len(times)
+        )
 
     @property
     def tabled(self) -> frozenset[float]:
@@ -320,12 +328,25 @@ class PreparedUNet2:
 
     def step(self, x: Tensor, t: float) -> Tensor:
         """Latents (B, 4, h, w) at time t to (B, out_channels, h, w); t need not have been announced."""
-        inputs, fixed = self.inputs(x, t)
         if self._deep is not None:
+            inputs, fixed = self.inputs(x, t)
             return self._deep.step(self.network, inputs, fixed, t)
-        return self.network.denoise(inputs, fixed)
+        return self._run(self._widened(x), self._films.row(t))
 
     def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Fixed]:
         """What `UNet2.denoise` is called with for a step: the one call that is worth compiling."""
-        x = channels_innermost(torch.cat([x, *self._extras], dim=1) if self._extras else x)
-        return x, Fixed(self._films.at(t), self._contexts)
+        return self._widened(x), Fixed(self._films.at(t), self._contexts)
+
+    def _widened(self, x: Tensor) -> Tensor:
+        return channels_innermost(torch.cat([x, *self._extras], dim=1) if self._extras else x)
+
+
+def _run(
+    denoise: Callable[[Tensor, Fixed], Tensor],
+    films: FilmTable,
+    contexts: list[Tensor],
+    x: Tensor,
+    row: Tensor,
+) -> Tensor:
+    """A step of tensors alone, told by a row of `films`."""
+    return denoise(x, Fixed(films.split(row), contexts))

@@ -3,8 +3,9 @@
 Source: Arkhipkin et al. 2023, arXiv 2312.03511, section 3.2.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.films import FilmTable
 from kandinsky.networks.layers import channels_innermost, sinusoid
+from kandinsky.networks.norms import normed
 from kandinsky.networks.packing import packed
+from kandinsky.networks.replay import replayed
 from kandinsky.networks.reuse import DeepFeatures
 from kandinsky.networks.unet3_blocks import (
     Attention,
@@ -345,12 +348,15 @@ class UNet3(nn.Module):
     def finish(self, h: Tensor, skips: list[Tensor], fixed: Fixed) -> Tensor:
         """See `TwoDepths`."""
         h = cast(Level, self.up[-1]).up(torch.cat([h, *skips], dim=1) if skips else h, fixed)
-        y: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        y: Tensor = self.conv_out(normed(self.norm_out, h, silu=True))
         return y
 
 
 class PreparedUNet3:
-    """A U-Net closed over one request: `step(x, t)` sees only what changes between steps."""
+    """A U-Net closed over one request: `step(x, t)` sees only what changes between steps.
+
+    `denoise` is what runs in place of the network's own, such as that compiled.
+    """
 
     def __init__(
         self,
@@ -358,15 +364,22 @@ class PreparedUNet3:
         condition: UNet3Condition,
         times: Sequence[float],
         deep_at: Collection[float] | None = None,
+        denoise: Callable[[Tensor, Fixed], Tensor] | None = None,
     ) -> None:
         self.network = network
         self._deep = None if deep_at is None else DeepFeatures(deep_at, network.config.channels)
-        context, self._visible, pooled = network.read(condition)
+        context, visible, pooled = network.read(condition)
+        self._visible = visible
         self._contexts = [attention.context(context) for attention in network._attentions]
         # Both halves of a guided batch may share the same rows: they are encoded once and repeated here.
         extra = condition.extra
         self._extra = None if extra is None else extra.repeat(len(pooled) // len(extra), 1, 1, 1)
         self._films = FilmTable(network.films, times, pooled, network.film_width)
+        self._run = replayed(
+            partial(_run, denoise or network.denoise, self._films, self._contexts, visible),
+            network,
+            len(times),
+        )
 
     @property
     def tabled(self) -> frozenset[float]:
@@ -375,12 +388,26 @@ class PreparedUNet3:
 
     def step(self, x: Tensor, t: float) -> Tensor:
         """Latents (B, 4, h, w) at time t to noise (B, out_channels, h, w); t need not have been announced."""
-        inputs, fixed = self.inputs(x, t)
         if self._deep is not None:
+            inputs, fixed = self.inputs(x, t)
             return self._deep.step(self.network, inputs, fixed, t)
-        return self.network.denoise(inputs, fixed)
+        return self._run(self._widened(x), self._films.row(t))
 
     def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Fixed]:
         """What `UNet3.denoise` is called with for a step: the one call that is worth compiling."""
-        x = x if self._extra is None else torch.cat([x, self._extra], dim=1)
-        return channels_innermost(x), Fixed(self._films.at(t), self._contexts, self._visible)
+        return self._widened(x), Fixed(self._films.at(t), self._contexts, self._visible)
+
+    def _widened(self, x: Tensor) -> Tensor:
+        return channels_innermost(x if self._extra is None else torch.cat([x, self._extra], dim=1))
+
+
+def _run(
+    denoise: Callable[[Tensor, Fixed], Tensor],
+    films: FilmTable,
+    contexts: list[Tensor],
+    visible: Tensor,
+    x: Tensor,
+    row: Tensor,
+) -> Tensor:
+    """A step of tensors alone, told by a row of `films`."""
+    return denoise(x, Fixed(films.split(row), contexts, visible))

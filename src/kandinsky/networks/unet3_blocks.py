@@ -7,9 +7,10 @@ Sources: Brock et al. 2019, arXiv 1809.11096, appendix B (residual blocks with a
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from kandinsky.networks.norms import group_norm
 
 COMPRESSION = 2
 """The wider side of a residual block over its bottleneck."""
@@ -55,10 +56,9 @@ class ConditionalNorm(nn.Module):
         self.film = nn.Linear(sizes.time_dim, 2 * channels)
         self.place = 0
 
-    def forward(self, x: Tensor, fixed: Fixed) -> Tensor:
-        """x (B, C, h, w)."""
-        scale, shift = fixed.films[self.place][:, :, None, None].chunk(2, dim=1)
-        return torch.addcmul(shift, F.group_norm(x, self.groups, eps=1e-5), 1 + scale)
+    def forward(self, x: Tensor, fixed: Fixed, silu: bool = False) -> Tensor:
+        """x (B, C, h, w); with `silu` that activation follows."""
+        return group_norm(x, self.groups, 1e-5, film=fixed.films[self.place], silu=silu)
 
 
 def _upsampling(channels: int, resample: Resample) -> nn.ConvTranspose2d | None:
@@ -82,7 +82,7 @@ class Convolution(nn.Module):
         self.downsample = _downsampling(channels, resample)
 
     def forward(self, x: Tensor, fixed: Fixed) -> Tensor:
-        x = F.silu(self.norm(x, fixed))
+        x = self.norm(x, fixed, silu=True)
         x = self.conv(x if self.upsample is None else self.upsample(x))
         return x if self.downsample is None else self.downsample(x)
 
