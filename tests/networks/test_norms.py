@@ -1,5 +1,7 @@
 """Group norm with what follows it: each part against torch's own layers, and our kernels against them."""
 
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kandinsky.networks import norms
 from kandinsky.networks.norms import group_norm, normed, runs_fused
 from tests.parity.peers import noise, relative
 
@@ -66,8 +69,46 @@ def test_kernels_are_for_half_precision_on_cuda() -> None:
     assert not runs_fused(torch.device("cuda"), torch.float32)
 
 
+def test_kernels_that_fail_or_are_wrong_stay_out_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+
+    def kernels(function: Any) -> None:
+        module = ModuleType("kernels")
+        module.fused_group_norm = function  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "kandinsky.networks.norm_kernels", module)
+        norms._works.cache_clear()
+
+    def right(x: Tensor, groups: int, eps: float, weight: Any, bias: Any, *beside: Any) -> Tensor:
+        film, modulation, silu, _ = beside
+        wide = [None if v is None else v.float() for v in (film, modulation)]
+        y = group_norm(
+            x.float(), groups, eps, weight.float(), bias.float(), film=wide[0], modulation=wide[1], silu=silu
+        )
+        return y.to(x)
+
+    def fails(*_: Any) -> Tensor:
+        raise RuntimeError("no code for this device")
+
+    monkeypatch.setattr(norms, "find_spec", lambda _: object())
+    kernels(right)
+    assert norms._works(cpu, torch.bfloat16)
+    kernels(lambda *given: 1.1 * right(*given))
+    with pytest.warns(UserWarning, match="plain layers on cpu.*they give other numbers"):
+        assert not norms._works(cpu, torch.bfloat16)
+    kernels(fails)
+    with pytest.warns(UserWarning, match="RuntimeError: no code for this device"):
+        assert not norms._works(cpu, torch.bfloat16)
+    monkeypatch.setattr(norms, "find_spec", lambda _: None)
+    norms._works.cache_clear()
+    assert not norms._works(cpu, torch.bfloat16)
+    norms._works.cache_clear()
+
+
 @pytest.mark.cuda
 class TestKernels:
+    def test_they_are_in_use(self) -> None:
+        assert runs_fused(torch.device("cuda"), torch.float16)
+
     @pytest.mark.parametrize("silu", [False, True])
     @pytest.mark.parametrize("form", FORMS)
     @pytest.mark.parametrize("side", [(8, 10), (20, 25), (132, 165)])

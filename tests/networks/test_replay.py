@@ -1,12 +1,19 @@
-"""Steps recorded as CUDA graphs: the same numbers, the caller's own tensors, and weights that move."""
+"""Steps recorded as CUDA graphs: the same numbers, the caller's own tensors, and weights that move.
 
+Without a GPU, what is recorded is made again by calling it: all but CUDA's own part is tested so.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from kandinsky.networks import replay
 from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
 from kandinsky.networks.replay import FEWEST_STEPS, Replay, replayed
 from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config
@@ -48,25 +55,124 @@ def prepared(request: pytest.FixtureRequest) -> Any:
     return made, network, lambda seed: on(noise(*shape, seed=seed))
 
 
-def run_of(made: Any) -> Replay:
-    found = getattr(made, "run", None) or made._run
-    assert isinstance(found, Replay)
-    return found
+def run_of(made: Any) -> Any:
+    return getattr(made, "run", None) or made._run
+
+
+class Recorder:
+    """In place of `record`: keeps count, and reads weights where they lay when it was called."""
+
+    def __init__(self, wrong: float = 0.0) -> None:
+        self.count = 0
+        self.wrong = wrong
+
+    def __call__(self, run: Any, inputs: Sequence[Tensor]) -> tuple[Callable[[], None], Tensor]:
+        self.count += 1
+        output = torch.full_like(run(*inputs), torch.nan)
+
+        def replay() -> None:
+            with torch.no_grad():
+                output.copy_(run(*inputs) + self.wrong)
+
+        return replay, output
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    made = Recorder()
+    monkeypatch.setattr(replay, "record", made)
+    monkeypatch.setattr(Replay, "proven", False)
+    return made
+
+
+def layer() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(3, 3).requires_grad_(False)
+
+
+@torch.no_grad()
+def test_from_the_second_call_on_the_record_is_played(recorder: Recorder) -> None:
+    network = layer()
+    calls = Replay(network.forward, network)
+    inputs = [noise(2, 3, seed=seed) for seed in range(5)]
+    outputs = [calls(x) for x in inputs]
+    assert recorder.count == 1
+    assert all(torch.equal(y, network(x)) for x, y in zip(inputs, outputs, strict=True))
+    assert Replay.proven
+
+
+@torch.no_grad()
+def test_other_shapes_and_weights_that_moved_are_recorded_anew(recorder: Recorder) -> None:
+    network = layer()
+    calls, x = Replay(network.forward, network), noise(2, 3)
+    for _ in range(3):
+        calls(x)
+    assert torch.equal(calls(noise(5, 3)), network(noise(5, 3)))
+    assert recorder.count == 2
+    network.weight = nn.Parameter(noise(3, 3, seed=7), requires_grad=False)
+    assert torch.equal(calls(noise(5, 3)), network(noise(5, 3)))
+    assert recorder.count == 3
+
+
+def test_gradients_and_watched_operations(recorder: Recorder) -> None:
+    network = layer()
+    calls = Replay(network.forward, network)
+    x = noise(2, 3).requires_grad_()
+    for _ in range(3):
+        calls(x).sum().backward()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        for _ in range(4):
+            calls(x)
+    assert counter.get_total_flops() == 4 * 2 * 2 * 3 * 3
+    assert recorder.count == 0
+
+
+@torch.no_grad()
+def test_a_record_that_is_wrong_is_not_played(recorder: Recorder) -> None:
+    recorder.wrong = 1.0
+    network = layer()
+    calls, x = Replay(network.forward, network), noise(2, 3)
+    calls(x)
+    with pytest.warns(UserWarning, match=r"not recorded as a CUDA graph.*gives other numbers\."):
+        assert torch.equal(calls(x), network(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(calls(x), network(x))
+    assert recorder.count == 1
+    assert not Replay.proven
+
+
+@torch.no_grad()
+def test_a_record_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("operation not permitted\nwhen capturing")
+
+    monkeypatch.setattr(replay, "record", fails)
+    network = layer()
+    calls, x = Replay(network.forward, network), noise(2, 3)
+    calls(x)
+    with pytest.warns(UserWarning, match="take longer: operation not permitted\\."):
+        assert torch.equal(calls(x), network(x))
 
 
 @pytest.mark.cuda
 class TestOnCuda:
+    @pytest.fixture(autouse=True)
+    def no_warnings(self) -> Iterator[None]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            yield
+
     @torch.no_grad()
     def test_the_same_numbers(self, prepared: Any) -> None:
         made, _, x = prepared
-        run = run_of(made)
+        calls = run_of(made)
+        assert isinstance(calls, Replay)
         for seed, t in enumerate([*TIMES, 333.5]):
             found = made.step(x(seed), t)
-            replay, run._calls = run._calls, 0
-            # The first call of all is made as it is.
-            plain = made.step(x(seed), t)
-            run._calls = replay
-            assert torch.equal(found, plain), t
+            recorded, calls._called = calls._recorded, False
+            assert (recorded is not None) == (seed > 0)
+            assert torch.equal(found, made.step(x(seed), t)), t
 
     @torch.no_grad()
     def test_outputs_stay_what_they_are(self, prepared: Any) -> None:
@@ -75,7 +181,6 @@ class TestOnCuda:
         copies = [output.clone() for output in outputs]
         made.step(x(99), TIMES[0])
         assert all(torch.equal(a, b) for a, b in zip(outputs, copies, strict=True))
-        assert len({output.data_ptr() for output in outputs}) == len(outputs)
 
     @torch.no_grad()
     def test_weights_that_moved(self, prepared: Any) -> None:
@@ -83,39 +188,18 @@ class TestOnCuda:
         expected = [made.step(x(3), t) for t in TIMES]
         for parameter in network.parameters():
             parameter.data = parameter.data.clone()
+        # Where they were, there is something else.
         filler = [torch.full_like(parameter, 9.0) for parameter in network.parameters()]
         again = [made.step(x(3), t) for t in TIMES]
+        assert filler
         assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
-        assert len(filler) > 0
-
-    @torch.no_grad()
-    def test_other_shapes(self, prepared: Any) -> None:
-        made, _, x = prepared
-        if x(0).ndim == 2:
-            pytest.skip("A prior's input has one shape.")
-        for _ in range(3):
-            made.step(x(0), TIMES[0])
-        wide = noise(2, 4, 8, 16, seed=5).to("cuda", torch.float16)
-        found = made.step(wide, TIMES[1])
-        run_of(made)._calls = 0
-        assert torch.equal(found, made.step(wide, TIMES[1]))
-
-    def test_where_gradients_are_recorded(self, prepared: Any) -> None:
-        made, _, x = prepared
-        given = x(0).requires_grad_()
-        for t in TIMES[:3]:
-            made.step(given, t).float().sum().backward()
-        assert run_of(made)._graph is None
 
     def test_what_is_not_recorded(self) -> None:
         network = nn.Linear(3, 3).cuda()
-
-        def run(x: Tensor) -> Tensor:
-            return network(x)  # type: ignore[no-any-return]
-
-        assert replayed(run, network, FEWEST_STEPS - 1) is run
+        run = network.forward
+        assert replayed(run, network, FEWEST_STEPS - 1) == run
         assert isinstance(replayed(run, network, FEWEST_STEPS), Replay)
         hook = network.register_forward_hook(lambda *_: None)
-        assert replayed(run, network, FEWEST_STEPS) is run
+        assert replayed(run, network, FEWEST_STEPS) == run
         hook.remove()
-        assert replayed(run, nn.Sequential(network, nn.Linear(3, 3)), FEWEST_STEPS) is run
+        assert replayed(run, nn.Sequential(network, nn.Linear(3, 3)), FEWEST_STEPS) == run

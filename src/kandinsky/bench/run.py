@@ -22,7 +22,7 @@ SIDES = ("ours", "ours-best", "peer", "peer-best")
 BEST = "-best"
 DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float16",)}
 USUAL_STEPS = 25
-"""Of a guided step on a GPU, where what is recorded at the second step is worth it by the number of others."""
+"""Of a guided step on a GPU, where the second step is recorded for all that follow."""
 GIB = 2**30
 Say = Callable[[str], None]
 Keep = Callable[["Results"], None]

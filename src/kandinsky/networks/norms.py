@@ -1,6 +1,7 @@
 """Group norm with what networks do to its output, as few passes over memory as the device allows."""
 
-from functools import cache
+import warnings
+from functools import cache, partial
 from importlib.util import find_spec
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 WIDEST_GROUP = 128
 """Kernels of our own take groups of so many channels at most; published networks have 96."""
+TOLERANCE = 0.02
+"""How far the kernels may be from plain layers, in parts of the largest number: bfloat16 rounds to 0.004."""
 
 
 def group_norm(
@@ -48,16 +51,19 @@ def normed(norm: nn.GroupNorm, x: Tensor, *, film: Tensor | None = None, silu: b
 
 
 def runs_fused(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether norms of this dtype run as kernels of our own on a device: in half precision on CUDA.
+    """Whether norms of this dtype run as kernels of our own on a device: in half precision on CUDA, where
+    Triton is.
 
-    These want channels innermost, which convolutions in half precision want there too.
+    These want channels innermost, which convolutions in half precision want there too. When it is asked for
+    the first time, the kernels are compared with plain layers; they stay out of use, with a warning, where
+    they fail or give other numbers.
     """
-    return device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and _has_triton()
+    return device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and _works(device, dtype)
 
 
 def _is_fused(x: Tensor, groups: int, modulation: Tensor | None) -> bool:
     # What compiles fuses by itself, and what is differentiated needs the steps between.
-    if not runs_fused(x.device, x.dtype) or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or not runs_fused(x.device, x.dtype):
         return False
     if x.shape[1] > groups * WIDEST_GROUP or not x.is_contiguous(memory_format=torch.channels_last):
         return False
@@ -68,5 +74,36 @@ def _is_fused(x: Tensor, groups: int, modulation: Tensor | None) -> bool:
 
 
 @cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def _works(device: torch.device, dtype: torch.dtype) -> bool:
+    if find_spec("triton") is None:
+        return False
+    try:
+        with torch.no_grad():
+            reason = None if _is_right(device, dtype) else "they give other numbers"
+    except Exception as error:
+        # Whatever a compiler for this very device says: plain layers do as well.
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    if reason is not None:
+        warnings.warn(f"Norms run by plain layers on {device}, which takes longer: {reason}.", stacklevel=2)
+    return reason is None
+
+
+def _is_right(device: torch.device, dtype: torch.dtype) -> bool:
+    from kandinsky.networks.norm_kernels import fused_group_norm
+
+    b, c, h, w, groups = 2, 96, 12, 20, 32
+    numbers = torch.arange(b * c * h * w, dtype=torch.float32).sin()
+    x = (3 * numbers + 1).view(b, c, h, w).contiguous(memory_format=torch.channels_last).to(device, dtype)
+    weight, bias = (numbers[i : i + c].to(device, dtype) for i in (0, c))
+    film = numbers[: b * 2 * c].view(b, -1).to(device, dtype)
+    modulation = numbers[: b * 2 * c * 15].view(b, -1, 3, 5).to(device, dtype)
+    # Plain layers are what float32 takes.
+    plainly = partial(group_norm, x.float(), groups, 1e-5, weight.float(), bias.float(), silu=True)
+    for told, beside, plain in (
+        (film, None, plainly(film=film.float())),
+        (None, modulation, plainly(modulation=modulation.float())),
+    ):
+        found = fused_group_norm(x, groups, 1e-5, weight, bias, told, beside, True, WIDEST_GROUP)
+        if not (found.float() - plain).abs().max() <= TOLERANCE * plain.abs().max():
+            return False
+    return True

@@ -3,13 +3,16 @@
 A GPU is done with most kernels sooner than the next can be started from Python.
 """
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 FEWEST_STEPS = 5
 """From this many steps on: recording takes about as long as two steps."""
+TOLERANCE = 0.01
+"""How far the first replay of a process may be from the plain call, in parts of its largest number."""
 Run = Callable[..., Tensor]
 
 
@@ -20,15 +23,25 @@ def replayed(run: Run, network: nn.Module, steps: int) -> Run:
     returned where a graph is of no use: off CUDA, for fewer than `FEWEST_STEPS` steps, and for networks with
     hooks or with weights that are not plain tensors (quantized ones).
     """
-    plain = all(type(parameter.data) is Tensor for parameter in network.parameters())
-    if steps < FEWEST_STEPS or not plain or any(_is_hooked(module) for module in network.modules()):
+    weights = list(network.parameters())
+    if steps < FEWEST_STEPS or any(weight.device.type != "cuda" for weight in weights):
         return run
-    on_cuda = all(parameter.device.type == "cuda" for parameter in network.parameters())
-    return Replay(run, network) if on_cuda else run
+    plain = all(type(weight.data) is Tensor for weight in weights)
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    return Replay(run, network) if plain and not hooked else run
 
 
-def _is_hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def record(run: Run, inputs: Sequence[Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """A call of `run` recorded: what makes it again with the numbers that `inputs` have then, and where its
+    output appears."""
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may go on allocating meanwhile.
+    with (
+        torch.cuda.device(inputs[0].device),
+        torch.cuda.graph(graph, capture_error_mode="thread_local"),
+    ):
+        output = run(*inputs)
+    return graph.replay, output
 
 
 class Replay:
@@ -37,51 +50,65 @@ class Replay:
 
     A graph reads weights from where they lay. When they have moved, as when they were away for another
     request, it is recorded anew. Where gradients are recorded, or operations watched (counted, say), calls
-    are made as they are.
+    are made as they are, and so they are for good, with a warning, where recording fails or gives other
+    numbers.
     """
+
+    proven = False
+    """Whether a replay has been compared with the plain call; the first of a process is."""
 
     def __init__(self, run: Run, network: nn.Module) -> None:
         self._run = run
         self._weights = [(m._parameters, name) for m in network.modules() for name in m._parameters]
-        self._calls = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._called = self._failed = False
         self._places: list[int] = []
         self._inputs: list[Tensor] = []
-        self._output = torch.empty(0)
+        self._recorded: tuple[Callable[[], None], Tensor] | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """As `run`; the output is the caller's own."""
-        if torch.is_grad_enabled() or torch._C._len_torch_dispatch_stack():
-            return self._run(*inputs)
-        self._calls += 1
-        if self._calls == 1:
+        watched = torch.is_grad_enabled() or torch._C._len_torch_dispatch_stack() > 0
+        if watched or self._failed or not self._called:
             # What libraries do when they first meet a shape cannot be recorded.
+            self._called = self._called or not watched
             return self._run(*inputs)
-        if self._graph is None or not self._fits(inputs):
-            self._record(inputs)
+        if (self._recorded is None or not self._fits(inputs)) and not self._record(inputs):
+            return self._run(*inputs)
+        return self._again(inputs)
+
+    def _again(self, inputs: Sequence[Tensor]) -> Tensor:
+        assert self._recorded is not None
+        replay, output = self._recorded
         for kept, given in zip(self._inputs, inputs, strict=True):
             kept.copy_(given)
-        assert self._graph is not None
-        self._graph.replay()
-        return self._output.clone()
+        replay()
+        return output.clone()
 
-    def _fits(self, inputs: tuple[Tensor, ...]) -> bool:
-        alike = all(
-            k.shape == g.shape and k.dtype == g.dtype for k, g in zip(self._inputs, inputs, strict=True)
-        )
+    def _fits(self, inputs: Sequence[Tensor]) -> bool:
+        alike = all(k.shape == g.shape for k, g in zip(self._inputs, inputs, strict=True))
         return alike and self._places == self._where()
 
     def _where(self) -> list[int]:
         """The addresses of all weights."""
         found = (parameters[name] for parameters, name in self._weights)
-        return [0 if parameter is None else parameter.data_ptr() for parameter in found]
+        return [0 if weight is None else weight.data_ptr() for weight in found]
 
-    def _record(self, inputs: tuple[Tensor, ...]) -> None:
-        self._graph, self._output = None, torch.empty(0)
-        with torch.cuda.device(inputs[0].device):
-            self._inputs = [given.clone() for given in inputs]
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may go on allocating meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._output = self._run(*self._inputs)
-        self._graph, self._places = graph, self._where()
+    def _record(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether that went well."""
+        self._recorded = None
+        self._inputs, self._places = [given.clone() for given in inputs], self._where()
+        try:
+            self._recorded = record(self._run, self._inputs)
+            reason = None if Replay.proven or self._is_right(inputs) else "it gives other numbers"
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+        if reason is None:
+            Replay.proven = True
+            return True
+        self._recorded, self._failed = None, True
+        warnings.warn(f"Steps are not recorded as a CUDA graph, so they take longer: {reason}.", stacklevel=2)
+        return False
+
+    def _is_right(self, inputs: Sequence[Tensor]) -> bool:
+        plain, again = self._run(*inputs), self._again(inputs)
+        return bool((again - plain).abs().max() <= TOLERANCE * plain.abs().max())
