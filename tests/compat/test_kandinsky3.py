@@ -211,7 +211,7 @@ def test_a_text_encoder_in_few_bits(
     """The others are as without, each part on its own dtype."""
     load, here = kandinsky3.get_T2I_pipeline, {"cache_dir": third_release, bits: True}
     with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "optimum", None)
+        patch.setitem(sys.modules, "optimum.quanto", None)
         with pytest.raises(RequestError, match="optimum-quanto, which is not installed"):
             load("cpu", **here)
     pytest.importorskip("optimum.quanto")

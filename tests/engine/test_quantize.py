@@ -22,7 +22,7 @@ average errors over, and nothing that was learned to withstand them."""
 
 
 def test_without_the_library(one_text: OneTextCheckpoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "optimum", None)
+    monkeypatch.setitem(sys.modules, "optimum.quanto", None)
     with pytest.raises(RequestError, match=r"optimum-quanto.*kandinsky-diffusion\[quantize\]"):
         one_text.ours(quantize="int8")
 

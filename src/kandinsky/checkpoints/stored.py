@@ -156,8 +156,12 @@ def placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def _laid_out(weight: Tensor) -> Tensor:
-    """A weight in the order in which its device convolves by it; on CPUs that is chosen for each request."""
-    return channels_innermost(weight) if weight.ndim == 4 and weight.device.type == "cuda" else weight
+    """A weight in half precision in the order in which its device convolves by it.
+
+    What is mapped from a file stays so. On a CPU many steps choose an order of their own, see `packed`.
+    """
+    fits = weight.ndim == 4 and weight.dtype in (torch.float16, torch.bfloat16)
+    return channels_innermost(weight) if fits and weight.untyped_storage().resizable() else weight
 
 
 def _is_placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> bool:
