@@ -58,12 +58,12 @@ def test_each_line_is_drawn_with_flags_for_what_it_leaves_out(
         {"mix": ["a cat:0.7", "in.png:0.3"], "seed": 3},
         {"prompt": ["a", "b"], "seed": [5, 9], "count": 2},
     ]
-    assert generate(lines, "--steps", 3, "--batch-size", 4, "--tiling") == 0
+    assert generate(lines, "--steps", 3, "--batch-size", 4, "--tiling", "--compile") == 0
     assert files() == sorted(
         ["0001-a-red-fox.png", "cat.jpg", "0004-a-cat-in.png", *(f"0005-a-000{i}.png" for i in range(1, 5))]
     )
     assert loader.pipeline.batch_sizes == [4]
-    assert loader.calls[0][1] == {"tiling": True}
+    assert loader.calls[0][1] == {"tiling": True, "compile": True}
     asked = {request.seed: request for request in loader.pipeline.asked}
     assert sorted(asked) == [1, 3, 5, 6, 7, 9, 10]
     assert [asked[seed].steps for seed in (7, 1, 3)] == [3, 2, 3]
@@ -73,7 +73,7 @@ def test_each_line_is_drawn_with_flags_for_what_it_leaves_out(
     assert isinstance(asked[3].prompt, Mix)
     assert [asked[seed].prompt for seed in (5, 6, 9, 10)] == ["a", "a", "b", "b"]
     stored = read_metadata("out/cat.jpg")
-    assert (stored.request["seed"], stored.request["count"], stored.settings) == (1, 1, {"tiling": True})
+    assert (stored.request["seed"], stored.request["count"], stored.settings) == (1, 1, loader.calls[0][1])
     assert sorted(capsys.readouterr().out.split()) == [f"out/{name}" for name in files()]
 
 

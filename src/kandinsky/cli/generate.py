@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from kandinsky.engine.pipeline import Pipeline
 
 PREVIEWS_PER_PICTURE = 10
-LOAD_SETTINGS = ("prior", "dtype", "variant", "revision", "behaviour", "lora", "words", "quantize", "tiling")
+LOAD_SETTINGS = (
+    *("prior", "dtype", "variant", "revision", "behaviour"),
+    *("lora", "words", "quantize", "tiling", "compile"),
+)
 MEMORY_SETTINGS = ("offload", "prompt_cache")
 """Of loading too, but they shape no pixel: a picture's file does not hold them."""
 REQUEST_FLAGS = (
@@ -84,6 +87,7 @@ class Flags:
     quantize: str | None
     prompt_cache: Path | None
     tiling: bool | None
+    compile: bool | None
     output: Path | None
     repeat: Path | None
     requests: Path | None
