@@ -69,6 +69,11 @@ def sample(
             x, prediction, state = sampler.step(denoise, x, t, t_next, state, rng, final)
             if project is not None:
                 x = project(x, t_next)
-        changed = yield Step(index, len(times), t, t_next, x, prediction)
+        # CPython 3.12.2 and 3.12.3 clear the frame of a closed generator only where it stands in a try block
+        # (github.com/python/cpython/issues/118272).
+        try:
+            changed = yield Step(index, len(times), t, t_next, x, prediction)
+        finally:
+            pass
         if changed is not None:
             x = changed.to(x)
