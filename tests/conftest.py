@@ -1,5 +1,7 @@
 """What tests of several folders share: the tiny checkpoints, made once a run."""
 
+import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,16 @@ from tests.tiny_text_image import TextImageCheckpoints
 # Started in the background by a shell, Python inherits an ignored Ctrl-C and passes it on to every child;
 # the tests of interruption need it as on a terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides GPUs from a run that does not ask for tests marked `cuda`, its child processes included.
+
+    Code that takes the best device there is then computes as on every other machine.
+    """
+    marks = str(config.option.markexpr)
+    if marks and not re.search(r"(?<!not )\bcuda\b", marks):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,7 +19,7 @@ from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.networks.prior import Prior, PriorConfig
 from kandinsky.networks.unet2 import UNet2, UNet2Config
 from kandinsky.training.data.tokenizer_training import train_tokenizer, write_tokenizer
-from tests.parity.peers import MOVQ_TINY, UNET_TINY, redraw
+from tests.parity.peers import MOVQ_TINY, UNET_TINY, image_processor, redraw
 
 WIDTH, TOKENS = 16, 16
 """Of our own checkpoint: the size of its embeddings, and the length of its texts."""
@@ -89,7 +89,6 @@ def save_prior(root: Path, dtype: torch.dtype = torch.float32) -> Any:
     """A prior folder by the peer; returns the peer's pipeline on the same weights."""
     from diffusers import KandinskyV22PriorPipeline, PriorTransformer, UnCLIPScheduler
     from transformers import (
-        CLIPImageProcessor,
         CLIPTextConfig,
         CLIPTextModelWithProjection,
         CLIPVisionConfig,
@@ -120,7 +119,7 @@ def save_prior(root: Path, dtype: torch.dtype = torch.float32) -> Any:
     }
     with torch.no_grad():
         prior.clip_std.abs_().add_(0.5)
-    processor = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    processor = image_processor()(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     scheduler = UnCLIPScheduler(
         variance_type="fixed_small_log",
         prediction_type="sample",

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 import kandinsky
 from kandinsky.engine.pipeline import Pipeline
-from tests.parity.peers import MOVQ_TINY, UNET_TINY, redraw
+from tests.parity.peers import MOVQ_TINY, UNET_TINY, image_processor, redraw
 from tests.tiny import as_published
 
 WIDTH = 64
@@ -62,7 +62,6 @@ def save_prior(root: Path) -> Any:
     """A prior folder; returns the peer's pipeline on the same weights."""
     from diffusers import KandinskyPriorPipeline, PriorTransformer, UnCLIPScheduler
     from transformers import (
-        CLIPImageProcessor,
         CLIPTextConfig,
         CLIPTextModelWithProjection,
         CLIPTokenizer,
@@ -95,7 +94,7 @@ def save_prior(root: Path) -> Any:
     }
     with torch.no_grad():
         prior.clip_std.abs_().add_(0.5)
-    processor = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    processor = image_processor()(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     scheduler = UnCLIPScheduler(
         variance_type="fixed_small_log", prediction_type="sample", clip_sample=True, clip_sample_range=10.0
     )

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessor
 
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.core.errors import CheckpointError
+from tests.parity.peers import image_processor
 
 SIZES = [(28, 28), (29, 28), (28, 30), (97, 31), (31, 97), (3, 200), (200, 3), (1, 1), (5, 7), (500, 333)]
 
@@ -19,7 +19,7 @@ def picture(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("size", [28, 33])
 def test_as_the_peer(size: int) -> None:
     ours = ClipPreprocess(size=size)
-    peer = CLIPImageProcessor(
+    peer = image_processor()(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}, do_convert_rgb=True
     )
     for width, height in SIZES:
@@ -37,7 +37,7 @@ def test_a_batch_is_its_pictures() -> None:
 def test_there_and_back_through_the_peer() -> None:
     ours = ClipPreprocess(40, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert ClipPreprocess.from_json(ours.to_json()) == ours
-    peer = CLIPImageProcessor.from_dict(ours.to_json())
+    peer = image_processor().from_dict(ours.to_json())
     assert ClipPreprocess.from_json(peer.to_dict()) == ours
     image = picture(50, 41)
     theirs = torch.as_tensor(np.asarray(peer(image, return_tensors="np").pixel_values))

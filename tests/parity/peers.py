@@ -28,6 +28,17 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
+def image_processor() -> Any:
+    """The peer's class of processors of pictures for CLIP that resizes with Pillow, as we do.
+
+    Where torchvision is installed its default resizes with that, and rounds pixels otherwise.
+    """
+    import transformers
+
+    # Earlier versions have one class of this name, by Pillow.
+    return getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+
+
 MOVQ_PUBLISHED: dict[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,
