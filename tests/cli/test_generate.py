@@ -230,7 +230,7 @@ run(["generate", "fox", "-o", "fox.png", "--preview", "--steps", "20"])
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 def test_a_real_signal(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
-    path = os.pathsep.join([str(root), str(root / "src")])
+    path = os.pathsep.join([str(root), str(root / "src"), *sys.path])
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW_PROGRAM],
         cwd=tmp_path,

@@ -31,7 +31,12 @@ def _cpu_seconds(*arguments: str) -> float:
 
 
 def test_help_is_quick() -> None:
-    assert min(_cpu_seconds("-m", "kandinsky", "--help") for _ in range(3)) < SECONDS
+    libraries, ours = (
+        min(_cpu_seconds(*arguments) for _ in range(3))
+        for arguments in (("-c", "import typer.rich_utils"), ("-m", "kandinsky", "--help"))
+    )
+    # A busy or slow machine needs longer for what it prints help with, too.
+    assert ours < max(SECONDS, 2 * libraries)
 
 
 @pytest.mark.parametrize("command", ["generate", "models", "doctor", "train"])

@@ -24,15 +24,26 @@ CONFIG = UNet2Config(channels=(32, 64), layers=1, head_dim=32, image_dim=24, con
 
 
 class Recorded(TorchDispatchMode):
-    """The names of all operators that ran, and the inputs of linear layers."""
+    """The names of all operators that ran.
+
+    Left out is how `torch.quantile` of some versions compares its own ratio with 0 and 1: it does so on the
+    CPU alone.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(func.__name__.split(".")[0])
+        name = func.__name__.split(".")[0]
+        if name != "equal" or not _is_flag(args[0]):
+            self.names.append(name)
         return func(*args, **(kwargs or {}))
+
+
+def _is_flag(x: Tensor) -> bool:
+    """Whether it is one truth value on the CPU."""
+    return x.dtype == torch.bool and x.ndim == 0 and x.device.type == "cpu"
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
