@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,21 @@ AT_THE_DISK = ("fsync", "rename", "replace", "rmdir", "unlink", "mkdir")
 """Every moment at which the disk changes is one to be killed at, before it and (at the next one) after it."""
 
 
-def live(config: dict[str, Any], at: int | None, told: Connection) -> None:
-    """Runs or resumes; at the `at`-th moment it says which kind it is of and stands still.
+KINDS = ("disk", "event")
+"""A moment is a look at the disk, or an event that the run tells of: a step, a picture encoded."""
 
-    A moment is a look at the "disk", or an "event" that the run tells of: a step, a picture encoded. At the
-    end it says how many there were.
+
+def live(config: dict[str, Any], at: tuple[str, int] | None, told: Connection) -> None:
+    """Runs or resumes; at that moment of that kind, counted from 1, it says so and stands still.
+
+    At the end it says how many of each kind there were.
     """
-    seen = 0
+    seen = Counter[str]()
 
     def moment(kind: str) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == at:
-            told.send(kind)
+        seen[kind] += 1
+        if (kind, seen[kind]) == at:
+            told.send(None)
             signal.pause()
 
     def counted(function: Any) -> Any:
@@ -48,23 +51,23 @@ def live(config: dict[str, Any], at: int | None, told: Connection) -> None:
     told.send(seen)
 
 
-def run_to(config: dict[str, Any], at: int | None) -> str | int:
-    """Starts or resumes a run and kills it at its `at`-th moment.
+def run_to(config: dict[str, Any], at: tuple[str, int] | None) -> Counter[str] | None:
+    """Starts or resumes a run and kills it at a moment of a kind, see `live`.
 
-    Returns the kind of that moment, or how many there were when it came to its end before.
+    Returns None, or how many moments of each kind there were when it came to its end before.
     """
     here, there = CONTEXT.Pipe(duplex=False)
     child = CONTEXT.Process(target=live, args=(config, at, there))
     child.start()
     there.close()
     try:
-        said: str | int = here.recv()
+        ended: Counter[str] | None = here.recv()
     finally:
         if child.pid is not None and child.is_alive():
             os.kill(child.pid, signal.SIGKILL)
         child.join(60)
-    assert isinstance(said, int) or child.exitcode == -signal.SIGKILL
-    return said
+    assert ended is not None or child.exitcode == -signal.SIGKILL
+    return ended
 
 
 def assert_same_end(config: dict[str, Any], whole: dict[str, Any], stage: str) -> None:

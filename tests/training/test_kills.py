@@ -1,11 +1,12 @@
 """Every method, killed from outside at random moments of steps and saves, ends as if nothing had happened."""
 
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kills import assert_same_end, run_to
+from kills import KINDS, assert_same_end, run_to
 from small import draw_pictures, small_config
 
 from kandinsky.training import run_config
@@ -53,36 +54,34 @@ def config(root: Path, out: Path, method: str) -> dict[str, Any]:
     }
 
 
-def killed_and_resumed(root: Path, method: str, tmp_path: Path, kills: int) -> set[str]:
-    """Kills a run and those that resume it, `kills` times in all; each that ends is compared and followed by
-    a new one. Returns at what kinds of moments they were killed.
+def killed_and_resumed(root: Path, method: str, tmp_path: Path, kills: int) -> Counter[str]:
+    """Kills a run and those that resume it, `kills` times in all, at moments of each kind in turn; each that
+    ends is compared and followed by a new one. Returns how often it was killed at moments of each kind.
     """
     whole = config(root, tmp_path / "whole", method)
     moments = run_to(whole, None)
-    assert isinstance(moments, int)
-    draw, run, killed = random.Random(method), 0, 0
-    kinds: set[str] = set()
-    while killed < kills:
+    assert moments is not None
+    draw, run, killed = random.Random(method), 0, Counter[str]()
+    while killed.total() < kills:
         run += 1
         parts = config(root, tmp_path / f"parts-{run}", method)
         # Four kills of one run at most: then it may end.
-        for _ in range(min(4, kills - killed)):
-            said = run_to(parts, draw.randint(1, moments))
-            if isinstance(said, int):
+        for _ in range(min(4, kills - killed.total())):
+            kind = KINDS[killed.total() % len(KINDS)]
+            if run_to(parts, (kind, draw.randint(1, moments[kind]))) is not None:
                 break
-            killed += 1
-            kinds.add(said)
+            killed[kind] += 1
         run_to(parts, None)
         assert_same_end(parts, whole, method)
-    return kinds
+    return killed
 
 
 @pytest.mark.parametrize("method", list(OBJECTIVES))
 def test_two_kills(method: str, root: Path, tmp_path: Path) -> None:
-    assert killed_and_resumed(root, method, tmp_path, 2)
+    assert killed_and_resumed(root, method, tmp_path, 2) == {"disk": 1, "event": 1}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", list(OBJECTIVES))
 def test_twenty_kills_between_saves_and_inside_them(method: str, root: Path, tmp_path: Path) -> None:
-    assert killed_and_resumed(root, method, tmp_path, 20) == {"disk", "event"}
+    assert killed_and_resumed(root, method, tmp_path, 20) == {"disk": 10, "event": 10}
