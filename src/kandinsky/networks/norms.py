@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 WIDEST_GROUP = 128
 """Kernels of our own take groups of so many channels at most; published networks have 96."""
+LARGE = 2**19
+"""From this many positions on torch's sums over a float32 picture with its channels innermost are off by more
+than 1e-4 of a norm's output, by 0.002 for 1024 x 1024 and 0.02 for 2048 x 2048 (torch 2.13)."""
 TOLERANCE = 0.02
 """How far the kernels may be from plain layers, in parts of the largest number: bfloat16 rounds to 0.004."""
 
@@ -35,7 +38,7 @@ def group_norm(
         from kandinsky.networks.norm_kernels import fused_group_norm
 
         return fused_group_norm(x, groups, eps, weight, bias, film, modulation, silu, WIDEST_GROUP)
-    x = F.group_norm(x, groups, weight, bias, eps)
+    x = (_by_lines if _is_large(x) else F.group_norm)(x, groups, weight, bias, eps)
     if film is not None:
         scale, shift = film[:, :, None, None].chunk(2, dim=1)
         x = torch.addcmul(shift, x, 1 + scale)
@@ -43,6 +46,30 @@ def group_norm(
         scale, shift = F.interpolate(modulation, size=x.shape[-2:], mode="nearest").chunk(2, dim=1)
         x = torch.addcmul(shift, x, scale)
     return F.silu(x) if silu else x
+
+
+def _is_large(x: Tensor) -> bool:
+    innermost = x.is_contiguous(memory_format=torch.channels_last)
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
+    return on_cpu and x.shape[2] * x.shape[3] >= LARGE and innermost
+
+
+def _by_lines(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """`F.group_norm` whose sums are taken line by line and joined in double precision (Chan et al. 1979)."""
+    b, c, h, w = x.shape
+    each = c // groups
+    lines = x.permute(0, 2, 3, 1)
+    means = lines.mean(2).double()
+    squares = torch.linalg.vector_norm(lines, dim=2).double().square() - w * means.square()
+    means = means.view(b, h, groups, each)
+    mean = means.mean(dim=(1, 3))
+    within = squares.view(b, h, groups, each).sum(dim=(1, 3)) / w
+    between = (means - mean[:, None, :, None]).square().sum(dim=(1, 3))
+    scale = ((within + between) / (h * each) + eps).rsqrt().repeat_interleave(each, dim=1)
+    shift = -mean.repeat_interleave(each, dim=1) * scale
+    if weight is not None and bias is not None:
+        scale, shift = scale * weight.double(), shift * weight.double() + bias.double()
+    return torch.addcmul(shift.to(x)[:, :, None, None], x, scale.to(x)[:, :, None, None])
 
 
 def normed(norm: nn.GroupNorm, x: Tensor, *, film: Tensor | None = None, silu: bool = False) -> Tensor:
