@@ -9,7 +9,7 @@ import torch
 import kandinsky
 from kandinsky.core.errors import RequestError
 from kandinsky.engine import devices
-from kandinsky.engine.devices import DTYPES, LARGE, choose_device, choose_dtype
+from kandinsky.engine.devices import DTYPES, LARGE, choose_batch_size, choose_device, choose_dtype
 
 CPU = torch.device("cpu")
 
@@ -102,3 +102,9 @@ def test_a_large_model_is_loaded_in_bfloat16_and_its_pictures_say_so(monkeypatch
     again = kandinsky.load(device="cpu", dtype=result.settings["dtype"])
     repeated = again.generate("a red fox", steps=1, prior_steps=1, width=64, height=64, seed=3)
     assert repeated.images[0].tobytes() == result.images[0].tobytes()
+
+
+def test_how_many_pictures_are_drawn_together() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [choose_batch_size(cpu, n) for n in (LARGE, LARGE + 1)] == [4, 1]
+    assert choose_batch_size(cuda, 10 * LARGE) == 4

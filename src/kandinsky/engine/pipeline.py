@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import torch
+from torch import nn
 
 from kandinsky.checkpoints.diffusers_folder import Folder, open_folder
 from kandinsky.checkpoints.maps.original_files import INPAINTING
@@ -22,7 +23,7 @@ from kandinsky.core.rng import PerPictureRng, Rng
 from kandinsky.engine import adapters, batching
 from kandinsky.engine.batching import RngMaker, check_batch_size
 from kandinsky.engine.compiling import warming_request
-from kandinsky.engine.devices import choose_device, choose_dtype
+from kandinsky.engine.devices import choose_batch_size, choose_device, choose_dtype
 from kandinsky.engine.embedded import EMBEDDED, embedded_folder
 from kandinsky.engine.memory import Housed, Memory, house
 from kandinsky.engine.offload import Policy
@@ -302,7 +303,9 @@ def load(
         "tiling": tiling,
         "compile": compile or None,
     }
-    size = batch_size or (4 if place.device.type == "cuda" else 1)
+    assert isinstance(loaded.network, nn.Module)
+    parameters = sum(parameter.numel() for parameter in loaded.network.parameters())
+    size = batch_size or choose_batch_size(place.device, parameters)
     given = {k: v for k, v in settings.items() if v is not None}
     pipe = Pipeline(loaded, model_id, given, size, house(loaded, place.shelf, memory))
     for source, scale in (lora or {}).items():
