@@ -72,8 +72,8 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device, paramete
 def choose_batch_size(device: torch.device, parameters: int) -> int:
     """How many pictures a denoiser of so many `parameters` draws together, unless it is told.
 
-    On a CPU large ones gain nothing by it, and take more memory; small ones draw eight pictures in little more
-    than half of the time.
+    On a CPU large ones gain nothing by it, and take more memory; small ones draw eight pictures in little
+    more than half of the time.
     """
     return 1 if device.type == "cpu" and parameters > LARGE else BATCH
 
