@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from benchmarks.join_results import joined
+
 from kandinsky.bench.compare import Measured, Row
 from kandinsky.bench.report import to_json
 from kandinsky.bench.run import Plan, Results

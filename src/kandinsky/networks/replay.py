@@ -21,7 +21,7 @@ def replayed(run: Run, network: nn.Module, steps: int) -> Run:
 
     `run` calls `network`, and depends on nothing but its arguments that changes between calls. It is itself
     returned where a graph is of no use: off CUDA, for fewer than `FEWEST_STEPS` steps, and for networks with
-    hooks or with weights that are not plain tensors (quantized ones).
+    hooks or with weights that are away or not plain tensors (quantized ones).
     """
     weights = list(network.parameters())
     if steps < FEWEST_STEPS or any(weight.device.type != "cuda" for weight in weights):
@@ -48,8 +48,7 @@ class Replay:
     """`run` on the same GPU again and again: the first call is made as it is, the second recorded, and all
     from then on replayed.
 
-    A graph reads weights from where they lay. When they have moved, as when they were away for another
-    request, it is recorded anew. Where gradients are recorded, or operations watched (counted, say), calls
+    A graph reads weights from where they lay. When they have moved, it is recorded anew. Where gradients are recorded, or operations watched (counted, say), calls
     are made as they are, and so they are for good, with a warning, where recording fails or gives other
     numbers.
     """
