@@ -48,9 +48,9 @@ class Replay:
     """`run` on the same GPU again and again: the first call is made as it is, the second recorded, and all
     from then on replayed.
 
-    A graph reads weights from where they lay. When they have moved, it is recorded anew. Where gradients are recorded, or operations watched (counted, say), calls
-    are made as they are, and so they are for good, with a warning, where recording fails or gives other
-    numbers.
+    A graph reads weights from where they lay. When they have moved, it is recorded anew. Where gradients are
+    recorded, or operations watched (counted, say), calls are made as they are, and so they are for good, with
+    a warning, where recording fails or gives other numbers.
     """
 
     proven = False
