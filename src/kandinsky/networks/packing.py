@@ -125,12 +125,21 @@ def _product_of_channels(layer: nn.Conv2d) -> Run:
 
 
 def _convolution(layer: nn.Conv2d) -> Run:
-    """(B, C, h, w) -> (B, C', h', w')."""
+    """(B, C, h, w) -> (B, C', h', w').
+
+    The order depends on the input's size: that for any size can take sixty times as long. So the weight is
+    packed for the first input, and again for one of another size.
+    """
     shape = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
-    weight = torch._C._nn.mkldnn_reorder_conv2d_weight(layer.weight.detach().to_mkldnn(), *shape)
+    plain, bias = layer.weight.detach(), layer.bias
+    packed: tuple[torch.Size, Tensor] | None = None
 
     def run(x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, layer.bias, *shape, "none", [], "")
+        nonlocal packed
+        if packed is None or packed[0] != x.shape:
+            order = torch._C._nn.mkldnn_reorder_conv2d_weight
+            packed = x.shape, order(plain.to_mkldnn(), *shape, list(x.shape))
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed[1], bias, *shape, "none", [], "")
         return y
 
     return run
