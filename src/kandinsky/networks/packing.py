@@ -7,7 +7,7 @@ step or at a U-Net's deepest resolution, that costs as much as the product itsel
 import copy
 import platform
 from collections.abc import Callable, Collection
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +137,7 @@ def _convolution(layer: nn.Conv2d) -> Run:
     def run(x: Tensor) -> Tensor:
         nonlocal packed
         if packed is None or packed[0] != x.shape:
-            order = torch._C._nn.mkldnn_reorder_conv2d_weight
+            order: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
             packed = x.shape, order(plain.to_mkldnn(), *shape, list(x.shape))
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed[1], bias, *shape, "none", [], "")
         return y
