@@ -93,10 +93,10 @@ def test_kernels_that_fail_or_are_wrong_stay_out_of_use(monkeypatch: pytest.Monk
 
     def right(x: Tensor, groups: int, eps: float, weight: Any, bias: Any, *beside: Any) -> Tensor:
         film, modulation, silu, _ = beside
-        wide = [None if v is None else v.float() for v in (film, modulation)]
-        y = group_norm(
-            x.float(), groups, eps, weight.float(), bias.float(), film=wide[0], modulation=wide[1], silu=silu
+        weight, bias, film, modulation = (
+            None if v is None else v.float() for v in (weight, bias, film, modulation)
         )
+        y = group_norm(x.float(), groups, eps, weight, bias, film=film, modulation=modulation, silu=silu)
         return y.to(x)
 
     def fails(*_: Any) -> Tensor:

@@ -1,7 +1,8 @@
 """Group norm with what networks do to its output, as few passes over memory as the device allows."""
 
 import warnings
-from functools import cache, partial
+from contextlib import nullcontext
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -37,7 +38,8 @@ def group_norm(
     if _is_fused(x, groups, modulation):
         from kandinsky.networks.norm_kernels import fused_group_norm
 
-        return fused_group_norm(x, groups, eps, weight, bias, film, modulation, silu, WIDEST_GROUP)
+        with torch.cuda.device(x.device):
+            return fused_group_norm(x, groups, eps, weight, bias, film, modulation, silu, WIDEST_GROUP)
     x = (_by_lines if _is_large(x) else F.group_norm)(x, groups, weight, bias, eps)
     if film is not None:
         scale, shift = film[:, :, None, None].chunk(2, dim=1)
@@ -105,7 +107,7 @@ def _works(device: torch.device, dtype: torch.dtype) -> bool:
     if find_spec("triton") is None:
         return False
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             reason = None if _is_right(device, dtype) else "they give other numbers"
     except Exception as error:
         # Whatever a compiler for this very device says: plain layers do as well.
@@ -123,14 +125,23 @@ def _is_right(device: torch.device, dtype: torch.dtype) -> bool:
     x = (3 * numbers + 1).view(b, c, h, w).contiguous(memory_format=torch.channels_last).to(device, dtype)
     weight, bias = (numbers[i : i + c].to(device, dtype) for i in (0, c))
     film = numbers[: b * 2 * c].view(b, -1).to(device, dtype)
-    modulation = numbers[: b * 2 * c * 15].view(b, -1, 3, 5).to(device, dtype)
-    # Plain layers are what float32 takes.
-    plainly = partial(group_norm, x.float(), groups, 1e-5, weight.float(), bias.float(), silu=True)
-    for told, beside, plain in (
-        (film, None, plainly(film=film.float())),
-        (None, modulation, plainly(modulation=modulation.float())),
+    places = numbers[: b * 2 * c * 15].view(b, -1, 3, 5)
+    modulation = places.contiguous(memory_format=torch.channels_last).to(device, dtype)
+    # All that networks ask for.
+    for own, told, beside in (
+        ((weight, bias), None, None),
+        ((weight, bias), film, None),
+        ((weight, bias), None, modulation),
+        ((None, None), film, None),
     ):
-        found = fused_group_norm(x, groups, 1e-5, weight, bias, told, beside, True, WIDEST_GROUP)
-        if not (found.float() - plain).abs().max() <= TOLERANCE * plain.abs().max():
-            return False
+        for silu in (False, True):
+            found = fused_group_norm(x, groups, 1e-5, own[0], own[1], told, beside, silu, WIDEST_GROUP)
+            # float32 takes the plain way.
+            wide = [None if tensor is None else tensor.float() for tensor in (x, *own, told, beside)]
+            assert wide[0] is not None
+            plain = group_norm(
+                wide[0], groups, 1e-5, wide[1], wide[2], film=wide[3], modulation=wide[4], silu=silu
+            )
+            if not (found.float() - plain).abs().max() <= TOLERANCE * plain.abs().max():
+                return False
     return True
