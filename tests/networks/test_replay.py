@@ -143,6 +143,20 @@ def test_a_record_that_is_wrong_is_not_played(recorder: Recorder) -> None:
 
 
 @torch.no_grad()
+def test_a_record_that_keeps_its_first_input_is_not_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(run: Any, inputs: Sequence[Tensor]) -> tuple[Callable[[], None], Tensor]:
+        return lambda: None, run(*inputs).clone()
+
+    monkeypatch.setattr(replay, "record", stale)
+    monkeypatch.setattr(Replay, "proven", False)
+    network = layer()
+    calls, x = Replay(network.forward, network), noise(2, 3)
+    calls(x)
+    with pytest.warns(UserWarning, match="gives other numbers"):
+        assert torch.equal(calls(x), network(x))
+
+
+@torch.no_grad()
 def test_a_record_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> Any:
         raise RuntimeError("operation not permitted\nwhen capturing")

@@ -109,5 +109,7 @@ class Replay:
         return False
 
     def _is_right(self, inputs: Sequence[Tensor]) -> bool:
-        plain, again = self._run(*inputs), self._again(inputs)
+        # Other numbers than those recorded with: what was not copied would show.
+        others = [given / 2 for given in inputs]
+        plain, again = self._run(*others), self._again(others)
         return bool((again - plain).abs().max() <= TOLERANCE * plain.abs().max())
