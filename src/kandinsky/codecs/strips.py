@@ -17,6 +17,7 @@ from kandinsky.core.errors import RequestError
 from kandinsky.networks import kl, movq
 from kandinsky.networks.layers import channels_innermost
 from kandinsky.networks.movq import Downsample, Level, Norm, Resnet, Upsample
+from kandinsky.networks.norms import factors
 
 LARGE = 1024 * 1024
 """Pixels beyond which a picture is not coded as a whole unless that is asked for."""
@@ -233,10 +234,7 @@ def _activated(norm: Norm, x: Strips, latents: Tensor | None) -> Rows:
     weight, bias = norm.norm.weight, norm.norm.bias
     exact = weight.dtype if weight.dtype == torch.float64 else torch.float32
     each = len(weight) // x.groups
-    rate = (variance + norm.norm.eps).rsqrt().repeat_interleave(each, dim=1)
-    scale = rate * weight.double()
-    shift = bias.double() - mean.repeat_interleave(each, dim=1) * scale
-    scale, shift = (part[:, :, None, None].to(exact) for part in (scale, shift))
+    scale, shift = (part.to(exact) for part in factors(mean, variance, each, norm.norm.eps, weight, bias))
 
     def rows(first: int, end: int) -> Tensor:
         found = x.rows(first, end)

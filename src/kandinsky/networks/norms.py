@@ -67,11 +67,22 @@ def _by_lines(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None
     mean = means.mean(dim=(1, 3))
     within = squares.view(b, h, groups, each).sum(dim=(1, 3)) / w
     between = (means - mean[:, None, :, None]).square().sum(dim=(1, 3))
-    scale = ((within + between) / (h * each) + eps).rsqrt().repeat_interleave(each, dim=1)
+    scale, shift = factors(mean, (within + between) / (h * each), each, eps, weight, bias)
+    return torch.addcmul(shift.to(x), x, scale.to(x))
+
+
+def factors(
+    mean: Tensor, variance: Tensor, each: int, eps: float, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What a group norm multiplies each channel by and what it adds then, (B, C, 1, 1) in double precision.
+
+    `mean` and `variance` (B, groups), in double precision, are those of groups of `each` channels.
+    """
+    scale = (variance + eps).rsqrt().repeat_interleave(each, dim=1)
     shift = -mean.repeat_interleave(each, dim=1) * scale
     if weight is not None and bias is not None:
         scale, shift = scale * weight.double(), shift * weight.double() + bias.double()
-    return torch.addcmul(shift.to(x)[:, :, None, None], x, scale.to(x)[:, :, None, None])
+    return scale[:, :, None, None], shift[:, :, None, None]
 
 
 def normed(norm: nn.GroupNorm, x: Tensor, *, film: Tensor | None = None, silu: bool = False) -> Tensor:
