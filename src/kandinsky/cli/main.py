@@ -154,12 +154,10 @@ def generate(
             help="Code pictures in strips, for less memory; large ones are anyway.", rich_help_panel=MODEL
         ),
     ] = None,
-    compiled: Annotated[
+    compile: Annotated[
         bool | None,
         typer.Option(
-            "--compile/--no-compile",
-            help="Run the U-Net through torch.compile: for many pictures on a GPU.",
-            rich_help_panel=MODEL,
+            help="Run the U-Net through torch.compile: for many pictures on a GPU.", rich_help_panel=MODEL
         ),
     ] = None,
     output: Annotated[
@@ -193,7 +191,6 @@ def generate(
 ) -> None:
     """Draw pictures, change them, or repeat one from its file."""
     given = dict(locals())
-    given["compile"] = given.pop("compiled")
     if not (prompts or mix or repeat or requests):
         raise typer.BadParameter("say what to draw, such as 'a red apple'", param_hint="PROMPT")
     if batch_size is not None and requests is None:
