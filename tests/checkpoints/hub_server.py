@@ -47,6 +47,8 @@ class Hub:
     asked: list[Asked] = field(default_factory=list)
     drops: dict[str, list[int]] = field(default_factory=dict)
     """For a file's end of name: after how many bytes each next transfer breaks off."""
+    changed: set[str] = field(default_factory=set)
+    """Ends of names of files in whose content one bit is another than the hub says."""
     ignores_range: bool = False
     failing: int = 0
 
@@ -65,6 +67,14 @@ class Hub:
     def ranges(self) -> list[str | None]:
         """The range of each request for large content, None for the whole."""
         return [a.range for a in self.asked if a.method == "GET" and a.path.startswith("/cdn/")]
+
+
+def _listed(file: str, data: bytes) -> dict[str, object]:
+    listed: dict[str, object] = {"rfilename": file, "size": len(data)}
+    if file.endswith(LARGE):
+        digest = hashlib.sha256(data).hexdigest()
+        listed["lfs"] = {"size": len(data), "sha256": digest, "pointerSize": 130}
+    return listed
 
 
 def _is_content(asked: Asked) -> bool:
@@ -147,7 +157,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if not repo or not commit:
                 return
             files = repo.commits[commit]
-            body: object = {"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in files]}
+            siblings = [_listed(file, data) for file, data in files.items()]
+            body: object = {"id": name, "sha": commit, "siblings": siblings}
             if tree:
                 body = [
                     {"type": "file", "path": f, "size": len(c), "oid": "0" * 40} for f, c in files.items()
@@ -197,6 +208,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if self.command == "HEAD":
                 return None
+            if any(path.endswith(name) for name in hub.changed):
+                data = data[:-1] + bytes([data[-1] ^ 1])
             drops = next((d for name, d in hub.drops.items() if path.endswith(name) and d), None)
             if drops:
                 self.wfile.write(data[start : start + drops.pop(0)])

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 import kandinsky
-from kandinsky.checkpoints.convert import convert
 from kandinsky.checkpoints.files import read_json
 from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.core.errors import CheckpointError, RequestError
@@ -17,6 +16,7 @@ from kandinsky.engine.devices import free_memory
 from kandinsky.engine.offload import ROOM, VisitingEncoder, choose_policy, codec_of
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.engine.residence import bytes_of, names_in
+from kandinsky.generations import convert
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet3 import UNet3
 from tests.parity.test_generate import picture
