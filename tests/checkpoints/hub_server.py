@@ -62,7 +62,18 @@ class Hub:
 
     def fetched(self) -> list[str]:
         """The files whose content was asked for, in order, each as often as it was."""
-        return [a.path.split("/resolve/", 1)[1].split("/", 1)[1] for a in self.asked if _is_content(a)]
+        parts = [a.path.split("/resolve/" if "/resolve/" in a.path else "/cdn/", 1)[1] for a in self.contents]
+        return [part.split("/", 1)[1] for part in parts]
+
+    @property
+    def contents(self) -> list[Asked]:
+        """The requests for content: of small files from the hub, of large ones from where it sends one."""
+        return [
+            a
+            for a in self.asked
+            if a.method == "GET"
+            and (a.path.startswith("/cdn/") or ("/resolve/" in a.path and not a.path.endswith(LARGE)))
+        ]
 
     def ranges(self) -> list[str | None]:
         """The range of each request for large content, None for the whole."""
@@ -75,10 +86,6 @@ def _listed(file: str, data: bytes) -> dict[str, object]:
         digest = hashlib.sha256(data).hexdigest()
         listed["lfs"] = {"size": len(data), "sha256": digest, "pointerSize": 130}
     return listed
-
-
-def _is_content(asked: Asked) -> bool:
-    return asked.method == "GET" and "/resolve/" in asked.path
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
