@@ -19,7 +19,7 @@ from kandinsky.adapters.lora import (
     merge,
     set_scale,
     unmerge,
-    worn_by,
+    active,
 )
 from kandinsky.checkpoints.lora import choose_places, from_tensors, modules_of, read_lora, write_lora
 from kandinsky.core.errors import CheckpointError, ConfigError, RequestError
@@ -100,7 +100,7 @@ def test_what_changes_unmerges_first(prior: Prior) -> None:
     merge(prior)
     attach(prior, adapter(prior, 5), "b", 0.0)
     assert torch.equal(say(prior), worn)
-    assert worn_by(prior) == {"a": 1.0, "b": 0.0}
+    assert active(prior) == {"a": 1.0, "b": 0.0}
     detach(prior)
     assert torch.equal(say(prior), before)
 
@@ -170,7 +170,7 @@ def test_errors_name_what_is_wrong(prior: Prior) -> None:
     with pytest.raises(ConfigError, match="Linear takes no adapters"):
         modules_of(nn.Linear(2, 2))
     attach(prior, adapter(prior), "a")
-    with pytest.raises(RequestError, match="'a' is worn already"):
+    with pytest.raises(RequestError, match="'a' is loaded already"):
         attach(prior, adapter(prior), "a")
     with pytest.raises(RequestError, match="No adapter 'b'"):
         set_scale(prior, "b", 1.0)
@@ -185,7 +185,7 @@ def test_errors_name_what_is_wrong(prior: Prior) -> None:
             "w",
         )
     assert torch.equal(say(prior), before)
-    assert not worn_by(prior)
+    assert not active(prior)
 
 
 def test_files_of_other_models_are_refused(prior: Prior, tmp_path: Path) -> None:
