@@ -13,13 +13,13 @@ from kandinsky.adapters.lora import (
     Adapter,
     LowRank,
     Place,
+    active,
     adapter_of,
     attach,
     detach,
     merge,
     set_scale,
     unmerge,
-    active,
 )
 from kandinsky.checkpoints.lora import choose_places, from_tensors, modules_of, read_lora, write_lora
 from kandinsky.core.errors import CheckpointError, ConfigError, RequestError

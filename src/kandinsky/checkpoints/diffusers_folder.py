@@ -85,14 +85,6 @@ class Folder:
                 return found[0]
         return None
 
-    def expect_kind(self, *kinds: str) -> None:
-        """Raises CheckpointError unless the model index names one of these classes."""
-        if self.kind not in kinds:
-            raise CheckpointError(
-                f"{self.root} holds a {self.kind or 'model without a name'}, not a {' or '.join(kinds)}.",
-                "Give the folder of such a model.",
-            )
-
     def prior_reference(self) -> str | None:
         """The model that the README's front matter names as this decoder's prior, None when it names none."""
         readme = self.root / "README.md"

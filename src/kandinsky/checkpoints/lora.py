@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kandinsky.adapters.lora import Adapter, LowRank, Place
 from kandinsky.checkpoints.components import Component, config_of
-from kandinsky.checkpoints.files import read_json, write_json
+from kandinsky.checkpoints.files import read_json
 from kandinsky.checkpoints.keymap import KeyMap, summary
 from kandinsky.checkpoints.maps.networks import COMPONENTS, component_of
 from kandinsky.checkpoints.weights import read_header, read_tensor_file, write_tensor_file
@@ -255,13 +255,3 @@ def write_lora(
     if notes:
         header[NOTES] = json.dumps(notes, ensure_ascii=False, sort_keys=True)
     return write_tensor_file(file, tensors, header)
-
-
-def write_peft(folder: Path, network: nn.Module, adapter: Adapter, base: str = "") -> Path:
-    """Writes one network's adapter as the folder that `PeftModel.from_pretrained` reads; OutputError."""
-    tensors, settings = to_tensors(network, adapter)
-    named = {f"{PEFT_PREFIX}{name}": tensor for name, tensor in tensors.items()}
-    write_tensor_file(folder / PEFT_FILE, named, {})
-    config = {"peft_type": "LORA", "base_model_name_or_path": base or None, "bias": "none", **settings}
-    write_json(folder / PEFT_CONFIG, config)
-    return folder
