@@ -13,8 +13,8 @@ from kandinsky.adapters.lora import (
     Adapter,
     LowRank,
     Place,
-    active,
     adapter_of,
+    applied_to,
     attach,
     detach,
     merge,
@@ -100,7 +100,7 @@ def test_what_changes_unmerges_first(prior: Prior) -> None:
     merge(prior)
     attach(prior, adapter(prior, 5), "b", 0.0)
     assert torch.equal(say(prior), worn)
-    assert active(prior) == {"a": 1.0, "b": 0.0}
+    assert applied_to(prior) == {"a": 1.0, "b": 0.0}
     detach(prior)
     assert torch.equal(say(prior), before)
 
@@ -185,7 +185,7 @@ def test_errors_name_what_is_wrong(prior: Prior) -> None:
             "w",
         )
     assert torch.equal(say(prior), before)
-    assert not active(prior)
+    assert not applied_to(prior)
 
 
 def test_files_of_other_models_are_refused(prior: Prior, tmp_path: Path) -> None:

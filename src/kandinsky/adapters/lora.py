@@ -245,7 +245,7 @@ def attach(network: nn.Module, adapter: Adapter, name: str, scale: float = 1.0) 
     and trained by itself. Merged adapters are unmerged first. Raises RequestError when the name is in use,
     or for a place that the network lacks or that has another shape; then nothing is changed.
     """
-    if name in active(network):
+    if name in applied_to(network):
         raise RequestError(
             f"An adapter {name!r} is loaded already.", "Unload it first, or choose another name."
         )
@@ -269,9 +269,9 @@ def detach(network: nn.Module, name: str | None = None) -> None:
 
     Raises RequestError for a name that is not in use.
     """
-    gone = list(active(network))
+    gone = list(applied_to(network))
     if name is not None:
-        _check_active(network, name)
+        _check_applied(network, name)
         gone = [name]
     unmerge(network)
     for path, layer in list(_layers(network)):
@@ -290,7 +290,7 @@ def set_scale(network: nn.Module, name: str, scale: float) -> None:
 
     Merged adapters are unmerged first. Raises RequestError for a name that is not in use.
     """
-    _check_active(network, name)
+    _check_applied(network, name)
     unmerge(network)
     for _, layer in _layers(network):
         if name in layer.slot.adapters:
@@ -312,7 +312,7 @@ def unmerge(network: nn.Module) -> None:
         layer.slot.unmerge(layer)
 
 
-def active(network: nn.Module) -> dict[str, float]:
+def applied_to(network: nn.Module) -> dict[str, float]:
     """The names and scales of the adapters of a network."""
     slots = [layer.slot.adapters for _, layer in _layers(network)]
     return {name: applied.scale for adapters in slots for name, applied in adapters.items()}
@@ -320,13 +320,13 @@ def active(network: nn.Module) -> dict[str, float]:
 
 def adapter_of(network: nn.Module, name: str) -> Adapter:
     """The adapter of a network under a name; RequestError when there is none of that name."""
-    _check_active(network, name)
+    _check_applied(network, name)
     found = (layer.slot.adapters.get(name) for _, layer in _layers(network))
     return Adapter({place: change for one in found if one is not None for place, change in one.changes})
 
 
-def _check_active(network: nn.Module, name: str) -> None:
-    if name not in (known := active(network)):
+def _check_applied(network: nn.Module, name: str) -> None:
+    if name not in (known := applied_to(network)):
         raise RequestError(f"No adapter {name!r} is loaded.", nearest(name, known) if known else "None is.")
 
 

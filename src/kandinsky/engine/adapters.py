@@ -120,7 +120,7 @@ def save_lora(model: Wearer, file: Path, name: str, notes: Mapping[str, Any] | N
 
 def worn(model: Wearer) -> dict[str, float]:
     """The names and scales of all adapters that the model wears."""
-    return {n: s for network in adaptable(model).values() for n, s in lora.active(network).items()}
+    return {n: s for network in adaptable(model).values() for n, s in lora.applied_to(network).items()}
 
 
 def set_scale(model: Wearer, name: str, scale: float) -> None:
@@ -148,7 +148,7 @@ def unmerge(model: Wearer) -> None:
 
 
 def _wearing(model: Wearer, name: str) -> dict[str, nn.Module]:
-    found = {part: network for part, network in adaptable(model).items() if name in lora.active(network)}
+    found = {part: network for part, network in adaptable(model).items() if name in lora.applied_to(network)}
     if not found:
         known = worn(model)
         raise RequestError(f"No adapter {name!r} is worn.", nearest(name, known) if known else "None is.")
