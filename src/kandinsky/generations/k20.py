@@ -22,7 +22,7 @@ from kandinsky.checkpoints.original import (
     read_text_tokenizer,
     read_unet,
 )
-from kandinsky.codecs.kl_codec import KLCodec
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader, SecondReader
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.conditioning.two_texts import TwoTextsConditioner
@@ -180,7 +180,7 @@ def _model(
         name="Kandinsky 2.0",
         conditioner=TwoTextsConditioner(DecoderTexts(first, second)),
         network=unet,
-        codec=KLCodec(vae, scale),
+        codec=AutoencoderCodec(vae, scale),
         schedule=schedules["ddim"],
         defaults=DEFAULTS,
         device=place.device,

@@ -25,7 +25,7 @@ from kandinsky.checkpoints.original import (
     read_text_tokenizer,
     read_unet,
 )
-from kandinsky.codecs.movq_codec import MoVQCodec
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
@@ -196,6 +196,7 @@ def load_original_prior(folder: OriginalFolder, place: Placement) -> PriorStage:
         preprocess=preprocess,
         network=prior,
         schedule=original_prior_schedule(),
+        accelerate=place.accelerate,
     )
 
 
@@ -240,7 +241,7 @@ def _model(
         name="Kandinsky 2.1",
         conditioner=TextImageConditioner(image, texts, negative_texts),
         network=unet,
-        codec=MoVQCodec(movq),
+        codec=AutoencoderCodec(movq),
         schedule=schedules[sampler],
         defaults=defaults,
         device=place.device,

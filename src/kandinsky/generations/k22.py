@@ -22,7 +22,7 @@ from kandinsky.checkpoints.maps.scheduler import (
     schedule_from_json,
 )
 from kandinsky.checkpoints.maps.unet2 import UNET2, unet2_config, unet2_json
-from kandinsky.codecs.movq_codec import MoVQCodec
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.conditioning.prior_stage import PriorStage
@@ -91,7 +91,7 @@ def load_model(decoder: Folder, stage: Callable[[], PriorStage] | None, place: P
         name="Kandinsky 2.2",
         conditioner=ImagePromptConditioner(prior, config.image_dim, place.device, place.dtype),
         network=unet,
-        codec=MoVQCodec(movq),
+        codec=AutoencoderCodec(movq),
         schedule=schedule,
         defaults=defaults,
         device=place.device,

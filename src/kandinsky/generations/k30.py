@@ -25,7 +25,7 @@ from kandinsky.checkpoints.original_one_text import (
     stored_encoder,
     stored_unet3,
 )
-from kandinsky.codecs.movq_codec import MoVQCodec
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.conditioning.one_text import OneTextConditioner, StatesReader
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError
@@ -220,14 +220,14 @@ def wired(
     for module in modules.values():
         place.move(module)
     reader = StatesReader(tokenizer, text)
-    made = assembled(place, unet, MoVQCodec(movq), reader, schedule, unguided)
+    made = assembled(place, unet, AutoencoderCodec(movq), reader, schedule, unguided)
     return replace(made, schedules=schedules, defaults=defaults, modules=modules)
 
 
 def assembled(
     place: Placement,
     network: Network,
-    codec: MoVQCodec,
+    codec: AutoencoderCodec,
     reader: StatesReader,
     schedule: Schedule,
     unguided: bool = False,

@@ -13,7 +13,7 @@ from kandinsky.checkpoints.formats import CLIP_TEXT, CLIP_VISION, PRIOR, Format
 from kandinsky.checkpoints.maps.scheduler import schedule_from_json
 from kandinsky.checkpoints.stored import Stored
 from kandinsky.conditioning.clip_image import ClipPreprocess
-from kandinsky.conditioning.prior_stage import PriorStage
+from kandinsky.conditioning.prior_stage import Accelerate, PriorStage, as_it_is
 from kandinsky.conditioning.tokenizer import load_tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.requests import Request
@@ -34,7 +34,7 @@ class Placement:
 
     `behaviour` names one of several published ways to run the same weights, None the generation's usual one.
     `parked` networks stay in their files: they come on the meta device. `shelf` is filled with where the
-    weights of each network lie.
+    weights of each network lie. `accelerate` says how the prior runs its steps, see `PriorStage`.
     """
 
     device: torch.device
@@ -43,6 +43,7 @@ class Placement:
     behaviour: str | None = None
     parked: bool = False
     shelf: dict[nn.Module, Stored] = field(default_factory=dict, compare=False)
+    accelerate: Accelerate = as_it_is
 
     def put(self, stored: Stored) -> Any:
         """A network of files where it belongs; CheckpointError for weights that do not fit."""
@@ -98,6 +99,7 @@ def load_prior(folder: Folder, place: Placement, prefix: str = "") -> PriorStage
         preprocess=preprocess,
         network=place.put(stored(PRIOR, "prior", prior)),
         schedule=schedule_from_json(folder.config(prefix + "scheduler")),
+        accelerate=place.accelerate,
     )
 
 
