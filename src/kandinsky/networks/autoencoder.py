@@ -4,6 +4,8 @@ Sources: Rombach et al. 2022, arXiv 2112.10752, appendix (the architecture); Zhe
 2209.09002 (modulated norms).
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -97,20 +99,23 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution, attention after each where asked for, then a resampling."""
+    """`layers` residual blocks of one resolution, attention after each where asked for, then a resampling."""
 
     def __init__(
         self,
-        widths: list[tuple[int, int]],
+        channels_in: int,
+        channels: int,
+        layers: int,
         groups: int,
         latent_channels: int | None,
         attention: bool,
         resample: nn.Module | None,
     ) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(Resnet(i, o, groups, latent_channels) for i, o in widths)
+        widths = (channels_in, *[channels] * layers)
+        self.resnets = nn.ModuleList(Resnet(i, o, groups, latent_channels) for i, o in pairwise(widths))
         self.attentions = nn.ModuleList(
-            Attention(o, groups, latent_channels) for _, o in (widths if attention else [])
+            Attention(channels, groups, latent_channels) for _ in range(layers if attention else 0)
         )
         self.resample = resample
 
@@ -154,14 +159,12 @@ class Encoder(nn.Module):
         attention: bool,
     ) -> None:
         super().__init__()
-        width, last = channels[0], len(channels) - 1
-        self.conv_in = nn.Conv2d(channels_in, width, 3, padding=1)
+        width, last = channels[-1], len(channels) - 1
+        self.conv_in = nn.Conv2d(channels_in, channels[0], 3, padding=1)
         self.down = nn.ModuleList()
-        for i, c in enumerate(channels):
-            widths = [(width if j == 0 else c, c) for j in range(layers)]
+        for i, (before, c) in enumerate(pairwise((channels[0], *channels))):
             resample = Downsample(c) if i < last else None
-            self.down.append(Level(widths, groups, None, attention and i == last, resample))
-            width = c
+            self.down.append(Level(before, c, layers, groups, None, attention and i == last, resample))
         self.mid = Middle(width, groups, None)
         self.norm_out = Norm(width, groups, None)
         self.conv_out = nn.Conv2d(width, channels_out, 3, padding=1)
@@ -190,17 +193,16 @@ class Decoder(nn.Module):
         latent_channels: int | None = None,
     ) -> None:
         super().__init__()
-        width, last = channels[-1], len(channels) - 1
-        self.conv_in = nn.Conv2d(channels_in, width, 3, padding=1)
-        self.mid = Middle(width, groups, latent_channels)
+        deepest, last = channels[-1], len(channels) - 1
+        self.conv_in = nn.Conv2d(channels_in, deepest, 3, padding=1)
+        self.mid = Middle(deepest, groups, latent_channels)
         self.up = nn.ModuleList()
-        for i, c in enumerate(reversed(channels)):
-            widths = [(width if j == 0 else c, c) for j in range(layers + 1)]
+        for i, (before, c) in enumerate(pairwise((deepest, *reversed(channels)))):
             resample = Upsample(c) if i < last else None
-            self.up.append(Level(widths, groups, latent_channels, attention and i == 0, resample))
-            width = c
-        self.norm_out = Norm(width, groups, latent_channels)
-        self.conv_out = nn.Conv2d(width, channels_out, 3, padding=1)
+            attended = attention and i == 0
+            self.up.append(Level(before, c, layers + 1, groups, latent_channels, attended, resample))
+        self.norm_out = Norm(channels[0], groups, latent_channels)
+        self.conv_out = nn.Conv2d(channels[0], channels_out, 3, padding=1)
 
     def forward(self, x: Tensor, latents: Tensor | None = None) -> Tensor:
         x = self.mid(self.conv_in(x), latents)

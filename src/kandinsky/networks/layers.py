@@ -1,14 +1,22 @@
 """The few layers that several transformers share: sinusoidal times, fused attention, the pre-norm block."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kandinsky.core.errors import ConfigError
+
 ActivationName = Literal["gelu", "quick_gelu", "silu"]
+
+
+def check_divides(what: str, divisor: int, widths: Iterable[int], of: str = "{} channels") -> None:
+    """Raises ConfigError for the first of `widths` that `divisor`, which `what` names, does not divide."""
+    if wrong := [width for width in widths if divisor < 1 or width % divisor]:
+        raise ConfigError(f"{what} do not divide {of.format(wrong[0])}.", "Choose a multiple.")
 
 
 def quick_gelu(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.autoencoder import Decoder, Encoder
+from kandinsky.networks.layers import check_divides
 
 DECODER_GROUPS = 32  # the published decoder norms have 32 groups whatever the configuration says
 
@@ -33,8 +34,7 @@ class MoVQConfig:
 
     def __post_init__(self) -> None:
         for groups in (self.groups, DECODER_GROUPS):
-            if wrong := [width for width in self.channels if width % groups]:
-                raise ConfigError(f"{groups} groups do not divide {wrong[0]} channels.", "Choose a multiple.")
+            check_divides(f"{groups} groups", groups, self.channels)
 
     @property
     def downscale(self) -> int:

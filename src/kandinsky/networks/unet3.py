@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.deep_cache import DeepFeatures, denoise
 from kandinsky.networks.group_norm import normed
-from kandinsky.networks.layers import sinusoid
+from kandinsky.networks.layers import check_divides, sinusoid
 from kandinsky.networks.prepared import Fixed, PreparedNetwork, numbered, prepare_unet
 from kandinsky.networks.unet3_blocks import (
     Attention,
@@ -55,16 +55,9 @@ class UNet3Config:
     def __post_init__(self) -> None:
         if self.layers < 2:
             raise ConfigError(f"A level of {self.layers} layers cannot be built.", "Give at least 2.")
-        for width in self.channels:
-            if width % (2 * self.groups):
-                raise ConfigError(
-                    f"{self.groups} groups do not divide half of {width} channels.", "Choose a multiple."
-                )
-        for width in (self.time_dim, *self.channels):
-            if width % self.head_dim:
-                raise ConfigError(
-                    f"Heads of width {self.head_dim} do not divide a width of {width}.", "Choose a multiple."
-                )
+        check_divides(f"{self.groups} groups", 2 * self.groups, self.channels, "half of {} channels")
+        wide = (self.time_dim, *self.channels)
+        check_divides(f"Heads of width {self.head_dim}", self.head_dim, wide, "a width of {}")
 
     @property
     def stem(self) -> int:
