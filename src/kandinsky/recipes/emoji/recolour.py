@@ -1,15 +1,22 @@
 """The colour of what a picture shows: measured over its opaque pixels, and changed to another one."""
 
+import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from kandinsky.core.errors import OutputError
+from kandinsky.core.files import write_atomically
 from kandinsky.recipes.emoji.colours import GREY_CHROMA, NAMES, lab_of, named, rgb_of, target_lab
 
 CLUSTERS = 6
 _ROUNDS = 12
-_SIDE = 48
+_SIDE = 32
 """Palettes are measured on pictures averaged down to about this side."""
 _DARK = 0.6
 """Lightness counts this much in distances: the shaded side of a thing has the colour of the lit one."""
@@ -52,6 +59,22 @@ def measured(layers: Tensor) -> Palette:
     return Palette(*(torch.stack(column) for column in zip(*found, strict=True)))
 
 
+def kept_palette(layers: Tensor, cache: Path) -> Palette:
+    """What `measured` finds, read from `cache` where the same pictures were measured before."""
+    name = hashlib.blake2b(layers.numpy().tobytes(), digest_size=16).hexdigest()
+    path = cache / f"palette-1-{name}.safetensors"
+    if path.is_file():
+        try:
+            return Palette(**load_file(path))
+        except (SafetensorError, TypeError):
+            pass
+    palette = measured(layers)
+    with suppress(OSError, OutputError):  # a read-only folder is no reason to fail
+        cache.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save(vars(palette)))
+    return palette
+
+
 def _measure(layer: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     side = max(1, layer.shape[-1] // _SIDE)
     small = torch.nn.functional.avg_pool2d(layer[None], side)[0].flatten(1).T
@@ -60,14 +83,21 @@ def _measure(layer: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         nothing = torch.zeros(CLUSTERS, 3)
         return nothing, torch.zeros(CLUSTERS, dtype=torch.bool), torch.tensor(-1), torch.tensor(0.0)
     lab = lab_of((opaque[:, :3] / opaque[:, 3:]).clamp(0, 1))
-    centres, counts = _clusters(lab)
-    main = _shades_of_one(centres, counts)
-    share = counts[main].sum() / counts.sum()
-    votes = named(lab[_nearest(lab, centres, main)]).add(1).bincount(minlength=len(NAMES) + 1)
+    centres, main, votes, share = dominant(lab)
     best = votes.argmax() - 1
     # A red and blue thing has shades of one hue that are called by two names: neither is its colour.
     certain = (share >= LEAST) & (votes.max() >= 0.5 * votes.sum())
     return centres, main, torch.where(certain, best, -1), share
+
+
+def dominant(lab: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The dominant colour of pixels (P, 3): centres (K, 3) of clusters, which are its shades (K,) bool, how many of
+    its pixels have no name and each of `NAMES` (1 + 12,), and its share of all.
+    """
+    centres, counts = _clusters(lab)
+    main = _shades_of_one(centres, counts)
+    votes = named(lab[_nearest(lab, centres, main)]).add(1).bincount(minlength=len(NAMES) + 1)
+    return centres, main, votes, counts[main].sum() / counts.sum()
 
 
 def _weighted(lab: Tensor) -> Tensor:

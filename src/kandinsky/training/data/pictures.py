@@ -16,7 +16,7 @@ from kandinsky.core.caches import cache_folder
 from kandinsky.core.errors import ConfigError, DataError, nearest
 from kandinsky.recipes.emoji.colours import NAMES
 from kandinsky.recipes.emoji.plain_words import plain_nouns
-from kandinsky.recipes.emoji.recolour import Palette, measured, recoloured
+from kandinsky.recipes.emoji.recolour import Palette, kept_palette, recoloured
 from kandinsky.training.data.captions import CaptionGrammar, CaptionMix, Grammar, Tint, mirrorable
 from kandinsky.training.data.compose import composite, place
 from kandinsky.training.data.decode import Fit, decoded
@@ -393,7 +393,7 @@ def open_pictures(
     palette = None
     if measure_colours:
         once, again = torch.unique(files, return_inverse=True)
-        palette = measured(torch.from_numpy(everything)[once]).where(again)
+        palette = kept_palette(torch.from_numpy(everything)[once].contiguous(), kept_in).where(again)
     return PictureSet(
         folder,
         pixels,
