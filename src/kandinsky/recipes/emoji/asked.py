@@ -1,7 +1,9 @@
 """Whether what was asked for is what is seen: things, their colours, and the grounds that they are on."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,30 +14,17 @@ from kandinsky.recipes.emoji.phrases import coloured
 from kandinsky.recipes.emoji.plain_words import LANGUAGES, plain_nouns
 from kandinsky.recipes.emoji.recolour import dominant
 
+if TYPE_CHECKING:
+    from _typeshed import SupportsLenAndGetItem
+
+T = TypeVar("T")
+
 COMMON = [
-    "1F697",
-    "1F3E0",
-    "1F333",
-    "1F431",
-    "1F436",
-    "1F41F",
-    "1F426",
-    "1F34E",
-    "1F34C",
-    "1F355",
-    "2615",
-    "1F33B",
-    "2B50",
-    "2600",
-    "2764",
-    "1F511",
-    "1F4D5",
-    "1F6B2",
-    "1F3B8",
-    "1F3A9",
+    *("1F697", "1F3E0", "1F333", "1F431", "1F436", "1F41F", "1F426", "1F34E", "1F34C", "1F355"),
+    *("2615", "1F33B", "2B50", "2600", "2764", "1F511", "1F4D5", "1F6B2", "1F3B8", "1F3A9"),
 ]
-"""Car, house, tree, cat, dog, fish, bird, apple, banana, pizza, cup, sunflower, star, sun, heart, key, book, bicycle,
-guitar, hat."""
+"""Car, house, tree, cat, dog, fish, bird, apple, banana, pizza, cup, sunflower, star, sun, heart, key, book,
+bicycle, guitar, hat."""
 COLOURED = ["1F697", "1F431", "1F34E", "1F3E0", "1F339", "2764", "1F4D5", "1F455"]
 """Car, cat, apple, house, rose, heart, book, shirt."""
 ASKED_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black")
@@ -60,7 +49,7 @@ class Asked:
 
 
 def common_things(language: str) -> list[Asked]:
-    """Prompts for the commonest things, without colours: their first plain words, with an article in English."""
+    """Prompts for the commonest things by their first plain words, with an article in English."""
     return [Asked(_said(key, language), key) for key in COMMON]
 
 
@@ -71,22 +60,22 @@ def _said(key: str, language: str) -> str:
     return f"{'an' if noun.word[0] in 'aeiou' else 'a'} {noun.word}"
 
 
+class _Usual(random.Random):
+    """Stands for chance where phrases are drawn: always the commonest way of saying it."""
+
+    def random(self) -> float:
+        return 1.0
+
+    def choice(self, seq: "SupportsLenAndGetItem[T]") -> T:
+        return seq[0]
+
+
 def coloured_things(language: str = "en") -> list[Asked]:
     """Eight things in eight colours."""
-
-    class _First:
-        """Stands for chance: the commonest way of saying it."""
-
-        def random(self) -> float:
-            return 1.0
-
-        def choice(self, choices: Sequence[str]) -> str:
-            return choices[0]
-
     found = []
     for key in COLOURED:
         for colour in ASKED_COLOURS:
-            phrase = coloured(plain_nouns()[key][language][0], colour, language, _First())
+            phrase = coloured(plain_nouns()[key][language][0], colour, language, _Usual())
             if language == "en":
                 phrase = f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
             found.append(Asked(phrase, key, NAMES.index(colour)))
@@ -94,7 +83,7 @@ def coloured_things(language: str = "en") -> list[Asked]:
 
 
 def alike(keys: Sequence[str]) -> list[str]:
-    """For code points those of the first thing that has the same plain name: two drawings of a cat are a cat."""
+    """For code points those of the first thing of the same plain name: both drawings of cats are a cat."""
     first: dict[str, str] = {}
     nouns = plain_nouns()
     for key, words in nouns.items():
@@ -117,7 +106,7 @@ def choices(keys: Sequence[str], count: int = CHOICES) -> list[str]:
 
 
 def grounds(pictures: Tensor) -> Tensor:
-    """The colours of the grounds of pictures (B, 3, H, W) in [-1, 1], in Lab (B, 3): the medians of their edges."""
+    """The grounds of pictures (B, 3, H, W) in [-1, 1], in Lab (B, 3): the medians of their edges."""
     wide = max(1, round(BORDER * pictures.shape[-1]))
     edge = torch.ones(pictures.shape[-2:], dtype=torch.bool)
     edge[wide:-wide, wide:-wide] = False

@@ -91,8 +91,10 @@ def _measure(layer: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def dominant(lab: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The dominant colour of pixels (P, 3): centres (K, 3) of clusters, which are its shades (K,) bool, how many of
-    its pixels have no name and each of `NAMES` (1 + 12,), and its share of all.
+    """The dominant colour of pixels (P, 3) in Lab.
+
+    Centres (K, 3) of clusters, which are its shades (K,) bool, how many of its pixels have no name and
+    each of `NAMES` (1 + 12,), and its share of all.
     """
     centres, counts = _clusters(lab)
     main = _shades_of_one(centres, counts)
