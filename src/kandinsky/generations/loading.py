@@ -203,7 +203,7 @@ def own_defaults(folder: Folder) -> dict[str, object]:
 def folder_defaults(folder: Folder, schedule: Schedule, unet: str, downscale: int) -> dict[str, object]:
     """The request fields of a decoder with a prior: as published, but for few steps and for its own.
 
-    `downscale` is how many pixels a latent is wide; the U-Net's configuration names the usual number of these.
+    `downscale` is how many pixels a latent is wide; the U-Net's config.json names the usual number of these.
     """
     size = whole(folder.config(unet), "sample_size", 64) * downscale
     own = own_defaults(folder)
