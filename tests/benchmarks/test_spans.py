@@ -2,7 +2,7 @@
 
 import pytest
 
-from kandinsky.bench.spans import Moment, Span, measured
+from benchmarks.against_diffusers.spans import Moment, Span, measured
 
 MOMENTS = [
     Moment("begin", 10.0, 0),

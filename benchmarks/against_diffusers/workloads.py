@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from kandinsky.bench.asked import Asked, Form
-from kandinsky.bench.spans import Span
+from benchmarks.against_diffusers.request import Asked, Form
+from benchmarks.against_diffusers.spans import Span
 
 EMBEDDED = "embedded"
 PRIOR_STEPS = 25

@@ -14,7 +14,8 @@ from typing import Any, Self
 import kandinsky
 from kandinsky.core.errors import KandinskyError
 
-SOURCE = Path(kandinsky.__file__).resolve().parent.parent
+SOURCES = (str(Path(kandinsky.__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2]))
+"""Where this library and these benchmarks are imported from."""
 
 
 class BenchError(KandinskyError):
@@ -24,7 +25,7 @@ class BenchError(KandinskyError):
 def environment(threads: int) -> dict[str, str]:
     """The environment of all processes: the same number of threads, no network, this very library."""
     told = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    told["PYTHONPATH"] = os.pathsep.join([str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    told["PYTHONPATH"] = os.pathsep.join([*SOURCES, *filter(None, [os.environ.get("PYTHONPATH")])])
     if threads:
         told |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     return told
@@ -37,7 +38,7 @@ class Child:
         self._log = log
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "kandinsky.bench.child"],
+                [sys.executable, "-m", "benchmarks.against_diffusers.child"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

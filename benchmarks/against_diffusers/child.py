@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from kandinsky.bench.asked import Job
-from kandinsky.bench.spans import Moment, measured
+from benchmarks.against_diffusers.request import Job
+from benchmarks.against_diffusers.spans import Moment, measured
 
 if TYPE_CHECKING:
-    from kandinsky.bench.ours import Ours
-    from kandinsky.bench.peer import Peer
+    from benchmarks.against_diffusers.ours import Ours
+    from benchmarks.against_diffusers.peer import Peer
 
 RATE_SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows of the square matrices whose product tells the machine's rate."""
@@ -43,11 +43,11 @@ class Worker:
         self._job = Job.from_json(job)
         begin = time.perf_counter()
         if self._job.side == "ours":
-            from kandinsky.bench.ours import Ours
+            from benchmarks.against_diffusers.ours import Ours
 
             self._side = Ours(self._job)
         else:
-            from kandinsky.bench.peer import Peer
+            from benchmarks.against_diffusers.peer import Peer
 
             self._side = Peer(self._job)
         told = self._side.told
@@ -63,7 +63,7 @@ class Worker:
         assert self._side is not None
         counter = None
         if count:
-            from kandinsky.bench.counting import counter as count_operations
+            from benchmarks.against_diffusers.counting import counter as count_operations
 
             counter = count_operations()
         moments: list[Moment] = []
@@ -132,7 +132,7 @@ class Worker:
 
     def make(self, root: str, name: str, tiny: bool) -> dict[str, Any]:
         """Writes a folder of random weights; answers with the parameters of its parts."""
-        from kandinsky.bench.random_models import make_model
+        from benchmarks.against_diffusers.random_models import make_model
 
         return {"parameters": make_model(Path(root), name, tiny)}
 

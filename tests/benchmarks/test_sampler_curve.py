@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+
 from benchmarks import sampler_curve
 from benchmarks.brownian import BrownianNoise
 from benchmarks.curve_tables import BEGIN, END, rewritten
-from PIL import Image
-
 from kandinsky.core.errors import DataError
 from kandinsky.core.rng import PerPictureRng, Rng
 from kandinsky.diffusion.loop import sample

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kandinsky.bench.published import MODELS
+from benchmarks.against_diffusers.published import MODELS
 from kandinsky.checkpoints.hollow import hollow
 
 COUNTS = {

@@ -5,8 +5,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import kandinsky
-from kandinsky.bench.asked import PROMPT, SECOND_PROMPT, SEED, Asked, Job, Told, embeddings, mask, picture
-from kandinsky.bench.spans import Mark
+from benchmarks.against_diffusers.request import (
+    PROMPT,
+    SECOND_PROMPT,
+    SEED,
+    Asked,
+    Job,
+    Told,
+    embeddings,
+    mask,
+    picture,
+)
+from benchmarks.against_diffusers.spans import Mark
 from kandinsky.core.events import Denoising, Finished
 from kandinsky.engine.devices import choose_device, choose_dtype
 

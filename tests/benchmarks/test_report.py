@@ -2,22 +2,24 @@
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer.main
 from PIL import Image
 
-from kandinsky.bench import libraries
-from kandinsky.bench.asked import Asked, Job
-from kandinsky.bench.chart import draw_chart
-from kandinsky.bench.compare import Measured, Row, difference
-from kandinsky.bench.report import markdown, to_json
-from kandinsky.bench.run import SIDES, Plan, Results
-from kandinsky.bench.workloads import WORKLOADS
-from kandinsky.cli import bench as command
+from benchmarks.against_diffusers import cli, libraries
+from benchmarks.against_diffusers.chart import draw_chart
+from benchmarks.against_diffusers.compare import Measured, Row, difference
+from benchmarks.against_diffusers.report import markdown, to_json
+from benchmarks.against_diffusers.request import Asked, Job
+from benchmarks.against_diffusers.run import SIDES, Plan, Results
+from benchmarks.against_diffusers.workloads import WORKLOADS
 from kandinsky.core.errors import ConfigError, RequestError
+from tests.docs.pages import REPOSITORY, blocks, commands
 
 MACHINE = {"device": "a machine", "threads": 2, "versions": {"torch": "2"}, "free": 1}
 
@@ -127,8 +129,29 @@ def test_the_embedded_checkpoint_is_asked_for_what_it_is_made_for() -> None:
 
 
 def test_the_page_names_every_workload_and_side() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert [name for name in (*WORKLOADS, *SIDES) if f"`{name}`" not in text] == []
+
+
+def test_the_page_names_every_flag_and_its_commands_are_understood() -> None:
+    page = REPOSITORY / "docs" / "benchmarks.md"
+    text = page.read_text(encoding="utf-8")
+    command = typer.main.get_command(cli.app)
+    flags = [flag for parameter in command.params for flag in parameter.opts if flag.startswith("--")]
+    assert [flag for flag in flags if f"`{flag}`" not in text] == []
+    written = [words for block in blocks(page) for words in commands(block) if words[0] == "python"]
+    assert len(written) > 3
+    for words in written:
+        assert words[:3] == ["python", "-m", "benchmarks.against_diffusers"]
+        command.make_context(words[2], words[3:])
+
+
+def test_an_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["against_diffusers", "step-2.3", "--side", "ours"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "step-2.2" in capsys.readouterr().err
 
 
 def test_jobs_pass_through_json() -> None:
@@ -136,10 +159,10 @@ def test_jobs_pass_through_json() -> None:
     assert Job.from_json(json.loads(json.dumps(job.to_json()))) == job
 
 
-def test_a_missing_peer_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_peer_names_the_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libraries, "find_spec", lambda name: None if name == "diffusers" else object())
-    with pytest.raises(ConfigError, match=r"diffusers.*kandinsky-diffusion\[bench\]"):
-        command.bench(Plan(), None, quiet=True)
+    with pytest.raises(ConfigError, match=r"diffusers.*benchmarks/requirements\.txt"):
+        cli.bench(Plan(), None, quiet=True)
 
 
 def test_results_are_written(
@@ -149,7 +172,7 @@ def test_results_are_written(
         keep(results)
         return results
 
-    monkeypatch.setattr(command, "run", run)
-    command.bench(Plan(), tmp_path / "new", quiet=True)
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(command.NAMES)
+    monkeypatch.setattr(cli, "run", run)
+    cli.bench(Plan(), tmp_path / "new", quiet=True)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(cli.NAMES)
     assert capsys.readouterr().out == (tmp_path / "new" / "bench.md").read_text(encoding="utf-8")

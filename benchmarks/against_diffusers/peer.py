@@ -1,6 +1,6 @@
 """The peer's side: diffusers, by its own pipelines, as its users call them.
 
-It is imported by name and only in the process of this side: the library itself never needs it.
+It is imported only in the process of this side: the other one measures this library alone.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from kandinsky.bench.asked import PROMPT, SECOND_PROMPT, SEED, Asked, Job, Told, embeddings, mask, picture
-from kandinsky.bench.libraries import check_installed
-from kandinsky.bench.spans import Mark
+from benchmarks.against_diffusers.libraries import check_installed
+from benchmarks.against_diffusers.request import (
+    PROMPT,
+    SECOND_PROMPT,
+    SEED,
+    Asked,
+    Job,
+    Told,
+    embeddings,
+    mask,
+    picture,
+)
+from benchmarks.against_diffusers.spans import Mark
 from kandinsky.core.compilers import compiler
 
 COMBINED = {

@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from kandinsky.bench.asked import Asked
-from kandinsky.bench.compare import DEFAULT, Row, Setting, compare
-from kandinsky.bench.processes import BenchError, Child
-from kandinsky.bench.workloads import EMBEDDED, WORKLOADS, Workload, quick
+from benchmarks.against_diffusers.compare import DEFAULT, Row, Setting, compare
+from benchmarks.against_diffusers.processes import BenchError, Child
+from benchmarks.against_diffusers.request import Asked
+from benchmarks.against_diffusers.workloads import EMBEDDED, WORKLOADS, Workload, quick
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.engine.embedded import embedded_folder
 

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from kandinsky.bench import peer as peer_side
-from kandinsky.bench.asked import Job
-from kandinsky.bench.child import Worker
-from kandinsky.bench.counting import counter
-from kandinsky.bench.ours import Ours
-from kandinsky.bench.peer import Peer
-from kandinsky.bench.random_models import draw, make_model
-from kandinsky.bench.run import Plan
-from kandinsky.bench.workloads import EMBEDDED, Workload
+from benchmarks.against_diffusers import peer as peer_side
+from benchmarks.against_diffusers.child import Worker
+from benchmarks.against_diffusers.counting import counter
+from benchmarks.against_diffusers.ours import Ours
+from benchmarks.against_diffusers.peer import Peer
+from benchmarks.against_diffusers.random_models import draw, make_model
+from benchmarks.against_diffusers.request import Job
+from benchmarks.against_diffusers.run import Plan
+from benchmarks.against_diffusers.workloads import EMBEDDED, Workload
 from kandinsky.engine import devices
 from kandinsky.engine.embedded import embedded_folder
-from tests.bench.test_published import COUNTS
+from tests.benchmarks.test_published import COUNTS
 
 
 @pytest.fixture(scope="module")

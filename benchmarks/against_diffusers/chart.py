@@ -6,9 +6,9 @@ from math import log2
 
 from PIL import Image, ImageDraw, ImageFont
 
-from kandinsky.bench.compare import Row
-from kandinsky.bench.report import seconds
-from kandinsky.bench.run import Results
+from benchmarks.against_diffusers.compare import Row
+from benchmarks.against_diffusers.report import seconds
+from benchmarks.against_diffusers.run import Results
 
 WIDTH, LEFT, RIGHT, LINE, TOP = 1200, 330, 330, 34, 84
 INK, PALE, AHEAD, BEHIND, AIM = "#1f2430", "#d7dae0", "#2f7d5b", "#b3503a", "#7a4fb0"

@@ -3,8 +3,8 @@
 import json
 import sys
 
-from kandinsky.bench.asked import Job
-from kandinsky.bench.peer import Peer
+from benchmarks.against_diffusers.peer import Peer
+from benchmarks.against_diffusers.request import Job
 
 
 def main(arguments: list[str]) -> None:

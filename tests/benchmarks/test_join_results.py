@@ -3,12 +3,11 @@
 import json
 from pathlib import Path
 
+from benchmarks.against_diffusers.compare import Measured, Row
+from benchmarks.against_diffusers.report import to_json
+from benchmarks.against_diffusers.run import Plan, Results
+from benchmarks.against_diffusers.workloads import WORKLOADS
 from benchmarks.join_results import joined
-
-from kandinsky.bench.compare import Measured, Row
-from kandinsky.bench.report import to_json
-from kandinsky.bench.run import Plan, Results
-from kandinsky.bench.workloads import WORKLOADS
 
 
 def written(file: Path, *rows: Row) -> Path:

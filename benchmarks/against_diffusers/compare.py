@@ -10,9 +10,9 @@ from statistics import median
 
 import numpy as np
 
-from kandinsky.bench.asked import PROMPT, SEED, Job
-from kandinsky.bench.processes import Child, run_once
-from kandinsky.bench.workloads import Workload
+from benchmarks.against_diffusers.processes import Child, run_once
+from benchmarks.against_diffusers.request import PROMPT, SEED, Job
+from benchmarks.against_diffusers.workloads import Workload
 
 Say = Callable[[str], None]
 DEFAULT = "default"
@@ -162,7 +162,13 @@ def _cold(row: Row, jobs: dict[str, Job], setting: Setting) -> None:
             ]
         else:
             told = json.dumps(job.to_json())
-            commands[side] = [sys.executable, "-m", "kandinsky.bench.peer_cold", told, str(picture)]
+            commands[side] = [
+                sys.executable,
+                "-m",
+                "benchmarks.against_diffusers.peer_cold",
+                told,
+                str(picture),
+            ]
     for number in range(-1, setting.runs):
         for side, command in commands.items():
             seconds, peak = run_once(command, setting.scratch / f"{side}.log", setting.threads)

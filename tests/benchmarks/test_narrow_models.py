@@ -1,9 +1,9 @@
 """The models of the memory benchmarks: published sizes at full width, and all parts fit at every fraction."""
 
 import pytest
-from benchmarks.narrow_models import GENERATIONS
 
-from kandinsky.bench.published import Contents
+from benchmarks.against_diffusers.published import Contents
+from benchmarks.narrow_models import GENERATIONS
 from kandinsky.checkpoints.hollow import hollow
 
 MILLIONS = {

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from kandinsky.bench.asked import Asked, Job
-from kandinsky.bench.processes import BenchError, Child, run_once
-from kandinsky.bench.run import Plan, _check_room, run
-from kandinsky.bench.workloads import WORKLOADS
+from benchmarks.against_diffusers.processes import BenchError, Child, run_once
+from benchmarks.against_diffusers.request import Asked, Job
+from benchmarks.against_diffusers.run import Plan, _check_room, run
+from benchmarks.against_diffusers.workloads import WORKLOADS
 
 
 def test_a_failing_order_is_told_and_the_process_lives(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
-from kandinsky.bench.published import MODELS, PICTURE, TOKENS, Contents, Part
+from benchmarks.against_diffusers.published import MODELS, PICTURE, TOKENS, Contents, Part
 from kandinsky.checkpoints.diffusers_folder import save_component, write_model_index
 from kandinsky.checkpoints.files import make_folder, write_json
 from kandinsky.checkpoints.hollow import hollow

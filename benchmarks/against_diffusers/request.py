@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from kandinsky.bench.spans import Span
+from benchmarks.against_diffusers.spans import Span
 
 if TYPE_CHECKING:
     from PIL.Image import Image

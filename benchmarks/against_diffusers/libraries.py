@@ -13,5 +13,5 @@ def check_installed() -> None:
     if missing:
         raise ConfigError(
             f"The comparison needs {' and '.join(missing)}, not installed here.",
-            "pip install 'kandinsky-diffusion[bench]', or measure this library alone: --side ours.",
+            "pip install -r benchmarks/requirements.txt, or measure this library alone: --side ours.",
         )

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kandinsky.bench.compare import Measured, Row
-from kandinsky.bench.run import Results
+from benchmarks.against_diffusers.compare import Measured, Row
+from benchmarks.against_diffusers.run import Results
 
 HEAD = (
     "workload",
