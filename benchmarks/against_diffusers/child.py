@@ -94,9 +94,10 @@ class Worker:
             "whole": moments[-1].seconds - moments[0].seconds,
         }
 
-    def rate(self, dtype: str) -> dict[str, Any]:
+    def rate(self, dtype: str, side: int | None = None) -> dict[str, Any]:
         """Operations a second of a product of large square matrices: what this machine can do at best."""
-        torch, side = self._torch, RATE_SIDE["cpu" if self._device == "cpu" else "cuda"]
+        torch = self._torch
+        side = side or RATE_SIDE["cpu" if self._device == "cpu" else "cuda"]
         kind = getattr(torch, dtype)
         a = torch.randn(side, side, device=self._device).to(kind)
         b = torch.randn(side, side, device=self._device).to(kind)

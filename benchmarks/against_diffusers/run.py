@@ -21,6 +21,8 @@ SIDES = ("ours", "ours-best", "peer", "peer-best")
 """Each library as it comes, and at its best in a dtype that both are given."""
 BEST = "-best"
 DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float16",)}
+QUICK_RATE_SIDE = 128
+"""Rows of the matrices whose products tell the rate: where models are tiny it means nothing either."""
 USUAL_STEPS = 25
 """Of a guided step on a GPU, where the second step is recorded for all that follow."""
 GIB = 2**30
@@ -141,7 +143,8 @@ def run(plan: Plan, say: Say, keep: Keep = lambda _: None) -> Results:
 def _rates(machine: Child, plan: Plan) -> dict[str, float]:
     """The machine's rate of matrix products, by dtype."""
     dtypes = dict.fromkeys(("float32", *plan.best_dtypes))
-    return {dtype: machine.ask("rate", dtype=dtype)["rate"] for dtype in dtypes}
+    side = QUICK_RATE_SIDE if plan.quick else None
+    return {dtype: machine.ask("rate", dtype=dtype, side=side)["rate"] for dtype in dtypes}
 
 
 def _as_embedded(asked: Asked) -> Asked:

@@ -230,6 +230,9 @@ def train(
         Path | None, typer.Argument(metavar="[CONFIG]", help="The run to do: a TOML file, or a recipe.")
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="A run that came with this package.")] = None,
+    list_recipes: Annotated[
+        bool, typer.Option("--list", help="Show the runs that came with this package.")
+    ] = False,
     method: Annotated[
         str | None,
         typer.Option(help="lora, dreambooth, textual_inversion, full or distill.", rich_help_panel=TUNING),
@@ -280,6 +283,9 @@ def train(
     """Train networks, or fine-tune a checkpoint, as a file, a recipe or a method says."""
     from kandinsky.cli import train as command
 
+    if list_recipes:
+        command.list_recipes()
+        return
     if init is not None:
         say(str(command.write_template(init, out)))
         return
