@@ -1,4 +1,4 @@
-"""What is imported can be installed, and what can be installed is imported: sources and pyproject compared."""
+"""What is imported can be installed, and what can be installed is imported: sources beside pyproject."""
 
 import ast
 import re
