@@ -12,10 +12,10 @@ from small import draw_pictures, turn
 from test_finetuning import OBJECTIVES, build, config, exported
 
 import kandinsky
-from kandinsky.checkpoints.convert import convert
 from kandinsky.checkpoints.diffusers_folder import open_folder
 from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.core.errors import ConfigError
+from kandinsky.generations import convert
 from kandinsky.tasks.start import erode, told_region
 from kandinsky.training import run_config
 from kandinsky.training.data.masks import random_regions
