@@ -11,12 +11,12 @@ from torch import nn
 
 from kandinsky.checkpoints.diffusers_folder import Folder, write_model_index
 from kandinsky.compat.calls import signed
-from kandinsky.compat.diffusers import adapting, offload
+from kandinsky.compat.diffusers import loras, offload
 from kandinsky.compat.diffusers.files import model_folder
-from kandinsky.compat.diffusers.parts import PARTS, Part, original_of
+from kandinsky.compat.diffusers.models import PARTS, Part, original_of
+from kandinsky.compat.diffusers.outputs import Config
 from kandinsky.compat.diffusers.schedulers import SchedulerMixin, load_scheduler
 from kandinsky.compat.diffusers.tokenizers import CLIPImageProcessor, CLIPTokenizer
-from kandinsky.compat.diffusers.values import Config
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
 from kandinsky.engine import adapters
 from kandinsky.engine.devices import DTYPES, choose_device, choose_dtype
@@ -215,40 +215,40 @@ class DiffusionPipeline:
         **ignored: Any,
     ) -> None:
         """Adds an adapter from a file, a folder or a Hub id; raises CheckpointError when it does not fit."""
-        adapting.load_lora(self, pretrained_model_name_or_path_or_dict, weight_name, adapter_name)
+        loras.load_lora(self, pretrained_model_name_or_path_or_dict, weight_name, adapter_name)
 
     def unload_lora_weights(self) -> None:
         """Takes all adapters off; pictures are then bit for bit those without."""
-        adapters.unload_lora(adapting.networks_of(self))
+        adapters.unload_lora(loras.networks_of(self))
 
     def delete_adapters(self, adapter_names: str | list[str]) -> None:
         """Takes the named adapters off; raises RequestError for one that is not there."""
         for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
-            adapters.unload_lora(adapting.networks_of(self), name)
+            adapters.unload_lora(loras.networks_of(self), name)
 
     def set_adapters(
         self, adapter_names: str | list[str], adapter_weights: float | list[float] | None = None
     ) -> None:
         """Lets only these adapters act, as strongly as the weights say."""
-        adapting.set_adapters(self, adapter_names, adapter_weights)
+        loras.set_adapters(self, adapter_names, adapter_weights)
 
     def get_active_adapters(self) -> list[str]:
         """The names of the adapters that act."""
-        return [name for name, scale in adapters.worn(adapting.networks_of(self)).items() if scale]
+        return [name for name, scale in adapters.worn(loras.networks_of(self)).items() if scale]
 
     def fuse_lora(self, **ignored: Any) -> None:
         """Adds the adapters to the weights, as strongly as they act now."""
-        adapters.merge(adapting.networks_of(self))
+        adapters.merge(loras.networks_of(self))
 
     def unfuse_lora(self, **ignored: Any) -> None:
         """Undoes `fuse_lora` to the last bit."""
-        adapters.unmerge(adapting.networks_of(self))
+        adapters.unmerge(loras.networks_of(self))
 
     def load_textual_inversion(
         self, pretrained_model_name_or_path: str | Path, weight_name: str | None = None, **ignored: Any
     ) -> None:
         """Teaches the text encoders the learned words of a file, a folder or a Hub id."""
-        adapting.load_words(self, pretrained_model_name_or_path, weight_name)
+        loras.load_words(self, pretrained_model_name_or_path, weight_name)
 
     def set_progress_bar_config(self, **settings: Any) -> None:
         """`disable=True` silences the progress bar; other settings of that bar are accepted."""

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component
 from kandinsky.checkpoints.maps.scheduler import FILE, schedule_from_json
-from kandinsky.compat.diffusers.draws import Generators, GivenFirst, rng_of
 from kandinsky.compat.diffusers.files import component_folder
-from kandinsky.compat.diffusers.values import Config, SchedulerOutput
+from kandinsky.compat.diffusers.generators import Generators, GivenFirst, rng_of
+from kandinsky.compat.diffusers.outputs import Config, SchedulerOutput
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.rng import Rng
 from kandinsky.diffusion.denoiser import make_denoiser

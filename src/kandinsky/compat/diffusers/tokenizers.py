@@ -10,7 +10,7 @@ from torch import Tensor
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component
 from kandinsky.checkpoints.files import make_folder
 from kandinsky.compat.diffusers.files import component_folder
-from kandinsky.compat.diffusers.values import Output
+from kandinsky.compat.diffusers.outputs import Output
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.files import write_atomically

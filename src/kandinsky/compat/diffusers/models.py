@@ -13,7 +13,7 @@ from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.maps import networks
 from kandinsky.compat.diffusers.attention import AttnAddedKVProcessor2_0, check_processors
 from kandinsky.compat.diffusers.files import component_folder
-from kandinsky.compat.diffusers.values import (
+from kandinsky.compat.diffusers.outputs import (
     BaseModelOutput,
     CLIPTextModelOutput,
     CLIPVisionModelOutput,

@@ -9,15 +9,15 @@ from typing import Any, ClassVar, cast
 from torch import Tensor
 
 from kandinsky.codecs.movq_codec import MoVQCodec
-from kandinsky.compat.diffusers.decoders import DecoderPipeline, stacked_pixels
-from kandinsky.compat.diffusers.draws import rng_of
+from kandinsky.compat.diffusers.callbacks import follow, warned
+from kandinsky.compat.diffusers.decoder import DecoderPipeline, stacked_pixels
 from kandinsky.compat.diffusers.files import model_folder
-from kandinsky.compat.diffusers.following import follow, warned
+from kandinsky.compat.diffusers.generators import rng_of
 from kandinsky.compat.diffusers.inputs import Pictures, counted, images, paired, repeated, split, texts
-from kandinsky.compat.diffusers.parts import native_of
+from kandinsky.compat.diffusers.models import native_of
 from kandinsky.compat.diffusers.pipeline import made_of
-from kandinsky.compat.diffusers.results import check_output_type, output, pictures
-from kandinsky.compat.diffusers.steering import SteeredByText
+from kandinsky.compat.diffusers.postprocess import check_output_type, output, pictures
+from kandinsky.compat.diffusers.step_networks import SteeredByText
 from kandinsky.compat.kinds import check_kind
 from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.conditioning.one_text import OneTextConditioner, StatesReader, stacked

@@ -9,9 +9,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from kandinsky.compat.calls import signed
+from kandinsky.compat.kandinsky2.facade import Facade, returned
 from kandinsky.compat.kandinsky2.inputs import SIDE, inputs_of, sampler_name
 from kandinsky.compat.kandinsky2.noise import OriginalNoise
-from kandinsky.compat.kandinsky2.running import Facade, returned
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.conditioning.text_image import TextImageConditioner
 from kandinsky.conditioning.tokenizer import Tokenizer

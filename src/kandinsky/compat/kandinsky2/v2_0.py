@@ -7,9 +7,9 @@ from typing import Any
 from PIL.Image import Image
 
 from kandinsky.compat.calls import signed
+from kandinsky.compat.kandinsky2.facade import Facade
 from kandinsky.compat.kandinsky2.inputs import SIDE, inputs_of, sampler_name
 from kandinsky.compat.kandinsky2.noise import OriginalNoise
-from kandinsky.compat.kandinsky2.running import Facade
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.images import round_up
 from kandinsky.diffusion.constraints import Constraint

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kandinsky.compat.diffusers.values import ImagePipelineOutput
+from kandinsky.compat.diffusers.outputs import ImagePipelineOutput
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.images import crop, to_pil
 from kandinsky.generations.model import Model

@@ -7,7 +7,7 @@ import numpy as np
 from PIL.Image import Image
 
 from kandinsky.compat.calls import signed
-from kandinsky.compat.diffusers.decoders import DecoderPipeline
+from kandinsky.compat.diffusers.decoder import DecoderPipeline
 from kandinsky.compat.diffusers.pipelines import (
     KandinskyV22Img2ImgPipeline,
     KandinskyV22InpaintPipeline,
