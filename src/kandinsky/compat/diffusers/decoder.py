@@ -77,7 +77,7 @@ class DecoderPipeline(DiffusionPipeline):
     COMPONENTS: ClassVar[tuple[str, ...]] = ("unet", "scheduler", "movq")
     unet: Any
     scheduler: Any
-    movq: Any
+    movq: object
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "image_embeds", "negative_image_embeds"]
 
     __init__ = made_of(COMPONENTS)
@@ -182,8 +182,8 @@ class TextDecoderPipeline(DecoderPipeline):
     """A decoder pipeline whose decoder reads the texts themselves beside the embeddings."""
 
     COMPONENTS: ClassVar[tuple[str, ...]] = ("text_encoder", "tokenizer", *DecoderPipeline.COMPONENTS)
-    text_encoder: Any
-    tokenizer: Any
+    text_encoder: object
+    tokenizer: object
 
     __init__ = made_of(COMPONENTS)
 

@@ -14,7 +14,7 @@ from kandinsky.compat.diffusers.decoder_t5 import EMBEDS, OneTextPipeline
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
 from kandinsky.compat.diffusers.prior import PriorPipeline
 
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, object] = {
     "callback": None,
     "callback_on_step_end": None,
     "callback_on_step_end_tensor_inputs": LATENTS,

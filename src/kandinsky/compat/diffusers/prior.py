@@ -112,12 +112,12 @@ class PriorPipeline(DiffusionPipeline):
         "scheduler",
         "image_processor",
     )
-    prior: Any
-    image_encoder: Any
-    text_encoder: Any
-    tokenizer: Any
-    scheduler: Any
-    image_processor: Any
+    prior: object
+    image_encoder: object
+    text_encoder: object
+    tokenizer: object
+    scheduler: object
+    image_processor: object
     _callback_tensor_inputs: ClassVar[list[str]] = [
         "latents",
         "prompt_embeds",
@@ -126,7 +126,7 @@ class PriorPipeline(DiffusionPipeline):
     ]
 
     __init__ = made_of(COMPONENTS)
-    _known: tuple[tuple[Any, ...], tuple[Any, Any], PriorStage] | None = None
+    _known: tuple[tuple[object, ...], tuple[object, object], PriorStage] | None = None
 
     @property
     def _stage(self) -> PriorStage:

@@ -43,7 +43,7 @@ HUB_DECODERS = {
 
 
 def get_kandinsky2(
-    device: Any,
+    device: object,
     task_type: str = "text2img",
     cache_dir: str | Path = CACHE,
     use_auth_token: str | None = None,
