@@ -1,6 +1,5 @@
 """The search for tests that need an oracle, on sources made for it."""
 
-
 import pytest
 
 from tests.oracles import Oracles
