@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from kandinsky.training.config import read_config
 from kandinsky.training.methods import METHODS
 from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.task import Task, Turn
+from kandinsky.training.task import Task, StepContext
 
 CPU = torch.device("cpu")
 
@@ -107,5 +107,5 @@ def build(config: dict[str, Any], name: str) -> tuple[Workshop, Task]:
             return shop, task
 
 
-def turn(batch: Any, seed: int = 0) -> Turn:
-    return Turn(batch, 0, CPU, torch.Generator().manual_seed(seed), {})
+def turn(batch: Any, seed: int = 0) -> StepContext:
+    return StepContext(batch, 0, CPU, torch.Generator().manual_seed(seed), {})

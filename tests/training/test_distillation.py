@@ -29,12 +29,12 @@ from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import DistillObjective, read_config
 from kandinsky.training.finetune import teacher_trajectories as trajectories
 from kandinsky.training.finetune.distillation import draw_few, student
-from kandinsky.training.finetune.teacher_trajectories import Stretches, draw_trajectories
+from kandinsky.training.finetune.teacher_trajectories import SegmentSource, draw_trajectories
 from kandinsky.training.loop import CHECKPOINTS
 from kandinsky.training.memory_plan import plan
 from kandinsky.training.methods import METHODS
 from kandinsky.training.objectives.distillation import (
-    Rungs,
+    SolverTimes,
 )
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Task
@@ -246,7 +246,7 @@ def test_trajectories_are_what_requests_draw(model: Path, pictures: Path, tmp_pa
 def test_examples_are_the_steps_of_trajectories(model: Path, pictures: Path, tmp_path: Path) -> None:
     _, task = build(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
     source = task.data
-    assert isinstance(source, Stretches)
+    assert isinstance(source, SegmentSource)
     assert len(source) == 5 * 2
     batch = source.batch([3, 8], torch.Generator())
     assert batch.step.tolist() == [1, 0]
@@ -289,7 +289,7 @@ def test_a_fresh_adapter_changes_nothing(model: Path, pictures: Path, tmp_path: 
     base = shop.base(shop.config.stage[0])
     objective: DistillObjective = shop.config.stage[0].objective
     kept = task.data.kept  # type: ignore[attr-defined]
-    of = Rungs.of(PROCESS, 2, 4, CPU)
+    of = SolverTimes.of(PROCESS, 2, 4, CPU)
     before = draw_few(base, of, kept)
     student(base, objective)
     assert torch.equal(draw_few(base, of, kept), before)
@@ -298,11 +298,11 @@ def test_a_fresh_adapter_changes_nothing(model: Path, pictures: Path, tmp_path: 
 def test_only_the_student_learns(model: Path, pictures: Path, tmp_path: Path) -> None:
     for kind, settings in SETTINGS.items():
         _, task = build(config(model, pictures, tmp_path / kind, settings))
-        (player,) = task.players
+        (trainable,) = task.trainables
         batch = task.data.batch(range(2), torch.Generator().manual_seed(1))
-        player.loss(turn(batch)).total.backward()
-        assert all(value.grad is not None for value in player.module.parameters() if value.requires_grad)
-        assert any(float(value.grad.abs().max()) > 0 for value in player.module.parameters())  # type: ignore[union-attr]
+        trainable.loss(turn(batch)).total.backward()
+        assert all(value.grad is not None for value in trainable.module.parameters() if value.requires_grad)
+        assert any(float(value.grad.abs().max()) > 0 for value in trainable.module.parameters())  # type: ignore[union-attr]
 
 
 def test_half_precision_and_every_kind_of_layer(model: Path, pictures: Path, tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ from kandinsky.training.api import export
 from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import read_config
 from kandinsky.training.finetune.base_checkpoint import Base
-from kandinsky.training.finetune.examples import Beside, Examples
+from kandinsky.training.examples import PriorPreservationSource, Examples
 from kandinsky.training.finetune.export import without_places
-from kandinsky.training.finetune.losses import weighted
+from kandinsky.training.finetune.tuning import weighted
 from kandinsky.training.loop import CHECKPOINTS
 from kandinsky.training.methods import METHODS
 from kandinsky.training.stages.workshop import Workshop
@@ -143,15 +143,15 @@ def test_only_what_should_learn_does(pictures: Path, tmp_path: Path) -> None:
     for method in OBJECTIVES:
         _, task = build(config(pictures, tmp_path / method, method))
         batch = task.data.batch(range(2), torch.Generator().manual_seed(1))
-        for player in task.players:
-            player.loss(turn(batch)).total.backward()
-            learned = {name for name, value in player.module.named_parameters() if value.requires_grad}
+        for trainable in task.trainables:
+            trainable.loss(turn(batch)).total.backward()
+            learned = {name for name, value in trainable.module.named_parameters() if value.requires_grad}
             assert learned
             if method == "full":
                 assert not any("resnets" in name for name in learned)
                 assert not {"clip_mean", "clip_std"} & learned
-            for name, value in player.module.named_parameters():
-                assert (value.grad is not None) == (name in learned), (method, player.name, name)
+            for name, value in trainable.module.named_parameters():
+                assert (value.grad is not None) == (name in learned), (method, trainable.name, name)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -161,7 +161,7 @@ def test_half_precision_and_accumulation(method: str, pictures: Path, tmp_path: 
     objective.pop("frozen", None)
     changes = {"precision": "bf16", "accumulate": 2, "optimiser": {"lr": 1e-3}, "objective": objective}
     shop, task = build(config(pictures, tmp_path, method, **changes))
-    weights = {value.dtype for value in task.players[0].module.parameters()}
+    weights = {value.dtype for value in task.trainables[0].module.parameters()}
     assert weights == {torch.float32}
     vision = shop.base(shop.config.stage[0]).need_prior().vision
     assert vision.projection.weight.dtype == (torch.bfloat16 if method == "lora" else torch.float32)
@@ -230,7 +230,7 @@ def test_class_pictures_are_drawn_once_and_weighed(pictures: Path, tmp_path: Pat
     assert again[0].stat().st_mtime_ns == stamps[0]
     with Image.open(again[1]) as repaired:
         assert repaired.size == (32, 32)
-    assert isinstance(task.data, Beside)
+    assert isinstance(task.data, PriorPreservationSource)
     batch = task.data.batch([0, 1], torch.Generator().manual_seed(0))
     assert batch.captions == ("a zwx disc", "a zwx disc", "a disc", "a disc")
     assert batch.weights.tolist() == [1.0, 1.0, 0.25, 0.25]

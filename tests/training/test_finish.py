@@ -16,7 +16,7 @@ from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.training import events, run_config
 from kandinsky.training.api import export, load_networks
 from kandinsky.training.checkpoint import Checkpoint, newest, save
-from kandinsky.training.scratch.latent_normalisation import latent_statistics, standardise
+from kandinsky.training.scratch.latent_normalisation import latent_statistics, normalise_latents
 from kandinsky.training.scratch.movq import cropped
 
 MOVQ = MoVQConfig(channels=(32, 32), layers=1, codebook_size=32)
@@ -59,7 +59,7 @@ def test_standardising_changes_the_latents_and_nothing_that_is_decoded() -> None
     x = pictures[0]
     before = movq.decode(movq.encode(x)), movq.decode(movq.codebook(codes).permute(0, 3, 1, 2))
     assert movq.encode(x).mean().abs() > 0.5
-    standardise(movq, *latent_statistics(movq, pictures))
+    normalise_latents(movq, *latent_statistics(movq, pictures))
     after = movq.decode(movq.encode(x)), movq.decode(movq.codebook(codes).permute(0, 3, 1, 2))
     for old, new in zip(before, after, strict=True):
         torch.testing.assert_close(new, old, atol=1e-5, rtol=1e-5)
@@ -74,7 +74,7 @@ def test_a_dead_channel_stays_finite() -> None:
     movq.quant_conv.weight[2].zero_()
     mean, deviation = latent_statistics(movq, [torch.randn(2, 3, 16, 16)])
     assert deviation[2] == 1
-    standardise(movq, mean, deviation)
+    normalise_latents(movq, mean, deviation)
     assert all(value.isfinite().all() for value in movq.state_dict().values())
 
 

@@ -204,13 +204,13 @@ def test_the_hint_reaches_the_loss(tiny: Checkpoints, pictures: Path, hints: Pat
     values["model"] = of(tiny.root / "control", tiny.root / "prior")
     _, task = build(values)
     batch = task.data.batch([0, 1], torch.Generator().manual_seed(0))
-    (player,) = task.players
-    loss = player.loss(turn(batch))
+    (trainable,) = task.trainables
+    loss = trainable.loss(turn(batch))
     with torch.no_grad():
-        other = player.loss(turn(replace(batch, hints=1 - batch.hints)))
+        other = trainable.loss(turn(replace(batch, hints=1 - batch.hints)))
     assert float(other.total) != float(loss.total.detach())
     loss.total.backward()
-    learned = dict(player.module.named_parameters())["hint.convs.0.weight"].grad
+    learned = dict(trainable.module.named_parameters())["hint.convs.0.weight"].grad
     assert learned is not None
     assert float(learned.abs().sum()) > 0
 

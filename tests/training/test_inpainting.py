@@ -22,7 +22,7 @@ from kandinsky.core.errors import ConfigError
 from kandinsky.tasks.start import erode, told_region
 from kandinsky.training import run_config
 from kandinsky.training.data.masks import random_regions
-from kandinsky.training.finetune.losses import group_of
+from kandinsky.training.finetune.tuning import group_of
 from kandinsky.training.finetune.widen_unet import counting, widened
 from kandinsky.training.objectives.denoising import squared_error
 
@@ -108,7 +108,7 @@ def test_nothing_is_learned_outside_the_mask(pictures: Path, tmp_path: Path) -> 
     assert batch.alpha is not None
     assert batch.alpha.shape == (2, 1, 32, 32)
     empty = replace(batch, alpha=torch.zeros_like(batch.alpha))
-    loss = task.players[0].loss
+    loss = task.trainables[0].loss
     with torch.no_grad():
         assert float(loss(turn(empty)).total) == 0
         assert float(loss(turn(batch)).total) > 0

@@ -118,15 +118,15 @@ def test_what_cannot_be_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     pictures = draw_pictures(tmp_path / "pictures")
     values = config(pictures, tmp_path / "run", "full", objective={"target": "prior"}, spread=True)
     _, task = build(values)
-    (player,) = task.players
+    (trainable,) = task.trainables
     stage = read_config(values | {"optimiser": {"kind": "adafactor"}}).stage[0]
     assert not spreads(stage, ALONE)
     assert spreads(stage, World(0, 2))
     with pytest.raises(ConfigError, match="do not learn by adafactor in fp32"):
-        Learner(player, stage, torch.device("cpu"), World(0, 2))
+        Learner(trainable, stage, torch.device("cpu"), World(0, 2))
     stage = read_config(values | {"precision": "fp16"}).stage[0]
     with pytest.raises(ConfigError, match="do not learn by adamw in fp16"):
-        Learner(player, stage, torch.device("cpu"), World(0, 2))
+        Learner(trainable, stage, torch.device("cpu"), World(0, 2))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     plain = read_config(values | {"spread": False}).stage[0]
     assert spreads(plain, World(0, 2))

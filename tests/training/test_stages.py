@@ -130,7 +130,7 @@ def test_a_dropped_condition_is_not_seen(name: str, whole: tuple[Path, list[Any]
         _, task = build(config, name)
         # Residual branches start shut: one open layer is enough for the condition to reach the output.
         with torch.no_grad():
-            for parameter in task.players[0].module.parameters():
+            for parameter in task.trainables[0].module.parameters():
                 if parameter.requires_grad:
                     parameter.copy_(
                         0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
@@ -139,7 +139,7 @@ def test_a_dropped_condition_is_not_seen(name: str, whole: tuple[Path, list[Any]
         other = Captioned(batch.ids.flip(0), batch.mask, embeddings=batch.embeddings, latents=batch.latents)
         if name == "decoder":
             other = Captioned(batch.ids, batch.mask, embeddings=-batch.embeddings, latents=batch.latents)
-        loss = task.players[0].loss
+        loss = task.trainables[0].loss
         losses[dropout] = [loss(turn(rows)).total.item() for rows in (batch, other)]
     assert losses[0.0][0] != losses[0.0][1]
     assert losses[1.0][0] == losses[1.0][1]
@@ -149,7 +149,7 @@ def test_the_prior_works_on_embeddings_of_mean_zero_and_deviation_one(
     whole: tuple[Path, list[Any]], root: Path
 ) -> None:
     _, task = build(small_config(root, out=str(whole[0])), "prior")
-    prior: Any = task.players[0].module
+    prior: Any = task.trainables[0].module
     batch = task.data.batch(range(len(task.data)), torch.Generator().manual_seed(3))
     x = prior.normalise(batch.embeddings)
     assert x.mean(0).abs().max() < 1.5

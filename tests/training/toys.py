@@ -1,4 +1,4 @@
-"""The smallest task that has everything: two players, dropout, batch norm, augmentation, accumulation."""
+"""The smallest task that has everything: two trainables, dropout, batch norm, augmentation, accumulation."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kandinsky.training.config import Stage
 from kandinsky.training.image_grid import grid
 from kandinsky.training.loop import train
-from kandinsky.training.task import Losses, Player, Run, Sheet, Task, Turn
+from kandinsky.training.task import Losses, Trainable, Run, Sheet, Task, StepContext
 
 
 class Points:
@@ -33,14 +33,14 @@ def toy_task(*, poison_at: int | None = None) -> Task:
     network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 4))
     critic = nn.Linear(4, 1)
 
-    def reconstruct(turn: Turn) -> Losses:
+    def reconstruct(turn: StepContext) -> Losses:
         x: Tensor = turn.batch
         out = network(x + 0.1 * turn.normal(x))
         turn.shared["out"] = out.detach()
         loss = (out - x).square().mean() - 0.01 * critic(out).mean()
         return Losses(loss * float("nan") if turn.step == poison_at else loss, {"mse": loss.detach()})
 
-    def judge(turn: Turn) -> Losses:
+    def judge(turn: StepContext) -> Losses:
         return Losses((critic(turn.shared["out"]) - critic(turn.batch)).mean().square())
 
     def sheet(generator: torch.Generator) -> Sheet:
@@ -49,9 +49,9 @@ def toy_task(*, poison_at: int | None = None) -> Task:
         )
 
     settings = toy_stage().optimiser
-    players = (Player("network", network, reconstruct, settings),)
-    players += (Player("critic", critic, judge, settings, begins=3, ema=False),)
-    return Task(players, Points(), extra=nn.BatchNorm1d(2), sheet=sheet, measure=lambda _: {"seen": 1.0})
+    trainables = (Trainable("network", network, reconstruct, settings),)
+    trainables += (Trainable("critic", critic, judge, settings, begins=3, ema=False),)
+    return Task(trainables, Points(), extra=nn.BatchNorm1d(2), sheet=sheet, measure=lambda _: {"seen": 1.0})
 
 
 def toy_stage(**changes: Any) -> Stage:

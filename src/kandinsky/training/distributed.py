@@ -73,7 +73,7 @@ ALONE = World()
 
 
 class Layout(Protocol):
-    """How the tensors of a player lie: `spread` over processes, or as copies in each.
+    """How the tensors of a trainable lie: `spread` over processes, or as copies in each.
 
     Where they are spread, all processes call these methods together.
     """

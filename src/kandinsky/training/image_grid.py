@@ -32,13 +32,13 @@ def grid(pictures: Tensor, columns: int) -> npt.NDArray[np.uint8]:
     return array
 
 
-def pictures_to_sheet(pictures: Sequence[Image.Image], columns: int) -> npt.NDArray[np.uint8]:
+def images_to_grid(pictures: Sequence[Image.Image], columns: int) -> npt.NDArray[np.uint8]:
     """Pictures of one size, row by row, as one sheet; see `grid`."""
     values = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
     return grid(torch.from_numpy(values).permute(0, 3, 1, 2).float() / 127.5 - 1, columns)
 
 
-def write_sheet(path: Path, sheet: npt.NDArray[np.uint8]) -> Path:
+def write_grid(path: Path, sheet: npt.NDArray[np.uint8]) -> Path:
     """Writes a sheet as PNG, whole or not at all; OutputError when that is impossible."""
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, "PNG")

@@ -1,4 +1,4 @@
-"""One player at work: its parameters, optimiser and running mean, and how they are saved."""
+"""One trainable at work: its parameters, optimiser and running mean, and how they are saved."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from kandinsky.training.optim import (
     set_rate,
     trained,
 )
-from kandinsky.training.task import Player, Turn
+from kandinsky.training.task import Trainable, StepContext
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """What networks compute in, by the name of a precision."""
@@ -30,44 +30,44 @@ SMALLEST_SCALE = 2.0**-10
 
 
 class Learner:
-    """A player's module on its device, with everything that changes while it learns."""
+    """A trainable's module on its device, with everything that changes while it learns."""
 
-    def __init__(self, player: Player, stage: Stage, device: torch.device, world: World = ALONE) -> None:
-        self.player, self.stage, self.device, self.world = player, stage, device, world
-        module = player.module.to(device)
+    def __init__(self, trainable: Trainable, stage: Stage, device: torch.device, world: World = ALONE) -> None:
+        self.trainable, self.stage, self.device, self.world = trainable, stage, device, world
+        module = trainable.module.to(device)
         if stage.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if stage.gradient_checkpointing:
-            for part in player.compiled:
+            for part in trainable.compiled:
                 recompute(part)
         if stage.compile:
-            for part in player.compiled:
+            for part in trainable.compiled:
                 part.compile()
         module.train()
-        self.layout = _layout(player, stage, device, world)
+        self.layout = _layout(trainable, stage, device, world)
         self.parameters = trained(module)
-        self.optimiser = make_optimiser(self.parameters, player.optimiser)
-        self.ema = Ema(module, stage.ema.decay, self.layout) if player.ema else None
+        self.optimiser = make_optimiser(self.parameters, trainable.optimiser)
+        self.ema = Ema(module, stage.ema.decay, self.layout) if trainable.ema else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=stage.precision == "fp16")
         self.rate = 0.0
 
     def update(
-        self, turns: Sequence[Turn], others: Sequence["Learner"], part: float, step: int
+        self, turns: Sequence[StepContext], others: Sequence["Learner"], part: float, step: int
     ) -> dict[str, Tensor]:
         """One optimiser step on the mean loss of the turns; `part` in [0, 1] of the stage is done before it.
 
-        The other players' parameters get no gradients meanwhile. Returns `loss`, its parts, `grad_norm` and
+        The other trainables' parameters get no gradients meanwhile. Returns `loss`, its parts, `grad_norm` and
         `lr`.
         """
-        begins = self.player.begins
-        self.rate = self.player.optimiser.lr * rate_factor(self.stage.schedule, step - begins, part)
+        begins = self.trainable.begins
+        self.rate = self.trainable.optimiser.lr * rate_factor(self.stage.schedule, step - begins, part)
         set_rate(self.optimiser, self.rate)
         sums: dict[str, Tensor] = {}
         for other in others:
             other.learn(False)
         for turn in turns:
             with self._precision():
-                losses = self.player.loss(turn)
+                losses = self.trainable.loss(turn)
             self.scaler.scale(losses.total / len(turns)).backward()  # type: ignore[no-untyped-call]
             for name, value in {"loss": losses.total, **losses.parts}.items():
                 sums[name] = sums.get(name, 0) + value.detach().float() / len(turns)
@@ -81,7 +81,7 @@ class Learner:
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.update(self.player.module)
+            self.ema.update(self.trainable.module)
         return {
             **sums,
             "grad_norm": self._told(norm.detach().float()),
@@ -119,7 +119,7 @@ class Learner:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Inside, the module is in evaluation mode with its running mean in place, whole in each process."""
-        module = self.player.module
+        module = self.trainable.module
         swapped = self.ema.swapped(module) if self.ema is not None else nullcontext()
         with swapped, self.layout.opened(), self._precision():
             module.eval()
@@ -130,9 +130,9 @@ class Learner:
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Tensors by file and name, and JSON values: the same whatever the layout, in the first process."""
-        name = self.player.name
+        name = self.trainable.name
         moments, numbers = optimiser_state(self.optimiser, self.parameters)
-        tensors = {name: dict(self.player.module.state_dict()), f"{name}.optimiser": moments}
+        tensors = {name: dict(self.trainable.module.state_dict()), f"{name}.optimiser": moments}
         if self.ema is not None:
             tensors[f"{name}.ema"] = self.ema.mean
         tensors = {
@@ -150,20 +150,20 @@ class Learner:
         return whole.cpu() if self.world.first else whole.new_empty(0)
 
     def finished(self) -> dict[str, dict[str, Tensor]]:
-        """What the player makes of its running mean in the end, by file and name; often nothing."""
-        if self.player.finish is None:
+        """What the trainable makes of its running mean in the end, by file and name; often nothing."""
+        if self.trainable.finish is None:
             return {}
-        module = copy.deepcopy(self.player.module).float()
+        module = copy.deepcopy(self.trainable.module).float()
         if self.ema is not None:
             copy_into(module, self.ema.mean)
-        self.player.finish(module.eval())
-        return {f"{self.player.name}.final": dict(module.state_dict())}
+        self.trainable.finish(module.eval())
+        return {f"{self.trainable.name}.final": dict(module.state_dict())}
 
     def restore(self, tensors: dict[str, dict[str, Tensor]], values: dict[str, Any]) -> None:
         """Puts back what `state` gave; CheckpointError when it is of another network."""
-        name = self.player.name
+        name = self.trainable.name
         try:
-            copy_into(self.player.module, tensors[name], self.layout)
+            copy_into(self.trainable.module, tensors[name], self.layout)
             if self.ema is not None:
                 for key, mean in self.ema.mean.items():
                     mean.copy_(self.layout.like(tensors[f"{name}.ema"][key], mean))
@@ -188,8 +188,8 @@ def spreads(stage: Stage, world: World) -> bool:
     return world.size > 1 and (stage.spread or asked_to_spread())
 
 
-def _layout(player: Player, stage: Stage, device: torch.device, world: World) -> Layout:
-    if not player.networks or not spreads(stage, world):
+def _layout(trainable: Trainable, stage: Stage, device: torch.device, world: World) -> Layout:
+    if not trainable.networks or not spreads(stage, world):
         return Copies()
     if stage.optimiser.kind != "adamw" or stage.precision == "fp16":
         raise ConfigError(
@@ -198,4 +198,4 @@ def _layout(player: Player, stage: Stage, device: torch.device, world: World) ->
         )
     from kandinsky.training.fsdp import Spread  # its parts of torch take long to import
 
-    return Spread(player.networks, world, device)
+    return Spread(trainable.networks, world, device)

@@ -20,16 +20,15 @@ from kandinsky.training import events
 from kandinsky.training.checkpoint import Checkpoint, newest, random_state, restore_random_state, save
 from kandinsky.training.config import Stage
 from kandinsky.training.data.order import EpochSampler, Order
-from kandinsky.training.image_grid import write_sheet
+from kandinsky.training.image_grid import write_grid
 from kandinsky.training.learner import Learner, spreads
 from kandinsky.training.logs import LossLog
 from kandinsky.training.seeds import generator, seed_globals
-from kandinsky.training.task import Run, Turn
+from kandinsky.training.run_folder import CHECKPOINTS
+from kandinsky.training.task import StepContext, TrainState
 
-CHECKPOINTS = "checkpoints"
 
-
-def train(run: Run) -> Iterator[events.Event]:
+def train(run: TrainState) -> Iterator[events.Event]:
     """Trains until the stage's limit and yields what happens; closing the generator stops without saving.
 
     The first SIGINT saves and ends the stream with `Stopped`; a second one is the usual KeyboardInterrupt.
@@ -79,10 +78,10 @@ def is_over(stage: Stage, step: int, seconds: float) -> bool:
 class _Live:
     """What changes while a run goes."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrainState) -> None:
         self.run, self.stage, self.task = run, run.stage, run.task
         seed_globals(run.seed)
-        self.learners = [Learner(player, run.stage, run.device, run.world) for player in run.task.players]
+        self.learners = [Learner(trainable, run.stage, run.device, run.world) for trainable in run.task.trainables]
         if run.task.extra is not None:
             run.task.extra.to(run.device)
         count, batch = len(run.task.data), run.stage.batch
@@ -140,7 +139,7 @@ class _Live:
         """Continues from a checkpoint; returns how long the loss log was then."""
         tensors, values = checkpoint.tensors, checkpoint.values
         for learner in self.learners:
-            learner.restore(tensors, values["learners"][learner.player.name])
+            learner.restore(tensors, values["learners"][learner.trainable.name])
         if self.task.extra is not None:
             self.task.extra.load_state_dict(tensors["extra"])
         self.sampler.restore(values["data"])
@@ -161,7 +160,7 @@ class _Live:
         tensors: dict[str, dict[str, Tensor]] = {}
         learners = {}
         for learner in self.learners:
-            parts, learners[learner.player.name] = learner.state()
+            parts, learners[learner.trainable.name] = learner.state()
             tensors |= parts
             if self.done:
                 tensors |= learner.finished()
@@ -185,16 +184,16 @@ class _Live:
         yield events.Saved(self.stage.name, self.step, path)
 
     def _update(self, batches: list[Any]) -> dict[str, Tensor]:
-        """One optimiser step of every player; returns what to log, still on the device."""
+        """One optimiser step of every trainable; returns what to log, still on the device."""
         part = progress(self.stage, self.step, self.seconds)
         shared: list[dict[str, Tensor]] = [{} for _ in batches]
         first = self.run.world.rank * self.stage.accumulate
         values: dict[str, Tensor] = {}
         for number, learner in enumerate(self.learners):
-            if self.step < learner.player.begins:
+            if self.step < learner.trainable.begins:
                 continue
             turns = [
-                Turn(
+                StepContext(
                     batch,
                     self.step,
                     self.run.device,
@@ -206,10 +205,10 @@ class _Live:
             others = [other for other in self.learners if other is not learner]
             losses = learner.update(turns, others, part, self.step)
             self._finite &= losses["loss"].isfinite() & losses["grad_norm"].isfinite()
-            prefix = f"{learner.player.name}/" if len(self.learners) > 1 else ""
+            prefix = f"{learner.trainable.name}/" if len(self.learners) > 1 else ""
             values |= {prefix + name: value for name, value in losses.items()}
-        if self.task.settle is not None:
-            self.task.settle(self.run.world)
+        if self.task.sync is not None:
+            self.task.sync(self.run.world)
         return values
 
     def _feed(self, stack: ExitStack) -> Iterator[tuple[list[Any], dict[str, int]]]:
@@ -250,7 +249,7 @@ class _Live:
             stack.enter_context(torch.no_grad())
             for learner in self.learners:
                 stack.enter_context(learner.evaluating())
-            sheet = self.task.sheet(self._draws("sheet")) if self.task.sheet else None
+            sheet = self.task.grid(self._draws("sheet")) if self.task.grid else None
             measures = self.task.measure(self._draws("measure")) if self.task.measure else {}
         if log is None:
             return
@@ -261,7 +260,7 @@ class _Live:
             folder = self.run.folder / "samples"
             folder.mkdir(exist_ok=True)
             log.pictures(self.step, sheet)
-            path: Path = write_sheet(folder / f"{self.step:08d}.png", sheet)
+            path: Path = write_grid(folder / f"{self.step:08d}.png", sheet)
             yield events.Sampled(self.stage.name, self.step, path)
 
     def _draws(self, purpose: str, *numbers: int) -> torch.Generator:

@@ -17,23 +17,22 @@ from kandinsky.engine.pipeline import Pipeline
 from kandinsky.engine.words import listeners
 from kandinsky.generations.model import Model
 from kandinsky.training.activation_checkpointing import Inside, recompute
-from kandinsky.training.api import choose_device
+from kandinsky.training.api import ConfigSource, choose_device, open_config
 from kandinsky.training.config import (
     FINETUNING,
     DataConfig,
     DistillObjective,
+    DreamBoothObjective,
     Stage,
     TrainConfig,
-    read_config,
 )
+from kandinsky.training.context import TrainContext
 from kandinsky.training.finetune.dreambooth import CLASS_FOLDER
-from kandinsky.training.finetune.examples import Examples
+from kandinsky.training.examples import Examples
 from kandinsky.training.learner import Learner
 from kandinsky.training.memory_meter import CudaAutocast, Hollow, Ledger
 from kandinsky.training.methods import METHODS
-from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.task import Task, Turn
-from kandinsky.training.tuning_config import DreamBoothObjective
+from kandinsky.training.task import Task, StepContext
 
 CAPTION = "a picture of a thing of some colour that stands on a table in front of a window"
 """What each picture is said to show: about as long as captions are."""
@@ -73,10 +72,7 @@ class Plan:
 
 
 def plan(
-    source: Path | str | Mapping[str, Any] | TrainConfig,
-    *,
-    overrides: Mapping[str, Any] | None = None,
-    **changes: Any,
+    source: ConfigSource, *, overrides: Mapping[str, object] | None = None, **changes: object
 ) -> Plan:
     """Counts the memory of a step of fine-tuning by running it on tensors without numbers.
 
@@ -86,7 +82,7 @@ def plan(
     drawn between steps. Raises ConfigError for a run from scratch, whose later stages begin with the results
     of earlier ones, and for distillation; CheckpointError as `load` does.
     """
-    config = source if isinstance(source, TrainConfig) else read_config(source, overrides)
+    config = open_config(source, overrides)
     stage = config.stage[0]
     if stage.method not in FINETUNING or len(config.stage) > 1:
         raise ConfigError(
@@ -127,18 +123,18 @@ def _counted(config: TrainConfig, stage: Stage, device: str, folder: Path, insid
         )
         for name, module in model.modules.items()
     }
-    for player in task.players:
-        hollow.make(player.module)
-        for part in player.compiled if stage.gradient_checkpointing else ():
+    for trainable in task.trainables:
+        hollow.make(trainable.module)
+        for part in trainable.compiled if stage.gradient_checkpointing else ():
             recompute(part, inside)
-    learned = sum(ledger.count(player.module.state_dict().values()) for player in task.players)
+    learned = sum(ledger.count(trainable.module.state_dict().values()) for trainable in task.trainables)
     with ledger:
-        learners = [Learner(player, stage, CPU) for player in task.players]
+        learners = [Learner(trainable, stage, CPU) for trainable in task.trainables]
         for step in range(2):  # The first makes the optimiser's state, the second finds it there.
             batches = [_batch(task, model, stage, size) for _ in range(stage.accumulate)]
             ledger.mark()
             for learner in learners:
-                turns = [Turn(batch, step, CPU, torch.Generator().manual_seed(0), {}) for batch in batches]
+                turns = [StepContext(batch, step, CPU, torch.Generator().manual_seed(0), {}) for batch in batches]
                 learner.update(turns, [other for other in learners if other is not learner], 0.0, step)
     rows = {
         "learned": learned,

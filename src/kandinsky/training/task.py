@@ -1,7 +1,7 @@
 """A training task as a value: what learns, what it minimises, and on which data; the loop knows nothing else.
 
 Full training, an adapter, one row of an embedding or two networks against each other differ only in the
-`Player`s: the module whose parameters learn, and a function of a batch that uses it. The networks around it
+`Trainable`s: the module whose parameters learn, and a function of a batch that uses it. The networks around it
 are closed over.
 """
 
@@ -29,11 +29,11 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One batch in the hands of one player.
+class StepContext:
+    """One batch in the hands of one trainable.
 
     `generator` lives on `device` and is the only source of randomness a loss may use. `shared` passes
-    tensors to the players that have the same batch next (a reconstruction for its critic).
+    tensors to the trainables that have the same batch next (a reconstruction for its critic).
     """
 
     batch: Any
@@ -52,7 +52,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Player:
+class Trainable:
     """One module that learns (those of its parameters that require gradients), and what it minimises.
 
     `begins` is its first step; `ema` whether a running mean of it is kept; `compiled` are the modules whose
@@ -64,7 +64,7 @@ class Player:
 
     name: str
     module: nn.Module
-    loss: Callable[[Turn], Losses]
+    loss: Callable[[StepContext], Losses]
     optimiser: OptimiserConfig
     begins: int = 0
     ema: bool = True
@@ -83,31 +83,31 @@ class Source(Protocol):
         ...
 
 
-Sheet = npt.NDArray[np.uint8]
+ImageGrid = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Task:
     """Everything that is particular to one kind of training.
 
-    `extra` holds tensors that must survive a resume but are not trained (histories of samplers); `settle` is
+    `extra` holds tensors that must survive a resume but are not trained (histories of samplers); `sync` is
     called at the end of each step, by all processes, and makes them the same everywhere. `order`
     makes the order of examples from the batch size and the seed; without it each is seen once an epoch.
-    `sheet` draws a picture (H, W, 3) of what the players can do, `measure` gives numbers; both are called
+    `grid` draws an image (H, W, 3) of what the trainables can do, `measure` gives numbers; both are called
     with the running means in place, without gradients, and with the same generator each time.
     """
 
-    players: tuple[Player, ...]
+    trainables: tuple[Trainable, ...]
     data: Source
     extra: nn.Module | None = None
-    settle: Callable[[World], None] | None = None
+    sync: Callable[[World], None] | None = None
     order: Callable[[int, int], Order] | None = None
-    sheet: Callable[[torch.Generator], Sheet] | None = None
+    grid: Callable[[torch.Generator], ImageGrid] | None = None
     measure: Callable[[torch.Generator], dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainState:
     """A task, its settings, and where it happens; `folder` receives checkpoints, losses and samples.
 
     `world` are the processes that share it.

@@ -17,16 +17,16 @@ from kandinsky.diffusion.times import trailing
 from kandinsky.training.objectives.denoising import Posterior, Target, clean_of, error_of
 from kandinsky.training.objectives_config import Robust
 
-Says = Callable[[Tensor, Tensor], Tensor]
+Predict = Callable[[Tensor, Tensor], Tensor]
 """(x, t) to what a network says of x (B, C, h, w) at times t (B,): (B, C or 2C, h, w)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Rungs:
+class SolverTimes:
     """The levels of noise that a solver visits: rung 0 is pure noise, the last one the end.
 
-    `times` are the N falling times of all rungs but the last, `alpha_bar` (N + 1,) float32 the signal left at
-    each. A phase is `stride` rungs; the student takes it in one step.
+    `times` are the N falling times of all solver but the last, `alpha_bar` (N + 1,) float32 the signal left at
+    each. A phase is `stride` solver; the student takes it in one step.
     """
 
     times: Tensor
@@ -35,8 +35,8 @@ class Rungs:
     posterior: Posterior
 
     @classmethod
-    def of(cls, process: Process, steps: int, solver_steps: int, device: torch.device) -> "Rungs":
-        """The rungs of `solver_steps` trailing times, `steps` of which are the student's.
+    def of(cls, process: Process, steps: int, solver_steps: int, device: torch.device) -> "SolverTimes":
+        """The solver of `solver_steps` trailing times, `steps` of which are the student's.
 
         Raises ConfigError where the student's own times are not among the solver's.
         """
@@ -65,7 +65,7 @@ class Rungs:
         return (rung // self.stride + 1) * self.stride
 
 
-def landing(rungs: Rungs, kind: Target, output: Tensor, x: Tensor, rung: Tensor, to: Tensor) -> Tensor:
+def solve_to(solver: SolverTimes, kind: Target, output: Tensor, x: Tensor, rung: Tensor, to: Tensor) -> Tensor:
     """Where one deterministic step from `x` at `rung` (B,) ends at rung `to` (B,), (B, C, h, w).
 
     `output` (B, C, h, w) is what the network said of x, a `kind` of thing. This is DDIM's step (arXiv
@@ -74,30 +74,30 @@ def landing(rungs: Rungs, kind: Target, output: Tensor, x: Tensor, rung: Tensor,
     where a step ends at its beginning, the boundary condition of consistency models (arXiv 2303.01469, eq.
     5).
     """
-    now, then = (rungs.alpha_bar[r].reshape(-1, 1, 1, 1) for r in (rung, to))
-    x0 = clean_of(kind, rungs.posterior, output, x, rungs.times[rung])
+    now, then = (solver.alpha_bar[r].reshape(-1, 1, 1, 1) for r in (rung, to))
+    x0 = clean_of(kind, solver.posterior, output, x, solver.times[rung])
     eps = (x - now.sqrt() * x0) / (1 - now).sqrt()
     return then.sqrt() * x0 + (1 - then).sqrt() * eps
 
 
 def trajectory_errors(
-    rungs: Rungs, kind: Target, says: Says, objective: Robust, x: Tensor, step: Tensor, target: Tensor
+    solver: SolverTimes, kind: Target, says: Predict, objective: Robust, x: Tensor, step: Tensor, target: Tensor
 ) -> Tensor:
     """The error of each row, (B,), in going from `x` to `target` in one step, number `step` (B,) of few.
 
     Both (B, C, h, w) lie on one trajectory of the teacher, at the beginning and at the end of a phase
     (knowledge distillation, Luhman & Luhman 2021, arXiv 2101.02388, in several steps).
     """
-    rung = step * rungs.stride
-    output = says(x, rungs.times[rung])[:, : x.shape[1]].float()
-    return error_of(objective, landing(rungs, kind, output, x, rung, rung + rungs.stride), target)
+    rung = step * solver.stride
+    output = says(x, solver.times[rung])[:, : x.shape[1]].float()
+    return error_of(objective, solve_to(solver, kind, output, x, rung, rung + solver.stride), target)
 
 
 def consistency_errors(
-    rungs: Rungs,
+    solver: SolverTimes,
     kind: Target,
-    says: Says,
-    teacher: Says,
+    says: Predict,
+    teacher: Predict,
     objective: Robust,
     x: Tensor,
     rung: Tensor,
@@ -110,19 +110,19 @@ def consistency_errors(
     distillation.
     """
     channels = x.shape[1]
-    end = rungs.end_of_phase(rung)
+    end = solver.end_of_phase(rung)
     with torch.no_grad():
-        led = landing(rungs, kind, teacher(x, rungs.times[rung])[:, :channels].float(), x, rung, rung + 1)
+        led = solve_to(solver, kind, teacher(x, solver.times[rung])[:, :channels].float(), x, rung, rung + 1)
         # Behind the last rung there is no time; its rows are at the end of their phase and stay as they are.
-        inside = (rung + 1).clamp(max=rungs.count - 1)
-        said = says(led, rungs.times[inside])[:, :channels].float()
-        target = landing(rungs, kind, said, led, inside, end)
+        inside = (rung + 1).clamp(max=solver.count - 1)
+        said = says(led, solver.times[inside])[:, :channels].float()
+        target = solve_to(solver, kind, said, led, inside, end)
         target = torch.where((rung + 1 == end).reshape(-1, 1, 1, 1), led, target)
-    output = says(x, rungs.times[rung])[:, :channels].float()
-    return error_of(objective, landing(rungs, kind, output, x, rung, end), target)
+    output = says(x, solver.times[rung])[:, :channels].float()
+    return error_of(objective, solve_to(solver, kind, output, x, rung, end), target)
 
 
-def guided(teacher: Callable[[Tensor, Tensor, bool], Tensor], scale: float) -> Says:
+def guided(teacher: Callable[[Tensor, Tensor, bool], Tensor], scale: float) -> Predict:
     """The teacher with classifier-free guidance (arXiv 2207.12598, eq. 6), from `teacher(x, t, empty)`."""
 
     def says(x: Tensor, t: Tensor) -> Tensor:

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kandinsky.training.config import ClipObjective, Stage
+from kandinsky.training.context import TrainContext
 from kandinsky.training.data.order import EpochSampler, GroupSampler, Order
 from kandinsky.training.data.pictures import Batch, PictureSet
+from kandinsky.training.dataset import augmentation
 from kandinsky.training.events import Event
 from kandinsky.training.objectives.contrastive import (
     class_loss,
@@ -19,7 +21,9 @@ from kandinsky.training.objectives.contrastive import (
     matches,
     retrieval_accuracy,
 )
-from kandinsky.training.scratch.clip_model import Towers
+from kandinsky.training.scratch.clip_model import ClipModel
+from kandinsky.training.run_folder import weights_stamp
+from kandinsky.training.scratch.tokens import CaptionTokens
 from kandinsky.training.seeds import generator
 from kandinsky.training.stages.heads import Apprentice, sketch_of
 from kandinsky.training.stages.sources import (
@@ -30,8 +34,7 @@ from kandinsky.training.stages.sources import (
     encode_once,
     facts_of,
 )
-from kandinsky.training.stages.workshop import Workshop, augmentation, weights_stamp
-from kandinsky.training.task import Losses, Player, Task, Turn
+from kandinsky.training.task import Losses, Trainable, Task, StepContext
 from kandinsky.training.teacher import WIDTH, Teacher, load_teacher
 
 MEASURED = 512
@@ -120,24 +123,24 @@ class SeenPairSource:
         return self.pairs.texts(batch, generator, self.tensors["embeddings"][rows].float())
 
 
-def clip_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
+def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task]:
     """Both towers, or one of them, against each other and against what their heads are asked."""
-    objective: ClipObjective = stage.objective
-    towers = shop.new_towers()
-    shop.start(stage, "clip", towers, "towers.")
+    objective = stage.objective_as(ClipObjective)
+    towers = ctx.networks.clip()
+    ctx.run.start(stage, "clip", towers, "towers.")
     teacher = load_teacher() if objective.teacher is not None else None
-    learned, held_out = shop.split(stage)
+    learned, held_out = ctx.data.split(ctx.data.size(stage))
     apprentice = Apprentice(towers, objective, learned, WIDTH if teacher is not None else None)
     for name, head in apprentice.heads.items():
-        if shop.start_if_there(stage, "clip", head, f"{name}.") and objective.lock == "vision":
+        if ctx.run.start(stage, "clip", head, f"{name}.", optional=True) and objective.lock == "vision":
             # What a finished tower was asked is finished too: the texts come to the pictures' vectors.
             head.requires_grad_(False)
     towers.vision.requires_grad_(objective.sees and objective.lock != "vision")
     towers.text.requires_grad_(objective.reads and objective.lock != "text")
-    pairs = PairSource(PictureSource(learned, augmentation(stage)), shop.ids, objective, teacher)
-    source = yield from _seen_once(shop, stage, pairs, towers)
+    pairs = PairSource(PictureSource(learned, augmentation(stage)), CaptionTokens(ctx), objective, teacher)
+    source = yield from _seen_once(ctx, stage, pairs, towers)
 
-    def compare(turn: Turn) -> Losses:
+    def compare(turn: StepContext) -> Losses:
         pairs: Pairs = turn.batch
         parts: dict[str, Tensor] = {}
         image = text = None
@@ -161,43 +164,43 @@ def clip_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
         if held_out is None:
             return {}
         if objective.reads:
-            return concept_retrieval(towers, held_out, shop)
-        return concept_recognition(apprentice, held_out, shop.device)
+            return concept_retrieval(towers, held_out, ctx)
+        return concept_recognition(apprentice, held_out, ctx.device)
 
     def order(batch: int, seed: int) -> Order:
         if objective.per_concept == 1:
             return EpochSampler(len(source), batch, seed)
         return GroupSampler(learned.concept_ids.tolist(), objective.per_concept, batch, seed)
 
-    player = Player("clip", apprentice, compare, stage.optimiser, compiled=(towers.text, towers.vision))
-    return Task((player,), source, order=order, measure=measure)
+    trainable = Trainable("clip", apprentice, compare, stage.optimiser, compiled=(towers.text, towers.vision))
+    return Task((trainable,), source, order=order, measure=measure)
 
 
 def _seen_once(
-    shop: Workshop, stage: Stage, pairs: PairSource, towers: Towers
+    ctx: TrainContext, stage: Stage, pairs: PairSource, towers: ClipModel
 ) -> Generator[Event, None, PairSource | SeenPairSource]:
     """The stage's examples: with `variants`, pictures that the finished vision tower saw once."""
     if stage.variants == 0:
         return pairs
-    towers.to(shop.device).eval()
+    towers.to(ctx.device).eval()
 
     @torch.no_grad()
     def see(pixels: Tensor) -> dict[str, Tensor]:
-        return {"embeddings": towers.see(pixels.to(shop.device))}
+        return {"embeddings": towers.see(pixels.to(ctx.device))}
 
     tensors = yield from encode_once(
         pairs.source,
         stage.variants,
         see,
         weights_stamp({"image_encoder": towers.vision}),
-        shop.config.out / "cache",
-        shop.config.seed,
+        ctx.run.cache,
+        ctx.seed,
         stage.name,
     )
     return SeenPairSource(pairs, tensors, stage.variants)
 
 
-def _embed(towers: Towers, texts: tuple[Tensor, Tensor], device: torch.device) -> Tensor:
+def _embed(towers: ClipModel, texts: tuple[Tensor, Tensor], device: torch.device) -> Tensor:
     ids, mask = texts
     return towers.embed(ids.to(device), mask.to(device)).float()
 
@@ -280,13 +283,13 @@ def batch_matches(pictures: Batch, device: torch.device) -> Tensor:
     return fits.to(device)
 
 
-def concept_retrieval(towers: Towers, pictures: PictureSet, shop: Workshop) -> dict[str, float]:
+def concept_retrieval(towers: ClipModel, pictures: PictureSet, ctx: TrainContext) -> dict[str, float]:
     """How often a caption finds a picture of its concept among the held-out ones: shares in [0, 1]."""
     rows = range(min(MEASURED, len(pictures)))
-    batch = pictures.batch(rows, generator(shop.config.seed, "retrieval"))
-    text = towers.read(shop.ids(batch.captions)[0].to(shop.device)).embedding
-    image = towers.see(batch.pixels.to(shop.device))
-    right = (batch.concepts[:, None] == batch.concepts[None, :]).to(shop.device)
+    batch = pictures.batch(rows, generator(ctx.seed, "retrieval"))
+    text = towers.read(CaptionTokens(ctx)(batch.captions)[0].to(ctx.device)).embedding
+    image = towers.see(batch.pixels.to(ctx.device))
+    right = (batch.concepts[:, None] == batch.concepts[None, :]).to(ctx.device)
     return {f"top{top}": retrieval_accuracy(text, image, right, top) for top in (1, 5)}
 
 
