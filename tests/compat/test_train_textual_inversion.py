@@ -13,7 +13,7 @@ from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.compat import train_textual_inversion as script
 from kandinsky.core.errors import ConfigError
 from kandinsky.training.config import read_config
-from kandinsky.training.stages.base import Base
+from kandinsky.training.finetune.base_checkpoint import Base
 from tests.tiny_text_image import TextImageCheckpoints
 
 

@@ -14,9 +14,9 @@ from kandinsky.conditioning.decoder_texts import DecoderTexts
 from kandinsky.conditioning.tokenizer import TokenBatch
 from kandinsky.core.rng import ReplayRng
 from kandinsky.training.config import OptimiserConfig, TextualInversionObjective
+from kandinsky.training.finetune.base_checkpoint import Base
+from kandinsky.training.finetune.textual_inversion import Decoder, LearnedWord, draw_embeddings
 from kandinsky.training.optim import make_optimiser, trained
-from kandinsky.training.stages.base import Base
-from kandinsky.training.stages.inversion import Decoder, LearnedWord, draw_embeddings
 from tests.parity.peers import relative
 from tests.reference.recorded import tensors
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from kandinsky.training.config import read_config
-from kandinsky.training.stages import METHODS
+from kandinsky.training.methods import METHODS
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Task, Turn
 

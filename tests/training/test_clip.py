@@ -15,11 +15,11 @@ from small import CPU, build, draw_pictures, small_config, turn
 
 from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.training import events, run_config
+from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import ClipObjective, read_config
 from kandinsky.training.data.order import GroupSampler
-from kandinsky.training.stages.clip import concept_classes
+from kandinsky.training.scratch.clip import concept_classes
 from kandinsky.training.stages.heads import ConceptHead, SketchHead, sketch_of
-from kandinsky.training.state import newest
 
 VISION = {"contrastive": 0.0, "concepts": 1.0, "looks": 0.3, "sketch": 3.0}
 TEXT = {"lock": "vision", "contrastive": 1.0, "concepts_text": 0.5, "per_concept": 2}
@@ -121,7 +121,7 @@ def test_without_texts_the_text_tower_neither_runs_nor_learns(
     def refuse(*_: Any) -> None:
         raise AssertionError("a text was read")
 
-    monkeypatch.setattr("kandinsky.training.stages.towers.Towers.read", refuse)
+    monkeypatch.setattr("kandinsky.training.scratch.clip_model.Towers.read", refuse)
     monkeypatch.setattr("kandinsky.training.stages.workshop.Workshop.ids", refuse)
     said = list(run_config(config))
     (started,) = [event for event in said if isinstance(event, events.Started)]

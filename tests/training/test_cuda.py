@@ -10,8 +10,8 @@ from small import draw_pictures, small_config
 
 import kandinsky
 from kandinsky.training import events, run_config
+from kandinsky.training.checkpoint import newest
 from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.state import newest
 
 pytestmark = pytest.mark.cuda
 

@@ -25,17 +25,18 @@ from kandinsky.core.metadata import read_metadata
 from kandinsky.diffusion.process import Process
 from kandinsky.engine.sampling import SAMPLING, Sampling
 from kandinsky.training import events, run_config
+from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import DistillObjective, read_config
+from kandinsky.training.finetune import teacher_trajectories as trajectories
+from kandinsky.training.finetune.distillation import draw_few, student
+from kandinsky.training.finetune.teacher_trajectories import Stretches, draw_trajectories
 from kandinsky.training.loop import CHECKPOINTS
+from kandinsky.training.memory_plan import plan
+from kandinsky.training.methods import METHODS
 from kandinsky.training.objectives.distillation import (
     Rungs,
 )
-from kandinsky.training.plan import plan
-from kandinsky.training.stages import METHODS, trajectories
-from kandinsky.training.stages.distill import draw_few, student
-from kandinsky.training.stages.trajectories import Stretches, draw_trajectories
 from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.state import newest
 from kandinsky.training.task import Task
 
 PROCESS = Process.linear(0.00085, 0.012)

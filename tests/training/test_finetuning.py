@@ -21,15 +21,15 @@ from kandinsky.cli.main import run
 from kandinsky.core.errors import ConfigError, DataError, KandinskyError
 from kandinsky.training import events, run_config
 from kandinsky.training.api import export
+from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import read_config
+from kandinsky.training.finetune.base_checkpoint import Base
+from kandinsky.training.finetune.examples import Beside, Examples
+from kandinsky.training.finetune.export import without_places
+from kandinsky.training.finetune.losses import weighted
 from kandinsky.training.loop import CHECKPOINTS
-from kandinsky.training.stages import METHODS
-from kandinsky.training.stages.base import Base
-from kandinsky.training.stages.examples import Beside, Examples
-from kandinsky.training.stages.outcomes import without_places
-from kandinsky.training.stages.tuning import weighted
+from kandinsky.training.methods import METHODS
 from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.state import newest
 from kandinsky.training.task import Task
 
 OBJECTIVES: dict[str, dict[str, Any]] = {

@@ -15,9 +15,9 @@ from kandinsky.core.errors import CheckpointError, ConfigError, OutputError
 from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.training import events, run_config
 from kandinsky.training.api import export, load_networks
-from kandinsky.training.stages.movq import cropped
-from kandinsky.training.standardise import latent_statistics, standardise
-from kandinsky.training.state import Checkpoint, newest, save
+from kandinsky.training.checkpoint import Checkpoint, newest, save
+from kandinsky.training.scratch.latent_normalisation import latent_statistics, standardise
+from kandinsky.training.scratch.movq import cropped
 
 MOVQ = MoVQConfig(channels=(32, 32), layers=1, codebook_size=32)
 
@@ -243,7 +243,7 @@ def test_exports_that_cannot_be_are_one_error_each(
 
     config = json.loads((model.parent / "config.json").read_text())
     before = {path: path.stat().st_mtime_ns for path in model.rglob("*")}
-    monkeypatch.setattr("kandinsky.training.export.shutil.copyfile", full)
+    monkeypatch.setattr("kandinsky.training.scratch.export.shutil.copyfile", full)
     with pytest.raises(OutputError, match="No space left"):
         export(config)
     assert {path: path.stat().st_mtime_ns for path in model.rglob("*")} == before

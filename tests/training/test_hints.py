@@ -25,7 +25,7 @@ from kandinsky.training import run_config
 from kandinsky.training.data.folder import read_folder
 from kandinsky.training.data.hints import edge_hints, with_hints
 from kandinsky.training.data.pictures import Augmentation, open_pictures
-from kandinsky.training.stages.regions import following
+from kandinsky.training.finetune.widen_unet import following
 
 EDGES: dict[str, Any] = {"control": {"hints": "edges"}}
 

@@ -22,9 +22,9 @@ from kandinsky.core.errors import ConfigError
 from kandinsky.tasks.start import erode, told_region
 from kandinsky.training import run_config
 from kandinsky.training.data.masks import random_regions
+from kandinsky.training.finetune.losses import group_of
+from kandinsky.training.finetune.widen_unet import counting, widened
 from kandinsky.training.objectives.denoising import squared_error
-from kandinsky.training.stages.regions import counting, widened
-from kandinsky.training.stages.tuning import group_of
 
 INPAINTING: dict[str, Any] = {"inpainting": {"box": 0.5}}
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.diffusion.process import Process
+from kandinsky.training.distributed import ALONE
 from kandinsky.training.objectives.autoencoder import (
     PatchCritic,
     adaptive_weight,
@@ -32,7 +33,6 @@ from kandinsky.training.objectives.denoising import (
     variance_bound,
 )
 from kandinsky.training.objectives.times import SecondMomentTimes, UniformTimes
-from kandinsky.training.ranks import ALONE
 
 CPU = torch.device("cpu")
 PROCESS = Process.linear(0.00085, 0.012)

@@ -14,9 +14,11 @@ from torch import nn
 
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
+from kandinsky.training.checkpoint import Checkpoint, read, save
 from kandinsky.training.config import OptimiserConfig, ScheduleConfig
 from kandinsky.training.data.order import EpochSampler
 from kandinsky.training.ema import Ema
+from kandinsky.training.image_grid import GAP, grid, write_sheet
 from kandinsky.training.optim import (
     make_optimiser,
     optimiser_state,
@@ -25,10 +27,8 @@ from kandinsky.training.optim import (
     restore_optimiser,
     trained,
 )
+from kandinsky.training.scratch.clip_model import Towers, by_length
 from kandinsky.training.seeds import generator
-from kandinsky.training.sheets import GAP, grid, write_sheet
-from kandinsky.training.stages.towers import Towers, by_length
-from kandinsky.training.state import Checkpoint, read, save
 from kandinsky.training.teacher import remembering
 
 

@@ -16,8 +16,8 @@ import kandinsky
 from kandinsky.cli import planning
 from kandinsky.cli.main import run
 from kandinsky.core.errors import ConfigError
-from kandinsky.training.ledger import CudaAutocast, Hollow, Ledger
-from kandinsky.training.plan import plan
+from kandinsky.training.memory_meter import CudaAutocast, Hollow, Ledger
+from kandinsky.training.memory_plan import plan
 
 MIB = 2**20
 OBJECTIVES: dict[str, dict[str, Any]] = {

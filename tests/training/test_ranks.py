@@ -17,11 +17,11 @@ from test_finetuning import build, config, exported
 
 from kandinsky.core.errors import ConfigError
 from kandinsky.training import run_config
+from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import read_config
+from kandinsky.training.distributed import ALONE, World, announced
 from kandinsky.training.learner import Learner, spreads
 from kandinsky.training.loop import CHECKPOINTS
-from kandinsky.training.ranks import ALONE, World, announced
-from kandinsky.training.state import newest
 
 
 def free_port() -> int:

@@ -18,15 +18,15 @@ from kandinsky.conditioning.clip_image import CLIP_MEAN
 from kandinsky.core.errors import CheckpointError, ConfigError, DataError
 from kandinsky.training import events, run_config, teacher
 from kandinsky.training.api import load_networks
+from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import read_config
 from kandinsky.training.data.pictures import AUGMENTATIONS
+from kandinsky.training.scratch.clip_model import vision_pixels
+from kandinsky.training.scratch.encoding import Encoders
+from kandinsky.training.scratch.prior import condition
 from kandinsky.training.stages import sources
-from kandinsky.training.stages.encoding import Encoders
-from kandinsky.training.stages.prior import condition
 from kandinsky.training.stages.sources import Captioned, PictureSource
-from kandinsky.training.stages.towers import vision_pixels
 from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.state import newest
 
 RECIPES = Path(training.__file__).parent / "recipes"
 NAMES = ("movq", "clip", "prior", "decoder")
@@ -216,7 +216,7 @@ def test_options_train_too(
     def teach(texts: Any) -> torch.Tensor:
         return torch.stack([torch.full((teacher.WIDTH,), float(len(text))) for text in texts])
 
-    monkeypatch.setattr("kandinsky.training.stages.clip.load_teacher", lambda: teach)
+    monkeypatch.setattr("kandinsky.training.scratch.clip.load_teacher", lambda: teach)
     uses = {name: str(whole[0] / name) for name in ("movq", "clip")}
     stage = {"method": method, "batch": 4, "max_steps": 2, "log_every": 1, "uses": uses, **changes}
     config = small_config(

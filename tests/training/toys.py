@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.training.config import Stage
+from kandinsky.training.image_grid import grid
 from kandinsky.training.loop import train
-from kandinsky.training.sheets import grid
 from kandinsky.training.task import Losses, Player, Run, Sheet, Task, Turn
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky.cli.console import say
-from kandinsky.training.plan import Plan
+from kandinsky.training.memory_plan import Plan
 
 MIB = 2**20
 HALF = {"bf16": "bf16", "fp16": "fp16", "fp32": "bf16"}
@@ -14,7 +14,7 @@ HALF = {"bf16": "bf16", "fp16": "fp16", "fp32": "bf16"}
 def show(path: Path, changes: dict[str, Any]) -> None:
     """Prints what a step of a run takes, and how precision and gradient checkpointing change it."""
     from kandinsky.training.config import read_config
-    from kandinsky.training.plan import plan
+    from kandinsky.training.memory_plan import plan
 
     config = read_config(path, changes)
     stage = config.stage[0]

@@ -140,7 +140,7 @@ def launch(count: int, arguments: Sequence[str]) -> int:
 def train(path: Path, changes: dict[str, Any], *, resume: bool, quiet: bool) -> None:
     """Runs a training run to its end; leaves with the code of Ctrl-C when it was stopped (and saved)."""
     from kandinsky.training.api import run_config
-    from kandinsky.training.ranks import announced, leave
+    from kandinsky.training.distributed import announced, leave
 
     quiet = quiet or not announced().first
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kandinsky.core.errors import KandinskyError
 from kandinsky.training import events, run_config
-from kandinsky.training.ranks import announced, leave
+from kandinsky.training.distributed import announced, leave
 
 FAILED, STOPPED = 1, 130
 

@@ -10,15 +10,15 @@ import torch
 from kandinsky.core.errors import ConfigError, OutputError
 from kandinsky.core.files import write_atomically
 from kandinsky.training import events
+from kandinsky.training.checkpoint import newest_values, tidy
 from kandinsky.training.config import FINETUNING, SETTINGS, Stage, TrainConfig, read_config
-from kandinsky.training.export import Networks, check_export, write_export
+from kandinsky.training.distributed import World, join
+from kandinsky.training.finetune.export import check_outcome, outcomes
 from kandinsky.training.loop import CHECKPOINTS, is_over, train
-from kandinsky.training.ranks import World, join
+from kandinsky.training.methods import METHODS
+from kandinsky.training.scratch.export import Networks, check_export, write_export
 from kandinsky.training.seeds import seed_globals
-from kandinsky.training.stages import METHODS
-from kandinsky.training.stages.outcomes import check_outcome, outcomes
 from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.state import newest_values, tidy
 from kandinsky.training.task import Run
 
 CHECKPOINT = "checkpoint"

@@ -13,8 +13,8 @@ from kandinsky.checkpoints.formats import Format
 from kandinsky.checkpoints.weights import load_strict, read_tensor_file, read_weights
 from kandinsky.core.errors import CheckpointError, ConfigError, nearest
 from kandinsky.training.config import Stage, TrainConfig, read_config, read_settings
+from kandinsky.training.finetune.export import component_in, folder_of, whole_networks
 from kandinsky.training.loop import CHECKPOINTS
-from kandinsky.training.stages.outcomes import component_in, folder_of, whole_networks
 from kandinsky.training.stages.workshop import Workshop
 
 KEYS: dict[str, tuple[str, ...]] = {

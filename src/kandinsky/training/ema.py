@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from kandinsky.training.ranks import Copies, Layout
+from kandinsky.training.distributed import Copies, Layout
 
 
 class Ema:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from kandinsky.core.errors import CheckpointError, ConfigError
+from kandinsky.training.activation_checkpointing import recompute
 from kandinsky.training.config import Stage
+from kandinsky.training.distributed import ALONE, Copies, Layout, World, asked_to_spread
 from kandinsky.training.ema import Ema, copy_into
-from kandinsky.training.memory import recompute
 from kandinsky.training.optim import (
     make_optimiser,
     optimiser_state,
@@ -20,7 +21,6 @@ from kandinsky.training.optim import (
     set_rate,
     trained,
 )
-from kandinsky.training.ranks import ALONE, Copies, Layout, World, asked_to_spread
 from kandinsky.training.task import Player, Turn
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -196,6 +196,6 @@ def _layout(player: Player, stage: Stage, device: torch.device, world: World) ->
             f"Networks spread over processes do not learn by {stage.optimiser.kind} in {stage.precision}.",
             'Set optimiser.kind = "adamw", and precision = "bf16" or "fp32".',
         )
-    from kandinsky.training.sharding import Spread  # its parts of torch take long to import
+    from kandinsky.training.fsdp import Spread  # its parts of torch take long to import
 
     return Spread(player.networks, world, device)

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from kandinsky.core.errors import ConfigError, KandinskyError
 from kandinsky.training import events
+from kandinsky.training.checkpoint import Checkpoint, newest, random_state, restore_random_state, save
 from kandinsky.training.config import Stage
 from kandinsky.training.data.order import EpochSampler, Order
+from kandinsky.training.image_grid import write_sheet
 from kandinsky.training.learner import Learner, spreads
 from kandinsky.training.logs import LossLog
 from kandinsky.training.seeds import generator, seed_globals
-from kandinsky.training.sheets import write_sheet
-from kandinsky.training.state import Checkpoint, newest, random_state, restore_random_state, save
 from kandinsky.training.task import Run, Turn
 
 CHECKPOINTS = "checkpoints"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.training.config import OptimiserConfig, ScheduleConfig
-from kandinsky.training.ranks import Copies, Layout
+from kandinsky.training.distributed import Copies, Layout
 
 Group = dict[str, Any]
 GROUP = "/"

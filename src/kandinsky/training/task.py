@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kandinsky.training.config import OptimiserConfig, Stage
 from kandinsky.training.data.order import Order
-from kandinsky.training.ranks import ALONE, World
+from kandinsky.training.distributed import ALONE, World
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from kandinsky.training.ranks import World
+from kandinsky.training.distributed import World
 
 
 class TimeSampler(Protocol):

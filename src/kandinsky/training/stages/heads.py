@@ -10,7 +10,7 @@ from kandinsky.training.config import ClipObjective
 from kandinsky.training.data.pictures import PictureSet
 from kandinsky.training.data.words import COLOURS
 from kandinsky.training.objectives.contrastive import cosine_logits
-from kandinsky.training.stages.towers import Towers
+from kandinsky.training.scratch.clip_model import Towers
 
 SKETCH = 16
 """The side of a sketch in pixels."""

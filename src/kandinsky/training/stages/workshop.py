@@ -18,6 +18,7 @@ from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
 from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.networks.prior import Prior, PriorConfig
 from kandinsky.networks.unet2 import UNet2, UNet2Config
+from kandinsky.training.checkpoint import HASHES, newest_whole
 from kandinsky.training.config import (
     DataConfig,
     DistillObjective,
@@ -35,12 +36,11 @@ from kandinsky.training.data.imports import unpack_dataset, unpack_shards
 from kandinsky.training.data.pictures import AUGMENTATIONS, Augmentation, PictureSet, open_pictures
 from kandinsky.training.data.tokenizer_training import caption_corpus, train_tokenizer, write_tokenizer
 from kandinsky.training.ema import copy_into
+from kandinsky.training.finetune.base_checkpoint import Base
+from kandinsky.training.finetune.widen_unet import following, widened
 from kandinsky.training.loop import CHECKPOINTS
+from kandinsky.training.scratch.clip_model import Towers
 from kandinsky.training.seeds import generator, seed_globals
-from kandinsky.training.stages.base import Base
-from kandinsky.training.stages.regions import following, widened
-from kandinsky.training.stages.towers import Towers
-from kandinsky.training.state import HASHES, newest_whole
 from kandinsky.training.tuning_config import Tuned
 
 LAST_TOKENIZER_FILE = "special_tokens_map.json"

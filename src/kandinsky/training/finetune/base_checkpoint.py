@@ -18,7 +18,7 @@ from kandinsky.networks.prior import PriorCondition
 from kandinsky.networks.unet2 import UNet2Condition
 from kandinsky.networks.unet3 import UNet3Condition
 from kandinsky.tasks.start import told_region
-from kandinsky.training.stages.towers import vision_pixels
+from kandinsky.training.scratch.clip_model import vision_pixels
 
 KINDS = {"epsilon": "eps", "sample": "x0", "velocity": "v"}
 """What training calls what a checkpoint's network says."""

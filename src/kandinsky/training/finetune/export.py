@@ -27,12 +27,12 @@ from kandinsky.networks.unet2 import UNet2
 from kandinsky.training.config import DistillObjective, LoraObjective, Stage, TextualInversionObjective
 from kandinsky.training.ema import copy_into
 from kandinsky.training.events import Exported
-from kandinsky.training.export import in_place_of
-from kandinsky.training.stages.base import Base
-from kandinsky.training.stages.distill import sampling_of
-from kandinsky.training.stages.dreambooth import trainable
-from kandinsky.training.stages.inversion import PLAYER, new_word
-from kandinsky.training.stages.tuning import add_adapters, together
+from kandinsky.training.finetune.base_checkpoint import Base
+from kandinsky.training.finetune.distillation import sampling_of
+from kandinsky.training.finetune.dreambooth import trainable
+from kandinsky.training.finetune.losses import add_adapters, together
+from kandinsky.training.finetune.textual_inversion import PLAYER, new_word
+from kandinsky.training.scratch.export import in_place_of
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.tuning_config import DreamBoothObjective, Target, Tuned
 

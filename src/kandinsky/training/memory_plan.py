@@ -16,6 +16,7 @@ from kandinsky.engine.outline import outline
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.engine.words import listeners
 from kandinsky.generations.model import Model
+from kandinsky.training.activation_checkpointing import Inside, recompute
 from kandinsky.training.api import choose_device
 from kandinsky.training.config import (
     FINETUNING,
@@ -25,12 +26,11 @@ from kandinsky.training.config import (
     TrainConfig,
     read_config,
 )
+from kandinsky.training.finetune.dreambooth import CLASS_FOLDER
+from kandinsky.training.finetune.examples import Examples
 from kandinsky.training.learner import Learner
-from kandinsky.training.ledger import CudaAutocast, Hollow, Ledger
-from kandinsky.training.memory import Inside, recompute
-from kandinsky.training.stages import METHODS
-from kandinsky.training.stages.dreambooth import CLASS_FOLDER
-from kandinsky.training.stages.examples import Examples
+from kandinsky.training.memory_meter import CudaAutocast, Hollow, Ledger
+from kandinsky.training.methods import METHODS
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Task, Turn
 from kandinsky.training.tuning_config import DreamBoothObjective

@@ -16,13 +16,13 @@ from kandinsky.engine.words import learn_word
 from kandinsky.training.config import DecoderObjective, Stage, TextualInversionObjective
 from kandinsky.training.data.captions import Templates
 from kandinsky.training.events import Event
+from kandinsky.training.finetune.base_checkpoint import KINDS, Base
+from kandinsky.training.finetune.examples import Examples, lesson_of
+from kandinsky.training.finetune.losses import Loss, held_out_losses, weighted
+from kandinsky.training.finetune.sample_grids import draw_sheet
 from kandinsky.training.objectives.denoising import Posterior, squared_error
 from kandinsky.training.objectives.times import TIME_SAMPLERS, TimeSampler, settled
-from kandinsky.training.stages.base import KINDS, Base
-from kandinsky.training.stages.decoder import denoising_losses
-from kandinsky.training.stages.examples import Examples, lesson_of
-from kandinsky.training.stages.showing import draw_sheet
-from kandinsky.training.stages.tuning import Loss, held_out_losses, weighted
+from kandinsky.training.scratch.decoder import denoising_losses
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Losses, Player, Sheet, Task, Turn
 

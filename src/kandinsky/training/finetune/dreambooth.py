@@ -14,9 +14,9 @@ from kandinsky.training.config import DreamBoothObjective, Stage
 from kandinsky.training.data.captions import Templates
 from kandinsky.training.data.folder import read_bare_folder
 from kandinsky.training.data.pictures import PictureSet, open_pictures
-from kandinsky.training.stages.base import Base
-from kandinsky.training.stages.examples import Beside, examples_of, lesson_of
-from kandinsky.training.stages.tuning import add_adapters, tuning_task, unfreeze
+from kandinsky.training.finetune.base_checkpoint import Base
+from kandinsky.training.finetune.examples import Beside, examples_of, lesson_of
+from kandinsky.training.finetune.losses import add_adapters, tuning_task, unfreeze
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Source, Task
 from kandinsky.training.tuning_config import Target

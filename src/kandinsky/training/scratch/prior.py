@@ -18,9 +18,9 @@ from kandinsky.training.events import Event
 from kandinsky.training.objectives.contrastive import retrieval_accuracy
 from kandinsky.training.objectives.denoising import error_of
 from kandinsky.training.objectives.times import TIME_SAMPLERS
+from kandinsky.training.scratch.clip_model import Towers, by_length, trimmed
+from kandinsky.training.scratch.encoding import Encoders, encoded_source
 from kandinsky.training.seeds import generator
-from kandinsky.training.stages.encoding import Encoders, encoded_source
-from kandinsky.training.stages.towers import Towers, by_length, trimmed
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Losses, Player, Source, Task, Turn
 

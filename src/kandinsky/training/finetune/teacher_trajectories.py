@@ -24,8 +24,8 @@ from kandinsky.tasks.start import start
 from kandinsky.training import events
 from kandinsky.training.config import DistillObjective, Stage
 from kandinsky.training.data.pictures import PictureSet
+from kandinsky.training.finetune.base_checkpoint import Base
 from kandinsky.training.seeds import generator
-from kandinsky.training.stages.base import Base
 from kandinsky.training.stages.workshop import Workshop, augmentation, weights_stamp
 
 FIRST_SEED = 2**40

@@ -11,6 +11,7 @@ from kandinsky.networks.movq import MoVQ
 from kandinsky.training.config import MovqObjective, Stage
 from kandinsky.training.data.pictures import PictureSet
 from kandinsky.training.events import Event
+from kandinsky.training.image_grid import grid
 from kandinsky.training.objectives.autoencoder import (
     PatchCritic,
     adaptive_weight,
@@ -19,11 +20,10 @@ from kandinsky.training.objectives.autoencoder import (
     latent_moments_loss,
     structure_distance,
 )
+from kandinsky.training.scratch.latent_normalisation import latent_statistics, standardise
 from kandinsky.training.seeds import generator
-from kandinsky.training.sheets import grid
 from kandinsky.training.stages.sources import PictureSource
 from kandinsky.training.stages.workshop import Workshop, augmentation
-from kandinsky.training.standardise import latent_statistics, standardise
 from kandinsky.training.task import Losses, Player, Sheet, Task, Turn
 
 SHOWN = 8

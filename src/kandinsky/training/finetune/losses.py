@@ -22,12 +22,8 @@ from kandinsky.training.config import (
 )
 from kandinsky.training.data.pictures import AUGMENTATIONS
 from kandinsky.training.events import Event
-from kandinsky.training.objectives.denoising import Posterior, error_of
-from kandinsky.training.objectives.times import TIME_SAMPLERS, settled
-from kandinsky.training.seeds import generator
-from kandinsky.training.stages.base import KINDS, Base
-from kandinsky.training.stages.decoder import denoising_losses, noise_of
-from kandinsky.training.stages.examples import (
+from kandinsky.training.finetune.base_checkpoint import KINDS, Base
+from kandinsky.training.finetune.examples import (
     Examples,
     Lesson,
     Plain,
@@ -35,8 +31,12 @@ from kandinsky.training.stages.examples import (
     WithRegions,
     lesson_of,
 )
-from kandinsky.training.stages.regions import counting
-from kandinsky.training.stages.showing import draw_following, draw_repainted, draw_sheet
+from kandinsky.training.finetune.sample_grids import draw_following, draw_repainted, draw_sheet
+from kandinsky.training.finetune.widen_unet import counting
+from kandinsky.training.objectives.denoising import Posterior, error_of
+from kandinsky.training.objectives.times import TIME_SAMPLERS, settled
+from kandinsky.training.scratch.decoder import denoising_losses, noise_of
+from kandinsky.training.seeds import generator
 from kandinsky.training.stages.sources import PictureSource
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Losses, Player, Sheet, Source, Task, Turn

@@ -18,6 +18,7 @@ from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.unet2 import UNet2, UNet2Condition
 from kandinsky.training.config import DecoderObjective, Stage
 from kandinsky.training.events import Event
+from kandinsky.training.image_grid import grid
 from kandinsky.training.objectives.denoising import (
     Posterior,
     clean_of,
@@ -28,9 +29,8 @@ from kandinsky.training.objectives.denoising import (
     with_offset,
 )
 from kandinsky.training.objectives.times import TIME_SAMPLERS
+from kandinsky.training.scratch.encoding import Encoders, encoded_source
 from kandinsky.training.seeds import generator
-from kandinsky.training.sheets import grid
-from kandinsky.training.stages.encoding import Encoders, encoded_source
 from kandinsky.training.stages.sources import Captioned
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Losses, Player, Sheet, Task, Turn

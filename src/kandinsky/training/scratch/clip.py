@@ -19,6 +19,7 @@ from kandinsky.training.objectives.contrastive import (
     matches,
     retrieval_accuracy,
 )
+from kandinsky.training.scratch.clip_model import Towers
 from kandinsky.training.seeds import generator
 from kandinsky.training.stages.heads import Apprentice, sketch_of
 from kandinsky.training.stages.sources import (
@@ -29,7 +30,6 @@ from kandinsky.training.stages.sources import (
     encode_once,
     facts_of,
 )
-from kandinsky.training.stages.towers import Towers
 from kandinsky.training.stages.workshop import Workshop, augmentation, weights_stamp
 from kandinsky.training.task import Losses, Player, Task, Turn
 from kandinsky.training.teacher import WIDTH, Teacher, load_teacher

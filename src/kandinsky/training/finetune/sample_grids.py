@@ -8,8 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from kandinsky.core.images import to_pil
-from kandinsky.training.sheets import pictures_to_sheet
-from kandinsky.training.stages.base import Base
+from kandinsky.training.finetune.base_checkpoint import Base
+from kandinsky.training.image_grid import pictures_to_sheet
 from kandinsky.training.task import Sheet
 
 SHEET_STEPS = 10

@@ -15,7 +15,7 @@ from kandinsky.training.data.masks import random_regions
 from kandinsky.training.data.order import Order
 from kandinsky.training.data.pictures import PictureSet
 from kandinsky.training.events import Event
-from kandinsky.training.stages.base import Base
+from kandinsky.training.finetune.base_checkpoint import Base
 from kandinsky.training.stages.sources import (
     FACTS,
     PictureSource,

@@ -10,6 +10,7 @@ from kandinsky.networks.movq import MoVQ
 from kandinsky.training.config import Stage
 from kandinsky.training.data.pictures import PictureSet
 from kandinsky.training.events import Event
+from kandinsky.training.scratch.clip_model import Towers
 from kandinsky.training.stages.sources import (
     Captioned,
     CaptionedSource,
@@ -17,7 +18,6 @@ from kandinsky.training.stages.sources import (
     PictureSource,
     encode_once,
 )
-from kandinsky.training.stages.towers import Towers
 from kandinsky.training.stages.workshop import Frozen, Workshop, augmentation
 from kandinsky.training.task import Source
 

@@ -13,6 +13,17 @@ from kandinsky.core.errors import ConfigError
 from kandinsky.engine.sampling import Sampling
 from kandinsky.training.config import DistillObjective, Stage
 from kandinsky.training.events import Event
+from kandinsky.training.finetune.base_checkpoint import KINDS, Base
+from kandinsky.training.finetune.examples import Examples, examples_of
+from kandinsky.training.finetune.losses import NAME, Loss, add_adapters, unfreeze
+from kandinsky.training.finetune.teacher_trajectories import (
+    Stretch,
+    Stretches,
+    Trajectories,
+    kept_trajectories,
+    teacher_scale,
+)
+from kandinsky.training.image_grid import grid
 from kandinsky.training.objectives.denoising import Target
 from kandinsky.training.objectives.distillation import (
     Rungs,
@@ -22,17 +33,6 @@ from kandinsky.training.objectives.distillation import (
     landing,
     trajectory_errors,
 )
-from kandinsky.training.sheets import grid
-from kandinsky.training.stages.base import KINDS, Base
-from kandinsky.training.stages.examples import Examples, examples_of
-from kandinsky.training.stages.trajectories import (
-    Stretch,
-    Stretches,
-    Trajectories,
-    kept_trajectories,
-    teacher_scale,
-)
-from kandinsky.training.stages.tuning import NAME, Loss, add_adapters, unfreeze
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Losses, Player, Sheet, Source, Task, Turn
 

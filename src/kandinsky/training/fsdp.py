@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.export import register_dataclass
 
 from kandinsky.networks.clip import ClipTextFeatures
-from kandinsky.training.ranks import World
+from kandinsky.training.distributed import World
 
 # Some versions of torch (2.11 is one) find the tensors of a network's answer only in containers that they
 # were told of, and a network in whose answer they find none gets no gradients.
