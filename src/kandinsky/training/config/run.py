@@ -8,51 +8,27 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self, TypeVar, get_args
 
 from pydantic import Field, model_validator
 
 from kandinsky.core.errors import ConfigError, nearest
+from kandinsky.training.config.objectives import ClipObjective, DistillObjective, Objective, Target, Tuned
+from kandinsky.training.config.table import Table, validated
 from kandinsky.training.data.decode import Fit
-from kandinsky.training.distillation_config import DistillObjective
-from kandinsky.training.objectives_config import (
-    ClipObjective,
-    DecoderObjective,
-    MovqObjective,
-    PriorObjective,
-)
-from kandinsky.training.tables import Table, network_config, validated
-from kandinsky.training.tuning_config import (
-    DreamBoothObjective,
-    FullObjective,
-    LoraObjective,
-    TextualInversionObjective,
-)
 
-__all__ = [
-    "FINETUNING",
-    "OBJECTIVES",
-    "ClipObjective",
-    "DataConfig",
-    "DecoderObjective",
-    "DistillObjective",
-    "DreamBoothObjective",
-    "EmaConfig",
-    "ExportConfig",
-    "FullObjective",
-    "LoraObjective",
-    "ModelConfig",
-    "MovqObjective",
-    "OptimiserConfig",
-    "PriorObjective",
-    "ScheduleConfig",
-    "Stage",
-    "TextualInversionObjective",
-    "TrainConfig",
-    "network_config",
-    "read_config",
-    "validated",
+Method = Literal[
+    "movq", "clip", "prior", "decoder", "lora", "dreambooth", "textual_inversion", "full", "distill"
 ]
+METHODS: tuple[str, ...] = get_args(Method)
+FINETUNING = frozenset({"lora", "dreambooth", "textual_inversion", "full", "distill"})
+"""Methods that begin with a whole checkpoint."""
+BUCKETED = FINETUNING - {"distill"}
+"""Methods that learn from images of several shapes."""
+SETTINGS = "config.json"
+"""The file in which a run leaves its settings, as flags changed them, beside what it makes."""
+
+O = TypeVar("O", bound=Table)
 
 
 class OptimiserConfig(Table):
@@ -88,25 +64,6 @@ class EmaConfig(Table):
     decay: float = Field(default=0.999, ge=0, lt=1)
 
 
-OBJECTIVES: dict[str, type[Table]] = {
-    "movq": MovqObjective,
-    "clip": ClipObjective,
-    "prior": PriorObjective,
-    "decoder": DecoderObjective,
-    "lora": LoraObjective,
-    "dreambooth": DreamBoothObjective,
-    "textual_inversion": TextualInversionObjective,
-    "full": FullObjective,
-    "distill": DistillObjective,
-}
-FINETUNING = frozenset({"lora", "dreambooth", "textual_inversion", "full", "distill"})
-"""Methods that begin with a whole checkpoint."""
-SETTINGS = "config.json"
-"""The file in which a run leaves its settings, as flags changed them, beside what it makes."""
-BUCKETED = frozenset({"lora", "full", "dreambooth", "textual_inversion"})
-"""Methods that learn from pictures of several shapes."""
-
-
 class Stage(Table):
     """One trainable, one objective, one network, and how long.
 
@@ -123,7 +80,7 @@ class Stage(Table):
     their weights, instead of copies (FSDP).
     """
 
-    method: str
+    method: Method
     name: str = ""
     init: str | None = None
     uses: dict[str, str] = Field(default_factory=dict)
@@ -148,25 +105,31 @@ class Stage(Table):
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     ema: EmaConfig = EmaConfig()
-    objective: Any = None
+    objective: Objective
 
     @model_validator(mode="before")
     @classmethod
-    def _fill(cls, values: Any) -> Any:
+    def _fill(cls, values: object) -> object:
+        """Names the stage, and tags its objective with the method."""
         if not isinstance(values, Mapping) or "method" not in values:
             return values
         method = values["method"]
-        if method not in OBJECTIVES:
-            raise ConfigError(f"there is no method {method!r}.", nearest(str(method), OBJECTIVES))
+        if method not in METHODS:
+            raise ConfigError(f"there is no method {method!r}.", nearest(str(method), METHODS))
         objective = values.get("objective") or {}
-        if not isinstance(objective, Table):
-            objective = validated(OBJECTIVES[method], objective, "objective")
+        if isinstance(objective, Mapping):
+            objective = {"method": method, **objective}
         return {**values, "name": values.get("name") or method, "objective": objective}
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.max_steps is None and self.max_minutes is None and self.epochs is None:
             raise ConfigError(f"stage {self.name!r} never ends.", "Set max_steps, epochs or max_minutes.")
+        if self.objective.method != self.method:
+            raise ConfigError(
+                f"objective.method is {self.objective.method!r}, of a stage of method {self.method!r}.",
+                "Leave it out.",
+            )
         if self.method in FINETUNING and (self.init is not None or self.uses):
             raise ConfigError(
                 f"stage {self.name!r} fine-tunes a checkpoint and begins with no stage.",
@@ -183,6 +146,17 @@ class Stage(Table):
                 "Choose a multiple for `batch`.",
             )
         return self
+
+    def objective_as(self, kind: type[O]) -> O:
+        """The objective, of the kind that the stage's method has."""
+        if not isinstance(self.objective, kind):
+            raise TypeError(f"a stage of method {self.method!r} has no {kind.__name__}")
+        return self.objective
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The networks of a checkpoint that learn; none when a stage has no checkpoint or teaches a word."""
+        return self.objective.targets if isinstance(self.objective, Tuned | DistillObjective) else ()
 
     def on(self, examples: int) -> "Stage":
         """This stage on so many examples: `epochs` are counted in steps."""
@@ -223,7 +197,7 @@ class DataConfig(Table):
     fit: Fit = "cut"
     buckets: int | None = Field(default=None, ge=8)
     hints: Path | None = None
-    captions: dict[str, Any] = Field(default_factory=dict)
+    captions: dict[str, object] = Field(default_factory=dict)
     held_out: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -278,7 +252,7 @@ class TrainConfig(Table):
     data: DataConfig
     model: ModelConfig = ModelConfig()
     stage: tuple[Stage, ...] = Field(min_length=1)
-    networks: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    networks: dict[str, dict[str, object]] = Field(default_factory=dict)
     export: ExportConfig = ExportConfig()
     tokenizer: Path | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -287,25 +261,20 @@ class TrainConfig(Table):
 
     @model_validator(mode="before")
     @classmethod
-    def _single(cls, values: Any) -> Any:
+    def _single(cls, values: object) -> object:
         if not isinstance(values, Mapping) or "method" not in values or "stage" in values:
             return values
         stage = {key: value for key, value in values.items() if key in Stage.model_fields}
         return {**{key: value for key, value in values.items() if key not in stage}, "stage": [stage]}
 
     @model_validator(mode="after")
-    def _shapes(self) -> Self:
+    def _stages(self) -> Self:
+        seen: list[str] = []
         for stage in self.stage:
             if self.data.buckets is not None and stage.method not in BUCKETED:
                 raise ConfigError(
-                    f"stage {stage.name!r} learns from pictures of one shape.", "Leave data.buckets out."
+                    f"stage {stage.name!r} learns from images of one shape.", "Leave data.buckets out."
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _names(self) -> Self:
-        seen: list[str] = []
-        for stage in self.stage:
             if stage.name in seen:
                 raise ConfigError(f"two stages are called {stage.name!r}.", "Give each its own `name`.")
             if stage.init is not None and stage.init not in seen and not Path(stage.init).is_dir():
@@ -318,7 +287,7 @@ class TrainConfig(Table):
 
 
 def read_config(
-    source: Path | str | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+    source: Path | str | Mapping[str, object], overrides: Mapping[str, object] | None = None
 ) -> TrainConfig:
     """Reads a run from a TOML file or a mapping; `overrides` replace top-level keys, tables key by key.
 
@@ -343,7 +312,7 @@ def read_settings(run: Path) -> TrainConfig | None:
         raise ConfigError(f"{run / SETTINGS} is no JSON: {error}.", "Give another run.") from error
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, object]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
