@@ -122,11 +122,11 @@ def test_without_texts_the_text_tower_neither_runs_nor_learns(
         raise AssertionError("a text was read")
 
     monkeypatch.setattr("kandinsky.training.scratch.clip_model.ClipModel.read", refuse)
-    monkeypatch.setattr("kandinsky.training.stages.workshop.Workshop.ids", refuse)
+    monkeypatch.setattr("kandinsky.training.scratch.tokens.CaptionTokens.__call__", refuse)
     said = list(run_config(config))
     (started,) = [event for event in said if isinstance(event, events.Started)]
-    shop, task = build({**config, "out": str(tmp_path / "other")}, "vision")
-    assert sum(p.numel() for p in shop.new_towers().text.parameters()) > 0
+    ctx, task = build({**config, "out": str(tmp_path / "other")}, "vision")
+    assert sum(p.numel() for p in ctx.networks.clip().text.parameters()) > 0
     learned = sum(p.numel() for p in task.trainables[0].module.parameters() if p.requires_grad)
     assert started.parameters == learned
     assert not any(p.requires_grad for p in task.trainables[0].module.towers.text.parameters())  # type: ignore[union-attr]
@@ -247,7 +247,7 @@ def test_what_an_objective_needs() -> None:
 def test_a_finished_vision_tower_sees_each_variant_once(root: Path, tmp_path: Path) -> None:
     config = two_stages(root, tmp_path / "run", variants=3)
     list(run_config({**config, "stage": config["stage"][:1]}))
-    shop, task = build(config, "text")
+    ctx, task = build(config, "text")
     apprentice: Any = task.trainables[0].module
     seen: list[int] = []
     apprentice.towers.vision.register_forward_hook(lambda *_: seen.append(1))
@@ -256,7 +256,7 @@ def test_a_finished_vision_tower_sees_each_variant_once(root: Path, tmp_path: Pa
     assert not seen
     assert not pairs.pictures.pixels.numel()
     assert set(losses.parts) == {"contrastive", "concepts_text"}
-    learned, _ = shop.split(shop.config.stage[1])
+    learned, _ = ctx.data.split(ctx.data.size(ctx.config.stage[1]))
     white = torch.nonzero(task.data.tensors["backgrounds"] == 0).flatten()
     assert len(white)
     with torch.no_grad():

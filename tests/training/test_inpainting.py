@@ -23,7 +23,7 @@ from kandinsky.tasks.start import erode, told_region
 from kandinsky.training import run_config
 from kandinsky.training.data.masks import random_regions
 from kandinsky.training.finetune.tuning import group_of
-from kandinsky.training.finetune.widen_unet import counting, widened
+from kandinsky.training.finetune.widen_unet import place_weights, widened
 from kandinsky.training.objectives.denoising import squared_error
 
 INPAINTING: dict[str, Any] = {"inpainting": {"box": 0.5}}
@@ -94,10 +94,10 @@ def test_losses_count_inside_the_mask() -> None:
     output, target = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)
     output[..., 2:, :] = 3
     output[..., :2, :] = 2
-    counted = counting(mask, output, 0.0)
+    counted = place_weights(mask, output, 0.0)
     assert float(squared_error(output, target, counted)) == pytest.approx(4.0)
     # Half the places count a quarter: (4 + 9 / 4) / (1 + 1 / 4).
-    assert float(squared_error(output, target, counting(mask, output, 0.25))) == pytest.approx(5.0)
+    assert float(squared_error(output, target, place_weights(mask, output, 0.25))) == pytest.approx(5.0)
     assert float(squared_error(output, target)) == pytest.approx(6.5)
 
 

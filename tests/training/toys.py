@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kandinsky.training.config import Stage
 from kandinsky.training.image_grid import grid
 from kandinsky.training.loop import train
-from kandinsky.training.task import Losses, Trainable, Run, Sheet, Task, StepContext
+from kandinsky.training.task import ImageGrid, Losses, StepContext, Task, Trainable, TrainState
 
 
 class Points:
@@ -43,7 +43,7 @@ def toy_task(*, poison_at: int | None = None) -> Task:
     def judge(turn: StepContext) -> Losses:
         return Losses((critic(turn.shared["out"]) - critic(turn.batch)).mean().square())
 
-    def sheet(generator: torch.Generator) -> Sheet:
+    def sheet(generator: torch.Generator) -> ImageGrid:
         return grid(
             network(torch.randn(3, 4, generator=generator))[:, :3, None, None].expand(-1, -1, 4, 4), 3
         )
@@ -51,7 +51,7 @@ def toy_task(*, poison_at: int | None = None) -> Task:
     settings = toy_stage().optimiser
     trainables = (Trainable("network", network, reconstruct, settings),)
     trainables += (Trainable("critic", critic, judge, settings, begins=3, ema=False),)
-    return Task(trainables, Points(), extra=nn.BatchNorm1d(2), sheet=sheet, measure=lambda _: {"seen": 1.0})
+    return Task(trainables, Points(), extra=nn.BatchNorm1d(2), grid=sheet, measure=lambda _: {"seen": 1.0})
 
 
 def toy_stage(**changes: Any) -> Stage:
@@ -72,7 +72,7 @@ def toy_stage(**changes: Any) -> Stage:
 def run_toy(folder: Path, *, resume: bool = False, **changes: Any) -> list[Any]:
     poison = changes.pop("poison_at", None)
     torch.set_num_threads(1)
-    run = Run(toy_task(poison_at=poison), toy_stage(**changes), folder, seed=3, resume=resume)
+    run = TrainState(toy_task(poison_at=poison), toy_stage(**changes), folder, seed=3, resume=resume)
     return list(train(run))
 
 
@@ -97,5 +97,5 @@ def run_and_die(folder: Path, at: int) -> None:
     for name in ("fsync", "rename", "replace", "rmdir", "unlink", "mkdir"):
         setattr(os, name, counted(getattr(os, name)))
     torch.set_num_threads(1)
-    for _ in train(Run(toy_task(), toy_stage(), folder, seed=3, resume=True)):
+    for _ in train(TrainState(toy_task(), toy_stage(), folder, seed=3, resume=True)):
         count()

@@ -9,7 +9,7 @@ import torch
 from kandinsky.core.errors import ConfigError, OutputError
 from kandinsky.core.files import write_atomically
 from kandinsky.training import events
-from kandinsky.training.checkpoint import newest_values, tidy
+from kandinsky.training.checkpoint import newest_without_tensors, tidy
 from kandinsky.training.config import FINETUNING, SETTINGS, Stage, TrainConfig, read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.distributed import join
@@ -59,7 +59,7 @@ def run_config(
         if resume and (step := _finished_at(folder, stage)) is not None:
             yield events.Finished(stage.name, step, folder)
         else:
-            # Initial weights are drawn from the global generator: a stage begins the same whatever ran before.
+            # Initial weights come from the global generator: a stage begins the same whatever ran before.
             seed_globals(config.seed)
             with world.first_goes_first():
                 task = yield from METHODS[stage.method](ctx, stage)
@@ -110,13 +110,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def _finished_at(folder: Path, stage: Stage) -> int | None:
-    values = newest_values(folder / CHECKPOINTS)
-    if values is None or not values.get("finished"):
+    found = newest_without_tensors(folder / CHECKPOINTS)
+    if found is None or not found.values.get("finished"):
         return None
-    data = values["data"]
-    if not is_over(stage.on(data.get("examples", data["count"])), values["step"], values["seconds"]):
-        return None
-    return int(values["step"])
+    data = found.values["data"]
+    examples = data.get("examples", data["count"])
+    return found.step if is_over(stage.on(examples), found.step, found.values["seconds"]) else None
 
 
 def _write_settings(config: TrainConfig) -> None:

@@ -59,9 +59,7 @@ class Dataset:
         (learned,), held_out = self._held_out([self._open(self._records(grammar), size, grammar)])
         return learned, next(iter(held_out), None)
 
-    def shapes(
-        self, size: int, grammar: Grammar | None = None
-    ) -> tuple[list[PictureSet], list[PictureSet]]:
+    def shapes(self, size: int, grammar: Grammar | None = None) -> tuple[list[PictureSet], list[PictureSet]]:
         """As `split`, each in sets of one shape; see `data.buckets`."""
         folder = self._records(grammar)
         if self.config.buckets is None:

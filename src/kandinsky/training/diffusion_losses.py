@@ -21,7 +21,7 @@ from kandinsky.training.objectives.denoising import (
 from kandinsky.training.objectives.times import TimeSampler
 from kandinsky.training.task import Losses, StepContext
 
-Loss = Callable[[StepContext], Losses]
+Loss = Callable[[StepContext[Examples]], Losses]
 PredictPrior = Callable[[Tensor, Tensor, Sequence[str]], Tensor]
 """(x, t, captions) to what a prior predicts: clean, normalised embeddings (B, D)."""
 DecoderCondition = Callable[[Examples, dict[str, Tensor], Tensor], object]
@@ -43,8 +43,8 @@ def prior_loss(
     A share of the rows gets the empty text, as inference's unconditional half does.
     """
 
-    def loss(turn: StepContext) -> Losses:
-        batch: Examples = turn.batch
+    def loss(turn: StepContext[Examples]) -> Losses:
+        batch = turn.batch
         x0 = network.normalise(batch.encoded(encoder)["embeddings"])
         count = len(x0)
         dropped = (turn.uniform(count) < wanted.condition_dropout).tolist()
@@ -75,8 +75,8 @@ def decoder_loss(
     """
     posterior = Posterior.of(process, encoder.device)
 
-    def loss(turn: StepContext) -> Losses:
-        batch: Examples = turn.batch
+    def loss(turn: StepContext[Examples]) -> Losses:
+        batch = turn.batch
         found = batch.encoded(encoder)
         x0 = found["latents"]
         count = len(x0)
@@ -93,7 +93,7 @@ def decoder_loss(
     return loss
 
 
-def noise_of(turn: StepContext, x0: Tensor, wanted: DecoderObjective) -> Tensor:
+def noise_of(turn: StepContext[Examples], x0: Tensor, wanted: DecoderObjective) -> Tensor:
     """The noise to add to latents (B, C, h, w)."""
     noise = turn.normal(x0)
     if not wanted.offset_noise:

@@ -84,6 +84,9 @@ class Examples:
         )
 
 
+ExampleSource = Source[Examples]
+
+
 @dataclass(frozen=True)
 class Plain:
     """Images, augmented anew for every batch."""
@@ -122,8 +125,8 @@ class Cached:
 class PriorPreservationSource:
     """Each row of `subject` with a random row of its class, whose losses count `weight`."""
 
-    subject: Source
-    of_class: Source
+    subject: ExampleSource
+    of_class: ExampleSource
     weight: float
 
     def __len__(self) -> int:
@@ -131,9 +134,9 @@ class PriorPreservationSource:
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
         """The rows of these indices, then as many of the class."""
-        mine: Examples = self.subject.batch(indices, generator)
+        mine = self.subject.batch(indices, generator)
         others = torch.randint(len(self.of_class), (len(indices),), generator=generator).tolist()
-        theirs: Examples = self.of_class.batch(others, generator)
+        theirs = self.of_class.batch(others, generator)
         return mine.joined(replace(theirs, weights=self.weight * theirs.weights))
 
 
@@ -144,7 +147,7 @@ class WithRegions:
     `downscale` is how many pixels along a side are one latent.
     """
 
-    source: Source
+    source: ExampleSource
     downscale: int
     box: float
 
@@ -153,7 +156,7 @@ class WithRegions:
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
         """The rows of these indices, and regions of their own."""
-        found: Examples = self.source.batch(indices, generator)
+        found = self.source.batch(indices, generator)
         if found.pixels is not None:
             height, width = found.pixels.shape[-2:]
         else:
@@ -166,14 +169,14 @@ class WithRegions:
 class WithEdges:
     """Examples, each with the edges of its image as its hint."""
 
-    source: Source
+    source: ExampleSource
 
     def __len__(self) -> int:
         return len(self.source)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
         """The rows of these indices, and their edges."""
-        found: Examples = self.source.batch(indices, generator)
+        found = self.source.batch(indices, generator)
         assert found.pixels is not None
         return replace(found, hints=edge_hints(found.pixels))
 
@@ -182,7 +185,7 @@ class WithEdges:
 class ConcatSource:
     """Several sources in a row, whose images have different shapes; a batch is of one of them."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[ExampleSource, ...]
 
     def __len__(self) -> int:
         return sum(len(source) for source in self.sources)
@@ -192,8 +195,7 @@ class ConcatSource:
         first = 0
         for source in self.sources:
             if indices[0] < first + len(source):
-                found: Examples = source.batch([index - first for index in indices], generator)
-                return found
+                return source.batch([index - first for index in indices], generator)
             first += len(source)
         raise IndexError(indices[0])
 
@@ -205,13 +207,13 @@ class TrainingData:
     Those of `held_out`, in sets of one shape, are measured on.
     """
 
-    source: Source
+    source: ExampleSource
     shown: PictureSet
     held_out: Sequence[PictureSet] = ()
     order: Callable[[int, int], Order] | None = None
 
 
-Wrap = Callable[[PictureSet, Source], Generator[Event, None, Source]]
+Wrap = Callable[[PictureSet, ExampleSource], Generator[Event, None, ExampleSource]]
 """What makes of images of one shape, and the examples they are, the examples to learn from."""
 
 
@@ -240,8 +242,8 @@ def training_data(
 
 def examples_of(
     ctx: TrainContext, stage: Stage, encoder: Encoder, images: PictureSet
-) -> Generator[Event, None, Source]:
-    """The rows of a set of images: from the cache when the stage keeps variants, else encoded in every step."""
+) -> Generator[Event, None, ExampleSource]:
+    """The rows of a set of images: from the cache when the stage keeps variants, else the images."""
     source = PictureSource(images, augmentation(stage))
     if stage.variants == 0:
         return Plain(source)

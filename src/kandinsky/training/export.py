@@ -81,9 +81,7 @@ def check_export(ctx: TrainContext) -> None:
         unet2_json(networks.decoder_config(), sample_size=1)
         sampler = ctx.config.export.sampler
         if sampler is not None and sampler not in SAMPLERS:
-            raise ConfigError(
-                f"export.sampler: there is no sampler {sampler!r}.", nearest(sampler, SAMPLERS)
-            )
+            raise ConfigError(f"export.sampler: there is no sampler {sampler!r}.", nearest(sampler, SAMPLERS))
 
 
 def export_stage(ctx: TrainContext, stage: Stage) -> Iterator[Exported]:
@@ -109,9 +107,7 @@ def export_stage(ctx: TrainContext, stage: Stage) -> Iterator[Exported]:
         yield Exported(_write_adapters(ctx, stage, base, sampling), "--lora")
 
 
-def _write_adapters(
-    ctx: TrainContext, stage: Stage, base: BaseCheckpoint, sampling: Sampling | None
-) -> Path:
+def _write_adapters(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, sampling: Sampling | None) -> Path:
     objective = cast(LoraObjective, stage.objective)
     networks, notes = adaptable(base.model), _notes(ctx, stage)
     dtype = torch.float32
@@ -155,9 +151,7 @@ def whole_networks(
     return networks
 
 
-def _copy_with(
-    folder: Folder, networks: Mapping[str, nn.Module], target: Path, dtype: torch.dtype
-) -> None:
+def _copy_with(folder: Folder, networks: Mapping[str, nn.Module], target: Path, dtype: torch.dtype) -> None:
     """Writes a copy of a folder in which some components have the weights of these networks."""
 
     def replaced(place: str, names: list[str]) -> set[str]:
@@ -275,7 +269,7 @@ def load_networks(ctx: TrainContext) -> Networks:
 
 
 def export_model(ctx: TrainContext) -> Path:
-    """Writes the newest checkpoints of a run from scratch as one folder, `checkpoint` in `out`; returns it."""
+    """Writes the newest checkpoints of a run from scratch as the folder `checkpoint` in `out`; returns it."""
     networks, target = load_networks(ctx), ctx.config.out / CHECKPOINT
     settings: ExportConfig = ctx.config.export
     size = ctx.data.size(ctx.run.last("decoder"))

@@ -1,6 +1,7 @@
 """What can be trained: the networks of a model from scratch, and ways of fine-tuning a checkpoint."""
 
 from collections.abc import Callable, Generator
+from typing import Any
 
 from kandinsky.training.config import Stage
 from kandinsky.training.context import TrainContext
@@ -15,7 +16,7 @@ from kandinsky.training.scratch.movq import movq_task
 from kandinsky.training.scratch.prior import prior_task
 from kandinsky.training.task import Task
 
-TaskBuilder = Callable[[TrainContext, Stage], Generator[Event, None, Task]]
+TaskBuilder = Callable[[TrainContext, Stage], Generator[Event, None, Task[Any]]]
 
 METHODS: dict[str, TaskBuilder] = {
     "movq": movq_task,

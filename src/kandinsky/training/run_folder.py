@@ -79,7 +79,7 @@ class RunFolder:
     def frozen(
         self, stage: Stage, method: str, module: M, device: torch.device, prefix: str = ""
     ) -> Frozen[M]:
-        """The network of another method that a stage works with: of the stage in `uses`, or the last before."""
+        """The network of another method that a stage works with: by `uses`, or of the last one before."""
         stamp = _load(self._source(stage, method), method, module, prefix)
         module.to(device).eval().requires_grad_(False)
         return Frozen(module, stamp)

@@ -54,7 +54,9 @@ class BaseCheckpoint:
     def stamp(self) -> str:
         """Changes with the networks that make latents and embeddings."""
         made_by = ("movq", "vae", "image_encoder")
-        return weights_stamp({name: self.model.modules[name] for name in made_by if name in self.model.modules})
+        return weights_stamp(
+            {name: self.model.modules[name] for name in made_by if name in self.model.modules}
+        )
 
     @property
     def size(self) -> int:

@@ -24,7 +24,7 @@ from kandinsky.training.finetune.teacher_trajectories import (
     teacher_scale,
 )
 from kandinsky.training.finetune.tuning import NAME, add_adapters, unfreeze
-from kandinsky.training.image_grid import grid
+from kandinsky.training.image_grid import ImageGrid, grid
 from kandinsky.training.objectives.denoising import KINDS, Target
 from kandinsky.training.objectives.distillation import (
     Predict,
@@ -34,7 +34,7 @@ from kandinsky.training.objectives.distillation import (
     solve_to,
     trajectory_errors,
 )
-from kandinsky.training.task import ImageGrid, Losses, Source, StepContext, Task, Trainable
+from kandinsky.training.task import Losses, StepContext, Task, Trainable
 
 SAMPLER = "ddim"
 SHOWN, MEASURED = 8, 32
@@ -49,7 +49,7 @@ def sampling_of(base: BaseCheckpoint, objective: DistillObjective) -> Sampling:
     return Sampling({"steps": objective.steps, "guidance_scale": unguided, "sampler": SAMPLER}, "trailing")
 
 
-def distill_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task]:
+def distill_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Examples] | Task[Segment]]:
     """A student on what the checkpoint itself draws, or predicts, with guidance and in more steps."""
     objective = stage.objective_as(DistillObjective)
     base = open_base(ctx, stage)
@@ -64,18 +64,6 @@ def distill_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
     solver = SolverTimes.of(process, objective.steps, objective.solver_steps, ctx.device)
     seen = held_out or learned
     shown = yield from kept_trajectories(ctx, stage, base, seen, min(MEASURED, len(seen)), "held out")
-    source: Source
-    if objective.route == "trajectories":
-        kept = yield from kept_trajectories(ctx, stage, base, learned, objective.trajectories, "learned")
-        source = SegmentSource(kept)
-    else:
-        source = yield from examples_of(ctx, stage, base, learned)
-    teacher = _teacher(base, objective)
-    module = student(base, objective)
-    if teacher is None:
-        loss = trajectory_loss(base, objective, solver)
-    else:
-        loss = consistency_loss(base, objective, solver, teacher)
 
     def drawn() -> tuple[Tensor, Tensor]:
         """Images of the teacher and of the student from the same noise."""
@@ -93,7 +81,16 @@ def distill_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
         count = min(SHOWN, len(shown))
         return grid(torch.cat([value[:count] for value in drawn()]), count)
 
-    trainable = Trainable("decoder", module, loss, stage.optimiser, compiled=(base.network("decoder"),))
+    network = base.network("decoder")
+    if objective.route == "trajectories":
+        kept = yield from kept_trajectories(ctx, stage, base, learned, objective.trajectories, "learned")
+        module, by_steps = student(base, objective), trajectory_loss(base, objective, solver)
+        steps = Trainable("decoder", module, by_steps, stage.optimiser, compiled=(network,))
+        return Task((steps,), SegmentSource(kept), grid=samples, measure=measure)
+    source = yield from examples_of(ctx, stage, base, learned)
+    teacher = _teacher(base, objective)
+    module, loss = student(base, objective), consistency_loss(base, objective, solver, teacher)
+    trainable = Trainable("decoder", module, loss, stage.optimiser, compiled=(network,))
     return Task((trainable,), source, grid=samples, measure=measure)
 
 
@@ -108,13 +105,8 @@ def _kind(base: BaseCheckpoint) -> Target:
     return KINDS[base.model.schedule_of(SAMPLER).reading]
 
 
-def _teacher(base: BaseCheckpoint, objective: DistillObjective) -> Teacher | None:
-    """The decoder as it is before `student`, which only the route "consistency" evaluates.
-
-    An adapted decoder is its own teacher, with the adapter at scale 0.
-    """
-    if objective.route != "consistency":
-        return None
+def _teacher(base: BaseCheckpoint, objective: DistillObjective) -> Teacher:
+    """The decoder as it is before `student`; an adapted decoder is its own, with the adapter at scale 0."""
     network = base.network("decoder")
     if objective.whole:
         return cast(Teacher, copy.deepcopy(network).eval())
@@ -130,12 +122,14 @@ def _teacher(base: BaseCheckpoint, objective: DistillObjective) -> Teacher | Non
     return predict
 
 
-def trajectory_loss(base: BaseCheckpoint, objective: DistillObjective, solver: SolverTimes) -> Loss:
+def trajectory_loss(
+    base: BaseCheckpoint, objective: DistillObjective, solver: SolverTimes
+) -> Callable[[StepContext[Segment]], Losses]:
     """The error of each step against where the teacher's trajectory is then."""
     kind = _kind(base)
 
-    def loss(turn: StepContext) -> Losses:
-        batch: Segment = turn.batch
+    def loss(turn: StepContext[Segment]) -> Losses:
+        batch = turn.batch
         predict = _predict(base, batch.captions, batch.embeddings)
         x, target, step = (value.to(turn.device) for value in (batch.x, batch.target, batch.step))
         errors = trajectory_errors(solver, kind, predict, objective, x, step, target)
@@ -151,15 +145,17 @@ def consistency_loss(
     process, kind = base.model.schedule_of(SAMPLER).process, _kind(base)
     scale = base.model.guidance(teacher_scale(base, objective)) or 1.0
 
-    def loss(turn: StepContext) -> Losses:
-        batch: Examples = turn.batch
+    def loss(turn: StepContext[Examples]) -> Losses:
+        batch = turn.batch
         found = batch.encoded(base)
         x0, embeddings = found["latents"], found.get("embeddings")
         count = len(x0)
         step = (turn.uniform(count) * solver.count).long()
         x = process.add_noise(x0, turn.normal(x0), solver.times[step])
         cond, uncond = (
-            base.decoder_condition(batch.captions, embeddings, torch.full((count,), empty, device=turn.device))
+            base.decoder_condition(
+                batch.captions, embeddings, torch.full((count,), empty, device=turn.device)
+            )
             for empty in (False, True)
         )
         teach = guided(lambda x, t, empty: teacher(x, t, uncond if empty else cond).float(), scale)

@@ -14,15 +14,21 @@ from kandinsky.training.context import TrainContext
 from kandinsky.training.data.captions import Templates
 from kandinsky.training.data.folder import read_bare_folder
 from kandinsky.training.data.pictures import PictureSet, open_pictures
-from kandinsky.training.examples import PriorPreservationSource, examples_of, training_data
+from kandinsky.training.examples import (
+    Examples,
+    ExampleSource,
+    PriorPreservationSource,
+    examples_of,
+    training_data,
+)
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
 from kandinsky.training.finetune.tuning import add_adapters, tuning_task, unfreeze
-from kandinsky.training.task import Source, Task
+from kandinsky.training.task import Task
 
 CLASS_FOLDER = "class"
 
 
-def dreambooth_task(ctx: TrainContext, stage: Stage) -> Generator[events.Event, None, Task]:
+def dreambooth_task(ctx: TrainContext, stage: Stage) -> Generator[events.Event, None, Task[Examples]]:
     """Adapters, or all weights, on images of one subject and on the checkpoint's own images of its class.
 
     Both are learned from in every step, as many of one as of the other (their section 3.2).
@@ -35,7 +41,9 @@ def dreambooth_task(ctx: TrainContext, stage: Stage) -> Generator[events.Event, 
             'Set method = "lora" or "full", or begin with another decoder.',
         )
 
-    def with_class(subject: PictureSet, source: Source) -> Generator[events.Event, None, Source]:
+    def with_class(
+        subject: PictureSet, source: ExampleSource
+    ) -> Generator[events.Event, None, ExampleSource]:
         """Images of the subject in one shape, each with one of its class in that shape."""
         if not objective.preserves:
             return source

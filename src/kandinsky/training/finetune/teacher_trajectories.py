@@ -98,7 +98,11 @@ def teacher_scale(base: BaseCheckpoint, objective: DistillObjective) -> float:
 
 
 def draw_trajectories(
-    base: BaseCheckpoint, objective: DistillObjective, prompts: Sequence[str | Image.Image], seed: int, side: int
+    base: BaseCheckpoint,
+    objective: DistillObjective,
+    prompts: Sequence[str | Image.Image],
+    seed: int,
+    side: int,
 ) -> tuple[Tensor, Tensor | None]:
     """The states and embeddings of `Trajectories`, drawn under these prompts as a request would be.
 
@@ -159,7 +163,13 @@ def kept_trajectories(
 
 
 def _draw(
-    ctx: TrainContext, stage: Stage, base: BaseCheckpoint, pictures: PictureSet, first: int, count: int, purpose: str
+    ctx: TrainContext,
+    stage: Stage,
+    base: BaseCheckpoint,
+    pictures: PictureSet,
+    first: int,
+    count: int,
+    purpose: str,
 ) -> Trajectories:
     objective = stage.objective_as(DistillObjective)
     draws = generator(ctx.seed, "trajectories", purpose, first)

@@ -22,9 +22,10 @@ from kandinsky.training.examples import Examples, training_data
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
 from kandinsky.training.finetune.sample_grids import draw_grid
 from kandinsky.training.finetune.tuning import HeldOut
+from kandinsky.training.image_grid import ImageGrid
 from kandinsky.training.objectives.denoising import KINDS, Posterior, squared_error
 from kandinsky.training.objectives.times import TIME_SAMPLERS, TimeSampler, sync_across_ranks
-from kandinsky.training.task import ImageGrid, Losses, StepContext, Task, Trainable
+from kandinsky.training.task import Losses, StepContext, Task, Trainable
 
 TRAINABLE = "words"
 """The name of what learns, in checkpoints."""
@@ -66,7 +67,7 @@ class LearnedWord(nn.Module):
 class StepNoise:
     """The draws of one step, for code that draws from `Noise`."""
 
-    def __init__(self, turn: StepContext) -> None:
+    def __init__(self, turn: StepContext[Examples]) -> None:
         self.turn = turn
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
@@ -101,7 +102,7 @@ def new_word(base: BaseCheckpoint, objective: TextualInversionObjective) -> Lear
     return word
 
 
-def inversion_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task]:
+def inversion_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Examples]]:
     """A new word on images without captions; no weight of the checkpoint changes."""
     objective = stage.objective_as(TextualInversionObjective)
     base = open_base(ctx, stage)
@@ -165,14 +166,16 @@ def direct_loss(base: BaseCheckpoint, objective: TextualInversionObjective, time
     if base.prior is not None:
         times["prior"] = TIME_SAMPLERS[objective.times](base.prior.schedule.process.T)
 
-    def prior_errors(captions: Sequence[str], embeddings: Tensor, t: Tensor, turn: StepContext) -> Tensor:
+    def prior_errors(
+        captions: Sequence[str], embeddings: Tensor, t: Tensor, turn: StepContext[Examples]
+    ) -> Tensor:
         stage = base.need_prior()
         x0 = stage.network.normalise(embeddings)
         x = stage.schedule.process.add_noise(x0, turn.normal(x0), t)
         return squared_error(base.predict_prior(x, t, captions), x0)
 
-    def loss(turn: StepContext) -> Losses:
-        batch: Examples = turn.batch
+    def loss(turn: StepContext[Examples]) -> Losses:
+        batch = turn.batch
         found = batch.encoded(base)
         count = len(batch.captions)
         total, parts = torch.zeros(count, device=turn.device), {}
@@ -203,8 +206,8 @@ def sampled_loss(base: BaseCheckpoint, objective: TextualInversionObjective, tim
     sampler = TIME_SAMPLERS[objective.times](decoder.process.T)
     times["decoder"] = sampler
 
-    def loss(turn: StepContext) -> Losses:
-        batch: Examples = turn.batch
+    def loss(turn: StepContext[Examples]) -> Losses:
+        batch = turn.batch
         latents = batch.encoded(base)["latents"]
         t, weights = sampler.draw(len(latents), turn.generator, turn.device)
         noise = turn.normal(latents)

@@ -28,6 +28,7 @@ from kandinsky.training.diffusion_losses import Loss, decoder_loss, prior_loss
 from kandinsky.training.events import Event
 from kandinsky.training.examples import (
     Examples,
+    ExampleSource,
     TrainingData,
     WithEdges,
     WithRegions,
@@ -37,10 +38,11 @@ from kandinsky.training.examples import (
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
 from kandinsky.training.finetune.sample_grids import draw_grid, draw_inpainted, draw_with_hints
 from kandinsky.training.finetune.widen_unet import place_weights
+from kandinsky.training.image_grid import ImageGrid
 from kandinsky.training.objectives.denoising import KINDS
 from kandinsky.training.objectives.times import TIME_SAMPLERS, sync_across_ranks
 from kandinsky.training.seeds import generator
-from kandinsky.training.task import ImageGrid, Source, StepContext, Task, Trainable
+from kandinsky.training.task import StepContext, Task, Trainable
 
 NAME = "training"
 """The name of an adapter while it learns."""
@@ -62,7 +64,7 @@ Of residual blocks the shortcut still learns, of attention the keys and values o
 """
 
 
-def lora_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task]:
+def lora_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Examples]]:
     """Low-rank adapters of the checkpoint's networks, on images with captions."""
     objective = stage.objective_as(LoraObjective)
     base = open_base(ctx, stage)
@@ -71,7 +73,7 @@ def lora_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task]:
     return tuning_task(ctx, stage, base, data, modules)
 
 
-def full_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task]:
+def full_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Examples]]:
     """All weights of the checkpoint's networks but the frozen ones, on images with captions."""
     objective = stage.objective_as(FullObjective)
     base = open_base(ctx, stage)
@@ -153,7 +155,7 @@ def tuning_task(
     base: BaseCheckpoint,
     data: TrainingData,
     modules: Mapping[Target, nn.Module],
-) -> Task:
+) -> Task[Examples]:
     """The task in which `modules` learn, by target, the loss of that target's network on the same batches."""
     objective = stage.objective_as(Tuned)
     _check_texts(base, objective)
@@ -167,14 +169,12 @@ def tuning_task(
         whole = tuple(network for network in learners if any(network is part for part in parts))
         loss = LOSSES[target](base, objective, times)
         compiled = (base.network(target),)
-        trainables.append(
-            Trainable(target, module, loss, stage.optimiser, compiled=compiled, networks=whole)
-        )
+        trainables.append(Trainable(target, module, loss, stage.optimiser, compiled=compiled, networks=whole))
 
     def grid(_: torch.Generator) -> ImageGrid:
         rows = range(min(SHOWN, len(data.shown)))
         source = with_conditions(plain(data.shown))
-        batch: Examples = source.batch(rows, generator(ctx.seed, "shown"))
+        batch = source.batch(rows, generator(ctx.seed, "shown"))
         if base.model.hints and batch.hints is not None:
             return draw_with_hints(base, batch.captions, batch.hints.cpu())
         if batch.repaint is not None:
@@ -198,8 +198,8 @@ class HeldOut:
 
     ctx: TrainContext
     sets: Sequence[PictureSet]
-    trainables: Sequence[Trainable]
-    source: Callable[[Source], Source] = lambda examples: examples
+    trainables: Sequence[Trainable[Examples]]
+    source: Callable[[ExampleSource], ExampleSource] = lambda examples: examples
     count: int = MEASURED
 
     def losses(self, draws: torch.Generator) -> dict[str, float]:
@@ -245,7 +245,7 @@ def _check_conditions(stage: Stage, base: BaseCheckpoint, data: TrainingData) ->
         )
 
 
-def _with_conditions(base: BaseCheckpoint, objective: Tuned, source: Source) -> Source:
+def _with_conditions(base: BaseCheckpoint, objective: Tuned, source: ExampleSource) -> ExampleSource:
     """The examples with regions to repaint, or with hints, where the decoder takes such."""
     if base.model.hints:
         return WithEdges(source) if _from_edges(objective) else source

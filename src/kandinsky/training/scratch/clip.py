@@ -21,8 +21,8 @@ from kandinsky.training.objectives.contrastive import (
     matches,
     retrieval_accuracy,
 )
-from kandinsky.training.scratch.clip_model import ClipModel
 from kandinsky.training.run_folder import weights_stamp
+from kandinsky.training.scratch.clip_model import ClipModel
 from kandinsky.training.scratch.tokens import CaptionTokens
 from kandinsky.training.seeds import generator
 from kandinsky.training.stages.heads import Apprentice, sketch_of
@@ -34,7 +34,7 @@ from kandinsky.training.stages.sources import (
     encode_once,
     facts_of,
 )
-from kandinsky.training.task import Losses, Trainable, Task, StepContext
+from kandinsky.training.task import Losses, StepContext, Task, Trainable
 from kandinsky.training.teacher import WIDTH, Teacher, load_teacher
 
 MEASURED = 512
@@ -123,7 +123,7 @@ class SeenPairSource:
         return self.pairs.texts(batch, generator, self.tensors["embeddings"][rows].float())
 
 
-def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task]:
+def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pairs]]:
     """Both towers, or one of them, against each other and against what their heads are asked."""
     objective = stage.objective_as(ClipObjective)
     towers = ctx.networks.clip()
@@ -140,8 +140,8 @@ def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task]:
     pairs = PairSource(PictureSource(learned, augmentation(stage)), CaptionTokens(ctx), objective, teacher)
     source = yield from _seen_once(ctx, stage, pairs, towers)
 
-    def compare(turn: StepContext) -> Losses:
-        pairs: Pairs = turn.batch
+    def compare(turn: StepContext[Pairs]) -> Losses:
+        pairs = turn.batch
         parts: dict[str, Tensor] = {}
         image = text = None
         if pairs.embeddings is not None:

@@ -13,19 +13,19 @@ from kandinsky.diffusion.reading import READINGS
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import leading
 from kandinsky.networks.unet2 import UNet2, UNet2Condition
-from kandinsky.training.config import DecoderObjective, Stage
+from kandinsky.training.config import DecoderFromScratch, Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.pictures import Augmentation
 from kandinsky.training.diffusion_losses import decoder_loss
 from kandinsky.training.events import Event
 from kandinsky.training.examples import Examples, Plain, examples_of
-from kandinsky.training.image_grid import grid
+from kandinsky.training.image_grid import ImageGrid, grid
 from kandinsky.training.objectives.denoising import KINDS
 from kandinsky.training.objectives.times import TIME_SAMPLERS
 from kandinsky.training.scratch.encoders import FrozenEncoders, frozen_clip, frozen_movq
 from kandinsky.training.seeds import generator
 from kandinsky.training.stages.sources import PictureSource
-from kandinsky.training.task import ImageGrid, StepContext, Task, Trainable
+from kandinsky.training.task import StepContext, Task, Trainable
 
 SHOWN = 8
 MEASURED = 128
@@ -33,9 +33,9 @@ STEPS = 25
 GUIDANCE = 3.0
 
 
-def decoder_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task]:
+def decoder_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Examples]]:
     """The decoder against its noise and, with variance channels, the bound that trains them."""
-    objective = stage.objective_as(DecoderObjective)
+    objective = stage.objective_as(DecoderFromScratch)
     frozen = frozen_movq(ctx, stage)
     movq = frozen.module
     multiple = movq.config.downscale * ctx.networks.decoder_config().multiple
@@ -81,7 +81,7 @@ def decoder_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
 def draw_latents(
     unet: UNet2, shape: tuple[int, ...], condition: UNet2Condition, process: Process, prediction: str
 ) -> Tensor:
-    """Latents (B, 4, h, w) drawn with guidance under B empty conditions and then B others; row i from seed i."""
+    """Latents (B, 4, h, w) drawn with guidance, of B empty conditions and B others; row i from seed i."""
 
     def network(x: Tensor, t: float) -> Tensor:
         output: Tensor = unet(x, torch.full((len(x),), t, device=x.device), condition)

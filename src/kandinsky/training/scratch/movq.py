@@ -10,10 +10,10 @@ from kandinsky.core.errors import ConfigError
 from kandinsky.networks.movq import MoVQ
 from kandinsky.training.config import MovqObjective, Stage
 from kandinsky.training.context import TrainContext
-from kandinsky.training.data.pictures import PictureSet
+from kandinsky.training.data.pictures import Batch, PictureSet
 from kandinsky.training.dataset import augmentation
 from kandinsky.training.events import Event
-from kandinsky.training.image_grid import grid
+from kandinsky.training.image_grid import ImageGrid, grid
 from kandinsky.training.objectives.autoencoder import (
     PatchCritic,
     adaptive_weight,
@@ -25,14 +25,14 @@ from kandinsky.training.objectives.autoencoder import (
 from kandinsky.training.scratch.latent_normalisation import latent_statistics, normalise_latents
 from kandinsky.training.seeds import generator
 from kandinsky.training.stages.sources import PictureSource
-from kandinsky.training.task import Losses, Trainable, ImageGrid, Task, StepContext
+from kandinsky.training.task import Losses, StepContext, Task, Trainable
 
 SHOWN = 8
 STATISTICS = 1024
 CHUNK = 64
 
 
-def movq_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task]:
+def movq_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Batch]]:
     """The autoencoder against its reconstruction losses and, when asked for, a critic of patches."""
     yield from ()
     objective = stage.objective_as(MovqObjective)
@@ -47,7 +47,7 @@ def movq_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task]:
     distance = perceptual_distance(objective, ctx.device)
     critic = PatchCritic(objective.discriminator_width) if objective.adversarial else None
 
-    def rebuild(turn: StepContext) -> Losses:
+    def rebuild(turn: StepContext[Batch]) -> Losses:
         x = cropped(turn.batch.pixels.to(turn.device), objective.crop, turn)
         y, hidden = reconstruct(movq, objective, x, turn)
         turn.shared.update(real=x, fake=y.detach())
@@ -93,7 +93,7 @@ def movq_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task]:
 
 
 def reconstruct(
-    movq: MoVQ, objective: MovqObjective, x: Tensor, turn: StepContext
+    movq: MoVQ, objective: MovqObjective, x: Tensor, turn: StepContext[Batch]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Pictures (B, 3, H, W) as they come back, in float32, and the losses of their latents by name.
 
@@ -159,8 +159,8 @@ def reconstruction_psnr(movq: MoVQ, pictures: PictureSet, device: torch.device) 
     return float(torch.cat(values).mean())
 
 
-def _critic(critic: PatchCritic, stage: Stage, objective: MovqObjective) -> Trainable:
-    def judge(turn: StepContext) -> Losses:
+def _critic(critic: PatchCritic, stage: Stage, objective: MovqObjective) -> Trainable[Batch]:
+    def judge(turn: StepContext[Batch]) -> Losses:
         real, fake = critic(turn.shared["real"]), critic(turn.shared["fake"])
         return Losses(critic_hinge_loss(real, fake), {"real": real.mean(), "fake": fake.mean()})
 
@@ -169,7 +169,7 @@ def _critic(critic: PatchCritic, stage: Stage, objective: MovqObjective) -> Trai
     return Trainable("critic", critic, judge, optimiser, begins=objective.adversarial_from, ema=False)
 
 
-def cropped(x: Tensor, crop: int | None, turn: StepContext) -> Tensor:
+def cropped(x: Tensor, crop: int | None, turn: StepContext[Batch]) -> Tensor:
     """A random window of `crop` pixels of each picture (B, C, S, S); the pictures when they are no larger."""
     size = x.shape[-1]
     if crop is None or crop >= size:

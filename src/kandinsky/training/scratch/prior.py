@@ -13,27 +13,27 @@ from kandinsky.diffusion.reading import sample as read_x0
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import linspaced
 from kandinsky.networks.prior import Prior, PriorCondition
-from kandinsky.training.config import PriorObjective, Stage
+from kandinsky.training.config import PriorFromScratch, Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.diffusion_losses import prior_loss
 from kandinsky.training.events import Event
-from kandinsky.training.examples import Examples, examples_of
+from kandinsky.training.examples import Examples, ExampleSource, examples_of
 from kandinsky.training.objectives.contrastive import retrieval_accuracy
 from kandinsky.training.objectives.times import TIME_SAMPLERS
 from kandinsky.training.scratch.clip_model import by_length
 from kandinsky.training.scratch.encoders import FrozenEncoders, frozen_clip
 from kandinsky.training.scratch.tokens import CaptionTokens
 from kandinsky.training.seeds import generator
-from kandinsky.training.task import Source, Task, Trainable
+from kandinsky.training.task import Task, Trainable
 
 STATISTICS = 4096
 MEASURED = 256
 STEPS = 10
 
 
-def prior_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task]:
+def prior_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Examples]]:
     """The prior against the mean squared error of clean, normalised image embeddings."""
-    objective = stage.objective_as(PriorObjective)
+    objective = stage.objective_as(PriorFromScratch)
     encoders = FrozenEncoders(frozen_clip(ctx, stage), None, ctx.device)
     clip, tokens = encoders.clip.module, CaptionTokens(ctx)
     learned, held_out = ctx.data.split(ctx.data.size(stage))
@@ -73,12 +73,12 @@ def prior_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task]:
 
 
 @torch.no_grad()
-def measure_statistics(prior: Prior, source: Source, encoders: FrozenEncoders, seed: int) -> None:
+def measure_statistics(prior: Prior, source: ExampleSource, encoders: FrozenEncoders, seed: int) -> None:
     """Sets the prior's mean and deviation of image embeddings from up to 4,096 training examples."""
     rows = torch.randperm(len(source), generator=generator(seed, "statistics"))[:STATISTICS].tolist()
     found = []
     for first in range(0, len(rows), 256):
-        batch: Examples = source.batch(rows[first : first + 256], generator(seed, "statistics", first))
+        batch = source.batch(rows[first : first + 256], generator(seed, "statistics", first))
         found.append(batch.encoded(encoders)["embeddings"].cpu())
     embeddings = torch.cat(found)
     prior.clip_mean.copy_(embeddings.mean(dim=0, keepdim=True))

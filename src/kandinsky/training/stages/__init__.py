@@ -1,1 +1,1 @@
-"""What the stages of a run share."""
+"""To be moved: encodings and heads."""
