@@ -14,11 +14,10 @@ from toys import run_toy, toy_stage, toy_task
 from kandinsky.core.errors import ConfigError, KandinskyError
 from kandinsky.training import events
 from kandinsky.training.checkpoint import newest
-from kandinsky.training.config import OptimiserConfig
+from kandinsky.training.config import DecoderObjective, OptimiserConfig, PriorObjective
 from kandinsky.training.learner import SMALLEST_SCALE, Learner
 from kandinsky.training.loop import CHECKPOINTS
 from kandinsky.training.objectives.denoising import error_of, huber_error, squared_error
-from kandinsky.training.objectives_config import DecoderObjective, PriorObjective
 from kandinsky.training.optim import make_optimiser, optimiser_state, restore_optimiser
 from kandinsky.training.scratch.decoder import noise_of
 from kandinsky.training.task import Losses, Player, Turn

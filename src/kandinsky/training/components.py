@@ -75,7 +75,7 @@ def write_component(
 
 def _of_run(shop: Workshop, stage: Stage, target: Path, key: str) -> Path:
     folder, component, form = _component(shop, key)
-    targets = stage.objective.targets if shop.learns_whole(stage) else ()
+    targets = stage.targets if shop.learns_whole(stage) else ()
     base = shop.base(stage)
     for player in targets:
         for learned, network in whole_networks(shop, stage, base, player).items():

@@ -22,6 +22,7 @@ from kandinsky.training.config import (
     FINETUNING,
     DataConfig,
     DistillObjective,
+    DreamBoothObjective,
     Stage,
     TrainConfig,
     read_config,
@@ -33,7 +34,6 @@ from kandinsky.training.memory_meter import CudaAutocast, Hollow, Ledger
 from kandinsky.training.methods import METHODS
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Task, Turn
-from kandinsky.training.tuning_config import DreamBoothObjective
 
 CAPTION = "a picture of a thing of some colour that stands on a table in front of a window"
 """What each picture is said to show: about as long as captions are."""

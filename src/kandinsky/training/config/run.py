@@ -13,7 +13,15 @@ from typing import Literal, Self, TypeVar, get_args
 from pydantic import Field, model_validator
 
 from kandinsky.core.errors import ConfigError, nearest
-from kandinsky.training.config.objectives import ClipObjective, DistillObjective, Objective, Target, Tuned
+from kandinsky.training.config.objectives import (
+    ClipObjective,
+    DistillObjective,
+    DreamBoothObjective,
+    FullObjective,
+    Objective,
+    Target,
+    Tuned,
+)
 from kandinsky.training.config.table import Table, validated
 from kandinsky.training.data.decode import Fit
 
@@ -28,7 +36,7 @@ BUCKETED = FINETUNING - {"distill"}
 SETTINGS = "config.json"
 """The file in which a run leaves its settings, as flags changed them, beside what it makes."""
 
-O = TypeVar("O", bound=Table)
+Kind = TypeVar("Kind", bound=Table)
 
 
 class OptimiserConfig(Table):
@@ -147,7 +155,7 @@ class Stage(Table):
             )
         return self
 
-    def objective_as(self, kind: type[O]) -> O:
+    def objective_as(self, kind: type[Kind]) -> Kind:
         """The objective, of the kind that the stage's method has."""
         if not isinstance(self.objective, kind):
             raise TypeError(f"a stage of method {self.method!r} has no {kind.__name__}")
@@ -157,6 +165,13 @@ class Stage(Table):
     def targets(self) -> tuple[Target, ...]:
         """The networks of a checkpoint that learn; none when a stage has no checkpoint or teaches a word."""
         return self.objective.targets if isinstance(self.objective, Tuned | DistillObjective) else ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether networks of a checkpoint learn with all weights, not adapters or a word."""
+        if isinstance(self.objective, DreamBoothObjective | DistillObjective):
+            return self.objective.whole
+        return isinstance(self.objective, FullObjective)
 
     def on(self, examples: int) -> "Stage":
         """This stage on so many examples: `epochs` are counted in steps."""

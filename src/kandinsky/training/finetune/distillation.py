@@ -48,7 +48,7 @@ def sampling_of(base: Base, objective: DistillObjective) -> Sampling:
 
 def distill_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     """A student on what the checkpoint itself draws, or says, with guidance and in more steps."""
-    objective: DistillObjective = stage.objective
+    objective = stage.objective_as(DistillObjective)
     base = shop.base(stage)
     if base.repaints or base.model.hints:
         raise ConfigError(

@@ -10,7 +10,7 @@ from torch import nn
 from kandinsky.core.errors import ConfigError
 from kandinsky.core.metadata import write_picture
 from kandinsky.training import events
-from kandinsky.training.config import DreamBoothObjective, Stage
+from kandinsky.training.config import DreamBoothObjective, Stage, Target
 from kandinsky.training.data.captions import Templates
 from kandinsky.training.data.folder import read_bare_folder
 from kandinsky.training.data.pictures import PictureSet, open_pictures
@@ -19,7 +19,6 @@ from kandinsky.training.finetune.examples import Beside, examples_of, lesson_of
 from kandinsky.training.finetune.losses import add_adapters, tuning_task, unfreeze
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Source, Task
-from kandinsky.training.tuning_config import Target
 
 CLASS_FOLDER = "class"
 
@@ -29,7 +28,7 @@ def dreambooth_task(shop: Workshop, stage: Stage) -> Generator[events.Event, Non
 
     Both are learned from in every step, as many of one as of the other (their section 3.2).
     """
-    objective: DreamBoothObjective = stage.objective
+    objective = stage.objective_as(DreamBoothObjective)
     base = shop.base(stage)
     if base.model.hints:
         raise ConfigError(
@@ -46,7 +45,7 @@ def _beside_its_class(
     shop: Workshop, stage: Stage, base: Base, learned: PictureSet, source: Source
 ) -> Generator[events.Event, None, Source]:
     """Pictures of the subject in one shape, each with one of its class in that shape."""
-    objective: DreamBoothObjective = stage.objective
+    objective = stage.objective_as(DreamBoothObjective)
     if not objective.preserves:
         return source
     folder = shop.folder(stage.name) / CLASS_FOLDER

@@ -24,7 +24,15 @@ from kandinsky.engine.sampling import SAMPLING, Sampling
 from kandinsky.generations import kind_for
 from kandinsky.generations.parts import OWN_SETTINGS
 from kandinsky.networks.unet2 import UNet2
-from kandinsky.training.config import DistillObjective, LoraObjective, Stage, TextualInversionObjective
+from kandinsky.training.config import (
+    DistillObjective,
+    DreamBoothObjective,
+    LoraObjective,
+    Stage,
+    Target,
+    TextualInversionObjective,
+    Tuned,
+)
 from kandinsky.training.ema import copy_into
 from kandinsky.training.events import Exported
 from kandinsky.training.finetune.base_checkpoint import Base
@@ -34,7 +42,6 @@ from kandinsky.training.finetune.losses import add_adapters, together
 from kandinsky.training.finetune.textual_inversion import PLAYER, new_word
 from kandinsky.training.scratch.export import in_place_of
 from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.tuning_config import DreamBoothObjective, Target, Tuned
 
 CHECKPOINT, CHECKPOINT_PRIOR = "checkpoint", "checkpoint-prior"
 
@@ -52,19 +59,19 @@ def outcomes(shop: Workshop, stage: Stage) -> Iterator[Exported]:
 def check_outcome(shop: Workshop, stage: Stage) -> None:
     """Raises ConfigError, before hours are spent, for a stage whose result could not be written."""
     if shop.learns_whole(stage):
-        for target in cast(Tuned, stage.objective).targets:
+        for target in stage.targets:
             folder_of(shop, target)
 
 
 def _adapters(shop: Workshop, stage: Stage) -> Iterator[Exported]:
-    objective: LoraObjective = stage.objective
+    objective = stage.objective_as(LoraObjective)
     base = shop.base(stage)
     modules = {target: add_adapters(base, target, objective.adapter) for target in objective.targets}
     yield _write_adapters(shop, stage, base, modules)
 
 
 def _dreambooth(shop: Workshop, stage: Stage) -> Iterator[Exported]:
-    objective: DreamBoothObjective = stage.objective
+    objective = stage.objective_as(DreamBoothObjective)
     if objective.whole:
         yield from _whole(shop, stage)
         return
@@ -92,7 +99,7 @@ def _write_adapters(
 
 
 def _distilled(shop: Workshop, stage: Stage) -> Iterator[Exported]:
-    objective: DistillObjective = stage.objective
+    objective = stage.objective_as(DistillObjective)
     base = shop.base(stage)
     sampling = sampling_of(base, objective)
     if objective.whole:
@@ -104,7 +111,7 @@ def _distilled(shop: Workshop, stage: Stage) -> Iterator[Exported]:
 
 
 def _words(shop: Workshop, stage: Stage) -> Iterator[Exported]:
-    objective: TextualInversionObjective = stage.objective
+    objective = stage.objective_as(TextualInversionObjective)
     word = new_word(shop.base(stage), objective)
     copy_into(word, shop.means(stage, PLAYER))
     rows = {component: value.detach() for component, value in word.rows.items()}
@@ -117,7 +124,7 @@ def _whole(
 ) -> Iterator[Exported]:
     base = shop.base(stage)
     folders: dict[Path, dict[str, nn.Module]] = {}
-    for target in stage.objective.targets:
+    for target in stage.targets:
         folder = folder_of(shop, target)
         for component, network in whole_networks(shop, stage, base, target).items():
             folders.setdefault(folder.root, {})[component_in(folder, component)] = network

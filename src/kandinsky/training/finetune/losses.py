@@ -14,11 +14,16 @@ from kandinsky.engine.adapters import adaptable
 from kandinsky.networks import layers, unet2, unet3_blocks
 from kandinsky.tasks.start import told_hint
 from kandinsky.training.config import (
+    AdapterConfig,
+    ControlConfig,
     DecoderObjective,
     FullObjective,
+    InpaintingConfig,
     LoraObjective,
     PriorObjective,
     Stage,
+    Target,
+    Tuned,
 )
 from kandinsky.training.data.pictures import AUGMENTATIONS
 from kandinsky.training.events import Event
@@ -40,13 +45,6 @@ from kandinsky.training.seeds import generator
 from kandinsky.training.stages.sources import PictureSource
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.task import Losses, Player, Sheet, Source, Task, Turn
-from kandinsky.training.tuning_config import (
-    AdapterConfig,
-    ControlConfig,
-    InpaintingConfig,
-    Target,
-    Tuned,
-)
 
 NAME = "training"
 """What an adapter is worn as while it learns."""
@@ -72,7 +70,7 @@ Loss = Callable[[Turn], Losses]
 
 def lora_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     """Low-rank adapters of the checkpoint's networks, on pictures with captions."""
-    objective: LoraObjective = stage.objective
+    objective = stage.objective_as(LoraObjective)
     base = shop.base(stage)
     lesson = yield from lesson_of(shop, stage, base)
     modules = {target: add_adapters(base, target, objective.adapter) for target in objective.targets}
@@ -81,7 +79,7 @@ def lora_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
 
 def full_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     """All weights of the checkpoint's networks but the frozen ones, on pictures with captions."""
-    objective: FullObjective = stage.objective
+    objective = stage.objective_as(FullObjective)
     base = shop.base(stage)
     lesson = yield from lesson_of(shop, stage, base)
     networks = {target: base.learners(target, objective.with_texts) for target in objective.targets}
@@ -166,7 +164,7 @@ def tuning_task(
     modules: Mapping[Target, nn.Module],
 ) -> Task:
     """The task in which `modules` learn, by target, the loss of that target's network on the same batches."""
-    objective: Tuned = stage.objective
+    objective = stage.objective_as(Tuned)
     _check_texts(base, objective)
     _check_told(stage, base, lesson)
     source = _told_more(base, objective, lesson.source)
@@ -230,7 +228,7 @@ def _check_texts(base: Base, objective: Tuned) -> None:
 
 
 def _check_told(stage: Stage, base: Base, lesson: Lesson) -> None:
-    objective: Tuned = stage.objective
+    objective = stage.objective_as(Tuned)
     draws = "decoder" in objective.targets
     if base.model.hints and draws and not _from_edges(objective) and lesson.shown.hints is None:
         raise DataError(

@@ -133,7 +133,7 @@ def kept_trajectories(
     They are kept in chunks, so that a run that was killed draws the rest only. Another teacher, other
     pictures and other settings make new ones. Raises OutputError when the disk does not take them.
     """
-    objective: DistillObjective = stage.objective
+    objective = stage.objective_as(DistillObjective)
     folder = shop.config.out / "cache" / f"trajectories-{_key(shop, stage, base, pictures, purpose)}"
     parts: list[Trajectories] = []
     what = f"trajectories of the teacher ({purpose})"
@@ -159,7 +159,7 @@ def kept_trajectories(
 def _draw(
     shop: Workshop, stage: Stage, base: Base, pictures: PictureSet, first: int, count: int, purpose: str
 ) -> Trajectories:
-    objective: DistillObjective = stage.objective
+    objective = stage.objective_as(DistillObjective)
     draws = generator(shop.config.seed, "trajectories", purpose, first)
     rows = torch.randint(len(pictures), (count,), generator=draws)
     batch = pictures.batch(rows, draws, augmentation(stage))
@@ -179,7 +179,7 @@ def _draw(
 
 
 def _key(shop: Workshop, stage: Stage, base: Base, pictures: PictureSet, purpose: str) -> str:
-    objective: DistillObjective = stage.objective
+    objective = stage.objective_as(DistillObjective)
     teacher = objective.model_dump(include={"steps", "solver_steps", "solver", "from_text", "chunk"})
     said = {
         **teacher,

@@ -102,7 +102,7 @@ def new_word(base: Base, objective: TextualInversionObjective) -> LearnedWord:
 
 def inversion_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     """A new word on pictures without captions; no weight of the checkpoint changes."""
-    objective: TextualInversionObjective = stage.objective
+    objective = stage.objective_as(TextualInversionObjective)
     base = shop.base(stage)
     word = new_word(base, objective)
     sentences = objective.templates or SENTENCES[objective.property]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.diffusion.process import Process
-from kandinsky.training.objectives_config import Robust
+from kandinsky.training.config import Robust
 
 Target = Literal["eps", "x0", "v"]
 

@@ -14,8 +14,8 @@ from kandinsky.core.errors import ConfigError
 from kandinsky.diffusion.loop import END
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.times import trailing
+from kandinsky.training.config import Robust
 from kandinsky.training.objectives.denoising import Posterior, Target, clean_of, error_of
-from kandinsky.training.objectives_config import Robust
 
 Says = Callable[[Tensor, Tensor], Tensor]
 """(x, t) to what a network says of x (B, C, h, w) at times t (B,): (B, C or 2C, h, w)."""

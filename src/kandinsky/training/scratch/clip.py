@@ -122,7 +122,7 @@ class SeenPairSource:
 
 def clip_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     """Both towers, or one of them, against each other and against what their heads are asked."""
-    objective: ClipObjective = stage.objective
+    objective = stage.objective_as(ClipObjective)
     towers = shop.new_towers()
     shop.start(stage, "clip", towers, "towers.")
     teacher = load_teacher() if objective.teacher is not None else None

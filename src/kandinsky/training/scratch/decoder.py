@@ -48,7 +48,7 @@ def decoder_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     L_hybrid of Nichol & Dhariwal 2021 (arXiv 2102.09672, eq. 16). A share of the rows sees the embedding of
     an empty picture, as inference's unconditional half does.
     """
-    objective: DecoderObjective = stage.objective
+    objective = stage.objective_as(DecoderObjective)
     movq = shop.frozen_movq(stage)
     encoders = Encoders(shop.frozen_towers(stage), movq, shop.device)
     learned, held_out = shop.split(stage)

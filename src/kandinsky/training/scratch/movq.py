@@ -34,7 +34,7 @@ CHUNK = 64
 def movq_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
     """The autoencoder against its reconstruction losses and, when asked for, a critic of patches."""
     yield from ()
-    objective: MovqObjective = stage.objective
+    objective = stage.objective_as(MovqObjective)
     movq = shop.new_movq()
     shop.start(stage, "movq", movq)
     learned, held_out = shop.split(stage)

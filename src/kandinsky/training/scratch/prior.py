@@ -35,7 +35,7 @@ def prior_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
 
     A share of the rows sees the empty text, as inference's unconditional half does.
     """
-    objective: PriorObjective = stage.objective
+    objective = stage.objective_as(PriorObjective)
     encoders = Encoders(shop.frozen_towers(stage), None, shop.device)
     towers = encoders.towers.module
     learned, held_out = shop.split(stage)

@@ -21,10 +21,9 @@ from kandinsky.networks.unet2 import UNet2, UNet2Config
 from kandinsky.training.checkpoint import HASHES, newest_whole
 from kandinsky.training.config import (
     DataConfig,
-    DistillObjective,
-    DreamBoothObjective,
     Stage,
     TrainConfig,
+    Tuned,
     network_config,
     validated,
 )
@@ -41,7 +40,6 @@ from kandinsky.training.finetune.widen_unet import following, widened
 from kandinsky.training.loop import CHECKPOINTS
 from kandinsky.training.scratch.clip_model import Towers
 from kandinsky.training.seeds import generator, seed_globals
-from kandinsky.training.tuning_config import Tuned
 
 LAST_TOKENIZER_FILE = "special_tokens_map.json"
 
@@ -131,8 +129,7 @@ class Workshop:
     @staticmethod
     def learns_whole(stage: Stage) -> bool:
         """Whether networks of a checkpoint learn as a whole, and not something beside them."""
-        either = isinstance(stage.objective, DreamBoothObjective | DistillObjective)
-        return stage.method == "full" or (either and stage.objective.whole)
+        return stage.whole
 
     @cached_property
     def sources(self) -> tuple[Source, Source | None]:
