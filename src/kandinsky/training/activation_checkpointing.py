@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -22,7 +22,9 @@ BLOCKS: dict[type[nn.Module], tuple[str, ...]] = {
 """What is run again as one, and by which names it is called; of its activations only its inputs are kept."""
 
 
-Inside = Callable[[], AbstractContextManager[Any]]
+T = TypeVar("T")
+
+Inside = Callable[[], AbstractContextManager[object]]
 
 
 def recompute(network: nn.Module, inside: Inside = nullcontext) -> None:
@@ -42,7 +44,8 @@ def recompute(network: nn.Module, inside: Inside = nullcontext) -> None:
                 setattr(block, name, partial(_run, getattr(block, name), inside))
 
 
-def _run(call: Callable[..., Any], inside: Inside, *given: Any) -> Any:
+def _run(call: Callable[..., T], inside: Inside, *given: object) -> T:
     if not torch.is_grad_enabled():
         return call(*given)
-    return checkpoint(call, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), inside()))
+    result: T = checkpoint(call, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), inside()))
+    return result

@@ -29,6 +29,8 @@ from kandinsky.training.run_folder import weights_stamp
 from kandinsky.training.scratch.clip_model import vision_pixels
 from kandinsky.training.seeds import seed_globals
 
+Fields = dict[str, Any]
+"""Keyword arguments of `Pipeline.generate`."""
 HALVES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -135,7 +137,9 @@ class BaseCheckpoint:
         output: Tensor = self.need_prior().network(x, t, self.prior_condition(captions))
         return output
 
-    def decoder_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> Any:
+    def decoder_condition(
+        self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor
+    ) -> UNet2Condition | UNet3Condition:
         """The decoder's condition from captions and embeddings (B, D); rows `dropped` (B,) get the empty one:
         the empty text and the embedding of an all-zero image, as inference's unconditional half does.
         """
@@ -169,7 +173,7 @@ class BaseCheckpoint:
                 rows.append(conditioner.told(conditioner.reader.network(ids, torch.ones_like(ids))))
         return stacked(rows)
 
-    def batch_condition(self, batch: Examples, encoded: dict[str, Tensor], dropped: Tensor) -> Any:
+    def batch_condition(self, batch: Examples, encoded: dict[str, Tensor], dropped: Tensor) -> object:
         """The decoder's condition for a batch, its regions or hints included."""
         cond = self.decoder_condition(batch.captions, encoded.get("embeddings"), dropped)
         if self.inpaints:
@@ -177,6 +181,7 @@ class BaseCheckpoint:
             cond = replace(cond, extra=region)
         if self.model.hints:
             assert batch.hints is not None
+            assert isinstance(cond, UNet2Condition)
             cond = replace(cond, hint=told_hint(self.model, batch.hints))
         return cond
 
@@ -193,11 +198,11 @@ class BaseCheckpoint:
         pixels = None if pixels is None else pixels.to(self.device)
         return told_region(self.model, pixels, latents, repaint.to(self.device))
 
-    def request_fields(self, height: int, width: int) -> dict[str, Any]:
+    def request_fields(self, height: int, width: int) -> Fields:
         """Fields of a request for images of that size; a decoder that inpaints draws all of a grey one, one
         with hints gets a black one.
         """
-        fields: dict[str, Any] = {"height": height, "width": width}
+        fields: Fields = {"height": height, "width": width}
         if self.model.hints:
             fields["hint"] = Image.new("RGB", (width, height))
         if self.inpaints:

@@ -52,7 +52,7 @@ def with_controlnet(model: Model, first_layer: FirstLayer) -> Model:
     return replace(_regrown(model, config, first_layer), hints=True)
 
 
-def _regrown(model: Model, config: Any, first_layer: FirstLayer) -> Model:
+def _regrown(model: Model, config: object, first_layer: FirstLayer) -> Model:
     """The model with a network of another configuration, and all weights that the old one has for it."""
     old = cast(nn.Module, model.network)
     network = type(old)(config)
