@@ -182,7 +182,7 @@ def _note_channels(folder: Path, decoder: nn.Module) -> None:
     if json.get("in_channels") == config.in_channels:
         return
     sizes = {"in_channels": config.in_channels, "out_channels": config.out_channels}
-    hints = isinstance(decoder, UNet2) and config.condition == "image_hint"
+    hints = getattr(config, "condition", None) == "image_hint"
     write_json(path, {**json, **sizes, **({"addition_embed_type": config.condition} if hints else {})})
     index = read_json(folder / INDEX)
     kind = kind_for(str(index["_class_name"]), "Controlnet" if hints else "Inpaint")

@@ -18,7 +18,6 @@ from kandinsky.core.images import to_pil
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import PerPictureRng
 from kandinsky.engine.sampling import Sampling
-from kandinsky.networks.unet2 import UNet2Condition
 from kandinsky.tasks.generate import denoise
 from kandinsky.tasks.start import start
 from kandinsky.training import events
@@ -132,7 +131,7 @@ def draw_trajectories(
         if (step.index + 1) % stride == 0:
             states.append(step.x)
     cond = conditions.cond
-    embeddings = cond.image_embedding if isinstance(cond, UNet2Condition) else None
+    embeddings: Tensor | None = getattr(cond, "image_embedding", None)
     return torch.stack(states, dim=1), embeddings
 
 
