@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kandinsky.conditioning.captions import prior_condition
+from kandinsky.conditioning.captions import CaptionConditioner, prior_condition
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.core.errors import ConfigError
 from kandinsky.engine.adapters import OF_THE_PRIOR, adaptable
@@ -123,10 +123,14 @@ class BaseCheckpoint:
 
     def predict_prior(self, x: Tensor, t: Tensor, captions: Sequence[str]) -> Tensor:
         """What the prior predicts for embeddings (B, D) at times (B,)."""
-        output: Tensor = self.need_prior().network(
-            x, t, prior_condition(self.need_prior(), captions, self.device)
-        )
+        stage = self.need_prior()
+        output: Tensor = stage.network(x, t, prior_condition(stage, captions, self.device))
         return output
+
+    @property
+    def decoder_condition(self) -> CaptionConditioner:
+        """Makes the decoder's condition of captions and embeddings."""
+        return CaptionConditioner(self.prior, self.texts, self.one_text, self.device)
 
     def batch_condition(self, batch: Examples, encoded: dict[str, Tensor], dropped: Tensor) -> object:
         """The decoder's condition for a batch, its regions or hints included."""
