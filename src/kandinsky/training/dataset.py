@@ -86,6 +86,8 @@ class Dataset:
             cache=data.cache,
             grammar=grammar,
             fit=data.fit,
+            measure_colours=data.measure_colours,
+            common=data.common,
         ).to(self.device)
 
     def _held_out(self, sets: list[PictureSet]) -> tuple[list[PictureSet], list[PictureSet]]:
@@ -98,6 +100,9 @@ class Dataset:
             )
         chosen = torch.randperm(total, generator=generator(self.seed, "held out"))[:count]
         kept = torch.ones(total, dtype=torch.bool).index_fill(0, chosen, False)
+        if self.config.common > 1:  # An image that is seen several times an epoch is held out as a whole.
+            files = torch.cat([images.files for images in sets])
+            kept = ~torch.isin(files, files[chosen])
         parts = list(zip(sets, torch.split(kept, [len(one) for one in sets]), strict=True))
         learned = [images.where(mask) for images, mask in parts if bool(mask.any())]
         return learned, [images.where(~mask) for images, mask in parts if not bool(mask.all())]
