@@ -23,6 +23,7 @@ from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Event, Finished, Result
 from kandinsky.core.images import open_picture
 from kandinsky.core.requests import Request
+from kandinsky.engine.acceleration.networks import accelerated_model
 from kandinsky.generations.model import Model
 from kandinsky.tasks.check import check
 from kandinsky.tasks.generate import generate
@@ -178,7 +179,7 @@ class Kandinsky3InpaintingPipeline(Facade):
 
 
 def _events(model: Model, request: Request, batches: list[Batch]) -> Generator[Event, None, None]:
-    images = yield from generate(model, request, batches)
+    images = yield from generate(accelerated_model(model), request, batches)
     yield Finished(Result(images, request.seeds, request.to_json()))
 
 
