@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kandinsky.compat.diffusers.values import ImagePipelineOutput
+from kandinsky.compat.diffusers.outputs import ImagePipelineOutput
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.images import crop, to_pil
 from kandinsky.generations.model import Model
@@ -39,6 +39,6 @@ def pictures(model: Model, latents: Tensor, width: int, height: int, output_type
     return unit.to(model.dtype) if output_type == "pt" else unit.float().cpu().permute(0, 2, 3, 1).numpy()
 
 
-def output(images: Any, return_dict: bool) -> Any:
+def output(images: object, return_dict: bool) -> Any:
     """The images as an output that is read by name, or as a tuple of one."""
     return ImagePipelineOutput(images) if return_dict else (images,)

@@ -20,7 +20,7 @@ from kandinsky.generations.model import Model
 T = TypeVar("T")
 
 
-def returned(run: Generator[Any, None, T]) -> T:
+def returned(run: Generator[object, None, T]) -> T:
     """Runs a generator to its end and gives what it returns."""
     while True:
         try:
@@ -54,7 +54,7 @@ class Facade:
         compute in."""
         return torch.randn(shape, device=self.device)
 
-    def _check_kind(self, given: Mapping[str, Any]) -> None:
+    def _check_kind(self, given: Mapping[str, object]) -> None:
         """Raises RequestError when the U-Net is not of the kind that a call with these inputs needs."""
         inpainting = "img_mask" in given
         who = f"{type(self).__name__}.generate_inpainting" if inpainting else "This method"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
-from kandinsky.compat.diffusers.draws import rng_of
-from kandinsky.compat.diffusers.following import LATENTS, Callbacks, follow, warned
+from kandinsky.compat.diffusers.callbacks import LATENTS, Callbacks, follow, warned
+from kandinsky.compat.diffusers.generators import rng_of
 from kandinsky.compat.diffusers.inputs import (
     Pictures,
     counted,
@@ -22,11 +22,11 @@ from kandinsky.compat.diffusers.inputs import (
     scaled,
     texts,
 )
-from kandinsky.compat.diffusers.parts import native_of
+from kandinsky.compat.diffusers.models import native_of
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
-from kandinsky.compat.diffusers.results import check_output_type, output, pictures
+from kandinsky.compat.diffusers.postprocess import check_output_type, output, pictures
 from kandinsky.compat.diffusers.schedulers import schedule_of
-from kandinsky.compat.diffusers.steering import Steered
+from kandinsky.compat.diffusers.step_networks import Steered
 from kandinsky.compat.kinds import check_kind
 from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader, stacked
@@ -77,7 +77,7 @@ class DecoderPipeline(DiffusionPipeline):
     COMPONENTS: ClassVar[tuple[str, ...]] = ("unet", "scheduler", "movq")
     unet: Any
     scheduler: Any
-    movq: Any
+    movq: object
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "image_embeds", "negative_image_embeds"]
 
     __init__ = made_of(COMPONENTS)
@@ -182,8 +182,8 @@ class TextDecoderPipeline(DecoderPipeline):
     """A decoder pipeline whose decoder reads the texts themselves beside the embeddings."""
 
     COMPONENTS: ClassVar[tuple[str, ...]] = ("text_encoder", "tokenizer", *DecoderPipeline.COMPONENTS)
-    text_encoder: Any
-    tokenizer: Any
+    text_encoder: object
+    tokenizer: object
 
     __init__ = made_of(COMPONENTS)
 

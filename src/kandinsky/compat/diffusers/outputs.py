@@ -13,7 +13,7 @@ class Config(dict[str, Any]):
     another class need not share.
     """
 
-    def __init__(self, stated: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, stated: Mapping[str, object], defaults: Mapping[str, object] | None = None) -> None:
         super().__init__({**(defaults or {}), **stated})
         self.stated = dict(stated)
 
@@ -55,77 +55,77 @@ class ImagePipelineOutput(Output):
     """`images`: a list of PIL pictures, an array (B, H, W, 3) or a tensor (B, 3, H, W), both in 0..1, or
     latents."""
 
-    images: Any
+    images: object
 
 
 @dataclass(eq=False)
 class KandinskyPriorPipelineOutput(Output):
     """`image_embeds` and `negative_image_embeds`, (B, D) each, as the decoder wants them."""
 
-    image_embeds: Any
-    negative_image_embeds: Any
+    image_embeds: object
+    negative_image_embeds: object
 
 
 @dataclass(eq=False)
 class SchedulerOutput(Output):
     """`prev_sample`: what a step leads to; `pred_original_sample`: the clean sample that was predicted."""
 
-    prev_sample: Any
-    pred_original_sample: Any
+    prev_sample: object
+    pred_original_sample: object
 
 
 @dataclass(eq=False)
 class UNet2DConditionOutput(Output):
     """`sample`: what the network said, (B, C, h, w)."""
 
-    sample: Any
+    sample: object
 
 
 @dataclass(eq=False)
 class Kandinsky3UNetOutput(Output):
     """`sample`: what the network said, (B, C, h, w)."""
 
-    sample: Any
+    sample: object
 
 
 @dataclass(eq=False)
 class BaseModelOutput(Output):
     """`last_hidden_state`: a text's states (B, L, W)."""
 
-    last_hidden_state: Any
+    last_hidden_state: object
 
 
 @dataclass(eq=False)
 class DecoderOutput(Output):
     """`sample`: decoded pictures (B, 3, H, W), about -1..1."""
 
-    sample: Any
+    sample: object
 
 
 @dataclass(eq=False)
 class VQEncoderOutput(Output):
     """`latents`: encoded pictures (B, C, h, w)."""
 
-    latents: Any
+    latents: object
 
 
 @dataclass(eq=False)
 class PriorTransformerOutput(Output):
     """`predicted_image_embedding` (B, D), in units of the statistics of real ones."""
 
-    predicted_image_embedding: Any
+    predicted_image_embedding: object
 
 
 @dataclass(eq=False)
 class CLIPTextModelOutput(Output):
     """`text_embeds` (B, D) and `last_hidden_state` (B, L, W)."""
 
-    text_embeds: Any
-    last_hidden_state: Any
+    text_embeds: object
+    last_hidden_state: object
 
 
 @dataclass(eq=False)
 class CLIPVisionModelOutput(Output):
     """`image_embeds` (B, D)."""
 
-    image_embeds: Any
+    image_embeds: object

@@ -27,10 +27,10 @@ class Callbacks:
     latents)` is called each `legacy_steps` steps and changes nothing.
     """
 
-    pipeline: Any = None
+    pipeline: object = None
     on_step_end: Callable[..., Mapping[str, Tensor] | None] | None = None
     names: Sequence[str] = ("latents",)
-    legacy: Callable[..., Any] | None = None
+    legacy: Callable[..., object] | None = None
     legacy_steps: int = 1
 
     def checked(self, allowed: Sequence[str]) -> "Callbacks":
@@ -63,7 +63,7 @@ def follow(
     callbacks: Callbacks,
     tensors: Named | None = None,
     on_change: Callable[[dict[str, Tensor]], None] | None = None,
-    bar: Mapping[str, Any] | None = None,
+    bar: Mapping[str, object] | None = None,
 ) -> Tensor:
     """Runs a trajectory to its end and returns its last latents.
 
@@ -89,7 +89,7 @@ def follow(
     return x
 
 
-def warned(encoding: Generator[Any, None, Any]) -> Any:
+def warned(encoding: Generator[object, None, object]) -> Any:
     """Runs an encoding to its end and gives what it returns; what was not read of a text is warned of."""
     while True:
         try:

@@ -9,9 +9,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from kandinsky.compat.calls import signed
+from kandinsky.compat.kandinsky2.facade import Facade, returned
 from kandinsky.compat.kandinsky2.inputs import SIDE, inputs_of, sampler_name
 from kandinsky.compat.kandinsky2.noise import OriginalNoise
-from kandinsky.compat.kandinsky2.running import Facade, returned
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.conditioning.text_image import TextImageConditioner
 from kandinsky.conditioning.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ from kandinsky.generations.k21 import original_prior_schedule, original_schedule
 from kandinsky.generations.model import Model
 from kandinsky.networks.xlmr import MultilingualClip
 
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, object] = {
     "batch_size": 1,
     "guidance_scale": 7,
     "h": 512,
@@ -83,14 +83,14 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
 
     def _mix(
         self,
-        images_texts: Sequence[Any],
+        images_texts: Sequence[object],
         weights: Sequence[float],
         batch_size: int,
         prior_cf_scale: float,
         prior_steps: str | int,
         negative_prior_prompt: str,
         negative_decoder_prompt: str,
-        **settings: Any,
+        **settings: object,
     ) -> list[Image]:
         """The pictures of a mix, `batch_size` of one sum; `settings` are those of the decoder."""
         if not images_texts or len(images_texts) != len(weights):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from kandinsky.compat.diffusers.parts import native_of
+from kandinsky.compat.diffusers.models import native_of
 from kandinsky.conditioning.prior_stage import PreparedPrior
 from kandinsky.core.errors import RequestError
 from kandinsky.networks.unet2 import UNet2

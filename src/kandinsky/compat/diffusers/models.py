@@ -13,7 +13,7 @@ from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.maps import networks
 from kandinsky.compat.diffusers.attention import AttnAddedKVProcessor2_0, check_processors
 from kandinsky.compat.diffusers.files import component_folder
-from kandinsky.compat.diffusers.values import (
+from kandinsky.compat.diffusers.outputs import (
     BaseModelOutput,
     CLIPTextModelOutput,
     CLIPVisionModelOutput,
@@ -37,7 +37,7 @@ class Part(nn.Module):
 
     FORMAT: ClassVar[Component]
 
-    def __init__(self, native: nn.Module, config: Mapping[str, Any]) -> None:
+    def __init__(self, native: nn.Module, config: Mapping[str, object]) -> None:
         super().__init__()
         self.native = native
         self.config = Config(config)
@@ -51,7 +51,7 @@ class Part(nn.Module):
         torch_dtype: torch.dtype | None = None,
         variant: str | None = None,
         revision: str | None = None,
-        **ignored: Any,
+        **ignored: object,
     ) -> Self:
         """Loads the component from a folder or Hub id; raises CheckpointError when it is missing or does not
         fit."""
@@ -89,9 +89,9 @@ class UNet2DConditionModel(Part):
 
     FORMAT: ClassVar[Component] = networks.UNET
 
-    def __init__(self, native: nn.Module, config: Mapping[str, Any]) -> None:
+    def __init__(self, native: nn.Module, config: Mapping[str, object]) -> None:
         super().__init__(native, config)
-        self._processors: dict[str, Any] = {}
+        self._processors: dict[str, object] = {}
 
     def forward(
         self,
@@ -101,7 +101,7 @@ class UNet2DConditionModel(Part):
         added_cond_kwargs: Mapping[str, Tensor] | None = None,
         return_dict: bool = True,
         prepared: Fixed | None = None,
-        **ignored: Any,
+        **ignored: object,
     ) -> Any:
         """One prediction.
 
@@ -131,7 +131,7 @@ class UNet2DConditionModel(Part):
         ]
         return {name: self._processors.get(name, AttnAddedKVProcessor2_0()) for name in names}
 
-    def set_attn_processor(self, processor: Any) -> None:
+    def set_attn_processor(self, processor: object) -> None:
         """Accepts the published processors; raises RequestError for one that might change the attention.
 
         Attention here is fused and exact whichever of them is set, so that setting one changes no picture.
@@ -142,7 +142,7 @@ class UNet2DConditionModel(Part):
         """Sets what was set at first."""
         self._processors = {}
 
-    def enable_xformers_memory_efficient_attention(self, *_: Any, **__: Any) -> None:
+    def enable_xformers_memory_efficient_attention(self, *_: object, **__: object) -> None:
         """Accepted: attention is memory-efficient without it."""
 
     def disable_xformers_memory_efficient_attention(self) -> None:
@@ -241,7 +241,7 @@ class CLIPTextModelWithProjection(Part):
 
     FORMAT: ClassVar[Component] = networks.CLIP_TEXT
 
-    def forward(self, input_ids: Tensor, **ignored: Any) -> CLIPTextModelOutput:
+    def forward(self, input_ids: Tensor, **ignored: object) -> CLIPTextModelOutput:
         """Token ids (B, L) to the texts' embeddings and hidden states."""
         features = self.native(input_ids)
         return CLIPTextModelOutput(features.embedding, features.hidden)
@@ -252,7 +252,7 @@ class CLIPVisionModelWithProjection(Part):
 
     FORMAT: ClassVar[Component] = networks.CLIP_VISION
 
-    def forward(self, pixel_values: Tensor, **ignored: Any) -> CLIPVisionModelOutput:
+    def forward(self, pixel_values: Tensor, **ignored: object) -> CLIPVisionModelOutput:
         """Normalised pixels (B, 3, S, S) to image embeddings."""
         return CLIPVisionModelOutput(self.native(pixel_values))
 
@@ -274,7 +274,7 @@ class T5EncoderModel(Part):
     FORMAT: ClassVar[Component] = networks.ONE_TEXT
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: Any
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object
     ) -> BaseModelOutput:
         """Token ids and mask (B, L) to the texts' hidden states (B, L, W)."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -303,7 +303,7 @@ def original_of(module: Any) -> Any:
     return module
 
 
-def native_of(part: Any, kind: type[Any]) -> Any:
+def native_of(part: object, kind: type[object]) -> Any:
     """What of ours is inside a component (a network, a tokenizer); CheckpointError when it is no such thing.
 
     Components of the peer have the same names, and are told here.

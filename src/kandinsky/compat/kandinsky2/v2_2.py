@@ -7,7 +7,7 @@ import numpy as np
 from PIL.Image import Image
 
 from kandinsky.compat.calls import signed
-from kandinsky.compat.diffusers.decoders import DecoderPipeline
+from kandinsky.compat.diffusers.decoder import DecoderPipeline
 from kandinsky.compat.diffusers.pipelines import (
     KandinskyV22Img2ImgPipeline,
     KandinskyV22InpaintPipeline,
@@ -24,7 +24,7 @@ TASKS: dict[str, type[DecoderPipeline]] = {
 }
 
 
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, object] = {
     "batch_size": 1,
     "decoder_guidance_scale": 4,
     "decoder_steps": 50,
@@ -51,7 +51,7 @@ def _whole(steps: str | int) -> int:
     return int(text)
 
 
-def made(names: str, does: str, method: str, **own: Any) -> Any:
+def made(names: str, does: str, method: str, **own: object) -> Any:
     """A method that makes pictures."""
     return signed(lambda model, given: model._generate(given), names, {**DEFAULTS, **own}, does, method)
 

@@ -7,9 +7,9 @@ from typing import Any
 from PIL.Image import Image
 
 from kandinsky.compat.calls import signed
+from kandinsky.compat.kandinsky2.facade import Facade
 from kandinsky.compat.kandinsky2.inputs import SIDE, inputs_of, sampler_name
 from kandinsky.compat.kandinsky2.noise import OriginalNoise
-from kandinsky.compat.kandinsky2.running import Facade
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.images import round_up
 from kandinsky.diffusion.constraints import Constraint
@@ -26,7 +26,7 @@ RELEASE = next(iter(BEHAVIOURS))
 """The behaviour that the published examples were made with."""
 
 
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, object] = {
     "batch_size": 1,
     "ddim_eta": 0.05,
     "denoised_type": "dynamic_threshold",
@@ -97,7 +97,7 @@ class Kandinsky2(Facade):
 
     def _fields(self, steps: int, guidance_scale: float, sampler: str, eta: float) -> dict[str, Any]:
         name = sampler_name(sampler)
-        fields: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "sampler": name}
+        fields: dict[str, object] = {"steps": steps, "guidance_scale": guidance_scale, "sampler": name}
         # The last state of the original code lost its eta on the way to the sampler; that state is followed.
         acts = name == "ddim" and self.behaviour == RELEASE
         return fields | {"eta": eta} if acts else fields

@@ -9,15 +9,15 @@ from typing import Any, ClassVar, cast
 from torch import Tensor
 
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
-from kandinsky.compat.diffusers.decoders import DecoderPipeline, stacked_pixels
-from kandinsky.compat.diffusers.draws import rng_of
+from kandinsky.compat.diffusers.callbacks import follow, warned
+from kandinsky.compat.diffusers.decoder import DecoderPipeline, stacked_pixels
 from kandinsky.compat.diffusers.files import model_folder
-from kandinsky.compat.diffusers.following import follow, warned
+from kandinsky.compat.diffusers.generators import rng_of
 from kandinsky.compat.diffusers.inputs import Pictures, counted, images, paired, repeated, split, texts
-from kandinsky.compat.diffusers.parts import native_of
+from kandinsky.compat.diffusers.models import native_of
 from kandinsky.compat.diffusers.pipeline import made_of
-from kandinsky.compat.diffusers.results import check_output_type, output, pictures
-from kandinsky.compat.diffusers.steering import SteeredByText
+from kandinsky.compat.diffusers.postprocess import check_output_type, output, pictures
+from kandinsky.compat.diffusers.step_networks import SteeredByText
 from kandinsky.compat.kinds import check_kind
 from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.conditioning.one_text import OneTextConditioner, StatesReader, stacked
@@ -47,8 +47,8 @@ class OneTextPipeline(DecoderPipeline):
     """
 
     COMPONENTS: ClassVar[tuple[str, ...]] = ("tokenizer", "text_encoder", "unet", "scheduler", "movq")
-    tokenizer: Any
-    text_encoder: Any
+    tokenizer: object
+    text_encoder: object
     _callback_tensor_inputs: ClassVar[list[str]] = [
         "latents",
         "prompt_embeds",
@@ -246,7 +246,7 @@ def _told(given: Mapping[str, Any]) -> tuple[list[str], list[str | None]]:
     return prompts, paired(negatives, len(prompts), "negative_prompt")
 
 
-def _are_states(value: Any) -> bool:
+def _are_states(value: object) -> bool:
     return isinstance(value, Tensor) and value.ndim == 3
 
 
@@ -267,13 +267,13 @@ def _states(conditioner: OneTextConditioner, embeds: Tensor, mask: Tensor, copie
 class _NoEncoder:
     """In place of a text encoder that was left out; `config` holds the `width` of its states."""
 
-    config: Any
+    config: object
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
         raise RequestError("This pipeline has no text_encoder.", "Give one, or the states of texts.")
 
 
-def _started(given: Mapping[str, Any], multiple: int) -> tuple[Pictures | None, dict[str, Any]]:
+def _started(given: Mapping[str, object], multiple: int) -> tuple[Pictures | None, dict[str, Any]]:
     """The pictures that a call begins at, and the request's fields that follow; an image gives the size."""
     if "image" not in given:
         return None, {"width": given["width"], "height": given["height"]}
