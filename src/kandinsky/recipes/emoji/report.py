@@ -13,7 +13,7 @@ from kandinsky.core.errors import DataError
 from kandinsky.core.files import write_atomically
 from kandinsky.evaluation.features import Features, extract, to_bytes
 from kandinsky.evaluation.kid import frechet_distance, kernel_distance
-from kandinsky.evaluation.looks import StyleReader, background_share
+from kandinsky.recipes.emoji.style_accuracy import StyleReader, background_share
 from kandinsky.evaluation.quality import Reconstruct, reconstruction_quality
 from kandinsky.evaluation.retrieval import retrieval
 from kandinsky.networks.lpips import PerceptualLoss
