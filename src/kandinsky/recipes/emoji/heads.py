@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kandinsky.recipes.emoji.captions import tints_of
 from kandinsky.recipes.emoji.sentence_teacher import WIDTH, Teacher, load_teacher
 from kandinsky.recipes.emoji.vocabulary import COLOURS
 from kandinsky.training.config import ClipObjective
@@ -70,6 +71,19 @@ class StyleHead(nn.Module):
         return cosine_logits(embeddings, self.style, scale), cosine_logits(embeddings, self.background, scale)
 
 
+class ColoursHead(nn.Module):
+    """The colour of the thing that an embedding is of: a vector for each, compared as those of looks are."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.randn(len(COLOURS), width) * width**-0.5)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (B, P) to logits (B, C), in [-8, 8]."""
+        scale = torch.tensor(math.log(STYLE_SCALE), device=embeddings.device)
+        return cosine_logits(embeddings, self.vectors, scale)
+
+
 class SketchHead(nn.Module):
     """A small copy of the picture read off its embedding, so that the embedding carries layout and colour."""
 
@@ -100,6 +114,7 @@ class EmojiHeads:
     objective: ClipObjective
     concepts: ConceptHead | None
     looks: StyleHead | None
+    colours: ColoursHead | None
     sketch: SketchHead | None
     student: nn.Linear | None
     teacher: Teacher | None
@@ -113,6 +128,7 @@ class EmojiHeads:
             objective,
             ConceptHead(torch.unique(images.concept_ids), width) if named else None,
             StyleHead(width, len(images.folder.styles)) if looked else None,
+            ColoursHead(width) if objective.colours or objective.colours_text else None,
             SketchHead(width) if objective.sketch else None,
             nn.Linear(width, WIDTH) if teacher is not None else None,
             teacher,
@@ -124,6 +140,7 @@ class EmojiHeads:
         heads = {
             "concepts": self.concepts,
             "looks": self.looks,
+            "colours": self.colours,
             "sketch": self.sketch,
             "teacher": self.student,
         }
@@ -137,10 +154,12 @@ class EmojiHeads:
             "concepts": weighs.concepts,
             "style": weighs.looks,
             "background": weighs.looks,
+            "colour": weighs.colours,
             "sketch": weighs.sketch,
             "concepts_text": weighs.concepts_text,
             "style_text": weighs.looks_text,
             "background_text": weighs.looks_text,
+            "colour_text": weighs.colours_text,
             "distillation": weighs.distillation,
         }
 
@@ -153,6 +172,8 @@ class EmojiHeads:
             style, background = self.looks(image)
             parts["style"] = class_loss(style, batch.facts["styles"].to(image.device))
             parts["background"] = class_loss(background, batch.facts["backgrounds"].to(image.device))
+        if self.colours is not None and self.objective.colours:
+            parts["colour"] = class_loss(self.colours(image), colour_classes(batch).to(image.device))
         if self.sketch is not None:
             small = sketch_of(batch.pixels.to(image.device))
             parts["sketch"] = F.mse_loss(self.sketch(image).float(), small)
@@ -170,6 +191,9 @@ class EmojiHeads:
             style, background = self.looks(text)
             parts["style_text"] = class_loss(style, _named(batch, "styles").to(text.device))
             parts["background_text"] = class_loss(background, _named(batch, "backgrounds").to(text.device))
+        if self.colours is not None and self.objective.colours_text:
+            named = torch.where(batch.names("tints"), colour_classes(batch), -1)
+            parts["colour_text"] = class_loss(self.colours(text), named.to(text.device))
         if self.student is not None and self.teacher is not None:
             taught = self.teacher(batch.captions).to(text.device)
             parts["distillation"] = distillation_loss(self.student(text), taught)
@@ -192,6 +216,12 @@ class EmojiHeads:
         assert self.concepts is not None
         alone = batch.facts["beside"].to(device) < 0
         return torch.where(alone, self.concepts.classes(batch.facts["concepts"].to(device)), -1)
+
+
+def colour_classes(batch: Batch) -> Tensor:
+    """The colour of each thing, (B,), whether its own or given to it; -1 where it has none."""
+    tints = tints_of(batch.facts)
+    return torch.where(tints >= 0, tints % len(COLOURS), -1)
 
 
 def _named(batch: Batch, fact: str) -> Tensor:

@@ -8,6 +8,8 @@ from kandinsky.core.errors import DataError
 from kandinsky.recipes.emoji.captions import CaptionGrammar, CaptionMix
 from kandinsky.recipes.emoji.concepts import TABLE, Concept, Words, read_concepts, wanted_groups, wasteful
 from kandinsky.recipes.emoji.heads import EmojiHeads
+from kandinsky.recipes.emoji.plain_words import plain_nouns
+from kandinsky.recipes.emoji.recolour import kept_palette
 from kandinsky.training.config import ClipObjective, DataConfig, validated
 from kandinsky.training.data.caption import WrittenCaptions
 from kandinsky.training.data.folder import METADATA, Folder, folder_of, read_folder
@@ -20,7 +22,13 @@ class EmojiRecipe:
     def read(self, root: Path, data: DataConfig) -> Folder:
         """The images of the groups that are wanted; see `read_emoji`."""
         mix = validated(CaptionMix, data.captions, "data.captions") if data.captions else None
-        return read_emoji(root, data.groups, keep_wasteful=data.keep_wasteful, mix=mix)
+        folder = read_emoji(root, data.groups, keep_wasteful=data.keep_wasteful, mix=mix)
+        grammar, painter = grammar_of(folder), kept_palette if data.measure_colours else None
+        common = frozenset(
+            number for number, concept in enumerate(grammar.concepts) if concept.key in plain_nouns()
+        )
+        records = (replace(one, times=data.common if one.concept in common else 1) for one in folder.records)
+        return replace(folder, records=tuple(records), painter=painter)
 
     def heads(self, objective: ClipObjective, images: PictureSet, width: int) -> EmojiHeads:
         """The heads that an objective weighs, for embeddings of a width."""
@@ -84,6 +92,10 @@ def open_emoji(
 
 def concept_of(images: PictureSet, index: int) -> Concept:
     """What image `index` of an emoji folder shows."""
-    grammar = images.folder.captioner
-    assert isinstance(grammar, CaptionGrammar)
-    return grammar.concepts[int(images.concept_ids[index])]
+    return grammar_of(images.folder).concepts[int(images.concept_ids[index])]
+
+
+def grammar_of(folder: Folder) -> CaptionGrammar:
+    """The grammar of a folder that this recipe read."""
+    assert isinstance(folder.captioner, CaptionGrammar)
+    return folder.captioner

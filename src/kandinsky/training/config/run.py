@@ -199,7 +199,9 @@ class DataConfig(Table):
     takes the place of a column `hint` of the metadata.
 
     `recipe` names one of `kandinsky.recipes`, which reads the folder and says what images show. Of it alone are
-    `groups` and `keep_wasteful`, which images it leaves out, and the probabilities `captions` of its grammar.
+    `groups` and `keep_wasteful`, which images it leaves out, the probabilities `captions` of its grammar,
+    `common`, how often images of the commonest things are seen, and `measure_colours`, whether things may be
+    called by their colours and given others.
     """
 
     folder: Path = Path()
@@ -217,6 +219,8 @@ class DataConfig(Table):
     buckets: int | None = Field(default=None, ge=8)
     hints: Path | None = None
     captions: dict[str, object] = Field(default_factory=dict)
+    measure_colours: bool = False
+    common: int = Field(default=1, ge=1)
     held_out: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -227,8 +231,10 @@ class DataConfig(Table):
             raise ConfigError(
                 "data.folder and data.dataset: one of them is needed.", "Set folder or dataset."
             )
-        given = {"groups": self.groups != ("core",), "keep_wasteful": self.keep_wasteful, "captions": self.captions}
-        if self.recipe is None and (names := [name for name, is_given in given.items() if is_given]):
+        of_recipe = ("groups", "keep_wasteful", "captions", "measure_colours", "common")
+        fields = type(self).model_fields
+        names = [name for name in of_recipe if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
+        if self.recipe is None and names:
             raise ConfigError(
                 f"data.{names[0]} is read by a recipe, and none is named.", 'Set data.recipe, such as "emoji".'
             )

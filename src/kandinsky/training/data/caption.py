@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 Facts = Mapping[str, Tensor]
@@ -33,6 +34,10 @@ class Captioner(Protocol):
         """Draws a caption for each of B images; every choice is drawn from `rng` and nothing else."""
         ...
 
+    def matches(self, facts: Facts, said: Sequence[Caption]) -> Tensor:
+        """Which caption (row) is true of which image (column) of a batch, (B, B) bool."""
+        ...
+
     def mirrorable(self, concept: int) -> bool:
         """Whether the mirrored image still shows the concept."""
         ...
@@ -57,6 +62,10 @@ class WrittenCaptions:
             found.append(Caption(joined, caption.language))
         return found
 
+    def matches(self, facts: Facts, said: Sequence[Caption]) -> Tensor:
+        """A caption is true of the images that have the same one."""
+        return equal_texts(said)
+
     def mirrorable(self, concept: int) -> bool:
         """Whether the caption names no side."""
         return not names_a_side(self.written[concept].text)
@@ -76,6 +85,10 @@ class Templates:
         """Draws one of the sentences for each image."""
         return [Caption(rng.choice(self.sentences)) for _ in facts["concepts"]]
 
+    def matches(self, facts: Facts, said: Sequence[Caption]) -> Tensor:
+        """Every sentence is true of every image."""
+        return torch.ones(len(said), len(said), dtype=torch.bool)
+
     def mirrorable(self, concept: int) -> bool:
         """Always: the sentences say nothing of sides."""
         return True
@@ -88,3 +101,19 @@ class Templates:
 def names_a_side(text: str) -> bool:
     """Whether a text speaks of left and right in English, so that a mirrored image would be another."""
     return _NAMES_A_SIDE.search(text) is not None
+
+
+def equal(values: Tensor) -> Tensor:
+    """Which of values (B,) are the same, (B, B) bool."""
+    return values[:, None] == values[None, :]
+
+
+def equal_texts(said: Sequence[Caption]) -> Tensor:
+    """Which captions have the same text, (B, B) bool."""
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(caption.text for caption in said))}
+    return equal(torch.tensor([numbers[caption.text] for caption in said]))
+
+
+def names(said: Sequence[Caption], fact: str) -> Tensor:
+    """Which captions name a fact, (B,) bool."""
+    return torch.tensor([fact in caption.names for caption in said])

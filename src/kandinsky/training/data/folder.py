@@ -2,9 +2,13 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
 
 from kandinsky.core.errors import DataError
 from kandinsky.training.data.caption import Caption, Captioner, WrittenCaptions
@@ -25,6 +29,7 @@ class Record:
     """One image file: its path under the root, what it shows, style name and split (`train` or `test`).
 
     `hint` is the path of an image of the same proportions that goes with it, under the root too or absolute.
+    It is seen `times` in an epoch.
     """
 
     file_name: str
@@ -32,16 +37,35 @@ class Record:
     style: str
     split: str
     hint: str = ""
+    times: int = 1
+
+
+class Painter(Protocol):
+    """Changes the colours of what N images show."""
+
+    def where(self, keep: Tensor) -> "Painter":
+        """The same for those images that `keep`, (N,) bool or indices, chooses."""
+        ...
+
+    def paint(
+        self, layers: Tensor, rows: Tensor, alone: Tensor, share: float, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The layers (B, 4, S, S) of images `rows` (B,), a `share` of those `alone` (B,) bool changed; facts."""
+        ...
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Records, and what says what they show; `styles` in sorted order give the style ids."""
+    """Records, and what says what they show; `styles` in sorted order give the style ids.
+
+    `painter`, where a recipe has one, is made of decoded images (N, 4, S, S) and a folder for caches.
+    """
 
     root: Path
     records: tuple[Record, ...]
     captioner: Captioner
     styles: tuple[str, ...] = ("",)
+    painter: Callable[[Tensor, Path], Painter] | None = None
 
 
 def read_folder(root: str | Path) -> Folder:

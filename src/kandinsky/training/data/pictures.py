@@ -15,10 +15,10 @@ from torch import Tensor
 from kandinsky.core.caches import cache_folder
 from kandinsky.core.errors import ConfigError, DataError, nearest
 from kandinsky.training.config import Fit
-from kandinsky.training.data.caption import Caption
+from kandinsky.training.data.caption import Caption, names
 from kandinsky.training.data.compose import BACKGROUNDS, composite, place, side_by_side
 from kandinsky.training.data.decode import decoded
-from kandinsky.training.data.folder import Folder, read_folder
+from kandinsky.training.data.folder import Folder, Painter, read_folder
 from kandinsky.training.data.hints import decoded_hints
 
 
@@ -29,6 +29,7 @@ class Augmentation:
     `mirror`: left and right exchanged (never of what names a side). `move`: shrunk to between `smallest` and
     1 of its size and shifted inside the frame. `pair`: a second image of the same style stands to the right,
     both at half size. `white`: the background is white; otherwise one of the other named colours.
+    `recolour`: what is shown takes another colour, where a recipe knows how (never beside a second image).
     """
 
     mirror: float = 0.0
@@ -36,6 +37,7 @@ class Augmentation:
     smallest: float = 0.75
     pair: float = 0.0
     white: float = 0.55
+    recolour: float = 0.0
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -73,24 +75,26 @@ class Batch:
 
     def names(self, fact: str) -> Tensor:
         """Which captions name a fact, (B,) bool."""
-        return torch.tensor([fact in caption.names for caption in self.said])
+        return names(self.said, fact)
 
 
 @dataclass(frozen=True)
 class PictureSet:
     """Images in memory, premultiplied RGBA uint8 (N, 4, S, S), with their captions.
 
-    `concept_ids` (N,) int64 are what they show, `style_ids` point into `folder.styles`. `hints` are images
-    too, in the same form, where the folder has some.
+    `concept_ids` (N,) int64 are what they show, `style_ids` point into `folder.styles`, `files` into
+    `folder.records`. `hints` are images too, in the same form, where the folder has some.
     """
 
     folder: Folder
     pixels: Tensor
+    files: Tensor
     concept_ids: Tensor
     style_ids: Tensor
     mirrorable: Tensor
     opaque: Tensor
     hints: Tensor | None = None
+    painter: Painter | None = None
 
     def __len__(self) -> int:
         return int(self.pixels.shape[0])
@@ -111,11 +115,13 @@ class PictureSet:
         return PictureSet(
             self.folder,
             self.pixels[there],
+            self.files[keep],
             self.concept_ids[keep],
             self.style_ids[keep],
             self.mirrorable[keep],
             self.opaque[keep],
             None if self.hints is None else self.hints[there],
+            None if self.painter is None else self.painter.where(keep),
         )
 
     def plain(self, indices: Tensor | Sequence[int], background: str = "white") -> Tensor:
@@ -137,18 +143,30 @@ class PictureSet:
     ) -> Batch:
         """Draws captions, colours and augmentations for `indices` (B,); see `Batch` for what comes back."""
         rows = torch.as_tensor(indices, dtype=torch.int64)
-        draws = Draws.of(self, rows, torch.rand((len(rows), 8), generator=generator), augmentation)
+        options = augmentation or Augmentation()
+        draws = Draws.of(self, rows, torch.rand((len(rows), 8), generator=generator), options)
         words = words_of(generator)
-        layers = draws.placed(self.pixels)
         facts = {"concepts": self.concept_ids[rows], "styles": self.style_ids[rows], **draws.facts}
+        layers = self.pixels[rows.to(self.pixels.device)].float()
+        if self.painter is not None:
+            alone = ~draws.paired
+            layers, painted = self.painter.paint(layers, rows, alone, options.recolour, generator)
+            facts |= painted
+        elif options.recolour:
+            raise ConfigError("augmentation.recolour needs a recipe that measures colours.", "Leave it out.")
+        layers = draws.placed(layers, self.pixels)
         return Batch(
             composite(layers, facts["backgrounds"]),
             tuple(self.folder.captioner.captions(facts, words)),
             facts,
             rows,
             layers[:, 3:4] / 255,
-            None if self.hints is None else draws.placed(self.hints)[:, :3] / 255,
+            None if self.hints is None else self._placed_hints(self.hints, draws),
         )
+
+    @staticmethod
+    def _placed_hints(hints: Tensor, draws: "Draws") -> Tensor:
+        return draws.placed(hints[draws.rows.to(hints.device)].float(), hints)[:, :3] / 255
 
 
 @dataclass(frozen=True)
@@ -169,11 +187,8 @@ class Draws:
     facts: dict[str, Tensor]
 
     @classmethod
-    def of(
-        cls, images: PictureSet, rows: Tensor, chance: Tensor, augmentation: Augmentation | None
-    ) -> "Draws":
+    def of(cls, images: PictureSet, rows: Tensor, chance: Tensor, options: Augmentation) -> "Draws":
         """Decides by `chance` (B, 8), uniform in [0, 1)."""
-        options = augmentation or Augmentation()
         opaque = images.opaque[rows]
         mirrored = (chance[:, 0] < options.mirror) & images.mirrorable[rows]
         second = rows.clone()
@@ -195,10 +210,12 @@ class Draws:
         offset = (1 - scale)[:, None] * chance[:, 6:8]
         return cls(rows, mirrored, second, paired, moved, scale, offset, facts)
 
-    def placed(self, planes: Tensor) -> Tensor:
-        """The RGBA layers (B, 4, S, S) float, 0 to 255, of `planes`, each where it stands in its frame."""
-        device = planes.device
-        layers = planes[self.rows.to(device)].float()
+    def placed(self, layers: Tensor, planes: Tensor) -> Tensor:
+        """RGBA layers (B, 4, S, S) float, 0 to 255, each put where it stands in its frame, in place.
+
+        Those to the right are taken from `planes` (N, 4, S, S).
+        """
+        device = layers.device
         flip = torch.nonzero(self.mirrored).flatten().to(device)
         layers[flip] = layers[flip].flip(-1)
         if bool(self.moved.any()):
@@ -241,6 +258,7 @@ def open_pictures(
         place
         for place, record in enumerate(folder.records)
         if split in ("all", record.split) and (styles is None or record.style in styles)
+        for _ in range(record.times)
     ]
     if not kept:
         raise DataError(
@@ -249,16 +267,23 @@ def open_pictures(
         )
     kept_in = Path(cache) if cache is not None else cache_folder() / "pictures"
     everything, hints = decoded(folder, size, kept_in, fit), decoded_hints(folder, size, kept_in, fit)
+    files = torch.tensor(kept)
+    painter = None
+    if folder.painter is not None:
+        once, again = torch.unique(files, return_inverse=True)
+        painter = folder.painter(torch.from_numpy(everything)[once].contiguous(), kept_in).where(again)
     # Images lie in memory in one way whether they come decoded or from the cache: convolutions round
     # differently otherwise, and a resumed run would not be exact.
-    pixels = torch.from_numpy(everything)[kept].contiguous()
+    pixels = torch.from_numpy(everything)[files].contiguous()
     records = [folder.records[place] for place in kept]
     return PictureSet(
         folder,
         pixels,
+        files,
         torch.tensor([record.concept for record in records]),
         torch.tensor([folder.styles.index(record.style) for record in records]),
         torch.tensor([folder.captioner.mirrorable(record.concept) for record in records]),
         pixels[:, 3].flatten(1).amin(dim=1) == 255,
-        None if hints is None else torch.from_numpy(hints)[kept].contiguous(),
+        None if hints is None else torch.from_numpy(hints)[files].contiguous(),
+        painter,
     )
