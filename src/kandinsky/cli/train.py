@@ -140,9 +140,9 @@ def launch(count: int, arguments: Sequence[str]) -> int:
 def train(path: Path, changes: dict[str, Any], *, resume: bool, quiet: bool) -> None:
     """Runs a training run to its end; leaves with the code of Ctrl-C when it was stopped (and saved)."""
     from kandinsky.training.api import run_config
-    from kandinsky.training.distributed import announced, leave
+    from kandinsky.training.distributed import launched, leave
 
-    quiet = quiet or not announced().first
+    quiet = quiet or not launched().first
     try:
         if not follow(run_config(path, resume=resume, overrides=changes), err(), quiet=quiet):
             raise typer.Exit(INTERRUPTED)

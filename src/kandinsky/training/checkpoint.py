@@ -1,5 +1,4 @@
-"""Checkpoints of a run that survive a kill at any moment: written aside, synced, checked by hash, then
-renamed.
+"""Checkpoints of a run that survive a kill at any moment: written aside, synced, hashed, then renamed.
 
 A checkpoint is a folder `step-00001000` of safetensors files, one `state.json`, and `hashes.json` with the
 SHA-256 of each. A folder of that name is complete; whatever damage comes later is found by the hashes.
@@ -11,9 +10,9 @@ import os
 import random
 import shutil
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
@@ -28,13 +27,40 @@ STATE = "state.json"
 _ASIDE = ".aside-"
 
 
+class LearnerValues(TypedDict):
+    """JSON values of a trainable: the optimiser's numbers, how often weights were averaged, loss scaling."""
+
+    optimiser: dict[str, float]
+    averaged: int
+    scaler: dict[str, float]
+
+
+class RandomValues(TypedDict):
+    """JSON values of the global generators."""
+
+    numpy: tuple[str, int, int, float]
+    python: tuple[int, list[int], float | None]
+
+
+class RunValues(TypedDict, total=False):
+    """JSON values of a run; `data` is the position in the order of examples."""
+
+    finished: bool
+    learners: dict[str, LearnerValues]
+    data: dict[str, int]
+    seconds: float
+    losses: dict[str, float]
+    random: RandomValues
+    log_size: int
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Everything a run needs to continue: tensors by file (no suffix) and name, and plain JSON values."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
-    values: dict[str, Any]
+    values: RunValues
     path: Path | None = None
 
 
@@ -88,9 +114,7 @@ def tidy(folder: Path, keep: int) -> None:
 
 
 def newest(folder: Path) -> Found:
-    """Reads the newest checkpoint whose files are what they were when written; damaged ones are refused by
-    name.
-    """
+    """Reads the newest whole checkpoint; damaged ones are refused by name."""
     refused: list[str] = []
     for path in _steps(folder):
         try:
@@ -118,7 +142,8 @@ def read(path: Path, files: set[str] | None = None, optional: Set[str] = frozens
         if name != STATE:
             tensors[name.removesuffix(".safetensors")] = load_file(path / name)
     values = _read_json(path / STATE)
-    return Checkpoint(int(values.pop("step")), tensors, values, path)
+    step = int(values.pop("step"))
+    return Checkpoint(step, tensors, cast(RunValues, values), path)
 
 
 def newest_whole(folder: Path, files: set[str], optional: Set[str] = frozenset()) -> Checkpoint:
@@ -135,19 +160,19 @@ def newest_whole(folder: Path, files: set[str], optional: Set[str] = frozenset()
     raise CheckpointError(f"{folder} holds no whole checkpoint{reason}.", "Train that stage first.")
 
 
-def newest_values(folder: Path) -> dict[str, Any] | None:
-    """What `state.json` of the newest whole checkpoint says, `step` included, or None."""
+def newest_without_tensors(folder: Path) -> Checkpoint | None:
+    """The newest whole checkpoint, but only its JSON values."""
     for path in _steps(folder):
         try:
             found = read(path)
         except CheckpointError:
             continue
-        return {**found.values, "step": found.step}
+        return replace(found, tensors={})
     return None
 
 
-def random_state(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The states of the global generators (torch on CPU and `device`, numpy, python), as tensors and JSON
+def random_state(device: torch.device) -> tuple[dict[str, Tensor], RandomValues]:
+    """The states of the global generators (torch on CPU and `device`, numpy, python): tensors and JSON
     values.
     """
     tensors = {"torch": torch.get_rng_state()}
@@ -156,14 +181,13 @@ def random_state(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     tensors["numpy"] = torch.from_numpy(np.asarray(keys, dtype=np.int64))
     version, numbers, spare = random.getstate()
-    values = {
-        "numpy": [str(kind), int(position), int(has_gauss), float(gauss)],
-        "python": [version, list(numbers), spare],
+    return tensors, {
+        "numpy": (str(kind), int(position), int(has_gauss), float(gauss)),
+        "python": (version, list(numbers), spare),
     }
-    return tensors, values
 
 
-def restore_random_state(tensors: dict[str, Tensor], values: dict[str, Any], device: torch.device) -> None:
+def restore_random_state(tensors: dict[str, Tensor], values: RandomValues, device: torch.device) -> None:
     """Puts back what `random_state` gave."""
     torch.set_rng_state(tensors["torch"])
     if device.type == "cuda" and "cuda" in tensors:
@@ -180,10 +204,10 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     for name, tensors in checkpoint.tensors.items():
         path = folder / f"{name}.safetensors"
         save_file(_separate(tensors), path)
-        hashes[path.name] = _synced_hash(path)
+        hashes[path.name] = _sync(path)
     path = folder / STATE
     path.write_text(json.dumps({"step": checkpoint.step, **checkpoint.values}), encoding="utf-8")
-    hashes[STATE] = _synced_hash(path)
+    hashes[STATE] = _sync(path)
     (folder / HASHES).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
     _sync(folder / HASHES)
     _sync(folder)
@@ -220,22 +244,19 @@ def _remove(path: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _synced_hash(path: Path) -> str:
-    _sync(path)
-    return _hash(path)
-
-
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def _sync(path: Path) -> str:
+    """Waits until a file or folder is on the disk; returns the hash of a file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    return _hash(path) if path.is_file() else ""
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -5,9 +5,8 @@ Launchers (`accelerate launch`, `torchrun`) say by environment variables who is 
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -25,7 +24,7 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes and reports."""
         return self.rank == 0
 
     def mean(self, tensors: Sequence[Tensor]) -> None:
@@ -48,9 +47,9 @@ class World:
         """Whether any process wants to stop, and the time of the first; the same everywhere."""
         if self.size == 1:
             return stop, seconds
-        told = torch.tensor([float(stop), seconds if self.first else 0.0], dtype=torch.float64, device=device)
-        dist.all_reduce(told)
-        return bool(told[0] > 0), float(told[1])
+        both = torch.tensor([float(stop), seconds if self.first else 0.0], dtype=torch.float64, device=device)
+        dist.all_reduce(both)
+        return bool(both[0] > 0), float(both[1])
 
     def wait(self) -> None:
         """Waits for all processes."""
@@ -59,7 +58,7 @@ class World:
 
     @contextmanager
     def first_goes_first(self) -> Iterator[None]:
-        """Inside, the first process is done before the others begin: they find what it has left in caches."""
+        """Lets the first process finish before the others begin: they find what it has left in caches."""
         if not self.first:
             self.wait()
         try:
@@ -72,55 +71,7 @@ class World:
 ALONE = World()
 
 
-class Layout(Protocol):
-    """How the tensors of a player lie: `spread` over processes, or as copies in each.
-
-    Where they are spread, all processes call these methods together.
-    """
-
-    spread: bool
-
-    def whole(self, tensor: Tensor) -> Tensor:
-        """All of a tensor."""
-        ...
-
-    def part(self, tensor: Tensor) -> Tensor:
-        """This process's part of a tensor, in the same memory."""
-        ...
-
-    def like(self, value: Tensor, target: Tensor) -> Tensor:
-        """A whole tensor, spread as `target` is."""
-        ...
-
-    def opened(self) -> AbstractContextManager[None]:
-        """Inside, every process has whole networks and may call any part of them."""
-        ...
-
-
-class Copies:
-    """The layout in which each process has everything."""
-
-    spread = False
-
-    def whole(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def part(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def like(self, value: Tensor, target: Tensor) -> Tensor:
-        return value
-
-    def opened(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-
-def asked_to_spread() -> bool:
-    """Whether a launcher says that networks are to be spread over its processes (`--use_fsdp`)."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1", "yes")
-
-
-def announced() -> World:
+def launched() -> World:
     """What a launcher says, without joining; ConfigError for values that make no sense."""
     try:
         world = World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
@@ -136,7 +87,7 @@ def join(device: torch.device) -> tuple[World, torch.device]:
 
     Each process on a machine takes a GPU of its own. Raises ConfigError where there are fewer.
     """
-    world = announced()
+    world = launched()
     if world.size == 1:
         return ALONE, device
     if device.type == "cuda":

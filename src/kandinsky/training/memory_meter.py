@@ -1,4 +1,4 @@
-"""Memory counted without using it: tensors with a shape and no numbers, and a book of those alive."""
+"""Memory counted without using it: fake tensors, which hold nothing, and a meter of those alive."""
 
 import weakref
 from collections.abc import Iterable
@@ -13,17 +13,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class Hollow:
-    """Makes modules hollow: their tensors keep shape, dtype and device, and hold nothing.
+class FakeTensors:
+    """Gives modules fake tensors: they keep shape, dtype and strides, and hold nothing.
 
-    What is computed with them is hollow too, whatever else goes in; gradients and optimisers work.
+    What is computed with them is fake too, whatever else goes in; gradients and optimisers work.
     """
 
     def __init__(self) -> None:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
 
-    def make(self, module: nn.Module) -> None:
-        """Empties in place what of a module is not hollow yet; wherever it was, it is on the CPU then."""
+    def replace(self, module: nn.Module) -> None:
+        """Replaces the tensors of a module in place by fake ones on the CPU."""
         for part in module.modules():
             for name, value in part._parameters.items():
                 if value is not None and not isinstance(value, FakeTensor):
@@ -31,7 +31,7 @@ class Hollow:
             for name, buffer in part._buffers.items():
                 if buffer is not None and not isinstance(buffer, FakeTensor):
                     part._buffers[name] = self._like(buffer)
-        # Hollow tensors cannot be swapped for moved ones, and are where they belong.
+        # Fake tensors cannot be swapped for moved ones, and are where they belong.
         module.to = lambda *_, **__: module  # type: ignore[method-assign]
 
     def _like(self, value: Tensor) -> Tensor:
@@ -39,11 +39,11 @@ class Hollow:
             return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu")
 
 
-class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside, every tensor that an operation makes is counted while anything holds its memory.
+class MemoryMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts every tensor that an operation makes inside, while anything holds its memory.
 
     `live` bytes are held now, `peak` was the most since `mark`. Memory that a kernel takes for itself is not
-    seen. A number that is read off a hollow tensor is 0.
+    seen. A number that is read off a fake tensor is 0.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: dict[int, int] = {}
 
     def count(self, tensors: Iterable[Tensor]) -> int:
-        """Takes tensors into the book that were there before; returns how many bytes are new in it."""
+        """Counts tensors that were there before; returns how many bytes are new."""
         before = self.live
         for tensor in tensors:
             self._add(tensor)

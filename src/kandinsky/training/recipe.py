@@ -56,5 +56,5 @@ def load_recipe(name: str) -> Recipe:
     try:
         recipe: Recipe = importlib.import_module(f"kandinsky.recipes.{name}").RECIPE
     except (ModuleNotFoundError, AttributeError) as error:
-        raise ConfigError(f"data.recipe: there is no recipe {name!r}.", 'The one there is: "emoji".') from error
+        raise ConfigError(f"data.recipe: there is no recipe {name!r}.", 'There is "emoji".') from error
     return recipe

@@ -117,7 +117,9 @@ def grounds(pictures: Tensor) -> Tensor:
 def white(pictures: Tensor) -> Tensor:
     """Which pictures (B,) bool have a white ground."""
     found = grounds(pictures)
-    return (found[:, 0] > WHITE_ENOUGH) & (found[:, 1:].norm(dim=1) < 8)
+    bright: Tensor = found[:, 0] > WHITE_ENOUGH
+    pale: Tensor = found[:, 1:].norm(dim=1) < 8
+    return bright & pale
 
 
 def things(pictures: Tensor) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The table of concepts of an emoji folder: what each is called in every language, its group, and its worth."""
+"""The table of concepts of an emoji folder: what each is called in every language, and its group."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from kandinsky.core.errors import ConfigError, DataError, nearest
 from kandinsky.training.data.folder import Record, read_lines
 
 TABLE = "concepts.json"
+REBUILD = "Build the folder again with its recipe."
 GROUPS: dict[str, frozenset[str]] = {
     "core": frozenset(
         {"animals and nature", "food and drink", "travel and places", "activities", "objects"},
@@ -84,7 +85,7 @@ def read_concepts(metadata: Path) -> tuple[list[Record], tuple[Concept, ...]]:
     try:
         table = json.loads((metadata.parent / TABLE).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{TABLE} is not JSON: {error}.", "Build the folder again with its recipe.") from error
+        raise DataError(f"{TABLE} is not JSON: {error}.", REBUILD) from error
     concepts = tuple(_parsed(key, table[key]) for key in sorted(table))
     ids = {concept.key: number for number, concept in enumerate(concepts)}
     records = []
@@ -107,5 +108,5 @@ def _parsed(key: str, entry: Mapping[str, Mapping[str, Mapping[str, Sequence[str
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{TABLE}: the entry of {key!r} is not {{concept, group, captions}}: {error!r}.",
-            "Build the folder again with its recipe.",
+            REBUILD,
         ) from error

@@ -19,7 +19,6 @@ from kandinsky.training.objectives.contrastive import (
     distillation_loss,
     retrieval_accuracy,
 )
-from kandinsky.training.scratch.clip_model import Towers
 
 SKETCH = 16
 """The side of a sketch in pixels."""
@@ -200,7 +199,7 @@ class EmojiHeads:
         return parts
 
     def accuracy(self, image: Tensor, concepts: Tensor) -> dict[str, float]:
-        """How often image embeddings (B, P) are nearest to the vectors of their concepts (B,), those known."""
+        """How often image embeddings (B, P) are nearest to the vector of their concept, of those known."""
         if self.concepts is None:
             return {}
         classes = self.concepts.classes(concepts.to(image.device))

@@ -48,7 +48,7 @@ def read_emoji(
     """Reads a folder with a table of concepts; in any other, each caption is a concept and stays as written.
 
     `groups` are names of `GROUPS`, of the folder's own groups, or "all"; folders without groups ignore it.
-    Raises DataError for what is wrong in the folder and when nothing is left, ConfigError for an unknown group.
+    Raises DataError for a wrong folder and when nothing is left, ConfigError for an unknown group.
     """
     path = Path(root)
     if (path / TABLE).is_file() and (path / METADATA).is_file():

@@ -56,7 +56,8 @@ class ClipObjective(Table):
     text embedding against a learned vector for each concept; `looks`: the image embedding against one for
     each style and background, `looks_text`: the text embedding, where the caption names them; `colours`,
     `colours_text`: the same for the colour of the thing; `sketch`: a small copy of the image read off the
-    image embedding, so that it carries layout and colour; `distillation`: the text embedding against that of the sentence encoder `teacher`.
+    image embedding, so that it carries layout and colour; `distillation`: the text embedding against that of
+    the sentence encoder `teacher`.
     """
 
     method: Literal["clip"] = "clip"

@@ -185,8 +185,8 @@ class Stage(Table):
 class DataConfig(Table):
     """Where the images are and which of them are learned from; the test split never is.
 
-    `fit` is how images come to one shape, `cache` where decoded ones are kept, `styles` which of the metadata's
-    are learned from. `held_out` images are kept from training and measured on instead.
+    `fit` is how images come to one shape, `cache` where decoded ones are kept, `styles` which of the
+    metadata's are learned from. `held_out` images are kept from training and measured on instead.
 
     The folder may be of shards (`.tar`, WebDataset); a Hugging Face `dataset` (a Hub id or a folder, its
     `split`, and columns where they are not called as usual) takes its place. Both are unpacked once, into
@@ -198,8 +198,8 @@ class DataConfig(Table):
     `hints` is a folder with a hint image for each image, under the same name (whatever the ending); it
     takes the place of a column `hint` of the metadata.
 
-    `recipe` names one of `kandinsky.recipes`, which reads the folder and says what images show. Of it alone are
-    `groups` and `keep_wasteful`, which images it leaves out, the probabilities `captions` of its grammar,
+    `recipe` names one of `kandinsky.recipes`, which reads the folder and says what images show. Of it alone
+    are `groups` and `keep_wasteful`, which images it leaves out, the probabilities `captions` of its grammar,
     `common`, how often images of the commonest things are seen, and `measure_colours`, whether things may be
     called by their colours and given others.
     """
@@ -231,12 +231,12 @@ class DataConfig(Table):
             raise ConfigError(
                 "data.folder and data.dataset: one of them is needed.", "Set folder or dataset."
             )
-        of_recipe = ("groups", "keep_wasteful", "captions", "measure_colours", "common")
-        fields = type(self).model_fields
-        names = [name for name in of_recipe if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
+        usual = {"groups": ("core",), "keep_wasteful": False, "captions": {}, "common": 1}
+        usual |= {"measure_colours": False}
+        names = [name for name, value in usual.items() if getattr(self, name) != value]
         if self.recipe is None and names:
             raise ConfigError(
-                f"data.{names[0]} is read by a recipe, and none is named.", 'Set data.recipe, such as "emoji".'
+                f"data.{names[0]} is for a recipe, and none is named.", 'Set data.recipe, such as "emoji".'
             )
         return self
 

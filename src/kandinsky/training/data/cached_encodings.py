@@ -51,10 +51,8 @@ class CachedEncodings:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(
-        self, indices: Sequence[int], generator: torch.Generator
-    ) -> tuple[Batch, dict[str, Tensor]]:
-        """One variant of each image, drawn at random, with new captions and no pixels; its encodings, float32."""
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Batch, dict[str, Tensor]]:
+        """One variant of each image, drawn at random: new captions, no pixels; its encodings, float32."""
         which = torch.randint(self.variants, (len(indices),), generator=generator)
         places = torch.tensor(list(indices))
         found = {name: value[places * self.variants + which] for name, value in self.tensors.items()}

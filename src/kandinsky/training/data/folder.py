@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.core.errors import DataError
-from kandinsky.training.data.caption import Caption, Captioner, WrittenCaptions
+from kandinsky.training.data.caption import Caption, Captioner, Templates, WrittenCaptions
 
 METADATA, TABLE = "metadata.jsonl", "metadata.csv"
 FILE_COLUMNS = ("file_name", "image_name", "paths", "image_path", "path")
@@ -50,7 +50,7 @@ class Painter(Protocol):
     def paint(
         self, layers: Tensor, rows: Tensor, alone: Tensor, share: float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The layers (B, 4, S, S) of images `rows` (B,), a `share` of those `alone` (B,) bool changed; facts."""
+        """Layers (B, 4, S, S) of images `rows` (B,), a `share` of those `alone` (B,) changed, and facts."""
         ...
 
 
@@ -90,7 +90,7 @@ def read_folder(root: str | Path) -> Folder:
     return _captioned(path, _rows_of_files(path))
 
 
-def read_bare_folder(root: str | Path, captioner: Captioner) -> Folder:
+def read_bare_folder(root: str | Path, captioner: Captioner = Templates(("",))) -> Folder:
     """Reads a folder of images that need no captions; those beside them are not read.
 
     Raises DataError when the folder or its images are missing.

@@ -173,8 +173,8 @@ class PictureSet:
 class Draws:
     """How the images `rows` (B,) stand in their frames, and what on.
 
-    `second` (B,) are the images that stand to the right where `paired`; `moved` ones are shrunk to `scale` and
-    put at `offset`, see `place`.
+    `second` (B,) are the images that stand to the right where `paired`; `moved` ones are shrunk to `scale`
+    and put at `offset`, see `place`.
     """
 
     rows: Tensor

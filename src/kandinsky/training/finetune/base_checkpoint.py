@@ -1,6 +1,8 @@
-"""A loaded checkpoint as fine-tuning uses it: its networks, what they are told, and what they learn from."""
+"""A loaded checkpoint as fine-tuning uses it: its networks, their conditions, and what they learn from."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -12,19 +14,25 @@ from kandinsky.conditioning.one_text import OneTextConditioner, stacked
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.core.errors import ConfigError
 from kandinsky.engine.adapters import OF_THE_PRIOR, adaptable
-from kandinsky.engine.pipeline import Pipeline
+from kandinsky.engine.pipeline import Pipeline, open_sources
 from kandinsky.engine.words import listeners, text_encoders
+from kandinsky.generations import Model, Source
 from kandinsky.networks.prior import PriorCondition
 from kandinsky.networks.unet2 import UNet2Condition
 from kandinsky.networks.unet3 import UNet3Condition
-from kandinsky.tasks.start import told_region
+from kandinsky.tasks.start import told_hint, told_region
+from kandinsky.training.config import ModelConfig, Stage, Tuned
+from kandinsky.training.context import TrainContext
+from kandinsky.training.examples import Examples
+from kandinsky.training.finetune.widen_unet import widened, with_controlnet
+from kandinsky.training.run_folder import weights_stamp
 from kandinsky.training.scratch.clip_model import vision_pixels
+from kandinsky.training.seeds import seed_globals
 
-KINDS = {"epsilon": "eps", "sample": "x0", "velocity": "v"}
-"""What training calls what a checkpoint's network says."""
+HALVES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
-class Base:
+class BaseCheckpoint:
     """A checkpoint whose networks are frozen until somebody lets them learn.
 
     `prior`, `texts` and `one_text` are those of `Listeners`, `encoders` all text encoders by what files call
@@ -42,6 +50,29 @@ class Base:
         for module in self.model.modules.values():
             module.requires_grad_(False)
 
+    @cached_property
+    def stamp(self) -> str:
+        """Changes with the networks that make latents and embeddings."""
+        made_by = ("movq", "vae", "image_encoder")
+        return weights_stamp(
+            {name: self.model.modules[name] for name in made_by if name in self.model.modules}
+        )
+
+    @property
+    def size(self) -> int:
+        """The side of the images that it draws unless told otherwise."""
+        return int(self.model.defaults["width"])
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether the decoder takes a region to repaint."""
+        return self.model.extra_channels > 0
+
+    @property
+    def reads(self) -> bool:
+        """Whether the decoder reads texts itself."""
+        return self.texts is not None or self.one_text is not None
+
     def network(self, target: str) -> nn.Module:
         """The U-Net ("decoder") or the diffusion prior; ConfigError when the checkpoint has none."""
         if target == "decoder":
@@ -54,7 +85,7 @@ class Base:
         return next(name for name, network in adaptable(self.model).items() if network is wanted)
 
     def learners(self, target: str, with_texts: bool = False) -> dict[str, nn.Module]:
-        """That network, and with texts the text encoders that it listens to, by what files call them."""
+        """That network, and with texts the text encoders that feed it, by what files call them."""
         found = {self.component(target): self.network(target)}
         for component, encoder in self.encoders.items():
             if with_texts and component.startswith(OF_THE_PRIOR) == (target == "prior"):
@@ -69,9 +100,18 @@ class Base:
             )
         return self.prior
 
+    def check_size(self, *sides: int) -> None:
+        """Raises ConfigError for sides of images that the decoder cannot draw."""
+        for side in sides:
+            if side % self.model.multiple:
+                raise ConfigError(
+                    f"Pictures of {side} pixels do not fit this checkpoint.",
+                    f"Choose a multiple of {self.model.multiple}.",
+                )
+
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Pictures (B, 3, S, S) in [-1, 1] to `latents` and, with a prior, `embeddings`; float32."""
+        """Images (B, 3, H, W) in [-1, 1] to `latents` and, with a prior, `embeddings`; float32."""
         pixels = pixels.to(self.device)
         found = {"latents": self.model.codec.encode(pixels.to(self.model.dtype)).float()}
         if self.prior is not None:
@@ -83,35 +123,68 @@ class Base:
             found["embeddings"] = seen.float()
         return found
 
-    def tell_prior(self, captions: Sequence[str]) -> PriorCondition:
-        """What the prior is told about captions; gradients reach whatever learns in the text encoder."""
+    def prior_condition(self, captions: Sequence[str]) -> PriorCondition:
+        """The prior's condition; gradients reach whatever learns in the text encoder."""
         stage = self.need_prior()
         tokens = stage.tokenizer.encode(captions, stage.network.config.tokens)
         features = stage.text(tokens.ids.to(self.device))
         return PriorCondition(features.hidden, features.embedding, tokens.mask.to(self.device))
 
-    @property
-    def repaints(self) -> bool:
-        """Whether the decoder is told of a region to repaint."""
-        return self.model.extra_channels > 0
+    def predict_prior(self, x: Tensor, t: Tensor, captions: Sequence[str]) -> Tensor:
+        """What the prior predicts for embeddings (B, D) at times (B,)."""
+        output: Tensor = self.need_prior().network(x, t, self.prior_condition(captions))
+        return output
 
-    def drawing(self, height: int, width: int) -> dict[str, Any]:
-        """Fields of a request for pictures of that size; a decoder that repaints draws all of a grey one, one
-        that follows hints is shown black.
+    def decoder_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> Any:
+        """The decoder's condition from captions and embeddings (B, D); rows `dropped` (B,) get the empty one:
+        the empty text and the embedding of an all-zero image, as inference's unconditional half does.
         """
-        fields: dict[str, Any] = {"height": height, "width": width}
+        if self.one_text is not None:
+            return self._one_text_condition(self.one_text, captions, dropped)
+        image = None
+        if embeddings is not None and self.prior is not None:
+            empty = self.prior.zero_embedding.to(embeddings)
+            image = torch.where(dropped[:, None], empty, embeddings)
+        hidden = embedding = second = None
+        if self.texts is not None:
+            texts = ["" if drop else text for text, drop in zip(captions, dropped.tolist(), strict=True)]
+            first = self.texts.first
+            tokens = first.tokenizer.encode(texts, TOKENS)
+            hidden, embedding = first.network(tokens.ids.to(self.device), tokens.mask.to(self.device))
+            if self.texts.second is not None:
+                more = self.texts.second.tokenizer.encode(texts, TOKENS)
+                second = self.texts.second.network(more.ids.to(self.device), more.mask.to(self.device))
+        return UNet2Condition(image, hidden, embedding, second_text_hidden=second)
+
+    def _one_text_condition(
+        self, conditioner: OneTextConditioner, captions: Sequence[str], dropped: Tensor
+    ) -> UNet3Condition:
+        """Each text at its own length, with the masked rows that inference puts behind it."""
+        rows = []
+        for text, drop in zip(captions, dropped.tolist(), strict=True):
+            ids = conditioner.reader.tokens(text)[0][None].to(self.device)
+            if drop:
+                rows.append(conditioner.nothing(ids.shape[1] + 1))
+            else:
+                rows.append(conditioner.told(conditioner.reader.network(ids, torch.ones_like(ids))))
+        return stacked(rows)
+
+    def batch_condition(self, batch: Examples, encoded: dict[str, Tensor], dropped: Tensor) -> Any:
+        """The decoder's condition for a batch, its regions or hints included."""
+        cond = self.decoder_condition(batch.captions, encoded.get("embeddings"), dropped)
+        if self.inpaints:
+            region = self.region_condition(batch.pixels, encoded["latents"], batch.repaint)
+            cond = replace(cond, extra=region)
         if self.model.hints:
-            fields["hint"] = Image.new("RGB", (width, height))
-        if not self.repaints:
-            return fields
-        grey, all_of_it = Image.new("RGB", (width, height), "grey"), Image.new("L", (width, height), 255)
-        return fields | {"image": grey, "mask": all_of_it}
+            assert batch.hints is not None
+            cond = replace(cond, hint=told_hint(self.model, batch.hints))
+        return cond
 
     @torch.no_grad()
-    def tell_region(self, pixels: Tensor | None, latents: Tensor, repaint: Tensor | None) -> Tensor:
-        """What the decoder is told of regions (B, 1, S, S), 1 inside; None repaints all of the pictures.
+    def region_condition(self, pixels: Tensor | None, latents: Tensor, repaint: Tensor | None) -> Tensor:
+        """The extra channels for regions (B, 1, H, W), 1 inside; None repaints all of the images.
 
-        `pixels` (B, 3, S, S) and their `latents` (B, C, h, w) are those of `encode`.
+        `pixels` (B, 3, H, W) and their `latents` (B, C, h, w) are those of `encode`.
         """
         if repaint is None:
             scale = self.model.codec.downscale
@@ -120,52 +193,54 @@ class Base:
         pixels = None if pixels is None else pixels.to(self.device)
         return told_region(self.model, pixels, latents, repaint.to(self.device))
 
-    @property
-    def reads(self) -> bool:
-        """Whether the decoder reads texts itself."""
-        return self.texts is not None or self.one_text is not None
-
-    def tell_decoder(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> Any:
-        """What the decoder is told about captions and embeddings (B, D); `dropped` (B,) rows hear nothing.
-
-        Nothing is the empty text and the embedding of an all-zero picture, as inference's unconditional half
-        is told.
+    def request_fields(self, height: int, width: int) -> dict[str, Any]:
+        """Fields of a request for images of that size; a decoder that inpaints draws all of a grey one, one
+        with hints gets a black one.
         """
-        if self.one_text is not None:
-            return self._tell_one_text(self.one_text, captions, dropped)
-        image = None
-        if embeddings is not None and self.prior is not None:
-            empty = self.prior.zero_embedding.to(embeddings)
-            image = torch.where(dropped[:, None], empty, embeddings)
-        hidden = embedding = second = None
-        if self.texts is not None:
-            said = ["" if drop else text for text, drop in zip(captions, dropped.tolist(), strict=True)]
-            first = self.texts.first
-            tokens = first.tokenizer.encode(said, TOKENS)
-            hidden, embedding = first.network(tokens.ids.to(self.device), tokens.mask.to(self.device))
-            if self.texts.second is not None:
-                more = self.texts.second.tokenizer.encode(said, TOKENS)
-                second = self.texts.second.network(more.ids.to(self.device), more.mask.to(self.device))
-        return UNet2Condition(image, hidden, embedding, second_text_hidden=second)
+        fields: dict[str, Any] = {"height": height, "width": width}
+        if self.model.hints:
+            fields["hint"] = Image.new("RGB", (width, height))
+        if self.inpaints:
+            fields["image"] = Image.new("RGB", (width, height), "grey")
+            fields["mask"] = Image.new("L", (width, height), 255)
+        return fields
 
-    def _tell_one_text(
-        self, told: OneTextConditioner, captions: Sequence[str], dropped: Tensor
-    ) -> UNet3Condition:
-        """Each text at its own length, with the masked rows that inference puts behind it."""
-        rows = []
-        for text, drop in zip(captions, dropped.tolist(), strict=True):
-            ids = told.reader.tokens(text)[0][None].to(self.device)
-            if drop:
-                rows.append(told.nothing(ids.shape[1] + 1))
-            else:
-                rows.append(told.told(told.reader.network(ids, torch.ones_like(ids))))
-        return stacked(rows)
 
-    def check_size(self, *sides: int) -> None:
-        """Raises ConfigError for sides of pictures that the decoder cannot draw."""
-        for side in sides:
-            if side % self.model.multiple:
-                raise ConfigError(
-                    f"Pictures of {side} pixels do not fit this checkpoint.",
-                    f"Choose a multiple of {self.model.multiple}.",
-                )
+def open_base(ctx: TrainContext, stage: Stage) -> BaseCheckpoint:
+    """Loads the checkpoint that a stage begins with, anew for each: one must not see another's changes.
+
+    Its networks are in float32 where they learn as a whole; else they only need the stage's precision. It has
+    the layers for regions or hints that it lacks and the stage asks for.
+    """
+    half = stage.precision != "fp32" and not stage.whole
+    fields = ctx.config.model.model_dump(exclude={"name"})
+    dtype = HALVES[stage.precision] if half else "float32"
+    pipe = ctx.opens(ctx.config.model.name, **fields, device=ctx.device, dtype=dtype)
+    pipe.model = _grown(stage, pipe.model, ctx.seed)
+    return BaseCheckpoint(pipe)
+
+
+def base_sources(model: ModelConfig) -> tuple[Source, Source | None]:
+    """The folders of the checkpoint that fine-tuning begins with: the decoder's and the prior's."""
+    return open_sources(model.name, model.prior, model.variant, model.revision)
+
+
+def _grown(stage: Stage, model: Model, seed: int) -> Model:
+    objective = stage.objective
+    if not isinstance(objective, Tuned):
+        return model
+    inpaints = objective.inpainting if not model.extra_channels else None
+    control = objective.control if not model.hints else None
+    if inpaints is None and control is None:
+        return model
+    if not stage.whole:
+        told, does = ("regions", "repaints") if inpaints is not None else ("hints", "follows hints")
+        raise ConfigError(
+            f"Adapters cannot hold the channels that a decoder needs to be told of {told}.",
+            f'Set method = "full", or begin with a decoder that {does}.',
+        )
+    seed_globals(seed)
+    if inpaints is not None:
+        return widened(model, inpaints.first_layer)
+    assert control is not None
+    return with_controlnet(model, control.first_layer)

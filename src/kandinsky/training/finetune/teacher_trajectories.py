@@ -23,10 +23,12 @@ from kandinsky.tasks.generate import denoise
 from kandinsky.tasks.start import start
 from kandinsky.training import events
 from kandinsky.training.config import DistillObjective, Stage
+from kandinsky.training.context import TrainContext
 from kandinsky.training.data.pictures import PictureSet
-from kandinsky.training.finetune.base_checkpoint import Base
+from kandinsky.training.dataset import augmentation
+from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint
+from kandinsky.training.run_folder import weights_stamp
 from kandinsky.training.seeds import generator
-from kandinsky.training.stages.workshop import Workshop, augmentation, weights_stamp
 
 FIRST_SEED = 2**40
 """Of the teacher's noise: far from seeds that people ask for."""
@@ -51,7 +53,7 @@ class Trajectories:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Segment:
     """Rows of a batch: from `x` to `target`, both (B, C, h, w) float32, in step number `step` (B,)."""
 
     captions: tuple[str, ...]
@@ -62,7 +64,7 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Stretches:
+class SegmentSource:
     """Every step of every trajectory as an example of its own."""
 
     kept: Trajectories
@@ -75,12 +77,12 @@ class Stretches:
     def __len__(self) -> int:
         return len(self.kept) * self.steps
 
-    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Stretch:
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Segment:
         """The steps of these indices; nothing about them is random."""
         chosen = torch.tensor(list(indices))
         rows, step = chosen // self.steps, chosen % self.steps
         embeddings, states = self.kept.embeddings, self.kept.states
-        return Stretch(
+        return Segment(
             tuple(self.kept.captions[row] for row in rows.tolist()),
             None if embeddings is None else embeddings[rows].float(),
             states[rows, step].float(),
@@ -89,14 +91,18 @@ class Stretches:
         )
 
 
-def teacher_scale(base: Base, objective: DistillObjective) -> float:
+def teacher_scale(base: BaseCheckpoint, objective: DistillObjective) -> float:
     """The guidance scale of the teacher, as requests have it."""
     usual = base.model.defaults["guidance_scale"]
     return float(usual if objective.guidance_scale is None else objective.guidance_scale)
 
 
 def draw_trajectories(
-    base: Base, objective: DistillObjective, prompts: Sequence[str | Image.Image], seed: int, side: int
+    base: BaseCheckpoint,
+    objective: DistillObjective,
+    prompts: Sequence[str | Image.Image],
+    seed: int,
+    side: int,
 ) -> tuple[Tensor, Tensor | None]:
     """The states and embeddings of `Trajectories`, drawn under these prompts as a request would be.
 
@@ -126,7 +132,7 @@ def draw_trajectories(
 
 
 def kept_trajectories(
-    shop: Workshop, stage: Stage, base: Base, pictures: PictureSet, count: int, purpose: str
+    ctx: TrainContext, stage: Stage, base: BaseCheckpoint, pictures: PictureSet, count: int, purpose: str
 ) -> Generator[events.Event, None, Trajectories]:
     """`count` trajectories of pictures and their captions, drawn now or read where they were drawn before.
 
@@ -134,7 +140,7 @@ def kept_trajectories(
     pictures and other settings make new ones. Raises OutputError when the disk does not take them.
     """
     objective = stage.objective_as(DistillObjective)
-    folder = shop.config.out / "cache" / f"trajectories-{_key(shop, stage, base, pictures, purpose)}"
+    folder = ctx.run.cache / f"trajectories-{_key(ctx, stage, base, pictures, purpose)}"
     parts: list[Trajectories] = []
     what = f"trajectories of the teacher ({purpose})"
     for first in range(0, count, objective.chunk):
@@ -143,7 +149,7 @@ def kept_trajectories(
         if found is None:
             yield events.Preparing(stage.name, what, first, count)
             rows = min(objective.chunk, count - first)
-            _write(path, _draw(shop, stage, base, pictures, first, rows, purpose))
+            _write(path, _draw(ctx, stage, base, pictures, first, rows, purpose))
             found = _read(path)
         assert found is not None
         parts.append(found)
@@ -157,10 +163,16 @@ def kept_trajectories(
 
 
 def _draw(
-    shop: Workshop, stage: Stage, base: Base, pictures: PictureSet, first: int, count: int, purpose: str
+    ctx: TrainContext,
+    stage: Stage,
+    base: BaseCheckpoint,
+    pictures: PictureSet,
+    first: int,
+    count: int,
+    purpose: str,
 ) -> Trajectories:
     objective = stage.objective_as(DistillObjective)
-    draws = generator(shop.config.seed, "trajectories", purpose, first)
+    draws = generator(ctx.seed, "trajectories", purpose, first)
     rows = torch.randint(len(pictures), (count,), generator=draws)
     batch = pictures.batch(rows, draws, augmentation(stage))
     reads = torch.rand(count, generator=draws) < objective.from_text
@@ -171,23 +183,23 @@ def _draw(
         for caption, picture, read in zip(batch.captions, shown, reads.tolist(), strict=True)
     ]
     # Another purpose begins with other noise.
-    offset = int(torch.randint(2**40, (1,), generator=generator(shop.config.seed, "noise", purpose)))
+    offset = int(torch.randint(2**40, (1,), generator=generator(ctx.seed, "noise", purpose)))
     states, embeddings = draw_trajectories(
-        base, objective, prompts, FIRST_SEED + offset + first, pictures.size
+        base, objective, prompts, FIRST_SEED + offset + first, pictures.shape[1]
     )
     return Trajectories(batch.captions, states, embeddings)
 
 
-def _key(shop: Workshop, stage: Stage, base: Base, pictures: PictureSet, purpose: str) -> str:
+def _key(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, pictures: PictureSet, purpose: str) -> str:
     objective = stage.objective_as(DistillObjective)
     teacher = objective.model_dump(include={"steps", "solver_steps", "solver", "from_text", "chunk"})
     said = {
         **teacher,
         "guidance_scale": teacher_scale(base, objective),
-        "lora": shop.config.model.lora,
+        "lora": ctx.config.model.lora,
         "augmentation": str(augmentation(stage)),
-        "captions": shop.config.data.captions,
-        "seed": shop.config.seed,
+        "captions": ctx.config.data.captions,
+        "seed": ctx.seed,
         "purpose": purpose,
         "dtype": str(base.model.dtype),
         "defaults": dict(base.model.defaults),

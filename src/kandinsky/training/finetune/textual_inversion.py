@@ -1,4 +1,4 @@
-"""Textual inversion: a new word learns what a few pictures show (Gal et al. 2022, arXiv 2208.01618)."""
+"""Textual inversion: a new word learns what a few images show (Gal et al. 2022, arXiv 2208.01618)."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
@@ -14,19 +14,21 @@ from kandinsky.core.rng import Noise
 from kandinsky.diffusion.process import Process
 from kandinsky.engine.words import learn_word
 from kandinsky.training.config import DecoderObjective, Stage, TextualInversionObjective
-from kandinsky.training.data.captions import Templates
+from kandinsky.training.context import TrainContext
+from kandinsky.training.data.caption import Templates
+from kandinsky.training.diffusion_losses import Loss, denoising_losses, weighted
 from kandinsky.training.events import Event
-from kandinsky.training.finetune.base_checkpoint import KINDS, Base
-from kandinsky.training.finetune.examples import Examples, lesson_of
-from kandinsky.training.finetune.losses import Loss, held_out_losses, weighted
-from kandinsky.training.finetune.sample_grids import draw_sheet
-from kandinsky.training.objectives.denoising import Posterior, squared_error
-from kandinsky.training.objectives.times import TIME_SAMPLERS, TimeSampler, settled
-from kandinsky.training.scratch.decoder import denoising_losses
-from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.task import Losses, Player, Sheet, Task, Turn
+from kandinsky.training.examples import Examples, training_data
+from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
+from kandinsky.training.finetune.sample_grids import draw_grid
+from kandinsky.training.finetune.tuning import HeldOut
+from kandinsky.training.image_grid import ImageGrid
+from kandinsky.training.objectives.denoising import KINDS, Posterior, squared_error
+from kandinsky.training.objectives.times import TIME_SAMPLERS, TimeSampler, sync_across_ranks
+from kandinsky.training.task import Losses, StepContext, Task, Trainable
 
-PLAYER = "words"
+TRAINABLE = "words"
+"""The name of what learns, in checkpoints."""
 SENTENCES = {
     "object": (
         "{}",
@@ -51,7 +53,7 @@ SENTENCES = {
         "everything, {}",
     ),
 }
-"""What is said of the pictures when nobody says otherwise, by what the word stands for."""
+"""The captions unless others are given, by what the word stands for."""
 
 
 class LearnedWord(nn.Module):
@@ -62,17 +64,17 @@ class LearnedWord(nn.Module):
         self.rows = nn.ParameterDict(rows)
 
 
-class TurnNoise:
-    """The draws of one turn, for code that draws from `Noise`."""
+class StepNoise:
+    """The draws of one step, for code that draws from `Noise`."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: StepContext[Examples]) -> None:
         self.turn = turn
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         return self.turn.normal(torch.empty(shape, device=self.turn.device))
 
 
-def new_word(base: Base, objective: TextualInversionObjective) -> LearnedWord:
+def new_word(base: BaseCheckpoint, objective: TextualInversionObjective) -> LearnedWord:
     """Teaches the checkpoint's text encoders a word whose rows will learn; they begin as `init_from`'s.
 
     Raises ConfigError for a word that is known, and for an `init_from` that is neither one token nor as many
@@ -100,43 +102,44 @@ def new_word(base: Base, objective: TextualInversionObjective) -> LearnedWord:
     return word
 
 
-def inversion_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
-    """A new word on pictures without captions; no weight of the checkpoint changes."""
+def inversion_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Examples]]:
+    """A new word on images without captions; no weight of the checkpoint changes."""
     objective = stage.objective_as(TextualInversionObjective)
-    base = shop.base(stage)
+    base = open_base(ctx, stage)
     word = new_word(base, objective)
-    sentences = objective.templates or SENTENCES[objective.property]
-    grammar = Templates(tuple(sentence.replace("{}", objective.token) for sentence in sentences))
-    lesson = yield from lesson_of(shop, stage, base, grammar)
+
+    def sentences(templates: Sequence[str]) -> tuple[str, ...]:
+        return tuple(template.replace("{}", objective.token) for template in templates)
+
+    templates = Templates(sentences(objective.templates or SENTENCES[objective.property]))
+    data = yield from training_data(ctx, stage, base, ctx.data.size(stage, base.size), templates)
     times = nn.ModuleDict()
-    route = sampled_loss if objective.route == "sampled" else direct_loss
-    loss = route(base, objective, times)
+    sampled = objective.route == "sampled"
+    loss = (sampled_loss if sampled else direct_loss)(base, objective, times)
 
-    def sheet(_: torch.Generator) -> Sheet:
-        wanted = tuple(sentence.replace("{}", objective.token) for sentence in objective.shown)
-        said = wanted or grammar.sentences[:4]
-        return draw_sheet(base, said, lesson.shown.shape, objective.shown_steps)
+    def grid(_: torch.Generator) -> ImageGrid:
+        captions = sentences(objective.shown) or templates.sentences[:4]
+        return draw_grid(base, captions, data.shown.shape, objective.shown_steps)
 
-    used = {"decoder": base.reads or objective.route == "sampled", "prior": base.prior is not None}
+    used = {"decoder": base.reads or sampled, "prior": base.prior is not None}
     networks = tuple(base.network(target) for target, wanted in used.items() if wanted)
-    player = Player(PLAYER, word, loss, stage.optimiser, compiled=networks)
-    settle = partial(settled, times.values())
-    measure = partial(held_out_losses, shop, lesson, (player,))
-    return Task((player,), lesson.source, times, settle, lesson.order, sheet, measure)
+    trainable = Trainable(TRAINABLE, word, loss, stage.optimiser, compiled=networks)
+    sync = partial(sync_across_ranks, times.values())
+    measure = HeldOut(ctx, data.held_out, (trainable,)).losses
+    return Task((trainable,), data.source, times, sync, data.order, grid, measure)
 
 
 @dataclass(frozen=True, eq=False)
-class Decoder:
-    """The checkpoint's decoder and the settings it was made with, for its plain squared error."""
+class DecoderErrors:
+    """The plain squared error of a checkpoint's decoder."""
 
-    base: Base
+    base: BaseCheckpoint
     process: Process
     posterior: Posterior
     objective: DecoderObjective
 
     @classmethod
-    def of(cls, base: Base) -> "Decoder":
-        """That of a checkpoint."""
+    def of(cls, base: BaseCheckpoint) -> "DecoderErrors":
         schedule = base.model.schedule_of("ddpm")
         objective = DecoderObjective(vlb=0.0).model_copy(update={"target": KINDS[schedule.reading]})
         return cls(base, schedule.process, Posterior.of(schedule.process, base.device), objective)
@@ -145,34 +148,34 @@ class Decoder:
         self, captions: Sequence[str], embeddings: Tensor | None, latents: Tensor, t: Tensor, noise: Tensor
     ) -> Tensor:
         """Errors (B,) on latents (B, C, h, w) with `noise` of their shape at times t (B,)."""
-        told = self.base.tell_decoder(captions, embeddings, torch.zeros(len(t), dtype=torch.bool))
-        if self.base.repaints:
-            told = replace(told, extra=self.base.tell_region(None, latents, None))
-        network = self.base.network("decoder")
-        return denoising_losses(
-            network, latents, told, t, noise, self.objective, self.process, self.posterior
-        )["mse"]
+        cond = self.base.decoder_condition(captions, embeddings, torch.zeros(len(t), dtype=torch.bool))
+        if self.base.inpaints:
+            cond = replace(cond, extra=self.base.region_condition(None, latents, None))
+        network, wanted = self.base.network("decoder"), self.objective
+        return denoising_losses(network, latents, cond, t, noise, wanted, self.process, self.posterior)["mse"]
 
 
-def direct_loss(base: Base, objective: TextualInversionObjective, times: nn.ModuleDict) -> Loss:
+def direct_loss(base: BaseCheckpoint, objective: TextualInversionObjective, times: nn.ModuleDict) -> Loss:
     """The prior's error about the pictures' embeddings, and that of a decoder that reads texts, given them.
 
     Nothing is drawn from the prior, so a step costs what one step of each network's own training does.
     """
-    decoder = Decoder.of(base) if base.reads else None
+    decoder = DecoderErrors.of(base) if base.reads else None
     if decoder is not None:
         times["decoder"] = TIME_SAMPLERS[objective.times](decoder.process.T)
     if base.prior is not None:
         times["prior"] = TIME_SAMPLERS[objective.times](base.prior.schedule.process.T)
 
-    def of_the_prior(captions: Sequence[str], embeddings: Tensor, t: Tensor, turn: Turn) -> Tensor:
+    def prior_errors(
+        captions: Sequence[str], embeddings: Tensor, t: Tensor, turn: StepContext[Examples]
+    ) -> Tensor:
         stage = base.need_prior()
         x0 = stage.network.normalise(embeddings)
         x = stage.schedule.process.add_noise(x0, turn.normal(x0), t)
-        return squared_error(stage.network(x, t, base.tell_prior(captions)), x0)
+        return squared_error(base.predict_prior(x, t, captions), x0)
 
-    def loss(turn: Turn) -> Losses:
-        batch: Examples = turn.batch
+    def loss(turn: StepContext[Examples]) -> Losses:
+        batch = turn.batch
         found = batch.encoded(base)
         count = len(batch.captions)
         total, parts = torch.zeros(count, device=turn.device), {}
@@ -183,7 +186,7 @@ def direct_loss(base: Base, objective: TextualInversionObjective, times: nn.Modu
                 x0 = found["latents"]
                 errors = decoder.errors(batch.captions, found.get("embeddings"), x0, t, turn.normal(x0))
             else:
-                errors = of_the_prior(batch.captions, found["embeddings"], t, turn)
+                errors = prior_errors(batch.captions, found["embeddings"], t, turn)
             if torch.is_grad_enabled():
                 sampler.learn(t, errors)
             parts[name] = errors
@@ -193,24 +196,24 @@ def direct_loss(base: Base, objective: TextualInversionObjective, times: nn.Modu
     return loss
 
 
-def sampled_loss(base: Base, objective: TextualInversionObjective, times: nn.ModuleDict) -> Loss:
+def sampled_loss(base: BaseCheckpoint, objective: TextualInversionObjective, times: nn.ModuleDict) -> Loss:
     """The decoder's error under the embedding that the prior draws for the caption, gradient through both."""
     if base.model.hints:
         raise ConfigError(
             f"{base.pipe.model_id} follows hint pictures, and here there are none.", 'Set route = "direct".'
         )
-    decoder = Decoder.of(base)
+    decoder = DecoderErrors.of(base)
     sampler = TIME_SAMPLERS[objective.times](decoder.process.T)
     times["decoder"] = sampler
 
-    def loss(turn: Turn) -> Losses:
-        batch: Examples = turn.batch
+    def loss(turn: StepContext[Examples]) -> Losses:
+        batch = turn.batch
         latents = batch.encoded(base)["latents"]
         t, weights = sampler.draw(len(latents), turn.generator, turn.device)
         noise = turn.normal(latents)
         embeddings = None
         if base.prior is not None:
-            embeddings = draw_embeddings(base, batch.captions, objective, TurnNoise(turn))
+            embeddings = draw_embeddings(base, batch.captions, objective, StepNoise(turn))
         errors = decoder.errors(batch.captions, embeddings, latents, t, noise)
         if torch.is_grad_enabled():
             sampler.learn(t, errors)
@@ -220,14 +223,14 @@ def sampled_loss(base: Base, objective: TextualInversionObjective, times: nn.Mod
 
 
 def draw_embeddings(
-    base: Base, captions: Sequence[str], objective: TextualInversionObjective, rng: Noise
+    base: BaseCheckpoint, captions: Sequence[str], objective: TextualInversionObjective, rng: Noise
 ) -> Tensor:
     """Image embeddings (B, D) that the prior draws for captions, with a gradient through every step."""
     stage = base.need_prior()
     guided = objective.prior_guidance_scale > 1
-    said = [""] * (len(captions) if guided else 0) + list(captions)
+    texts = [""] * (len(captions) if guided else 0) + list(captions)
     times = stage.schedule.times(objective.prior_steps)
-    prepared = stage.network.prepare(base.tell_prior(said), times)
+    prepared = stage.network.prepare(base.prior_condition(texts), times)
     noise = rng.normal((len(captions), stage.network.config.embedding_dim))
     scale = objective.prior_guidance_scale if guided else None
     *_, last = stage.denoise(prepared, noise, times, rng, scale, gradients=True)

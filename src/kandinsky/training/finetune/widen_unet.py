@@ -1,6 +1,4 @@
-"""Decoders that learn to repaint regions or to follow hints: networks widened for it, and where losses
-count.
-"""
+"""Decoders with channels for regions or hints, and weights of places in the loss."""
 
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -35,7 +33,7 @@ def widened(model: Model, first_layer: FirstLayer) -> Model:
     return _regrown(model, replace(config, in_channels=2 * latents + 1), first_layer)
 
 
-def following(model: Model, first_layer: FirstLayer) -> Model:
+def with_controlnet(model: Model, first_layer: FirstLayer) -> Model:
     """A model whose network also takes a hint picture, as the published ones do; otherwise as `widened`.
 
     With "extend" the network overlooks hints at first, and says what it said (compare the zero convolutions
@@ -69,10 +67,10 @@ def _regrown(model: Model, config: Any, first_layer: FirstLayer) -> Model:
     return replace(model, network=cast(Network, network), modules=modules)
 
 
-def counting(mask: Tensor, like: Tensor, outside: float) -> Tensor:
-    """How much each place of latents `like` counts, (B, 1, h, w): 1 inside a mask, `outside` beside it.
+def place_weights(mask: Tensor, like: Tensor, outside: float) -> Tensor:
+    """The weight of each place of latents `like`, (B, 1, h, w): 1 inside a mask, `outside` elsewhere.
 
-    `mask` is (B, 1, H, W) in [0, 1]; the mean over a picture is 1 where anything counts.
+    `mask` is (B, 1, H, W) in [0, 1]; the mean over an image is 1 where anything counts.
     """
     inside = F.interpolate(mask.to(like), size=like.shape[-2:], mode="area")
     counted = outside + (1 - outside) * inside

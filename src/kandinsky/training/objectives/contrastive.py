@@ -36,32 +36,6 @@ def _soft_entropy(logits: Tensor, positives: Tensor) -> Tensor:
     return -(target * logits.log_softmax(dim=1)).sum(dim=1).mean()
 
 
-def matches(
-    concepts: Tensor,
-    beside: Tensor,
-    styles: Tensor,
-    backgrounds: Tensor,
-    names_style: Tensor,
-    names_background: Tensor,
-    captions: tuple[str, ...],
-) -> Tensor:
-    """Which caption (row) is true of which picture (column) of a batch, (B, B) bool.
-
-    All (B,): what each picture shows and what stands beside it, its style and background, and whether its
-    caption names those two. A caption fits a picture of the same things whose style and background are the
-    ones it names; what it does not name may be anything. Equal texts fit the same pictures' own captions.
-    """
-    fits = _equal(concepts) & _equal(beside)
-    fits &= ~names_style[:, None] | _equal(styles)
-    fits &= ~names_background[:, None] | _equal(backgrounds)
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(captions))}
-    return fits | _equal(torch.tensor([numbers[caption] for caption in captions], device=concepts.device))
-
-
-def _equal(values: Tensor) -> Tensor:
-    return values[:, None] == values[None, :]
-
-
 def class_loss(logits: Tensor, classes: Tensor) -> Tensor:
     """Cross-entropy of (B, K) logits against classes (B,), rows of class -1 left out; 0 when all are."""
     total = F.cross_entropy(logits.float(), classes, ignore_index=-1, reduction="sum")

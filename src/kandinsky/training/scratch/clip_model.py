@@ -13,7 +13,7 @@ GROUPS = 4
 """How many groups of similar length a batch of captions is read in on a processor."""
 
 
-class Towers(nn.Module):
+class ClipModel(nn.Module):
     """Text tower, vision tower, and the learned scale of their logits (Radford et al. 2021, figure 3)."""
 
     def __init__(self, text: ClipTextConfig, vision: ClipVisionConfig) -> None:

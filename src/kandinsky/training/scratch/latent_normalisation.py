@@ -28,7 +28,7 @@ def latent_statistics(movq: MoVQ, pictures: Iterable[Tensor]) -> tuple[Tensor, T
 
 
 @torch.no_grad()
-def standardise(movq: MoVQ, mean: Tensor, deviation: Tensor) -> None:
+def normalise_latents(movq: MoVQ, mean: Tensor, deviation: Tensor) -> None:
     """Folds z -> (z - mean) / deviation, per channel (C,), into the weights that make and read latents.
 
     `decode(encode(x))` and what the codebook decodes to stay the same, to rounding: every place that reads

@@ -9,9 +9,12 @@ from kandinsky.checkpoints.lpips_files import load_perceptual
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.movq import MoVQ
 from kandinsky.training.config import MovqObjective, Stage
-from kandinsky.training.data.pictures import PictureSet
+from kandinsky.training.context import TrainContext
+from kandinsky.training.data.cached_encodings import PictureSource
+from kandinsky.training.data.pictures import Batch, PictureSet
+from kandinsky.training.dataset import augmentation
 from kandinsky.training.events import Event
-from kandinsky.training.image_grid import grid
+from kandinsky.training.image_grid import ImageGrid, grid
 from kandinsky.training.objectives.autoencoder import (
     PatchCritic,
     adaptive_weight,
@@ -20,33 +23,31 @@ from kandinsky.training.objectives.autoencoder import (
     latent_moments_loss,
     structure_distance,
 )
-from kandinsky.training.scratch.latent_normalisation import latent_statistics, standardise
+from kandinsky.training.scratch.latent_normalisation import latent_statistics, normalise_latents
 from kandinsky.training.seeds import generator
-from kandinsky.training.stages.sources import PictureSource
-from kandinsky.training.stages.workshop import Workshop, augmentation
-from kandinsky.training.task import Losses, Player, Sheet, Task, Turn
+from kandinsky.training.task import Losses, StepContext, Task, Trainable
 
 SHOWN = 8
 STATISTICS = 1024
 CHUNK = 64
 
 
-def movq_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
+def movq_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Batch]]:
     """The autoencoder against its reconstruction losses and, when asked for, a critic of patches."""
     yield from ()
     objective = stage.objective_as(MovqObjective)
-    movq = shop.new_movq()
-    shop.start(stage, "movq", movq)
-    learned, held_out = shop.split(stage)
+    movq = ctx.networks.movq()
+    ctx.run.start(stage, "movq", movq)
+    learned, held_out = ctx.data.split(ctx.data.size(stage))
     if objective.crop is not None and objective.crop % movq.config.downscale:
         raise ConfigError(
             f"objective.crop is {objective.crop}, no multiple of {movq.config.downscale}.",
             "Choose a multiple of the autoencoder's downscaling.",
         )
-    distance = perceptual_distance(objective, shop.device)
+    distance = perceptual_distance(objective, ctx.device)
     critic = PatchCritic(objective.discriminator_width) if objective.adversarial else None
 
-    def rebuild(turn: Turn) -> Losses:
+    def rebuild(turn: StepContext[Batch]) -> Losses:
         x = cropped(turn.batch.pixels.to(turn.device), objective.crop, turn)
         y, hidden = reconstruct(movq, objective, x, turn)
         turn.shared.update(real=x, fake=y.detach())
@@ -56,10 +57,10 @@ def movq_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
             "perceptual": distance(y, x).mean(),
         }
         parts = seen | hidden
-        pictures = weighted(
+        pictures = weighted_sum(
             seen, {"l1": objective.l1, "l2": objective.l2, "perceptual": objective.perceptual}
         )
-        total = pictures + weighted(
+        total = pictures + weighted_sum(
             hidden,
             {
                 "codebook": objective.codebook,
@@ -74,25 +75,25 @@ def movq_task(shop: Workshop, stage: Stage) -> Generator[Event, None, Task]:
         return Losses(total, parts)
 
     source = PictureSource(learned, augmentation(stage))
-    finish = unit_latents(source, shop) if objective.standardise else None
+    finish = unit_latents(source, ctx) if objective.standardise else None
     compiled = (movq.encoder, movq.decoder)
-    players = [Player("movq", movq, rebuild, stage.optimiser, compiled=compiled, finish=finish)]
+    trainables = [Trainable("movq", movq, rebuild, stage.optimiser, compiled=compiled, finish=finish)]
     if critic is not None:
-        players.append(_critic(critic, stage, objective))
+        trainables.append(_critic(critic, stage, objective))
     shown = held_out or learned
 
-    def sheet(_: torch.Generator) -> Sheet:
-        x = shown.plain(range(min(SHOWN, len(shown)))).to(shop.device)
+    def samples(_: torch.Generator) -> ImageGrid:
+        x = shown.plain(range(min(SHOWN, len(shown)))).to(ctx.device)
         return grid(torch.cat([x, movq.decode(movq.encode(x))]), len(x))
 
     def measure(_: torch.Generator) -> dict[str, float]:
-        return {} if held_out is None else {"psnr": reconstruction_psnr(movq, held_out, shop.device)}
+        return {} if held_out is None else {"psnr": reconstruction_psnr(movq, held_out, ctx.device)}
 
-    return Task(tuple(players), source, sheet=sheet, measure=measure)
+    return Task(tuple(trainables), source, grid=samples, measure=measure)
 
 
 def reconstruct(
-    movq: MoVQ, objective: MovqObjective, x: Tensor, turn: Turn
+    movq: MoVQ, objective: MovqObjective, x: Tensor, turn: StepContext[Batch]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Pictures (B, 3, H, W) as they come back, in float32, and the losses of their latents by name.
 
@@ -129,21 +130,21 @@ def perceptual_distance(objective: MovqObjective, device: torch.device) -> Calla
     return distance
 
 
-def unit_latents(source: PictureSource, shop: Workshop) -> Callable[[nn.Module], None]:
+def unit_latents(source: PictureSource, ctx: TrainContext) -> Callable[[nn.Module], None]:
     """Gives an autoencoder latents of mean 0 and deviation 1 over training pictures, see `standardise`."""
 
     def finish(movq: nn.Module) -> None:
         assert isinstance(movq, MoVQ)
-        draws = generator(shop.config.seed, "latent statistics")
+        draws = generator(ctx.seed, "latent statistics")
         rows = torch.randperm(len(source), generator=draws)[:STATISTICS].tolist()
         starts = range(0, len(rows), CHUNK)
         batches = (source.batch(rows[first : first + CHUNK], draws).pixels for first in starts)
-        standardise(movq, *latent_statistics(movq, (pixels.to(shop.device) for pixels in batches)))
+        normalise_latents(movq, *latent_statistics(movq, (pixels.to(ctx.device) for pixels in batches)))
 
     return finish
 
 
-def weighted(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+def weighted_sum(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
     """The sum of scalar losses, each times the weight of its name."""
     return torch.stack([weights[name] * value for name, value in parts.items()]).sum()
 
@@ -158,17 +159,17 @@ def reconstruction_psnr(movq: MoVQ, pictures: PictureSet, device: torch.device) 
     return float(torch.cat(values).mean())
 
 
-def _critic(critic: PatchCritic, stage: Stage, objective: MovqObjective) -> Player:
-    def judge(turn: Turn) -> Losses:
+def _critic(critic: PatchCritic, stage: Stage, objective: MovqObjective) -> Trainable[Batch]:
+    def judge(turn: StepContext[Batch]) -> Losses:
         real, fake = critic(turn.shared["real"]), critic(turn.shared["fake"])
         return Losses(critic_hinge_loss(real, fake), {"real": real.mean(), "fake": fake.mean()})
 
     rate = objective.discriminator_lr or stage.optimiser.lr
     optimiser = stage.optimiser.model_copy(update={"lr": rate})
-    return Player("critic", critic, judge, optimiser, begins=objective.adversarial_from, ema=False)
+    return Trainable("critic", critic, judge, optimiser, begins=objective.adversarial_from, ema=False)
 
 
-def cropped(x: Tensor, crop: int | None, turn: Turn) -> Tensor:
+def cropped(x: Tensor, crop: int | None, turn: StepContext[Batch]) -> Tensor:
     """A random window of `crop` pixels of each picture (B, C, S, S); the pictures when they are no larger."""
     size = x.shape[-1]
     if crop is None or crop >= size:
