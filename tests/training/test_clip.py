@@ -94,7 +94,7 @@ def test_the_loss_is_the_weighted_sum_of_what_each_head_says(root: Path, tmp_pat
         parts["background"], F.cross_entropy(colours, pairs.images.facts["backgrounds"])
     )
     styles = 8 * F.cosine_similarity(text[:, None], apprentice.looks.style[None], dim=2)
-    named_styles = F.cross_entropy(styles[named], facts["styles"][named])
+    named_styles = F.cross_entropy(styles[named], pairs.images.facts["styles"][named])
     torch.testing.assert_close(parts["style_text"], named_styles)
     small = F.mse_loss(apprentice.sketch(image), pairs.images.pixels)
     torch.testing.assert_close(parts["sketch"], small)

@@ -118,7 +118,7 @@ def test_mirror_swaps_the_sides_but_never_of_what_names_one(everything: PictureS
             name not in ("backhand index pointing right", "keycap: 1")
         )
         left_is_white = bool((batch.pixels[i, :, :, 0] == 1).all())
-        assert left_is_white == mirrored
+        assert left_is_white == bool(batch.facts["mirrored"][i])
 
 
 def test_pairs_stand_side_by_side(everything: PictureSet) -> None:
