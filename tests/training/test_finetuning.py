@@ -1,7 +1,7 @@
 """Fine-tuning of the embedded checkpoint: every method from pictures to a file that acts."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -424,6 +424,26 @@ def test_the_base_is_bare_again_for_the_next_stage(pictures: Path, tmp_path: Pat
     ctx, _ = build(config(pictures, tmp_path, "lora"))
     stage = ctx.config.stage[0]
     assert not any(worn_by(module) for module in open_base(ctx, stage).model.modules.values())
+
+
+def test_a_stage_says_its_own_captions_after_one_without_captions(pictures: Path, tmp_path: Path) -> None:
+    """Two stages of one run at one size: a word that learns from templates, then adapters from captions."""
+    stages = [config(pictures, tmp_path, method) for method in ("textual_inversion", "lora")]
+    kept = ("method", "batch", "max_steps", "objective")
+    shared = {name: stages[0][name] for name in ("out", "data", "device")}
+    values = shared | {"stage": [{name: stage[name] for name in kept} for stage in stages]}
+    ctx = TrainContext(read_config(values), CPU)
+    said = []
+    for stage in ctx.config.stage:
+        *_, task = steps_of(METHODS[stage.method](ctx, stage))
+        said.append(task.data.batch(range(4), torch.Generator().manual_seed(0)).captions)
+    assert all("zwx" in caption for caption in said[0])
+    assert not any("zwx" in caption for caption in said[1])
+
+
+def steps_of(making: Generator[events.Event, None, Task[Any]]) -> Iterator[Any]:
+    """What a generator yields and, last, what it returns."""
+    yield (yield from making)
 
 
 def test_cached_and_fresh_examples_are_of_one_kind(pictures: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.outlines import NUMBERS, text_image_outline
 from torch import nn
 
 import kandinsky
-from kandinsky.cli import planning
+from kandinsky.cli import train as command
 from kandinsky.cli.main import run
 from kandinsky.core.errors import ConfigError
 from kandinsky.training.memory_meter import CudaAutocast, FakeTensors, MemoryMeter
@@ -131,7 +131,7 @@ def test_a_run_from_scratch_is_not_planned() -> None:
 
 def test_the_flag_plans_and_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Path, dict[str, Any]]] = []
-    monkeypatch.setattr(planning, "show", lambda path, changes: asked.append((path, changes)))
+    monkeypatch.setattr(command, "show_plan", lambda path, changes: asked.append((path, changes)))
     with pytest.raises(SystemExit) as ended:
         run(["train", "run.toml", "--device", "cuda", "--plan"])
     assert ended.value.code == 0

@@ -1,28 +1,20 @@
-"""Less memory for activations, for more time: blocks are run again on the way back (arXiv 1604.06174)."""
+"""Activation checkpointing: blocks are run again on the way back (Chen et al. 2016, arXiv 1604.06174)."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from kandinsky.core.errors import ConfigError
-from kandinsky.networks import layers, unet2, unet3_blocks
+from kandinsky.networks.blocks import RECOMPUTED
 
-BLOCKS: dict[type[nn.Module], tuple[str, ...]] = {
-    layers.Block: ("forward", "extend"),
-    unet2.Resnet: ("forward",),
-    unet2.Attention: ("forward",),
-    unet3_blocks.Resnet: ("forward",),
-    unet3_blocks.Attention: ("forward",),
-}
-"""What is run again as one, and by which names it is called; of its activations only its inputs are kept."""
+T = TypeVar("T")
 
-
-Inside = Callable[[], AbstractContextManager[Any]]
+Inside = Callable[[], AbstractContextManager[object]]
 
 
 def recompute(network: nn.Module, inside: Inside = nullcontext) -> None:
@@ -31,18 +23,19 @@ def recompute(network: nn.Module, inside: Inside = nullcontext) -> None:
     Blocks are run again `inside` a context. Doing it again changes nothing. Raises ConfigError for a network
     without such blocks.
     """
-    blocks = [module for module in network.modules() if type(module) in BLOCKS]
+    blocks = [module for module in network.modules() if type(module) in RECOMPUTED]
     if not blocks:
         raise ConfigError(
             f"{type(network).__name__} has no blocks to run again.", "Set gradient_checkpointing = false."
         )
     for block in blocks:
-        for name in BLOCKS[type(block)]:
+        for name in RECOMPUTED[type(block)]:
             if name not in vars(block):
                 setattr(block, name, partial(_run, getattr(block, name), inside))
 
 
-def _run(call: Callable[..., Any], inside: Inside, *given: Any) -> Any:
+def _run(call: Callable[..., T], inside: Inside, *given: object) -> T:
     if not torch.is_grad_enabled():
         return call(*given)
-    return checkpoint(call, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), inside()))
+    result: T = checkpoint(call, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), inside()))
+    return result

@@ -9,7 +9,7 @@ import torch
 from kandinsky.core.errors import ConfigError, OutputError
 from kandinsky.core.files import write_atomically
 from kandinsky.training import events
-from kandinsky.training.checkpoint import newest_without_tensors, tidy
+from kandinsky.training.checkpoint import newest, tidy
 from kandinsky.training.config import FINETUNING, SETTINGS, Stage, TrainConfig, read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.distributed import join
@@ -110,7 +110,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _finished_at(folder: Path, stage: Stage) -> int | None:
-    found = newest_without_tensors(folder / CHECKPOINTS)
+    found = newest(folder / CHECKPOINTS).checkpoint
     if found is None or not found.values.get("finished"):
         return None
     data = found.values["data"]

@@ -10,7 +10,7 @@ import os
 import random
 import shutil
 from collections.abc import Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -113,14 +113,14 @@ def tidy(folder: Path, keep: int) -> None:
             _remove(old)
 
 
-def newest(folder: Path) -> Found:
-    """Reads the newest whole checkpoint; damaged ones are refused by name."""
+def newest(folder: Path, files: set[str] | None = None, optional: Set[str] = frozenset()) -> Found:
+    """Reads the newest whole checkpoint, or some of its files as `read` does; damaged ones are refused."""
     refused: list[str] = []
     for path in _steps(folder):
         try:
-            return Found(read(path), tuple(refused))
+            return Found(read(path, files, optional), tuple(refused))
         except CheckpointError as error:
-            refused.append(f"{error} The one before it is used.")
+            refused.append(str(error))
     return Found(None, tuple(refused))
 
 
@@ -144,31 +144,6 @@ def read(path: Path, files: set[str] | None = None, optional: Set[str] = frozens
     values = _read_json(path / STATE)
     step = int(values.pop("step"))
     return Checkpoint(step, tensors, cast(RunValues, values), path)
-
-
-def newest_whole(folder: Path, files: set[str], optional: Set[str] = frozenset()) -> Checkpoint:
-    """The newest whole checkpoint's `files`, and those `optional` ones it has; CheckpointError when there is
-    none.
-    """
-    problems = []
-    for path in _steps(folder):
-        try:
-            return read(path, files, optional)
-        except CheckpointError as error:
-            problems.append(str(error))
-    reason = f" ({problems[0]})" if problems else ""
-    raise CheckpointError(f"{folder} holds no whole checkpoint{reason}.", "Train that stage first.")
-
-
-def newest_without_tensors(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint, but only its JSON values."""
-    for path in _steps(folder):
-        try:
-            found = read(path)
-        except CheckpointError:
-            continue
-        return replace(found, tensors={})
-    return None
 
 
 def random_state(device: torch.device) -> tuple[dict[str, Tensor], RandomValues]:

@@ -82,7 +82,9 @@ def _trained(ctx: TrainContext, stage: Stage, folder: Folder, component: str, ke
     )
 
 
-def _save(target: Path, key: str, stated: Mapping[str, Any], form: Format, network: torch.nn.Module) -> None:
+def _save(
+    target: Path, key: str, stated: Mapping[str, object], form: Format, network: torch.nn.Module
+) -> None:
     """Writes the network; its configuration keeps what the checkpoint's says beside the sizes."""
     config: Any = network.config
     tensors = form.keys(config, None).to_foreign(network.state_dict())

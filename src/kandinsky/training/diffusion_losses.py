@@ -1,12 +1,12 @@
 """The losses of a prior and of a decoder, whether the network is new or a checkpoint's."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from kandinsky.diffusion.process import Process
-from kandinsky.networks.prior import Prior
 from kandinsky.training.config import DecoderObjective, PriorObjective
 from kandinsky.training.examples import Encoder, Examples
 from kandinsky.training.objectives.denoising import (
@@ -30,9 +30,17 @@ LossWeights = Callable[[Examples, Tensor], Tensor | None]
 """(batch, latents) to the weight of each place, (B, 1, h, w) of mean 1, or None."""
 
 
+class Normaliser(Protocol):
+    """A prior, for the statistics of embeddings that it holds."""
+
+    def normalise(self, embedding: Tensor, /) -> Tensor:
+        """Embeddings (B, D) to mean 0 and deviation 1."""
+        ...
+
+
 def prior_loss(
     encoder: Encoder,
-    network: Prior,
+    network: Normaliser,
     predict: PredictPrior,
     process: Process,
     wanted: PriorObjective,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from pydantic import JsonValue
 from torch import nn
 
 from kandinsky.adapters.lora import Adapter
@@ -181,7 +182,7 @@ def _note_channels(folder: Path, decoder: nn.Module) -> None:
     if json.get("in_channels") == config.in_channels:
         return
     sizes = {"in_channels": config.in_channels, "out_channels": config.out_channels}
-    hints = isinstance(decoder, UNet2) and config.condition == "image_hint"
+    hints = getattr(config, "condition", None) == "image_hint"
     write_json(path, {**json, **sizes, **({"addition_embed_type": config.condition} if hints else {})})
     index = read_json(folder / INDEX)
     kind = kind_for(str(index["_class_name"]), "Controlnet" if hints else "Inpaint")
@@ -217,7 +218,7 @@ def component_in(folder: Folder, component: str) -> str:
     return component if component in folder.components else component.removeprefix(OF_THE_PRIOR)
 
 
-def _notes(ctx: TrainContext, stage: Stage) -> dict[str, Any]:
+def _notes(ctx: TrainContext, stage: Stage) -> dict[str, JsonValue]:
     """What a file says of how it came to be."""
     return {
         "version": library_version(),
@@ -227,13 +228,17 @@ def _notes(ctx: TrainContext, stage: Stage) -> dict[str, Any]:
     }
 
 
-def without_paths(json: Any) -> Any:
+def without_paths(json: JsonValue) -> JsonValue:
     """JSON values with files and folders by their names alone: what is shared tells of no one's disk."""
     if isinstance(json, dict):
-        return {without_paths(key): without_paths(value) for key, value in json.items()}
+        return {_without_path(key): without_paths(value) for key, value in json.items()}
     if isinstance(json, list):
         return [without_paths(value) for value in json]
-    return Path(json).name if isinstance(json, str) and Path(json).is_absolute() else json
+    return _without_path(json) if isinstance(json, str) else json
+
+
+def _without_path(text: str) -> str:
+    return Path(text).name if Path(text).is_absolute() else text
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from kandinsky.networks.blocks import OUTPUTS
 from kandinsky.training.distributed import World
 
 if TYPE_CHECKING:
@@ -33,11 +34,10 @@ class ShardedNetworks:
         from torch.distributed.fsdp import fully_shard
         from torch.export import register_dataclass
 
-        from kandinsky.networks.clip import ClipTextFeatures
-
         # Some versions of torch (2.11 is one) find the tensors of a network's output only in containers that
         # are registered, and a network in whose output they find none gets no gradients.
-        register_dataclass(ClipTextFeatures)
+        for output in OUTPUTS:
+            register_dataclass(output)
         mesh = init_device_mesh(device.type, (world.size,))
         self._networks: list[tuple[nn.Module, type, type]] = []
         for network in networks:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Generic
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from kandinsky.training.optim import (
     set_rate,
     trained,
 )
-from kandinsky.training.task import StepContext, Trainable
+from kandinsky.training.task import B, StepContext, Trainable
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """What networks compute in, by the name of a precision."""
@@ -31,14 +31,14 @@ SMALLEST_SCALE = 2.0**-10
 """Of losses in half precision; one that overflows below it is not finite."""
 
 
-class Learner:
+class Learner(Generic[B]):
     """A trainable's module on its device, with everything that changes while it learns.
 
     `sharded` are its networks where FSDP has them; all processes then call these methods together.
     """
 
     def __init__(
-        self, trainable: Trainable[Any], stage: Stage, device: torch.device, world: World = ALONE
+        self, trainable: Trainable[B], stage: Stage, device: torch.device, world: World = ALONE
     ) -> None:
         self.trainable, self.stage, self.device, self.world = trainable, stage, device, world
         module = trainable.module.to(device)
@@ -68,7 +68,7 @@ class Learner:
         return fsdp.ShardedNetworks(self.trainable.networks, self.world, self.device)
 
     def update(
-        self, steps: Sequence[StepContext[Any]], others: Sequence["Learner"], part: float, step: int
+        self, steps: Sequence[StepContext[B]], others: Sequence["Learner[B]"], part: float, step: int
     ) -> dict[str, Tensor]:
         """One optimiser step on the mean loss of `steps`; `part` in [0, 1] of the stage is done before it.
 

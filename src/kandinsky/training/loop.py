@@ -48,7 +48,7 @@ def train(run: TrainState) -> Iterator[events.Event]:
     if (found.checkpoint or found.refused) and not run.resume:
         raise ConfigError(f"{run.folder} already holds a run.", "Resume it, or choose another `out`.")
     for message in found.refused:
-        yield events.Warned(message)
+        yield events.Warned(f"{message} The one before it is used.")
     live = _Live(run)
     if shards(stage, run.world) and not live.sharded:
         yield events.Warned(

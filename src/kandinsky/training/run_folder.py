@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from kandinsky.core.errors import ConfigError
-from kandinsky.training.checkpoint import HASHES, newest_whole
+from kandinsky.core.errors import CheckpointError, ConfigError
+from kandinsky.training.checkpoint import HASHES, newest
 from kandinsky.training.config import Stage
 from kandinsky.training.ema import copy_into
 
@@ -103,9 +103,14 @@ class RunFolder:
 
 def _means(folder: Path, trainable: str) -> tuple[dict[str, Tensor], str]:
     """What a stage made, finished where that is a step of its own, and a stamp of it."""
-    found = newest_whole(folder / CHECKPOINTS, {f"{trainable}.ema"}, {f"{trainable}.final"})
-    means = found.tensors.get(f"{trainable}.final", found.tensors[f"{trainable}.ema"])
-    return means, (found.path / HASHES).read_text() if found.path else ""
+    place = folder / CHECKPOINTS
+    found = newest(place, {f"{trainable}.ema"}, {f"{trainable}.final"})
+    if found.checkpoint is None:
+        reason = f" ({found.refused[0]})" if found.refused else ""
+        raise CheckpointError(f"{place} holds no whole checkpoint{reason}.", "Train that stage first.")
+    tensors, path = found.checkpoint.tensors, found.checkpoint.path
+    means = tensors.get(f"{trainable}.final", tensors[f"{trainable}.ema"])
+    return means, (path / HASHES).read_text() if path else ""
 
 
 def _load(folder: Path, trainable: str, module: nn.Module, prefix: str) -> str:

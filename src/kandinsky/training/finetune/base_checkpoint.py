@@ -9,17 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kandinsky.conditioning.decoder_texts import TOKENS
-from kandinsky.conditioning.one_text import OneTextConditioner, stacked
+from kandinsky.conditioning.captions import CaptionConditioner, prior_condition
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.core.errors import ConfigError
 from kandinsky.engine.adapters import OF_THE_PRIOR, adaptable
 from kandinsky.engine.pipeline import Pipeline, open_sources
 from kandinsky.engine.words import listeners, text_encoders
 from kandinsky.generations import Model, Source
-from kandinsky.networks.prior import PriorCondition
-from kandinsky.networks.unet2 import UNet2Condition
-from kandinsky.networks.unet3 import UNet3Condition
 from kandinsky.tasks.start import told_hint, told_region
 from kandinsky.training.config import ModelConfig, Stage, Tuned
 from kandinsky.training.context import TrainContext
@@ -29,6 +25,8 @@ from kandinsky.training.run_folder import weights_stamp
 from kandinsky.training.scratch.clip_model import vision_pixels
 from kandinsky.training.seeds import seed_globals
 
+Fields = dict[str, Any]
+"""Keyword arguments of `Pipeline.generate`."""
 HALVES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -123,53 +121,18 @@ class BaseCheckpoint:
             found["embeddings"] = seen.float()
         return found
 
-    def prior_condition(self, captions: Sequence[str]) -> PriorCondition:
-        """The prior's condition; gradients reach whatever learns in the text encoder."""
-        stage = self.need_prior()
-        tokens = stage.tokenizer.encode(captions, stage.network.config.tokens)
-        features = stage.text(tokens.ids.to(self.device))
-        return PriorCondition(features.hidden, features.embedding, tokens.mask.to(self.device))
-
     def predict_prior(self, x: Tensor, t: Tensor, captions: Sequence[str]) -> Tensor:
         """What the prior predicts for embeddings (B, D) at times (B,)."""
-        output: Tensor = self.need_prior().network(x, t, self.prior_condition(captions))
+        stage = self.need_prior()
+        output: Tensor = stage.network(x, t, prior_condition(stage, captions, self.device))
         return output
 
-    def decoder_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> Any:
-        """The decoder's condition from captions and embeddings (B, D); rows `dropped` (B,) get the empty one:
-        the empty text and the embedding of an all-zero image, as inference's unconditional half does.
-        """
-        if self.one_text is not None:
-            return self._one_text_condition(self.one_text, captions, dropped)
-        image = None
-        if embeddings is not None and self.prior is not None:
-            empty = self.prior.zero_embedding.to(embeddings)
-            image = torch.where(dropped[:, None], empty, embeddings)
-        hidden = embedding = second = None
-        if self.texts is not None:
-            texts = ["" if drop else text for text, drop in zip(captions, dropped.tolist(), strict=True)]
-            first = self.texts.first
-            tokens = first.tokenizer.encode(texts, TOKENS)
-            hidden, embedding = first.network(tokens.ids.to(self.device), tokens.mask.to(self.device))
-            if self.texts.second is not None:
-                more = self.texts.second.tokenizer.encode(texts, TOKENS)
-                second = self.texts.second.network(more.ids.to(self.device), more.mask.to(self.device))
-        return UNet2Condition(image, hidden, embedding, second_text_hidden=second)
+    @property
+    def decoder_condition(self) -> CaptionConditioner:
+        """Makes the decoder's condition of captions and embeddings."""
+        return CaptionConditioner(self.prior, self.texts, self.one_text, self.device)
 
-    def _one_text_condition(
-        self, conditioner: OneTextConditioner, captions: Sequence[str], dropped: Tensor
-    ) -> UNet3Condition:
-        """Each text at its own length, with the masked rows that inference puts behind it."""
-        rows = []
-        for text, drop in zip(captions, dropped.tolist(), strict=True):
-            ids = conditioner.reader.tokens(text)[0][None].to(self.device)
-            if drop:
-                rows.append(conditioner.nothing(ids.shape[1] + 1))
-            else:
-                rows.append(conditioner.told(conditioner.reader.network(ids, torch.ones_like(ids))))
-        return stacked(rows)
-
-    def batch_condition(self, batch: Examples, encoded: dict[str, Tensor], dropped: Tensor) -> Any:
+    def batch_condition(self, batch: Examples, encoded: dict[str, Tensor], dropped: Tensor) -> object:
         """The decoder's condition for a batch, its regions or hints included."""
         cond = self.decoder_condition(batch.captions, encoded.get("embeddings"), dropped)
         if self.inpaints:
@@ -177,7 +140,7 @@ class BaseCheckpoint:
             cond = replace(cond, extra=region)
         if self.model.hints:
             assert batch.hints is not None
-            cond = replace(cond, hint=told_hint(self.model, batch.hints))
+            cond = replace(cond, hint=told_hint(self.model, batch.hints))  # type: ignore[arg-type]
         return cond
 
     @torch.no_grad()
@@ -193,11 +156,11 @@ class BaseCheckpoint:
         pixels = None if pixels is None else pixels.to(self.device)
         return told_region(self.model, pixels, latents, repaint.to(self.device))
 
-    def request_fields(self, height: int, width: int) -> dict[str, Any]:
+    def request_fields(self, height: int, width: int) -> Fields:
         """Fields of a request for images of that size; a decoder that inpaints draws all of a grey one, one
         with hints gets a black one.
         """
-        fields: dict[str, Any] = {"height": height, "width": width}
+        fields: Fields = {"height": height, "width": width}
         if self.model.hints:
             fields["hint"] = Image.new("RGB", (width, height))
         if self.inpaints:

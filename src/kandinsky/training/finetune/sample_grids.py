@@ -1,14 +1,13 @@
 """Sample grids of fine-tuning: what a checkpoint draws now, and from what."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from kandinsky.core.images import to_pil
-from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint
+from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, Fields
 from kandinsky.training.image_grid import ImageGrid, images_to_grid
 
 STEPS = 10
@@ -47,5 +46,5 @@ def draw_inpainted(
     return images_to_grid([*shown, *drawn], len(captions))
 
 
-def _prior_steps(base: BaseCheckpoint) -> dict[str, Any]:
+def _prior_steps(base: BaseCheckpoint) -> Fields:
     return {"prior_steps": STEPS} if base.prior is not None else {}

@@ -5,7 +5,7 @@ import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -18,7 +18,6 @@ from kandinsky.core.images import to_pil
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import PerPictureRng
 from kandinsky.engine.sampling import Sampling
-from kandinsky.networks.unet2 import UNet2Condition
 from kandinsky.tasks.generate import denoise
 from kandinsky.tasks.start import start
 from kandinsky.training import events
@@ -110,9 +109,14 @@ def draw_trajectories(
     """
     scale = teacher_scale(base, objective)
     model = Sampling({"sampler": objective.solver}, "trailing").applied(base.model)
-    asked: dict[str, Any] = {"steps": objective.solver_steps, "guidance_scale": scale}
     request = Request(
-        list(prompts), seed=seed, width=side, height=side, sampler=objective.solver, **asked
+        list(prompts),
+        seed=seed,
+        width=side,
+        height=side,
+        sampler=objective.solver,
+        steps=objective.solver_steps,
+        guidance_scale=scale,
     ).filled(model.defaults)
     rows = request.rows()
     batch = Batch(rows, PerPictureRng.from_seeds([row.seed for row in rows], model.working_dtype))
@@ -127,7 +131,7 @@ def draw_trajectories(
         if (step.index + 1) % stride == 0:
             states.append(step.x)
     cond = conditions.cond
-    embeddings = cond.image_embedding if isinstance(cond, UNet2Condition) else None
+    embeddings: Tensor | None = getattr(cond, "image_embedding", None)
     return torch.stack(states, dim=1), embeddings
 
 
@@ -230,7 +234,7 @@ def _read(path: Path) -> Trajectories | None:
     return Trajectories(tuple(captions), tensors["states"], tensors.get("embeddings"))
 
 
-def _result(work: Generator[Any, None, T]) -> T:
+def _result(work: Generator[object, None, T]) -> T:
     """What a generator returns in the end."""
     while True:
         try:

@@ -11,7 +11,7 @@ from kandinsky.adapters.lora import Adapter, attach
 from kandinsky.checkpoints.lora import choose_places, names_of
 from kandinsky.core.errors import ConfigError, DataError
 from kandinsky.engine.adapters import adaptable
-from kandinsky.networks import layers, unet2, unet3_blocks
+from kandinsky.networks.blocks import WEIGHT_GROUPS
 from kandinsky.training.config import (
     AdapterConfig,
     ControlConfig,
@@ -48,21 +48,6 @@ NAME = "training"
 """The name of an adapter while it learns."""
 SHOWN, MEASURED = 4, 64
 
-GROUPS: dict[str, tuple[tuple[type[nn.Module], ...], frozenset[str]]] = {
-    "resblocks": (
-        (unet2.Resnet, unet3_blocks.Resnet),
-        frozenset({"norm1", "conv1", "film", "norm2", "conv2", "convolutions"}),
-    ),
-    "attention": (
-        (unet2.Attention, unet3_blocks.SelfAttention, unet3_blocks.CrossAttention, layers.Attention),
-        frozenset({"qkv", "q", "out"}),
-    ),
-}
-"""Names that `frozen` accepts besides parts of names: as the original code grouped weights.
-
-Of residual blocks the shortcut still learns, of attention the keys and values of the context.
-"""
-
 
 def lora_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Examples]]:
     """Low-rank adapters of the checkpoint's networks, on images with captions."""
@@ -87,7 +72,7 @@ def full_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Ex
         for name in found
     ]
     for part in objective.frozen:
-        if part not in GROUPS and not any(part in name for name in names):
+        if part not in WEIGHT_GROUPS and not any(part in name for name in names):
             raise ConfigError(
                 f"objective.frozen: no weight has {part!r} in its name.",
                 f"Names are such as {names[0]} and {names[-1]}.",
@@ -116,8 +101,8 @@ def add_adapters(base: BaseCheckpoint, target: str, settings: AdapterConfig) -> 
 
 
 def group_of(network: nn.Module, group: str) -> set[str]:
-    """The names of a network's weights that belong to one of `GROUPS`."""
-    kinds, children = GROUPS[group]
+    """The names of a network's weights that belong to one of `WEIGHT_GROUPS`."""
+    kinds, children = WEIGHT_GROUPS[group]
     return {
         f"{path}.{name}"
         for path, module in network.named_modules()
@@ -133,7 +118,7 @@ def unfreeze(networks: Mapping[str, nn.Module], frozen: tuple[str, ...] = ()) ->
     """
     for component, network in networks.items():
         names = names_of(network)
-        groups = {name for group in frozen if group in GROUPS for name in group_of(network, group)}
+        groups = {name for group in frozen if group in WEIGHT_GROUPS for name in group_of(network, group)}
         for name, value in network.named_parameters():
             held = any(part in f"{component}.{foreign}" for part in frozen for foreign in names[name])
             # The prior's statistics of embeddings are measured, not learned.

@@ -12,7 +12,6 @@ from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import READINGS
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import leading
-from kandinsky.networks.unet2 import UNet2, UNet2Condition
 from kandinsky.training.config import DecoderFromScratch, Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.cached_encodings import PictureSource
@@ -24,6 +23,7 @@ from kandinsky.training.image_grid import ImageGrid, grid
 from kandinsky.training.objectives.denoising import KINDS
 from kandinsky.training.objectives.times import TIME_SAMPLERS
 from kandinsky.training.scratch.encoders import FrozenEncoders, frozen_clip, frozen_movq
+from kandinsky.training.scratch.networks import Decoder, DecoderCondition
 from kandinsky.training.seeds import generator
 from kandinsky.training.task import StepContext, Task, Trainable
 
@@ -50,8 +50,8 @@ def decoder_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
     with torch.no_grad():
         empty = encoders.clip.module.see_nothing()
 
-    def condition(batch: Examples, encoded: dict[str, Tensor], dropped: Tensor) -> UNet2Condition:
-        return UNet2Condition(torch.where(dropped[:, None], empty, encoded["embeddings"]))
+    def condition(batch: Examples, encoded: dict[str, Tensor], dropped: Tensor) -> DecoderCondition:
+        return DecoderCondition(torch.where(dropped[:, None], empty, encoded["embeddings"]))
 
     loss = decoder_loss(encoders, unet, condition, process, objective, times)
     shown = held_out or learned
@@ -61,7 +61,7 @@ def decoder_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
         found = encoders.encode(x)
         both = torch.cat([empty.expand_as(found["embeddings"]), found["embeddings"]])
         kind = next(name for name, kind in KINDS.items() if kind == objective.target)
-        drawn = draw_latents(unet, found["latents"].shape, UNet2Condition(both), process, kind)
+        drawn = draw_latents(unet, found["latents"].shape, DecoderCondition(both), process, kind)
         rows = [x, movq.decode(found["latents"]), movq.decode(drawn)]
         return grid(torch.cat([row.float() for row in rows]), len(x))
 
@@ -79,7 +79,7 @@ def decoder_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
 
 @torch.no_grad()
 def draw_latents(
-    unet: UNet2, shape: tuple[int, ...], condition: UNet2Condition, process: Process, prediction: str
+    unet: Decoder, shape: tuple[int, ...], condition: DecoderCondition, process: Process, prediction: str
 ) -> Tensor:
     """Latents (B, 4, h, w) drawn with guidance, of B empty conditions and B others; row i from seed i."""
 

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from kandinsky.core.errors import ConfigError
-from kandinsky.networks.movq import MoVQ
-from kandinsky.networks.prior import PriorCondition
 from kandinsky.training.config import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.run_folder import Frozen
 from kandinsky.training.scratch.clip_model import ClipModel, trimmed
+from kandinsky.training.scratch.networks import Autoencoder, PriorCondition
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class FrozenEncoders:
     """CLIP and, for a decoder, the autoencoder; sides of images are multiples of `multiple`."""
 
     clip: Frozen[ClipModel]
-    movq: Frozen[MoVQ] | None
+    movq: Frozen[Autoencoder] | None
     device: torch.device
     multiple: int = 1
 
@@ -59,6 +58,6 @@ def frozen_clip(ctx: TrainContext, stage: Stage) -> Frozen[ClipModel]:
     return ctx.run.frozen(stage, "clip", ctx.networks.clip(), ctx.device, "towers.")
 
 
-def frozen_movq(ctx: TrainContext, stage: Stage) -> Frozen[MoVQ]:
+def frozen_movq(ctx: TrainContext, stage: Stage) -> Frozen[Autoencoder]:
     """The autoencoder that a stage works with."""
     return ctx.run.frozen(stage, "movq", ctx.networks.movq(), ctx.device)

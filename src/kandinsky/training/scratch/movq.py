@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from kandinsky.checkpoints.lpips_files import load_perceptual
 from kandinsky.core.errors import ConfigError
-from kandinsky.networks.movq import MoVQ
 from kandinsky.training.config import MovqObjective, Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.cached_encodings import PictureSource
@@ -24,6 +23,7 @@ from kandinsky.training.objectives.autoencoder import (
     structure_distance,
 )
 from kandinsky.training.scratch.latent_normalisation import latent_statistics, normalise_latents
+from kandinsky.training.scratch.networks import Autoencoder
 from kandinsky.training.seeds import generator
 from kandinsky.training.task import Losses, StepContext, Task, Trainable
 
@@ -93,7 +93,7 @@ def movq_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Ba
 
 
 def reconstruct(
-    movq: MoVQ, objective: MovqObjective, x: Tensor, turn: StepContext[Batch]
+    movq: Autoencoder, objective: MovqObjective, x: Tensor, turn: StepContext[Batch]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Pictures (B, 3, H, W) as they come back, in float32, and the losses of their latents by name.
 
@@ -134,7 +134,7 @@ def unit_latents(source: PictureSource, ctx: TrainContext) -> Callable[[nn.Modul
     """Gives an autoencoder latents of mean 0 and deviation 1 over training pictures, see `standardise`."""
 
     def finish(movq: nn.Module) -> None:
-        assert isinstance(movq, MoVQ)
+        assert isinstance(movq, Autoencoder)
         draws = generator(ctx.seed, "latent statistics")
         rows = torch.randperm(len(source), generator=draws)[:STATISTICS].tolist()
         starts = range(0, len(rows), CHUNK)
@@ -149,7 +149,7 @@ def weighted_sum(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
     return torch.stack([weights[name] * value for name, value in parts.items()]).sum()
 
 
-def reconstruction_psnr(movq: MoVQ, pictures: PictureSet, device: torch.device) -> float:
+def reconstruction_psnr(movq: Autoencoder, pictures: PictureSet, device: torch.device) -> float:
     """Mean peak signal-to-noise ratio in dB of pictures on white, decoded from unquantised latents."""
     values: list[Tensor] = []
     for first in range(0, len(pictures), 64):

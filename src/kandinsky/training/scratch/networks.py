@@ -1,15 +1,20 @@
-"""Untrained networks of the sizes in a configuration, and the tokenizer that goes with them."""
+"""The networks that are trained from scratch: only here and in `clip_model` does training name them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kandinsky.core.errors import ConfigError, nearest
 from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
-from kandinsky.networks.movq import MoVQ, MoVQConfig
-from kandinsky.networks.prior import Prior, PriorConfig
-from kandinsky.networks.unet2 import UNet2, UNet2Config
+from kandinsky.networks.movq import MoVQ as Autoencoder
+from kandinsky.networks.movq import MoVQConfig
+from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
+from kandinsky.networks.unet2 import UNet2 as Decoder
+from kandinsky.networks.unet2 import UNet2Condition as DecoderCondition
+from kandinsky.networks.unet2 import UNet2Config
 from kandinsky.training.config import network_config
 from kandinsky.training.scratch.clip_model import ClipModel
+
+__all__ = ["Autoencoder", "Decoder", "DecoderCondition", "NetworkFactory", "Prior", "PriorCondition"]
 
 CONFIGS: dict[str, type] = {
     "movq": MoVQConfig,
@@ -43,9 +48,9 @@ class NetworkFactory:
         """The configuration of the text tower."""
         return network_config(ClipTextConfig, self._table("clip_text"), "clip_text")
 
-    def movq(self) -> MoVQ:
+    def movq(self) -> Autoencoder:
         """An untrained autoencoder."""
-        return MoVQ(network_config(MoVQConfig, self._table("movq"), "movq"))
+        return Autoencoder(network_config(MoVQConfig, self._table("movq"), "movq"))
 
     def clip(self) -> ClipModel:
         """Untrained text and vision towers."""
@@ -60,8 +65,8 @@ class NetworkFactory:
         """The configuration of the decoder."""
         return network_config(UNet2Config, self._table("decoder"), "decoder")
 
-    def decoder(self) -> UNet2:
+    def decoder(self) -> Decoder:
         """An untrained decoder."""
-        network = UNet2(self.decoder_config())
+        network = Decoder(self.decoder_config())
         network.initialise()
         return network

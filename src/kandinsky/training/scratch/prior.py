@@ -12,7 +12,6 @@ from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.reading import sample as read_x0
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import linspaced
-from kandinsky.networks.prior import Prior, PriorCondition
 from kandinsky.training.config import PriorFromScratch, Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.caption import equal
@@ -23,6 +22,7 @@ from kandinsky.training.objectives.contrastive import retrieval_accuracy
 from kandinsky.training.objectives.times import TIME_SAMPLERS
 from kandinsky.training.scratch.clip_model import by_length
 from kandinsky.training.scratch.encoders import FrozenEncoders, frozen_clip
+from kandinsky.training.scratch.networks import Prior, PriorCondition
 from kandinsky.training.scratch.tokens import CaptionTokens
 from kandinsky.training.seeds import generator
 from kandinsky.training.task import Task, Trainable
