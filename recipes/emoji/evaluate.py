@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import kandinsky
-from kandinsky.checkpoints.lpips_files import load_perceptual
+from kandinsky.checkpoints.lpips_weights import load_perceptual
 from kandinsky.core.caches import cache_folder
 from kandinsky.core.files import write_atomically
 from kandinsky.evaluation.features import Features, extract, load_inception, to_bytes

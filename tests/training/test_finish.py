@@ -188,7 +188,7 @@ def test_the_peer_loads_the_same_folder(model: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     peer = diffusers.KandinskyV22CombinedPipeline.from_pretrained(str(model))
     peer.set_progress_bar_config(disable=True)
-    unet = load_networks(context(json.loads((model.parent / "config.json").read_text()))).decoder
+    unet = load_networks(context(json.loads((model.parent / "config.json").read_text())))["unet"]
     with torch.no_grad():
         drawn = peer(
             "red bar",
@@ -230,7 +230,7 @@ def test_networks_of_other_runs_are_exported_with_what_they_were_used_for(model:
     config["stage"] = [{**stage, "uses": uses} for stage in config["stage"][2:]]
     assert list(run_config(config))[-1] == events.Exported(root / "rest" / "checkpoint")
     whole = newest_tensors(model.parent)["movq.final"]
-    assert torch.equal(load_networks(context(config)).movq.quant_conv.weight, whole["quant_conv.weight"])
+    assert torch.equal(load_networks(context(config))["movq"].quant_conv.weight, whole["quant_conv.weight"])
 
 
 def test_exports_that_cannot_be_are_one_error_each(

@@ -169,13 +169,14 @@ def test_pixels_for_the_vision_tower_are_shifted_scaled_and_resized() -> None:
 
 
 def test_finished_networks_are_the_running_means(whole: tuple[Path, list[Any]], root: Path) -> None:
-    found = load_networks(TrainContext(read_config(small_config(root, out=str(whole[0]))), CPU))
+    ctx = TrainContext(read_config(small_config(root, out=str(whole[0]))), CPU)
+    found = load_networks(ctx)
     means = finished(whole[0], "decoder")["decoder.ema"]
-    assert all(torch.equal(value, means[name]) for name, value in found.decoder.state_dict().items())
+    assert all(torch.equal(value, means[name]) for name, value in found["unet"].state_dict().items())
     means = finished(whole[0], "clip")["clip.ema"]
-    assert torch.equal(found.vision.positions, means["towers.vision.positions"])
-    assert (found.tokenizer / "vocab.json").is_file()
-    assert not found.prior.training
+    assert torch.equal(found["prior_image_encoder"].positions, means["towers.vision.positions"])
+    assert (CaptionTokens(ctx).folder / "vocab.json").is_file()
+    assert not found["prior_prior"].training
     lacking = small_config(root, out=str(whole[0]))
     lacking["stage"] = lacking["stage"][:3]
     with pytest.raises(ConfigError, match="no stage of method 'decoder'"):

@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import nn
 
-from kandinsky.checkpoints.stored import Stored
+from kandinsky.checkpoints.lazy_weights import LazyWeights
 from kandinsky.codecs.strips import Tiling, check_tiling
 from kandinsky.conditioning.one_text import OneTextConditioner
 from kandinsky.core.errors import RequestError
@@ -85,7 +85,7 @@ class Housed:
             )
 
 
-def house(model: Model, shelf: dict[nn.Module, Stored], memory: Memory) -> Housed:
+def house(model: Model, shelf: dict[nn.Module, LazyWeights], memory: Memory) -> Housed:
     """Makes a model just loaded keep to `memory`; its networks were parked if `memory.parked` is true.
 
     Raises RequestError for a prompt cache where no single encoder reads texts.
@@ -106,7 +106,7 @@ def house(model: Model, shelf: dict[nn.Module, Stored], memory: Memory) -> House
     return Housed(running, chosen, memory.quantize, None if chosen == "none" else residence)
 
 
-def _remembering(running: Model, model: Model, shelf: dict[nn.Module, Stored], memory: Memory) -> Model:
+def _remembering(running: Model, model: Model, shelf: dict[nn.Module, LazyWeights], memory: Memory) -> Model:
     own, plain = running.conditioner, model.conditioner
     if not isinstance(own, OneTextConditioner) or not isinstance(plain, OneTextConditioner):
         raise RequestError(

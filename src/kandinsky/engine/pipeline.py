@@ -12,9 +12,8 @@ from torch import nn
 
 from kandinsky.checkpoints.diffusers_folder import Folder, open_folder
 from kandinsky.checkpoints.maps.original_files import INPAINTING
-from kandinsky.checkpoints.original import OriginalFolder
+from kandinsky.checkpoints.original import OriginalFolder, open_model
 from kandinsky.checkpoints.original_hub import DECODER, HALVES, PRIOR
-from kandinsky.checkpoints.published import open_model
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.events import EFFECTIVE_GUIDANCE, Event, Finished, Result
 from kandinsky.core.prompts import PromptLike

@@ -81,7 +81,7 @@ def denoise(
     denoiser = make_denoiser(
         network,
         process,
-        schedule.read,
+        schedule.parametrization,
         None if conditions.uncond is None else guidance_of(model, batch.rows),
         schedule.constraints,
         begin.paste,

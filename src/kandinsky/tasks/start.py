@@ -95,7 +95,7 @@ def from_region(model: Model, request: Request, batch: Batch) -> Start:
         return known * wanted + (1 - known) * x
 
     extra = told_region(model, pixels, latents, repaint, batch.rng) if model.extra_channels else None
-    return Start(x, times, extra, project if schedule.pins_known else None, paste)
+    return Start(x, times, extra, project if schedule.replace_known_region else None, paste)
 
 
 def told_region(

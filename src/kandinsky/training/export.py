@@ -1,10 +1,7 @@
 """What a run leaves behind, ready to be loaded: a new model, a changed copy of one, adapters, or a word."""
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,30 +10,25 @@ from pydantic import JsonValue
 from torch import nn
 
 from kandinsky.adapters.lora import Adapter
+from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.checkpoints.diffusers_folder import CONFIGS, Folder
-from kandinsky.checkpoints.files import INDEX, read_json, write_json
-from kandinsky.checkpoints.learned_words import write_words
+from kandinsky.checkpoints.files import INDEX, OWN_SETTINGS, read_json, write_json
 from kandinsky.checkpoints.lora import network_keys, write_lora
 from kandinsky.checkpoints.maps.scheduler import few_steps_json
 from kandinsky.checkpoints.maps.unet2 import unet2_json
-from kandinsky.checkpoints.weight_names import STEMS, parse
+from kandinsky.checkpoints.textual_inversion import write_words
+from kandinsky.checkpoints.weight_files import STEMS, parse
 from kandinsky.checkpoints.weights import write_weights
-from kandinsky.conditioning.clip_image import ClipPreprocess
-from kandinsky.core.errors import ConfigError, OutputError, nearest
+from kandinsky.core.errors import ConfigError, nearest
+from kandinsky.core.files import whole_folder
 from kandinsky.core.metadata import library_version
 from kandinsky.diffusion.samplers import SAMPLERS
-from kandinsky.engine.adapters import OF_THE_PRIOR, adaptable
+from kandinsky.engine.adapters import adaptable
 from kandinsky.engine.sampling import SAMPLING, Sampling
 from kandinsky.generations import kind_for, write_checkpoint
-from kandinsky.generations.parts import OWN_SETTINGS
-from kandinsky.networks.clip import ClipText, ClipVision
-from kandinsky.networks.movq import MoVQ
-from kandinsky.networks.prior import Prior
-from kandinsky.networks.unet2 import UNet2
 from kandinsky.training.config import (
     FINETUNING,
     DistillObjective,
-    ExportConfig,
     LoraObjective,
     Stage,
     Target,
@@ -135,7 +127,7 @@ def _write_copies(
     dtype: torch.dtype = getattr(torch, ctx.config.export.dtype)
     for root, networks in folders.items():
         path = ctx.config.out / (CHECKPOINT_PRIOR if "prior" in networks else CHECKPOINT)
-        with in_place_of(path) as aside:
+        with whole_folder(path) as aside:
             _copy_with(Folder(root, {}), networks, aside, dtype)
             if sampling is not None:
                 _note_sampling(aside, sampling)
@@ -158,7 +150,6 @@ def _copy_with(folder: Folder, networks: Mapping[str, nn.Module], target: Path, 
     def replaced(place: str, names: list[str]) -> set[str]:
         return {name for name in names if Path(place).name in networks and parse(name, STEMS)}
 
-    target.mkdir(parents=True)
     for path in folder.root.iterdir():
         # Cards and measurements are of the old weights; only what a model is made of is taken over.
         if path.is_dir() and not path.name.startswith("."):
@@ -215,7 +206,7 @@ def folder_of(ctx: TrainContext, target: Target) -> Folder:
 
 def component_in(folder: Folder, component: str) -> str:
     """What a folder calls a component: in one of a prior alone names have no word that says so."""
-    return component if component in folder.components else component.removeprefix(OF_THE_PRIOR)
+    return component if component in folder.components else component.removeprefix(PRIOR_PREFIX)
 
 
 def _notes(ctx: TrainContext, stage: Stage) -> dict[str, JsonValue]:
@@ -241,20 +232,8 @@ def _without_path(text: str) -> str:
     return Path(text).name if Path(text).is_absolute() else text
 
 
-@dataclass(frozen=True)
-class Networks:
-    """What a run made, with the averaged weights, on the CPU in float32; `tokenizer` is a folder."""
-
-    movq: MoVQ
-    text: ClipText
-    vision: ClipVision
-    prior: Prior
-    decoder: UNet2
-    tokenizer: Path
-
-
-def load_networks(ctx: TrainContext) -> Networks:
-    """Loads the networks of a finished run.
+def load_networks(ctx: TrainContext) -> dict[str, nn.Module]:
+    """Loads the networks of a finished run, by component, on the CPU in float32.
 
     Prior and decoder come from the last stage of each, towers and autoencoder from where those two had them.
     Raises ConfigError when a stage is missing in the configuration, CheckpointError when it has no whole
@@ -263,70 +242,29 @@ def load_networks(ctx: TrainContext) -> Networks:
     prior, decoder = ctx.run.last("prior"), ctx.run.last("decoder")
     # A decoder may have been begun while the text tower still learned: the prior's towers are the later ones.
     clip = frozen_clip(ctx, prior).module
-    return Networks(
-        frozen_movq(ctx, decoder).module,
-        clip.text,
-        clip.vision,
-        ctx.run.finished(prior, ctx.networks.prior()),
-        ctx.run.finished(decoder, ctx.networks.decoder()),
-        CaptionTokens(ctx).folder,
-    )
+    return {
+        "movq": frozen_movq(ctx, decoder).module,
+        "prior_text_encoder": clip.text,
+        "prior_image_encoder": clip.vision,
+        "prior_prior": ctx.run.finished(prior, ctx.networks.prior()),
+        "unet": ctx.run.finished(decoder, ctx.networks.decoder()),
+    }
 
 
 def export_model(ctx: TrainContext) -> Path:
     """Writes the newest checkpoints of a run from scratch as the folder `checkpoint` in `out`; returns it."""
-    networks, target = load_networks(ctx), ctx.config.out / CHECKPOINT
-    settings: ExportConfig = ctx.config.export
-    size = ctx.data.size(ctx.run.last("decoder"))
-    with in_place_of(target) as aside:
+    networks, target, settings = load_networks(ctx), ctx.config.out / CHECKPOINT, ctx.config.export
+    tokenizer = CaptionTokens(ctx).folder
+    with whole_folder(target) as aside:
         write_checkpoint(
             aside,
-            unet=networks.decoder,
-            movq=networks.movq,
-            prior=networks.prior,
-            text=networks.text,
-            vision=networks.vision,
-            preprocess=ClipPreprocess(networks.vision.config.image_size),
+            networks,
             defaults=settings.model_dump(exclude={"dtype"}, exclude_none=True),
-            sample_size=size // networks.movq.config.downscale,
+            sample_size=ctx.data.size(ctx.run.last("decoder")) // ctx.networks.movq_config().downscale,
             dtype=getattr(torch, settings.dtype),
         )
         (aside / TOKENIZER).mkdir()
         for name in TOKENIZER_FILES:
-            if (networks.tokenizer / name).is_file():
-                shutil.copyfile(networks.tokenizer / name, aside / TOKENIZER / name)
+            if (tokenizer / name).is_file():
+                shutil.copyfile(tokenizer / name, aside / TOKENIZER / name)
     return target
-
-
-@contextmanager
-def in_place_of(target: Path) -> Iterator[Path]:
-    """Gives a folder to write in, which takes the place of `target` when all has been written.
-
-    A folder of that name is whole at any time. Raises OutputError when the disk refuses.
-    """
-    aside, old = (target.with_name(f".{target.name}.{kind}") for kind in ("aside", "old"))
-    try:
-        for left in (aside, old):
-            shutil.rmtree(left, ignore_errors=True)
-        yield aside
-        _sync(aside)
-        if target.exists():
-            os.rename(target, old)
-        os.rename(aside, target)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(
-            f"{target} cannot be written ({error.strerror or error}).",
-            "Free some disk space, then repeat it.",
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

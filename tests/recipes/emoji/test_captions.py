@@ -260,16 +260,3 @@ def test_equal_captions_fit_each_others_images() -> None:
     facts = {"concepts": torch.arange(3), "beside": none, "styles": none, "backgrounds": none}
     found = NOTHING.matches(facts, [Caption(text) for text in ("a face", "a dog", "a face")])
     assert found.int().tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
-
-
-def test_what_is_not_said_of_its_colour_has_its_own() -> None:
-    none, twice = torch.full((3,), -1), torch.zeros(3, dtype=torch.int64)
-    red = list(COLOURS).index("red")
-    tints = torch.tensor([red, red + len(COLOURS), 2 * len(COLOURS) - 1])
-    facts = {"concepts": twice, "beside": none, "styles": none, "backgrounds": none, "tints": tints}
-    said = [
-        Caption("car"),
-        Caption("red car", names=frozenset({"tints"})),
-        Caption("brown car", names=frozenset({"tints"})),
-    ]
-    assert NOTHING.matches(facts, said).int().tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]

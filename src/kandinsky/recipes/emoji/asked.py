@@ -117,9 +117,8 @@ def grounds(pictures: Tensor) -> Tensor:
 def white(pictures: Tensor) -> Tensor:
     """Which pictures (B,) bool have a white ground."""
     found = grounds(pictures)
-    bright: Tensor = found[:, 0] > WHITE_ENOUGH
-    pale: Tensor = found[:, 1:].norm(dim=1) < 8
-    return bright & pale
+    found_white: Tensor = (found[:, 0] > WHITE_ENOUGH) & (found[:, 1:].norm(dim=1) < 8)
+    return found_white
 
 
 def things(pictures: Tensor) -> list[Tensor]:

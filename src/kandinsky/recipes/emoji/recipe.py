@@ -22,13 +22,14 @@ class EmojiRecipe:
     def read(self, root: Path, data: DataConfig) -> Folder:
         """The images of the groups that are wanted; see `read_emoji`."""
         mix = validated(CaptionMix, data.captions, "data.captions") if data.captions else None
-        folder = read_emoji(root, data.groups, keep_wasteful=data.keep_wasteful, mix=mix)
-        grammar, painter = grammar_of(folder), kept_palette if data.measure_colours else None
-        common = frozenset(
-            number for number, concept in enumerate(grammar.concepts) if concept.key in plain_nouns()
+        return read_emoji(
+            root,
+            data.groups,
+            keep_wasteful=data.keep_wasteful,
+            mix=mix,
+            measure_colours=data.measure_colours,
+            common=data.common,
         )
-        records = (replace(one, times=data.common if one.concept in common else 1) for one in folder.records)
-        return replace(folder, records=tuple(records), painter=painter)
 
     def heads(self, objective: ClipObjective, images: PictureSet, width: int) -> EmojiHeads:
         """The heads that an objective weighs, for embeddings of a width."""
@@ -44,10 +45,14 @@ def read_emoji(
     *,
     keep_wasteful: bool = False,
     mix: CaptionMix | None = None,
+    measure_colours: bool = False,
+    common: int = 1,
 ) -> Folder:
     """Reads a folder with a table of concepts; in any other, each caption is a concept and stays as written.
 
     `groups` are names of `GROUPS`, of the folder's own groups, or "all"; folders without groups ignore it.
+    With `measure_colours` things have colours and may take others. Images of things that have a plain word of
+    their own (`plain_words`) are seen `common` times in an epoch.
     Raises DataError for a wrong folder and when nothing is left, ConfigError for an unknown group.
     """
     path = Path(root)
@@ -63,17 +68,18 @@ def read_emoji(
         )
     wanted = wanted_groups(concepts, groups)
     left = {
-        number
+        number: common if concept.key in plain_nouns() else 1
         for number, concept in enumerate(concepts)
         if (wanted is None or concept.group in wanted) and (keep_wasteful or not wasteful(concept))
     }
-    kept = tuple(record for record in folder.records if record.concept in left)
+    kept = tuple(replace(one, times=left[one.concept]) for one in folder.records if one.concept in left)
     if not kept:
         raise DataError(
             f"No picture of groups {', '.join(groups)} is in {str(path)!r}.",
             f"It holds {len(folder.records)} pictures in all.",
         )
-    return replace(folder, records=kept, captioner=CaptionGrammar(concepts, mix, folder.styles))
+    grammar = CaptionGrammar(concepts, mix, folder.styles)
+    return replace(folder, records=kept, captioner=grammar, painter=kept_palette if measure_colours else None)
 
 
 def open_emoji(

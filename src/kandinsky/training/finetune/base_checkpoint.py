@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.conditioning.captions import CaptionConditioner, prior_condition
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.core.errors import ConfigError
-from kandinsky.engine.adapters import OF_THE_PRIOR, adaptable
+from kandinsky.engine.adapters import adaptable
 from kandinsky.engine.pipeline import Pipeline, open_sources
 from kandinsky.engine.words import listeners, text_encoders
 from kandinsky.generations import Model, Source
@@ -86,7 +87,7 @@ class BaseCheckpoint:
         """That network, and with texts the text encoders that feed it, by what files call them."""
         found = {self.component(target): self.network(target)}
         for component, encoder in self.encoders.items():
-            if with_texts and component.startswith(OF_THE_PRIOR) == (target == "prior"):
+            if with_texts and component.startswith(PRIOR_PREFIX) == (target == "prior"):
                 found[component] = encoder.network
         return found
 

@@ -102,7 +102,7 @@ def student(base: BaseCheckpoint, objective: DistillObjective) -> nn.Module:
 
 
 def _kind(base: BaseCheckpoint) -> Target:
-    return KINDS[base.model.schedule_of(SAMPLER).reading]
+    return KINDS[base.model.schedule_of(SAMPLER).prediction_type]
 
 
 def _teacher(base: BaseCheckpoint, objective: DistillObjective) -> Teacher:

@@ -244,7 +244,7 @@ def _from_edges(objective: Tuned) -> bool:
 
 def _decoder_loss(base: BaseCheckpoint, objective: Tuned, times: nn.ModuleDict) -> Loss:
     schedule = base.model.schedule_of("ddpm")
-    wanted = objective.decoder.model_copy(update={"target": KINDS[schedule.reading]})
+    wanted = objective.decoder.model_copy(update={"target": KINDS[schedule.prediction_type]})
     sampler = TIME_SAMPLERS[wanted.times](schedule.process.T)
     times["decoder"] = sampler
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from kandinsky.core.rng import PerPictureRng
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import sample
+from kandinsky.diffusion.parametrization import PARAMETRIZATIONS
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.reading import READINGS
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import leading
 from kandinsky.training.config import DecoderFromScratch, Stage
@@ -89,6 +89,6 @@ def draw_latents(
 
     rng = PerPictureRng.from_seeds(range(shape[0]))
     x = rng.normal(tuple(shape)).to(next(unet.parameters()).device)
-    denoiser = make_denoiser(network, process, READINGS[prediction], GUIDANCE)
+    denoiser = make_denoiser(network, process, PARAMETRIZATIONS[prediction], GUIDANCE)
     *_, last = sample(make_sampler("ddim", process), denoiser, x, leading(STEPS, process.T, 1), rng)
     return last.x

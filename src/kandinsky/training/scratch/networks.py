@@ -48,9 +48,13 @@ class NetworkFactory:
         """The configuration of the text tower."""
         return network_config(ClipTextConfig, self._table("clip_text"), "clip_text")
 
+    def movq_config(self) -> MoVQConfig:
+        """The configuration of the autoencoder."""
+        return network_config(MoVQConfig, self._table("movq"), "movq")
+
     def movq(self) -> Autoencoder:
         """An untrained autoencoder."""
-        return Autoencoder(network_config(MoVQConfig, self._table("movq"), "movq"))
+        return Autoencoder(self.movq_config())
 
     def clip(self) -> ClipModel:
         """Untrained text and vision towers."""
