@@ -236,3 +236,19 @@ def test_pixels_lie_in_one_way_decoded_or_from_the_cache(tmp_path: Path) -> None
     assert first.pixels.is_contiguous()
     assert second.pixels.is_contiguous()
     assert torch.equal(first.pixels, second.pixels)
+
+
+def test_captions_of_a_user_stay_as_they_are_written(tmp_path: Path) -> None:
+    """No background is named, and no caption is taken for the code point of a thing that shows nothing."""
+    for number, caption in enumerate(("красная игрушка", "2650", "31-20E3", "a toy on white")):
+        half_picture().save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(caption, encoding="utf-8")
+    pictures = open_pictures(tmp_path, 16)
+    batch = pictures.batch([0, 1, 2, 3] * 8, torch.Generator().manual_seed(0), AUGMENTATIONS["colour"])
+    assert batch.captions == ("красная игрушка", "2650", "31-20E3", "a toy on white") * 8
+    assert len(set(batch.facts["backgrounds"].tolist())) > 2
+    # The recipe's grammar was asked for: it names backgrounds, and drops nothing either.
+    asked = open_emoji(tmp_path, 16)
+    assert len(asked) == 4
+    named = asked.batch([1] * 8, torch.Generator().manual_seed(0), Augmentation(white=0.0)).captions
+    assert any("background" in caption or "on " in caption for caption in named)
