@@ -31,17 +31,15 @@ def test_a_given_colour_is_seen_and_named(coloured: PictureSet) -> None:
     batch = coloured.batch(rows, draws, Augmentation(white=1.0, recolour=1.0))
     assert bool((tints_of(batch.facts) >= len(NAMES)).all())
     assert bool(batch.names("tints").all())
-    assert {caption.language for caption in batch.said} == {"en", "ru"}, (
-        "the other languages have no words for it"
-    )
+    languages = {caption.language for caption in batch.said}
+    assert languages == {"en", "ru"}, "the other languages have no words for it"
     plain = coloured.batch(rows, torch.Generator().manual_seed(0), Augmentation(white=1.0))
     assert not torch.equal(plain.pixels, batch.pixels)
     red = NAMES.index("red") + len(NAMES)
     middle = batch.pixels[tints_of(batch.facts) == red][:, :, 32, 16].mean(dim=0)
     assert middle[0] > 0.3 > -0.2 > middle[1]
-    says = [
-        text for text, tint in zip(batch.captions, tints_of(batch.facts).tolist(), strict=True) if tint == red
-    ]
+    tints = tints_of(batch.facts).tolist()
+    says = [text for text, tint in zip(batch.captions, tints, strict=True) if tint == red]
     assert says
     assert all("red" in text or "красн" in text for text in says)
 
