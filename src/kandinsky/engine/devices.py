@@ -6,7 +6,7 @@ import torch
 
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.main_memory import free_main_memory
-from kandinsky.networks.packing import has_onednn
+from kandinsky.engine.acceleration.onednn_weights import has_onednn
 
 DTYPES = {
     "float32": torch.float32,

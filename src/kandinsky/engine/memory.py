@@ -10,7 +10,7 @@ from kandinsky.checkpoints.lazy_weights import LazyWeights
 from kandinsky.codecs.strips import Tiling, check_tiling
 from kandinsky.conditioning.one_text import OneTextConditioner
 from kandinsky.core.errors import RequestError
-from kandinsky.engine.compiling import compiled
+from kandinsky.engine.acceleration.torch_compile import compiled
 from kandinsky.engine.offload import (
     AUTO,
     Policy,

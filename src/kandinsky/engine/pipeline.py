@@ -20,8 +20,9 @@ from kandinsky.core.prompts import PromptLike
 from kandinsky.core.requests import Fields, Request
 from kandinsky.core.rng import PerPictureRng, Rng
 from kandinsky.engine import adapters, batching
+from kandinsky.engine.acceleration.networks import accelerated, accelerated_model, laid_out_model
+from kandinsky.engine.acceleration.torch_compile import warming_request
 from kandinsky.engine.batching import RngMaker, check_batch_size
-from kandinsky.engine.compiling import warming_request
 from kandinsky.engine.devices import choose_batch_size, choose_device, choose_dtype
 from kandinsky.engine.embedded import EMBEDDED, embedded_folder
 from kandinsky.engine.memory import Housed, Memory, house
@@ -59,7 +60,7 @@ class Pipeline:
         self.model_id = model_id
         self.settings = settings or {}
         self.batch_size = batch_size
-        self._housed = housed or Housed(model)
+        self._housed = housed or Housed(accelerated_model(model))
         self._lora_sources: dict[str, str] = {}
         self._samplings: dict[str, Sampling] = {}
 
@@ -290,8 +291,8 @@ def load(
         )
     automatic = dtype in (None, "auto") and on.type == "cpu"
     kind = choose_dtype(dtype, on, denoiser_parameters(decoder, variant) if automatic else 0)
-    place = Placement(on, kind, variant, behaviour, memory.parked)
-    loaded = memory.tiled(load_model(decoder, beside, place))
+    place = Placement(on, kind, variant, behaviour, memory.parked, accelerate=accelerated)
+    loaded = laid_out_model(memory.tiled(load_model(decoder, beside, place)))
     settings = {
         "prior": str(prior) if isinstance(prior, Path) else prior,
         "dtype": str(place.dtype).removeprefix("torch."),

@@ -23,6 +23,7 @@ from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Event, Finished, Result
 from kandinsky.core.images import open_picture
 from kandinsky.core.requests import Request
+from kandinsky.engine.acceleration.networks import accelerated_model
 from kandinsky.generations.model import Model
 from kandinsky.tasks.check import check
 from kandinsky.tasks.generate import generate
@@ -54,7 +55,7 @@ class Facade:
         return torch.randn(shape, device=self.device)
 
     def _pictures(
-        self, fields: Mapping[str, Any], count: int, size: int, eta: float, mask: Tensor | None = None
+        self, fields: Mapping[str, object], count: int, size: int, eta: float, mask: Tensor | None = None
     ) -> list[Image]:
         """The pictures of a request, `count` of its prompt, `size` at once; `eta` is the square of ours."""
         if not isinstance(fields["prompt"], str):
@@ -178,7 +179,7 @@ class Kandinsky3InpaintingPipeline(Facade):
 
 
 def _events(model: Model, request: Request, batches: list[Batch]) -> Generator[Event, None, None]:
-    images = yield from generate(model, request, batches)
+    images = yield from generate(accelerated_model(model), request, batches)
     yield Finished(Result(images, request.seeds, request.to_json()))
 
 
@@ -188,7 +189,7 @@ def _sides(width: int, height: int) -> tuple[int, int]:
     return across, down
 
 
-def _mask(mask: Any) -> NDArray[np.float32]:
+def _mask(mask: object) -> NDArray[np.float32]:
     """A mask (H, W) as numbers in 0..1, from an array, a tensor or a PIL picture; raises RequestError for
     others."""
     if isinstance(mask, Image):

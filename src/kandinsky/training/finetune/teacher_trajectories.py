@@ -17,6 +17,7 @@ from kandinsky.core.errors import CheckpointError
 from kandinsky.core.images import to_pil
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import PerPictureRng
+from kandinsky.engine.acceleration.networks import accelerated_model
 from kandinsky.engine.sampling import Sampling
 from kandinsky.tasks.generate import denoise
 from kandinsky.tasks.start import start
@@ -108,7 +109,7 @@ def draw_trajectories(
     Row i is from seed `seed` + i; pictures are `side` pixels wide and high.
     """
     scale = teacher_scale(base, objective)
-    model = Sampling({"sampler": objective.solver}, "trailing").applied(base.model)
+    model = accelerated_model(Sampling({"sampler": objective.solver}, "trailing").applied(base.model))
     request = Request(
         list(prompts),
         seed=seed,

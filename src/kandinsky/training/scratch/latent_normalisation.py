@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from kandinsky.networks.movq import Norm
+from kandinsky.networks.autoencoder import Norm
 from kandinsky.training.scratch.networks import Autoencoder
 
 _DEAD = 1e-6
