@@ -18,7 +18,7 @@ from kandinsky.core.errors import ConfigError
 from kandinsky.generations import convert
 from kandinsky.tasks.start import erode, told_region
 from kandinsky.training import run_config
-from kandinsky.training.data.masks import random_regions
+from kandinsky.training.data.random_masks import random_regions
 from kandinsky.training.finetune.tuning import group_of
 from kandinsky.training.finetune.widen_unet import place_weights, widened
 from kandinsky.training.objectives.denoising import squared_error
