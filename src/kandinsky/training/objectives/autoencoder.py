@@ -31,7 +31,7 @@ def structure_distance(pictures: Tensor, targets: Tensor) -> Tensor:
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
-    """The mean SSIM of each pair of images (B, C, H, W), (B,); the constants are those of the paper for a range of 2."""
+    """The mean SSIM of each pair of images (B, C, H, W), (B,), with the constants for a range of 2."""
     c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
     mean_a, mean_b = F.avg_pool2d(a, _SSIM_WINDOW, 1), F.avg_pool2d(b, _SSIM_WINDOW, 1)
     var_a = F.avg_pool2d(a * a, _SSIM_WINDOW, 1) - mean_a.square()
