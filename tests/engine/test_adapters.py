@@ -16,7 +16,7 @@ from kandinsky.cli.generate import parse_lora
 from kandinsky.cli.main import run
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.metadata import read_metadata
-from kandinsky.engine.adapters import adaptable, save_lora
+from kandinsky.engine.loras import adaptable, save_lora
 from kandinsky.engine.pipeline import Pipeline
 from tests.parity.peers import redraw
 from tests.tiny_text_image import TextImageCheckpoints

@@ -16,7 +16,7 @@ import kandinsky
 from kandinsky.checkpoints.convert import convert
 from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.core.errors import ConfigError
-from kandinsky.engine.adapters import adaptable
+from kandinsky.engine.loras import adaptable
 from kandinsky.training import events, run_config
 from kandinsky.training.components import write_component
 

@@ -16,7 +16,7 @@ from kandinsky.cli.progress import Bars
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Denoising, Finished, Result, Warned
 from kandinsky.core.metadata import Metadata, library_version, metadata_of, read_metadata, write_picture
-from kandinsky.core.requests import Request, Row
+from kandinsky.core.requests import Request
 
 if TYPE_CHECKING:
     from kandinsky.engine.pipeline import Pipeline
@@ -118,11 +118,11 @@ def generate(flags: Flags) -> None:
     console = err()
     with Bars(console, quiet=flags.quiet) as bars:
         pipe = opened(bars, job.model, job.device, **job.settings, **job.memory)
-        rows = job.request.rows()
         warned: set[str] | None = None if flags.quiet else set()
-        for number, (row, output) in enumerate(zip(rows, job.outputs, strict=True), start=1):
-            bars.start(f"{number}/{len(rows)}" if len(rows) > 1 else "")
-            result = _follow(pipe, row, job.request, bars, output if flags.preview else None, warned)
+        for index, output in enumerate(job.outputs):
+            bars.start(f"{index + 1}/{len(job.outputs)}" if len(job.outputs) > 1 else "")
+            request = job.request.alone(index)
+            result = _follow(pipe, request, bars, output if flags.preview else None, warned)
             write_picture(result.images[0], output, told(result, pipe, job.settings))
             if not flags.quiet:
                 say(str(output))
@@ -233,18 +233,14 @@ def _note_differences(stored: Metadata) -> None:
 
 def _follow(
     pipe: "Pipeline",
-    row: Row,
     request: Request,
     bars: Bars,
     preview_for: Path | None,
     warned: set[str] | None,
 ) -> Result:
-    fields = {name: getattr(request, name) for name in REQUEST_FLAGS}
-    fields |= {name: getattr(row, name) for name in fields if name in Row.__dataclass_fields__}
-    fields["count"] = 1
-    given = {name: value for name, value in fields.items() if value is not None}
+    given = {name: value for name in REQUEST_FLAGS if (value := getattr(request, name)) is not None}
     preview = None if preview_for is None else preview_for.with_name(f"{preview_for.stem}.preview.png")
-    stream = pipe.stream(row.prompt, **given)
+    stream = pipe.stream(request.prompt, **given)
     try:
         # Closing is what stops the work when Ctrl-C lands between two events.
         with closing(stream):

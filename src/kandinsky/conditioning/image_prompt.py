@@ -39,7 +39,7 @@ class Draw:
     texts: tuple[str, ...]
     uncond: tuple[str, ...]
     place: int | None
-    scales: tuple[float | None, ...]
+    scales: tuple[float, ...]
 
     @property
     def guidance(self) -> float | Tensor | None:
@@ -137,19 +137,19 @@ class ImagePromptConditioner:
             )
 
     def encode(
-        self, batches: Sequence[Batch], request: Request, guided: bool
+        self, batches: Sequence[Batch], prior_steps: int, guided: bool
     ) -> Generator[Event, None, list[Conditions]]:
         """See `Conditioner`: the prompt's embedding, and against it the negative prompt's or no picture's."""
         memory = Memory(self.stage)
         plans = [draws_of(batch.rows, guided) for batch in batches]
         # Section strings of times may give more or fewer than were asked for.
-        steps = 1 if self.stage is None else len(self.stage.schedule.times(request.prior_steps or 1))
+        steps = 1 if self.stage is None else len(self.stage.schedule.times(prior_steps))
         total = steps * sum(map(len, plans))
         done, conditions = 0, []
         for batch, plan, coming in zip(batches, plans, [*plans[1:], []], strict=True):
             drawn: Drawn = {}
             for k, draw in enumerate(plan):
-                found = yield from self._draw(draw, batch, memory, request, done, total)
+                found = yield from self._draw(draw, batch, memory, prior_steps, done, total)
                 places = ((row, draw.place) for row in draw.rows)
                 drawn |= zip(places, torch.split(found, 1), strict=True)
                 done += steps
@@ -162,7 +162,7 @@ class ImagePromptConditioner:
         return conditions
 
     def _draw(
-        self, draw: Draw, batch: Batch, memory: Memory, request: Request, done: int, total: int
+        self, draw: Draw, batch: Batch, memory: Memory, steps: int, done: int, total: int
     ) -> Generator[Event, None, Tensor]:
         """Image embeddings (B, D) of the texts of one draw; `done` of `total` steps came before it.
 
@@ -176,7 +176,6 @@ class ImagePromptConditioner:
             if rest := memory.text(text).dropped:
                 kept = text.removesuffix(rest).strip()
                 yield Warned(f"The prompt is too long: {rest!r} was not read. Read was {kept!r}.")
-        steps = request.prior_steps or 1
         prepared = memory.prior(draw.told, steps)
         rng = (batch.rng.fork() if draw.place is None else batch.rng).select(draw.rows)
         run = memory.stage.sample(prepared, rng, len(draw.rows), steps, draw.guidance)

@@ -21,7 +21,7 @@ class TwoTextsConditioner:
         check_texts(request)
 
     def encode(
-        self, batches: Sequence[Batch], request: Request, guided: bool
+        self, batches: Sequence[Batch], prior_steps: int, guided: bool
     ) -> Generator[Event, None, list[Conditions]]:
         """See `Conditioner`; nothing is drawn."""
         told = [[str(row.prompt) for row in batch.rows] for batch in batches]

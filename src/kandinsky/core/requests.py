@@ -65,7 +65,7 @@ class Fields(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Row:
-    """What one picture is made from: its own prompt, negatives, input pictures, seed and guidance."""
+    """What one image is made from; guidance scales are in the usual meaning, 1 where nothing is guided."""
 
     prompt: Prompt
     negative_prompt: str | None
@@ -74,8 +74,8 @@ class Row:
     mask: Picture | None
     hint: Picture | None
     seed: int
-    guidance_scale: float | None = None
-    prior_guidance_scale: float | None = None
+    guidance_scale: float = 1.0
+    prior_guidance_scale: float = 1.0
 
 
 EACH = (
@@ -210,21 +210,24 @@ class Request(BaseModel):
         value = getattr(self, field)
         return list(value) if isinstance(value, tuple) else [value] * len(self.prompts)
 
-    def rows(self) -> list[Row]:
-        """One Row per picture, in order: all `count` pictures of the first prompt, then those of the next.
+    def rows(self, guidance_offset: float = 0.0) -> list[Row]:
+        """One Row per image, in order: all `count` images of the first prompt, then those of the next.
 
-        Raises ValueError before `filled` gave a seed.
+        `guidance_offset` is what guidance scales of requests lack of the usual meaning. Raises ValueError
+        before `filled` gave a seed.
         """
         parts = {name: self._each(name) for name in ROW_FIELDS}
+        for name, offset in (("guidance_scale", guidance_offset), ("prior_guidance_scale", 0.0)):
+            parts[name] = [1.0 if scale is None else scale + offset for scale in parts[name]]
         return [
             Row(seed=seed, **{name: values[index // self.count] for name, values in parts.items()})
             for index, seed in enumerate(self.seeds)
         ]
 
     def alone(self, index: int) -> "Request":
-        """The request for picture `index` (from 0) of this one alone; it has a seed."""
-        row = self.rows()[index]
-        return self.replaced(count=1, seed=row.seed, **{name: getattr(row, name) for name in ROW_FIELDS})
+        """The request for image `index` (from 0) of this one alone; it has a seed."""
+        own = {name: self._each(name)[index // self.count] for name in ROW_FIELDS}
+        return self.replaced(count=1, seed=self.seeds[index], **own)
 
     def filled(self, defaults: Mapping[str, Any]) -> "Request":
         """This request with the checkpoint's default for every None, and a random seed for a missing one.
@@ -252,6 +255,8 @@ class Request(BaseModel):
         return self.replaced(**missing)
 
     def _filled_size(self, defaults: Mapping[str, Any]) -> dict[str, int]:
+        if self.width is not None and self.height is not None:
+            return {}
         usual = int(defaults["width"]), int(defaults["height"])
         if self.image is None:
             return {"width": self.width or usual[0], "height": self.height or usual[1]}

@@ -14,7 +14,7 @@ from kandinsky.core.events import Event
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import Rng
 from kandinsky.engine.devices import free_memory
-from kandinsky.engine.residence import Residence, bytes_of, names_in, tensors_of
+from kandinsky.engine.weight_residency import WeightResidency, bytes_of, names_in, tensors_of
 from kandinsky.generations.model import Codec, Model, Prepared
 from kandinsky.networks.t5 import T5Config, T5Encoder
 from kandinsky.networks.unet2 import UNet2
@@ -59,7 +59,7 @@ def codec_of(model: Model) -> nn.Module:
     return network
 
 
-def offloaded(model: Model, residence: Residence, policy: Policy) -> Model:
+def offloaded(model: Model, residence: WeightResidency, policy: Policy) -> Model:
     """The same model, whose parts bring their weights when they run.
 
     It shares the networks of `model`, all of which must be in the residence.
@@ -78,7 +78,7 @@ def offloaded(model: Model, residence: Residence, policy: Policy) -> Model:
 
 
 def _conditioner(
-    model: Model, residence: Residence, networks: list[nn.Module], streamed: bool
+    model: Model, residence: WeightResidency, networks: list[nn.Module], streamed: bool
 ) -> Conditioner:
     own = model.conditioner
     if not isinstance(own, OneTextConditioner):
@@ -94,7 +94,7 @@ class VisitingEncoder:
     """A text encoder that is in memory while it reads: whole, or `streamed`, one layer after the other."""
 
     network: T5Encoder
-    residence: Residence
+    residence: WeightResidency
     streamed: bool = False
 
     @property
@@ -129,17 +129,17 @@ class VisitingConditioner:
 
     own: Conditioner
     networks: Sequence[nn.Module]
-    residence: Residence
+    residence: WeightResidency
 
     def check(self, request: Request, guided: bool) -> None:
         """See `Conditioner`."""
         self.own.check(request, guided)
 
     def encode(
-        self, batches: Sequence[Batch], request: Request, guided: bool
+        self, batches: Sequence[Batch], prior_steps: int, guided: bool
     ) -> Generator[Event, None, list[Conditions]]:
         """See `Conditioner`."""
-        with closing(self.own.encode(batches, request, guided)) as events:
+        with closing(self.own.encode(batches, prior_steps, guided)) as events:
             while True:
                 self._bring()
                 try:
@@ -162,7 +162,7 @@ class VisitingNetwork:
     """A denoising network whose weights are in memory while it runs, those that `prepare` reads only then."""
 
     network: UNet2 | UNet3
-    residence: Residence
+    residence: WeightResidency
 
     @property
     def config(self) -> Any:
@@ -186,7 +186,7 @@ class VisitingSteps:
 
     own: Prepared
     network: nn.Module
-    residence: Residence
+    residence: WeightResidency
     names: frozenset[str]
     times: frozenset[float]
 
@@ -202,7 +202,7 @@ class VisitingCodec:
 
     own: Codec
     network: nn.Module
-    residence: Residence
+    residence: WeightResidency
     fitted: list[bool] = field(default_factory=list)
 
     @property

@@ -18,7 +18,7 @@ from kandinsky.compat.diffusers.schedulers import SchedulerMixin, load_scheduler
 from kandinsky.compat.diffusers.tokenizers import CLIPImageProcessor, CLIPTokenizer
 from kandinsky.compat.diffusers.values import Config
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
-from kandinsky.engine import adapters
+from kandinsky.engine import loras
 from kandinsky.engine.devices import DTYPES, choose_device, choose_dtype
 
 PRIOR_PREFIX = "prior_"
@@ -219,12 +219,12 @@ class DiffusionPipeline:
 
     def unload_lora_weights(self) -> None:
         """Takes all adapters off; pictures are then bit for bit those without."""
-        adapters.unload_lora(adapting.networks_of(self))
+        loras.unload_lora(adapting.networks_of(self))
 
     def delete_adapters(self, adapter_names: str | list[str]) -> None:
         """Takes the named adapters off; raises RequestError for one that is not there."""
         for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
-            adapters.unload_lora(adapting.networks_of(self), name)
+            loras.unload_lora(adapting.networks_of(self), name)
 
     def set_adapters(
         self, adapter_names: str | list[str], adapter_weights: float | list[float] | None = None
@@ -234,15 +234,15 @@ class DiffusionPipeline:
 
     def get_active_adapters(self) -> list[str]:
         """The names of the adapters that act."""
-        return [name for name, scale in adapters.worn(adapting.networks_of(self)).items() if scale]
+        return [name for name, scale in loras.applied(adapting.networks_of(self)).items() if scale]
 
     def fuse_lora(self, **ignored: Any) -> None:
         """Adds the adapters to the weights, as strongly as they act now."""
-        adapters.merge(adapting.networks_of(self))
+        loras.merge(adapting.networks_of(self))
 
     def unfuse_lora(self, **ignored: Any) -> None:
         """Undoes `fuse_lora` to the last bit."""
-        adapters.unmerge(adapting.networks_of(self))
+        loras.unmerge(adapting.networks_of(self))
 
     def load_textual_inversion(
         self, pretrained_model_name_or_path: str | Path, weight_name: str | None = None, **ignored: Any

@@ -22,7 +22,7 @@ from kandinsky.conditioning.one_text import OneTextConditioner
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.quantize import check_quantize, quantize
-from kandinsky.engine.residence import Residence
+from kandinsky.engine.weight_residency import WeightResidency
 from kandinsky.generations.k30 import load_original
 from kandinsky.generations.model import Model
 from kandinsky.generations.parts import Placement
@@ -141,7 +141,7 @@ def _load(
     place = Placement(torch.device("cpu"), widest, variant, parked=width is not None)
     model = load_original(folder, place)
     for part, module in model.modules.items():
-        residence = Residence(place.shelf, devices[part], dtypes[part])
+        residence = WeightResidency(place.shelf, devices[part], dtypes[part])
         if width is not None and part == "text_encoder":
             quantize(module, width, residence)
         elif width is not None:

@@ -11,13 +11,13 @@ from kandinsky.conditioning.decoder_texts import TOKENS
 from kandinsky.conditioning.one_text import OneTextConditioner, stacked
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.core.errors import ConfigError
-from kandinsky.engine.adapters import OF_THE_PRIOR, adaptable
+from kandinsky.engine.loras import OF_THE_PRIOR, adaptable
 from kandinsky.engine.pipeline import Pipeline
-from kandinsky.engine.words import listeners, text_encoders
+from kandinsky.engine.text_encoders import listeners, text_encoders
 from kandinsky.networks.prior import PriorCondition
 from kandinsky.networks.unet2 import UNet2Condition
 from kandinsky.networks.unet3 import UNet3Condition
-from kandinsky.tasks.start import told_region
+from kandinsky.tasks.start import region_condition
 from kandinsky.training.stages.towers import vision_pixels
 
 KINDS = {"epsilon": "eps", "sample": "x0", "velocity": "v"}
@@ -118,7 +118,7 @@ class Base:
             repaint = latents.new_ones(len(latents), 1, *(scale * side for side in latents.shape[-2:]))
             pixels = repaint.expand(-1, 3, -1, -1) if pixels is None else pixels
         pixels = None if pixels is None else pixels.to(self.device)
-        return told_region(self.model, pixels, latents, repaint.to(self.device))
+        return region_condition(self.model, pixels, latents, repaint.to(self.device))
 
     @property
     def reads(self) -> bool:

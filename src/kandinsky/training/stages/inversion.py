@@ -12,7 +12,7 @@ from kandinsky.adapters.tokens import rows_of
 from kandinsky.core.errors import ConfigError, RequestError
 from kandinsky.core.rng import Noise
 from kandinsky.diffusion.process import Process
-from kandinsky.engine.words import learn_word
+from kandinsky.engine.text_encoders import learn_word
 from kandinsky.training.config import DecoderObjective, Stage, TextualInversionObjective
 from kandinsky.training.data.captions import Templates
 from kandinsky.training.events import Event

@@ -19,8 +19,8 @@ from kandinsky.checkpoints.weight_names import STEMS, parse
 from kandinsky.checkpoints.weights import write_weights
 from kandinsky.core.errors import ConfigError
 from kandinsky.core.metadata import library_version
-from kandinsky.engine.adapters import OF_THE_PRIOR, adaptable
-from kandinsky.engine.sampling import SAMPLING, Sampling
+from kandinsky.engine.loras import OF_THE_PRIOR, adaptable
+from kandinsky.engine.sampling_defaults import SAMPLING, Sampling
 from kandinsky.generations import kind_for
 from kandinsky.generations.parts import OWN_SETTINGS
 from kandinsky.networks.unet2 import UNet2

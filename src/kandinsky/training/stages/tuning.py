@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from kandinsky.adapters.lora import Adapter, attach
 from kandinsky.checkpoints.lora import choose_places, names_of
 from kandinsky.core.errors import ConfigError, DataError
-from kandinsky.engine.adapters import adaptable
+from kandinsky.engine.loras import adaptable
 from kandinsky.networks import layers, unet2, unet3_blocks
-from kandinsky.tasks.start import told_hint
+from kandinsky.tasks.start import hint_condition
 from kandinsky.training.config import (
     DecoderObjective,
     FullObjective,
@@ -283,7 +283,7 @@ def decoder_loss(base: Base, objective: Tuned, times: nn.ModuleDict) -> Loss:
             told = replace(told, extra=base.tell_region(batch.pixels, x0, batch.repaint))
         if base.model.hints:
             assert batch.hints is not None
-            told = replace(told, hint=told_hint(base.model, batch.hints))
+            told = replace(told, hint=hint_condition(base.model, batch.hints))
         mask = {"no": None, "region": batch.repaint, "alpha": batch.alpha}[objective.masked]
         counted = None if mask is None else counting(mask, x0, objective.outside)
         noise = noise_of(turn, x0, wanted)

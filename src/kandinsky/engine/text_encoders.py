@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor, nn
 
@@ -17,7 +16,8 @@ from kandinsky.conditioning.text_image import TextImageConditioner
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.conditioning.two_texts import TwoTextsConditioner
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.engine.adapters import adaptable
+from kandinsky.engine.loras import adaptable
+from kandinsky.engine.offload import VisitingConditioner
 from kandinsky.generations.model import Model
 
 
@@ -49,7 +49,10 @@ class Listeners:
 
 def listeners(model: Model) -> Listeners:
     """The parts behind a model's conditioner; RequestError for a model of another kind."""
-    match model.conditioner:
+    conditioner = model.conditioner
+    if isinstance(conditioner, VisitingConditioner):
+        conditioner = conditioner.own
+    match conditioner:
         case ImagePromptConditioner(stage=stage):
             return Listeners(stage)
         case TextImageConditioner(image=image, texts=texts):
@@ -67,7 +70,7 @@ def text_encoders(model: Model) -> dict[str, Encoder]:
     prior, texts, one_text = parts.prior, parts.texts, parts.one_text
     found = [] if prior is None else [Encoder(prior.tokenizer, prior.text)]
     if one_text is not None:
-        found.append(Encoder(one_text.reader.tokenizer, cast(nn.Module, one_text.reader.network)))
+        found.append(Encoder(one_text.reader.tokenizer, model.modules["text_encoder"]))
     if texts is not None:
         found.append(Encoder(texts.first.tokenizer, texts.first.network))
         if texts.second is not None:
