@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kandinsky.core.caches import VARIABLE
+from kandinsky.core.system import VARIABLE
 from tests.reference.folders import write_first, write_second, write_third, write_third_first
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints

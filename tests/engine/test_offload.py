@@ -131,7 +131,7 @@ def test_generations_with_a_prior(tiny: Checkpoints, text_image: TextImageCheckp
         def look(*_: Any, before: Any = before, seen: list[bool] = seen) -> None:
             seen.append(all(t.is_meta for network in before for t in network.parameters()))
 
-        away.model.network.conv_in.register_forward_pre_hook(look)  # type: ignore[attr-defined]
+        away.model.modules["unet"].conv_in.register_forward_pre_hook(look)  # type: ignore[attr-defined]
         assert pixels(away, prior_steps=2) == pixels(plain, prior_steps=2)
         assert seen
         assert all(seen)

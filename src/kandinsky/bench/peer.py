@@ -13,7 +13,7 @@ import torch
 from kandinsky.bench.asked import PROMPT, SECOND_PROMPT, SEED, Asked, Job, Told, embeddings, mask, picture
 from kandinsky.bench.libraries import check_installed
 from kandinsky.bench.spans import Mark
-from kandinsky.core.compilers import compiler
+from kandinsky.core.system import compiler
 
 COMBINED = {
     "text2img": "KandinskyV22CombinedPipeline",

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.conditioning.text_image import TextImageConditioner
-from kandinsky.core.compilers import COMPILERS, compiler
 from kandinsky.core.errors import RequestError
 from kandinsky.core.prompts import Embedding
 from kandinsky.core.requests import Request
+from kandinsky.core.system import COMPILERS, compiler
 from kandinsky.generations.model import Model, Prepared
 from kandinsky.networks.unet2 import PreparedUNet2, UNet2
 from kandinsky.networks.unet3 import PreparedUNet3, UNet3

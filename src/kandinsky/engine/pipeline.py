@@ -18,9 +18,9 @@ from kandinsky.checkpoints.original_hub import DECODER, HALVES, PRIOR
 from kandinsky.checkpoints.published import open_model
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.core.events import EFFECTIVE_GUIDANCE, Event, Finished, Result
+from kandinsky.core.events import Event, Finished, Result
 from kandinsky.core.prompts import PromptLike
-from kandinsky.core.requests import Fields, Request, Row
+from kandinsky.core.requests import EFFECTIVE_GUIDANCE, Fields, Request, Row
 from kandinsky.core.rng import PerPictureRng, Rng
 from kandinsky.engine import loras
 from kandinsky.engine.compiling import warming_request

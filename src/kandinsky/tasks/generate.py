@@ -12,7 +12,7 @@ from torch import Tensor
 from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.core.events import Decoding, Denoising, Event, Finished, Result
 from kandinsky.core.images import crop, to_pil
-from kandinsky.core.requests import ROW_FIELDS, Request, Row
+from kandinsky.core.requests import Request, Row, per_prompt
 from kandinsky.diffusion.denoiser import Network, make_denoiser
 from kandinsky.diffusion.guidance import is_guided, joint
 from kandinsky.diffusion.loop import Step, sample
@@ -30,7 +30,7 @@ Finish: TypeAlias = "Callable[[Resolved, list[Image], int], Result]"
 WAVE = 64
 """How many images have their prompts encoded before they are drawn: conditions take memory, and encoders
 that come and go should not do so for each batch."""
-COMMON = tuple(name for name in Request.model_fields if name not in (*ROW_FIELDS, "seed", "count"))
+COMMON = tuple(name for name in Request.model_fields if name not in (*per_prompt(), "seed", "count"))
 """Fields of a request in which the images of a batch may not differ."""
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kandinsky.core.caches import cache_folder
 from kandinsky.core.errors import ConfigError, DataError, nearest
+from kandinsky.core.system import cache_folder
 from kandinsky.training.data.captions import CaptionGrammar, CaptionMix, Grammar, mirrorable
 from kandinsky.training.data.compose import composite, place
 from kandinsky.training.data.decode import Fit, decoded
@@ -316,7 +316,7 @@ def open_pictures(
     `size` is the side of squares, or (height, width). `split` is "train" or "test" (or whatever the metadata
     says); "all" must be asked for explicitly. `groups` are names of `GROUPS`, of the folder's own groups, or
     "all"; folders without groups ignore it. `cache` is
-    where decoded pictures are kept (default: in `core.caches.cache_folder`; memory only when that cannot be
+    where decoded pictures are kept (default: in `core.system.cache_folder`; memory only when that cannot be
     written). `grammar` says what pictures show instead of the folder's captions. `fit` is that of `decoded`.
 
     Raises DataError when nothing is left, ConfigError for an unknown group or style.
