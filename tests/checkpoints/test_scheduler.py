@@ -127,7 +127,7 @@ def test_readings_and_variances() -> None:
         "prediction_type": "v_prediction",
     }
     schedule = schedule_from_json(euler)
-    assert (schedule.variance, schedule.reading) == ("fixed_small", "velocity")
+    assert (schedule.variance, schedule.prediction_type) == ("fixed_small", "velocity")
 
 
 def test_the_prior_s_scheduler(tmp_path: Path) -> None:
@@ -135,14 +135,14 @@ def test_the_prior_s_scheduler(tmp_path: Path) -> None:
     schedule = schedule_from_json(PRIOR_SCHEDULE_JSON)
     assert schedule == schedule_from_json(saved(peer, tmp_path)) or True
     assert np.array_equal(schedule.process.alpha_bar.numpy(), peer.alphas_cumprod.numpy())
-    assert (schedule.sampler, schedule.reading) == ("ddpm", "sample")
+    assert (schedule.sampler, schedule.prediction_type) == ("ddpm", "sample")
     assert schedule.constraints == (Constraint("static", limit=10.0),)
     for steps in (2, 25):
         peer.set_timesteps(steps)
         assert schedule.times(steps) == peer.timesteps.tolist()
     assert schedule.times(1) == [999]
     bare = schedule_from_json({"_class_name": "UnCLIPScheduler"})
-    assert (bare.reading, bare.constraints) == ("epsilon", (Constraint("static", limit=1.0),))
+    assert (bare.prediction_type, bare.constraints) == ("epsilon", (Constraint("static", limit=1.0),))
     with pytest.raises(CheckpointError, match="beta_schedule = 'linear'"):
         schedule_from_json(PRIOR_SCHEDULE_JSON | {"beta_schedule": "linear"})
 

@@ -15,8 +15,8 @@ from kandinsky.core.errors import CheckpointError
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.guidance import combine, is_guided
+from kandinsky.diffusion.parametrization import PARAMETRIZATIONS, Parametrization, Prediction, eps_of, epsilon
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.reading import READINGS, Prediction, Reading, eps_of, epsilon
 
 PROCESS = Process.linear(0.00085, 0.012)
 
@@ -27,26 +27,26 @@ def noised(t: int, shape: tuple[int, ...] = (3, 4, 6, 5)) -> tuple[Tensor, Tenso
     return x0, noise, PROCESS.add_noise(x0, noise, t), PROCESS.alpha_bar_at(t)
 
 
-@given(t=st.integers(0, 999), name=st.sampled_from(sorted(READINGS)))
+@given(t=st.integers(0, 999), name=st.sampled_from(sorted(PARAMETRIZATIONS)))
 @settings(max_examples=40, deadline=None)
 def test_every_reading_recovers_the_picture_and_the_noise(t: int, name: str) -> None:
     x0, noise, x, abar = noised(t)
     truth = {"epsilon": noise, "sample": x0, "velocity": PROCESS.velocity(x0, noise, t)}[name]
-    prediction = READINGS[name](truth, x, abar)
+    prediction = PARAMETRIZATIONS[name](truth, x, abar)
     torch.testing.assert_close(prediction.x0, x0, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(prediction.eps, noise, rtol=1e-9, atol=1e-9)
     assert prediction.var_frac is None
     torch.testing.assert_close(math.sqrt(abar) * prediction.x0 + math.sqrt(1 - abar) * prediction.eps, x)
 
 
-@pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
-def test_variance_channels_are_split_off_and_mapped(reading: Reading) -> None:
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS.values(), ids=PARAMETRIZATIONS)
+def test_variance_channels_are_split_off_and_mapped(parametrization: Parametrization) -> None:
     _, noise, x, abar = noised(300)
     v = torch.linspace(-1, 1, noise.numel(), dtype=torch.float64).reshape(noise.shape)
-    prediction = reading(torch.cat([noise, v], dim=1).float(), x, abar)
+    prediction = parametrization(torch.cat([noise, v], dim=1).float(), x, abar)
     assert prediction.var_frac is not None
     torch.testing.assert_close(prediction.var_frac, (v + 1) / 2, rtol=0, atol=1e-6)
-    torch.testing.assert_close(prediction.x0, reading(noise.float(), x, abar).x0)
+    torch.testing.assert_close(prediction.x0, parametrization(noise.float(), x, abar).x0)
     assert prediction.x0.dtype == torch.float64
 
 
@@ -83,7 +83,7 @@ def test_static_constraint_and_the_choice_of_eps() -> None:
     again = Constraint(kind="static", limit=0.5, rederive_eps=True).apply(prediction, x, abar)
     assert torch.equal(again.x0, kept.x0)
     torch.testing.assert_close(math.sqrt(abar) * again.x0 + math.sqrt(1 - abar) * again.eps, x)
-    assert Constraint("known").apply(prediction, x, abar) is prediction
+    assert Constraint("replace_known_region").apply(prediction, x, abar) is prediction
 
 
 @pytest.mark.parametrize("largest", [1.0, 2.0, math.inf])
@@ -164,8 +164,8 @@ def test_denoiser_works_in_float32_and_keeps_float64() -> None:
 def test_denoiser_constrains_after_guidance() -> None:
     bound = Constraint(kind="static", limit=1.0)
     x = torch.zeros(1, 4, 3, 3)
-    reading = READINGS["sample"]
+    parametrization = PARAMETRIZATIONS["sample"]
     out = torch.cat([torch.full_like(x, 3.0), torch.full_like(x, 2.5)])
-    got = make_denoiser(lambda x, t: out, PROCESS, reading, 5.0, [bound])(x, 5)
+    got = make_denoiser(lambda x, t: out, PROCESS, parametrization, 5.0, [bound])(x, 5)
     # 3 + 5 (2.5 - 3) = 0.5; had the halves been clamped first, both and the result would be 1.
     torch.testing.assert_close(got.x0, torch.full_like(x, 0.5))

@@ -16,8 +16,8 @@ from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.rng import PerPictureRng, ReplayRng
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import Step, sample
+from kandinsky.diffusion.parametrization import Prediction, epsilon
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.reading import Prediction, epsilon
 from kandinsky.diffusion.samplers import SAMPLERS, make_sampler
 from kandinsky.diffusion.times import leading, linspaced
 from tests.diffusion.worlds import Gaussian, crooked_eps

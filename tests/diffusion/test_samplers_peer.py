@@ -14,9 +14,9 @@ from kandinsky.core.rng import PerPictureRng
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import sample
+from kandinsky.diffusion.parametrization import Parametrization, epsilon
+from kandinsky.diffusion.parametrization import sample as sample_reading
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.reading import Reading, epsilon
-from kandinsky.diffusion.reading import sample as sample_reading
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import leading, linspaced, tail
 from tests.diffusion.worlds import crooked_eps
@@ -52,11 +52,13 @@ def our_path(
     x: Tensor,
     times: list[int],
     *,
-    reading: Reading = epsilon,
+    parametrization: Parametrization = epsilon,
     constraint: Constraint | None = None,
     **options: Any,
 ) -> list[Tensor]:
-    denoise = make_denoiser(network, process, reading, None, () if constraint is None else (constraint,))
+    denoise = make_denoiser(
+        network, process, parametrization, None, () if constraint is None else (constraint,)
+    )
     rng = PerPictureRng.from_seeds(SEEDS, x.dtype)
     sampler = make_sampler(name, process, **options)
     return [step.x for step in sample(sampler, denoise, x, times, rng)]
@@ -186,7 +188,7 @@ def test_ddpm_is_the_peers_unclip_step(dtype: torch.dtype, n: int) -> None:
 
     x = start(dtype, (3, 16))
     constraint = Constraint(kind="static", limit=10.0)
-    ours = our_path("ddpm", COSINE, network, x, times, reading=sample_reading, constraint=constraint)
+    ours = our_path("ddpm", COSINE, network, x, times, parametrization=sample_reading, constraint=constraint)
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
     theirs = []
     for i, t in enumerate(times):

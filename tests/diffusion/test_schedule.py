@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from kandinsky.core.errors import RequestError
 from kandinsky.diffusion.constraints import Constraint
+from kandinsky.diffusion.parametrization import Prediction, eps_of
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.reading import Prediction, eps_of
 from kandinsky.diffusion.schedule import ImageNoise, Schedule
 
 PROCESS = Process.linear(0.00085, 0.012)
@@ -92,7 +92,7 @@ def test_the_known_region_is_pasted_at_its_place() -> None:
     def paste(value: torch.Tensor) -> torch.Tensor:
         return torch.cat([torch.full_like(value[..., :1], 3.0), value[..., 1:]], dim=-1)
 
-    clamp, known = Constraint("static", limit=1.0), Constraint("known", rederive_eps=True)
+    clamp, known = Constraint("static", limit=1.0), Constraint("replace_known_region", rederive_eps=True)
     before, after = prediction, prediction
     for constraint in (known, clamp):
         before = constraint.apply(before, x, 0.5, paste)

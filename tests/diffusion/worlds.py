@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kandinsky.diffusion.parametrization import Prediction
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.reading import Prediction
 
 
 @dataclass(frozen=True)

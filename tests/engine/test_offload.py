@@ -14,7 +14,7 @@ from kandinsky.checkpoints.files import read_json
 from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.engine.devices import free_memory
-from kandinsky.engine.offload import ROOM, VisitingEncoder, choose_policy, codec_of
+from kandinsky.engine.offload import ROOM, OffloadedEncoder, choose_policy, codec_of
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.engine.weight_residency import bytes_of, names_in
 from kandinsky.networks.t5 import T5Encoder
@@ -73,7 +73,7 @@ def test_what_is_in_memory_when(one_text: OneTextCheckpoints) -> None:
 def test_the_streamed_encoder_reads_the_same(one_text: OneTextCheckpoints) -> None:
     plain, away = one_text.ours(), one_text.ours(offload="layers")
     network, streamed = plain.model.modules["text_encoder"], away.model.conditioner.reader.network  # type: ignore[attr-defined]
-    assert isinstance(streamed, VisitingEncoder)
+    assert isinstance(streamed, OffloadedEncoder)
     ids = torch.tensor([[5, 9, 200, 1, 0, 0]])
     mask = ids > 0
     with torch.no_grad():

@@ -11,7 +11,7 @@ from kandinsky.checkpoints.maps.scheduler import decoder_schedule_json, schedule
 from kandinsky.core.rng import PerPictureRng
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.loop import sample
-from kandinsky.diffusion.reading import Prediction
+from kandinsky.diffusion.parametrization import Prediction
 from kandinsky.diffusion.samplers import SAMPLERS, make_sampler
 from kandinsky.diffusion.schedule import Schedule
 from kandinsky.generations import k20, k21, k30
@@ -21,9 +21,9 @@ STEPS = (1, 2, 3, 9, 27, 36, 37, 104, 333, 501, 1000)
 SCHEDULES: dict[str, dict[str, Schedule]] = {
     "first, release": k20.release_schedules(),
     "first, head": k20.head_schedules(),
-    "second, original": k21.original_schedules(pins_known=False),
+    "second, original": k21.original_schedules(replace_known_region=False),
     "second": {
-        name: k21.published(schedule_from_json(TEXT_IMAGE_SCHEDULES[file]), pins_known=False)
+        name: k21.published(schedule_from_json(TEXT_IMAGE_SCHEDULES[file]), replace_known_region=False)
         for name, file in (("ddim", "scheduler"), ("ddpm", "ddpm_scheduler"))
     },
     "newest, original": k30.original_schedules(inpaints=False),

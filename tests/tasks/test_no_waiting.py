@@ -11,8 +11,8 @@ from kandinsky.core.rng import PerPictureRng
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import sample
+from kandinsky.diffusion.parametrization import epsilon
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.reading import epsilon
 from kandinsky.diffusion.samplers import SAMPLERS, make_sampler
 from kandinsky.diffusion.times import linspaced
 from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config

@@ -9,8 +9,8 @@ from small import CPU
 from torch import Tensor
 
 from kandinsky.core.errors import ConfigError
+from kandinsky.diffusion.parametrization import PARAMETRIZATIONS, Prediction
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.reading import READINGS, Prediction
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import trailing
 from kandinsky.training.config import DistillObjective
@@ -35,16 +35,16 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["eps", "x0", "v"])
 def test_a_landing_is_the_step_of_the_sampler(kind: Any) -> None:
-    """Of `ddim`, which draws the student's pictures, with the reading that belongs to the network."""
+    """Of `ddim`, which draws the student's pictures, with the parametrization that belongs to the network."""
     of = rungs(2, 8)
-    reading = READINGS[{"eps": "epsilon", "x0": "sample", "v": "velocity"}[kind]]
+    parametrization = PARAMETRIZATIONS[{"eps": "epsilon", "x0": "sample", "v": "velocity"}[kind]]
     x, said = normal(2, 4, 3, 3), normal(2, 4, 3, 3, seed=1)
     sampler = make_sampler("ddim", PROCESS)
     times = [*trailing(8, 1000), -1]
     for first, last in [(0, 4), (4, 8), (3, 4), (7, 8)]:
 
         def denoise(x: Tensor, t: float) -> Prediction:
-            return reading(said, x, PROCESS.alpha_bar_at(t))
+            return parametrization(said, x, PROCESS.alpha_bar_at(t))
 
         wanted, _, _ = sampler.step(denoise, x, times[first], times[last], None, None, last == 8)  # type: ignore[arg-type]
         rung, to = (torch.full((2,), r) for r in (first, last))

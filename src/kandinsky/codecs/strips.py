@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from kandinsky.core.errors import RequestError
 from kandinsky.networks import kl, movq
+from kandinsky.networks.group_norm import factors
 from kandinsky.networks.layers import channels_innermost
 from kandinsky.networks.movq import Downsample, Level, Norm, Resnet, Upsample
-from kandinsky.networks.norms import factors
 
 LARGE = 1024 * 1024
 """Pixels beyond which a picture is not coded as a whole unless that is asked for."""

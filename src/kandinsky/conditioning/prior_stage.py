@@ -132,7 +132,7 @@ class PriorStage:
         denoise = make_denoiser(
             lambda x, t: prepared.step(x.to(self.dtype), t),
             self.schedule.process,
-            self.schedule.read,
+            self.schedule.parametrization,
             guidance_scale,
             self.schedule.constraints,
         )

@@ -1,1 +1,1 @@
-"""The mathematics of diffusion: process, times, readings, guidance, constraints, samplers, the one loop."""
+"""The mathematics of diffusion: process, times, parametrization, guidance, samplers, the one loop."""

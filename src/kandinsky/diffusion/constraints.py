@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kandinsky.diffusion.reading import Prediction, eps_of
+from kandinsky.diffusion.parametrization import Prediction, eps_of
 
 Paste = Callable[[Tensor], Tensor]
 """Puts what is known of the clean pictures (B, C, ...) into a prediction of them."""
@@ -19,14 +19,14 @@ class Constraint:
 
     kind "static" clamps to [-limit, limit]; "percentile" clamps each picture to its own s = the `ratio`
     quantile of |x0|, with s between 1 and `max`, and divides by s (dynamic thresholding, arXiv 2205.11487,
-    section 2.3); "known" is the place at which the known region of an inpainting is pasted, and does nothing
-    elsewhere. `rederive_eps` says whether the noise is then made consistent with the changed x0: families of
-    checkpoints differ in it, and the pictures do too. With `of_first` a percentile is measured on the first
-    picture of the batch for all of them, which makes pictures depend on their batch; it is there to repeat
-    results of code that did so.
+    section 2.3); "replace_known_region" puts the known region of an inpainting into x0, and does nothing for
+    other tasks. `rederive_eps` says whether the noise is then made consistent with the changed x0: families
+    of checkpoints differ in it, and the pictures do too. With `of_first` a percentile is measured on the
+    first picture of the batch for all of them, which makes pictures depend on their batch; it is there to
+    repeat results of code that did so.
     """
 
-    kind: Literal["static", "percentile", "known"]
+    kind: Literal["static", "percentile", "replace_known_region"]
     limit: float = 1.0
     ratio: float = 0.995
     max: float = 1.0
@@ -35,7 +35,7 @@ class Constraint:
 
     def apply(self, prediction: Prediction, x: Tensor, abar: float, paste: Paste | None = None) -> Prediction:
         """Returns `prediction` with x0 inside the bound; `x` is what it was made from, at `abar` < 1."""
-        if self.kind == "known" and paste is None:
+        if self.kind == "replace_known_region" and paste is None:
             return prediction
         if self.kind == "static":
             x0 = prediction.x0.clamp(-self.limit, self.limit)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from kandinsky.diffusion.constraints import Constraint, Paste
 from kandinsky.diffusion.guidance import EVERYWHERE, Interval, combine, is_guided
+from kandinsky.diffusion.parametrization import Parametrization, Prediction
 from kandinsky.diffusion.process import Process, in_working_precision
-from kandinsky.diffusion.reading import Prediction, Reading
 
 Denoiser = Callable[[Tensor, float], Prediction]
 Network = Callable[[Tensor, float], Tensor]
@@ -17,7 +17,7 @@ Network = Callable[[Tensor, float], Tensor]
 def make_denoiser(
     network: Network,
     process: Process,
-    reading: Reading,
+    parametrization: Parametrization,
     guidance_scale: float | Tensor | None = None,
     constraints: Sequence[Constraint] = (),
     paste: Paste | None = None,
@@ -44,9 +44,9 @@ def make_denoiser(
         abar = process.alpha_bar_at(t)
         if guided and scale is not None and interval.holds(t, process.T):
             uncond, cond = network(torch.cat([x, x]), t).chunk(2)
-            prediction = combine(reading(uncond, x, abar), reading(cond, x, abar), scale)
+            prediction = combine(parametrization(uncond, x, abar), parametrization(cond, x, abar), scale)
         else:
-            prediction = reading((unguided if guided else network)(x, t), x, abar)
+            prediction = parametrization((unguided if guided else network)(x, t), x, abar)
         for constraint in constraints:
             prediction = constraint.apply(prediction, x, abar, paste)
         return prediction

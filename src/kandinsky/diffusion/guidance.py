@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kandinsky.diffusion.reading import Prediction
+from kandinsky.diffusion.parametrization import Prediction
 
 
 @dataclass(frozen=True)

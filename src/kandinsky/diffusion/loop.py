@@ -10,8 +10,8 @@ from torch import Tensor
 from kandinsky.core.errors import RequestError
 from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import Denoiser
+from kandinsky.diffusion.parametrization import Prediction
 from kandinsky.diffusion.process import in_working_precision
-from kandinsky.diffusion.reading import Prediction
 from kandinsky.diffusion.samplers.base import Sampler
 
 END = -1

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kandinsky.diffusion.constraints import Constraint
+from kandinsky.diffusion.parametrization import PARAMETRIZATIONS, Parametrization
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.reading import READINGS, Reading
 from kandinsky.diffusion.times import (
     at_most,
     counted_down,
@@ -48,19 +48,19 @@ class Beginning:
 class Schedule:
     """A checkpoint's diffusion settings, with one of its samplers.
 
-    `reading` is a row of `READINGS`; `constraints` are applied to each prediction in order; `variance` is
-    what samplers add noise by (see `make_sampler`); `sampler` is whose settings these are, and `eta` its
-    share of fresh noise where the checkpoint has its own. `offset` shifts leading times; with `open_end`,
-    leading and linspaced times are those of one step more, without the last: the lowest time then counts as
-    the end; `sections` makes the section string of respaced times from a count. `only` are the times that the
-    checkpoint is made for, where it is made for few. `process_of(steps)` is there where the process itself
-    has as many times as there are steps; `taken` gives the settings for a count then. With `noises_noise` a
-    picture that begins with noise is noised like any other, which draws twice. `pins_known` says whether
-    inpainting puts the known region back after each step.
+    `prediction_type` is a key of `PARAMETRIZATIONS`; `constraints` are applied to each prediction in order;
+    `variance` is what samplers add noise by (see `make_sampler`); `sampler` is whose settings these are, and
+    `eta` its share of fresh noise where the checkpoint has its own. `offset` shifts leading times; with
+    `open_end`, leading and linspaced times are those of one step more, without the last: the lowest time then
+    counts as the end; `sections` makes the section string of respaced times from a count. `only` are the
+    times that the checkpoint is made for, where it is made for few. `process_of(steps)` is there where the
+    process itself has as many times as there are steps; `taken` gives the settings for a count then. With
+    `noises_noise` a picture that begins with noise is noised like any other, which draws twice.
+    `replace_known_region` says whether inpainting puts the known region back after each step.
     """
 
     process: Process
-    reading: str = "epsilon"
+    prediction_type: str = "epsilon"
     constraints: tuple[Constraint, ...] = ()
     variance: str = "fixed_small"
     sampler: str = "ddpm"
@@ -73,7 +73,7 @@ class Schedule:
     only: tuple[int, ...] = ()
     process_of: Callable[[int], Process] | None = None
     noises_noise: bool = False
-    pins_known: bool = True
+    replace_known_region: bool = True
 
     def taken(self, steps: int) -> "Schedule":
         """These settings for that number of steps: others only where the process has a time for each step.
@@ -87,9 +87,9 @@ class Schedule:
         return replace(self, process=process, process_of=None, only=tuple(times))
 
     @property
-    def read(self) -> Reading:
+    def parametrization(self) -> Parametrization:
         """How a network's output becomes a prediction."""
-        return READINGS[self.reading]
+        return PARAMETRIZATIONS[self.prediction_type]
 
     def times(self, steps: int) -> list[int]:
         """The falling times of a full trajectory: `steps` of them, save where sections give what they can.

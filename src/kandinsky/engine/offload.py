@@ -72,8 +72,8 @@ def offloaded(model: Model, residence: WeightResidency, policy: Policy) -> Model
     return replace(
         model,
         conditioner=_conditioner(model, residence, others, policy == "layers"),
-        network=VisitingNetwork(unet, residence),
-        codec=VisitingCodec(model.codec, codec, residence),
+        network=OffloadedNetwork(unet, residence),
+        codec=OffloadedCodec(model.codec, codec, residence),
     )
 
 
@@ -82,15 +82,15 @@ def _conditioner(
 ) -> Conditioner:
     own = model.conditioner
     if not isinstance(own, OneTextConditioner):
-        return VisitingConditioner(own, networks, residence)
+        return OffloadedConditioner(own, networks, residence)
     encoder = own.reader.network
     assert isinstance(encoder, T5Encoder)
-    visiting = VisitingEncoder(encoder, residence, streamed)
+    visiting = OffloadedEncoder(encoder, residence, streamed)
     return replace(own, reader=replace(own.reader, network=visiting, device=model.device))
 
 
 @dataclass(frozen=True, eq=False)
-class VisitingEncoder:
+class OffloadedEncoder:
     """A text encoder that is in memory while it reads: whole, or `streamed`, one layer after the other."""
 
     network: T5Encoder
@@ -124,7 +124,7 @@ class VisitingEncoder:
 
 
 @dataclass(frozen=True, eq=False)
-class VisitingConditioner:
+class OffloadedConditioner:
     """A conditioner whose networks are in memory while it encodes."""
 
     own: Conditioner
@@ -158,7 +158,7 @@ class VisitingConditioner:
 
 
 @dataclass(frozen=True, eq=False)
-class VisitingNetwork:
+class OffloadedNetwork:
     """A denoising network whose weights are in memory while it runs, those that `prepare` reads only then."""
 
     network: UNet2 | UNet3
@@ -177,11 +177,11 @@ class VisitingNetwork:
         self.residence.only(self.network, once)
         prepared = self.network.prepare(condition, times, deep_at)
         rest = frozenset(tensors_of(self.network).keys() - once)
-        return VisitingSteps(prepared, self.network, self.residence, rest, prepared.tabled)
+        return OffloadedSteps(prepared, self.network, self.residence, rest, prepared.tabled)
 
 
 @dataclass(frozen=True, eq=False)
-class VisitingSteps:
+class OffloadedSteps:
     """A prepared network, of whose weights `names` are in memory; all at times other than `times`."""
 
     own: Prepared
@@ -197,7 +197,7 @@ class VisitingSteps:
 
 
 @dataclass(frozen=True, eq=False)
-class VisitingCodec:
+class OffloadedCodec:
     """A codec whose network is in memory while it encodes or decodes."""
 
     own: Codec

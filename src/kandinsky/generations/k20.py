@@ -54,20 +54,24 @@ CLIPPING = Constraint("static", limit=1.0)
 """Its other one."""
 
 
-def release_schedules(bound: Constraint | None = THRESHOLD, pins_known: bool = False) -> dict[str, Schedule]:
+def release_schedules(
+    bound: Constraint | None = THRESHOLD, replace_known_region: bool = False
+) -> dict[str, Schedule]:
     """The settings of the release of November 2022, with which the published examples were made.
 
     Both its samplers bound predictions by `bound`, then paste the known region; "ddim" makes the noise agree
     with the result, and ends on a clean picture. "plms" came later and has the settings it came with.
     """
     bounds = () if bound is None else (bound,)
-    ddpm = _ddpm((*bounds, Constraint("known")), pins_known)
+    ddpm = _ddpm((*bounds, Constraint("replace_known_region")), replace_known_region)
     agreeing = tuple(replace(part, rederive_eps=True) for part in ddpm.constraints)
     ddim = replace(ddpm, sampler="ddim", eta=ETA, sections="ddim{}", constraints=agreeing)
-    return {"ddim": ddim, "ddpm": ddpm, "plms": _unbound("plms", pins_known)}
+    return {"ddim": ddim, "ddpm": ddpm, "plms": _unbound("plms", replace_known_region)}
 
 
-def head_schedules(bound: Constraint | None = THRESHOLD, pins_known: bool = False) -> dict[str, Schedule]:
+def head_schedules(
+    bound: Constraint | None = THRESHOLD, replace_known_region: bool = False
+) -> dict[str, Schedule]:
     """The settings of the last state of the original code, of November 2023.
 
     "ddim" and "plms" bound nothing, paste nothing, and end at the first time's noise; "ddim" is without fresh
@@ -76,26 +80,26 @@ def head_schedules(bound: Constraint | None = THRESHOLD, pins_known: bool = Fals
     no other bound than THRESHOLD outside inpainting, where once more changes nothing.)
     """
     bounds = () if bound is None else (bound,)
-    told = (*bounds, Constraint("known"), THRESHOLD)
+    told = (*bounds, Constraint("replace_known_region"), THRESHOLD)
     return {
-        "ddim": _unbound("ddim", pins_known),
-        "ddpm": _ddpm(told, pins_known),
-        "plms": _unbound("plms", pins_known),
+        "ddim": _unbound("ddim", replace_known_region),
+        "ddpm": _ddpm(told, replace_known_region),
+        "plms": _unbound("plms", replace_known_region),
     }
 
 
-def _ddpm(constraints: tuple[Constraint, ...], pins_known: bool) -> Schedule:
+def _ddpm(constraints: tuple[Constraint, ...], replace_known_region: bool) -> Schedule:
     process = Process.linear(*BETAS, dtype=torch.float64)
     return Schedule(
         process,
         constraints=constraints,
         variance="learned_range",
         spacing="respaced",
-        pins_known=pins_known,
+        replace_known_region=replace_known_region,
     )
 
 
-def _unbound(sampler: str, pins_known: bool) -> Schedule:
+def _unbound(sampler: str, replace_known_region: bool) -> Schedule:
     process = Process.linear(*BETAS, dtype=torch.float64)
     return Schedule(
         process.ending_at_the_first(),
@@ -103,7 +107,7 @@ def _unbound(sampler: str, pins_known: bool) -> Schedule:
         spacing="respaced",
         sections="ddim{}",
         image_noise=ImageNoise(process, back=1, by_level=True),
-        pins_known=pins_known,
+        replace_known_region=replace_known_region,
     )
 
 
@@ -171,7 +175,7 @@ def _model(
         place.move(module)
     first, second = MultilingualReader(tokenizers[0], texts[0]), SecondReader(tokenizers[1], texts[1])
     settings = BEHAVIOURS[place.behaviour or next(iter(BEHAVIOURS))]
-    schedules = settings(pins_known=unet.config.in_channels == vae.config.latent_channels)
+    schedules = settings(replace_known_region=unet.config.in_channels == vae.config.latent_channels)
     return Model(
         name="Kandinsky 2.0",
         conditioner=TwoTextsConditioner(DecoderTexts(first, second)),

@@ -60,21 +60,21 @@ PICTURE_BETAS = (0.0001, 0.02)
 """Pictures are noised by another process than the one they are denoised by, in both codes."""
 
 
-def published(schedule: Schedule, pins_known: bool) -> Schedule:
+def published(schedule: Schedule, replace_known_region: bool) -> Schedule:
     """The settings of the diffusers pipelines around a scheduler's.
 
-    Pictures are noised to time int(1000 strength) - 2; `pins_known` is for networks that are not told of the
-    known region.
+    Pictures are noised to time int(1000 strength) - 2; `replace_known_region` is for networks that are not
+    told of the known region.
     """
     noise = ImageNoise(Process.linear(*PICTURE_BETAS), back=2)
-    return replace(schedule, image_noise=noise, pins_known=pins_known)
+    return replace(schedule, image_noise=noise, replace_known_region=replace_known_region)
 
 
-def original_schedules(pins_known: bool) -> dict[str, Schedule]:
+def original_schedules(replace_known_region: bool) -> dict[str, Schedule]:
     """The settings of the original code for "ddim" and "ddpm"; "plms" has those of "ddim".
 
     "ddpm" constrains, and pastes the known region into predictions between two constraints; the others do
-    neither. `pins_known` is for networks that are not told of the known region.
+    neither. `replace_known_region` is for networks that are not told of the known region.
     """
     process = Process.linear(*TEXT_IMAGE_BETAS, dtype=torch.float64)
     pictures = Process.linear(*PICTURE_BETAS, dtype=torch.float64)
@@ -85,19 +85,19 @@ def original_schedules(pins_known: bool) -> dict[str, Schedule]:
             spacing="respaced",
             sections="ddim{}",
             image_noise=ImageNoise(pictures, back=1, by_level=True),
-            pins_known=pins_known,
+            replace_known_region=replace_known_region,
         ),
         "ddpm": Schedule(
             process,
             constraints=(
                 Constraint("static", limit=2.0),
-                Constraint("known"),
+                Constraint("replace_known_region"),
                 Constraint("percentile", max=math.inf),
             ),
             variance="learned_range",
             spacing="respaced",
             image_noise=ImageNoise(pictures),
-            pins_known=pins_known,
+            replace_known_region=replace_known_region,
         ),
     }
 
@@ -110,7 +110,7 @@ def original_prior_schedule(sections: str = "{}") -> Schedule:
     implicit = sections.startswith("ddim")
     return Schedule(
         Process.squared_cosine(dtype=torch.float64),
-        reading="sample",
+        prediction_type="sample",
         constraints=(Constraint("static", limit=10.0, rederive_eps=True),),
         sampler="ddim" if implicit else "ddpm",
         spacing="respaced",

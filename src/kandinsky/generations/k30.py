@@ -58,15 +58,19 @@ PERCENTILE, INPAINTING_PERCENTILE = 0.99, 0.95
 """How much of a prediction is within the original code's bound, from noise and in inpainting."""
 
 
-def first_schedule(inpaints: bool, pins_known: bool = False) -> Schedule:
+def first_schedule(inpaints: bool, replace_known_region: bool = False) -> Schedule:
     """The settings of the first release of the original code: ancestral, by a process of a time per step."""
     made = partial(Process.squared_cosine, dtype=torch.float64)
     return Schedule(
-        made(1000), process_of=made, constraints=(_bound(inpaints),), sampler="ddpm", pins_known=pins_known
+        made(1000),
+        process_of=made,
+        constraints=(_bound(inpaints),),
+        sampler="ddpm",
+        replace_known_region=replace_known_region,
     )
 
 
-def second_schedule(inpaints: bool, pins_known: bool = False) -> Schedule:
+def second_schedule(inpaints: bool, replace_known_region: bool = False) -> Schedule:
     """The settings of the original code of the second release.
 
     Implicit, by default with all fresh noise (eta 1; theirs is the square of ours), and none at its end,
@@ -79,31 +83,34 @@ def second_schedule(inpaints: bool, pins_known: bool = False) -> Schedule:
         sampler="ddim",
         spacing="counted_down",
         eta=1.0,
-        pins_known=pins_known,
+        replace_known_region=replace_known_region,
     )
 
 
-def original_schedules(inpaints: bool, pins_known: bool = False) -> dict[str, Schedule]:
+def original_schedules(inpaints: bool, replace_known_region: bool = False) -> dict[str, Schedule]:
     """The settings of the original code by sampler: "ddpm" of the first release, "ddim" of the second.
 
     It has no others; those take the times of the diffusers pipelines, which leave pure noise out: there a
     higher order has nothing to extrapolate.
     """
     other = Schedule(
-        Process.squared_cosine(), constraints=(_bound(inpaints),), offset=1, pins_known=pins_known
+        Process.squared_cosine(),
+        constraints=(_bound(inpaints),),
+        offset=1,
+        replace_known_region=replace_known_region,
     )
-    own = [first_schedule(inpaints, pins_known), second_schedule(inpaints, pins_known)]
+    own = [first_schedule(inpaints, replace_known_region), second_schedule(inpaints, replace_known_region)]
     return dict.fromkeys(SAMPLERS, other) | {schedule.sampler: schedule for schedule in own}
 
 
-def flash_schedule(pins_known: bool = False) -> Schedule:
+def flash_schedule(replace_known_region: bool = False) -> Schedule:
     """The settings of the network that was distilled to four steps: nothing is bound, and noise is noised."""
     return Schedule(
         Process.squared_cosine(),
         sampler="renoise",
         only=FLASH_TIMES,
         noises_noise=True,
-        pins_known=pins_known,
+        replace_known_region=replace_known_region,
     )
 
 
@@ -161,7 +168,7 @@ def load_model(decoder: Folder, place: Placement) -> Model:
     _check(decoder.root, configs["unet"], latents, configs["text_encoder"].width)
     few = decoder.kind == FEW_STEPS
     pins = configs["unet"].in_channels == latents
-    schedule = replace(schedule_from_json(decoder.config("scheduler")), pins_known=pins)
+    schedule = replace(schedule_from_json(decoder.config("scheduler")), replace_known_region=pins)
     tokenizer = load_tokenizer(decoder.component("tokenizer"), decoder.components.get("tokenizer"))
     found: dict[str, Any] = {
         name: place.put(form.stored(decoder, name, configs[name], place.variant))

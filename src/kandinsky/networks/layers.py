@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kandinsky.networks.norms import runs_fused
+from kandinsky.networks.group_norm import runs_fused
 
 ActivationName = Literal["gelu", "quick_gelu", "silu"]
 

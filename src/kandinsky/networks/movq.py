@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
+from kandinsky.networks.group_norm import group_norm
 from kandinsky.networks.layers import channels_innermost
-from kandinsky.networks.norms import group_norm
 
 WORTH_FOLDING = 256
 """From this many input pixels on, an upsampling's kernel is folded: fewer do not pay for it."""

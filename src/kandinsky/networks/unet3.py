@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
-from kandinsky.networks.films import FilmTable
+from kandinsky.networks.deep_cache import DeepFeatures
+from kandinsky.networks.film_table import FilmTable
+from kandinsky.networks.group_norm import normed
 from kandinsky.networks.layers import channels_innermost, sinusoid
-from kandinsky.networks.norms import normed
 from kandinsky.networks.packing import packed
 from kandinsky.networks.replay import replayed
-from kandinsky.networks.reuse import DeepFeatures
 from kandinsky.networks.unet3_blocks import (
     Attention,
     AttentionPooling,

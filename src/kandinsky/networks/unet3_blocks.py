@@ -10,7 +10,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kandinsky.networks.norms import group_norm
+from kandinsky.networks.group_norm import group_norm
 
 COMPRESSION = 2
 """The wider side of a residual block over its bottleneck."""

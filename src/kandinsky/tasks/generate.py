@@ -143,7 +143,7 @@ def denoise(
     denoiser = make_denoiser(
         network,
         schedule.process,
-        schedule.read,
+        schedule.parametrization,
         scale,
         schedule.constraints,
         begin.paste,

@@ -16,7 +16,7 @@ from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.schedule import Schedule, Spacing
 
 FILE = "scheduler_config.json"
-READINGS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "velocity"}
+PREDICTION_TYPES = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "velocity"}
 SPACINGS: dict[str, Spacing] = {"leading": "leading", "linspace": "linspaced", "trailing": "trailing"}
 VARIANCES = {
     "fixed_small": "fixed_small",
@@ -138,7 +138,7 @@ def schedule_from_json(json: Mapping[str, Any]) -> Schedule:
             )
     return Schedule(
         _process(json, kind),
-        reading=_known(json, "prediction_type", "epsilon", READINGS),
+        prediction_type=_known(json, "prediction_type", "epsilon", PREDICTION_TYPES),
         constraints=_constraints(json, kind),
         variance=_known(json, "variance_type", "fixed_small", VARIANCES)
         if kind.sampler == "ddpm"
@@ -159,7 +159,7 @@ def _prior_schedule(json: Mapping[str, Any]) -> Schedule:
     clip = json.get("clip_sample", True)
     return Schedule(
         Process.squared_cosine(whole(json, "num_train_timesteps", 1000, file=FILE)),
-        reading=_known(json, "prediction_type", "epsilon", READINGS),
+        prediction_type=_known(json, "prediction_type", "epsilon", PREDICTION_TYPES),
         constraints=(Constraint("static", limit=_limit(json)),) if clip else (),
         variance=_known(json, "variance_type", "fixed_small_log", VARIANCES),
         spacing="linspaced",

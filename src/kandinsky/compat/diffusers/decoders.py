@@ -189,7 +189,7 @@ class TextDecoderPipeline(DecoderPipeline):
 
     def _model(self) -> tuple[Model, Steered]:
         model, network = super()._model()
-        schedule = published(schedule_of(self.scheduler), pins_known=model.extra_channels == 0)
+        schedule = published(schedule_of(self.scheduler), replace_known_region=model.extra_channels == 0)
         return replace(model, name="Kandinsky 2.1", schedule=schedule), network
 
     def _conditions(

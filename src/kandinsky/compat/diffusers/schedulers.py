@@ -125,7 +125,7 @@ class SteppingScheduler(SchedulerMixin):
             replace(one, rederive_eps=one.rederive_eps or rederive_eps) for one in schedule.constraints
         ]
         said = make_denoiser(
-            lambda *_: model_output, schedule.process, schedule.read, constraints=constraints
+            lambda *_: model_output, schedule.process, schedule.parametrization, constraints=constraints
         )
         sampler = make_sampler(schedule.sampler, schedule.process, variance=schedule.variance, eta=eta)
         x = in_working_precision(sample)

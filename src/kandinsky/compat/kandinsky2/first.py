@@ -109,5 +109,5 @@ class Kandinsky2(Facade):
             )
         if not 0 < percent <= 100:
             raise RequestError(f"dynamic_threshold_v is {percent}.", "Give a percentage, such as 99.5.")
-        pins_known = self.pipe.model.extra_channels == 0
-        return self._bound(BEHAVIOURS[self.behaviour](BOUNDS[denoised_type](percent), pins_known))
+        replace_known_region = self.pipe.model.extra_channels == 0
+        return self._bound(BEHAVIOURS[self.behaviour](BOUNDS[denoised_type](percent), replace_known_region))

@@ -221,7 +221,7 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
     def _model(self, stage: PriorStage) -> Model:
         """The model as the original code runs it, whichever layout its files had."""
         model, conditioner = self.pipe.model, self._conditioner
-        schedules = self._bound(original_schedules(pins_known=model.extra_channels == 0))
+        schedules = self._bound(original_schedules(replace_known_region=model.extra_channels == 0))
         image = replace(conditioner.image, stage=stage)
         return replace(
             model,

@@ -8,8 +8,8 @@ from torch import Tensor
 from kandinsky.core.errors import RequestError
 from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import Denoiser
+from kandinsky.diffusion.parametrization import Prediction
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.reading import Prediction
 
 # Each sampler has its own immutable state; the loop only hands it back, so its type is its own business.
 State = Any

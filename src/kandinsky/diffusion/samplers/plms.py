@@ -7,8 +7,8 @@ from torch import Tensor
 
 from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import Denoiser
+from kandinsky.diffusion.parametrization import Prediction
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.reading import Prediction
 from kandinsky.diffusion.samplers.base import Sampler, refuse_eta
 
 # Adams-Bashforth weights of orders 1 to 4, the newest noise first (arXiv 2202.09778, section 3.3).

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import Denoiser
+from kandinsky.diffusion.parametrization import Prediction
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.reading import Prediction
 from kandinsky.diffusion.samplers.base import Sampler, draw, refuse_eta
 
 

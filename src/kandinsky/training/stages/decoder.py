@@ -10,8 +10,8 @@ from kandinsky.core.errors import ConfigError
 from kandinsky.core.rng import PerPictureRng
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import sample
+from kandinsky.diffusion.parametrization import PARAMETRIZATIONS
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.reading import READINGS
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import leading
 from kandinsky.networks.movq import MoVQ
@@ -154,7 +154,7 @@ def draw_latents(
 
     rng = PerPictureRng.from_seeds(range(shape[0]))
     x = rng.normal(tuple(shape)).to(embeddings.device)
-    denoiser = make_denoiser(network, process, READINGS[READING[objective.target]], GUIDANCE)
+    denoiser = make_denoiser(network, process, PARAMETRIZATIONS[READING[objective.target]], GUIDANCE)
     *_, last = sample(make_sampler("ddim", process), denoiser, x, leading(STEPS, process.T, 1), rng)
     return last.x
 

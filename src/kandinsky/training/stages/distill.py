@@ -101,7 +101,7 @@ def student(base: Base, objective: DistillObjective) -> nn.Module:
 
 def kind_of(base: Base) -> Target:
     """What the decoder says of noisy latents."""
-    return cast(Target, KINDS[base.model.schedule_of(SAMPLER).reading])
+    return cast(Target, KINDS[base.model.schedule_of(SAMPLER).prediction_type])
 
 
 Teacher = Callable[[Tensor, Tensor, object], Tensor]

@@ -138,7 +138,7 @@ class Decoder:
     def of(cls, base: Base) -> "Decoder":
         """That of a checkpoint."""
         schedule = base.model.schedule_of("ddpm")
-        objective = DecoderObjective(vlb=0.0).model_copy(update={"target": KINDS[schedule.reading]})
+        objective = DecoderObjective(vlb=0.0).model_copy(update={"target": KINDS[schedule.prediction_type]})
         return cls(base, schedule.process, Posterior.of(schedule.process, base.device), objective)
 
     def errors(

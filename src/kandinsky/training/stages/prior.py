@@ -8,8 +8,8 @@ from torch import Tensor
 from kandinsky.core.rng import PerPictureRng
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import sample
+from kandinsky.diffusion.parametrization import sample as read_x0
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.reading import sample as read_x0
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import linspaced
 from kandinsky.networks.prior import Prior, PriorCondition

@@ -266,7 +266,9 @@ def decoder_loss(base: Base, objective: Tuned, times: nn.ModuleDict) -> Loss:
     schedule = base.model.schedule_of("ddpm")
     process = schedule.process
     posterior = Posterior.of(process, base.device)
-    wanted: DecoderObjective = objective.decoder.model_copy(update={"target": KINDS[schedule.reading]})
+    wanted: DecoderObjective = objective.decoder.model_copy(
+        update={"target": KINDS[schedule.prediction_type]}
+    )
     network = base.network("decoder")
     sampler = TIME_SAMPLERS[wanted.times](process.T)
     times["decoder"] = sampler

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kandinsky.networks import films
-from kandinsky.networks.films import FilmTable
+from kandinsky.networks import film_table
+from kandinsky.networks.film_table import FilmTable
 from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config
 from tests.parity.peers import noise
 
@@ -19,7 +19,7 @@ def sums(t: Tensor, pooled: Tensor) -> list[Tensor]:
 
 def test_a_table_has_room_for_so_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
     pooled = noise(2, 3)
-    monkeypatch.setattr(films, "MOST_BYTES", 2 * 9 * 4 * 2)
+    monkeypatch.setattr(film_table, "MOST_BYTES", 2 * 9 * 4 * 2)
     table = FilmTable(sums, [5.0, 4.0, 5.0, 3.0], pooled, 9)
     assert table.times == {5.0, 4.0}
     for t in (5.0, 4.0, 3.0, 2.5):
@@ -28,7 +28,7 @@ def test_a_table_has_room_for_so_many_times(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_one_time_is_always_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(films, "MOST_BYTES", 1)
+    monkeypatch.setattr(film_table, "MOST_BYTES", 1)
     assert FilmTable(sums, [5.0, 4.0], noise(2, 3), 9).times == {5.0}
 
 
@@ -39,7 +39,7 @@ def test_steps_beyond_the_table_are_the_same(monkeypatch: pytest.MonkeyPatch) ->
     times = [900.0, 500.0, 100.0]
     with torch.no_grad():
         whole = network.prepare(told, times)
-        monkeypatch.setattr(films, "MOST_BYTES", 1)
+        monkeypatch.setattr(film_table, "MOST_BYTES", 1)
         bounded = network.prepare(told, times)
         assert whole.tabled == set(times)
         assert bounded.tabled == {900.0}

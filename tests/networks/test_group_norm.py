@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kandinsky.networks import norms
-from kandinsky.networks.norms import group_norm, normed, runs_fused
+from kandinsky.networks import group_norm as norms
+from kandinsky.networks.group_norm import group_norm, normed, runs_fused
 from tests.parity.peers import noise, relative
 
 GROUPS, CHANNELS = 8, 24

@@ -1,4 +1,4 @@
-"""What a network's output means: every reading turns it into the same pair of clean picture and noise."""
+"""What a network's output means: each parametrization gives the same pair of x0 and eps."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class Prediction:
     var_frac: Tensor | None = None
 
 
-Reading = Callable[[Tensor, Tensor, float], Prediction]
+Parametrization = Callable[[Tensor, Tensor, float], Prediction]
 
 
 def epsilon(output: Tensor, x: Tensor, abar: float) -> Prediction:
@@ -52,7 +52,7 @@ def velocity(output: Tensor, x: Tensor, abar: float) -> Prediction:
     return Prediction(signal * x - spread * v, signal * v + spread * x, var_frac)
 
 
-READINGS: dict[str, Reading] = {"epsilon": epsilon, "sample": sample, "velocity": velocity}
+PARAMETRIZATIONS: dict[str, Parametrization] = {"epsilon": epsilon, "sample": sample, "velocity": velocity}
 
 
 def eps_of(x0: Tensor, x: Tensor, abar: float) -> Tensor:
