@@ -72,7 +72,7 @@ def test_what_is_in_memory_when(one_text: OneTextCheckpoints) -> None:
 
 def test_the_streamed_encoder_reads_the_same(one_text: OneTextCheckpoints) -> None:
     plain, away = one_text.ours(), one_text.ours(offload="layers")
-    network, streamed = plain.model.modules["text_encoder"], away.model.conditioner.reader.network  # type: ignore[attr-defined]
+    network, streamed = plain.model.modules["text_encoder"], away.running.conditioner.reader.network  # type: ignore[attr-defined]
     assert isinstance(streamed, OffloadedEncoder)
     ids = torch.tensor([[5, 9, 200, 1, 0, 0]])
     mask = ids > 0

@@ -44,6 +44,12 @@ class MemoryOptions:
                 "Leave offload out: quantized weights stay in memory, and take little.",
             )
 
+    def tiled(self, model: Model) -> Model:
+        """The model, whose images are coded as asked for."""
+        if self.tiling is None:
+            return model
+        return replace(model, codec=replace(model.codec, tiling=self.tiling))  # type: ignore[type-var]
+
     @property
     def parked(self) -> bool:
         """Whether weights are to stay in their files while a model is loaded."""
@@ -58,8 +64,6 @@ def apply_memory_policy(
     `source` is where each network's weights are stored; the networks are parked if `options.parked`. Raises
     RequestError for a prompt cache where no single encoder reads texts.
     """
-    if options.tiling is not None:
-        model = replace(model, codec=replace(model.codec, tiling=options.tiling))  # type: ignore[type-var]
     asked = check_policy(options.offload)
     policy = choose_policy(model) if asked == AUTO else cast(Policy, asked)
     residency = WeightResidency(source, model.device, model.dtype)

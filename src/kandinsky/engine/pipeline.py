@@ -46,10 +46,10 @@ RngMaker = Callable[[Sequence[int]], Rng]
 class Pipeline:
     """A checkpoint on a device.
 
-    `model` is its parts and settings as they run; `model_id` is the argument of `load`, and `settings` its
-    other arguments that shape pixels; `batch_size` is how many images are denoised together (each comes out
-    as it would alone, to rounding; with 1, to the bit); `offload` is the memory policy, and `residency`
-    brings weights where that lets them go.
+    `model` is its parts and settings, `running` the same as it runs under the memory policy `offload`, for
+    which `residency` brings weights and lets them go; `model_id` is the argument of `load`, and `settings`
+    its other arguments that shape pixels; `batch_size` is how many images are denoised together (each comes
+    out as it would alone, to rounding; with 1, to the bit).
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Pipeline:
         model_id: str = "",
         settings: dict[str, JsonValue] | None = None,
         batch_size: int = 1,
+        running: Model | None = None,
         offload: Policy = "none",
         residency: WeightResidency | None = None,
     ) -> None:
@@ -65,6 +66,7 @@ class Pipeline:
         self.model_id = model_id
         self.settings = settings or {}
         self.batch_size = batch_size
+        self.running = running or model
         self.offload: Policy = offload
         self._residency = residency
         self._lora_sources: dict[str, str] = {}
@@ -230,7 +232,7 @@ class Pipeline:
             return Batch(rows, rng([row.seed for row in rows]))
 
         try:
-            yield from generate(self.model, requests, batch_size, batch_of, self._result)
+            yield from generate(self.running, requests, batch_size, batch_of, self._result)
         finally:
             if self._residency is not None:
                 self._residency.only()
@@ -306,7 +308,7 @@ def load(
     automatic = dtype in (None, "auto") and on.type == "cpu"
     kind = choose_dtype(dtype, on, denoiser_parameters(decoder, variant) if automatic else 0)
     place = Placement(on, kind, variant, behaviour, memory.parked)
-    loaded = load_model(decoder, beside, place)
+    loaded = memory.tiled(load_model(decoder, beside, place))
     settings: dict[str, str | bool | None] = {
         "prior": str(prior) if isinstance(prior, Path) else prior,
         "dtype": str(place.dtype).removeprefix("torch."),
@@ -322,7 +324,7 @@ def load(
     size = batch_size or choose_batch_size(place.device, parameters)
     running, policy, residency = apply_memory_policy(loaded, place.shelf, memory)
     given: dict[str, JsonValue] = {name: value for name, value in settings.items() if value is not None}
-    pipe = Pipeline(running, model_id, given, size, policy, residency)
+    pipe = Pipeline(loaded, model_id, given, size, running, policy, residency)
     for source, scale in (lora or {}).items():
         pipe.load_lora(source, scale)
     for source in words:

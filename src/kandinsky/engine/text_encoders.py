@@ -17,7 +17,6 @@ from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.conditioning.two_texts import TwoTextsConditioner
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.engine.loras import adaptable
-from kandinsky.engine.offload import VisitingConditioner
 from kandinsky.generations.model import Model
 
 
@@ -49,10 +48,7 @@ class Listeners:
 
 def listeners(model: Model) -> Listeners:
     """The parts behind a model's conditioner; RequestError for a model of another kind."""
-    conditioner = model.conditioner
-    if isinstance(conditioner, VisitingConditioner):
-        conditioner = conditioner.own
-    match conditioner:
+    match model.conditioner:
         case ImagePromptConditioner(stage=stage):
             return Listeners(stage)
         case TextImageConditioner(image=image, texts=texts):

@@ -43,7 +43,7 @@ def resolve(model: Model, request: Request) -> Resolved:
     understood, an interval of guidance where nothing is guided, and prompts that the conditioner refuses.
     """
     name = request.sampler or model.defaults.get("sampler") or model.schedule.sampler
-    schedule = model.schedule_of(name)
+    schedule = model.schedules.get(name, model.schedule)
     own_eta = schedule.eta if name == schedule.sampler else None
     filled = request.filled({"eta": own_eta, **model.defaults, "sampler": name})
     steps, strength = filled.steps or 1, 1.0 if filled.strength is None else filled.strength
