@@ -140,23 +140,26 @@ class PriorStage:
         begin = x.to(self.device, working_dtype(self.dtype))
         return sample(sampler, denoise, begin, times, rng, gradients=gradients)
 
-    def sample(
-        self,
-        prepared: PreparedPrior,
-        rng: Noise,
-        count: int,
-        steps: int,
-        guidance_scale: float | Tensor | None,
-    ) -> Generator[int, None, Tensor]:
-        """Draws `count` image embeddings and returns them (B, D); yields the steps done after each.
+    def trajectory(
+        self, prepared: Stepping, rng: Noise, count: int, steps: int, guidance_scale: float | Tensor | None
+    ) -> Generator[Step, Tensor | None, None]:
+        """Draws `count` embeddings from noise; the last step's `x` is for `embedding`.
 
         `prepared` has `count` rows, or with a `guidance_scale` the unconditional ones in front of them.
         """
         noise = rng.normal((count, self.network.config.embedding_dim))
-        times = self.schedule.times(steps)
-        with closing(self.denoise(prepared, noise, times, rng, guidance_scale)) as trajectory:
-            for step in trajectory:
-                x = step.x
+        return self.denoise(prepared, noise, self.schedule.times(steps), rng, guidance_scale)
+
+    @torch.no_grad()
+    def embedding(self, x: Tensor) -> Tensor:
+        """The image embeddings (B, D) that a trajectory ended at."""
+        return self.network.denormalise(x.to(self.dtype))
+
+    def sample(
+        self, prepared: Stepping, rng: Noise, count: int, steps: int, guidance_scale: float | Tensor | None
+    ) -> Generator[int, None, Tensor]:
+        """Draws image embeddings as `trajectory` and returns them (B, D); yields the steps done after each."""
+        with closing(self.trajectory(prepared, rng, count, steps, guidance_scale)) as run:
+            for step in run:
                 yield step.index + 1
-        with torch.no_grad():
-            return self.network.denormalise(x.to(self.dtype))
+        return self.embedding(step.x)
