@@ -66,10 +66,10 @@ def make(root: Path, name: str) -> Path | None:
     """
     import torch
 
-    from kandinsky.checkpoints import formats
     from kandinsky.checkpoints.diffusers_folder import save_component
     from kandinsky.checkpoints.files import write_json
-    from kandinsky.checkpoints.hollow import hollow
+    from kandinsky.checkpoints.maps import networks
+    from kandinsky.checkpoints.weights import meta_init
     from kandinsky.conditioning.clip_image import ClipPreprocess
     from kandinsky.engine.embedded import embedded_folder
 
@@ -79,15 +79,15 @@ def make(root: Path, name: str) -> Path | None:
     # Tokenizers and schedulers are the embedded checkpoint's.
     shutil.copytree(embedded_folder(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
     kinds = {
-        "unet": formats.UNET,
-        "movq": formats.MOVQ,
-        "prior_prior": formats.PRIOR,
-        "prior_text_encoder": formats.CLIP_TEXT,
-        "prior_image_encoder": formats.CLIP_VISION,
+        "unet": networks.UNET,
+        "movq": networks.MOVQ,
+        "prior_prior": networks.PRIOR,
+        "prior_text_encoder": networks.CLIP_TEXT,
+        "prior_image_encoder": networks.CLIP_VISION,
     }
     for component, network in sizes(name).items():
         form = kinds[component]
-        shapes = form.keys(network, None).to_foreign(hollow(partial(form.build, network)).state_dict())
+        shapes = form.keys(network, None).to_foreign(meta_init(partial(form.build, network)).state_dict())
         tensors = {key: (0.02 * torch.randn(value.shape)).half() for key, value in shapes.items()}
         save_component(folder, component, form.write(network), tensors, form.stem)
     write_json(folder / "prior_image_processor" / "preprocessor_config.json", ClipPreprocess(224).to_json())

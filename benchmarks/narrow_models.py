@@ -14,9 +14,8 @@ from kandinsky.bench.published import (
     Contents,
     Part,
 )
-from kandinsky.checkpoints import formats
-from kandinsky.checkpoints.maps.original_schedules import TEXT_IMAGE_BETAS
-from kandinsky.checkpoints.maps.scheduler import decoder_schedule_json
+from kandinsky.checkpoints.maps import networks
+from kandinsky.checkpoints.maps.scheduler import LATENT_BETAS, decoder_schedule_json
 from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
 from kandinsky.networks.kl import KLConfig
 from kandinsky.networks.movq import DECODER_GROUPS, MoVQConfig
@@ -39,11 +38,11 @@ def _unet2(divide: int, **condition: Any) -> Part:
         groups=32 // divide,
         **condition,
     )
-    return Part(formats.UNET, config)
+    return Part(networks.UNET, config)
 
 
 def _movq(divide: int, widths: tuple[int, ...] = (128, 256, 256, 512)) -> Part:
-    return Part(formats.MOVQ, MoVQConfig(channels=_over(widths, divide, DECODER_GROUPS), codebook_size=16))
+    return Part(networks.MOVQ, MoVQConfig(channels=_over(widths, divide, DECODER_GROUPS), codebook_size=16))
 
 
 def _multilingual(divide: int) -> Part:
@@ -54,7 +53,7 @@ def _multilingual(divide: int) -> Part:
         projection=768 // divide,
         pooler=False,
     )
-    return Part(formats.MULTILINGUAL, config)
+    return Part(networks.MULTILINGUAL, config)
 
 
 def _prior(divide: int, dim: int, text: tuple[int, int], vision: tuple[int, int, int]) -> dict[str, Part]:
@@ -63,13 +62,13 @@ def _prior(divide: int, dim: int, text: tuple[int, int], vision: tuple[int, int,
     layers, heads = text
     width, deep, wide = vision
     return {
-        "prior_prior": Part(formats.PRIOR, PriorConfig(32, 64 // divide, 20, dim, dim, TOKENS)),
+        "prior_prior": Part(networks.PRIOR, PriorConfig(32, 64 // divide, 20, dim, dim, TOKENS)),
         "prior_text_encoder": Part(
-            formats.CLIP_TEXT,
+            networks.CLIP_TEXT,
             ClipTextConfig(VOCABULARY, dim, layers, heads, 4 * dim, TOKENS, dim, "gelu", END, "eos"),
         ),
         "prior_image_encoder": Part(
-            formats.CLIP_VISION,
+            networks.CLIP_VISION,
             ClipVisionConfig(width // divide, deep, 16, wide // divide, PICTURE, 14, dim, "gelu"),
         ),
     }
@@ -83,11 +82,11 @@ def two_texts(divide: int) -> Contents:
         "unet": _unet2(
             divide, condition="two_texts", **{key: value // divide for key, value in dims.items()}
         ),
-        "vae": Part(formats.KL, KLConfig(channels=_over((128, 256, 512, 512), divide, 32))),
+        "vae": Part(networks.KL, KLConfig(channels=_over((128, 256, 512, 512), divide, 32))),
         "text_encoder": _multilingual(divide),
-        "text_encoder_2": Part(formats.SECOND_TEXT, second),
+        "text_encoder_2": Part(networks.SECOND_TEXT, second),
     }
-    scheduler = decoder_schedule_json(*TEXT_IMAGE_BETAS, clip=False, sampler="ddim")
+    scheduler = decoder_schedule_json(*LATENT_BETAS, clip=False, sampler="ddim")
     return Contents("KandinskyTwoTextsPipeline", parts, scheduler, XLMR_MARKS, second_marks=T5_MARKS)
 
 
@@ -101,7 +100,7 @@ def text_image(divide: int) -> Contents:
         "text_encoder": _multilingual(divide),
         **_prior(divide, dim, (12, 12), (1024, 24, 4096)),
     }
-    scheduler = decoder_schedule_json(*TEXT_IMAGE_BETAS, clip=False, sampler="ddim")
+    scheduler = decoder_schedule_json(*LATENT_BETAS, clip=False, sampler="ddim")
     return Contents("KandinskyCombinedPipeline", parts, scheduler, XLMR_MARKS, prior=True)
 
 
@@ -114,7 +113,7 @@ def image(divide: int) -> Contents:
         **_prior(divide, dim, (32, 20), (1664, 48, 8192)),
     }
     return Contents(
-        "KandinskyV22CombinedPipeline", parts, decoder_schedule_json(*TEXT_IMAGE_BETAS, clip=True), prior=True
+        "KandinskyV22CombinedPipeline", parts, decoder_schedule_json(*LATENT_BETAS, clip=True), prior=True
     )
 
 
@@ -131,8 +130,8 @@ def one_text(divide: int) -> Contents:
     )
     text = T5Config(32_128 // divide, width, 32, 16, 256 // divide, 4 * width, "silu")
     parts = {
-        "text_encoder": Part(formats.ONE_TEXT, text),
-        "unet": Part(formats.UNET3, unet),
+        "text_encoder": Part(networks.ONE_TEXT, text),
+        "unet": Part(networks.UNET3, unet),
         "movq": _movq(divide, (256, 512, 512, 1024)),
     }
     return Contents("Kandinsky3Pipeline", parts, SQUARED_COSINE, T5_MARKS)

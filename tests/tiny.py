@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 import kandinsky
-from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.generations.k22 import write_combined
 from kandinsky.networks.clip import ClipText, ClipTextConfig, ClipVision, ClipVisionConfig
@@ -25,6 +24,13 @@ WIDTH, TOKENS = 16, 16
 """Of our own checkpoint: the size of its embeddings, and the length of its texts."""
 DIM: int = UNET_TINY["encoder_hid_dim"]
 """The size of the embeddings in the peer's."""
+COMPONENTS = {
+    "unet": "unet",
+    "movq": "movq",
+    "prior": "prior_prior",
+    "text": "prior_text_encoder",
+    "vision": "prior_image_encoder",
+}
 DEFAULTS = {"steps": 4, "prior_steps": 3}
 SCHEDULER = {
     "num_train_timesteps": 1000,
@@ -62,14 +68,9 @@ def networks() -> dict[str, Any]:
 
 def write_tiny(folder: Path, **changes: Any) -> Path:
     """Writes our own checkpoint; `changes` replace arguments of `write_combined`."""
-    arguments: dict[str, Any] = {
-        **networks(),
-        "preprocess": ClipPreprocess(size=32),
-        "defaults": DEFAULTS,
-        "sample_size": 8,
-        "dtype": torch.float32,
-    }
-    write_combined(folder, **(arguments | changes))
+    arguments: dict[str, Any] = {"defaults": DEFAULTS, "sample_size": 8, "dtype": torch.float32} | changes
+    parts = {name: arguments.pop(name, network) for name, network in networks().items()}
+    write_combined(folder, {COMPONENTS[name]: network for name, network in parts.items()}, **arguments)
     write_tokenizer(_tokenizer(), folder / "prior_tokenizer", TOKENS)
     return folder
 

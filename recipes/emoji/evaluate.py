@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from kandinsky.core.caches import cache_folder
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 import kandinsky
-from kandinsky.checkpoints.lpips_files import load_perceptual
-from kandinsky.core.caches import cache_folder
+from kandinsky.checkpoints.lpips_weights import load_perceptual
 from kandinsky.core.files import write_atomically
 from kandinsky.evaluation.features import load_inception, to_bytes
 from kandinsky.evaluation.report import (

@@ -11,7 +11,7 @@ from transformers import CLIPTokenizerFast
 
 import kandinsky
 from kandinsky.adapters.tokens import add_rows, rows_of
-from kandinsky.checkpoints.learned_words import read_words, write_words
+from kandinsky.checkpoints.textual_inversion import read_words, write_words
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.engine.embedded import embedded_folder

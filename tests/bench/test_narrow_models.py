@@ -4,7 +4,7 @@ import pytest
 from benchmarks.narrow_models import GENERATIONS
 
 from kandinsky.bench.published import Contents
-from kandinsky.checkpoints.hollow import hollow
+from kandinsky.checkpoints.weights import meta_init
 
 MILLIONS = {
     "2.0": {"unet": 1223.5, "vae": 83.7, "text_encoder": 559.6, "text_encoder_2": 146.9},
@@ -19,7 +19,7 @@ def sizes(contents: Contents) -> dict[str, float]:
     """Millions of weights of each part."""
     found = {}
     for name, part in contents.parts.items():
-        module = hollow(lambda part=part: part.form.build(part.config))  # type: ignore[misc]
+        module = meta_init(lambda part=part: part.form.build(part.config))  # type: ignore[misc]
         found[name] = sum(weights.numel() for weights in module.parameters()) / 1e6
     return found
 

@@ -3,7 +3,7 @@
 import pytest
 
 from kandinsky.bench.published import MODELS
-from kandinsky.checkpoints.hollow import hollow
+from kandinsky.checkpoints.weights import meta_init
 
 COUNTS = {
     ("unet-2.1", "unet"): 1_228_661_768,
@@ -22,7 +22,7 @@ COUNTS = {
 @pytest.mark.parametrize(("model", "part"), COUNTS)
 def test_parameters_as_published(model: str, part: str) -> None:
     whole = MODELS[model](False).parts[part]
-    network = hollow(lambda: whole.form.build(whole.config))
+    network = meta_init(lambda: whole.form.build(whole.config))
     assert sum(parameter.numel() for parameter in network.parameters()) == COUNTS[model, part]
 
 
@@ -30,7 +30,7 @@ def test_parameters_as_published(model: str, part: str) -> None:
 def test_what_does_not_count_is_small(model: str) -> None:
     parts = MODELS[model](False).parts
     sizes = {
-        name: sum(p.numel() for p in hollow(lambda part=part: part.form.build(part.config)).parameters())  # type: ignore[misc]
+        name: sum(p.numel() for p in meta_init(lambda part=part: part.form.build(part.config)).parameters())  # type: ignore[misc]
         for name, part in parts.items()
     }
     # A text encoder of one layer has its table of tokens and its layer.

@@ -47,6 +47,8 @@ class Hub:
     asked: list[Asked] = field(default_factory=list)
     drops: dict[str, list[int]] = field(default_factory=dict)
     """For a file's end of name: after how many bytes each next transfer breaks off."""
+    changed: set[str] = field(default_factory=set)
+    """Ends of names of files in whose content one bit is another than the hub says."""
     ignores_range: bool = False
     failing: int = 0
 
@@ -60,15 +62,30 @@ class Hub:
 
     def fetched(self) -> list[str]:
         """The files whose content was asked for, in order, each as often as it was."""
-        return [a.path.split("/resolve/", 1)[1].split("/", 1)[1] for a in self.asked if _is_content(a)]
+        parts = [a.path.split("/resolve/" if "/resolve/" in a.path else "/cdn/", 1)[1] for a in self.contents]
+        return [part.split("/", 1)[1] for part in parts]
+
+    @property
+    def contents(self) -> list[Asked]:
+        """The requests for content: of small files from the hub, of large ones from where it sends one."""
+        return [
+            a
+            for a in self.asked
+            if a.method == "GET"
+            and (a.path.startswith("/cdn/") or ("/resolve/" in a.path and not a.path.endswith(LARGE)))
+        ]
 
     def ranges(self) -> list[str | None]:
         """The range of each request for large content, None for the whole."""
         return [a.range for a in self.asked if a.method == "GET" and a.path.startswith("/cdn/")]
 
 
-def _is_content(asked: Asked) -> bool:
-    return asked.method == "GET" and "/resolve/" in asked.path
+def _listed(file: str, data: bytes) -> dict[str, object]:
+    listed: dict[str, object] = {"rfilename": file, "size": len(data)}
+    if file.endswith(LARGE):
+        digest = hashlib.sha256(data).hexdigest()
+        listed["lfs"] = {"size": len(data), "sha256": digest, "pointerSize": 130}
+    return listed
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -147,7 +164,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if not repo or not commit:
                 return
             files = repo.commits[commit]
-            body: object = {"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in files]}
+            siblings = [_listed(file, data) for file, data in files.items()]
+            body: object = {"id": name, "sha": commit, "siblings": siblings}
             if tree:
                 body = [
                     {"type": "file", "path": f, "size": len(c), "oid": "0" * 40} for f, c in files.items()
@@ -197,6 +215,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if self.command == "HEAD":
                 return None
+            if any(path.endswith(name) for name in hub.changed):
+                data = data[:-1] + bytes([data[-1] ^ 1])
             drops = next((d for name, d in hub.drops.items() if path.endswith(name) and d), None)
             if drops:
                 self.wfile.write(data[start : start + drops.pop(0)])

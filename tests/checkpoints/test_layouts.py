@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kandinsky.checkpoints.keymap import STACKED
-from kandinsky.checkpoints.layouts import ROW, TIED, TRANSPOSED, convolution, interleaved
+from kandinsky.checkpoints.keymap import ROW, STACKED, TIED, TRANSPOSED, convolution, interleaved
 from kandinsky.core.errors import CheckpointError
 
 SIZES = st.integers(1, 4)

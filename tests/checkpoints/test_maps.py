@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from diffusers import UNet2DConditionModel, VQModel
 
+from kandinsky.checkpoints.maps.config_fields import real, whole, wholes
 from kandinsky.checkpoints.maps.movq import movq_config, movq_json
-from kandinsky.checkpoints.maps.options import real, whole, wholes
 from kandinsky.checkpoints.maps.unet2 import unet2_config, unet2_json
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.movq import MoVQConfig

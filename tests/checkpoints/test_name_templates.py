@@ -5,7 +5,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kandinsky.checkpoints.name_templates import Templates, _pattern
+from kandinsky.checkpoints.keymap import Templates, _pattern
 
 TEMPLATES = [
     "a.{i}.b.{p}",

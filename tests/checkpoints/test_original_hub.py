@@ -12,9 +12,11 @@ from huggingface_hub import constants
 
 import kandinsky
 from kandinsky.checkpoints.hub import cached_models
+from kandinsky.checkpoints.maps.networks import CLIP_TEXT, CLIP_VISION
 from kandinsky.checkpoints.maps.original_files import TEXT_IMAGE, TWO_TEXTS
-from kandinsky.checkpoints.original import OriginalFolder, open_checkpoint, read_clip
-from kandinsky.checkpoints.original_hub import CLIP_REPOSITORY, HALVES, layout_of, plan_original
+from kandinsky.checkpoints.maps.original_networks import logit_scale
+from kandinsky.checkpoints.original import OriginalFolder, open_checkpoint
+from kandinsky.checkpoints.original_hub import CLIP_REPOSITORY, HALVES, plan_original, release_of
 from kandinsky.cli.main import run
 from kandinsky.core.errors import CheckpointError, HubError
 from tests.checkpoints.clips import transformers_clip
@@ -52,7 +54,7 @@ PUBLISHED = {
 
 def test_plans_of_the_first() -> None:
     files = PUBLISHED[FIRST]
-    assert layout_of(files) is TWO_TEXTS
+    assert release_of(files) is TWO_TEXTS
     plan = plan_original(files, TWO_TEXTS, None, HALVES, FIRST)
     left = [*NEVER, "Kandinsky-2-0-inpainting.pt"]
     assert sorted(plan) == sorted(set(files) - set(left))
@@ -63,7 +65,7 @@ def test_plans_of_the_first() -> None:
 
 def test_plans_of_the_second() -> None:
     files = PUBLISHED[SECOND]
-    assert layout_of(files) is TEXT_IMAGE
+    assert release_of(files) is TEXT_IMAGE
     prior = {"prior_fp16.ckpt", "ViT-L-14_stats.th"}
     plan = plan_original(files, TEXT_IMAGE, None, HALVES, SECOND)
     assert set(files) - set(plan) == {*NEVER, "inpainting_fp16.ckpt"}
@@ -94,7 +96,7 @@ def test_incomplete_repositories(missing: str, words: str) -> None:
 
 
 def test_what_no_release_has() -> None:
-    assert layout_of(["model.ckpt", "vae.ckpt"]) is None
+    assert release_of(["model.ckpt", "vae.ckpt"]) is None
     with pytest.raises(HubError, match="no variant 'fp16'"):
         plan_original(PUBLISHED[FIRST], TWO_TEXTS, "fp16", HALVES, FIRST)
     wordless = [name for name in PUBLISHED[SECOND] if not name.endswith((".json", ".model"))]
@@ -131,8 +133,8 @@ def hub(first_release: Path, local: Path, tmp_path: Path, monkeypatch: pytest.Mo
     del second["ViT-L-14.pt"]
     opened = open_checkpoint(local)
     assert isinstance(opened, OriginalFolder)
-    towers = read_clip(opened)
-    transformers_clip(towers.text, towers.vision, towers.logit_scale, tmp_path / "clip")
+    towers = CLIP_TEXT.open(opened).load(), CLIP_VISION.open(opened).load()
+    transformers_clip(*towers, logit_scale(opened), tmp_path / "clip")
     clip = {**files_of(tmp_path / "clip"), **VOCABULARY, "pytorch_model.bin": b"never read"}
     with connected(monkeypatch, tmp_path / "hub") as hub:
         noise = dict.fromkeys(NEVER, b"never read")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from kandinsky.adapters.lora import Adapter, adapter_of, attach
-from kandinsky.checkpoints.learned_words import write_original_words, write_words
 from kandinsky.checkpoints.lora import choose_places
+from kandinsky.checkpoints.textual_inversion import write_original_words, write_words
 from kandinsky.compat.diffusers import (
     Kandinsky3Pipeline,
     KandinskyCombinedPipeline,

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 import kandinsky
-from kandinsky.checkpoints.convert import convert
 from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.cli.main import run
 from kandinsky.compat import diffusers as compat
 from kandinsky.compat import kandinsky3
 from kandinsky.core.errors import CheckpointError, KandinskyError, RequestError, TokenizerError
+from kandinsky.generations import convert
 from tests.compat.comparing import hole, picture
 from tests.tiny_one_text import OneTextCheckpoints
 

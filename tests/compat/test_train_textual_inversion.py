@@ -8,10 +8,10 @@ from PIL import Image
 
 import kandinsky
 from kandinsky.adapters.tokens import rows_of
-from kandinsky.checkpoints.convert import convert
 from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.compat import train_textual_inversion as script
 from kandinsky.core.errors import ConfigError
+from kandinsky.generations import convert
 from kandinsky.training.config import read_config
 from kandinsky.training.stages.base import Base
 from tests.tiny_text_image import TextImageCheckpoints

@@ -7,7 +7,8 @@ import typer.main
 
 from kandinsky.cli.main import app, run
 from kandinsky.diffusion.samplers import SAMPLERS
-from kandinsky.generations import k22, k30
+from kandinsky.generations import k30
+from kandinsky.generations.few_step_defaults import PRIOR_DEFAULTS
 from tests.docs.pages import LANGUAGES, PAGES, REPOSITORY, Block, blocks, commands, first_cells, links
 from tests.docs.scripts import make_examples
 
@@ -127,7 +128,7 @@ def test_the_command_page_names_every_flag() -> None:
 def test_the_release_numbers_of_the_pages() -> None:
     # The page that tells what published models do by default says what the code does.
     text = (REPOSITORY / "docs" / "samplers-and-steps.md").read_text(encoding="utf-8")
-    numbers = k22.DEFAULTS
+    numbers = PRIOR_DEFAULTS
     assert f"{numbers['steps']} steps, guidance {numbers['guidance_scale']:g}" in text
     assert f"{numbers['prior_steps']} steps, guidance {numbers['prior_guidance_scale']:g}" in text
     newest = (REPOSITORY / "docs" / "kandinsky-3.md").read_text(encoding="utf-8")

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 import kandinsky
-from kandinsky.checkpoints.convert import convert
 from kandinsky.checkpoints.files import read_json
 from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.core.errors import CheckpointError, RequestError
@@ -17,6 +16,7 @@ from kandinsky.engine.devices import free_memory
 from kandinsky.engine.offload import ROOM, OffloadedEncoder, choose_policy, codec_of
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.engine.weight_residency import bytes_of, names_in
+from kandinsky.generations import convert
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet3 import UNet3
 from tests.parity.test_generate import picture
@@ -138,12 +138,14 @@ def test_generations_with_a_prior(tiny: Checkpoints, text_image: TextImageCheckp
         assert resident(away) == 0
 
 
-def test_two_text_encoders(first_release: Path, tmp_path: Path) -> None:
-    """Their original files can only be read whole; a folder made of them need not be."""
-    with pytest.raises(CheckpointError, match=r"can only be read whole.*kandinsky convert"):
-        kandinsky.load(first_release, device="cpu", offload="parts")
-    convert(open_checkpoint(first_release), tmp_path / "folder", "diffusers")
-    plain, away = (kandinsky.load(tmp_path / "folder", device="cpu", offload=o) for o in (None, "parts"))
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+def test_two_text_encoders(layout: str, first_release: Path, tmp_path: Path) -> None:
+    """Original files and a folder made of them are read in parts alike."""
+    root = first_release
+    if layout == "diffusers":
+        root = tmp_path / "folder"
+        convert(open_checkpoint(first_release), root, "diffusers")
+    plain, away = (kandinsky.load(root, device="cpu", offload=o) for o in (None, "parts"))
     assert pixels(away, "p5 p4", negative_prompt="p1") == pixels(plain, "p5 p4", negative_prompt="p1")
     assert resident(away) == 0
 

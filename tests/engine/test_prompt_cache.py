@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import kandinsky
-from kandinsky.checkpoints.stored import Stored
+from kandinsky.checkpoints.lazy_weights import LazyWeights
 from kandinsky.core.errors import OutputError, RequestError
 from kandinsky.engine.pipeline import Pipeline
 from tests.engine.test_offload import pixels
@@ -34,8 +34,8 @@ def brings(pipe: Pipeline) -> list[nn.Module]:
     if residence is not None:
         stored = residence.stored
 
-        class Noted(dict[nn.Module, Stored]):
-            def __getitem__(self, network: nn.Module) -> Stored:
+        class Noted(dict[nn.Module, LazyWeights]):
+            def __getitem__(self, network: nn.Module) -> LazyWeights:
                 found.append(network)
                 return super().__getitem__(network)
 

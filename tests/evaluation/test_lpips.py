@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kandinsky.checkpoints.installed import installed_file
-from kandinsky.checkpoints.lpips_files import load_perceptual, read_array_pickle
+from kandinsky.checkpoints.lpips_weights import installed_file, load_perceptual, read_array_pickle
 from kandinsky.core.errors import CheckpointError, DataError
 
 CONVOLUTIONS = ((64, 3, 11), (192, 64, 5), (384, 192, 3), (256, 384, 3), (256, 256, 3))
@@ -75,7 +74,7 @@ def by_hand(tree: dict[str, Any], first: Tensor, second: Tensor) -> float:
 
 
 def test_equals_the_formula(trunk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kandinsky.checkpoints.lpips_files._installed_heads", lambda _: None)
+    monkeypatch.setattr("kandinsky.checkpoints.lpips_weights._installed_heads", lambda _: None)
     network = load_perceptual("alexnet", trunk_file=trunk)
     found = network(waves(0.0), waves(1.0))
     assert found.shape == (1,)

@@ -16,6 +16,7 @@ import kandinsky
 from kandinsky.checkpoints.diffusers_folder import open_folder
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.generations import Placement, k22
+from kandinsky.generations.few_step_defaults import PRIOR_DEFAULTS
 from kandinsky.networks.unet2 import UNet2, UNet2Config
 from tests.requests import our_conditions
 from tests.tiny import DEFAULTS, WIDTH, Checkpoints, networks, write_tiny
@@ -61,7 +62,7 @@ def test_what_is_written_is_read(tiny: Checkpoints) -> None:
         assert state.keys() == module.state_dict().keys()
         assert all(torch.equal(state[key], value) for key, value in module.state_dict().items())
         assert not loaded.training
-    assert pipe.model.defaults == {**k22.DEFAULTS, **DEFAULTS, "width": 64, "height": 64}
+    assert pipe.model.defaults == {**PRIOR_DEFAULTS, **DEFAULTS, "width": 64, "height": 64}
     assert pipe.model.schedule.sampler == "ddpm"
 
 
@@ -165,5 +166,5 @@ def test_text_decoders_are_of_another_generation(tiny: Checkpoints, tmp_path: Pa
     path = folder / "unet" / "config.json"
     change = {"addition_embed_type": "text_image", "encoder_hid_dim_type": "text_image_proj"}
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(CheckpointError, match="listens to text as well"):
-        k22.load_model(open_folder(folder), None, Placement(torch.device("cpu"), torch.float32))
+    with pytest.raises(CheckpointError, match="listens to text_image, not to image"):
+        k22.load(open_folder(folder), None, Placement(torch.device("cpu"), torch.float32))

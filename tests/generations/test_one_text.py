@@ -164,7 +164,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no tokenizer": (lambda p: shutil.rmtree(p / "tokenizer"), "lacks the folder 'tokenizer'"),
     "another width": (
         lambda p: change_json(p / "unet" / "config.json", encoder_hid_dim=24),
-        "makes states of 20 numbers, its U-Net takes 24",
+        "states has size 20, the U-Net takes 24",
     ),
     "channels": (
         lambda p: change_json(p / "unet" / "config.json", in_channels=7),

@@ -130,8 +130,8 @@ def test_unguided_requests_need_no_unconditional_text(first: Pipeline) -> None:
 
 def test_a_prior_in_the_other_layout(text_image: TextImageCheckpoints, tmp_path: Path) -> None:
     """Decoders and priors of both layouts go together."""
-    from kandinsky.checkpoints.convert import convert
     from kandinsky.checkpoints.original import open_checkpoint
+    from kandinsky.generations import convert
 
     assert text_image.prior
     assert text_image.decoder
@@ -202,7 +202,7 @@ FIRST: dict[str, tuple[Damage, str]] = {
                 "LinearTransformation.bias": torch.zeros(50),
             },
         ),
-        "the embedding of the first text encoder have size 50, the U-Net takes 96",
+        "the embedding of the first text encoder has size 50, the U-Net takes 96",
     ),
     "heads": (
         lambda p: (p / "text_encoder1" / "config.json").write_text('{"num_attention_heads": 5}'),
@@ -219,6 +219,10 @@ SECOND: dict[str, tuple[Damage, str]] = {
         "not a pair of vectors",
     ),
     "no clip": (lambda p: (p / "ViT-L-14.pt").unlink(), "lacks CLIP"),
+    "no temperature": (
+        lambda p: change(p / "ViT-L-14.pt", logit_scale=None),
+        r"ViT-L-14\.pt: The file has no tensor logit_scale",
+    ),
     "no vocabulary": (
         lambda p: shutil.rmtree(p / "tokenizer"),
         r"lacks CLIP's vocabulary: looked for vocab\.json with merges\.txt, or tokenizer\.json",
@@ -323,8 +327,8 @@ def test_the_inpainting_network_wants_a_mask(second_release: Path) -> None:
 
 def test_an_odd_scale_of_a_folder(first_release: Path, tmp_path: Path) -> None:
     """Our own folder of the first release states its codec's scale."""
-    from kandinsky.checkpoints.convert import convert
     from kandinsky.checkpoints.original import open_checkpoint
+    from kandinsky.generations import convert
 
     folder = tmp_path / "folder"
     convert(open_checkpoint(first_release), folder, "diffusers")

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kandinsky.checkpoints.maps.original_schedules import TEXT_IMAGE_SCHEDULES
-from kandinsky.checkpoints.maps.scheduler import decoder_schedule_json, schedule_from_json
+from kandinsky.checkpoints.maps.scheduler import (
+    TEXT_IMAGE_SCHEDULES,
+    decoder_schedule_json,
+    schedule_from_json,
+)
 from kandinsky.core.rng import PerPictureRng
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.loop import sample

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 from diffusers.pipelines.kandinsky import KandinskyImg2ImgPipeline, KandinskyPipeline
 
 import kandinsky
-from kandinsky.checkpoints.maps.original_schedules import TEXT_IMAGE_SCHEDULES
+from kandinsky.checkpoints.maps.scheduler import TEXT_IMAGE_SCHEDULES
 from kandinsky.core.events import Warned
 from kandinsky.core.images import to_tensor
 from tests.parity.peers import relative

@@ -5,10 +5,10 @@ import torch
 
 from kandinsky.checkpoints.maps.mclip import MCLIP, infer_mclip_config
 from kandinsky.checkpoints.maps.original_clip import (
-    from_original_clip,
+    ORIGINAL_CLIP_TEXT,
+    ORIGINAL_CLIP_VISION,
     infer_clip_text_config,
     infer_clip_vision_config,
-    to_original_clip,
 )
 from kandinsky.checkpoints.maps.original_prior import (
     infer_prior_config,
@@ -73,9 +73,16 @@ def test_second_encoder() -> None:
 def test_clip() -> None:
     found, file, allowed = tensors(SECOND), weights(SECOND, "clip"), limit(SECOND, "clip")
     text_config, vision_config = infer_clip_text_config(file), infer_clip_vision_config(file)
-    towers = from_original_clip(file)
-    text = load_strict(lambda: ClipText(text_config), towers.text, torch.float32)
-    vision = load_strict(lambda: ClipVision(vision_config), towers.vision, torch.float32)
+    halves: list[dict[str, torch.Tensor]] = [{}, {}]
+    for name, tensor in file.items():
+        if name != "logit_scale":
+            halves[name.startswith("visual.")][name] = tensor
+    natives = [
+        keys.to_native(half)
+        for keys, half in zip((ORIGINAL_CLIP_TEXT, ORIGINAL_CLIP_VISION), halves, strict=True)
+    ]
+    text = load_strict(lambda: ClipText(text_config), natives[0], torch.float32)
+    vision = load_strict(lambda: ClipVision(vision_config), natives[1], torch.float32)
     said = text(found["clip.ids"].long())
     assert relative(said.hidden, found["clip.text_seq"]) < allowed
     assert relative(said.embedding, found["clip.text_feat"]) < allowed
@@ -84,7 +91,8 @@ def test_clip() -> None:
     )
     features = torch.cat([found["clip.image_feat"], found["clip.zero_image_feat"], found["clip.pil_feat"]])
     assert relative(vision(pictures), features) < allowed
-    assert identical(to_original_clip(towers), file)
+    assert identical(ORIGINAL_CLIP_TEXT.to_foreign(natives[0]), halves[0])
+    assert identical(ORIGINAL_CLIP_VISION.to_foreign(natives[1]), halves[1])
     wanted = facts(SECOND)["configuration"]["clip"]
     assert (text_config.heads, vision_config.image_size) == (
         wanted["transformer_heads"],

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from kandinsky.checkpoints.maps.networks import LATER_MOVQ, ONE_TEXT
+from kandinsky.checkpoints.maps.networks import UNET3 as UNET
 from kandinsky.checkpoints.maps.original_movq import infer_movq_config, original_movq_map, wraps_norms
 from kandinsky.checkpoints.maps.original_unet3 import (
     gathered,
@@ -14,13 +16,7 @@ from kandinsky.checkpoints.maps.original_unet3 import (
     scattered,
 )
 from kandinsky.checkpoints.maps.t5 import infer_t5_config, t5_config, t5_map
-from kandinsky.checkpoints.original import OriginalFolder, open_original, read_movq
-from kandinsky.checkpoints.original_one_text import (
-    read_encoder,
-    read_tokenizer,
-    read_unet3,
-    unet3_files,
-)
+from kandinsky.checkpoints.original import OriginalFolder, open_original
 from kandinsky.checkpoints.weights import load_strict
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.movq import MoVQ, MoVQConfig
@@ -213,27 +209,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> OriginalFolder:
 def test_a_folder_is_read(folder: OriginalFolder, variant: str | None) -> None:
     assert folder.kind == "one text"
     assert folder.chosen(variant) == (variant or "")
-    network, wanted = read_unet3(folder, variant, torch.float32), unet3(variant == "inpainting")
+    network, wanted = UNET.open(folder, variant).load(torch.float32), unet3(variant == "inpainting")
     assert network.config == wanted.config
     assert identical(network.state_dict(), wanted.state_dict())
-    content, projection = unet3_files(read_unet3(folder, variant))
+    content, projection = scattered(
+        UNET.original.tensors(network.config, UNET.open(folder, variant).load().state_dict())[0]
+    )
     assert identical(content["unet"], unet3_file(variant == "inpainting")["unet"])
     assert identical(projection, weights(THIRD, "t5_projection"))
 
 
 def test_the_parts_beside_the_unet_are_read(folder: OriginalFolder) -> None:
-    assert identical(read_encoder(folder, torch.float32).state_dict(), _encoder().state_dict())
-    assert read_movq(folder).config.codebook_size == 0
-    ids = read_tokenizer(folder).encode([THIRD_PROMPT], 128).ids
+    assert identical(ONE_TEXT.open(folder).load(torch.float32).state_dict(), _encoder().state_dict())
+    assert LATER_MOVQ.open(folder).config.codebook_size == 0
+    ids = ONE_TEXT.read_tokenizer(folder).encode([THIRD_PROMPT], 128).ids
     assert torch.equal(ids, tensors(THIRD)["text.ids"])
 
 
 def test_the_first_release_is_read_with_its_projection_and_encoder_in_other_places(tmp_path: Path) -> None:
     opened = open_original(write_third_first(tmp_path / "first"))
     assert opened is not None
-    assert identical(read_unet3(opened, None, torch.float32).state_dict(), unet3().state_dict())
-    assert identical(read_encoder(opened, torch.float32).state_dict(), _encoder().state_dict())
-    assert read_tokenizer(opened).encode(["p0"], 128).ids[0, :2].tolist() == [100, 1]
+    assert identical(UNET.open(opened).load(torch.float32).state_dict(), unet3().state_dict())
+    assert identical(ONE_TEXT.open(opened).load(torch.float32).state_dict(), _encoder().state_dict())
+    assert ONE_TEXT.read_tokenizer(opened).encode(["p0"], 128).ids[0, :2].tolist() == [100, 1]
 
 
 def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
@@ -241,21 +239,21 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     opened = open_original(root)
     assert opened is not None
     with pytest.raises(CheckpointError, match="no variant 'fp16'"):
-        read_unet3(opened, "fp16")
+        UNET.open(opened, "fp16")
     (root / "weights" / "flan_ul2_encoder" / "projection_flash.pt").unlink()
     with pytest.raises(CheckpointError, match="projection_flash"):
-        read_unet3(opened, "flash")
+        UNET.open(opened, "flash")
     torch.save({"unet": {}, "null_embedding": 3.0}, root / "weights" / "kandinsky3.pt")
     with pytest.raises(CheckpointError, match="more than tensors"):
-        read_unet3(opened)
+        UNET.open(opened).load()
     torch.save(unet3_file()["unet"], root / "weights" / "kandinsky3.pt")
     with pytest.raises(CheckpointError, match="no named tensors under 'unet'"):
-        read_unet3(opened)
+        UNET.open(opened).load()
     cut = unet3_file()
     del cut["unet"]["up_samples.0.self_attention_block.attention.to_key.weight"]
     torch.save(cut, root / "weights" / "kandinsky3.pt")
     with pytest.raises(CheckpointError, match="to_key"):
-        read_unet3(opened)
+        UNET.open(opened).load()
 
 
 def test_the_weights_folder_itself_can_be_named(folder: OriginalFolder) -> None:

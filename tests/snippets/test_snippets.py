@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kandinsky.checkpoints.maps.original_schedules import TEXT_IMAGE_SCHEDULES
+from kandinsky.checkpoints.maps.scheduler import TEXT_IMAGE_SCHEDULES
 from tests.reference.folders import write_first, write_second
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints

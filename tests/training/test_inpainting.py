@@ -15,10 +15,10 @@ from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
 
 import kandinsky
-from kandinsky.checkpoints.convert import convert
 from kandinsky.checkpoints.diffusers_folder import open_folder
 from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.core.errors import ConfigError
+from kandinsky.generations import convert
 from kandinsky.tasks.start import erode, region_condition
 from kandinsky.training import run_config
 from kandinsky.training.data.masks import random_regions

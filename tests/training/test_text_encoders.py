@@ -13,10 +13,10 @@ from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
 
 import kandinsky
-from kandinsky.checkpoints.convert import convert
 from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.core.errors import ConfigError
 from kandinsky.engine.loras import adaptable
+from kandinsky.generations import convert
 from kandinsky.training import events, run_config
 from kandinsky.training.components import write_component
 

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kandinsky.checkpoints import formats
-from kandinsky.checkpoints.formats import Format
-from kandinsky.checkpoints.maps.original_schedules import TEXT_IMAGE_BETAS
-from kandinsky.checkpoints.maps.scheduler import decoder_schedule_json
+from kandinsky.checkpoints.components import Component
+from kandinsky.checkpoints.maps import networks
+from kandinsky.checkpoints.maps.scheduler import LATENT_BETAS, decoder_schedule_json
 from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
 from kandinsky.networks.movq import MoVQConfig
 from kandinsky.networks.prior import PriorConfig
@@ -55,7 +54,7 @@ SMALL_WIDTHS: dict[str, Any] = {
 class Part:
     """A component with weights: its format and the network's configuration."""
 
-    form: Format
+    form: Component
     config: Any
 
 
@@ -83,18 +82,18 @@ def embedding_dim(tiny: bool) -> int:
 
 def _movq(full: bool) -> Part:
     small = MoVQConfig(channels=(32, 32, 32, 32), layers=1, codebook_size=16)
-    return Part(formats.MOVQ, MoVQConfig() if full else small)
+    return Part(networks.MOVQ, MoVQConfig() if full else small)
 
 
 def _image_unet(tiny: bool, full: bool) -> Part:
     widths = {} if full and not tiny else SMALL_WIDTHS
-    return Part(formats.UNET, UNet2Config(image_dim=embedding_dim(tiny), **widths))
+    return Part(networks.UNET, UNet2Config(image_dim=embedding_dim(tiny), **widths))
 
 
 def _decoder(tiny: bool, *, unet: bool = False, movq: bool = False) -> Contents:
     """A 2.2 decoder alone, with its U-Net or its MoVQ at full size."""
     parts = {"unet": _image_unet(tiny, unet), "movq": _movq(movq and not tiny)}
-    return Contents("KandinskyV22Pipeline", parts, decoder_schedule_json(*TEXT_IMAGE_BETAS, clip=True))
+    return Contents("KandinskyV22Pipeline", parts, decoder_schedule_json(*LATENT_BETAS, clip=True))
 
 
 def _with_prior(tiny: bool, *, decoder: bool) -> Contents:
@@ -108,9 +107,9 @@ def _with_prior(tiny: bool, *, decoder: bool) -> Contents:
     below = _decoder(tiny, unet=decoder, movq=decoder)
     parts = {
         **below.parts,
-        "prior_prior": Part(formats.PRIOR, prior),
-        "prior_text_encoder": Part(formats.CLIP_TEXT, text),
-        "prior_image_encoder": Part(formats.CLIP_VISION, vision),
+        "prior_prior": Part(networks.PRIOR, prior),
+        "prior_text_encoder": Part(networks.CLIP_TEXT, text),
+        "prior_image_encoder": Part(networks.CLIP_VISION, vision),
     }
     return Contents("KandinskyV22CombinedPipeline", parts, below.scheduler, prior=True)
 
@@ -130,11 +129,11 @@ def _text_image(tiny: bool) -> Contents:
     )
     widths = SMALL_WIDTHS if tiny else {}
     parts = {
-        "unet": Part(formats.UNET, UNet2Config(condition="text_image", image_tokens=10, **dims, **widths)),
+        "unet": Part(networks.UNET, UNet2Config(condition="text_image", image_tokens=10, **dims, **widths)),
         "movq": _movq(False),
-        "text_encoder": Part(formats.MULTILINGUAL, text),
+        "text_encoder": Part(networks.MULTILINGUAL, text),
     }
-    scheduler = decoder_schedule_json(*TEXT_IMAGE_BETAS, clip=False, sampler="ddim")
+    scheduler = decoder_schedule_json(*LATENT_BETAS, clip=False, sampler="ddim")
     return Contents("KandinskyPipeline", parts, scheduler, XLMR_MARKS)
 
 
@@ -151,9 +150,9 @@ def _one_text(tiny: bool) -> Contents:
     )
     text = T5Config(len(T5_MARKS) + LETTERS, width, 1, 4, 16, 2 * width, "silu")
     parts = {
-        "unet": Part(formats.UNET3, unet),
+        "unet": Part(networks.UNET3, unet),
         "movq": _movq(False),
-        "text_encoder": Part(formats.ONE_TEXT, text),
+        "text_encoder": Part(networks.ONE_TEXT, text),
     }
     return Contents("Kandinsky3Pipeline", parts, SQUARED_COSINE, T5_MARKS)
 

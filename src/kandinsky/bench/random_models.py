@@ -14,8 +14,8 @@ from torch import Tensor
 from kandinsky.bench.published import MODELS, PICTURE, TOKENS, Contents, Part
 from kandinsky.checkpoints.diffusers_folder import save_component, write_model_index
 from kandinsky.checkpoints.files import make_folder, write_json
-from kandinsky.checkpoints.hollow import hollow
 from kandinsky.checkpoints.maps.scheduler import PRIOR_SCHEDULE_JSON
+from kandinsky.checkpoints.weights import meta_init
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.engine.embedded import embedded_folder
 
@@ -44,7 +44,9 @@ def make_model(root: Path, name: str, tiny: bool) -> dict[str, int]:
 def write_model(folder: Path, contents: Contents) -> dict[str, int]:
     """Writes a folder of random float32 weights and returns the parameters of each part."""
     counts = {component: write_part(folder, component, part) for component, part in contents.parts.items()}
-    classes: Classes = {key: (part.form.library, part.form.name) for key, part in contents.parts.items()}
+    classes: Classes = {
+        key: (part.form.library, part.form.class_name) for key, part in contents.parts.items()
+    }
     save_component(folder, "scheduler", contents.scheduler, config_name="scheduler_config.json")
     classes["scheduler"] = ("diffusers", str(contents.scheduler["_class_name"]))
     for component, marks in (("tokenizer", contents.marks), ("tokenizer_2", contents.second_marks)):
@@ -95,7 +97,7 @@ def _write_letters(folder: Path, component: str, marks: tuple[str, ...]) -> Clas
 
 def write_part(folder: Path, component: str, part: Part) -> int:
     """Writes one network of random float32 weights and returns its number of parameters."""
-    module = hollow(lambda: part.form.build(part.config))
+    module = meta_init(lambda: part.form.build(part.config))
     shapes = part.form.keys(part.config, None).to_foreign(module.state_dict())
     tensors = {name: draw(name, shape.shape) for name, shape in shapes.items()}
     save_component(folder, component, part.form.write(part.config), tensors, part.form.stem)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from kandinsky.checkpoints.files import INDEX, components_of, make_folder, read_json, write_json
-from kandinsky.checkpoints.weight_names import STEMS, parse, variants
+from kandinsky.checkpoints.weight_files import STEMS, parse, variants
 from kandinsky.checkpoints.weights import read_weights, write_weights
 from kandinsky.core.errors import CheckpointError, nearest
 
@@ -96,7 +96,16 @@ class Folder:
     def prior_reference(self) -> str | None:
         """The model that the README's front matter names as this decoder's prior, None when it names none."""
         readme = self.root / "README.md"
-        return _front_matter(readme.read_text("utf-8", "replace"), "prior") if readme.is_file() else None
+        if not readme.is_file():
+            return None
+        from huggingface_hub import metadata_load
+
+        try:
+            named = (metadata_load(readme) or {}).get("prior")
+        except Exception as error:  # whatever the YAML reader raises
+            raise CheckpointError(f"{readme} has a damaged front matter: {error}.", "Correct it.") from error
+        first = named[0] if isinstance(named, list) and named else named
+        return first if isinstance(first, str) else None
 
 
 def open_folder(path: str | Path) -> Folder:
@@ -158,27 +167,3 @@ def _class_of(config: Mapping[str, Any]) -> str:
     """The class that a configuration says it is of: one library writes a name, the other a list of them."""
     named = config.get("_class_name") or next(iter(config.get("architectures") or []), "")
     return str(named)
-
-
-def _front_matter(text: str, key: str) -> str | None:
-    """The first value of `key` between the two lines of dashes that open a README."""
-    lines = text.removeprefix("\ufeff").splitlines()
-    if not lines or lines[0].strip() != "---":
-        return None
-    inside = False
-    for line in lines[1:]:
-        if line.strip() in ("---", "..."):
-            break
-        if inside:
-            if item := line.strip().removeprefix("-").strip():
-                return _unquoted(item) if line.strip().startswith("-") else None
-        elif line.startswith(f"{key}:"):
-            first = line.partition(":")[2].strip().strip("[]").partition(",")[0]
-            if value := _unquoted(first):
-                return value
-            inside = True
-    return None
-
-
-def _unquoted(value: str) -> str:
-    return value.partition(" #")[0].strip().strip("\"'")

@@ -1,17 +1,19 @@
-"""The small JSON files beside weights, and waiting until bytes are on the disk."""
+"""The small JSON files beside weights, and what they are called."""
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from kandinsky.core.errors import CheckpointError, OutputError
 from kandinsky.core.files import write_atomically
 
+Json = Mapping[str, object]
+"""A JSON object, to read."""
 INDEX = "model_index.json"
 """The file at the root of a folder in diffusers layout."""
+OWN_SETTINGS = "kandinsky.json"
+"""A file of our own beside the model index, for what the index has no place for: defaults of requests."""
 OWN_ADAPTERS = "lora"
 """The folder beside a model's components in which its own adapters lie, `<name>.safetensors` each."""
 
@@ -33,13 +35,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Json) -> None:
     """Writes a JSON object, indented, whole or not at all; raises OutputError when it cannot."""
     make_folder(path.parent)
     write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
-def components_of(model_index: Mapping[str, Any]) -> dict[str, str]:
+def components_of(model_index: Json) -> dict[str, str]:
     """The components of a model index that have a class, each with its name."""
     return {
         name: str(value[1])
@@ -56,20 +58,3 @@ def make_folder(folder: Path) -> None:
         raise OutputError(
             f"The folder {folder} cannot be made ({error.strerror}).", "Choose another place."
         ) from error
-
-
-def sync(path: Path) -> None:
-    """Waits until the bytes of a file, or the names in a folder, are on the disk."""
-    if path.is_dir():
-        with suppress(OSError):  # a folder cannot be opened on Windows, and its names need no waiting there
-            _fsync(path, os.O_RDONLY)
-    else:
-        _fsync(path, os.O_RDWR)
-
-
-def _fsync(path: Path, mode: int) -> None:
-    handle = os.open(path, mode)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,14 +11,15 @@ from kandinsky.checkpoints.hub_download import (
     CONNECT_SECONDS,
     HubUnreachableError,
     Progress,
+    RemoteFile,
     Repo,
     fetch,
     hub_errors,
     remember,
     storage_of,
 )
-from kandinsky.checkpoints.original_hub import HALVES, layout_of, plan_original
-from kandinsky.checkpoints.weight_names import choose, is_small
+from kandinsky.checkpoints.original_hub import HALVES, plan_original, release_of
+from kandinsky.checkpoints.weight_files import choose, is_small
 from kandinsky.core.errors import CheckpointError, HubError, nearest
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -100,8 +101,7 @@ def resolve(
                 "HF_HUB_OFFLINE is set; unset it to download.",
             )
     try:
-        repo, files = _ask(name, revision, root, endpoint, token)
-        return _fetch_all(repo, files, revision, wanted, on_progress)
+        return _fetch_all(_ask(name, revision, root, endpoint, token), revision, wanted, on_progress)
     except HubUnreachableError:
         found = _in_cache(root, name, revision, wanted)
         if found is None:
@@ -109,33 +109,30 @@ def resolve(
         return found
 
 
-def _ask(
-    model: str, revision: str | None, cache: Path, endpoint: str | None, token: str | None
-) -> tuple[Repo, list[str]]:
-    """The commit that a revision is at now, and the names of its files."""
+def _ask(model: str, revision: str | None, cache: Path, endpoint: str | None, token: str | None) -> Repo:
+    """The commit that a revision is at now, with what the hub says of its files."""
     from huggingface_hub import HfApi
 
     with hub_errors(model, revision):
         api = HfApi(endpoint=endpoint, token=token, library_name="kandinsky")
-        info = api.model_info(model, revision=revision, timeout=CONNECT_SECONDS)
+        info = api.model_info(model, revision=revision, timeout=CONNECT_SECONDS, files_metadata=True)
     if not info.sha or not _COMMIT.fullmatch(info.sha):
         raise HubError(f"The hub names no commit of {model}.", "Is HF_ENDPOINT a model hub?")
-    return Repo(model, info.sha, cache, endpoint, token), [file.rfilename for file in info.siblings or []]
+    files = {
+        file.rfilename: RemoteFile(file.size, None if file.lfs is None else file.lfs.sha256)
+        for file in info.siblings or []
+    }
+    return Repo(model, info.sha, cache, endpoint, token, files)
 
 
-def _fetch_all(
-    repo: Repo,
-    files: list[str],
-    revision: str | None,
-    wanted: Wanted,
-    on_progress: Progress | None,
-) -> Path:
+def _fetch_all(repo: Repo, revision: str | None, wanted: Wanted, on_progress: Progress | None) -> Path:
+    files = list(repo.files)
     if INDEX in files:
         index = read_json(fetch(repo, INDEX, on_progress))
         plan = plan_files(files, index, wanted.variant, wanted.components, repo.id)
         names = (*plan.small, *(plan.weights if wanted.weights else ()))
-    elif (layout := layout_of(files)) is not None and wanted.components is None:
-        names = plan_original(files, layout, wanted.variant, wanted.halves, repo.id)
+    elif (release := release_of(files)) is not None and wanted.components is None:
+        names = plan_original(files, release, wanted.variant, wanted.halves, repo.id)
     else:
         raise HubError(
             f"{repo.id} has no {INDEX}.",
@@ -223,7 +220,7 @@ def resolve_files(
                 "HF_HUB_OFFLINE is set; unset it to download.",
             )
     try:
-        repo, _ = _ask(model, revision, root, endpoint, token)
+        repo = _ask(model, revision, root, endpoint, token)
         for name in wanted:
             fetch(repo, name, on_progress)
         remember(repo, revision or "main")
@@ -252,12 +249,12 @@ def _in_cache(cache: Path, model: str, revision: str | None, wanted: Wanted) -> 
     if snapshot is None:
         return None
     files = files_in(snapshot)
-    layout = layout_of(files)
+    release = release_of(files)
     try:
         if INDEX in files:
             plan_files(files, read_json(snapshot / INDEX), wanted.variant, wanted.components, model)
-        elif layout is not None and wanted.components is None:
-            plan_original(files, layout, wanted.variant, wanted.halves, model)
+        elif release is not None and wanted.components is None:
+            plan_original(files, release, wanted.variant, wanted.halves, model)
         else:
             return None
     except CheckpointError:
@@ -289,7 +286,7 @@ def list_files(model: str, *, revision: str | None = None, token: str | None = N
             "HF_HUB_OFFLINE is set; unset it to download.",
         )
     try:
-        return _ask(model, revision, root, None, token)[1]
+        return list(_ask(model, revision, root, None, token).files)
     except HubUnreachableError:
         if not known:
             raise
@@ -299,30 +296,25 @@ def list_files(model: str, *, revision: str | None = None, token: str | None = N
 def cached_models(cache: Path | None = None) -> list[CachedModel]:
     """The models of this family in the hub's cache, in the order of their ids.
 
-    The path is the folder of the main branch, or the newest one. Counted are all bytes kept for the model,
-    those of unfinished downloads too.
+    The path is the folder of the main branch, or the newest one.
     """
-    if cache is None:
-        from huggingface_hub import constants
+    from huggingface_hub import constants, scan_cache_dir
 
-        cache = Path(constants.HF_HUB_CACHE)
+    root = Path(constants.HF_HUB_CACHE) if cache is None else cache
+    if not root.is_dir():
+        return []
     models = []
-    for storage in sorted(cache.glob("models--*--*")):
-        snapshots = sorted(storage.glob("snapshots/*"), key=lambda path: path.stat().st_mtime)
-        family = [path for path in snapshots if _is_family(path)]
-        if not family:
-            continue
-        main = storage / "refs" / "main"
-        head = storage / "snapshots" / (main.read_text().strip() if main.is_file() else "")
-        size = sum(path.stat().st_size for path in storage.glob("blobs/*"))
-        name = storage.name.removeprefix("models--").replace("--", "/", 1)
-        models.append(CachedModel(name, head if head in family else family[-1], size))
+    for repo in sorted(scan_cache_dir(root).repos, key=lambda repo: repo.repo_id):
+        known = sorted(repo.revisions, key=lambda one: ("main" in one.refs, one.last_modified))
+        family = [one.snapshot_path for one in known if _is_family(one.snapshot_path)]
+        if repo.repo_type == "model" and family:
+            models.append(CachedModel(repo.repo_id, family[-1], repo.size_on_disk))
     return models
 
 
 def _is_family(folder: Path) -> bool:
     if not (folder / INDEX).is_file():
-        return layout_of(files_in(folder)) is not None
+        return release_of(files_in(folder)) is not None
     try:
         return "Kandinsky" in str(read_json(folder / INDEX).get("_class_name", ""))
     except CheckpointError:

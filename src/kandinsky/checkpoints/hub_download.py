@@ -1,30 +1,22 @@
-"""One file from a model hub into the hub's own cache, continuing where an earlier attempt stopped.
-
-The cache is the one that other programs share: content under `blobs`, a folder of links for each commit under
-`snapshots`, and the commit of each branch under `refs`. The downloads are ours because the hub library's own
-start anew after every interruption of the program.
-"""
+"""One file from a model hub into the cache that all programs share, proved by the sum that the hub names."""
 
 import hashlib
-import os
-import re
 import shutil
-import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, field
+from logging import ERROR
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from kandinsky.core.errors import HubError
+from kandinsky.core.files import write_atomically
 
 Progress = Callable[[str, int, int], None]
-"""Told the file's name, its bytes that are here, and its bytes in all."""
+"""Called with the file's name, its bytes that are here, and its bytes in all."""
 
-RETRIES = 5
-CHUNK = 1 << 20
 CONNECT_SECONDS = 10.0
-READ_SECONDS = 30.0
 
 
 class HubUnreachableError(HubError):
@@ -32,14 +24,23 @@ class HubUnreachableError(HubError):
 
 
 @dataclass(frozen=True)
+class RemoteFile:
+    """What the hub says of a file's content: bytes, and the SHA-256 of a large one."""
+
+    size: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class Repo:
-    """A model at one commit on a hub, and the cache its files go to."""
+    """A model at one commit on a hub with its files, and the cache that they go to."""
 
     id: str
     commit: str
     cache: Path
     endpoint: str | None = None
     token: str | None = None
+    files: Mapping[str, RemoteFile] = field(default_factory=dict)
 
     @property
     def storage(self) -> Path:
@@ -60,135 +61,101 @@ def storage_of(cache: Path, model: str) -> Path:
 def fetch(repo: Repo, name: str, on_progress: Progress | None = None) -> Path:
     """Makes sure that the file `name` of a repository is in the cache, and returns its path there.
 
-    A file that is there costs no request. Raises HubError when it cannot be had.
+    A file that is there costs no request. A broken connection is taken up where it broke. Raises HubError
+    when the file cannot be had, and when a large one is not what the hub says it is.
     """
     parts = PurePosixPath(name).parts
     if PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:
         raise HubError(f"{repo.id} lists a file outside itself: {name!r}.", "Do not trust this repository.")
-    pointer = repo.snapshot.joinpath(*parts)
-    if pointer.exists():
-        return pointer
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    path = repo.snapshot.joinpath(*parts)
+    if path.exists():
+        return path
+    from huggingface_hub import hf_hub_download
 
-    url = hf_hub_url(repo.id, name, revision=repo.commit, endpoint=repo.endpoint)
-    with hub_errors(repo.id, repo.commit, name):
-        told = get_hf_file_metadata(url, token=repo.token, timeout=CONNECT_SECONDS, endpoint=repo.endpoint)
-        if not told.etag or not re.fullmatch(r"[\w.-]+", told.etag):
-            raise HubError(f"The hub names no version of {repo.id}/{name}.", "Is HF_ENDPOINT a model hub?")
-        blob = repo.storage / "blobs" / told.etag
-        lock = repo.cache / ".locks" / repo.storage.name / f"{told.etag}.lock"
-        for folder in (blob.parent, pointer.parent, lock.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        # The lock is the one that the hub library takes for the same content.
-        with import_module("huggingface_hub.utils").WeakFileLock(lock):
-            if not blob.exists():
-                _Download(repo, name, url, blob, told.size, on_progress).run()
-            _link(blob, pointer)
-    if on_progress is not None:
-        on_progress(name, blob.stat().st_size, blob.stat().st_size)
-    return pointer
-
-
-@dataclass(frozen=True)
-class _Download:
-    """A transfer of one content to `blob`, by way of a partial file that outlives the program."""
-
-    repo: Repo
-    name: str
-    url: str
-    blob: Path
-    size: int | None
-    on_progress: Progress | None
-
-    @property
-    def partial(self) -> Path:
-        return self.blob.with_name(f"{self.blob.name}.incomplete")
-
-    def run(self) -> None:
-        resumed = self._here() > 0
-        free = shutil.disk_usage(self.blob.parent).free
-        if self.size is not None and self.size - self._here() > free:
-            raise HubError(
-                f"{self.repo.id}/{self.name} needs {self.size - self._here()} more bytes, but "
-                f"{self.blob.parent} has {free} left.",
-                "Make room, or set HF_HOME to another disk.",
-            )
-        failures = 0
-        while self.size is None or self._here() != self.size:
-            before, reason = self._here(), None
-            try:
-                if self._stream(before):
-                    break
-            except transport_errors() as error:
-                reason = error
-            resumed = True
-            failures = 0 if self._here() > before else failures + 1
-            if failures > RETRIES:
-                raise HubUnreachableError(
-                    f"{self.repo.id}/{self.name} stopped at {self._here()} of {self.size} bytes.",
-                    "Try again; it continues there.",
-                ) from reason
-            time.sleep(min(0.1 * 2**failures, 5.0))
-        self._check(resumed)
-        self.partial.replace(self.blob)
-
-    def _here(self) -> int:
-        return self.partial.stat().st_size if self.partial.exists() else 0
-
-    def _stream(self, start: int) -> bool:
-        """Appends what comes after byte `start`; False when the server cannot begin there."""
-        hub = import_module("huggingface_hub.utils")
-        headers = {**hub.build_hf_headers(token=self.repo.token), "Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
-        request = hub.get_session().stream(
-            "GET", self.url, headers=headers, follow_redirects=True, timeout=READ_SECONDS
+    stated = repo.files.get(name, RemoteFile())
+    blob = repo.storage / "blobs" / (stated.sha256 or name)
+    downloads = not blob.exists()
+    with hub_errors(repo.id, repo.commit, name), _silence():
+        if downloads:
+            _check_space(repo, name, stated.size)
+        hf_hub_download(
+            repo.id,
+            name,
+            revision=repo.commit,
+            cache_dir=repo.cache,
+            token=repo.token,
+            endpoint=repo.endpoint,
+            library_name="kandinsky",
+            etag_timeout=CONNECT_SECONDS,
+            tqdm_class=_bar(name, on_progress),
         )
-        with request as response:
-            if response.status_code == 416:  # the partial file is longer than the content: begin again
-                self.partial.unlink()
-                return False
-            if response.status_code >= 400:
-                response.read()
-                hub.hf_raise_for_status(response)
-            start = start if response.status_code == 206 else 0
-            with self.partial.open("ab" if start else "wb") as file:
-                for data in response.iter_raw():
-                    file.write(data)
-                    start += len(data)
-                    if self.on_progress is not None:
-                        self.on_progress(self.name, start, max(start, self.size or 0))
-                file.flush()
-                os.fsync(file.fileno())
-        return True
-
-    def _check(self, resumed: bool) -> None:
-        """Its length and, when several transfers made it, the sum that large files are named after."""
-        wrong = self.size is not None and self._here() != self.size
-        if resumed and not wrong and re.fullmatch(r"[0-9a-f]{64}", self.blob.name):
-            total = hashlib.sha256()
-            with self.partial.open("rb") as file:
-                while data := file.read(CHUNK):
-                    total.update(data)
-            wrong = total.hexdigest() != self.blob.name
-        if wrong:
-            here = self._here()
-            self.partial.unlink(missing_ok=True)
-            raise HubError(
-                f"{self.repo.id}/{self.name} arrived damaged ({here} of {self.size} bytes).", "Try again."
-            )
+    if downloads and stated.sha256 is not None:
+        _prove(repo, name, path, stated.sha256)
+    if on_progress is not None:
+        on_progress(name, path.stat().st_size, path.stat().st_size)
+    return path
 
 
-def _link(blob: Path, pointer: Path) -> None:
-    if pointer.exists():
-        return
-    pointer.unlink(missing_ok=True)  # a link whose content was deleted
+def _check_space(repo: Repo, name: str, size: int | None) -> None:
+    repo.storage.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(repo.storage).free
+    if size is not None and size > free:
+        raise HubError(
+            f"{repo.id}/{name} needs {size} more bytes, but {repo.storage} has {free} left.",
+            "Make room, or set HF_HOME to another disk.",
+        )
+
+
+def _prove(repo: Repo, name: str, path: Path, wanted: str) -> None:
+    """Raises HubError, and removes the file, when its content has another sum than the hub says."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != wanted:
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+        raise HubError(
+            f"{repo.id}/{name} arrived damaged: its SHA-256 is {found}, the hub names {wanted}.", "Try again."
+        )
+
+
+def _bar(name: str, on_progress: Progress | None) -> type:
+    """A class of progress bars, as the hub library makes them, that calls `on_progress` instead."""
+
+    class Bar:
+        def __init__(self, *_: object, total: int | None = None, initial: int = 0, **__: object) -> None:
+            self.total, self.done = total or 0, initial
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.close()
+
+        def update(self, count: float | None = 1) -> None:
+            self.done += int(count or 0)
+            if on_progress is not None:
+                on_progress(name, self.done, max(self.done, self.total))
+
+        def close(self) -> None:
+            """Nothing is shown, so that nothing is to be put away."""
+
+        set_description = set_postfix_str = refresh = lambda self, *_, **__: None
+
+    return Bar
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps what the hub library writes of retries from the terminal: errors say it, in one line."""
+    from huggingface_hub import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(ERROR)
     try:
-        pointer.symlink_to(os.path.relpath(blob, pointer.parent))
-    except OSError:  # some file systems have no links
-        temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}")
-        shutil.copyfile(blob, temporary)
-        temporary.replace(pointer)
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def remember(repo: Repo, revision: str) -> None:
@@ -196,63 +163,62 @@ def remember(repo: Repo, revision: str) -> None:
     if revision == repo.commit or ".." in PurePosixPath(revision).parts:
         return
     path = repo.storage / "refs" / revision
-    with suppress(OSError):  # a cache that only others may write to is still good to read
+    with suppress(OSError, HubError):  # a cache that only others may write to is still good to read
         if not path.is_file() or path.read_text().strip() != repo.commit:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-            temporary.write_text(repo.commit)
-            temporary.replace(path)
-
-
-def transport_errors() -> type[Exception]:
-    """What the HTTP client in use raises when a connection fails or breaks."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # The hub library changed its client between releases; its own error derives from the client's.
-    return next(base for base in HfHubHTTPError.__mro__ if base.__module__.startswith("httpx"))
+            write_atomically(path, repo.commit.encode())
 
 
 @contextmanager
 def hub_errors(model: str, revision: str | None, name: str = "") -> Iterator[None]:
     """Turns what the hub library raises inside the block into one HubError in plain words."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # The hub library changed its HTTP client between releases; its own error derives from the client's.
+    transport: type[Exception] = HfHubHTTPError.__mro__[1]
+    try:
+        yield
+    except (OSError, HFValidationError, transport) as error:
+        raise _in_words(error, model, revision, name) from error
+
+
+def _in_words(error: BaseException, model: str, revision: str | None, name: str) -> HubError:  # noqa: PLR0911
     from huggingface_hub import errors
 
     what = f"{model}/{name}" if name else model
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        raise HubError(
-            f"{model} is gated: its owner asks for an agreement first.",
-            "Accept it on the model's page, then log in with 'hf auth login' or give a token.",
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise HubError(
-            f"{model} has no revision {revision!r}.", "Check the branch, tag or commit."
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise HubError(f"{model} has no file {name!r}.", "Is it the right model and revision?") from error
-    except errors.RepositoryNotFoundError as error:
-        raise HubError(
-            f"The hub has no model {model!r}, or it is private.",
-            "Check the spelling; for a private model log in with 'hf auth login' or give a token.",
-        ) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise HubUnreachableError(
-            f"{what} is not in the cache.", "HF_HUB_OFFLINE is set; unset it."
-        ) from error
-    except errors.HfHubHTTPError as error:
-        raise _refusal(what, error.response.status_code) from error
-    except errors.HFValidationError as error:
-        raise HubError(f"{model!r} is no model id: {error}.", "It looks like 'owner/name'.") from error
-    except transport_errors() as error:
-        raise HubUnreachableError(
-            f"The hub does not answer ({type(error).__name__}) for {what}.",
-            "Check the connection and HF_ENDPOINT; what is in the cache works with HF_HUB_OFFLINE=1.",
-        ) from error
-    except OSError as error:
-        raise HubError(
-            f"{what} cannot be stored: {error.strerror or error}.", "Check the cache folder (HF_HOME)."
-        ) from error
+    match error:
+        case errors.LocalEntryNotFoundError() if error.__cause__ is not None:
+            return _in_words(error.__cause__, model, revision, name)
+        case errors.GatedRepoError():
+            return HubError(
+                f"{model} is gated: its owner asks for an agreement first.",
+                "Accept it on the model's page, then log in with 'hf auth login' or give a token.",
+            )
+        case errors.RevisionNotFoundError():
+            return HubError(f"{model} has no revision {revision!r}.", "Check the branch, tag or commit.")
+        case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
+            return HubUnreachableError(f"{what} is not in the cache.", "HF_HUB_OFFLINE is set; unset it.")
+        case errors.EntryNotFoundError():
+            return HubError(f"{model} has no file {name!r}.", "Is it the right model and revision?")
+        case errors.RepositoryNotFoundError():
+            return HubError(
+                f"The hub has no model {model!r}, or it is private.",
+                "Check the spelling; for a private model log in with 'hf auth login' or give a token.",
+            )
+        case errors.HfHubHTTPError():
+            return _refusal(what, error.response.status_code)
+        case errors.HFValidationError():
+            return HubError(f"{model!r} is no model id: {error}.", "It looks like 'owner/name'.")
+        case OSError() if error.errno is None and name:
+            return HubUnreachableError(f"{what} arrived in part: {error}".split("\n")[0], "Try again.")
+        case OSError():
+            return HubError(
+                f"{what} cannot be stored: {error.strerror or error}.", "Check the cache folder (HF_HOME)."
+            )
+    return HubUnreachableError(
+        f"The hub does not answer ({type(error).__name__}) for {what}.",
+        "Check the connection and HF_ENDPOINT; what is in the cache works with HF_HUB_OFFLINE=1.",
+    )
 
 
 def _refusal(what: str, status: int) -> HubError:

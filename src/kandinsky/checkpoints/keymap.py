@@ -5,15 +5,99 @@ the same numbers. Names are templates: `{i}` stands for a whole number, `{p}` fo
 for one word without a dot.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from kandinsky.checkpoints.name_templates import Templates
 from kandinsky.core.errors import CheckpointError
+
+_PLACE = re.compile(r"\{(\w+)\}")
+_PARTS = ("weight", "bias")
+_NUMBER, _PART = "#", "*"
+"""What numbers and the names of parts are in a form."""
+Form = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A template each of whose places is a whole word between dots; `names` are those places' names or ""."""
+
+    position: int
+    words: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def values(self, words: list[str]) -> dict[str, str] | None:
+        """What a name of the same form has in the places, None where another word differs."""
+        found: dict[str, str] = {}
+        for own, name, word in zip(self.words, self.names, words, strict=True):
+            if name:
+                if found.setdefault(name, word) != word:
+                    return None
+            elif own != word:
+                return None
+        return found
+
+
+class Templates:
+    """Templates of names in the order in which they are to be tried, found by the form of a name.
+
+    Trying hundreds of patterns on every tensor takes longer than reading the tensors of a small model.
+
+    `{p}` stands for `weight` or `bias`, `{w}` for one word without a dot, any other place for a whole number;
+    the same place twice is the same text twice.
+    """
+
+    def __init__(self, templates: Iterable[str]) -> None:
+        self._plain: dict[Form, list[_Plain]] = {}
+        self._others: list[tuple[int, re.Pattern[str]]] = []
+        for position, template in enumerate(templates):
+            words = template.split(".")
+            places = [_PLACE.fullmatch(word) for word in words]
+            names = tuple(place[1] if place else "" for place in places)
+            if "w" in names or any("{" in w for w, name in zip(words, names, strict=True) if not name):
+                self._others.append((position, _pattern(template)))
+                continue
+            form = tuple(
+                _form(word) if not name else _PART if name == "p" else _NUMBER
+                for word, name in zip(words, names, strict=True)
+            )
+            self._plain.setdefault(form, []).append(_Plain(position, tuple(words), names))
+
+    def matches(self, name: str) -> Iterator[tuple[int, dict[str, str]]]:
+        """The positions of the templates that fit a name, in order, each with what is in its places."""
+        words = name.split(".")
+        found = []
+        for template in self._plain.get(tuple(_form(word) for word in words), ()):
+            if (values := template.values(words)) is not None:
+                found.append((template.position, values))
+        for position, pattern in self._others:
+            if match := pattern.fullmatch(name):
+                found.append((position, match.groupdict()))
+        yield from sorted(found, key=lambda pair: pair[0]) if self._others else found
+
+
+def _form(word: str) -> str:
+    if word.isdigit() and word.isascii():
+        return _NUMBER
+    return _PART if word in _PARTS else word
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    pattern, seen = "", set[str]()
+    for position, piece in enumerate(_PLACE.split(template)):
+        if position % 2 == 0:
+            pattern += re.escape(piece)
+        elif piece in seen:
+            pattern += f"(?P={piece})"
+        else:
+            seen.add(piece)
+            kind = {"p": "|".join(_PARTS), "w": r"[^.]+"}.get(piece, r"[0-9]+")
+            pattern += f"(?P<{piece}>{kind})"
+    return re.compile(pattern)
 
 
 @dataclass(frozen=True)
@@ -33,6 +117,75 @@ SAME = Layout("same", lambda parts: parts[0], lambda native, _: [native])
 STACKED = Layout("stacked", lambda parts: torch.cat(list(parts), dim=0), _chunk)
 """Several foreign tensors of equal height, one above the other (a fused q, k, v projection)."""
 
+TRANSPOSED = Layout(
+    "transposed", lambda parts: parts[0].T.contiguous(), lambda native, _: [native.T.contiguous()]
+)
+"""A matrix that the file multiplies from the other side."""
+
+ROW = Layout("row", lambda parts: parts[0][None], lambda native, _: [native.squeeze(0)])
+"""A vector (D,) in the file, one row (1, D) in the network."""
+
+
+def interleaved(parts: int, head_dim: int) -> Layout:
+    """A fused projection whose rows the file groups by head, and our networks by part.
+
+    The file has, for each head, `head_dim` rows of each part in turn (of queries, keys and values, say); the
+    network has all heads' rows of the first part, then all of the second, and so on. Packing raises
+    CheckpointError when the rows are not a whole number of heads.
+    """
+
+    def regroup(tensor: Tensor, outer: int) -> Tensor:
+        inner = tensor.shape[0] // (outer * head_dim)
+        grouped = tensor.reshape(outer, inner, head_dim, *tensor.shape[1:])
+        return grouped.transpose(0, 1).reshape(tensor.shape)
+
+    def pack(foreign: Sequence[Tensor]) -> Tensor:
+        tensor = foreign[0]
+        heads, rest = divmod(tensor.shape[0], parts * head_dim)
+        if rest:
+            raise CheckpointError(
+                f"A projection of {tensor.shape[0]} rows is not made of heads of {parts} x {head_dim}.",
+                "The file is damaged or of another model.",
+            )
+        return regroup(tensor, heads)
+
+    return Layout(f"{parts} parts by heads of {head_dim}", pack, lambda native, _: [regroup(native, parts)])
+
+
+def convolution(axes: int, layout: Layout = SAME) -> Layout:
+    """Weights of convolutions of size 1 in the file, matrices in the network; biases are the same in both.
+
+    `axes` is the number of spatial axes, all of length 1; `layout` says how the tensors lie otherwise.
+    """
+
+    def matrix(tensor: Tensor) -> Tensor:
+        return tensor if tensor.ndim == 1 else tensor.flatten(1)
+
+    def kernel(tensor: Tensor) -> Tensor:
+        return tensor if tensor.ndim == 1 else tensor[(..., *[None] * axes)]
+
+    return Layout(
+        f"convolution of {layout.name}",
+        lambda parts: layout.pack([matrix(part) for part in parts]),
+        lambda native, count: [kernel(part) for part in layout.unpack(native, count)],
+    )
+
+
+def _pack_tied(parts: Sequence[Tensor]) -> Tensor:
+    first = parts[0]
+    for other in parts[1:]:
+        # Two views of the same numbers need no comparison, and tensors without memory allow none.
+        if not other.is_meta and other.data_ptr() != first.data_ptr() and not torch.equal(first, other):
+            raise CheckpointError(
+                f"Two copies of a tied table of shape {tuple(first.shape)} differ.",
+                "The file is damaged or of another model.",
+            )
+    return first
+
+
+TIED = Layout("tied", _pack_tied, lambda native, count: [native] * count)
+"""One tensor that the file names several times."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -51,6 +204,12 @@ def rename(native: str, foreign: str) -> Entry:
 def stack(native: str, *foreign: str) -> Entry:
     """Foreign tensors that our network holds as one, stacked on the first axis in this order."""
     return Entry(native, foreign, STACKED)
+
+
+def renames(names: Mapping[str, str], native: str = "", foreign: str = "") -> list[Entry]:
+    """Weights and biases of modules under other names, ours and theirs below a module each."""
+    ours, theirs = (f"{above}." if above else "" for above in (native, foreign))
+    return [rename(f"{ours}{one}.{{p}}", f"{theirs}{other}.{{p}}") for one, other in names.items()]
 
 
 class KeyMap:

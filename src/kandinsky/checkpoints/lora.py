@@ -16,41 +16,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from kandinsky.adapters.lora import Adapter, LowRank, Place
-from kandinsky.checkpoints import formats
+from kandinsky.checkpoints.components import Component, config_of
 from kandinsky.checkpoints.files import read_json, write_json
-from kandinsky.checkpoints.formats import Format
 from kandinsky.checkpoints.keymap import KeyMap, summary
+from kandinsky.checkpoints.maps.networks import COMPONENTS, component_of
 from kandinsky.checkpoints.weights import read_header, read_tensor_file, write_tensor_file
 from kandinsky.core.errors import CheckpointError, ConfigError
-from kandinsky.networks.clip import ClipText
-from kandinsky.networks.prior import Prior
-from kandinsky.networks.t5 import T5Encoder
-from kandinsky.networks.unet2 import UNet2
-from kandinsky.networks.unet3 import UNet3
-from kandinsky.networks.xlmr import MultilingualClip
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
 SETTINGS, NOTES = "lora_adapter_metadata", "kandinsky"
 
-
-@dataclass(frozen=True)
-class Adaptable:
-    """A kind of network that takes adapters: its names in files, and which modules are adapted by default."""
-
-    form: Format
-    targets: tuple[str, ...]
-
-
-ADAPTABLE: Mapping[type[nn.Module], Adaptable] = {
-    UNet2: Adaptable(formats.UNET, ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")),
-    UNet3: Adaptable(formats.UNET3, ("to_q", "to_k", "to_v", "to_out.0")),
-    Prior: Adaptable(formats.PRIOR, ("to_q", "to_k", "to_v", "to_out.0")),
-    ClipText: Adaptable(formats.CLIP_TEXT, ("q_proj", "k_proj", "v_proj", "out_proj")),
-    MultilingualClip: Adaptable(formats.MULTILINGUAL, ("query", "key", "value", "attention.output.dense")),
-    T5Encoder: Adaptable(formats.SECOND_TEXT, ("q", "k", "v", "o")),
-}
 
 # Older files of diffusers name the attention's processor, and its projections on it.
 _PROCESSOR = re.compile(r"\.processor\.(\w+)_lora\.(down|up)\.weight$")
@@ -69,11 +46,16 @@ class LoraFile:
     notes: dict[str, Any]
 
 
+def takes_adapters(network: nn.Module) -> bool:
+    """Whether networks of this kind can have adapters."""
+    found = component_of(type(network))
+    return found is not None and bool(found.adapted)
+
+
 def network_keys(network: nn.Module) -> KeyMap:
     """The names of a network's tensors in files; ConfigError for a kind that takes no adapters."""
-    form = _adaptable(network).form
-    config: Any = network.config
-    return form.keys(config, None)
+    keys: KeyMap = _adaptable(network).keys(config_of(network), None)
+    return keys
 
 
 def modules_of(network: nn.Module) -> dict[str, Place]:
@@ -103,7 +85,7 @@ def choose_places(network: nn.Module, targets: Iterable[str] | None = None) -> l
 
     None is the attention's projections. Raises ConfigError for a target that no module has.
     """
-    wanted = _adaptable(network).targets if targets is None else tuple(targets)
+    wanted = _adaptable(network).adapted if targets is None else tuple(targets)
     known = modules_of(network)
     chosen: dict[Place, None] = {}
     for target in wanted:
@@ -214,12 +196,12 @@ def _read_name(name: str) -> tuple[str, str]:
     )
 
 
-def _adaptable(network: nn.Module) -> Adaptable:
-    found = ADAPTABLE.get(type(network))
-    if found is None:
+def _adaptable(network: nn.Module) -> Component:
+    found = component_of(type(network))
+    if found is None or not found.adapted:
+        known = dict.fromkeys(spec.class_name for spec in COMPONENTS if spec.adapted)
         raise ConfigError(
-            f"A {type(network).__name__} takes no adapters.",
-            f"Those that do: {', '.join(kind.__name__ for kind in ADAPTABLE)}.",
+            f"A {type(network).__name__} takes no adapters.", f"Those that do: {', '.join(known)}."
         )
     return found
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from kandinsky.checkpoints.maps.original_files import LAYOUTS, Layout
-from kandinsky.checkpoints.weight_names import choose, is_small
+from kandinsky.checkpoints.maps.original_files import RELEASES, OriginalFiles
+from kandinsky.checkpoints.weight_files import choose, is_small
 from kandinsky.core.errors import CheckpointError, HubError
 
 DECODER, PRIOR = "decoder", "prior"
@@ -17,14 +17,14 @@ CLIP_VOCABULARY = ("vocab.json", "merges.txt", "tokenizer_config.json", "special
 _TOKENIZERS = ("tokenizer.json", "sentencepiece.bpe.model", "spiece.model")
 
 
-def layout_of(files: Iterable[str]) -> Layout | None:
+def release_of(files: Iterable[str]) -> OriginalFiles | None:
     """The release whose U-Nets or prior are among `files`; None when there is none."""
     names = set(files)
-    return next((known for known in LAYOUTS if names & {*known.unets.values(), known.prior}), None)
+    return next((known for known in RELEASES if names & {*known.unets.values(), known.prior}), None)
 
 
 def plan_original(
-    files: Iterable[str], layout: Layout, variant: str | None, halves: Iterable[str], where: str
+    files: Iterable[str], release: OriginalFiles, variant: str | None, halves: Iterable[str], where: str
 ) -> tuple[str, ...]:
     """Says which of a repository's `files` the `halves` of a release need, small ones first.
 
@@ -32,14 +32,14 @@ def plan_original(
     and for what is missing.
     """
     names = set(files)
-    wanted = list(_decoder(names, layout, variant, where)) if DECODER in halves else []
-    if PRIOR in halves and layout.prior is not None:
-        wanted += [layout.prior, str(layout.statistics)]
-        wanted += [layout.clip] if layout.clip in names else []
+    wanted = list(_decoder(names, release, variant, where)) if DECODER in halves else []
+    if PRIOR in halves and release.prior is not None:
+        wanted += [release.prior, str(release.statistics)]
+        wanted += [release.clip] if release.clip in names else []
         # Towers and vocabularies that a repository holds itself save those from elsewhere.
-        for folder in (layout.clip_folder, *layout.vocabularies):
+        for folder in (release.clip_folder, *release.vocabularies):
             wanted += [f"{folder}/{name}" for name in _inside(names, str(folder)) if is_small(name)]
-        wanted += _weights(names, str(layout.clip_folder), where)
+        wanted += _weights(names, str(release.clip_folder), where)
     for name in wanted:
         if name not in names:
             raise HubError(f"{where} has no file {name!r}.", "The model is incomplete.")
@@ -47,17 +47,17 @@ def plan_original(
     return tuple(sorted(wanted, key=lambda name: not is_small(name)))
 
 
-def _decoder(names: set[str], layout: Layout, variant: str | None, where: str) -> Iterator[str]:
+def _decoder(names: set[str], release: OriginalFiles, variant: str | None, where: str) -> Iterator[str]:
     try:
-        unet = layout.unets[layout.unet_of(variant, names.__contains__)]
+        unet = release.unets[release.unet_of(variant, names.__contains__)]
     except CheckpointError as error:
         raise HubError(f"{where}: {error.message}", error.hint) from error
-    yield from (unet, layout.codec)
-    for folder in (layout.text_encoder, layout.second_text_encoder):
+    yield from (unet, release.codec)
+    for folder in (release.text_encoder, release.second_text_encoder):
         # Where a release took its text encoder from elsewhere, so must whoever loads it.
-        if folder is not None and (_inside(names, folder) or layout.published_text_encoder is None):
+        if folder is not None and (_inside(names, folder) or release.published_text_encoder is None):
             yield from _encoder(names, folder, where)
-    beside = [f"{layout.text_encoder}/{file}" for owner, file in layout.projections if owner == unet]
+    beside = [f"{release.text_encoder}/{file}" for owner, file in release.projections if owner == unet]
     yield from (file for file in beside if file in names)
 
 

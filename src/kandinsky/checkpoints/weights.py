@@ -1,25 +1,24 @@
 """Tensors in files: safetensors, pickles of which nothing is ever run, shards, and strict loading."""
 
 import json
-import math
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from kandinsky.checkpoints.files import make_folder, read_json, sync, write_json
-from kandinsky.checkpoints.hollow import hollow
+from kandinsky.checkpoints.files import make_folder, read_json, write_json
 from kandinsky.checkpoints.keymap import summary
-from kandinsky.checkpoints.weight_names import choose, file_name, index_name, parse, stems_for
+from kandinsky.checkpoints.weight_files import choose, file_name, index_name, parse, stems_for
 from kandinsky.core.errors import CheckpointError, OutputError
-from kandinsky.core.files import write_atomically
+from kandinsky.core.files import sync, write_atomically
 
 __all__ = [
     "load_strict",
@@ -33,8 +32,10 @@ __all__ = [
     "write_weights",
 ]
 
+Tensors = Mapping[str, Tensor]
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".th")
 M = TypeVar("M", bound=nn.Module)
+Content = TypeVar("Content")
 
 
 def read_weights(folder: Path, stem: str, variant: str | None = None) -> dict[str, Tensor]:
@@ -169,7 +170,7 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], header: Mapping
     The same tensors and header give the same bytes.
     """
     make_folder(path.parent)
-    data = save(_plain(tensors), metadata={"format": "pt", **header})
+    data = save(dict(dense(tensors)), metadata={"format": "pt", **header})
     length = int.from_bytes(data[:8], "little")
     # The library puts the header's own entries in a random order.
     said = json.loads(data[8 : 8 + length])
@@ -217,14 +218,21 @@ def write_weights(
     All shards are on the disk under temporary names before the first takes its place, and files of an earlier
     save of the same stem and variant go last. Returns the paths written. Raises OutputError when it cannot.
     """
-    groups = _split(tensors, max_shard_bytes)
-    parts = len(groups) if len(groups) > 1 else 0
-    names = [file_name(stem, variant, part, parts) for part in range(1, len(groups) + 1)]
+    groups = {file_name(stem, variant): list(tensors)}
+    if max_shard_bytes is not None and sum(map(_bytes, tensors.values())) > max_shard_bytes:
+        from huggingface_hub import split_torch_state_dict_into_shards
+
+        pattern = file_name(stem, variant, "{suffix}")
+        split = split_torch_state_dict_into_shards(
+            dict(tensors), filename_pattern=pattern, max_shard_size=max_shard_bytes
+        )
+        groups = split.filename_to_tensors
+    names = list(groups)
     temporary = [folder / f".{name}.tmp" for name in names]
     make_folder(folder)
     try:
-        for path, group in zip(temporary, groups, strict=True):
-            save_file(_plain({name: tensors[name] for name in group}), path, metadata={"format": "pt"})
+        for path, group in zip(temporary, groups.values(), strict=True):
+            save_file(dense({name: tensors[name] for name in group}), path, metadata={"format": "pt"})
             sync(path)
         for path, name in zip(temporary, names, strict=True):
             path.replace(folder / name)
@@ -237,9 +245,9 @@ def write_weights(
     finally:
         for path in temporary:
             path.unlink(missing_ok=True)
-    if parts:
+    if len(groups) > 1:
         total = sum(_bytes(tensor) for tensor in tensors.values())
-        places = {tensor: name for name, group in zip(names, groups, strict=True) for tensor in group}
+        places = {tensor: name for name, group in groups.items() for tensor in group}
         names.append(index_name(stem, variant))
         write_json(folder / names[-1], {"metadata": {"total_size": total}, "weight_map": places})
     for path in list(folder.iterdir()):
@@ -253,31 +261,29 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _split(tensors: Mapping[str, Tensor], limit: int | None) -> list[list[str]]:
-    groups: list[list[str]] = [[]]
-    room = math.inf if limit is None else limit
-    for name, tensor in tensors.items():
-        if groups[-1] and _bytes(tensor) > room:
-            groups.append([])
-            room = math.inf if limit is None else limit
-        groups[-1].append(name)
-        room -= _bytes(tensor)
-    return groups
+def dense(content: Content) -> Content:
+    """The same containers with tensors in main memory, each dense and alone in its memory.
+
+    A pickle holds the whole memory of what is saved, and safetensors refuses two tensors in one place.
+    """
+    return cast(Content, _dense(content, set()))
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same numbers, dense and in main memory, no two in one place (the format forbids it)."""
-    plain: dict[str, Tensor] = {}
-    places: list[tuple[int, int]] = []
-    for name, tensor in tensors.items():
-        dense = tensor.detach().to("cpu").contiguous()
-        begin, end = dense.data_ptr(), dense.data_ptr() + _bytes(dense)
-        if any(begin < other_end and other_begin < end for other_begin, other_end in places):
-            dense = dense.clone()
-        else:
-            places.append((begin, end))
-        plain[name] = dense
-    return plain
+def _dense(content: Any, seen: set[int]) -> Any:
+    match content:
+        case Tensor():
+            tensor = content.detach().to("cpu").contiguous()
+            storage = tensor.untyped_storage()
+            whole = storage.nbytes() == _bytes(tensor) and (place := storage.data_ptr()) not in seen
+            if not whole:
+                return tensor.clone()
+            seen.add(place)
+            return tensor
+        case Mapping():
+            return {name: _dense(value, seen) for name, value in content.items()}
+        case tuple() | list():
+            return type(content)(_dense(value, seen) for value in content)
+    return content
 
 
 def load_strict(
@@ -291,7 +297,7 @@ def load_strict(
     `dtype` None keeps the file's; otherwise floating-point tensors are converted. The module is in evaluation
     mode. Raises CheckpointError that lists the missing, unexpected and mis-shaped tensors of `what`.
     """
-    module = hollow(module_factory)
+    module = meta_init(module_factory)
     expected = module.state_dict()
     faults = []
     if missing := [name for name in expected if name not in native_state]:
@@ -321,3 +327,44 @@ def load_strict(
             "Compute them in forward instead.",
         )
     return module.eval()
+
+
+_FILLS = frozenset(
+    (
+        nn.init.normal_,
+        nn.init.uniform_,
+        nn.init.kaiming_uniform_,
+        nn.init.xavier_uniform_,
+        nn.init.trunc_normal_,
+        Tensor.normal_,
+        Tensor.uniform_,
+        Tensor.fill_,
+        Tensor.zero_,
+    )
+)
+
+
+def meta_init(build: Callable[[], M]) -> M:
+    """Builds a module on the meta device; initial values are not drawn.
+
+    On that device torch draws by a decomposition that imports its whole compiler first, which takes longer
+    than reading the weights of a small model.
+    """
+    with torch.device("meta"), _Undrawn():
+        return build()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out every call that only fills a tensor."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func in _FILLS:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)

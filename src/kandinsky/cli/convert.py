@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from kandinsky.checkpoints.convert import convert as convert_folder
 from kandinsky.checkpoints.maps.original_files import INPAINTING
+from kandinsky.checkpoints.original import open_model
 from kandinsky.checkpoints.original_hub import DECODER, HALVES, PRIOR
-from kandinsky.checkpoints.published import open_model
 from kandinsky.cli.console import err, say
 from kandinsky.cli.progress import Bars
+from kandinsky.generations import convert as convert_folder
 
 
 def components(

@@ -124,7 +124,7 @@ def run(given: argparse.Namespace) -> Iterator[Any]:
     """
     from PIL import Image
 
-    from kandinsky.checkpoints.learned_words import read_words, write_original_words
+    from kandinsky.checkpoints.textual_inversion import read_words, write_original_words
     from kandinsky.training import events, run_config
     from kandinsky.training.data.folder import read_bare_folder
     from kandinsky.training.state import read

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from kandinsky.adapters import lora
 from kandinsky.adapters.lora import Adapter
+from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.checkpoints.files import OWN_ADAPTERS
 from kandinsky.checkpoints.hub import resolve_files
 from kandinsky.checkpoints.lora import (
-    ADAPTABLE,
     DIFFUSERS_FILE,
     from_tensors,
     modules_of,
     read_lora,
+    takes_adapters,
     tensor_module,
     write_lora,
 )
@@ -37,22 +38,18 @@ class AdapterHost(Protocol):
     def dtype(self) -> torch.dtype: ...
 
 
-OF_THE_PRIOR = "prior_"
-"""What components of a prior are called with in files that hold parts of a decoder too."""
-
-
 def adaptable(model: AdapterHost) -> dict[str, nn.Module]:
     """The networks that can wear adapters, by the names of their components in files.
 
     Those are the names in a folder that holds prior and decoder together: `unet`, `prior_prior`,
     `prior_text_encoder`, and `text_encoder` for one that the decoder reads itself.
     """
-    found = {name: module for name, module in model.modules.items() if type(module) in ADAPTABLE}
+    found = {name: module for name, module in model.modules.items() if takes_adapters(module)}
     if "prior" not in found:
         return found
     names = {
-        "prior": "prior_prior",
-        "text_encoder": "prior_text_encoder",
+        "prior": f"{PRIOR_PREFIX}prior",
+        "text_encoder": f"{PRIOR_PREFIX}text_encoder",
         "decoder_text_encoder": "text_encoder",
     }
     return {names.get(name, name): module for name, module in found.items()}
@@ -192,7 +189,7 @@ def _component_for(
     """The component that a part is for: the one it names where the names fit, else the only one they fit."""
     modules = {tensor_module(name) for name in group}
     fitting = [part for part, network in networks.items() if modules <= modules_of(network).keys()]
-    for named in (prefix, OF_THE_PRIOR + prefix):
+    for named in (prefix, PRIOR_PREFIX + prefix):
         if named in fitting:
             return named
     if len(fitting) != 1:

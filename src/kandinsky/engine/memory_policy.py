@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import nn
 
-from kandinsky.checkpoints.stored import Stored
+from kandinsky.checkpoints.lazy_weights import LazyWeights
 from kandinsky.codecs.strips import Tiling, check_tiling
 from kandinsky.conditioning.one_text import OneTextConditioner
 from kandinsky.core.errors import RequestError
@@ -57,7 +57,7 @@ class MemoryOptions:
 
 
 def apply_memory_policy(
-    model: Model, source: Mapping[nn.Module, Stored], options: MemoryOptions
+    model: Model, source: Mapping[nn.Module, LazyWeights], options: MemoryOptions
 ) -> tuple[Model, Policy, WeightResidency | None]:
     """A model just loaded as it runs, the policy chosen, and what brings its weights where that is needed.
 
@@ -81,7 +81,7 @@ def apply_memory_policy(
 
 
 def _caching(
-    running: Model, model: Model, source: Mapping[nn.Module, Stored], options: MemoryOptions
+    running: Model, model: Model, source: Mapping[nn.Module, LazyWeights], options: MemoryOptions
 ) -> Model:
     own, plain = running.conditioner, model.conditioner
     if not isinstance(own, OneTextConditioner) or not isinstance(plain, OneTextConditioner):

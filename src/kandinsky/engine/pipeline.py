@@ -13,9 +13,8 @@ from torch import nn
 
 from kandinsky.checkpoints.diffusers_folder import Folder, open_folder
 from kandinsky.checkpoints.maps.original_files import INPAINTING
-from kandinsky.checkpoints.original import OriginalFolder
+from kandinsky.checkpoints.original import OriginalFolder, open_model
 from kandinsky.checkpoints.original_hub import DECODER, HALVES, PRIOR
-from kandinsky.checkpoints.published import open_model
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.events import Event, Finished, Result

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kandinsky.adapters import lora
 from kandinsky.adapters.tokens import table_of
-from kandinsky.checkpoints.stored import Stored
+from kandinsky.checkpoints.lazy_weights import LazyWeights
 from kandinsky.checkpoints.weights import read_tensor_file, write_tensor_file
 from kandinsky.conditioning.one_text import TextNetwork
 from kandinsky.core.errors import CheckpointError
@@ -29,7 +29,7 @@ class CachingEncoder:
 
     reader: TextNetwork
     network: nn.Module
-    stored: Stored
+    stored: LazyWeights
     folder: Path
     kept: str = ""
 

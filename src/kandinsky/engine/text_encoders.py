@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from kandinsky.adapters.tokens import add_rows, table_of
-from kandinsky.checkpoints.learned_words import read_words
+from kandinsky.checkpoints.textual_inversion import read_words
 from kandinsky.conditioning.decoder_texts import DecoderTexts
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.conditioning.one_text import OneTextConditioner

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kandinsky.checkpoints.stored import Stored, placed, portions
+from kandinsky.checkpoints.lazy_weights import LazyWeights, placed, portions
 
 
 class WeightResidency:
@@ -15,7 +15,9 @@ class WeightResidency:
     holds it alike, and nothing is written back: networks must not be trained meanwhile.
     """
 
-    def __init__(self, stored: Mapping[nn.Module, Stored], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, stored: Mapping[nn.Module, LazyWeights], device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.stored, self.device, self.dtype = stored, device, dtype
         self._held: tuple[nn.Module | None, frozenset[str]] | None = None
 
@@ -38,7 +40,7 @@ class WeightResidency:
         if not away:
             return
         self._held = None
-        self.stored[network].bring(network, away, self.device, self.dtype)
+        self.stored[network].load_to(network, away, self.device, self.dtype)
 
     def fill(self, network: nn.Module, paths: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
         """Brings modules of a network, by their paths, one after the other, and yields each with its path.

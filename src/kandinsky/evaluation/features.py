@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kandinsky.checkpoints.installed import installed_file
+from kandinsky.checkpoints.lpips_weights import installed_file
 from kandinsky.core.errors import CheckpointError, DataError
 from kandinsky.core.files import write_atomically
 

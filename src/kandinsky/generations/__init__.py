@@ -1,23 +1,26 @@
 """Which generation a folder is of: the class in its model index says so, or the names of original files."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Literal
 
-from kandinsky.checkpoints.diffusers_folder import Folder
-from kandinsky.checkpoints.maps.original_files import INPAINTING
-from kandinsky.checkpoints.original import OriginalFolder
-from kandinsky.conditioning.prior_stage import PriorStage
+from torch import nn
+
+from kandinsky.checkpoints.convert import convert as convert_between
+from kandinsky.checkpoints.maps.networks import UNET
+from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
 from kandinsky.generations import k20, k21, k22, k30
+from kandinsky.generations.loading import Generation, Placement
 from kandinsky.generations.model import Model
-from kandinsky.generations.parts import COMBINED_PREFIX, Placement, load_prior
 
 __all__ = [
+    "GENERATIONS",
     "Model",
     "Placement",
     "Source",
+    "build",
+    "convert",
     "denoiser_parameters",
     "kind_for",
     "load_model",
@@ -25,28 +28,25 @@ __all__ = [
     "write_checkpoint",
 ]
 
-Source = Folder | OriginalFolder
+GENERATIONS: list[Generation] = [k21.GENERATION, k22.GENERATION, k20.GENERATION, k30.GENERATION]
+"""All that are known; to add one is to add its row here."""
 
-_DECODERS = (*k21.DECODERS, *k22.DECODERS)
-_COMBINED = (*k21.COMBINED, *k22.COMBINED)
-_PRIORS = (*k21.PRIORS, *k22.PRIORS)
-_WITHOUT_PRIOR = {
-    **dict.fromkeys(k20.FOLDERS, k20.load_model),
-    **dict.fromkeys(k30.FOLDERS, k30.load_model),
-}
-_ORIGINALS_WITHOUT_PRIOR = {k20.ORIGINAL: k20.load_original, k30.ORIGINAL: k30.load_original}
-_WITH_PRIOR = {
-    **dict.fromkeys((*k21.DECODERS, *k21.COMBINED), k21.load_model),
-    **dict.fromkeys((*k22.DECODERS, *k22.COMBINED), k22.load_model),
-}
-_KNOWN = (*_DECODERS, *_COMBINED, *_WITHOUT_PRIOR)
-_BEHAVIOURS: Mapping[str, Mapping[str, object]] = {
-    **dict.fromkeys((k20.ORIGINAL, *k20.FOLDERS), k20.BEHAVIOURS),
-    k30.ORIGINAL: k30.BEHAVIOURS,
-}
-
+convert = partial(convert_between, specs=[generation.spec for generation in GENERATIONS])
+"""Writes a checkpoint in the other layout, see `checkpoints.convert`."""
+TRAINED = k22.GENERATION
+"""The generation that training from scratch makes networks of."""
 write_checkpoint = k22.write_combined
-"""Writes networks that were trained here as a whole checkpoint of the generation they are of."""
+"""Writes networks that were trained here as a whole checkpoint of that generation."""
+
+
+def build(name: str, **sizes: object) -> nn.Module:
+    """A new network of the generation that training makes, by the name of its component and its sizes.
+
+    Raises ConfigError for sizes that cannot be.
+    """
+    spec = next(spec for spec in (*TRAINED.spec.decoder, *TRAINED.spec.prior) if spec.name == name)
+    network: nn.Module = spec.new(**sizes)
+    return network
 
 
 def kind_for(kind: str, use: Literal["Inpaint", "Controlnet"]) -> str:
@@ -54,14 +54,23 @@ def kind_for(kind: str, use: Literal["Inpaint", "Controlnet"]) -> str:
     is one name.
     """
     made = re.sub(r"(?:Img2Img)?(Combined)?Pipeline$", rf"{use}\1Pipeline", kind)
-    return made if made in _KNOWN else kind
+    return made if made in _decoders() else kind
+
+
+def _decoders() -> tuple[str, ...]:
+    """The classes of folders that hold a decoder."""
+    specs = [generation.spec for generation in GENERATIONS]
+    return tuple(kind for spec in specs for kind in spec.folders if kind not in spec.priors)
+
+
+def _generation(source: Source) -> Generation | None:
+    return next((generation for generation in GENERATIONS if generation.spec.holds(source)), None)
 
 
 def needs_prior(source: Source) -> bool:
     """Whether this decoder's prior lies in a folder of its own."""
-    if isinstance(source, OriginalFolder):
-        return source.kind == k21.ORIGINAL and not source.has_prior
-    return source.kind in _DECODERS
+    found = _generation(source)
+    return found is not None and bool(found.spec.prior) and not found.spec.has_prior(source)
 
 
 def denoiser_parameters(source: Source, variant: str | None = None) -> int:
@@ -69,14 +78,10 @@ def denoiser_parameters(source: Source, variant: str | None = None) -> int:
 
     Original files hold at most four bytes for each.
     """
-    if isinstance(source, OriginalFolder):
-        try:
-            path = source.root / source.layout.unets[source.chosen(variant)]
-            return path.stat().st_size // 4
-        except (CheckpointError, KeyError, OSError):
-            return 0
     try:
-        return sum(tensor.numel() for tensor in source.weights("unet", variant).values())
+        if isinstance(source, OriginalFolder):
+            return source.unet_file(variant).stat().st_size // 4
+        return sum(tensor.numel() for tensor in source.weights(UNET.name, variant).values())
     except (CheckpointError, OSError):
         return 0
 
@@ -87,61 +92,45 @@ def load_model(decoder: Source, prior: Source | None, place: Placement) -> Model
     Raises CheckpointError for a kind of model that has no loader, and RequestError for a behaviour that it
     does not have.
     """
-    _check_behaviour(decoder, place.behaviour)
-    if decoder.kind in _WITHOUT_PRIOR or decoder.kind in _ORIGINALS_WITHOUT_PRIOR:
+    generation = _generation(decoder)
+    _check_behaviour(decoder, generation, place.behaviour)
+    if generation is None:
+        raise CheckpointError(
+            f"{decoder.root} holds a {decoder.kind or 'model without a name'}, which is no known decoder.",
+            f"Known: {', '.join(_decoders())}.",
+        )
+    if not generation.spec.prior:
         if prior is not None and prior is not decoder:
             raise CheckpointError(
                 f"{decoder.root} holds a decoder that reads texts itself and has no prior.",
                 "Leave prior= out.",
             )
-        if isinstance(decoder, OriginalFolder):
-            return _ORIGINALS_WITHOUT_PRIOR[decoder.kind](decoder, place)
-        return _WITHOUT_PRIOR[decoder.kind](decoder, place)
-    stage = None if prior is None else lambda: _load_stage(prior, place)
-    if isinstance(decoder, OriginalFolder):
-        if not decoder.has_decoder:
-            raise CheckpointError(
-                f"{decoder.root} holds a prior, not a decoder.",
-                "Give the decoder as the model and this folder as prior=.",
-            )
-        _check_prior(prior)
-        return k21.load_original(decoder, stage, place)
-    if decoder.kind in _PRIORS:
+        return generation.load(decoder, None, place)
+    if not generation.spec.has_decoder(decoder):
         raise CheckpointError(
             f"{decoder.root} holds a prior ({decoder.kind}), not a decoder.",
             "Give the decoder as the model and this folder as prior=.",
         )
-    if decoder.kind not in _WITH_PRIOR:
+    if prior is None:
+        return generation.load(decoder, None, place)
+    of_prior = _generation(prior)
+    if of_prior is None or not of_prior.spec.has_prior(prior):
+        known = [kind for one in GENERATIONS for kind in one.spec.priors]
         raise CheckpointError(
-            f"{decoder.root} holds a {decoder.kind or 'model without a name'}, which is no known decoder.",
-            f"Known: {', '.join(_KNOWN)}.",
+            f"{prior.root} holds no prior."
+            if isinstance(prior, OriginalFolder)
+            else f"{prior.root} holds a {prior.kind or 'model without a name'}, not a prior.",
+            f"Known: {', '.join(known)}.",
         )
-    _check_prior(prior)
-    return _WITH_PRIOR[decoder.kind](decoder, stage, place)
+    return generation.load(decoder, partial(of_prior.load_prior, prior, place), place)
 
 
-def _check_behaviour(decoder: Source, behaviour: str | None) -> None:
-    known = tuple(_BEHAVIOURS.get(decoder.kind, ()))
+def _check_behaviour(decoder: Source, generation: Generation | None, behaviour: str | None) -> None:
+    known: tuple[str, ...] = ()
+    if generation is not None and generation.has_behaviours(decoder):
+        known = generation.behaviours
     if behaviour is not None and behaviour not in known:
         raise RequestError(
             f"{decoder.root} has no behaviour {behaviour!r}.",
             nearest(behaviour, known) if known else "It has one only; leave behaviour out.",
         )
-
-
-def _check_prior(prior: Source | None) -> None:
-    if isinstance(prior, OriginalFolder) and not prior.has_prior:
-        raise CheckpointError(f"{prior.root} holds no prior.", "Give a folder that does.")
-    if isinstance(prior, Folder) and prior.kind not in (*_PRIORS, *_COMBINED):
-        raise CheckpointError(
-            f"{prior.root} holds a {prior.kind or 'model without a name'}, not a prior.",
-            f"Known: {', '.join(_PRIORS)}.",
-        )
-
-
-def _load_stage(prior: Source, place: Placement) -> PriorStage:
-    if isinstance(prior, OriginalFolder):
-        return k21.load_original_prior(prior, place)
-    # That variant is one of original files; the prior of another folder has none of it.
-    place = replace(place, variant=None) if place.variant == INPAINTING else place
-    return load_prior(prior, place, COMBINED_PREFIX if prior.kind in _COMBINED else "")

@@ -6,41 +6,32 @@ Two states of the original code run the same weights differently; both are here,
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 
-from kandinsky.checkpoints.diffusers_folder import Folder
-from kandinsky.checkpoints.formats import KL, MULTILINGUAL, SECOND_TEXT, UNET
-from kandinsky.checkpoints.maps.options import real
+from kandinsky.checkpoints.components import CheckpointSpec
+from kandinsky.checkpoints.maps.config_fields import real
+from kandinsky.checkpoints.maps.networks import KL, MULTILINGUAL, SECOND_TEXT, UNET
 from kandinsky.checkpoints.maps.original_files import KL_SCALE, TWO_TEXTS
-from kandinsky.checkpoints.original import (
-    OriginalFolder,
-    read_kl,
-    read_multilingual,
-    read_second_text,
-    read_text_tokenizer,
-    read_unet,
-)
+from kandinsky.checkpoints.maps.scheduler import DDPM_BETAS
+from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.codecs.kl_codec import KLCodec
 from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader, SecondReader
-from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.conditioning.two_texts import TwoTextsConditioner
-from kandinsky.core.errors import CheckpointError
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.schedule import ImageNoise, Schedule
+from kandinsky.generations.loading import Generation, Placement, StageLoader, check_sizes, check_unet2
 from kandinsky.generations.model import Model
-from kandinsky.generations.parts import Placement, check_channels
-from kandinsky.networks.kl import AutoencoderKL
-from kandinsky.networks.t5 import T5Encoder
-from kandinsky.networks.unet2 import UNet2
-from kandinsky.networks.xlmr import MultilingualClip
 
-ORIGINAL, FOLDERS = TWO_TEXTS.kind, TWO_TEXTS.decoders
-BETAS = (0.0001, 0.02)
+CHECKPOINTS = CheckpointSpec(
+    decoder=(UNET, KL, MULTILINGUAL, SECOND_TEXT),
+    # Our own name: nobody else ever published such a folder.
+    decoders=("KandinskyTwoTextsPipeline",),
+    files=TWO_TEXTS,
+)
 ETA = 0.05
-DEFAULTS: Mapping[str, Any] = {
+DEFAULTS: Mapping[str, object] = {
     "steps": 100,
     "guidance_scale": 7.0,
     "strength": 0.3,
@@ -89,7 +80,7 @@ def head_schedules(
 
 
 def _ddpm(constraints: tuple[Constraint, ...], replace_known_region: bool) -> Schedule:
-    process = Process.linear(*BETAS, dtype=torch.float64)
+    process = Process.linear(*DDPM_BETAS, dtype=torch.float64)
     return Schedule(
         process,
         constraints=constraints,
@@ -100,7 +91,7 @@ def _ddpm(constraints: tuple[Constraint, ...], replace_known_region: bool) -> Sc
 
 
 def _unbound(sampler: str, replace_known_region: bool) -> Schedule:
-    process = Process.linear(*BETAS, dtype=torch.float64)
+    process = Process.linear(*DDPM_BETAS, dtype=torch.float64)
     return Schedule(
         process.ending_at_the_first(),
         sampler=sampler,
@@ -118,94 +109,50 @@ BEHAVIOURS: Mapping[str, Callable[..., dict[str, Schedule]]] = {
 """By name; the first is the usual one."""
 
 
-def load_original(decoder: OriginalFolder, place: Placement) -> Model:
-    """Loads a folder of original files.
+def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
+    """Loads a folder of original files, or one of our own in diffusers layout.
 
     Raises CheckpointError when parts are missing or do not fit together.
     """
-    tokenizers = read_text_tokenizer(decoder), read_text_tokenizer(decoder, second=True)
-    return _model(
-        decoder.root,
-        place,
-        unet=read_unet(decoder, place.variant, place.dtype),
-        vae=read_kl(decoder, place.dtype),
-        texts=(read_multilingual(decoder, place.dtype), read_second_text(decoder, place.dtype)),
-        tokenizers=tokenizers,
-        scale=KL_SCALE,
+    unet, vae, first, second = (
+        UNET.open(source, place.variant),
+        KL.open(source, place.variant),
+        MULTILINGUAL.open(source, place.variant),
+        SECOND_TEXT.open(source, place.variant),
     )
-
-
-def load_model(decoder: Folder, place: Placement) -> Model:
-    """Loads a folder of our own in diffusers layout; see `load_original`."""
-    parts = {"unet": UNET, "vae": KL, "text_encoder": MULTILINGUAL, "text_encoder_2": SECOND_TEXT}
-    configs = {name: form.config(decoder, name) for name, form in parts.items()}
-    scale = real(decoder.config("vae"), "scaling_factor", KL_SCALE, 0, math.inf)
-    tokenizers = [
-        load_tokenizer(decoder.component(name), decoder.components.get(name))
-        for name in ("tokenizer", "tokenizer_2")
-    ]
-    found: dict[str, Any] = {
-        name: place.put(form.stored(decoder, name, configs[name], place.variant))
-        for name, form in parts.items()
-    }
-    return _model(
-        decoder.root,
-        place,
-        unet=found["unet"],
-        vae=found["vae"],
-        texts=(found["text_encoder"], found["text_encoder_2"]),
-        tokenizers=(tokenizers[0], tokenizers[1]),
-        scale=scale,
+    latents = vae.config.latent_channels
+    check_unet2(source.root, unet.config, latents, ("two_texts",))
+    check_sizes(
+        f"In {source.root}",
+        {
+            "the hidden states of the first text encoder": (first.config.width, unet.config.text_hidden_dim),
+            "the embedding of the first text encoder": (first.config.projection, unet.config.text_dim),
+            "the hidden states of the second text encoder": (
+                second.config.width,
+                unet.config.second_text_dim,
+            ),
+        },
     )
-
-
-def _model(
-    where: object,
-    place: Placement,
-    *,
-    unet: UNet2,
-    vae: AutoencoderKL,
-    texts: tuple[MultilingualClip, T5Encoder],
-    tokenizers: tuple[Tokenizer, Tokenizer],
-    scale: float,
-) -> Model:
-    _check(where, unet, vae, texts)
-    modules = {"unet": unet, "vae": vae, "text_encoder": texts[0], "text_encoder_2": texts[1]}
-    for module in modules.values():
-        place.move(module)
-    first, second = MultilingualReader(tokenizers[0], texts[0]), SecondReader(tokenizers[1], texts[1])
+    scale = KL_SCALE
+    if not isinstance(source, OriginalFolder):
+        scale = real(source.config(KL.name), "scaling_factor", KL_SCALE, 0, math.inf)
+    tokenizers = MULTILINGUAL.read_tokenizer(source), SECOND_TEXT.read_tokenizer(source)
     settings = BEHAVIOURS[place.behaviour or next(iter(BEHAVIOURS))]
-    schedules = settings(replace_known_region=unet.config.in_channels == vae.config.latent_channels)
+    schedules = settings(replace_known_region=unet.config.in_channels == latents)
+    network, codec, texts = place.put(unet), place.put(vae), (place.put(first), place.put(second))
+    readers = MultilingualReader(tokenizers[0], texts[0]), SecondReader(tokenizers[1], texts[1])
     return Model(
         name="Kandinsky 2.0",
-        conditioner=TwoTextsConditioner(DecoderTexts(first, second)),
-        network=unet,
-        codec=KLCodec(vae, scale),
+        conditioner=TwoTextsConditioner(DecoderTexts(*readers)),
+        network=network,
+        codec=KLCodec(codec, scale),
         schedule=schedules["ddim"],
         defaults=DEFAULTS,
         device=place.device,
         dtype=place.dtype,
-        modules=modules,
+        modules={"unet": network, "vae": codec, "text_encoder": texts[0], "text_encoder_2": texts[1]},
         schedules=schedules,
     )
 
 
-def _check(where: object, unet: UNet2, vae: AutoencoderKL, texts: tuple[MultilingualClip, T5Encoder]) -> None:
-    config, latents = unet.config, vae.config.latent_channels
-    if config.condition != "two_texts":
-        raise CheckpointError(
-            f"{where} holds a decoder that listens to {config.condition}, not to two texts.",
-            "It is not of this generation.",
-        )
-    check_channels(where, config, latents, (latents, 2 * latents + 1))
-    pairs = {
-        "hidden states of the first text encoder": (texts[0].config.width, config.text_hidden_dim),
-        "embedding of the first text encoder": (texts[0].config.projection, config.text_dim),
-        "hidden states of the second text encoder": (texts[1].config.width, config.second_text_dim),
-    }
-    for what, (found, wanted) in pairs.items():
-        if found != wanted:
-            raise CheckpointError(
-                f"In {where} the {what} have size {found}, the U-Net takes {wanted}.",
-                "A part is of another model; download it again.",
-            )
+GENERATION = Generation(CHECKPOINTS, load, behaviours=tuple(BEHAVIOURS), in_folders=True)

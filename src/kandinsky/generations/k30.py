@@ -8,49 +8,46 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
-from kandinsky.checkpoints.diffusers_folder import Folder
-from kandinsky.checkpoints.formats import MOVQ, ONE_TEXT, UNET3
+from kandinsky.checkpoints.components import CheckpointSpec
+from kandinsky.checkpoints.maps.networks import LATER_MOVQ, ONE_TEXT, UNET3
 from kandinsky.checkpoints.maps.original_files import FLASH
 from kandinsky.checkpoints.maps.original_files import ONE_TEXT as ONE_TEXT_FILES
-from kandinsky.checkpoints.maps.scheduler import schedule_from_json
-from kandinsky.checkpoints.original import OriginalFolder, stored_movq
-from kandinsky.checkpoints.original_one_text import (
-    is_first_release,
-    read_tokenizer,
-    stored_encoder,
-    stored_unet3,
-)
+from kandinsky.checkpoints.maps.original_networks import is_first_release
+from kandinsky.checkpoints.maps.scheduler import ONE_TEXT_SCHEDULES, schedule_from_json
+from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.codecs.movq_codec import MoVQCodec
 from kandinsky.conditioning.one_text import OneTextConditioner, StatesReader
-from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.diffusion.samplers.base import BUT_LAST
 from kandinsky.diffusion.schedule import Schedule
+from kandinsky.generations.loading import Generation, Placement, StageLoader, check_sizes, own_defaults
 from kandinsky.generations.model import Model, Network
-from kandinsky.generations.parts import Placement, own_defaults
-from kandinsky.networks.movq import MoVQ
-from kandinsky.networks.t5 import T5Encoder
-from kandinsky.networks.unet3 import UNet3, UNet3Config
+from kandinsky.networks.unet3 import UNet3Config
 
-ORIGINAL = ONE_TEXT_FILES.kind
-FEW_STEPS = ONE_TEXT_FILES.few_steps or ""
-FOLDERS = (*ONE_TEXT_FILES.decoders, FEW_STEPS)
+# The names of inpainting and of few steps are ours: the peer has neither.
+FEW_STEPS = "Kandinsky3FlashPipeline"
+CHECKPOINTS = CheckpointSpec(
+    decoder=(UNET3, LATER_MOVQ, ONE_TEXT),
+    decoders=("Kandinsky3Pipeline", "Kandinsky3InpaintPipeline", "Kandinsky3Img2ImgPipeline"),
+    few_steps=FEW_STEPS,
+    files=ONE_TEXT_FILES,
+    schedules=ONE_TEXT_SCHEDULES,
+)
 SIZE = {"width": 1024, "height": 1024}
-DEFAULTS: Mapping[str, Any] = {"steps": 25, "guidance_scale": 3.0, "strength": 0.3, **SIZE}
+DEFAULTS: dict[str, object] = {"steps": 25, "guidance_scale": 3.0, "strength": 0.3, **SIZE}
 """Of the diffusers pipelines."""
-ORIGINAL_DEFAULTS: Mapping[str, Any] = {**DEFAULTS, "steps": 50}
+ORIGINAL_DEFAULTS: dict[str, object] = {**DEFAULTS, "steps": 50}
 """Of the original code."""
 INPAINTING_GUIDANCE = 4.0
 """Its scale where it inpaints."""
-FLASH_DEFAULTS: Mapping[str, Any] = {**DEFAULTS, "steps": 4, "guidance_scale": 0.0}
+FLASH_DEFAULTS: dict[str, object] = {**DEFAULTS, "steps": 4, "guidance_scale": 0.0}
 FLASH_TIMES = (979, 729, 479, 229)
 GUIDANCE_OFFSET = 1.0
 """Both codes guide by (w + 1) cond - w uncond, which is `combine` with a scale of w + 1."""
@@ -124,70 +121,58 @@ BEHAVIOURS: Mapping[str, Callable[[bool, bool], Schedule]] = {FIRST: first_sched
 """How the two releases of the original code ran their files; which release a file is of, it tells itself."""
 
 
-def load_original(decoder: OriginalFolder, place: Placement) -> Model:
-    """Loads a folder of original files, as the code of their own release ran them unless told otherwise.
+def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
+    """Loads a folder in diffusers layout, or of original files, as the code of their own release ran them.
 
     Raises CheckpointError when parts are missing or do not fit together, RequestError for a behaviour where
     there is one only.
     """
-    few = decoder.chosen(place.variant) == FLASH
+    if isinstance(source, OriginalFolder):
+        few = source.chosen(place.variant) == FLASH
+    else:
+        few = source.kind == FEW_STEPS
     if few and place.behaviour is not None:
         raise RequestError(
             f"The network of few steps has no behaviour {place.behaviour!r}.", "Leave behaviour out."
         )
-    tokenizer = read_tokenizer(decoder)
-    own = FIRST if not few and is_first_release(decoder, place.variant) else SECOND
-    unet = place.put(stored_unet3(decoder, place.variant))
-    movq, text = place.put(stored_movq(decoder)), place.put(stored_encoder(decoder))
+    tokenizer = ONE_TEXT.read_tokenizer(source)
+    unet, movq, text = (
+        UNET3.open(source, place.variant),
+        LATER_MOVQ.open(source, place.variant),
+        ONE_TEXT.open(source, place.variant),
+    )
     latents = movq.config.codebook_dim
-    _check(decoder.root, unet.config, latents, text.config.width)
+    _check_channels(source.root, unet.config, latents)
+    check_sizes(
+        f"In {source.root}",
+        {"the text encoder's states": (text.config.width, unet.config.text_dim)},
+    )
     inpaints = unet.config.in_channels > latents
-    schedule = BEHAVIOURS[place.behaviour or own](inpaints, not inpaints)
-    defaults = {**ORIGINAL_DEFAULTS, "guidance_scale": INPAINTING_GUIDANCE} if inpaints else ORIGINAL_DEFAULTS
-    return wired(
+    schedules: Mapping[str, Schedule] = {}
+    defaults: Mapping[str, object]
+    if isinstance(source, OriginalFolder):
+        own = FIRST if not few and is_first_release(source, place.variant) else SECOND
+        schedule = BEHAVIOURS[place.behaviour or own](inpaints, not inpaints)
+        schedules = {} if few else original_schedules(inpaints, not inpaints)
+        defaults = ORIGINAL_DEFAULTS | ({"guidance_scale": INPAINTING_GUIDANCE} if inpaints else {})
+        defaults = FLASH_DEFAULTS if few else defaults
+    else:
+        schedule = replace(schedule_from_json(source.config("scheduler")), replace_known_region=not inpaints)
+        defaults = (FLASH_DEFAULTS if few else DEFAULTS) | own_defaults(source)
+    network, codec, encoder = place.put(unet), place.put(movq), place.put(text)
+    model = assembled(
         place,
-        unet=unet,
-        movq=movq,
-        text=text,
-        tokenizer=tokenizer,
-        schedule=flash_schedule(not inpaints) if few else schedule,
-        schedules={} if few else original_schedules(inpaints, not inpaints),
-        defaults=FLASH_DEFAULTS if few else defaults,
+        network,
+        MoVQCodec(codec),
+        StatesReader(tokenizer, encoder),
+        flash_schedule(not inpaints) if few else schedule,
         unguided=few,
     )
+    modules: dict[str, nn.Module] = {"unet": network, "movq": codec, "text_encoder": encoder}
+    return replace(model, schedules=schedules, defaults=defaults, modules=modules)
 
 
-def load_model(decoder: Folder, place: Placement) -> Model:
-    """Loads a folder in diffusers layout.
-
-    Raises CheckpointError when parts are missing or do not fit together.
-    """
-    forms = {"unet": UNET3, "movq": MOVQ, "text_encoder": ONE_TEXT}
-    configs = {name: form.config(decoder, name) for name, form in forms.items()}
-    latents = configs["movq"].codebook_dim
-    _check(decoder.root, configs["unet"], latents, configs["text_encoder"].width)
-    few = decoder.kind == FEW_STEPS
-    pins = configs["unet"].in_channels == latents
-    schedule = replace(schedule_from_json(decoder.config("scheduler")), replace_known_region=pins)
-    tokenizer = load_tokenizer(decoder.component("tokenizer"), decoder.components.get("tokenizer"))
-    found: dict[str, Any] = {
-        name: place.put(form.stored(decoder, name, configs[name], place.variant))
-        for name, form in forms.items()
-    }
-    return wired(
-        place,
-        unet=found["unet"],
-        movq=found["movq"],
-        text=found["text_encoder"],
-        tokenizer=tokenizer,
-        schedule=flash_schedule(pins) if few else schedule,
-        schedules={},
-        defaults={**(FLASH_DEFAULTS if few else DEFAULTS), **own_defaults(decoder)},
-        unguided=few,
-    )
-
-
-def _check(where: object, config: UNet3Config, latents: int, width: int) -> None:
+def _check_channels(where: object, config: UNet3Config, latents: int) -> None:
     known = (latents, 2 * latents + 1)
     if config.in_channels not in known or config.out_channels != latents:
         raise CheckpointError(
@@ -195,33 +180,6 @@ def _check(where: object, config: UNet3Config, latents: int, width: int) -> None
             f"codec makes {latents}.",
             f"Known for such a codec: {known[0]} or {known[1]} to {latents}.",
         )
-    if width != config.text_dim:
-        raise CheckpointError(
-            f"The text encoder of {where} makes states of {width} numbers, its U-Net takes "
-            f"{config.text_dim}.",
-            "A part is of another model; download it again.",
-        )
-
-
-def wired(
-    place: Placement,
-    *,
-    unet: UNet3,
-    movq: MoVQ,
-    text: T5Encoder,
-    tokenizer: Tokenizer,
-    schedule: Schedule,
-    schedules: Mapping[str, Schedule],
-    defaults: Mapping[str, Any],
-    unguided: bool = False,
-) -> Model:
-    """The model of these parts, which are moved to where they belong."""
-    modules: dict[str, nn.Module] = {"unet": unet, "movq": movq, "text_encoder": text}
-    for module in modules.values():
-        place.move(module)
-    reader = StatesReader(tokenizer, text)
-    made = assembled(place, unet, MoVQCodec(movq), reader, schedule, unguided)
-    return replace(made, schedules=schedules, defaults=defaults, modules=modules)
 
 
 def assembled(
@@ -258,3 +216,6 @@ def assembled(
         tells_region="masked_picture",
         guidance_offset=GUIDANCE_OFFSET,
     )
+
+
+GENERATION = Generation(CHECKPOINTS, load, behaviours=tuple(BEHAVIOURS))

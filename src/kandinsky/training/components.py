@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kandinsky.checkpoints import formats
-from kandinsky.checkpoints.diffusers_folder import Folder, save_component
-from kandinsky.checkpoints.formats import Format
+from kandinsky.checkpoints.components import Component, config_of
+from kandinsky.checkpoints.diffusers_folder import Folder
+from kandinsky.checkpoints.maps.networks import component_of
 from kandinsky.checkpoints.weights import load_strict, read_tensor_file, read_weights
 from kandinsky.core.errors import CheckpointError, ConfigError, nearest
 from kandinsky.training.config import Stage, TrainConfig, read_config, read_settings
@@ -23,17 +23,6 @@ KEYS: dict[str, tuple[str, ...]] = {
     "text_encoder": ("text_encoder", "prior_text_encoder"),
 }
 """What can be written, and what folders call it, in the order in which it is looked for."""
-FORMATS: dict[str, Format] = {
-    form.name: form
-    for form in (
-        formats.UNET,
-        formats.UNET3,
-        formats.PRIOR,
-        formats.CLIP_TEXT,
-        formats.MULTILINGUAL,
-        formats.ONE_TEXT,
-    )
-}
 WRAPPERS = ("module.", "_orig_mod.")
 """What parallel and compiled training puts before names."""
 STEMS = ("pytorch_model", "model", "diffusion_pytorch_model")
@@ -87,23 +76,23 @@ def _of_run(shop: Workshop, stage: Stage, target: Path, key: str) -> Path:
     )
 
 
-def _save(target: Path, key: str, stated: Mapping[str, Any], form: Format, network: torch.nn.Module) -> None:
+def _save(
+    target: Path, key: str, stated: Mapping[str, Any], form: Component, network: torch.nn.Module
+) -> None:
     """Writes the network; its configuration keeps what the checkpoint's says beside the sizes."""
-    config: Any = network.config
-    tensors = form.keys(config, None).to_foreign(network.state_dict())
-    plain = {name: value.detach().cpu().clone() for name, value in tensors.items()}
-    save_component(target, key, {**stated, **form.write(config)}, plain, form.stem)
+    form.save(target, network, key, stated={**stated, **form.write(config_of(network))})
 
 
-def _component(shop: Workshop, key: str) -> tuple[Folder, str, Format]:
+def _component(shop: Workshop, key: str) -> tuple[Folder, str, Component]:
     """Where the checkpoint of the run has this network, and how it is written there."""
     decoder, prior = shop.sources
     for folder in (decoder, prior):
         if not isinstance(folder, Folder):
             continue
         for name in KEYS[key]:
-            if name in folder.components and folder.components[name] in FORMATS:
-                return folder, name, FORMATS[folder.components[name]]
+            found = component_of(folder.components.get(name, ""))
+            if found is not None:
+                return folder, name, found
     raise ConfigError(
         f"{shop.config.model.name} has no {key} in diffusers layout.", "Name another checkpoint in [model]."
     )

@@ -1,17 +1,14 @@
 """The networks of a finished run as one checkpoint folder that any part of this library can load."""
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from kandinsky.checkpoints.maps.unet2 import unet2_json
-from kandinsky.conditioning.clip_image import ClipPreprocess
-from kandinsky.core.errors import ConfigError, OutputError, nearest
+from kandinsky.core.errors import ConfigError, nearest
+from kandinsky.core.files import whole_folder
 from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.generations import write_checkpoint
 from kandinsky.networks.clip import ClipText, ClipVision
@@ -60,15 +57,16 @@ def write_export(networks: Networks, export: ExportConfig, size: int, target: Pa
     It is written beside and then renamed, so that a folder of that name is whole. Raises OutputError.
     """
     chosen = export.model_dump(exclude={"dtype"}, exclude_none=True)
-    with in_place_of(target) as aside:
+    with whole_folder(target) as aside:
         write_checkpoint(
             aside,
-            unet=networks.decoder,
-            movq=networks.movq,
-            prior=networks.prior,
-            text=networks.text,
-            vision=networks.vision,
-            preprocess=ClipPreprocess(networks.vision.config.image_size),
+            {
+                "unet": networks.decoder,
+                "movq": networks.movq,
+                "prior_prior": networks.prior,
+                "prior_text_encoder": networks.text,
+                "prior_image_encoder": networks.vision,
+            },
             defaults=chosen,
             sample_size=size // networks.movq.config.downscale,
             dtype=getattr(torch, export.dtype),
@@ -78,37 +76,3 @@ def write_export(networks: Networks, export: ExportConfig, size: int, target: Pa
             if (networks.tokenizer / name).is_file():
                 shutil.copyfile(networks.tokenizer / name, aside / TOKENIZER / name)
     return target
-
-
-@contextmanager
-def in_place_of(target: Path) -> Iterator[Path]:
-    """Gives a folder to write in, which takes the place of `target` when all has been written.
-
-    A folder of that name is whole at any time. Raises OutputError when the disk refuses.
-    """
-    aside, old = (target.with_name(f".{target.name}.{kind}") for kind in ("aside", "old"))
-    try:
-        for left in (aside, old):
-            shutil.rmtree(left, ignore_errors=True)
-        yield aside
-        _sync(aside)
-        if target.exists():
-            os.rename(target, old)
-        os.rename(aside, target)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(
-            f"{target} cannot be written ({error.strerror or error}).",
-            "Free some disk space, then repeat it.",
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

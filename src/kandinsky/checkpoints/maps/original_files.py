@@ -13,15 +13,14 @@ INPAINTING, FLASH = "inpainting", "flash"
 
 
 @dataclass(frozen=True)
-class Layout:
+class OriginalFiles:
     """What the parts of a release are called: files, and folders for text encoders with their tokenizers.
 
     `unet`, `inpainting` and `flash` are the U-Nets, of which a folder holds one or more. A part that the
     release does not have is None. `published_text_encoder` is where its text encoder was taken from, for
     folders that have none of their own; `projections` are files beside it, by the U-Net they belong to. The
     towers of CLIP are one file of another release, or a folder in the layout of transformers; its vocabulary
-    lies in one of `vocabularies`. `decoders`, `priors` and `combined` are the classes of the same release's
-    folders in diffusers layout: for text, for inpainting, others; `few_steps` is that of a `flash` U-Net.
+    lies in one of `vocabularies`.
     """
 
     kind: str
@@ -35,11 +34,7 @@ class Layout:
     clip: str | None = None
     clip_folder: str | None = None
     vocabularies: tuple[str, ...] = ()
-    decoders: tuple[str, ...] = ()
-    priors: tuple[str, ...] = ()
-    combined: tuple[str, ...] = ()
     flash: str | None = None
-    few_steps: str | None = None
     published_text_encoder: str | None = None
     projections: tuple[tuple[str, str], ...] = ()
 
@@ -65,17 +60,15 @@ class Layout:
         return variant
 
 
-TWO_TEXTS = Layout(
+TWO_TEXTS = OriginalFiles(
     "two texts",
     unet="Kandinsky-2-0.pt",
     inpainting="Kandinsky-2-0-inpainting.pt",
     codec="vae.ckpt",
     text_encoder="text_encoder1",
     second_text_encoder="text_encoder2",
-    # Our own name: nobody else ever published such a folder.
-    decoders=("KandinskyTwoTextsPipeline",),
 )
-TEXT_IMAGE = Layout(
+TEXT_IMAGE = OriginalFiles(
     "text and image",
     unet="decoder_fp16.ckpt",
     inpainting="inpainting_fp16.ckpt",
@@ -86,15 +79,8 @@ TEXT_IMAGE = Layout(
     clip="ViT-L-14.pt",
     clip_folder="clip",
     vocabularies=("tokenizer", "clip"),
-    decoders=("KandinskyPipeline", "KandinskyInpaintPipeline", "KandinskyImg2ImgPipeline"),
-    priors=("KandinskyPriorPipeline",),
-    combined=(
-        "KandinskyCombinedPipeline",
-        "KandinskyInpaintCombinedPipeline",
-        "KandinskyImg2ImgCombinedPipeline",
-    ),
 )
-ONE_TEXT = Layout(
+ONE_TEXT = OriginalFiles(
     "one text",
     unet="weights/kandinsky3.pt",
     inpainting="weights/kandinsky3_inpainting.pt",
@@ -107,11 +93,8 @@ ONE_TEXT = Layout(
         ("weights/kandinsky3_inpainting.pt", "projection_inpainting.pt"),
         ("weights/kandinsky3_flash.pt", "projection_flash.pt"),
     ),
-    # The second and the last are our own names: the peer has neither inpainting nor few steps.
-    decoders=("Kandinsky3Pipeline", "Kandinsky3InpaintPipeline", "Kandinsky3Img2ImgPipeline"),
-    few_steps="Kandinsky3FlashPipeline",
 )
-LAYOUTS = (TWO_TEXTS, TEXT_IMAGE, ONE_TEXT)
+RELEASES = (TWO_TEXTS, TEXT_IMAGE, ONE_TEXT)
 
 KL_SCALE = 0.0512
 """From the autoencoder's latents to those of the diffusion, in 2.0."""

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from kandinsky.checkpoints.keymap import KeyMap
-from kandinsky.checkpoints.maps.ldm import CONVOLUTIONS, decoder_entries, encoder_entries
-from kandinsky.checkpoints.maps.sizes import HINT, count, shape, sized
+from kandinsky.checkpoints.maps.config_fields import HINT, count, shape, sized
+from kandinsky.checkpoints.maps.ldm import decoder_entries, encoder_entries
+from kandinsky.checkpoints.maps.movq import CONVOLUTIONS
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.kl import KLConfig
 

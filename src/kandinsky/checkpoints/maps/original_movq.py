@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from kandinsky.checkpoints.keymap import KeyMap, rename
-from kandinsky.checkpoints.maps.ldm import CONVOLUTIONS, decoder_entries, encoder_entries
-from kandinsky.checkpoints.maps.sizes import count, shape, sized
+from kandinsky.checkpoints.maps.config_fields import count, shape, sized
+from kandinsky.checkpoints.maps.ldm import decoder_entries, encoder_entries
+from kandinsky.checkpoints.maps.movq import CONVOLUTIONS
 from kandinsky.networks.movq import MoVQConfig
 
 WRAPPED = "encoder.norm_out.norm_layer.weight"

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from kandinsky.checkpoints.keymap import Entry, KeyMap, rename
-from kandinsky.checkpoints.layouts import ROW, interleaved
-from kandinsky.checkpoints.maps.sizes import HEAD_DIM, HINT, count, heads_of, shape, sized
+from kandinsky.checkpoints.keymap import ROW, Entry, KeyMap, interleaved, rename, renames
+from kandinsky.checkpoints.maps.config_fields import HEAD_DIM, HINT, count, heads_of, shape, sized
+from kandinsky.checkpoints.maps.original_clip import BLOCK
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.prior import PriorConfig
 
@@ -14,31 +14,30 @@ STATISTICS = ("clip_mean", "clip_std")
 """Our names for the two vectors of the file of statistics, also beside the prior's own tensors."""
 
 _BLOCK, _FOREIGN = "blocks.{i}", "model.transformer.resblocks.{i}"
+_MODULES = {
+    "text_in": "text_enc_proj",
+    "embedding_in": "text_emb_proj",
+    "noisy_in": "clip_img_proj",
+    "time_mlp.up": "time_embed.0",
+    "time_mlp.down": "time_embed.2",
+    "norm": "final_ln",
+    "out": "out_proj",
+}
 
 
 def original_prior_map(config: PriorConfig) -> KeyMap:
     """The names of a prior in the original file, and of the statistics that `with_statistics` put beside."""
     return KeyMap(
         [
-            rename("text_in.{p}", "model.text_enc_proj.{p}"),
-            rename("embedding_in.{p}", "model.text_emb_proj.{p}"),
-            rename("noisy_in.{p}", "model.clip_img_proj.{p}"),
-            rename("time_mlp.up.{p}", "model.time_embed.0.{p}"),
-            rename("time_mlp.down.{p}", "model.time_embed.2.{p}"),
+            *renames(_MODULES, foreign="model"),
             rename("query", "model.prd_emb"),
             rename("positions", "model.positional_embedding"),
-            rename(f"{_BLOCK}.norm1.{{p}}", f"{_FOREIGN}.ln_1.{{p}}"),
             Entry(
                 f"{_BLOCK}.attention.qkv.{{p}}",
                 (f"{_FOREIGN}.attn.c_qkv.{{p}}",),
                 interleaved(3, config.head_dim),
             ),
-            rename(f"{_BLOCK}.attention.out.{{p}}", f"{_FOREIGN}.attn.c_proj.{{p}}"),
-            rename(f"{_BLOCK}.norm2.{{p}}", f"{_FOREIGN}.ln_2.{{p}}"),
-            rename(f"{_BLOCK}.mlp.up.{{p}}", f"{_FOREIGN}.mlp.c_fc.{{p}}"),
-            rename(f"{_BLOCK}.mlp.down.{{p}}", f"{_FOREIGN}.mlp.c_proj.{{p}}"),
-            rename("norm.{p}", "model.final_ln.{p}"),
-            rename("out.{p}", "model.out_proj.{p}"),
+            *renames(BLOCK | {"attention.out": "attn.c_proj"}, _BLOCK, _FOREIGN),
             *(Entry(name, (name,), ROW) for name in STATISTICS),
         ]
     )

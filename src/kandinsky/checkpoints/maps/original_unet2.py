@@ -8,9 +8,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from kandinsky.checkpoints.keymap import Entry, KeyMap, rename
-from kandinsky.checkpoints.layouts import convolution, interleaved
-from kandinsky.checkpoints.maps.sizes import HEAD_DIM, HINT, count, shape, sized
+from kandinsky.checkpoints.keymap import Entry, KeyMap, convolution, interleaved, rename, renames
+from kandinsky.checkpoints.maps.config_fields import HEAD_DIM, HINT, count, shape, sized
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.unet2 import ConditionKind, UNet2Config
 
@@ -46,13 +45,9 @@ _CONDITIONING: dict[ConditionKind, dict[str, str]] = {
 }
 
 
-def _resnet(native: str, foreign: str) -> list[Entry]:
-    return [rename(f"{native}.{ours}.{{p}}", f"{foreign}.{theirs}.{{p}}") for ours, theirs in _RESNET.items()]
-
-
 def _attention(native: str, foreign: str, head_dim: int) -> list[Entry]:
     return [
-        rename(f"{native}.norm.{{p}}", f"{foreign}.norm.{{p}}"),
+        *renames({"norm": "norm"}, native, foreign),
         Entry(f"{native}.qkv.{{p}}", (f"{foreign}.qkv.{{p}}",), convolution(1, interleaved(3, head_dim))),
         Entry(
             f"{native}.context_kv.{{p}}",
@@ -67,14 +62,14 @@ def _down(config: UNet2Config) -> list[Entry]:
     entries, number = [rename("conv_in.{p}", "input_blocks.0.0.{p}")], 1
     for level in range(len(config.channels)):
         for j in range(config.layers):
-            entries += _resnet(f"down.{level}.resnets.{j}", f"input_blocks.{number}.0")
+            entries += renames(_RESNET, f"down.{level}.resnets.{j}", f"input_blocks.{number}.0")
             if level > 0:
                 entries += _attention(
                     f"down.{level}.attentions.{j}", f"input_blocks.{number}.1", config.head_dim
                 )
             number += 1
         if level < len(config.channels) - 1:
-            entries += _resnet(f"down.{level}.resample", f"input_blocks.{number}.0")
+            entries += renames(_RESNET, f"down.{level}.resample", f"input_blocks.{number}.0")
             number += 1
     return entries
 
@@ -86,11 +81,11 @@ def _up(config: UNet2Config) -> list[Entry]:
         lowest = level == last
         for j in range(config.layers + 1):
             foreign = f"output_blocks.{level * (config.layers + 1) + j}"
-            entries += _resnet(f"up.{level}.resnets.{j}", f"{foreign}.0")
+            entries += renames(_RESNET, f"up.{level}.resnets.{j}", f"{foreign}.0")
             if not lowest:
                 entries += _attention(f"up.{level}.attentions.{j}", f"{foreign}.1", config.head_dim)
         if not lowest:
-            entries += _resnet(f"up.{level}.resample", f"{foreign}.2")
+            entries += renames(_RESNET, f"up.{level}.resample", f"{foreign}.2")
     return entries
 
 
@@ -107,17 +102,13 @@ def original_unet2_map(config: UNet2Config) -> KeyMap:
     return KeyMap(
         [
             rename("time_mlp.{i}.{p}", "time_embed.{i}.{p}"),
-            *(
-                rename(f"conditioning.{ours}.{{p}}", f"{theirs}.{{p}}")
-                for ours, theirs in _CONDITIONING[config.condition].items()
-            ),
+            *renames(_CONDITIONING[config.condition], "conditioning"),
             *_down(config),
-            *_resnet("mid.resnets.0", "middle_block.0"),
+            *renames(_RESNET, "mid.resnets.0", "middle_block.0"),
             *_attention("mid.attention", "middle_block.1", config.head_dim),
-            *_resnet("mid.resnets.1", "middle_block.2"),
+            *renames(_RESNET, "mid.resnets.1", "middle_block.2"),
             *_up(config),
-            rename("norm_out.{p}", "out.0.{p}"),
-            rename("conv_out.{p}", "out.2.{p}"),
+            *renames({"norm_out": "out.0", "conv_out": "out.2"}),
         ]
     )
 

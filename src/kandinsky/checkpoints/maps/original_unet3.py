@@ -5,12 +5,11 @@ its own.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 from kandinsky.checkpoints.keymap import KeyMap
-from kandinsky.checkpoints.maps.sizes import HEAD_DIM, HINT, count, shape, sized
+from kandinsky.checkpoints.maps.config_fields import HEAD_DIM, HINT, count, shape, sized
 from kandinsky.checkpoints.maps.unet3 import Names, unet3_map
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.unet3 import UNet3Config
@@ -96,7 +95,9 @@ def gathered(content: object, projection: Mapping[str, Tensor] | None = None) ->
     return {**tensors, **others, **{f"{PROJECTION}{name}": value for name, value in projection.items()}}
 
 
-def scattered(tensors: Mapping[str, Tensor], embed: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def scattered(
+    tensors: Mapping[str, Tensor], embed: bool = False
+) -> tuple[dict[str, object], dict[str, Tensor]]:
     """The contents of a U-Net's file and of its projection's, from gathered tensors.
 
     With `embed` the U-Net's file holds the projection too, as in the first release.

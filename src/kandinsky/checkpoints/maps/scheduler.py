@@ -9,13 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kandinsky.checkpoints.maps.options import real, whole
+from kandinsky.checkpoints.files import Json
+from kandinsky.checkpoints.maps.config_fields import real, whole
 from kandinsky.core.errors import CheckpointError, nearest
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.schedule import Schedule, Spacing
 
 FILE = "scheduler_config.json"
+DDPM_BETAS, LATENT_BETAS = (0.0001, 0.02), (0.00085, 0.012)
+"""The linear betas of Ho et al. 2020 and of latent diffusion: from the first time to the last."""
 PREDICTION_TYPES = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "velocity"}
 SPACINGS: dict[str, Spacing] = {"leading": "leading", "linspace": "linspaced", "trailing": "trailing"}
 VARIANCES = {
@@ -47,7 +50,7 @@ class _Class:
     threshold: bool = False
     clean_end: bool | None = None
     open_end: bool = False
-    betas: tuple[float, float] = (0.0001, 0.02)
+    betas: tuple[float, float] = DDPM_BETAS
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -105,7 +108,7 @@ _CLASSES: dict[str, _Class] = {
         "heun",
         spacing="linspace",
         clip=False,
-        betas=(0.00085, 0.012),
+        betas=LATENT_BETAS,
         fixed={
             key: value for key, value in (PLAIN_BETAS | PLAIN_SIGMAS).items() if key != "final_sigmas_type"
         },
@@ -116,7 +119,7 @@ PRIOR_CLASS = "UnCLIPScheduler"
 _DEFAULTS: dict[str, dict[str, Any]] = {"PNDMScheduler": {"skip_prk_steps": False}}
 
 
-def schedule_from_json(json: Mapping[str, Any]) -> Schedule:
+def schedule_from_json(json: Json) -> Schedule:
     """Reads a scheduler_config.json; raises CheckpointError for a class or a setting that we do not follow.
 
     Times that the peer spreads without rounding (Euler's and Heun's "linspace") are rounded to whole ones.
@@ -150,7 +153,7 @@ def schedule_from_json(json: Mapping[str, Any]) -> Schedule:
     )
 
 
-def _prior_schedule(json: Mapping[str, Any]) -> Schedule:
+def _prior_schedule(json: Json) -> Schedule:
     betas = json.get("beta_schedule", "squaredcos_cap_v2")
     if betas != "squaredcos_cap_v2":
         raise CheckpointError(
@@ -166,14 +169,14 @@ def _prior_schedule(json: Mapping[str, Any]) -> Schedule:
     )
 
 
-def _known(json: Mapping[str, Any], key: str, default: str, table: Mapping[str, Any]) -> Any:
+def _known(json: Json, key: str, default: str, table: Mapping[str, Any]) -> Any:
     value = json.get(key, default)
     if not isinstance(value, str) or value not in table:
         raise CheckpointError(f"{FILE} has {key} = {value!r}.", nearest(str(value), table))
     return table[value]
 
 
-def _process(json: Mapping[str, Any], kind: _Class) -> Process:
+def _process(json: Json, kind: _Class) -> Process:
     steps = whole(json, "num_train_timesteps", 1000, file=FILE)
     betas = json.get("beta_schedule", "linear")
     if betas == "linear":
@@ -191,7 +194,7 @@ def _process(json: Mapping[str, Any], kind: _Class) -> Process:
     return process
 
 
-def _constraints(json: Mapping[str, Any], kind: _Class) -> tuple[Constraint, ...]:
+def _constraints(json: Json, kind: _Class) -> tuple[Constraint, ...]:
     if kind.threshold and json.get("thresholding", False):
         ratio = real(json, "dynamic_thresholding_ratio", 0.995, 0, 1, FILE)
         largest = real(json, "sample_max_value", 1.0, 1, math.inf, FILE)
@@ -201,11 +204,13 @@ def _constraints(json: Mapping[str, Any], kind: _Class) -> tuple[Constraint, ...
     return ()
 
 
-def _limit(json: Mapping[str, Any]) -> float:
+def _limit(json: Json) -> float:
     return real(json, "clip_sample_range", 1.0, 0, math.inf, FILE)
 
 
-def decoder_schedule_json(start: float, end: float, *, clip: bool, sampler: str = "ddpm") -> dict[str, Any]:
+def decoder_schedule_json(
+    start: float, end: float, *, clip: bool, sampler: str = "ddpm"
+) -> dict[str, object]:
     """The scheduler_config.json of a decoder with linear betas from `start` to `end`.
 
     Raises CheckpointError for a sampler that no class stands for, or to clip in one whose class cannot.
@@ -236,7 +241,7 @@ def decoder_schedule_json(start: float, end: float, *, clip: bool, sampler: str 
     return json | dict(kind.fixed)
 
 
-def few_steps_json(json: Mapping[str, Any]) -> dict[str, Any]:
+def few_steps_json(json: Json) -> dict[str, object]:
     """The scheduler_config.json of a decoder that was distilled to a few steps of DDIM, from its teacher's.
 
     They are trailing, and end on a clean picture.
@@ -253,7 +258,7 @@ def few_steps_json(json: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-PRIOR_SCHEDULE_JSON: dict[str, Any] = {
+PRIOR_SCHEDULE_JSON: dict[str, object] = {
     "_class_name": PRIOR_CLASS,
     "clip_sample": True,
     "clip_sample_range": 10.0,
@@ -262,3 +267,36 @@ PRIOR_SCHEDULE_JSON: dict[str, Any] = {
     "variance_type": "fixed_small_log",
 }
 """The published prior's scheduler."""
+TEXT_IMAGE_SCHEDULES: Mapping[str, Mapping[str, object]] = {
+    "scheduler": decoder_schedule_json(*LATENT_BETAS, clip=False, sampler="ddim"),
+    "ddpm_scheduler": {
+        **decoder_schedule_json(*LATENT_BETAS, clip=False, sampler="ddpm"),
+        "clip_sample_range": 2.0,
+        "dynamic_thresholding_ratio": 0.995,
+        "sample_max_value": 2.0,
+        "steps_offset": 0,
+        "thresholding": True,
+        "variance_type": "learned_range",
+    },
+}
+"""The two schedulers published with the 2.1 decoder in diffusers layout."""
+ONE_TEXT_SCHEDULES: Mapping[str, Mapping[str, object]] = {
+    "scheduler": {
+        "_class_name": "DDPMScheduler",
+        "beta_end": LATENT_BETAS[1],
+        "beta_schedule": "squaredcos_cap_v2",
+        "beta_start": LATENT_BETAS[0],
+        "clip_sample": True,
+        "clip_sample_range": 1.0,
+        "dynamic_thresholding_ratio": 0.995,
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "sample_max_value": 1.0,
+        "steps_offset": 1,
+        "thresholding": False,
+        "timestep_spacing": "leading",
+        "trained_betas": None,
+        "variance_type": "fixed_small",
+    }
+}
+"""The scheduler published with the 3.0 decoder in diffusers layout."""

@@ -1,15 +1,24 @@
 """The T5 encoders of 2.0 (`MT5EncoderModel`) and 3.x (`T5EncoderModel`) in transformers' names."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from kandinsky.checkpoints.keymap import Entry, KeyMap, rename
-from kandinsky.checkpoints.layouts import TIED
-from kandinsky.checkpoints.maps.configs import build, require
-from kandinsky.checkpoints.maps.options import whole, word
-from kandinsky.checkpoints.maps.sizes import HINT, count, shape, sized
+from kandinsky.checkpoints.files import Json
+from kandinsky.checkpoints.keymap import TIED, Entry, KeyMap, rename, renames
+from kandinsky.checkpoints.maps.config_fields import (
+    HINT,
+    Field,
+    build,
+    count,
+    read_sizes,
+    require,
+    shape,
+    sized,
+    word,
+    write_sizes,
+)
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.t5 import GateName, T5Config
 
@@ -19,20 +28,33 @@ TABLES = ("shared.weight", "encoder.embed_tokens.weight")
 """The names under which files hold the one table of tokens: the first, the second, or both."""
 
 _GATES: dict[str, GateName] = {"gated-gelu": "gelu_tanh", "gated-silu": "silu"}
-_ATTENTION, _MLP = "encoder.block.{i}.layer.0", "encoder.block.{i}.layer.1"
+_ATTENTION, _MLP = "layer.0.SelfAttention", "layer.1.DenseReluDense"
+_BLOCK = {
+    "norm1": "layer.0.layer_norm",
+    "q": f"{_ATTENTION}.q",
+    "k": f"{_ATTENTION}.k",
+    "v": f"{_ATTENTION}.v",
+    "out": f"{_ATTENTION}.o",
+    "norm2": "layer.1.layer_norm",
+    "gate": f"{_MLP}.wi_0",
+    "up": f"{_MLP}.wi_1",
+    "down": f"{_MLP}.wo",
+}
 _ENTRIES = [
-    rename("distances.weight", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
-    rename("blocks.{i}.norm1.weight", f"{_ATTENTION}.layer_norm.weight"),
-    rename("blocks.{i}.q.weight", f"{_ATTENTION}.SelfAttention.q.weight"),
-    rename("blocks.{i}.k.weight", f"{_ATTENTION}.SelfAttention.k.weight"),
-    rename("blocks.{i}.v.weight", f"{_ATTENTION}.SelfAttention.v.weight"),
-    rename("blocks.{i}.out.weight", f"{_ATTENTION}.SelfAttention.o.weight"),
-    rename("blocks.{i}.norm2.weight", f"{_MLP}.layer_norm.weight"),
-    rename("blocks.{i}.gate.weight", f"{_MLP}.DenseReluDense.wi_0.weight"),
-    rename("blocks.{i}.up.weight", f"{_MLP}.DenseReluDense.wi_1.weight"),
-    rename("blocks.{i}.down.weight", f"{_MLP}.DenseReluDense.wo.weight"),
+    rename("distances.weight", f"encoder.block.0.{_ATTENTION}.relative_attention_bias.weight"),
+    *renames(_BLOCK, "blocks.{i}", "encoder.block.{i}"),
     rename("norm.weight", "encoder.final_layer_norm.weight"),
 ]
+_SIZES: Mapping[str, Field] = {
+    "vocab_size": ("vocab_size", 0),
+    "width": ("d_model", 0),
+    "layers": ("num_layers", 0),
+    "heads": ("num_heads", 0),
+    "head_dim": ("d_kv", 0),
+    "mlp_width": ("d_ff", 0),
+    "buckets": ("relative_attention_num_buckets", 32),
+    "max_distance": ("relative_attention_max_distance", 128),
+}
 
 
 def t5_map(names: Iterable[str] = TABLES[:1]) -> KeyMap:
@@ -55,7 +77,7 @@ def without_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def t5_config(json: Mapping[str, Any]) -> T5Config:
+def t5_config(json: Json) -> T5Config:
     """Reads the config.json of an encoder, or of the whole model it is a part of.
 
     Raises CheckpointError for a missing size, a config of another model, or anything our encoder does not do.
@@ -63,28 +85,14 @@ def t5_config(json: Mapping[str, Any]) -> T5Config:
     model_type = word(json, "model_type", "t5", tuple(CLASSES))
     require(json, CLASSES["mt5" if model_type == "mt5" else "t5"], layer_norm_epsilon=1e-6)
     gate = word(json, "feed_forward_proj", "gated-gelu" if model_type == "mt5" else "relu", tuple(_GATES))
-    return build(
-        T5Config,
-        vocab_size=whole(json, "vocab_size", 0),  # sizes have no default: a missing one is refused
-        width=whole(json, "d_model", 0),
-        layers=whole(json, "num_layers", 0),
-        heads=whole(json, "num_heads", 0),
-        head_dim=whole(json, "d_kv", 0),
-        mlp_width=whole(json, "d_ff", 0),
-        gate=_GATES[gate],
-        buckets=whole(json, "relative_attention_num_buckets", 32),
-        max_distance=whole(json, "relative_attention_max_distance", 128),
-    )
+    return build(T5Config, **read_sizes(json, _SIZES), gate=_GATES[gate])
 
 
-def t5_json(config: T5Config, model_type: ModelType) -> dict[str, Any]:
+def t5_json(config: T5Config, model_type: ModelType) -> dict[str, object]:
     """The config.json with which the peer builds the same encoder."""
     names = {gate: name for name, gate in _GATES.items()}
     return {
         "architectures": [CLASSES[model_type]],
-        "d_ff": config.mlp_width,
-        "d_kv": config.head_dim,
-        "d_model": config.width,
         "dropout_rate": 0.1,
         "eos_token_id": 1,
         "feed_forward_proj": names[config.gate],
@@ -92,12 +100,8 @@ def t5_json(config: T5Config, model_type: ModelType) -> dict[str, Any]:
         "is_encoder_decoder": False,
         "layer_norm_epsilon": 1e-6,
         "model_type": model_type,
-        "num_heads": config.heads,
-        "num_layers": config.layers,
         "pad_token_id": 0,
-        "relative_attention_max_distance": config.max_distance,
-        "relative_attention_num_buckets": config.buckets,
-        "vocab_size": config.vocab_size,
+        **write_sizes(config, _SIZES),
     }
 
 
@@ -109,7 +113,7 @@ def infer_t5_config(tensors: Mapping[str, Tensor], gate: GateName, max_distance:
     """
     table = next((name for name in TABLES if name in tensors), TABLES[0])
     vocab_size, width = shape(tensors, table, 2)
-    first = "encoder.block.0.layer.0.SelfAttention"
+    first = f"encoder.block.0.{_ATTENTION}"
     buckets, heads = shape(tensors, f"{first}.relative_attention_bias.weight", 2)
     head_dim, rest = divmod(shape(tensors, f"{first}.q.weight", 2)[0], heads)
     if rest:
@@ -121,7 +125,7 @@ def infer_t5_config(tensors: Mapping[str, Tensor], gate: GateName, max_distance:
         layers=count(tensors, "encoder.block."),
         heads=heads,
         head_dim=head_dim,
-        mlp_width=shape(tensors, "encoder.block.0.layer.1.DenseReluDense.wi_0.weight", 2)[0],
+        mlp_width=shape(tensors, f"encoder.block.0.{_MLP}.wi_0.weight", 2)[0],
         gate=gate,
         buckets=buckets,
         max_distance=max_distance,

@@ -2,12 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from kandinsky.checkpoints.keymap import Entry, KeyMap, rename, stack
-from kandinsky.checkpoints.layouts import convolution
-from kandinsky.checkpoints.maps.configs import build, require
-from kandinsky.checkpoints.maps.options import whole, wholes
+from kandinsky.checkpoints.files import Json
+from kandinsky.checkpoints.keymap import Entry, KeyMap, convolution, rename, renames, stack
+from kandinsky.checkpoints.maps.config_fields import (
+    Field,
+    build,
+    read_sizes,
+    require,
+    whole,
+    write_sizes,
+)
 from kandinsky.networks.unet3 import UNet3Config
 
 CLASS = "Kandinsky3UNet"
@@ -55,40 +60,32 @@ DIFFUSERS = Names(
 )
 
 
-def _weights(native: str, foreign: str) -> Entry:
-    return rename(f"{native}.{{p}}", f"{foreign}.{{p}}")
-
-
-def _film(native: str, foreign: str) -> Entry:
-    return _weights(f"{native}.film", f"{foreign}.context_mlp.1")
-
-
-def _resnet(native: str, foreign: str) -> Iterable[Entry]:
-    part, theirs = f"{native}.convolutions.{{k}}", f"{foreign}.resnet_blocks.{{k}}"
-    yield _film(f"{part}.norm", f"{theirs}.group_norm")
-    yield _weights(f"{part}.upsample", f"{theirs}.up_sample")
-    yield _weights(f"{part}.conv", f"{theirs}.projection")
-    yield _weights(f"{part}.downsample", f"{theirs}.down_sample")
-    yield _weights(f"{native}.upsample", f"{foreign}.shortcut_up_sample")
-    yield _weights(f"{native}.shortcut", f"{foreign}.shortcut_projection")
-    yield _weights(f"{native}.downsample", f"{foreign}.shortcut_down_sample")
+_RESNET = {
+    "upsample": "shortcut_up_sample",
+    "shortcut": "shortcut_projection",
+    "downsample": "shortcut_down_sample",
+    "convolutions.{k}.norm.film": "resnet_blocks.{k}.group_norm.context_mlp.1",
+    "convolutions.{k}.upsample": "resnet_blocks.{k}.up_sample",
+    "convolutions.{k}.conv": "resnet_blocks.{k}.projection",
+    "convolutions.{k}.downsample": "resnet_blocks.{k}.down_sample",
+}
 
 
 def _over_context(native: str, foreign: str, names: Names) -> Iterable[Entry]:
     q, k, v = (f"{foreign}.{name}.{{p}}" for name in names.projections)
     yield rename(f"{native}.q.{{p}}", q)
     yield stack(f"{native}.context_kv.{{p}}", k, v)
-    yield _weights(f"{native}.out", f"{foreign}.{names.out}")
+    yield from renames({"out": names.out}, native, foreign)
 
 
 def _over_positions(native: str, foreign: str, names: Names) -> Iterable[Entry]:
     yield stack(f"{native}.qkv.{{p}}", *(f"{foreign}.{name}.{{p}}" for name in names.projections))
-    yield _weights(f"{native}.out", f"{foreign}.{names.out}")
+    yield from renames({"out": names.out}, native, foreign)
 
 
 def _around_attention(native: str, foreign: str) -> Iterable[Entry]:
-    yield _film(f"{native}.norm1", f"{foreign}.in_norm")
-    yield _film(f"{native}.norm2", f"{foreign}.out_norm")
+    films = {"norm1.film": "in_norm.context_mlp.1", "norm2.film": "out_norm.context_mlp.1"}
+    yield from renames(films, native, foreign)
     for ours, theirs in (("up", "feed_forward.0"), ("down", "feed_forward.2")):
         yield Entry(f"{native}.{ours}.{{p}}", (f"{foreign}.{theirs}.{{p}}",), convolution(2))
 
@@ -101,10 +98,10 @@ def _levels(native: str, foreign: str, config: UNet3Config, names: Names) -> Ite
     for j in range(config.layers):
         triple = f"{ours}.triples.{j}"
         crossed = f"{theirs}.{names.attention.format(j, j + 1)}"
-        yield from _resnet(f"{triple}.first", f"{theirs}.{names.first.format(j, j + 1)}")
+        yield from renames(_RESNET, f"{triple}.first", f"{theirs}.{names.first.format(j, j + 1)}")
         yield from _around_attention(f"{triple}.attention", crossed)
         yield from _over_context(f"{triple}.attention.mixing", f"{crossed}.attention", names)
-        yield from _resnet(f"{triple}.second", f"{theirs}.{names.second.format(j, j + 1)}")
+        yield from renames(_RESNET, f"{triple}.second", f"{theirs}.{names.second.format(j, j + 1)}")
 
 
 def unet3_map(config: UNet3Config, names: Names = DIFFUSERS) -> KeyMap:
@@ -115,14 +112,26 @@ def unet3_map(config: UNet3Config, names: Names = DIFFUSERS) -> KeyMap:
         [
             rename("null_embedding", "null_embedding"),
             *_over_context("pooling", pooling, names),
-            *(_weights(ours, theirs) for ours, theirs in top.items()),
+            *renames(top),
             *_levels("down", names.down, config, names),
             *_levels("up", names.up, config, names),
         ]
     )
 
 
-def unet3_config(json: Mapping[str, Any]) -> UNet3Config:
+_SIZES: Mapping[str, Field] = {
+    "in_channels": ("in_channels", 4),
+    "channels": ("block_out_channels", UNet3Config.channels),
+    "layers": ("layers_per_block", UNet3Config.layers),
+    "time_dim": ("time_embedding_dim", UNet3Config.time_dim),
+    "head_dim": ("attention_head_dim", UNet3Config.head_dim),
+    "context_dim": ("cross_attention_dim", UNet3Config.context_dim),
+    "text_dim": ("encoder_hid_dim", UNet3Config.text_dim),
+    "groups": ("groups", UNet3Config.groups),
+}
+
+
+def unet3_config(json: Json) -> UNet3Config:
     """Reads a `Kandinsky3UNet` config.json.
 
     `out_channels` and `null_embedding` are keys of ours, for networks of the family that the peer lacks: one
@@ -130,38 +139,16 @@ def unet3_config(json: Mapping[str, Any]) -> UNet3Config:
     values that make no network.
     """
     require(json, CLASS)
-    in_channels = whole(json, "in_channels", 4)
-    return build(
-        UNet3Config,
-        in_channels=in_channels,
-        out_channels=whole(json, "out_channels", in_channels),
-        channels=wholes(json, "block_out_channels", UNet3Config.channels),
-        layers=whole(json, "layers_per_block", UNet3Config.layers),
-        time_dim=whole(json, "time_embedding_dim", UNet3Config.time_dim),
-        head_dim=whole(json, "attention_head_dim", UNet3Config.head_dim),
-        context_dim=whole(json, "cross_attention_dim", UNet3Config.context_dim),
-        text_dim=whole(json, "encoder_hid_dim", UNet3Config.text_dim),
-        groups=whole(json, "groups", UNet3Config.groups),
-        null_embedding=json.get("null_embedding") is True,
-    )
+    out_channels = whole(json, "out_channels", whole(json, "in_channels", 4))
+    null = json.get("null_embedding") is True
+    return build(UNet3Config, **read_sizes(json, _SIZES), out_channels=out_channels, null_embedding=null)
 
 
-def unet3_json(config: UNet3Config) -> dict[str, Any]:
+def unet3_json(config: UNet3Config) -> dict[str, object]:
     """The config.json with which the peer builds the same network, where it has such a one."""
-    own: dict[str, Any] = {}
+    own: dict[str, object] = {"_class_name": CLASS, **write_sizes(config, _SIZES)}
     if config.out_channels != config.in_channels:
         own["out_channels"] = config.out_channels
     if config.null_embedding:
         own["null_embedding"] = True
-    return {
-        "_class_name": CLASS,
-        "attention_head_dim": config.head_dim,
-        "block_out_channels": list(config.channels),
-        "cross_attention_dim": config.context_dim,
-        "encoder_hid_dim": config.text_dim,
-        "groups": config.groups,
-        "in_channels": config.in_channels,
-        "layers_per_block": config.layers,
-        "time_embedding_dim": config.time_dim,
-        **own,
-    }
+    return own

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kandinsky.checkpoints.hub import resolve_files
-from kandinsky.checkpoints.learned_words import read_words
+from kandinsky.checkpoints.textual_inversion import read_words
 from kandinsky.compat.diffusers.parts import Part, native_of, original_of
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError

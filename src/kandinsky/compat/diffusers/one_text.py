@@ -27,8 +27,8 @@ from kandinsky.core.images import read_picture
 from kandinsky.core.requests import Request
 from kandinsky.diffusion.guidance import is_guided
 from kandinsky.generations.k30 import FEW_STEPS, assembled
+from kandinsky.generations.loading import Placement
 from kandinsky.generations.model import Model
-from kandinsky.generations.parts import Placement
 from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet3 import UNet3Condition

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
-from kandinsky.checkpoints import formats
-from kandinsky.checkpoints.diffusers_folder import Folder, save_component
-from kandinsky.checkpoints.formats import Format
+from kandinsky.checkpoints.components import Component
+from kandinsky.checkpoints.diffusers_folder import Folder
+from kandinsky.checkpoints.maps import networks
 from kandinsky.compat.diffusers.attention import AttnAddedKVProcessor2_0, check_processors
 from kandinsky.compat.diffusers.files import component_folder
 from kandinsky.compat.diffusers.values import (
@@ -35,7 +35,7 @@ from kandinsky.networks.unet3_blocks import Fixed as FixedByText
 class Part(nn.Module):
     """A network that is loaded, moved and saved in the familiar way; `config` is its file's."""
 
-    FORMAT: ClassVar[Format]
+    FORMAT: ClassVar[Component]
 
     def __init__(self, native: nn.Module, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -63,18 +63,15 @@ class Part(nn.Module):
         cls, folder: Folder, name: str, dtype: torch.dtype | None = None, variant: str | None = None
     ) -> Self:
         """Loads a component of an opened folder, in float32 unless told otherwise."""
-        config = cls.FORMAT.config(folder, name)
-        native = cls.FORMAT.load(folder, name, config, dtype or torch.float32, variant)
+        native = cls.FORMAT.open(folder, variant, name=name).load(dtype or torch.float32)
         return cls(native, folder.config(name))
 
     def save_pretrained(
         self, path: str | Path, variant: str | None = None, safe_serialization: bool = True
     ) -> None:
         """Writes the component as safetensors into a folder; raises OutputError when it cannot be written."""
-        form, native = self.FORMAT, cast(Any, self.native)
-        tensors = form.keys(native.config, None).to_foreign(native.state_dict())
-        json = {**form.write(native.config), **self.config.stated}
-        save_component(Path(path).parent, Path(path).name, json, tensors, form.stem, variant=variant)
+        target = Path(path)
+        self.FORMAT.save(target.parent, self.native, target.name, stated=self.config.stated, variant=variant)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -90,7 +87,7 @@ class Part(nn.Module):
 class UNet2DConditionModel(Part):
     """The decoder's U-Net."""
 
-    FORMAT: ClassVar[Format] = formats.UNET
+    FORMAT: ClassVar[Component] = networks.UNET
 
     def __init__(self, native: nn.Module, config: Mapping[str, Any]) -> None:
         super().__init__(native, config)
@@ -155,7 +152,7 @@ class UNet2DConditionModel(Part):
 class Kandinsky3UNet(Part):
     """The U-Net that listens to the states of a text."""
 
-    FORMAT: ClassVar[Format] = formats.UNET3
+    FORMAT: ClassVar[Component] = networks.UNET3
 
     def forward(
         self,
@@ -187,7 +184,7 @@ class Kandinsky3UNet(Part):
 class VQModel(Part):
     """The autoencoder."""
 
-    FORMAT: ClassVar[Format] = formats.MOVQ
+    FORMAT: ClassVar[Component] = networks.MOVQ
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
         """Pictures (B, 3, H, W) in -1..1 to unquantised latents."""
@@ -205,7 +202,7 @@ class VQModel(Part):
 class PriorTransformer(Part):
     """The diffusion prior's network."""
 
-    FORMAT: ClassVar[Format] = formats.PRIOR
+    FORMAT: ClassVar[Component] = networks.PRIOR
 
     def forward(
         self,
@@ -242,7 +239,7 @@ class PriorTransformer(Part):
 class CLIPTextModelWithProjection(Part):
     """CLIP's text tower."""
 
-    FORMAT: ClassVar[Format] = formats.CLIP_TEXT
+    FORMAT: ClassVar[Component] = networks.CLIP_TEXT
 
     def forward(self, input_ids: Tensor, **ignored: Any) -> CLIPTextModelOutput:
         """Token ids (B, L) to the texts' embeddings and hidden states."""
@@ -253,7 +250,7 @@ class CLIPTextModelWithProjection(Part):
 class CLIPVisionModelWithProjection(Part):
     """CLIP's vision tower."""
 
-    FORMAT: ClassVar[Format] = formats.CLIP_VISION
+    FORMAT: ClassVar[Component] = networks.CLIP_VISION
 
     def forward(self, pixel_values: Tensor, **ignored: Any) -> CLIPVisionModelOutput:
         """Normalised pixels (B, 3, S, S) to image embeddings."""
@@ -263,7 +260,7 @@ class CLIPVisionModelWithProjection(Part):
 class MultilingualCLIP(Part):
     """The multilingual text encoder."""
 
-    FORMAT: ClassVar[Format] = formats.MULTILINGUAL
+    FORMAT: ClassVar[Component] = networks.MULTILINGUAL
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids and mask (B, L) to the texts' embeddings (B, D) and hidden states (B, L, W)."""
@@ -274,7 +271,7 @@ class MultilingualCLIP(Part):
 class T5EncoderModel(Part):
     """The text encoder whose states a U-Net listens to."""
 
-    FORMAT: ClassVar[Format] = formats.ONE_TEXT
+    FORMAT: ClassVar[Component] = networks.ONE_TEXT
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: Any
@@ -285,7 +282,7 @@ class T5EncoderModel(Part):
 
 
 PARTS: dict[str, type[Part]] = {
-    kind.FORMAT.name: kind
+    kind.FORMAT.class_name: kind
     for kind in (
         CLIPTextModelWithProjection,
         CLIPVisionModelWithProjection,

@@ -1,7 +1,6 @@
 """The original files of a release in the folder that existing code names, downloaded when they are
 missing."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,12 +8,13 @@ from pathlib import Path
 
 from kandinsky.checkpoints.files import make_folder
 from kandinsky.checkpoints.hub import files_in, list_files, resolve_files
-from kandinsky.checkpoints.maps.original_files import INPAINTING, TEXT_IMAGE, TWO_TEXTS, Layout
+from kandinsky.checkpoints.maps.original_files import INPAINTING, TEXT_IMAGE, TWO_TEXTS, OriginalFiles
 from kandinsky.checkpoints.original import OriginalFolder
 from kandinsky.checkpoints.original_hub import CLIP_REPOSITORY, HALVES, plan_original
-from kandinsky.core.errors import HubError, OutputError
+from kandinsky.core.errors import HubError
+from kandinsky.core.files import write_atomically
 
-RELEASES: dict[str, tuple[str, str, Layout]] = {
+RELEASES: dict[str, tuple[str, str, OriginalFiles]] = {
     "2.0": ("2_0", "ai-forever/Kandinsky_2.0", TWO_TEXTS),
     "2.1": ("2_1", "ai-forever/Kandinsky_2.1", TEXT_IMAGE),
 }
@@ -36,7 +36,7 @@ def original_folder(version: str, inpainting: bool, cache_dir: str | Path, token
     return root
 
 
-def _is_whole(root: Path, layout: Layout, variant: str | None) -> bool:
+def _is_whole(root: Path, layout: OriginalFiles, variant: str | None) -> bool:
     with suppress(HubError):
         plan_original(files_in(root), layout, variant, HALVES, str(root))
         return True
@@ -57,12 +57,5 @@ def _place(source: Path, target: Path) -> None:
     with suppress(OSError, NotImplementedError):
         target.symlink_to(source.resolve())
         return
-    partial = target.with_name(f"{target.name}.part")
-    try:
-        shutil.copyfile(source, partial)
-        os.replace(partial, target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(
-            f"{target} cannot be written ({error.strerror}).", "Choose another cache_dir."
-        ) from error
+    with source.open("rb") as content:
+        write_atomically(target, lambda file: shutil.copyfileobj(content, file))

@@ -23,9 +23,9 @@ from kandinsky.core.errors import RequestError, nearest
 from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.quantize import check_quantize, quantize
 from kandinsky.engine.weight_residency import WeightResidency
-from kandinsky.generations.k30 import load_original
+from kandinsky.generations.k30 import load
+from kandinsky.generations.loading import Placement
 from kandinsky.generations.model import Model
-from kandinsky.generations.parts import Placement
 
 __all__ = [
     "Kandinsky3InpaintingPipeline",
@@ -139,7 +139,7 @@ def _load(
     widest = max(dtypes.values(), key=lambda dtype: torch.finfo(dtype).bits)
     folder = original_folder(variant, cache_dir, *paths)
     place = Placement(torch.device("cpu"), widest, variant, parked=width is not None)
-    model = load_original(folder, place)
+    model = load(folder, None, place)
     for part, module in model.modules.items():
         residence = WeightResidency(place.shelf, devices[part], dtypes[part])
         if width is not None and part == "text_encoder":
@@ -149,7 +149,7 @@ def _load(
         else:
             module.to(devices[part], dtypes[part])
     conditioner = model.conditioner
-    assert isinstance(conditioner, OneTextConditioner)  # what `load_original` wires
+    assert isinstance(conditioner, OneTextConditioner)  # what `load` wires
     device, dtype = devices["unet"], dtypes["unet"]
     told = replace(conditioner, device=device, dtype=dtype)
     return replace(model, conditioner=told, device=device, dtype=dtype)

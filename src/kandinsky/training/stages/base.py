@@ -7,11 +7,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.conditioning.decoder_texts import TOKENS
 from kandinsky.conditioning.one_text import OneTextConditioner, stacked
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.core.errors import ConfigError
-from kandinsky.engine.loras import OF_THE_PRIOR, adaptable
+from kandinsky.engine.loras import adaptable
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.engine.text_encoders import listeners, text_encoders
 from kandinsky.networks.prior import PriorCondition
@@ -57,7 +58,7 @@ class Base:
         """That network, and with texts the text encoders that it listens to, by what files call them."""
         found = {self.component(target): self.network(target)}
         for component, encoder in self.encoders.items():
-            if with_texts and component.startswith(OF_THE_PRIOR) == (target == "prior"):
+            if with_texts and component.startswith(PRIOR_PREFIX) == (target == "prior"):
                 found[component] = encoder.network
         return found
 

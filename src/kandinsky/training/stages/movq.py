@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator
 import torch
 from torch import Tensor, nn
 
-from kandinsky.checkpoints.lpips_files import load_perceptual
+from kandinsky.checkpoints.lpips_weights import load_perceptual
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.movq import MoVQ
 from kandinsky.training.config import MovqObjective, Stage

@@ -10,24 +10,24 @@ import torch
 from torch import nn
 
 from kandinsky.adapters.lora import Adapter
+from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.checkpoints.diffusers_folder import CONFIGS, Folder
-from kandinsky.checkpoints.files import INDEX, read_json, write_json
-from kandinsky.checkpoints.learned_words import write_words
+from kandinsky.checkpoints.files import INDEX, OWN_SETTINGS, read_json, write_json
 from kandinsky.checkpoints.lora import network_keys, write_lora
 from kandinsky.checkpoints.maps.scheduler import few_steps_json
-from kandinsky.checkpoints.weight_names import STEMS, parse
+from kandinsky.checkpoints.textual_inversion import write_words
+from kandinsky.checkpoints.weight_files import STEMS, parse
 from kandinsky.checkpoints.weights import write_weights
 from kandinsky.core.errors import ConfigError
+from kandinsky.core.files import whole_folder
 from kandinsky.core.metadata import library_version
-from kandinsky.engine.loras import OF_THE_PRIOR, adaptable
+from kandinsky.engine.loras import adaptable
 from kandinsky.engine.sampling_defaults import SAMPLING, Sampling
 from kandinsky.generations import kind_for
-from kandinsky.generations.parts import OWN_SETTINGS
 from kandinsky.networks.unet2 import UNet2
 from kandinsky.training.config import DistillObjective, LoraObjective, Stage, TextualInversionObjective
 from kandinsky.training.ema import copy_into
 from kandinsky.training.events import Exported
-from kandinsky.training.export import in_place_of
 from kandinsky.training.stages.base import Base
 from kandinsky.training.stages.distill import sampling_of
 from kandinsky.training.stages.dreambooth import trainable
@@ -153,7 +153,7 @@ def _copy_with(
         replaced = Path(place).name in networks
         return {name for name in names if replaced and parse(name, STEMS)}
 
-    with in_place_of(target) as aside:
+    with whole_folder(target) as aside:
         aside.mkdir(parents=True)
         for path in folder.root.iterdir():
             # Cards and measurements are of the old weights; only what a model is made of is taken over.
@@ -212,7 +212,7 @@ def folder_of(shop: Workshop, target: Target) -> Folder:
 
 def component_in(folder: Folder, component: str) -> str:
     """What a folder calls a component: in one of a prior alone names have no word that says so."""
-    return component if component in folder.components else component.removeprefix(OF_THE_PRIOR)
+    return component if component in folder.components else component.removeprefix(PRIOR_PREFIX)
 
 
 def _notes(shop: Workshop, stage: Stage) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Measured by `benchmarks/sampler_curve.py`; what was published can be asked for b
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from kandinsky.diffusion.schedule import Schedule
 
@@ -13,7 +12,17 @@ PUBLISHED = ("ddpm", "ddim")
 """The samplers of first order that checkpoints were published with."""
 HIGHER_ORDER = ("dpmpp_2m", "dpmpp_2m_sde", "heun", "unipc")
 """Those of second order; the multistep method of noises wants times as they were published."""
-DEFAULTS: Mapping[str, Any] = {"steps": 20, "sampler": "dpmpp_2m"}
+FEW_STEPS: Mapping[str, object] = {"steps": 20, "sampler": "dpmpp_2m"}
+
+PRIOR_DEFAULTS: Mapping[str, object] = {
+    "steps": 100,
+    "guidance_scale": 4.0,
+    "prior_steps": 25,
+    "prior_guidance_scale": 4.0,
+    "strength": 0.3,
+}
+"""What decoders with a prior were published with. The size comes from the U-Net's config, the sampler from
+the scheduler's, and `FEW_STEPS` instead of some of it where nothing else is asked for."""
 
 
 def few_step_schedules(schedule: Schedule) -> dict[str, Schedule]:
@@ -29,6 +38,6 @@ def few_step_schedules(schedule: Schedule) -> dict[str, Schedule]:
     )
 
 
-def few_step_defaults(schedule: Schedule, own: Mapping[str, Any]) -> Mapping[str, Any]:
+def few_step_defaults(schedule: Schedule, own: Mapping[str, object]) -> Mapping[str, object]:
     """Request fields in place of the published ones; none for a checkpoint that has its `own`."""
-    return DEFAULTS if schedule.sampler in PUBLISHED and not own else {}
+    return FEW_STEPS if schedule.sampler in PUBLISHED and not own else {}

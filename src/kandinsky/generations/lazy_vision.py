@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kandinsky.checkpoints.stored import Stored
+from kandinsky.checkpoints.lazy_weights import LazyWeights
 from kandinsky.checkpoints.weights import read_tensor_file, write_tensor_file
 from kandinsky.core.errors import CheckpointError, OutputError
 from kandinsky.core.system import cache_folder
@@ -26,11 +26,11 @@ EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True, eq=False)
-class WaitingVision:
-    """A vision tower `stored` in files; `network` is on the meta device until the first picture."""
+class LazyVisionTower:
+    """A vision tower whose `weights` are in files: `network` is on the meta device until the first image."""
 
     network: ClipVision
-    stored: Stored
+    weights: LazyWeights
     device: torch.device
     dtype: torch.dtype
 
@@ -64,7 +64,7 @@ class WaitingVision:
         return self.network.class_token.is_meta
 
     def _bring(self, names: Collection[str]) -> None:
-        self.stored.bring(self.network, names, self.device, self.dtype)
+        self.weights.load_to(self.network, names, self.device, self.dtype)
 
     def _streamed(self, pixels: Tensor) -> Tensor:
         """The tower's answer with one block at a time in memory."""
@@ -81,7 +81,7 @@ class WaitingVision:
         return embedding
 
     def _path(self) -> Path:
-        said = f"{self.stored.identity()} {self.network.config} {self.dtype}"
+        said = f"{self.weights.identity()} {self.network.config} {self.dtype}"
         return cache_folder() / "no-picture" / f"{sha256(said.encode()).hexdigest()}.safetensors"
 
 

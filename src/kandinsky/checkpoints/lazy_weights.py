@@ -1,4 +1,4 @@
-"""Networks in their files: loaded whole, or known by shape alone and read in parts when they are needed."""
+"""Weights in their files: loaded whole, or known by shape alone and read in parts when they are needed."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kandinsky.checkpoints.hollow import hollow
 from kandinsky.checkpoints.keymap import KeyMap
-from kandinsky.checkpoints.weights import load_strict
+from kandinsky.checkpoints.weights import load_strict, meta_init
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.layers import channels_innermost
 
@@ -22,8 +21,8 @@ SAMPLE = 1024
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
-    """A network that lies in files.
+class LazyWeights:
+    """The weights of a network, in files.
 
     `open` maps all its tensors under the files' names without reading them, `keys` renames them, and `build`
     makes the network they belong to; `what` and `where` are for messages. Of an `outlined` network only the
@@ -51,14 +50,14 @@ class Stored:
                 parameter.data = _laid_out(parameter.data)
             return network
         del found
-        network = self.parked(dtype)
-        self.bring(network, network.state_dict(), device, dtype)
+        network = self.on_meta(dtype)
+        self.load_to(network, network.state_dict(), device, dtype)
         return network
 
-    def bring(
+    def load_to(
         self, network: nn.Module, names: Collection[str], device: torch.device, dtype: torch.dtype
     ) -> None:
-        """Gives a parked network its tensors of these names.
+        """Gives a network on the meta device its tensors of these names.
 
         They are mapped from the files where these hold them alike, and otherwise made in portions, so that
         little is in memory twice.
@@ -78,13 +77,13 @@ class Stored:
             made = {name: placed(found.pop(name), device, dtype) for name in portion}
             network.load_state_dict(made, strict=False, assign=True)
 
-    def parked(self, dtype: torch.dtype | None = None) -> nn.Module:
+    def on_meta(self, dtype: torch.dtype | None = None) -> nn.Module:
         """The network without its weights: on the meta device, checked as `load` checks it.
 
         Raises CheckpointError as well for files that can only be read whole.
         """
         if self.outlined:
-            network = hollow(self.build).eval()
+            network = meta_init(self.build).eval()
             return network if dtype is None else network.to(dtype)
         if not self.is_mapped():
             raise CheckpointError(

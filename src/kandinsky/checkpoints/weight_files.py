@@ -105,9 +105,8 @@ def choose(
     )
 
 
-def file_name(stem: str, variant: str | None = None, part: int = 0, parts: int = 0) -> str:
+def file_name(stem: str, variant: str | None = None, shard: str = "") -> str:
     """The name to write: `stem[.variant][-00001-of-00002].safetensors`."""
-    shard = f"-{part:05d}-of-{parts:05d}" if parts else ""
     return f"{stem}{f'.{variant}' if variant else ''}{shard}.safetensors"
 
 

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from kandinsky.checkpoints.hollow import hollow
+from kandinsky.checkpoints.weights import meta_init
 from kandinsky.networks.clip import ClipText, ClipTextConfig
 from kandinsky.networks.prior import Prior, PriorConfig
 
@@ -14,7 +14,7 @@ TEXT = ClipTextConfig(40, 16, 1, 2, 32, 8, 16, "gelu", 39, "eos")
 
 def test_a_hollow_network_has_the_shapes_of_a_real_one_and_no_memory() -> None:
     for build in (lambda: ClipText(TEXT), lambda: Prior(PriorConfig(2, 8, 1, 16, 16, 8))):
-        empty, real = hollow(build).state_dict(), build().state_dict()
+        empty, real = meta_init(build).state_dict(), build().state_dict()
         assert {name: tensor.shape for name, tensor in empty.items()} == {
             name: tensor.shape for name, tensor in real.items()
         }
@@ -23,7 +23,7 @@ def test_a_hollow_network_has_the_shapes_of_a_real_one_and_no_memory() -> None:
 
 def test_initial_values_are_left_out_inside_only() -> None:
     before = torch.random.get_rng_state()
-    hollow(lambda: torch.nn.Linear(4, 4))
+    meta_init(lambda: torch.nn.Linear(4, 4))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert float(torch.nn.init.ones_(torch.zeros(3)).sum()) == 3.0
 

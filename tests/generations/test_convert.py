@@ -12,12 +12,12 @@ from torch import Tensor
 
 import kandinsky
 from kandinsky.checkpoints import convert as module
-from kandinsky.checkpoints.convert import convert
 from kandinsky.checkpoints.diffusers_folder import open_folder
 from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.checkpoints.weights import read_tensor_file, read_weights
 from kandinsky.cli.main import run
 from kandinsky.core.errors import CheckpointError, OutputError, RequestError
+from kandinsky.generations import convert
 from tests.parity.peers import relative
 from tests.reference.folders import PROMPT, write_first, write_second
 from tests.reference.recorded import RELEASE, weights
@@ -131,29 +131,34 @@ def test_the_peer_reads_what_was_converted(text_image: TextImageCheckpoints, tmp
 
 def test_clip_in_any_form(tmp_path: Path) -> None:
     """Plain tensors, a TorchScript archive, or a folder of transformers beside the other files."""
-    from kandinsky.checkpoints.original import OriginalFolder, read_clip
+    from kandinsky.checkpoints.maps.networks import CLIP_TEXT, CLIP_VISION
+    from kandinsky.checkpoints.maps.original_networks import logit_scale
+    from kandinsky.checkpoints.original import OriginalFolder
     from tests.checkpoints.clips import script_of, transformers_clip
 
     root = write_second(tmp_path / "second")
     opened = open_checkpoint(root)
     assert isinstance(opened, OriginalFolder)
-    plain = read_clip(opened)
+
+    def read_clip() -> tuple[Any, Any, Tensor]:
+        return CLIP_TEXT.open(opened).load(), CLIP_VISION.open(opened).load(), logit_scale(opened)
+
+    plain = read_clip()
     file = read_tensor_file(root / "ViT-L-14.pt")
     script_of(file).save(root / "scripted")  # not onto the file, for its tensors are mapped
     (root / "scripted").replace(root / "ViT-L-14.pt")
-    scripted = read_clip(opened)
+    scripted = read_clip()
     (root / "ViT-L-14.pt").unlink()
-    transformers_clip(plain.text, plain.vision, plain.logit_scale, root / "clip")
-    foldered = read_clip(opened)
+    transformers_clip(*plain, root / "clip")
+    foldered = read_clip()
     for other in (scripted, foldered):
-        assert same(other.text.state_dict(), plain.text.state_dict())
-        assert same(other.vision.state_dict(), plain.vision.state_dict())
-        assert torch.equal(other.logit_scale, plain.logit_scale)
-    assert scripted.text.config == plain.text.config == foldered.text.config
-    assert scripted.vision.config == plain.vision.config == foldered.vision.config
+        for tower, wanted in zip(other[:2], plain[:2], strict=True):
+            assert same(tower.state_dict(), wanted.state_dict())
+            assert tower.config == wanted.config
+        assert torch.equal(other[2], plain[2])
     shutil.rmtree(root / "clip")
     with pytest.raises(CheckpointError, match=r"lacks CLIP: neither ViT-L-14.pt nor clip/config.json"):
-        read_clip(opened)
+        read_clip()
 
 
 def test_another_release_has_no_other_layout(tiny: Checkpoints, tmp_path: Path) -> None:
@@ -184,7 +189,7 @@ def test_halves_that_do_not_belong_together(
     assert text_image.decoder
     assert text_image.prior
     decoder, prior = (open_checkpoint(text_image.root / name) for name in ("decoder", "prior"))
-    with pytest.raises(CheckpointError, match="both have codec, text, unet"):
+    with pytest.raises(CheckpointError, match="both have movq, text_encoder, unet"):
         convert(decoder, tmp_path / "new", "original", prior=decoder)
     folder = tmp_path / "folder"
     convert(open_checkpoint(first), folder, "diffusers")

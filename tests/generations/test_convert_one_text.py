@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 import kandinsky
-from kandinsky.checkpoints.convert import convert
 from kandinsky.checkpoints.diffusers_folder import open_folder
-from kandinsky.checkpoints.formats import MOVQ, ONE_TEXT, UNET3
+from kandinsky.checkpoints.maps.networks import MOVQ, ONE_TEXT, UNET3
 from kandinsky.checkpoints.original import OriginalFolder, open_checkpoint
-from kandinsky.checkpoints.original_one_text import read_unet3
 from kandinsky.checkpoints.weights import read_pickle, read_tensor_file
 from kandinsky.cli.main import run
+from kandinsky.generations import convert
 from tests.parity.peers import MOVQ_TINY, noise, redraw, relative
 from tests.reference.folders import THIRD_PROMPT, write_third, write_third_first
 from tests.reference.recorded import identical
@@ -159,7 +158,7 @@ def test_the_peer_reads_what_was_converted(published: tuple[Path, Any], tmp_path
     torch.save({**content, "null_embedding": torch.ones(24)}, tmp_path / "learned.pt")
     (tmp_path / "learned.pt").replace(original / "weights" / "kandinsky3.pt")
     convert(_original(original), again, "diffusers")
-    assert read_unet3(_original(original)).config.null_embedding
+    assert UNET3.open(_original(original)).config.null_embedding
     peer = Kandinsky3Pipeline.from_pretrained(again)
     x, hidden, mask = noise(1, 4, 16, 16), noise(1, 3, 20, seed=1), torch.ones(1, 3)
     assert relative(peer.unet.float()(x, 3, hidden, mask).sample, unet(x, 3, hidden, mask).sample) == 0
@@ -170,7 +169,7 @@ def test_the_only_variant_is_read_sharded_or_not(published: tuple[Path, Any]) ->
     assert len(list((root / "text_encoder").glob("*fp16*.safetensors"))) > 1
     folder = open_folder(root)
     for component, form in (("unet", UNET3), ("movq", MOVQ), ("text_encoder", ONE_TEXT)):
-        module = form.load(folder, component, form.config(folder, component))
+        module = form.open(folder, name=component).load()
         assert {p.dtype for p in module.parameters()} == {torch.float16}
 
 

@@ -11,8 +11,8 @@ import kandinsky
 from kandinsky.core.events import Result
 from kandinsky.core.system import VARIABLE
 from kandinsky.engine.pipeline import Pipeline
-from kandinsky.generations import parts
-from kandinsky.generations.waiting import WaitingVision
+from kandinsky.generations import loading
+from kandinsky.generations.lazy_vision import LazyVisionTower
 
 PICTURE = Image.fromarray(np.arange(48 * 48 * 3, dtype=np.uint8).reshape(48, 48, 3))
 
@@ -28,7 +28,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def waiting(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
-    monkeypatch.setattr(parts, "WAITS_FROM", 0)
+    monkeypatch.setattr(loading, "WAITS_FROM", 0)
     return kandinsky.load(device="cpu", dtype="float32")
 
 
@@ -46,7 +46,7 @@ def test_texts_leave_it_in_its_files_and_read_it_once(cache: Path, monkeypatch: 
     def refuse(*_: object) -> torch.Tensor:
         raise AssertionError("the tower was read again")
 
-    monkeypatch.setattr(WaitingVision, "_streamed", refuse)
+    monkeypatch.setattr(LazyVisionTower, "_streamed", refuse)
     assert drawn(waiting(monkeypatch)).images[0].tobytes() == usual.images[0].tobytes()
 
 

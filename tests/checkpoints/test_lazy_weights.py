@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kandinsky.checkpoints import formats, stored
+from kandinsky.checkpoints import lazy_weights
 from kandinsky.checkpoints.diffusers_folder import Folder
+from kandinsky.checkpoints.maps import networks
 from kandinsky.networks.prior import Prior, PriorConfig
 from tests.parity.peers import redraw
 
@@ -19,8 +20,8 @@ CONFIG = PriorConfig(2, 8, 2, 16, 16, 8)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_in_portions_as_at_once(dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = redraw(Prior(CONFIG))
-    formats.PRIOR.save(tmp_path, "prior", network)
-    lying = formats.PRIOR.stored(Folder(tmp_path, {}), "prior", CONFIG)
+    networks.PRIOR.save(tmp_path, network)
+    lying = networks.PRIOR.open(Folder(tmp_path, {}), config=CONFIG).weights
     opened: list[int] = []
 
     def tensors() -> Mapping[str, Tensor]:
@@ -30,7 +31,7 @@ def test_in_portions_as_at_once(dtype: torch.dtype, tmp_path: Path, monkeypatch:
     counted = replace(lying, open=tensors)
     whole = counted.load(dtype).state_dict()
     assert len(opened) == 1, "a small network is opened once"
-    monkeypatch.setattr(stored, "PORTION", 1000)
+    monkeypatch.setattr(lazy_weights, "PORTION", 1000)
     parts = counted.load(dtype).state_dict()
     assert len(opened) > 5
     for name, tensor in network.state_dict().items():

@@ -8,7 +8,7 @@ import pytest
 import kandinsky
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.generations import k21, k22
-from kandinsky.generations.few_steps import HIGHER_ORDER
+from kandinsky.generations.few_step_defaults import HIGHER_ORDER
 from tests.requests import our_latents
 from tests.tiny import Checkpoints, write_tiny
 from tests.tiny_one_text import OneTextCheckpoints

@@ -1,0 +1,284 @@
+"""How checkpoints hold networks: one `ComponentSpec` says of each kind how both layouts do.
+
+The kinds are in `maps/networks.py`, the tables of these, one for each generation, in `generations/`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.checkpoints.diffusers_folder import Folder, save_component
+from kandinsky.checkpoints.files import Json, read_json
+from kandinsky.checkpoints.keymap import KeyMap
+from kandinsky.checkpoints.lazy_weights import CPU, LazyWeights
+from kandinsky.checkpoints.maps.original_files import OriginalFiles
+from kandinsky.checkpoints.original import OriginalFolder, Source
+from kandinsky.checkpoints.weights import Tensors
+from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
+from kandinsky.core.errors import CheckpointError
+
+C = TypeVar("C")
+M = TypeVar("M", bound=nn.Module)
+PRIOR_PREFIX = "prior_"
+"""What the names of a prior's components begin with in a folder that holds a decoder too."""
+
+
+@dataclass(frozen=True)
+class OriginalFile(Generic[C]):
+    """How an original release holds a network.
+
+    `place` is the file or folder in which it lies, `open` maps its tensors, `infer` reads its sizes off them
+    and the config.json beside them, `keys` are the names in a file with such names. `write` writes tensors
+    and config.json, for which `describe` is asked; `names` and `trim` are what the files that are written
+    have, and lack, of the network. `tokenizer` is the folder of the vocabulary that belongs to it, `pad_id`
+    what texts are padded with, whatever the tokenizer's files say.
+    """
+
+    place: Callable[[OriginalFolder, str | None], Path]
+    open: Callable[[OriginalFolder, Path], Tensors]
+    infer: Callable[[Tensors, Json], C]
+    keys: Callable[[C, Iterable[str]], KeyMap]
+    write: Callable[[OriginalFolder, str, Tensors, Json], None]
+    describe: Callable[[C], Json] = lambda _: {}
+    names: tuple[str, ...] = ()
+    trim: Callable[[C, Tensors], tuple[C, Tensors]] = lambda config, state: (config, state)
+    tokenizer: Callable[[OriginalFolder], Path] | None = None
+    pad_id: int | None = None
+
+    def tensors(self, config: C, state: Tensors) -> tuple[dict[str, Tensor], Json]:
+        """The tensors and config.json of a network; CheckpointError where they could not tell its sizes."""
+        config, state = self.trim(config, state)
+        tensors, json = self.keys(config, self.names).to_foreign(state), self.describe(config)
+        told = self.infer(tensors, json)
+        if config != told:
+            raise CheckpointError(
+                f"Original files have no place for {config}: their tensors would be read as {told}.",
+                "Only networks of the published kind can be written to them.",
+            )
+        return tensors, json
+
+
+def json_beside(path: Path) -> Json:
+    """The config.json in the folder of a network; empty without one, and beside a file."""
+    return read_json(path / "config.json") if (path / "config.json").is_file() else {}
+
+
+@dataclass(frozen=True, eq=False)
+class LazyNetwork(Generic[C, M]):
+    """A network by its configuration, and its weights, which are read when they are asked for."""
+
+    config: C
+    weights: LazyWeights
+
+    def load(self, dtype: torch.dtype | None = None, device: torch.device = CPU) -> M:
+        """The network with its weights, see `LazyWeights.load`."""
+        return cast(M, self.weights.load(dtype, device))
+
+
+@dataclass(frozen=True)
+class ComponentSpec(Generic[C, M]):
+    """How a kind of network lies in a checkpoint.
+
+    `name` is its component in a folder in diffusers layout, `library` and `class_name` its class in the model
+    index; `build` makes it of its configuration, of class `sizes`. `read` and `write` translate the
+    component's config.json, `keys` the names of its tensors, which lie in files called `stem`. `settle`
+    corrects a configuration by what only the tensors tell, `strip` leaves out tensors of no use, `complete`
+    adds what the layout wants and the network lacks. `tokenizer` is the component of its vocabulary.
+    `adapted` are the modules, as files name them, that adapters change unless told otherwise. `original`
+    says how the original release holds it.
+    """
+
+    name: str
+    library: str
+    class_name: str
+    sizes: type[C]
+    build: Callable[[C], M]
+    read: Callable[[Json], C]
+    write: Callable[[C], Json]
+    keys: Callable[[C, Tensors | None], KeyMap]
+    stem: str = "diffusion_pytorch_model"
+    settle: Callable[[C, Tensors], C] = lambda config, _: config
+    strip: Callable[[Tensors], Tensors] = lambda tensors: tensors
+    complete: Callable[[C, Tensors], tuple[C, Tensors]] = lambda config, state: (config, state)
+    tokenizer: str | None = None
+    tokenizer_class: str = ""
+    adapted: tuple[str, ...] = ()
+    original: OriginalFile[C] | None = None
+
+    def new(self, **sizes: object) -> M:
+        """A new network of these sizes, its initial weights drawn; ConfigError for sizes that cannot be."""
+        return self.build(self.sizes(**sizes))
+
+    def config(self, folder: Folder, name: str | None = None) -> C:
+        """The network's configuration; CheckpointError when it is missing or of another network."""
+        return self.read(folder.config(name or self.name, self.class_name))
+
+    def open(
+        self,
+        source: Source,
+        variant: str | None = None,
+        *,
+        name: str | None = None,
+        prefix: str = "",
+        config: C | None = None,
+    ) -> LazyNetwork[C, M]:
+        """The network where it lies, in either layout.
+
+        In a folder it is the component `name` behind `prefix`, of the configuration `config` where that is
+        given. Raises CheckpointError for missing or damaged configurations and weights; of an outlined
+        folder no weights are looked at.
+        """
+        if isinstance(source, OriginalFolder):
+            return self._open_original(source, variant)
+        component = f"{prefix}{name or self.name}"
+        known = self.config(source, component) if config is None else config
+        called = (name or self.name).replace("_", " ")
+        if source.outlined:
+            keys = self.keys(known, None)
+            return LazyNetwork(
+                known, LazyWeights(dict, keys, lambda: self.build(known), called, outlined=True)
+            )
+
+        def tensors() -> Tensors:
+            return self.strip(source.weights(component, variant))
+
+        found = tensors()
+        final = self.settle(known, found)
+        return LazyNetwork(
+            final, LazyWeights(tensors, self.keys(final, found), lambda: self.build(final), called)
+        )
+
+    def _open_original(self, folder: OriginalFolder, variant: str | None) -> LazyNetwork[C, M]:
+        file = self.original
+        if file is None:
+            raise CheckpointError(
+                f"Original files hold no {self.name}.", "Give a folder in diffusers layout."
+            )
+        path = file.place(folder, variant)
+
+        def tensors() -> Tensors:
+            return file.open(folder, path)
+
+        found = tensors()
+        try:
+            config = file.infer(found, json_beside(path))
+            keys = file.keys(config, found)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error.message}", error.hint) from error
+        weights = LazyWeights(
+            tensors, keys, lambda: self.build(config), f"{self.name.replace('_', ' ')} of {path.name}", path
+        )
+        return LazyNetwork(config, weights)
+
+    def read_tokenizer(self, source: Source, prefix: str = "") -> Tokenizer:
+        """The tokenizer that belongs to a text encoder; CheckpointError or TokenizerError without."""
+        if isinstance(source, OriginalFolder):
+            folder = self.tokenizer_folder(source)
+            pad_id = self._original_file().pad_id
+            if pad_id is None:
+                return load_tokenizer(folder)
+            return replace(load_tokenizer(folder, self.tokenizer_class), pad_id=pad_id)
+        name = f"{prefix}{self.tokenizer}"
+        return load_tokenizer(source.component(name), None if prefix else source.components.get(name))
+
+    def tokenizer_folder(self, source: Source, prefix: str = "") -> Path:
+        """The folder of that tokenizer; CheckpointError or TokenizerError when there is none."""
+        if isinstance(source, Folder):
+            return source.component(f"{prefix}{self.tokenizer}")
+        find = self._original_file().tokenizer
+        assert find is not None, f"{self.name} reads no texts"
+        return find(source)
+
+    def _original_file(self) -> OriginalFile[C]:
+        if self.original is None:
+            raise CheckpointError(
+                f"Original files hold no {self.name}.", "Give a folder in diffusers layout."
+            )
+        return self.original
+
+    def save_original(self, folder: OriginalFolder, variant: str, network: nn.Module) -> Tensors:
+        """Writes the network as the original release holds it, and returns its tensors under those names."""
+        file = self._original_file()
+        tensors, json = file.tensors(config_of(network), network.state_dict())
+        file.write(folder, variant, tensors, json)
+        return tensors
+
+    def save(
+        self,
+        root: Path,
+        network: nn.Module,
+        name: str | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        stated: Json | None = None,
+        variant: str | None = None,
+    ) -> None:
+        """Writes configuration and weights as a component, dtypes kept where `dtype` is None.
+
+        `stated` are values of the config.json beside the network's own. Raises CheckpointError for what the
+        layout cannot say, and OutputError.
+        """
+        config, state = self.complete(config_of(network), network.state_dict())
+        tensors = {n: t if dtype is None else t.to(dtype) for n, t in state.items()}
+        json = {**self.write(config), **(stated or {})}
+        foreign = self.keys(config, None).to_foreign(tensors)
+        save_component(root, name or self.name, json, foreign, self.stem, variant=variant)
+
+
+Component = ComponentSpec[Any, Any]
+"""Of any network, as tables hold them."""
+
+
+def config_of(network: nn.Module) -> Any:
+    """The configuration that a network was built of."""
+    return network.config
+
+
+@dataclass(frozen=True)
+class CheckpointSpec:
+    """What the checkpoints of a generation hold, in both layouts.
+
+    `decoder` and `prior` are the networks of either. `decoders`, `priors` and `combined` are the classes of
+    folders in diffusers layout, for text, for inpainting, others; `few_steps` is that of a "flash" U-Net.
+    `files` are the original ones; `schedules` are the scheduler configurations, by component, of folders that
+    are made of them.
+    """
+
+    decoder: tuple[Component, ...]
+    decoders: tuple[str, ...]
+    prior: tuple[Component, ...] = ()
+    priors: tuple[str, ...] = ()
+    combined: tuple[str, ...] = ()
+    few_steps: str | None = None
+    files: OriginalFiles | None = None
+    schedules: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The classes of all its folders."""
+        few_steps = () if self.few_steps is None else (self.few_steps,)
+        return (*self.decoders, *few_steps, *self.priors, *self.combined)
+
+    def holds(self, source: Source) -> bool:
+        """Whether a source is of this generation."""
+        if isinstance(source, OriginalFolder):
+            return source.files == self.files
+        return source.kind in self.folders
+
+    def has_decoder(self, source: Source) -> bool:
+        """Whether a source of this generation holds a decoder."""
+        return source.has_decoder if isinstance(source, OriginalFolder) else source.kind not in self.priors
+
+    def has_prior(self, source: Source) -> bool:
+        """Whether a source of this generation holds a prior."""
+        if isinstance(source, OriginalFolder):
+            return source.has_prior
+        return source.kind in (*self.priors, *self.combined)
+
+    def prefix(self, source: Source) -> str:
+        """What the names of a prior's components begin with there."""
+        return PRIOR_PREFIX if source.kind in self.combined else ""
