@@ -28,25 +28,19 @@ Drawn = dict[tuple[int, int | None], Tensor]
 """Drawn embeddings (1, D) by image and by the text's place in its prompt, None for the negative prompt."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draw:
     """One trajectory of the prior: for the images `rows` of a batch, `texts` against `uncond`.
 
-    `place` is the texts' position in their prompts, or None when they are the negative prompts. `scales` are
-    the images' guidance scales.
+    `place` is the texts' position in their prompts, or None when they are the negative prompts. `guidance` is
+    the scale, None also where `uncond` would only say the same again.
     """
 
     rows: tuple[int, ...]
     texts: tuple[str, ...]
     uncond: tuple[str, ...]
     place: int | None
-    scales: tuple[float, ...]
-
-    @property
-    def guidance(self) -> float | Tensor | None:
-        """The guidance scale; None also where `uncond` would only say the same again."""
-        scale = joint(self.scales)
-        return scale if is_guided(scale) and self.texts != self.uncond else None
+    guidance: float | Tensor | None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -220,9 +214,9 @@ def draws_of(rows: Sequence[Row], guided: bool) -> list[Draw]:
 
 def _draw(rows: Sequence[Row], texts: Mapping[int, str], place: int | None) -> Draw:
     """A trajectory for texts, by the row of each."""
-    uncond = tuple(_unconditional(rows[i]) for i in texts)
-    scales = tuple(rows[i].prior_guidance_scale for i in texts)
-    return Draw(tuple(texts), tuple(texts.values()), uncond, place, scales)
+    said, uncond = tuple(texts.values()), tuple(_unconditional(rows[i]) for i in texts)
+    scale = joint([rows[i].prior_guidance_scale for i in texts]) if texts else None
+    return Draw(tuple(texts), said, uncond, place, scale if is_guided(scale) and said != uncond else None)
 
 
 def _unconditional(row: Row) -> str:

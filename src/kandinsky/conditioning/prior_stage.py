@@ -158,7 +158,7 @@ class PriorStage:
     def sample(
         self, prepared: Stepping, rng: Noise, count: int, steps: int, guidance_scale: float | Tensor | None
     ) -> Generator[int, None, Tensor]:
-        """Draws image embeddings as `trajectory` and returns them (B, D); yields the steps done after each."""
+        """Draws image embeddings (B, D) as `trajectory` does; yields the steps done after each."""
         with closing(self.trajectory(prepared, rng, count, steps, guidance_scale)) as run:
             for step in run:
                 yield step.index + 1

@@ -267,15 +267,8 @@ class Request(BaseModel):
                     f"{field} has {len(value)} entries for {prompts} prompts.",
                     "Give one for all, or one per prompt.",
                 )
-        if self.image is None and self.mask is not None:
-            raise RequestError("A mask is given without an image.", "Give the image that it belongs to.")
-        if self.image is None and self.strength is not None:
-            raise RequestError(
-                f"strength {self.strength:g} is given without an image.", "Give the image to change."
-            )
-        if self.image is not None and self.mask is not None:
-            for index in range(prompts):
-                _check_mask(self._of("image", index), self._of("mask", index))
+        if self.image is not None or self.mask is not None or self.strength is not None:
+            self._check_image()
         if self.size > MOST_IMAGES:
             raise RequestError(
                 f"{self.size} pictures are too many for one request.", "Ask for them in parts."
@@ -285,6 +278,25 @@ class Request(BaseModel):
                 f"seed {self.seed} leaves no seeds for {self.size} pictures.", f"Stay below {LARGEST_SEED}."
             )
         return self
+
+    def _check_image(self) -> None:
+        if self.image is None:
+            given = "A mask" if self.mask is not None else f"strength {self.strength:g}"
+            raise RequestError(f"{given} is given without an image.", "Give the image that it is for.")
+        for index in range(len(self.prompts) if self.mask is not None else 0):
+            image, mask = self._of("image", index), self._of("mask", index)
+            if mask.size != image.size:
+                sizes = [" x ".join(map(str, one.size)) for one in (mask, image)]
+                raise RequestError(
+                    f"The mask {mask.name} is {sizes[0]}, its image is {sizes[1]}.",
+                    "Draw the mask on the image's own size.",
+                )
+            # One value per grey level; level 128 is the first that rounds to white.
+            if not any(mask.image.histogram()[128:]):
+                raise RequestError(
+                    f"The mask {mask.name} marks nothing to repaint.",
+                    "White (1) is repainted and black (0) is kept.",
+                )
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -298,10 +310,7 @@ class Request(BaseModel):
 
     @property
     def seeds(self) -> list[int]:
-        """The seed of each image: seed, seed + 1, ..., or so for each prompt's own.
-
-        Raises ValueError before `filled` gave a seed.
-        """
+        """The seed of each image; raises ValueError before `filled` gave one."""
         if self.seed is None:
             raise ValueError("this request has no seed yet; call filled() first")
         return [seed_of(self.seed, index, self.count) for index in range(self.size)]
@@ -312,15 +321,13 @@ class Request(BaseModel):
         return value[index] if isinstance(value, tuple) else value
 
     def rows(self, guidance_offset: float = 0.0) -> list[Row]:
-        """One Row per image, in order: all `count` images of the first prompt, then those of the next.
+        """One Row per image: all `count` images of the first prompt, then those of the next.
 
-        `guidance_offset` is what guidance scales of requests lack of the usual meaning. Raises ValueError
-        before `filled` gave a seed.
+        `guidance_offset` is what guidance scales lack of the usual meaning. Raises ValueError without a seed.
         """
-        names = per_prompt(type(self))
         rows = []
         for index, seed in enumerate(self.seeds):
-            own = {name: self._of(name, index // self.count) for name in names}
+            own = {name: self._of(name, index // self.count) for name in per_prompt(type(self))}
             for name, offset in (("guidance_scale", guidance_offset), ("prior_guidance_scale", 0.0)):
                 own[name] = 1.0 if own[name] is None else own[name] + offset
             rows.append(Row(seed=seed, **own))
@@ -331,7 +338,7 @@ class Request(BaseModel):
         own = {name: self._of(name, index // self.count) for name in per_prompt(type(self))}
         return self.replaced(count=1, seed=self.seeds[index], **own)
 
-    def filled(self, defaults: Mapping[str, object]) -> "Request":
+    def filled(self, defaults: Mapping[str, Any]) -> "Request":
         """This request with the checkpoint's default for every None, and a random seed for a missing one.
 
         `defaults` maps field names to values; it must hold width and height. A request with an image and no
@@ -354,21 +361,11 @@ class Request(BaseModel):
             missing["seed"] = secrets.randbelow(2**32)
         return self.replaced(**missing)
 
-    def _filled_size(self, defaults: Mapping[str, object]) -> dict[str, int]:
-        usual = defaults["width"], defaults["height"]
-        assert isinstance(usual[0], int)
-        assert isinstance(usual[1], int)
-        if self.image is None:
-            return {"width": self.width or usual[0], "height": self.height or usual[1]}
-        across, down = self._of("image", 0).size
-        if self.width is not None:
-            width, height = self.width, self.width * down / across
-        elif self.height is not None:
-            width, height = self.height * across / down, self.height
-        else:
-            zoom = math.sqrt(usual[0] * usual[1] / (across * down))
-            width, height = across * zoom, down * zoom
-        return {"width": self.width or _side(width), "height": self.height or _side(height)}
+    def _filled_size(self, defaults: Mapping[str, Any]) -> dict[str, int]:
+        if self.image is not None:
+            area = defaults["width"] * defaults["height"]
+            return _size_like(self._of("image", 0), self.width, self.height, area)
+        return {name: getattr(self, name) or defaults[name] for name in ("width", "height")}
 
     def replaced(self, **fields: object) -> "Request":
         """A copy with some fields changed, validated again."""
@@ -429,24 +426,22 @@ def _side(length: float) -> int:
     return min(max(round_up(round(length), low), low), high)
 
 
-def _check_mask(image: Picture, mask: Picture) -> None:
-    if mask.size != image.size:
-        sizes = [" x ".join(map(str, one.size)) for one in (mask, image)]
-        raise RequestError(
-            f"The mask {mask.name} is {sizes[0]}, its image is {sizes[1]}.",
-            "Draw the mask on the image's own size.",
-        )
-    # One value per grey level; level 128 is the first that rounds to white.
-    if not any(mask.image.histogram()[128:]):
-        raise RequestError(
-            f"The mask {mask.name} marks nothing to repaint.", "White (1) is repainted and black (0) is kept."
-        )
+def _size_like(image: Picture, width: int | None, height: int | None, area: float) -> dict[str, int]:
+    """The sides that are given, and the others such that the shape is the image's."""
+    across, down = image.size
+    if width is not None:
+        zoom = width / across
+    elif height is not None:
+        zoom = height / down
+    else:
+        zoom = math.sqrt(area / (across * down))
+    return {"width": width or _side(across * zoom), "height": height or _side(down * zoom)}
 
 
 def _to_json(name: str, value: Any) -> JsonValue:
     if isinstance(value, tuple):
         return [_to_json(name, one) for one in value]
-    if name == "prompt":
+    if name == "prompt" and not isinstance(value, str):
         return prompt_to_json(value)
     made: JsonValue = picture_to_json(value) if isinstance(value, Picture) else value
     return made

@@ -157,16 +157,15 @@ def denoise(
 def _prepared(
     model: Model, resolved: Resolved, conditions: Conditions, shared: Mapping[str, Tensor | None]
 ) -> tuple[Network, Network | None]:
-    """The network for guided times, and the one for the conditional half alone at the others.
+    """The network for guided times, or for all where none are, and that for the others' conditional half.
 
-    `shared` are fields of the conditions that both halves of guidance share. One network serves where all
-    times or none are guided. Deep features that are reused are computed anew where guidance begins or ends,
-    since rows differ there.
+    `shared` are fields of the conditions that both halves of guidance share.
     """
     times, T = resolved.begin.times, resolved.schedule.process.T
     cond, uncond = conditions.cond, conditions.uncond
     guided = [t for t in times if uncond is not None and resolved.interval.holds(t, T)]
     unguided = [t for t in times if t not in guided]
+    # Deep features are computed anew where guidance begins or ends, since rows differ there.
     runs = [list(run) for _, run in groupby(times, lambda t: t in guided)]
     deep_at = None if resolved.reuse == 1 else [t for run in runs for t in run[:: resolved.reuse]]
 
