@@ -16,8 +16,8 @@ from kandinsky.cli.outputs import slug
 from kandinsky.cli.progress import Bars
 from kandinsky.core.errors import KandinskyError, OutputError, RequestError, nearest
 from kandinsky.core.events import Finished, Warned, numbered
-from kandinsky.core.metadata import Metadata, check_picture_path, read_metadata, write_picture
-from kandinsky.core.requests import Request, file_fields, single
+from kandinsky.core.metadata import Metadata, check_picture_path, read_metadata, single, write_picture
+from kandinsky.core.requests import Request, file_fields
 
 if TYPE_CHECKING:
     from kandinsky.cli.main import Flags

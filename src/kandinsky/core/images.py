@@ -1,6 +1,7 @@
 """Pictures at the edge: whatever a user has becomes an RGB picture, a mask of zeros and ones, or a tensor."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
     from torch import Tensor
 
+SIDES = (8, 8192)
+"""The least and the most pixels of a side."""
 PictureLike: TypeAlias = "str | Path | Image | NDArray[Any] | Picture"
 """What a user may give where a picture is asked for; a plain string is a path."""
 
@@ -189,6 +192,23 @@ def _from_array(array: "NDArray[Any]") -> "Image":
 def round_up(size: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is not below `size`."""
     return -(-size // multiple) * multiple
+
+
+def size_like(image: Picture, width: int | None, height: int | None, area: float) -> dict[str, int]:
+    """The sides that are given, and the others such that the shape is the image's."""
+    across, down = image.size
+    if width is not None:
+        zoom = width / across
+    elif height is not None:
+        zoom = height / down
+    else:
+        zoom = math.sqrt(area / (across * down))
+    return {"width": width or _side(across * zoom), "height": height or _side(down * zoom)}
+
+
+def _side(length: float) -> int:
+    low, high = SIDES
+    return min(max(round_up(round(length), low), low), high)
 
 
 def to_array(picture: "Image", width: int, height: int) -> "NDArray[np.uint8]":

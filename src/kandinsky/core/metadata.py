@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from kandinsky.core.events import Result
 
-__all__ = ["Metadata", "check_picture_path", "metadata_of", "read_metadata", "summary", "write_picture"]
-
 CHUNK = "kandinsky"
 SUMMARY_CHUNK = "parameters"
 LAYOUT = 1
@@ -63,12 +61,22 @@ def library_version() -> str:
 
 def metadata_of(result: "Result", index: int) -> Metadata:
     """The metadata of picture `index` of a result."""
-    from kandinsky.core.requests import single
-
     alone = single(result.request, index)
     return Metadata(
         alone, result.model, dict(result.settings), library_version(), result.batch or len(result.images)
     )
+
+
+def single(data: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """The stored, filled request that asks for image `index` of a batch alone."""
+    from kandinsky.core.requests import EFFECTIVE_GUIDANCE, per_prompt, seed_of
+
+    count, each = int(data["count"]), (*per_prompt(), EFFECTIVE_GUIDANCE)
+    alone = {
+        name: value[index // count] if isinstance(value, list) and name in each else value
+        for name, value in data.items()
+    }
+    return alone | {"seed": seed_of(data["seed"], index, count), "count": 1}
 
 
 def check_picture_path(path: str | Path) -> Path:

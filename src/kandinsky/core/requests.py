@@ -4,7 +4,6 @@ A field is declared in `Request` and nowhere else: its type and limits, and in `
 messages say of it. `Fields` and `Row` repeat names for type checkers; a test compares them.
 """
 
-import math
 import numbers
 import secrets
 from collections.abc import Mapping, Sequence
@@ -30,13 +29,14 @@ from pydantic import (
 
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.images import (
+    SIDES,
     Picture,
     PictureLike,
     picture_from_json,
     picture_to_json,
     read_mask,
     read_picture,
-    round_up,
+    size_like,
 )
 from kandinsky.core.prompts import (
     Embedding,
@@ -52,10 +52,9 @@ from kandinsky.core.prompts import (
 )
 from kandinsky.core.validation import parts_of, translated
 
-__all__ = ["Embedding", "Fields", "Mix", "MixItem", "Prompt", "PromptLike", "Request", "Row", "mix", "single"]
+__all__ = ["Embedding", "Fields", "Mix", "MixItem", "Prompt", "PromptLike", "Request", "Row", "mix"]
 
 T = TypeVar("T")
-SIDES = (8, 8192)
 LARGEST_SEED = 2**63 - 1
 MOST_IMAGES = 10_000
 EFFECTIVE_GUIDANCE = "effective_guidance_scale"
@@ -364,7 +363,7 @@ class Request(BaseModel):
     def _filled_size(self, defaults: Mapping[str, Any]) -> dict[str, int]:
         if self.image is not None:
             area = defaults["width"] * defaults["height"]
-            return _size_like(self._of("image", 0), self.width, self.height, area)
+            return size_like(self._of("image", 0), self.width, self.height, area)
         return {name: getattr(self, name) or defaults[name] for name in ("width", "height")}
 
     def replaced(self, **fields: object) -> "Request":
@@ -421,23 +420,6 @@ def file_fields(request: type[Request] = Request) -> tuple[str, ...]:
     return tuple(name for name, said in about(request).items() if said.type is Path)
 
 
-def _side(length: float) -> int:
-    low, high = SIDES
-    return min(max(round_up(round(length), low), low), high)
-
-
-def _size_like(image: Picture, width: int | None, height: int | None, area: float) -> dict[str, int]:
-    """The sides that are given, and the others such that the shape is the image's."""
-    across, down = image.size
-    if width is not None:
-        zoom = width / across
-    elif height is not None:
-        zoom = height / down
-    else:
-        zoom = math.sqrt(area / (across * down))
-    return {"width": width or _side(across * zoom), "height": height or _side(down * zoom)}
-
-
 def _to_json(name: str, value: Any) -> JsonValue:
     if isinstance(value, tuple):
         return [_to_json(name, one) for one in value]
@@ -450,13 +432,3 @@ def _to_json(name: str, value: Any) -> JsonValue:
 def seed_of(seed: int | Sequence[int], index: int, count: int) -> int:
     """The seed of image `index`, where each prompt has `count`, by one seed for all or one per prompt."""
     return seed + index if isinstance(seed, int) else seed[index // count] + index % count
-
-
-def single(data: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """The stored, filled request that asks for image `index` of a batch alone."""
-    count, each = int(data["count"]), (*per_prompt(), EFFECTIVE_GUIDANCE)
-    alone = {
-        name: value[index // count] if isinstance(value, list) and name in each else value
-        for name, value in data.items()
-    }
-    return alone | {"seed": seed_of(data["seed"], index, count), "count": 1}
