@@ -24,7 +24,7 @@ from torch.nn import functional
 import kandinsky
 from kandinsky.checkpoints.lpips_weights import load_perceptual
 from kandinsky.core.files import write_atomically
-from kandinsky.evaluation.features import load_inception, to_bytes
+from kandinsky.evaluation.features import Features, extract, load_inception, to_bytes
 from kandinsky.evaluation.report import (
     Backgrounds,
     Measures,
@@ -33,7 +33,9 @@ from kandinsky.evaluation.report import (
     Subject,
     evaluate_embedded,
 )
-from kandinsky.evaluation.retrieval import retrieval
+from kandinsky.evaluation.retrieval import concept_ranks, retrieval
+from kandinsky.recipes.emoji import asked
+from kandinsky.recipes.emoji.plain_words import LANGUAGES
 from kandinsky.training.data.captions import background_phrase, plain_caption
 from kandinsky.training.data.pictures import PictureSet, open_pictures
 from kandinsky.training.data.words import COLOURS
@@ -119,6 +121,92 @@ def label_agreement(
     return found
 
 
+def drawn(pipe: "kandinsky.Pipeline", prompts: Sequence[str], seed: int) -> Tensor:
+    """Pictures (N, 3, H, W) in [-1, 1] of prompts, as `kandinsky generate PROMPT --seed SEED` draws each."""
+    images = []
+    for first in range(0, len(prompts), 16):
+        part = list(prompts[first : first + 16])
+        images += pipe.generate(part, seed=[seed] * len(part)).images
+    stacked = np.stack([np.asarray(image.convert("RGB")) for image in images])
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class Recogniser:
+    """Finds out of 200 things the one that a picture shows, by the nearest real drawing."""
+
+    def __init__(self, pictures: PictureSet, features: Features, cache: Path) -> None:
+        keys = [concept.key for concept in pictures.folder.concepts]
+        self.things = asked.choices([keys[i] for i in torch.unique(pictures.concept_ids).tolist()])
+        self.numbers = {key: number for number, key in enumerate(self.things)}
+        known = [self.numbers.get(key, -1) for key in asked.alike(keys)]
+        shown = torch.tensor([known[i] for i in pictures.concept_ids.tolist()])
+        rows = torch.nonzero(shown >= 0).flatten()
+        self.concepts, self._features = shown[rows], features
+        self.gallery = extract(features, to_bytes(pictures.plain(rows)), cache=cache)
+
+    def ranks(self, pictures: Tensor, keys: Sequence[str]) -> Tensor:
+        """The place (N,), from 0, of the things that were asked for among those that pictures look like."""
+        wanted = torch.tensor([self.numbers[key] for key in asked.alike(keys)])
+        found = extract(self._features, to_bytes(pictures))
+        return concept_ranks(found, wanted, self.gallery, self.concepts)
+
+
+def share(right: Tensor) -> float:
+    return float(right.float().mean())
+
+
+def asked_for(pipe: "kandinsky.Pipeline", recogniser: Recogniser) -> dict[str, object]:
+    """How often things, their colours and their grounds are the ones that ordinary prompts ask for."""
+    report: dict[str, object] = {"choices": len(recogniser.things)}
+    for language in LANGUAGES:
+        prompts = asked.common_things(language)
+        pictures = drawn(pipe, [one.prompt for one in prompts], seed=0)
+        ranks = recogniser.ranks(pictures, [one.key for one in prompts])
+        report[f"common things, {language}"] = {
+            "top1": share(ranks == 0),
+            "top5": share(ranks < 5),
+            "white ground": share(asked.white(pictures)),
+            "ranks": dict(zip([one.prompt for one in prompts], ranks.tolist(), strict=True)),
+        }
+    prompts = asked.coloured_things()
+    wanted = torch.tensor([one.colour for one in prompts]).repeat(2)
+    pictures = torch.cat([drawn(pipe, [one.prompt for one in prompts], seed) for seed in (0, 1)])
+    found = asked.thing_colours(pictures)
+    ranks = recogniser.ranks(pictures, [one.key for one in prompts] * 2)
+    report["coloured things"] = {
+        "right": share(found == wanted),
+        "white ground": share(asked.white(pictures)),
+        "top5": share(ranks < 5),
+        "by colour": {
+            name: share(found[wanted == number] == number)
+            for number, name in enumerate(COLOURS)
+            if bool((wanted == number).any())
+        },
+    }
+    keys = [key for _ in COLOURS for key in asked.GROUNDED]
+    plain = {one.key: one.prompt for one in asked.common_things("en")}
+    prompts_on = [
+        f"{plain[key]} {background_phrase(colour, 'en')}" for colour in COLOURS for key in asked.GROUNDED
+    ]
+    wanted = torch.arange(len(COLOURS)).repeat_interleave(len(asked.GROUNDED))
+    pictures = drawn(pipe, prompts_on, seed=0)
+    without = drawn(pipe, [plain[key] for key in asked.GROUNDED], seed=0)
+    report["grounds"] = {
+        "right": share(asked.nearest_grounds(pictures) == wanted),
+        "top5": share(recogniser.ranks(pictures, keys) < 5),
+        "top5 without": share(recogniser.ranks(without, asked.GROUNDED) < 5),
+    }
+    return report
+
+
+def write_blind(pipe: "kandinsky.Pipeline", path: Path, seed: int) -> None:
+    """A sheet of forty prompts' pictures, and beside it the list that is to be looked at afterwards."""
+    prompts = asked.blind_prompts(seed)
+    write_sheet(drawn(pipe, prompts, seed=seed), path)
+    lines = "".join(f"{number}. {prompt}\n" for number, prompt in enumerate(prompts, start=1))
+    write_atomically(path.with_suffix(".txt"), lines.encode())
+
+
 def forget(pipe: "kandinsky.Pipeline") -> "kandinsky.Pipeline":
     """Puts every network of a loaded checkpoint back to random weights, as training starts from."""
     torch.manual_seed(0)
@@ -148,6 +236,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("evaluation.json"))
     parser.add_argument("--sheet", type=Path, default=None, help="also write 8 x 8 pictures here")
+    parser.add_argument("--blind", type=Path, default=None, help="also write a blind sheet and its list here")
+    parser.add_argument("--blind-seed", type=int, default=0)
+    parser.add_argument("--asked-only", action="store_true", help="measure only what ordinary prompts give")
     parser.add_argument("--groups", nargs="+", default=["core"])
     parser.add_argument("--languages", nargs="+", default=["en", "ru", "de", "zh"])
     parser.add_argument("--limit", type=int, default=390, help="how many held-out pictures at most")
@@ -159,12 +250,23 @@ def main() -> None:
 
     pipe = kandinsky.load(options.model, device=options.device, batch_size=options.batch_size)
     size = int(pipe.model.defaults["width"])
+    features = load_inception(device=pipe.model.device)
+    kept = options.cache or cache_folder()
+    everything = open_pictures(options.data, size, split="all", groups=("core", "faces"))
+    asked_report = asked_for(pipe, Recogniser(everything, features, kept))
+    if options.blind is not None:
+        write_blind(pipe, options.blind, options.blind_seed)
+    if options.asked_only:
+        write_atomically(
+            options.out, (json.dumps(asked_report, indent=2, ensure_ascii=False) + "\n").encode()
+        )
+        return
     reference = read_reference(options.data, size, options.groups, options.languages, options.limit)
     measures = Measures(
-        load_inception(device=pipe.model.device),
+        features,
         load_perceptual("alexnet"),
         batch_size=options.batch_size,
-        cache=options.cache or cache_folder(),
+        cache=kept,
         progress=lambda stage, done, total: print(f"\r{stage} {done}/{total}   ", end="", flush=True),
     )
     made: list[Tensor] = []
@@ -173,6 +275,7 @@ def main() -> None:
         random = kandinsky.load(options.model, device=options.device, batch_size=options.batch_size)
         untrained = subject(forget(random), [])
     report = evaluate_embedded(reference, subject(pipe, made), measures, untrained=untrained)
+    report["asked"] = asked_report
     report["labels"] = label_agreement(
         pipe, open_pictures(options.data, size, groups=options.groups), options.languages
     )

@@ -34,7 +34,7 @@ def test_its_flag(wider: type[Request]) -> None:
     flags = {flag.name: flag for flag in main._request_flags()}
     assert flags["glitter"].opts == ["--glitter"]
     assert flags["glitter"].help == "How much it glitters."
-    assert flags["warmth"].type.name == "float"
+    assert flags["warmth"].opts == ["--warmth"]
 
 
 def test_its_place_in_a_line_of_a_file(wider: type[Request]) -> None:

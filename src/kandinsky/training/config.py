@@ -196,8 +196,8 @@ class DataConfig(Table):
     """Where the pictures are and which of them are learned from; the test split never is.
 
     `groups`, `styles`, `keep_wasteful`, `cache` and `fit` are those of `data.pictures.open_pictures`;
-    `captions` are the probabilities of `data.captions.CaptionMix`. `held_out` pictures are kept from training
-    and measured on instead.
+    `measure_colours` and `common` too; `captions` are the probabilities of `data.captions.CaptionMix`.
+    `held_out` pictures are kept from training and measured on instead.
 
     The folder may be of shards (`.tar`, WebDataset); a Hugging Face `dataset` (a Hub id or a folder, its
     `split`, and columns where they are not called as usual) takes its place. Both are unpacked once, into
@@ -224,6 +224,8 @@ class DataConfig(Table):
     buckets: int | None = Field(default=None, ge=8)
     hints: Path | None = None
     captions: dict[str, Any] = Field(default_factory=dict)
+    measure_colours: bool = False
+    common: int = Field(default=1, ge=1)
     held_out: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

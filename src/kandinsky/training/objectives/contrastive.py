@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kandinsky.recipes.emoji.colours import NAMES
+
 LARGEST_SCALE = 100.0
 """Logits are never scaled by more than this (Radford et al. 2021, arXiv 2103.00020, section 2.5)."""
 
@@ -44,16 +46,23 @@ def matches(
     names_style: Tensor,
     names_background: Tensor,
     captions: tuple[str, ...],
+    tints: Tensor | None = None,
+    names_colour: Tensor | None = None,
 ) -> Tensor:
     """Which caption (row) is true of which picture (column) of a batch, (B, B) bool.
 
     All (B,): what each picture shows and what stands beside it, its style and background, and whether its
-    caption names those two. A caption fits a picture of the same things whose style and background are the
-    ones it names; what it does not name may be anything. Equal texts fit the same pictures' own captions.
+    caption names those two; `tints` are the things' colours (`data.captions.Tint`). A caption fits a picture
+    of the same things whose style, background and colour are the ones it names; what it does not name may be
+    anything, but the colour, which is then the thing's own. Equal texts fit the same pictures' own captions.
     """
     fits = _equal(concepts) & _equal(beside)
     fits &= ~names_style[:, None] | _equal(styles)
     fits &= ~names_background[:, None] | _equal(backgrounds)
+    if tints is not None and names_colour is not None:
+        same = _equal(torch.where(tints >= 0, tints % len(NAMES), tints))
+        fits &= torch.where(names_colour[:, None], same, (tints < len(NAMES))[None])
+        fits |= torch.eye(len(tints), dtype=torch.bool, device=tints.device)
     numbers = {text: number for number, text in enumerate(dict.fromkeys(captions))}
     return fits | _equal(torch.tensor([numbers[caption] for caption in captions], device=concepts.device))
 

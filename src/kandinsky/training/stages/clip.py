@@ -11,6 +11,7 @@ from torch import Tensor
 from kandinsky.training.config import ClipObjective, Stage
 from kandinsky.training.data.order import EpochSampler, GroupSampler, Order
 from kandinsky.training.data.pictures import Batch, PictureSet
+from kandinsky.training.data.words import COLOURS
 from kandinsky.training.events import Event
 from kandinsky.training.objectives.contrastive import (
     class_loss,
@@ -40,6 +41,8 @@ _HEAD_OF = {
     "background": "looks",
     "style_text": "looks_text",
     "background_text": "looks_text",
+    "colour": "colours",
+    "colour_text": "colours_text",
 }
 
 
@@ -116,6 +119,7 @@ class SeenPairSource:
             mirrored=torch.zeros(len(rows), dtype=torch.bool),
             names_style=torch.tensor([caption.names_style for caption in said]),
             names_background=torch.tensor([caption.names_background for caption in said]),
+            names_colour=torch.tensor([caption.names_colour for caption in said]),
         )
         return self.pairs.texts(batch, generator, self.tensors["embeddings"][rows].float())
 
@@ -224,6 +228,8 @@ def picture_losses(
         style, background = apprentice.looks(image)
         parts["style"] = class_loss(style, pictures.styles.to(device))
         parts["background"] = class_loss(background, pictures.backgrounds.to(device))
+    if apprentice.colours is not None and objective.colours:
+        parts["colour"] = class_loss(apprentice.colours(image), colour_classes(pictures).to(device))
     if apprentice.sketch is not None:
         small = sketch_of(pictures.pixels.to(device))
         parts["sketch"] = F.mse_loss(apprentice.sketch(image).float(), small)
@@ -245,6 +251,9 @@ def text_losses(
         parts["style_text"] = class_loss(style, _named(seen.styles, seen.names_style).to(device))
         named = _named(seen.backgrounds, seen.names_background)
         parts["background_text"] = class_loss(background, named.to(device))
+    if apprentice.colours is not None and objective.colours_text:
+        told = _named(colour_classes(pairs.pictures), pairs.pictures.names_colour)
+        parts["colour_text"] = class_loss(apprentice.colours(text), told.to(device))
     if pairs.others is not None:
         other = _embed(apprentice.towers, pairs.others, device)
         fits = batch_matches(pairs.pictures, device)
@@ -257,6 +266,11 @@ def text_losses(
 def _named(classes: Tensor, names: Tensor) -> Tensor:
     """Classes (B,) that the captions name, -1 where they are silent."""
     return torch.where(names, classes, -1)
+
+
+def colour_classes(pictures: Batch) -> Tensor:
+    """The colour of each thing, (B,), whether its own or given to it; -1 where it has none."""
+    return torch.where(pictures.tints >= 0, pictures.tints % len(COLOURS), -1)
 
 
 def concept_classes(apprentice: Apprentice, pictures: Batch, device: torch.device) -> Tensor:
@@ -276,6 +290,8 @@ def batch_matches(pictures: Batch, device: torch.device) -> Tensor:
         pictures.names_style,
         pictures.names_background,
         pictures.captions,
+        pictures.tints,
+        pictures.names_colour,
     )
     return fits.to(device)
 

@@ -62,6 +62,19 @@ class LooksHead(nn.Module):
         return cosine_logits(embeddings, self.style, scale), cosine_logits(embeddings, self.background, scale)
 
 
+class ColoursHead(nn.Module):
+    """The colour of the thing that an embedding is of: a vector for each, compared as those of looks are."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.randn(len(COLOURS), width) * width**-0.5)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (B, P) to logits (B, C), in [-8, 8]."""
+        scale = torch.tensor(math.log(LOOKS_SCALE), device=embeddings.device)
+        return cosine_logits(embeddings, self.vectors, scale)
+
+
 class SketchHead(nn.Module):
     """A small copy of the picture read off its embedding, so that the embedding carries layout and colour."""
 
@@ -98,6 +111,8 @@ class Apprentice(nn.Module):
         self.concepts = ConceptHead(torch.unique(pictures.concept_ids), width) if named else None
         looked = objective.looks or objective.looks_text
         self.looks = LooksHead(width, len(pictures.folder.styles)) if looked else None
+        tinted = objective.colours or objective.colours_text
+        self.colours = ColoursHead(width) if tinted else None
         self.sketch = SketchHead(width) if objective.sketch else None
         self.teacher = nn.Linear(width, teacher_width) if teacher_width is not None else None
 

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from kandinsky.core.errors import OutputError
 from kandinsky.training import events
-from kandinsky.training.data.captions import Caption
+from kandinsky.training.data.captions import Caption, Tint
 from kandinsky.training.data.pictures import Augmentation, Batch, PictureSet
 from kandinsky.training.data.words import COLOURS
 from kandinsky.training.seeds import generator
 
 CHUNK, AT_ONCE = 64, 2**21
 """How many pictures, and how many pixels, are encoded at once."""
-FACTS = ("concepts", "styles", "backgrounds", "beside")
+FACTS = ("concepts", "styles", "backgrounds", "beside", "tints")
 
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
@@ -110,7 +110,7 @@ def drawn_again(
 
 
 def captions_again(pictures: PictureSet, facts: dict[str, Tensor], words: random.Random) -> list[Caption]:
-    """New captions for pictures whose `concepts`, `styles`, `backgrounds` and `beside` (B,) are known."""
+    """Captions for pictures whose `concepts`, `styles`, `backgrounds`, `beside`, `tints` (B,) are known."""
     colours = [*COLOURS, ""]
     columns = (facts[name].tolist() for name in FACTS)
     return [
@@ -120,14 +120,17 @@ def captions_again(pictures: PictureSet, facts: dict[str, Tensor], words: random
             style=pictures.folder.styles[style],
             background=colours[colour],
             beside=other if other >= 0 else None,
+            tint=Tint.of(tint),
         )
-        for concept, style, colour, other in zip(*columns, strict=True)
+        for concept, style, colour, other, tint in zip(*columns, strict=True)
     ]
 
 
 def facts_of(batch: Batch) -> dict[str, Tensor]:
     """What is known of a batch's pictures, each (B,), under the names of `FACTS`."""
-    return dict(zip(FACTS, (batch.concepts, batch.styles, batch.backgrounds, batch.beside), strict=True))
+    return dict(
+        zip(FACTS, (batch.concepts, batch.styles, batch.backgrounds, batch.beside, batch.tints), strict=True)
+    )
 
 
 def encode_once(

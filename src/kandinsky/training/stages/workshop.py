@@ -188,6 +188,8 @@ class Workshop:
                 cache=data.cache,
                 grammar=grammar,
                 fit=data.fit,
+                measure_colours=data.measure_colours,
+                common=data.common,
             ).to(self.device)
         return self._pictures[size]
 
@@ -241,6 +243,9 @@ class Workshop:
             )
         chosen = torch.randperm(total, generator=generator(self.config.seed, "held out"))[:count]
         kept = torch.ones(total, dtype=torch.bool).index_fill(0, chosen, False)
+        if self.config.data.common > 1:
+            files = torch.cat([pictures.files for pictures in sets])
+            kept = ~torch.isin(files, files[chosen])
         parts = list(zip(sets, torch.split(kept, [len(one) for one in sets]), strict=True))
         learned = [pictures.where(mask) for pictures, mask in parts if bool(mask.any())]
         return learned, [pictures.where(~mask) for pictures, mask in parts if not bool(mask.all())]

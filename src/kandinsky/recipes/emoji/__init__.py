@@ -1,0 +1,1 @@
+"""What only the embedded checkpoint needs: its vocabulary, colours of things, and what it is measured by."""
