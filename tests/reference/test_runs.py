@@ -14,7 +14,6 @@ import kandinsky
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.images import crop, to_pil
 from kandinsky.core.requests import Request
-from kandinsky.core.rng import ReplayRng
 from kandinsky.diffusion.schedule import Schedule
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.generations import k20, k21
@@ -24,6 +23,7 @@ from kandinsky.tasks.resolve import resolve
 from tests.parity.peers import relative
 from tests.reference.folders import NEGATIVE, PRIOR_NEGATIVE, PROMPT
 from tests.reference.recorded import HEAD, RELEASE, SECOND, facts, limit, tensors
+from tests.replay import ReplayRng
 from tests.requests import returned
 
 SAMPLERS = {"p_sampler": "ddpm", "ddim_sampler": "ddim", "plms_sampler": "plms"}

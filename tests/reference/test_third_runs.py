@@ -15,13 +15,13 @@ from kandinsky.codecs.movq_codec import MoVQCodec
 from kandinsky.compat import kandinsky3
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.requests import Request
-from kandinsky.core.rng import ReplayRng
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.tasks.generate import denoise, encode
 from kandinsky.tasks.resolve import resolve
 from tests.parity.peers import relative
 from tests.reference.folders import THIRD_PROMPT
 from tests.reference.recorded import THIRD, THIRD_RELEASE, facts, limit, tensors
+from tests.replay import ReplayRng
 from tests.requests import returned
 
 RUNS = facts(THIRD)["runs"]

@@ -8,13 +8,12 @@ from torch import Tensor, nn
 
 from kandinsky.adapters.tokens import add_rows, table_of
 from kandinsky.checkpoints.textual_inversion import read_words
-from kandinsky.conditioning.decoder_texts import DecoderTexts
+from kandinsky.conditioning.decoder_texts import DecoderTexts, TwoTextsConditioner
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.conditioning.one_text import OneTextConditioner
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.conditioning.text_image import TextImageConditioner
 from kandinsky.conditioning.tokenizer import Tokenizer
-from kandinsky.conditioning.two_texts import TwoTextsConditioner
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.engine.loras import adaptable
 from kandinsky.generations.model import Model
