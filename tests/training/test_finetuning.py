@@ -15,7 +15,7 @@ from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
 
 import kandinsky
-from kandinsky.adapters.lora import worn_by
+from kandinsky.adapters.lora import applied_to
 from kandinsky.checkpoints.lora import read_lora
 from kandinsky.cli.main import run
 from kandinsky.core.errors import ConfigError, DataError, KandinskyError
@@ -423,7 +423,7 @@ def test_templates_are_whole_configurations(method: str) -> None:
 def test_the_base_is_bare_again_for_the_next_stage(pictures: Path, tmp_path: Path) -> None:
     shop, _ = build(config(pictures, tmp_path, "lora"))
     stage = shop.config.stage[0]
-    assert not any(worn_by(module) for module in shop.base(stage).model.modules.values())
+    assert not any(applied_to(module) for module in shop.base(stage).model.modules.values())
 
 
 def test_cached_and_fresh_examples_are_of_one_kind(pictures: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def set_adapters(
 ) -> None:
     """Lets the named adapters act, each as strongly as its weight says, and no other.
 
-    Raises RequestError for a name that is not worn and for another number of weights.
+    Raises RequestError for a name that is not loaded and for another number of weights.
     """
     networks = networks_of(pipe)
     chosen = [names] if isinstance(names, str) else list(names)

@@ -49,7 +49,7 @@ from kandinsky.training.tuning_config import (
 )
 
 NAME = "training"
-"""What an adapter is worn as while it learns."""
+"""The name of an adapter while it learns."""
 SHOWN, MEASURED = 4, 64
 
 GROUPS: dict[str, tuple[tuple[type[nn.Module], ...], frozenset[str]]] = {
