@@ -52,10 +52,17 @@ class Draw:
 class Encodings:
     """What one request has computed already: encoded texts and images, and priors prepared for texts."""
 
-    stage: PriorStage
+    maybe_stage: PriorStage | None
     texts: dict[str, EncodedText] = field(default_factory=dict)
     images: dict[Picture, Tensor] = field(default_factory=dict)
     priors: dict[tuple[str, ...], PreparedPrior] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> PriorStage:
+        """The prior; RequestError without one."""
+        if self.maybe_stage is None:
+            raise _without_prior("so it understands embeddings only")
+        return self.maybe_stage
 
     def text(self, text: str) -> EncodedText:
         """The text, encoded at most once."""
@@ -110,12 +117,10 @@ class ImagePromptConditioner:
         self, batches: Sequence[Batch], prior_steps: int, guided: bool
     ) -> Generator[Event, None, list[Conditions]]:
         """See `Conditioner`: the prompt's embedding, and against it the negative prompt's or no image's."""
-        if self.stage is None:
-            return [self._assembled(batch.rows, {}, None, guided) for batch in batches]
         done = Encodings(self.stage)
         plans = [draws_of(batch.rows, guided) for batch in batches]
         # Section strings of times may give more or fewer than were asked for.
-        steps = len(self.stage.schedule.times(prior_steps))
+        steps = 0 if self.stage is None else len(self.stage.schedule.times(prior_steps))
         before, total, conditions = 0, steps * sum(map(len, plans)), []
         for batch, plan, coming in zip(batches, plans, [*plans[1:], []], strict=True):
             drawn: Drawn = {}
@@ -131,32 +136,30 @@ class ImagePromptConditioner:
             conditions.append(self._assembled(batch.rows, drawn, done, guided))
         return conditions
 
-    def _assembled(
-        self, rows: Sequence[Row], drawn: Drawn, done: Encodings | None, guided: bool
-    ) -> Conditions:
+    def _assembled(self, rows: Sequence[Row], drawn: Drawn, done: Encodings, guided: bool) -> Conditions:
         cond = torch.cat([self._positive(i, row.prompt, drawn, done) for i, row in enumerate(rows)])
         if not guided:
             return Conditions(UNet2Condition(cond), None)
         uncond = torch.cat([self._negative(i, row.prompt, drawn, done) for i, row in enumerate(rows)])
         return Conditions(UNet2Condition(cond), UNet2Condition(uncond))
 
-    def _positive(self, row: int, prompt: Prompt, drawn: Drawn, done: Encodings | None) -> Tensor:
+    def _positive(self, row: int, prompt: Prompt, drawn: Drawn, done: Encodings) -> Tensor:
         """The embedding (1, D) of a prompt: of a mix the weighted sum, whatever the weights add up to."""
         vectors = []
         for place, (item, weight) in enumerate(items_of(prompt)):
             if isinstance(item, Embedding):
                 vector = self._tensor(item.values)
             else:
-                vector = _with(done).image(item) if isinstance(item, Picture) else drawn[row, place]
+                vector = done.image(item) if isinstance(item, Picture) else drawn[row, place]
             vectors.append(vector * weight if isinstance(prompt, Mix) else vector)
         return reduce(torch.add, vectors).to(self.device, self.dtype)
 
-    def _negative(self, row: int, prompt: Prompt, drawn: Drawn, done: Encodings | None) -> Tensor:
+    def _negative(self, row: int, prompt: Prompt, drawn: Drawn, done: Encodings) -> Tensor:
         """What to steer away from (1, D): an embedding's own, the negative prompt's, or no image's."""
         if (own := _own_negative(prompt)) is not None:
             return self._tensor(own)
         vector = drawn.get((row, None))
-        return (_with(done).stage.zero_embedding if vector is None else vector).to(self.device, self.dtype)
+        return (done.stage.zero_embedding if vector is None else vector).to(self.device, self.dtype)
 
     def _tensor(self, values: tuple[float, ...]) -> Tensor:
         return torch.tensor([values], dtype=torch.float64).to(self.dtype).to(self.device)
@@ -227,12 +230,6 @@ def _unconditional(row: Row) -> str:
 
 def _own_negative(prompt: Prompt) -> tuple[float, ...] | None:
     return prompt.negative if isinstance(prompt, Embedding) else None
-
-
-def _with(done: Encodings | None) -> Encodings:
-    if done is None:
-        raise _without_prior("so it understands embeddings only")
-    return done
 
 
 def _check_without_prior(prompt: Prompt, guided: bool) -> None:

@@ -131,25 +131,16 @@ def denoise(
 
     Latents that are sent into the generator take the place of the step's.
     """
-    schedule, interval = resolved.schedule, resolved.interval
-    scale = None if conditions.uncond is None else joint([row.guidance_scale for row in batch.rows])
-    if isinstance(scale, Tensor):
-        scale = scale.to(model.working_dtype).to(model.device)
-    begin = start(model, resolved, batch)
+    begin, schedule = start(model, resolved, batch), resolved.schedule
     shared = {"extra": begin.extra}
     if model.hints:
         shared["hint"] = batch_hint(model, resolved, batch)
     network, conditional_only = _prepared(model, resolved, conditions, shared)
-    denoiser = make_denoiser(
-        network,
-        schedule.process,
-        schedule.parametrization,
-        scale,
-        schedule.constraints,
-        begin.paste,
-        interval=interval,
-        alone=conditional_only,
-    )
+    scale = None if conditions.uncond is None else joint([row.guidance_scale for row in batch.rows])
+    if isinstance(scale, Tensor):
+        scale = scale.to(model.working_dtype).to(model.device)
+    fixed = schedule.process, schedule.parametrization, scale, schedule.constraints, begin.paste
+    denoiser = make_denoiser(network, *fixed, interval=resolved.interval, alone=conditional_only)
     yield from sample(resolved.sampler, denoiser, begin.x, begin.times, batch.rng, begin.project)
 
 
