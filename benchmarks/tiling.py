@@ -32,8 +32,9 @@ def child(job: dict[str, Any]) -> None:
     """Codes one picture, keeps the result and prints what it took."""
     import torch
 
-    from kandinsky.codecs.movq_codec import MoVQCodec
-    from kandinsky.networks.movq import MoVQ, MoVQConfig, Norm
+    from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
+    from kandinsky.networks.autoencoder import Norm
+    from kandinsky.networks.movq import MoVQ, MoVQConfig
 
     torch.manual_seed(0)
     published, dtype = MoVQConfig(), getattr(torch, job["dtype"])
@@ -46,7 +47,7 @@ def child(job: dict[str, Any]) -> None:
             scale, shift = module.modulation.bias.chunk(2)
             scale.fill_(1)
             shift.zero_()
-    codec = MoVQCodec(network, WAYS[job["way"]])
+    codec = AutoencoderCodec(network, tiling=WAYS[job["way"]])
     side = job["side"]
     shape = (1, 3, side, side) if job["encode"] else (1, 4, side // codec.downscale, side // codec.downscale)
     given = torch.randn(shape, generator=torch.Generator().manual_seed(1))

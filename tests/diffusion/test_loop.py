@@ -162,6 +162,25 @@ def test_eta_changes_the_picture_and_is_refused_where_it_cannot() -> None:
     make_sampler("ddpm", LINEAR, eta=1.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("ddpm", 1.0),
+        ("dpmpp_2m", 0.0),
+        ("dpmpp_2m_sde", 1.0),
+        ("euler", 0.0),
+        ("heun", 0.0),
+        ("plms", 0.0),
+        ("renoise", 1.0),
+        ("unipc", 0.0),
+    ],
+)
+def test_only_a_sampler_s_own_eta_is_taken(name: str, own: float) -> None:
+    make_sampler(name, LINEAR, eta=own)
+    with pytest.raises(RequestError, match=f"eta {1 - own} cannot act in sampler '{name}', .* {own:g}"):
+        make_sampler(name, LINEAR, eta=1 - own)
+
+
 def test_unknown_names_are_answered_with_the_nearest() -> None:
     with pytest.raises(RequestError, match="Did you mean 'ddim'"):
         make_sampler("dddim", LINEAR)

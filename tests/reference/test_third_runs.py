@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import kandinsky
-from kandinsky.codecs.movq_codec import MoVQCodec
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.compat import kandinsky3
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.requests import Request
@@ -34,7 +34,7 @@ VARIANTS = {"text2img": None, "flash": "flash", "inpainting": "inpainting"}
 BATCHES = {"t2i_eta05_bs2": [2, 1], "flash_bs2": [2]}
 
 
-class Witness(MoVQCodec):
+class Witness(AutoencoderCodec):
     """A codec that remembers the latents that it decoded."""
 
     def decode(self, latents: Tensor) -> Tensor:

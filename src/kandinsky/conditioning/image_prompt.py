@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from kandinsky.conditioning.conditions import Batch, Conditions
-from kandinsky.conditioning.prior_stage import EncodedText, PriorStage
+from kandinsky.conditioning.prior_stage import EncodedText, PreparedPrior, PriorStage
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Denoising, Encoding, Event, Warned
 from kandinsky.core.images import Picture
 from kandinsky.core.prompts import Embedding, Mix, Prompt
 from kandinsky.core.requests import Request, Row
 from kandinsky.diffusion.guidance import is_guided, joint
-from kandinsky.networks.prior import PreparedPrior
 from kandinsky.networks.unet2 import UNet2Condition
 
 Item = str | Picture | Embedding

@@ -3,7 +3,7 @@
 Source: Ramesh et al. 2022 (unCLIP, arXiv 2204.06125), section 2.2.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +22,8 @@ from kandinsky.diffusion.process import working_dtype
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.schedule import Schedule
 from kandinsky.networks.clip import ClipText, ClipVision
-from kandinsky.networks.prior import PreparedPrior, Prior, PriorCondition
+from kandinsky.networks.prepared import PreparedNetwork
+from kandinsky.networks.prior import Prior, PriorCondition, PriorFixed
 
 Scale: TypeAlias = float | Tensor | None
 """A guidance scale, or one for each row (B,); None is unguided."""
@@ -38,7 +39,7 @@ class EncodedText:
 
 
 class Stepping(Protocol):
-    """A prior that has read its texts; `PreparedPrior` is one."""
+    """A prior that has read its texts; a `PreparedNetwork` is one."""
 
     def step(self, x: Tensor, t: float) -> Tensor: ...
 
@@ -54,9 +55,21 @@ class Waiting(Protocol):
     def of_nothing(self) -> Tensor: ...
 
 
+PreparedPrior: TypeAlias = PreparedNetwork[PriorFixed]
+Accelerate: TypeAlias = Callable[[PreparedPrior, int], PreparedPrior]
+
+
+def as_it_is(prepared: PreparedPrior, steps: int) -> PreparedPrior:
+    """A prepared network that runs as it was written."""
+    return prepared
+
+
 @dataclass(frozen=True, eq=False)
 class PriorStage:
-    """Everything that a prior checkpoint holds; `waiting`, if any, runs `vision` where its weights wait."""
+    """Everything that a prior checkpoint holds; `waiting`, if any, runs `vision` where its weights wait.
+
+    `accelerate` says how a prepared network runs its so many steps.
+    """
 
     tokenizer: Tokenizer
     text: ClipText
@@ -65,6 +78,7 @@ class PriorStage:
     network: Prior
     schedule: Schedule
     waiting: Waiting | None = None
+    accelerate: Accelerate = as_it_is
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -117,7 +131,8 @@ class PriorStage:
     def prepare(self, texts: Sequence[EncodedText], steps: int) -> PreparedPrior:
         """The prior closed over texts, for trajectories of `steps` steps."""
         condition = PriorCondition.of([text.condition for text in texts])
-        return self.network.prepare(condition, self.schedule.times(steps))
+        times = self.schedule.times(steps)
+        return self.accelerate(self.network.prepare(condition, times), len(times))
 
     def denoise(
         self,

@@ -4,7 +4,7 @@ import torch
 
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.system import free_main_memory, proc_lines
-from kandinsky.networks.packing import has_onednn
+from kandinsky.engine.acceleration.onednn_weights import has_onednn
 
 DTYPES = {
     "float32": torch.float32,

@@ -11,7 +11,7 @@ from kandinsky.checkpoints.lazy_weights import LazyWeights
 from kandinsky.codecs.strips import Tiling, check_tiling
 from kandinsky.conditioning.one_text import OneTextConditioner
 from kandinsky.core.errors import RequestError
-from kandinsky.engine.compiling import compiled
+from kandinsky.engine.acceleration.torch_compile import compiled
 from kandinsky.engine.offload import AUTO, Policy, check_policy, choose_policy, codec_of, offloaded
 from kandinsky.engine.prompt_cache import CachingEncoder
 from kandinsky.engine.quantize import check_quantize, quantize

@@ -1,9 +1,10 @@
 """Memory policies: which weights of a model are in memory during which part of a request."""
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
@@ -13,12 +14,18 @@ from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.events import Event
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import Rng
+from kandinsky.engine.acceleration.networks import (
+    HostedNetwork,
+    UNetOfModel,
+    accelerated_model,
+    laid_out,
+    unet_of,
+)
 from kandinsky.engine.devices import free_memory
 from kandinsky.engine.weight_residency import WeightResidency, bytes_of, names_in, tensors_of
 from kandinsky.generations.model import Codec, Model, Prepared
+from kandinsky.networks.prepared import Fixed, PreparedNetwork
 from kandinsky.networks.t5 import T5Config, T5Encoder
-from kandinsky.networks.unet2 import UNet2
-from kandinsky.networks.unet3 import UNet3
 
 Policy = Literal["none", "parts", "layers"]
 POLICIES: tuple[str, ...] = get_args(Policy)
@@ -60,19 +67,18 @@ def codec_of(model: Model) -> nn.Module:
 
 
 def offloaded(model: Model, residence: WeightResidency, policy: Policy) -> Model:
-    """The same model, whose parts bring their weights when they run.
+    """The same model, whose parts bring their weights when they run, and with "none" run the fastest way.
 
     It shares the networks of `model`, all of which must be in the residence.
     """
     if policy == "none":
-        return model
-    unet, codec = model.network, codec_of(model)
-    assert isinstance(unet, UNet2 | UNet3)
-    others = [module for module in model.modules.values() if module is not unet and module is not codec]
+        return accelerated_model(model)
+    unet, codec = unet_of(model), codec_of(model)
+    others = [module for module in model.modules.values() if module not in (unet, codec)]
     return replace(
         model,
         conditioner=_conditioner(model, residence, others, policy == "layers"),
-        network=OffloadedNetwork(unet, residence),
+        network=_offloaded_network(unet, residence),
         codec=OffloadedCodec(model.codec, codec, residence),
     )
 
@@ -157,27 +163,16 @@ class OffloadedConditioner:
             self.residence.bring(network)
 
 
-@dataclass(frozen=True, eq=False)
-class OffloadedNetwork:
+def _offloaded_network(network: UNetOfModel, residence: WeightResidency) -> HostedNetwork:
     """A denoising network whose weights are in memory while it runs, those that `prepare` reads only then."""
+    module = cast(nn.Module, network)
+    once = names_in(module, network.request_modules())
+    rest = frozenset(tensors_of(module).keys() - once)
 
-    network: UNet2 | UNet3
-    residence: WeightResidency
+    def steps(prepared: PreparedNetwork[Fixed], count: int) -> Prepared:
+        return OffloadedSteps(laid_out(prepared), module, residence, rest, prepared.table.times)
 
-    @property
-    def config(self) -> Any:
-        """The network's."""
-        return self.network.config
-
-    def prepare(
-        self, condition: Any, times: Sequence[float], deep_at: Collection[float] | None = None
-    ) -> Prepared:
-        """See `Network`."""
-        once = names_in(self.network, self.network.request_modules())
-        self.residence.only(self.network, once)
-        prepared = self.network.prepare(condition, times, deep_at)
-        rest = frozenset(tensors_of(self.network).keys() - once)
-        return OffloadedSteps(prepared, self.network, self.residence, rest, prepared.tabled)
+    return HostedNetwork(network, steps, partial(residence.only, module, once))
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,8 @@ from kandinsky.core.prompts import PromptLike
 from kandinsky.core.requests import EFFECTIVE_GUIDANCE, Fields, Request, Row
 from kandinsky.core.rng import PerPictureRng, Rng
 from kandinsky.engine import loras
-from kandinsky.engine.compiling import warming_request
+from kandinsky.engine.acceleration.networks import accelerated, accelerated_model, laid_out_model
+from kandinsky.engine.acceleration.torch_compile import warming_request
 from kandinsky.engine.devices import choose_batch_size, choose_device, choose_dtype
 from kandinsky.engine.embedded import EMBEDDED, embedded_folder
 from kandinsky.engine.memory_policy import MemoryOptions, apply_memory_policy
@@ -65,7 +66,7 @@ class Pipeline:
         self.model_id = model_id
         self.settings = settings or {}
         self.batch_size = batch_size
-        self.running = running or model
+        self.running = running or accelerated_model(model)
         self.offload: Policy = offload
         self._residency = residency
         self._lora_sources: dict[str, str] = {}
@@ -306,8 +307,8 @@ def load(
         )
     automatic = dtype in (None, "auto") and on.type == "cpu"
     kind = choose_dtype(dtype, on, denoiser_parameters(decoder, variant) if automatic else 0)
-    place = Placement(on, kind, variant, behaviour, memory.parked)
-    loaded = memory.tiled(load_model(decoder, beside, place))
+    place = Placement(on, kind, variant, behaviour, memory.parked, accelerate=accelerated)
+    loaded = laid_out_model(memory.tiled(load_model(decoder, beside, place)))
     settings: dict[str, str | bool | None] = {
         "prior": str(prior) if isinstance(prior, Path) else prior,
         "dtype": str(place.dtype).removeprefix("torch."),

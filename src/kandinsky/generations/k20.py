@@ -15,7 +15,7 @@ from kandinsky.checkpoints.maps.networks import KL, MULTILINGUAL, SECOND_TEXT, U
 from kandinsky.checkpoints.maps.original_files import KL_SCALE, TWO_TEXTS
 from kandinsky.checkpoints.maps.scheduler import DDPM_BETAS
 from kandinsky.checkpoints.original import OriginalFolder, Source
-from kandinsky.codecs.kl_codec import KLCodec
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.conditioning.decoder_texts import (
     DecoderTexts,
     MultilingualReader,
@@ -149,7 +149,7 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
         name="Kandinsky 2.0",
         conditioner=TwoTextsConditioner(DecoderTexts(*readers)),
         network=network,
-        codec=KLCodec(codec, scale),
+        codec=AutoencoderCodec(codec, scale),
         schedule=schedules["ddim"],
         defaults=DEFAULTS,
         device=place.device,

@@ -19,7 +19,7 @@ from kandinsky.checkpoints.maps.scheduler import (
 )
 from kandinsky.checkpoints.maps.unet2 import unet2_config
 from kandinsky.checkpoints.original import OriginalFolder, Source
-from kandinsky.codecs.movq_codec import MoVQCodec
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.conditioning.text_image import TextImageConditioner
@@ -172,7 +172,7 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
         name="Kandinsky 2.1",
         conditioner=TextImageConditioner(image, texts, negative_texts=not original),
         network=network,
-        codec=MoVQCodec(codec),
+        codec=AutoencoderCodec(codec),
         schedule=schedules[sampler],
         defaults=defaults,
         device=place.device,

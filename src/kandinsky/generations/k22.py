@@ -13,7 +13,7 @@ from kandinsky.checkpoints.maps.config_fields import whole
 from kandinsky.checkpoints.maps.networks import CLIP_TEXT, CLIP_VISION, MOVQ, PRIOR, UNET
 from kandinsky.checkpoints.maps.scheduler import LATENT_BETAS, decoder_schedule_json, schedule_from_json
 from kandinsky.checkpoints.original import OriginalFolder, Source
-from kandinsky.codecs.movq_codec import MoVQCodec
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.core.errors import CheckpointError
 from kandinsky.generations.few_step_defaults import PRIOR_DEFAULTS, few_step_defaults, few_step_schedules
@@ -70,7 +70,7 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
         name="Kandinsky 2.2",
         conditioner=ImagePromptConditioner(prior, config.image_dim, place.device, place.dtype),
         network=network,
-        codec=MoVQCodec(codec),
+        codec=AutoencoderCodec(codec),
         schedule=schedule,
         defaults={
             **PRIOR_DEFAULTS,

@@ -17,7 +17,7 @@ from kandinsky.checkpoints.maps.original_files import INPAINTING
 from kandinsky.checkpoints.maps.scheduler import schedule_from_json
 from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.conditioning.clip_image import ClipPreprocess
-from kandinsky.conditioning.prior_stage import PriorStage
+from kandinsky.conditioning.prior_stage import Accelerate, PriorStage, as_it_is
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.requests import Request
 from kandinsky.diffusion.schedule import Schedule
@@ -37,7 +37,7 @@ class Placement:
 
     `behaviour` names one of several published ways to run the same weights, None the generation's usual one.
     `parked` networks stay in their files: they come on the meta device. `shelf` is filled with where the
-    weights of each network lie.
+    weights of each network lie. `accelerate` says how the prior runs its steps, see `PriorStage`.
     """
 
     device: torch.device
@@ -46,6 +46,7 @@ class Placement:
     behaviour: str | None = None
     parked: bool = False
     shelf: dict[nn.Module, LazyWeights] = field(default_factory=dict, compare=False)
+    accelerate: Accelerate = as_it_is
 
     def put(self, lazy: LazyNetwork[C, M]) -> M:
         """A network where it belongs; CheckpointError for weights that do not fit."""
@@ -114,6 +115,7 @@ class Generation:
             preprocess=preprocess,
             network=place.put(prior),
             schedule=schedule,
+            accelerate=place.accelerate,
         )
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from kandinsky.networks.movq import MoVQ, Norm
+from kandinsky.networks.autoencoder import Norm
+from kandinsky.networks.movq import MoVQ
 
 _DEAD = 1e-6
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from kandinsky.codecs.movq_codec import MoVQCodec
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.compat.diffusers.draws import rng_of
 from kandinsky.compat.diffusers.following import LATENTS, Callbacks, follow, warned
 from kandinsky.compat.diffusers.inputs import (
@@ -90,7 +90,7 @@ class DecoderPipeline(DiffusionPipeline):
             name="Kandinsky 2.2",
             conditioner=ImagePromptConditioner(None, network.config.image_dim, self.device, dtype),
             network=network,
-            codec=MoVQCodec(native_of(self.movq, MoVQ)),
+            codec=AutoencoderCodec(native_of(self.movq, MoVQ)),
             schedule=schedule_of(self.scheduler),
             defaults={},
             device=self.device,

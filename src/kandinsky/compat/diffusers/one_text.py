@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
-from kandinsky.codecs.movq_codec import MoVQCodec
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.compat.diffusers.decoders import DecoderPipeline, stacked_pixels
 from kandinsky.compat.diffusers.draws import rng_of
 from kandinsky.compat.diffusers.files import model_folder
@@ -75,7 +75,7 @@ class OneTextPipeline(DecoderPipeline):
         """The present components as the core runs them."""
         network = SteeredByText(self.unet)
         place = Placement(self.device, network.native.conv_in.weight.dtype)
-        codec = MoVQCodec(native_of(self.movq, MoVQ))
+        codec = AutoencoderCodec(native_of(self.movq, MoVQ))
         schedule = self.scheduler.schedule
         reader = self._reader(network.native.config.text_dim)
         return assembled(place, network, codec, reader, schedule), network

@@ -26,10 +26,10 @@ from kandinsky.compat.diffusers.values import (
 )
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.networks.movq import MoVQ
+from kandinsky.networks.prepared import Fixed
 from kandinsky.networks.prior import Prior, PriorCondition, PriorFixed
-from kandinsky.networks.unet2 import Attention, Fixed, UNet2, UNet2Condition
+from kandinsky.networks.unet2 import Attention, UNet2, UNet2Condition
 from kandinsky.networks.unet3 import UNet3, UNet3Condition
-from kandinsky.networks.unet3_blocks import Fixed as FixedByText
 
 
 class Part(nn.Module):
@@ -161,7 +161,7 @@ class Kandinsky3UNet(Part):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         return_dict: bool = True,
-        prepared: FixedByText | None = None,
+        prepared: Fixed | None = None,
     ) -> Any:
         """One prediction.
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.compat.diffusers.parts import native_of
+from kandinsky.conditioning.prior_stage import PreparedPrior
 from kandinsky.core.errors import RequestError
-from kandinsky.networks.prior import PreparedPrior
 from kandinsky.networks.unet2 import UNet2
 from kandinsky.networks.unet3 import UNet3
 
@@ -24,7 +24,7 @@ class SteppedPrior:
 
     def step(self, x: Tensor, t: float) -> Tensor:
         """See `Prepared`."""
-        predicted: Tensor = self.part(x, prepared=self.prepared.fixed(x, t))
+        predicted: Tensor = self.part(x, prepared=self.prepared.inputs(x, t)[1])
         return predicted
 
 

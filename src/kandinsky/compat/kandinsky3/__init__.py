@@ -20,6 +20,7 @@ from kandinsky.compat.kandinsky3.pipelines import (
 )
 from kandinsky.conditioning.one_text import OneTextConditioner
 from kandinsky.core.errors import RequestError, nearest
+from kandinsky.engine.acceleration.networks import laid_out_model
 from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.quantize import check_quantize, quantize
 from kandinsky.engine.weight_residency import WeightResidency
@@ -152,7 +153,7 @@ def _load(
     assert isinstance(conditioner, OneTextConditioner)  # what `load` wires
     device, dtype = devices["unet"], dtypes["unet"]
     told = replace(conditioner, device=device, dtype=dtype)
-    return replace(model, conditioner=told, device=device, dtype=dtype)
+    return laid_out_model(replace(model, conditioner=told, device=device, dtype=dtype))
 
 
 def _by_part(value: Any, name: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Result
 from kandinsky.core.images import open_picture
 from kandinsky.core.requests import Request, Row
+from kandinsky.engine.acceleration.networks import accelerated_model
 from kandinsky.generations.model import Model
 from kandinsky.tasks.generate import generate
 from kandinsky.tasks.resolve import Resolved, resolve
@@ -78,7 +79,7 @@ class Facade:
             noise = BatchNoise(self.noise, total, noise)
             return Batch(rows, noise, mask=None if mask is None else mask.expand(len(rows), -1, -1, -1))
 
-        images = shown(generate(model, [resolved], size, batch_of, _result))
+        images = shown(generate(accelerated_model(model), [resolved], size, batch_of, _result))
         if noise is not None:
             noise.finish()
         return images

@@ -17,6 +17,7 @@ from kandinsky.core.errors import CheckpointError
 from kandinsky.core.images import to_pil
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import PerPictureRng
+from kandinsky.engine.acceleration.networks import accelerated_model
 from kandinsky.engine.sampling_defaults import Sampling
 from kandinsky.networks.unet2 import UNet2Condition
 from kandinsky.tasks.generate import denoise, encode
@@ -104,7 +105,7 @@ def draw_trajectories(
     Row i is from seed `seed` + i; pictures are `side` pixels wide and high.
     """
     scale = teacher_scale(base, objective)
-    model = Sampling({"sampler": objective.solver}, "trailing").applied(base.model)
+    model = accelerated_model(Sampling({"sampler": objective.solver}, "trailing").applied(base.model))
     asked: dict[str, Any] = {"steps": objective.solver_steps, "guidance_scale": scale}
     request = Request(list(prompts), seed=seed, width=side, height=side, sampler=objective.solver, **asked)
     resolved = resolve(model, request)

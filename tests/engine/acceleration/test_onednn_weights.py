@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from kandinsky.adapters.lora import Adapter, Place, attach
-from kandinsky.networks import packing
-from kandinsky.networks.movq import Upsample
-from kandinsky.networks.packing import FEWEST_STEPS, PackedLayer, packed
+from kandinsky.engine.acceleration import onednn_weights
+from kandinsky.engine.acceleration.networks import accelerated
+from kandinsky.engine.acceleration.onednn_weights import FEWEST_STEPS, PackedLayer, prepacked
 from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
 from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config
 from kandinsky.networks.unet3 import UNet3, UNet3Condition, UNet3Config
@@ -44,7 +44,7 @@ def test_prepared_u_nets_are_packed_and_say_the_same(dtype: torch.dtype) -> None
     x = noise(2, 4, 8, 8, seed=1, dtype=dtype)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with torch.no_grad():
-        prepared = network.prepare(condition, TIMES)
+        prepared = accelerated(network.prepare(condition, TIMES), len(TIMES))
         whole = network(x, torch.full((2,), TIMES[2]), condition)
         found = prepared.step(x, TIMES[2])
     if dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -64,23 +64,24 @@ def test_the_other_u_net_and_the_prior_are_packed() -> None:
         PriorCondition(noise(2, 5, 20), noise(2, 12), torch.ones(2, 5).bool()),
     )
     with torch.no_grad():
-        prepared, of_prior = network.prepare(condition, TIMES), prior.prepare(told, TIMES)
+        prepared = accelerated(network.prepare(condition, TIMES), len(TIMES))
+        of_prior = accelerated(prior.prepare(told, TIMES), len(TIMES))
         whole = network(x, torch.full((2,), TIMES[0]), condition)
         assert packed_in(prepared.network) > 10
         assert relative(prepared.step(x, TIMES[0]), whole) < 1e-5
         embedding = prior(noise(2, 12, seed=3), torch.full((2,), TIMES[0]), told)
-        assert packed_in(of_prior.prior) > 5
+        assert packed_in(of_prior.network) > 5
         assert relative(of_prior.step(noise(2, 12, seed=3), TIMES[0]), embedding) < 1e-5
 
 
 def test_few_steps_and_what_cannot_be_packed_stay_plain() -> None:
     network = unet2()
-    assert packed(network, FEWEST_STEPS - 1) is network
+    assert prepacked(network, FEWEST_STEPS - 1) is network
     wide = unet2().double()
-    assert packed(wide, 100) is wide
+    assert prepacked(wide, 100) is wide
     away = unet2().to("meta")
-    assert packed(away, 100) is away
-    assert packed(network, 100, [network]) is network
+    assert prepacked(away, 100) is away
+    assert prepacked(network, 100, [network]) is network
 
 
 @ONLY_X86
@@ -88,10 +89,10 @@ def test_nothing_is_packed_where_memory_is_short(monkeypatch: pytest.MonkeyPatch
     network = unet2()
     needed = sum(4 * parameter.numel() for parameter in network.parameters())
     free = {"bytes": 2 * needed}
-    monkeypatch.setattr(packing, "free_main_memory", lambda: free["bytes"])
-    assert packed(network, 100) is not network
+    monkeypatch.setattr(onednn_weights, "free_main_memory", lambda: free["bytes"])
+    assert prepacked(network, 100) is not network
     free["bytes"] -= 1
-    assert packed(network, 100) is network
+    assert prepacked(network, 100) is network
 
 
 @ONLY_X86
@@ -99,7 +100,7 @@ def test_adapted_layers_keep_their_adapters() -> None:
     network = unet2()
     path = "mid.attention.out"
     attach(network, redraw(Adapter.new(network, [Place(path)], rank=2), scale=0.5), "style")
-    twin = packed(network, 100)
+    twin = prepacked(network, 100)
     assert twin.get_submodule(path) is network.get_submodule(path)
     assert isinstance(twin.get_submodule("mid.attention.qkv"), PackedLayer)
 
@@ -108,11 +109,13 @@ def test_adapted_layers_keep_their_adapters() -> None:
 @pytest.mark.parametrize("innermost", [False, True])
 def test_convolutions_of_one_pixel_are_products(innermost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     convolutions: list[nn.Conv2d] = []
-    own = packing._convolution
-    monkeypatch.setattr(packing, "_convolution", lambda layer: convolutions.append(layer) or own(layer))
+    own = onednn_weights._convolution
+    monkeypatch.setattr(
+        onednn_weights, "_convolution", lambda layer: convolutions.append(layer) or own(layer)
+    )
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(6, 10, 1), nn.Conv2d(10, 4, 1, bias=False), nn.Conv2d(4, 4, 1, stride=2))
-    twin = packed(plain, 100)
+    twin = prepacked(plain, 100)
     assert packed_in(twin) == 3
     assert convolutions == [plain[2]]
     x = noise(2, 6, 5, 3)
@@ -134,7 +137,7 @@ def test_convolutions_are_packed_for_the_size_of_their_input(monkeypatch: pytest
 
     monkeypatch.setattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", watched)
     layer = nn.Conv2d(8, 16, 3, padding=1)
-    laid_out = packed(nn.Sequential(layer), FEWEST_STEPS)
+    laid_out = prepacked(nn.Sequential(layer), FEWEST_STEPS)
     assert sizes == []
     for rows, side in ((2, 8), (2, 8), (1, 12), (2, 8)):
         x = noise(rows, 8, side, side)
@@ -146,7 +149,7 @@ def test_convolutions_are_packed_for_the_size_of_their_input(monkeypatch: pytest
 def test_gradients_go_through_the_plain_layers() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(64, 5))
-    twin = packed(plain, 100)
+    twin = prepacked(plain, 100)
     x = noise(2, 3, 4, 4).requires_grad_()
     twin(x).sum().backward()
     theirs = noise(2, 3, 4, 4).requires_grad_()
@@ -154,14 +157,3 @@ def test_gradients_go_through_the_plain_layers() -> None:
     assert x.grad is not None
     assert theirs.grad is not None
     assert torch.equal(x.grad, theirs.grad)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-def test_a_folded_upsampling_equals_the_two_layers(dtype: torch.dtype, tolerance: float) -> None:
-    layer = redraw(Upsample(6), scale=0.3).to(dtype)
-    x = noise(2, 6, 16, 17, dtype=dtype)
-    two = layer(x).detach()  # with gradients on nothing is folded
-    with torch.no_grad():
-        one = layer(x)
-    assert not torch.equal(one, two)
-    assert relative(one, two) < tolerance

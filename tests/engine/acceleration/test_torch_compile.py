@@ -11,7 +11,7 @@ import torch
 from torch._dynamo.utils import counters
 
 import kandinsky
-from kandinsky.engine import compiling
+from kandinsky.engine.acceleration import torch_compile
 from kandinsky.engine.pipeline import Pipeline
 from tests.tiny import WIDTH, Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
@@ -24,7 +24,7 @@ QUICK: dict[str, Any] = {"seed": 3, "steps": 3, "width": 64, "height": 64}
 def traced(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Compiles by tracing alone, which needs no C++ compiler; returns how many graphs there are by now."""
     torch._dynamo.reset()
-    monkeypatch.setattr(compiling, "compiler", lambda: "c++")
+    monkeypatch.setattr(torch_compile, "compiler", lambda: "c++")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     counters.clear()
     return lambda: int(counters["stats"]["unique_graphs"])
@@ -42,7 +42,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return counting
 
-    monkeypatch.setattr(compiling, "compiler", lambda: "c++")
+    monkeypatch.setattr(torch_compile, "compiler", lambda: "c++")
     monkeypatch.setattr(torch, "compile", as_it_is)
     return calls
 
@@ -126,13 +126,13 @@ def test_weights_that_change_are_refused(tiny: Checkpoints, option: dict[str, st
 
 
 def test_a_machine_without_a_compiler_is_told(tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "compiler", lambda: None)
+    monkeypatch.setattr(torch_compile, "compiler", lambda: None)
     with pytest.raises(kandinsky.RequestError, match=r"none of c\+\+, .* is here"):
         tiny.own(compile=True)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(compiling.compiler() is None, reason="there is no C++ compiler")
+@pytest.mark.skipif(torch_compile.compiler() is None, reason="there is no C++ compiler")
 def test_real_compiled_code_draws_the_same(tiny: Checkpoints) -> None:
     torch._dynamo.reset()
     assert abs(pixels(tiny.own(compile=True)) - pixels(tiny.own())).max() <= 1

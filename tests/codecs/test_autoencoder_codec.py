@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kandinsky.codecs.movq_codec import MoVQCodec
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.networks.movq import MoVQ, MoVQConfig
 from tests.parity.peers import noise, redraw
 
@@ -37,8 +37,8 @@ class Averages(nn.Module):
         raise AssertionError("a preview must not decode")
 
 
-def codec_of(network: Any) -> MoVQCodec:
-    return MoVQCodec(network)
+def codec_of(network: Any) -> AutoencoderCodec:
+    return AutoencoderCodec(network)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -67,7 +67,7 @@ def test_a_preview_of_latents_that_hold_no_colour_stays_a_picture() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_results_are_in_the_caller_s_dtype(dtype: torch.dtype) -> None:
     network = redraw(MoVQ(MoVQConfig((32, 64), 1, codebook_size=8))).to(dtype)
-    codec = MoVQCodec(network)
+    codec = AutoencoderCodec(network)
     assert (codec.downscale, codec.channels) == (2, 4)
     pictures = noise(2, 3, 8, 12)
     latents = codec.encode(pictures)

@@ -5,6 +5,8 @@ A GPU is done with most kernels sooner than the next can be started from Python.
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +14,12 @@ from torch import Tensor, nn
 FEWEST_STEPS = 5
 """From this many steps on: recording takes about as long as two steps."""
 TOLERANCE = 0.01
-"""How far the first replay of a process may be from the plain call, in parts of its largest number."""
-Run = Callable[..., Tensor]
+"""How far a network's first replay may be from the plain call, in parts of its largest number."""
+Run: TypeAlias = Callable[..., Tensor]
+Shapes: TypeAlias = tuple[torch.Size, ...]
+
+_proven: WeakKeyDictionary[nn.Module, set[Shapes]] = WeakKeyDictionary()
+"""For which inputs a replay of a network gave the numbers of the plain call."""
 
 
 def replayed(run: Run, network: nn.Module, steps: int) -> Run:
@@ -28,7 +34,7 @@ def replayed(run: Run, network: nn.Module, steps: int) -> Run:
         return run
     plain = all(type(weight.data) is Tensor for weight in weights)
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
-    return Replay(run, network) if plain and not hooked else run
+    return CudaGraphRunner(run, network) if plain and not hooked else run
 
 
 def record(run: Run, inputs: Sequence[Tensor]) -> tuple[Callable[[], None], Tensor]:
@@ -44,20 +50,19 @@ def record(run: Run, inputs: Sequence[Tensor]) -> tuple[Callable[[], None], Tens
     return graph.replay, output
 
 
-class Replay:
+class CudaGraphRunner:
     """`run` on the same GPU again and again: the first call is made as it is, the second recorded, and all
     from then on replayed.
 
-    A graph reads weights from where they lay. When they have moved, it is recorded anew. Where gradients are
-    recorded, or operations watched (counted, say), calls are made as they are, and so they are for good, with
-    a warning, where recording fails or gives other numbers.
+    A graph reads weights from where they lay: when they have moved, it is recorded anew. The first replay of
+    each network, for each shape of its inputs, is compared with the plain call. Calls are made as they are
+    where gradients are recorded or operations watched (counted, say), and for good, with a warning, where
+    recording fails or gives other numbers.
     """
-
-    proven = False
-    """Whether a replay has been compared with the plain call; the first of a process is."""
 
     def __init__(self, run: Run, network: nn.Module) -> None:
         self._run = run
+        self._proven = _proven.setdefault(network, set())
         self._weights = [(m._parameters, name) for m in network.modules() for name in m._parameters]
         self._called = self._failed = False
         self._places: list[int] = []
@@ -94,15 +99,16 @@ class Replay:
 
     def _record(self, inputs: Sequence[Tensor]) -> bool:
         """Whether that went well."""
-        self._recorded = None
+        self._recorded, shapes = None, tuple(given.shape for given in inputs)
         self._inputs, self._places = [given.clone() for given in inputs], self._where()
         try:
             self._recorded = record(self._run, self._inputs)
-            reason = None if Replay.proven or self._is_right(inputs) else "it gives other numbers"
+            right = shapes in self._proven or self._is_right(inputs)
+            reason = None if right else "it gives other numbers"
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
         if reason is None:
-            Replay.proven = True
+            self._proven.add(shapes)
             return True
         self._recorded, self._failed = None, True
         warnings.warn(f"Steps are not recorded as a CUDA graph, so they take longer: {reason}.", stacklevel=2)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kandinsky.networks import replay
+from kandinsky.engine.acceleration import cuda_graphs
+from kandinsky.engine.acceleration.cuda_graphs import FEWEST_STEPS, CudaGraphRunner, replayed
+from kandinsky.engine.acceleration.networks import accelerated
 from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
-from kandinsky.networks.replay import FEWEST_STEPS, Replay, replayed
 from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config
 from kandinsky.networks.unet3 import UNet3, UNet3Condition, UNet3Config
 from tests.parity.peers import noise, redraw
@@ -51,12 +52,12 @@ def prepared(request: pytest.FixtureRequest) -> Any:
                 condition = PriorCondition(on(noise(2, 7, 20)), on(noise(2, 12)), mask)
         network = network.to("cuda", torch.float16).requires_grad_(False).eval()
         shape = (2, 12) if request.param == "prior" else (2, 4, 8, 8)
-        made = network.prepare(condition, TIMES)  # type: ignore[operator]
+        made = accelerated(network.prepare(condition, TIMES), len(TIMES))  # type: ignore[operator]
     return made, network, lambda seed: on(noise(*shape, seed=seed))
 
 
 def run_of(made: Any) -> Any:
-    return getattr(made, "run", None) or made._run
+    return made.run
 
 
 class Recorder:
@@ -80,8 +81,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     made = Recorder()
-    monkeypatch.setattr(replay, "record", made)
-    monkeypatch.setattr(Replay, "proven", False)
+    monkeypatch.setattr(cuda_graphs, "record", made)
     return made
 
 
@@ -93,18 +93,17 @@ def layer() -> nn.Linear:
 @torch.no_grad()
 def test_from_the_second_call_on_the_record_is_played(recorder: Recorder) -> None:
     network = layer()
-    calls = Replay(network.forward, network)
+    calls = CudaGraphRunner(network.forward, network)
     inputs = [noise(2, 3, seed=seed) for seed in range(5)]
     outputs = [calls(x) for x in inputs]
     assert recorder.count == 1
     assert all(torch.equal(y, network(x)) for x, y in zip(inputs, outputs, strict=True))
-    assert Replay.proven
 
 
 @torch.no_grad()
 def test_other_shapes_and_weights_that_moved_are_recorded_anew(recorder: Recorder) -> None:
     network = layer()
-    calls, x = Replay(network.forward, network), noise(2, 3)
+    calls, x = CudaGraphRunner(network.forward, network), noise(2, 3)
     for _ in range(3):
         calls(x)
     assert torch.equal(calls(noise(5, 3)), network(noise(5, 3)))
@@ -116,7 +115,7 @@ def test_other_shapes_and_weights_that_moved_are_recorded_anew(recorder: Recorde
 
 def test_gradients_and_watched_operations(recorder: Recorder) -> None:
     network = layer()
-    calls = Replay(network.forward, network)
+    calls = CudaGraphRunner(network.forward, network)
     x = noise(2, 3).requires_grad_()
     for _ in range(3):
         calls(x).sum().backward()
@@ -131,7 +130,7 @@ def test_gradients_and_watched_operations(recorder: Recorder) -> None:
 def test_a_record_that_is_wrong_is_not_played(recorder: Recorder) -> None:
     recorder.wrong = 1.0
     network = layer()
-    calls, x = Replay(network.forward, network), noise(2, 3)
+    calls, x = CudaGraphRunner(network.forward, network), noise(2, 3)
     calls(x)
     with pytest.warns(UserWarning, match=r"not recorded as a CUDA graph.*gives other numbers\."):
         assert torch.equal(calls(x), network(x))
@@ -139,7 +138,35 @@ def test_a_record_that_is_wrong_is_not_played(recorder: Recorder) -> None:
         warnings.simplefilter("error")
         assert torch.equal(calls(x), network(x))
     assert recorder.count == 1
-    assert not Replay.proven
+
+
+@torch.no_grad()
+def test_every_network_is_proven_at_its_first_record(recorder: Recorder) -> None:
+    """The first of a process was, and what it showed was believed of all others."""
+    proven, x = layer(), noise(2, 3)
+    for _ in range(2):
+        calls = CudaGraphRunner(proven.forward, proven)
+        assert all(torch.equal(calls(x), proven(x)) for _ in range(3))
+    recorder.wrong = 1.0
+    other = layer()
+    calls = CudaGraphRunner(other.forward, other)
+    calls(x)
+    with pytest.warns(UserWarning, match="gives other numbers"):
+        assert torch.equal(calls(x), other(x))
+
+
+@torch.no_grad()
+def test_a_network_is_proven_once_for_each_shape(recorder: Recorder) -> None:
+    network = layer()
+    plain: list[torch.Size] = []
+    network.register_forward_hook(lambda _, inputs, __: plain.append(inputs[0].shape))
+    for rows, wanted in ((2, 4), (2, 3), (5, 4)):
+        plain.clear()
+        calls = CudaGraphRunner(network.__call__, network)
+        for seed in range(2):
+            calls(noise(rows, 3, seed=seed))
+        # As it is, and for the record; replaying; and where it is proven both, with other numbers.
+        assert len(plain) == wanted + (wanted == 4)
 
 
 @torch.no_grad()
@@ -147,10 +174,9 @@ def test_a_record_that_keeps_its_first_input_is_not_played(monkeypatch: pytest.M
     def stale(run: Any, inputs: Sequence[Tensor]) -> tuple[Callable[[], None], Tensor]:
         return lambda: None, run(*inputs).clone()
 
-    monkeypatch.setattr(replay, "record", stale)
-    monkeypatch.setattr(Replay, "proven", False)
+    monkeypatch.setattr(cuda_graphs, "record", stale)
     network = layer()
-    calls, x = Replay(network.forward, network), noise(2, 3)
+    calls, x = CudaGraphRunner(network.forward, network), noise(2, 3)
     calls(x)
     with pytest.warns(UserWarning, match="gives other numbers"):
         assert torch.equal(calls(x), network(x))
@@ -161,9 +187,9 @@ def test_a_record_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> Any:
         raise RuntimeError("operation not permitted\nwhen capturing")
 
-    monkeypatch.setattr(replay, "record", fails)
+    monkeypatch.setattr(cuda_graphs, "record", fails)
     network = layer()
-    calls, x = Replay(network.forward, network), noise(2, 3)
+    calls, x = CudaGraphRunner(network.forward, network), noise(2, 3)
     calls(x)
     with pytest.warns(UserWarning, match="take longer: operation not permitted\\."):
         assert torch.equal(calls(x), network(x))
@@ -181,7 +207,7 @@ class TestOnCuda:
     def test_the_same_numbers(self, prepared: Any) -> None:
         made, _, x = prepared
         calls = run_of(made)
-        assert isinstance(calls, Replay)
+        assert isinstance(calls, CudaGraphRunner)
         for seed, t in enumerate([*TIMES, 333.5]):
             found = made.step(x(seed), t)
             recorded, calls._called = calls._recorded, False
@@ -212,7 +238,7 @@ class TestOnCuda:
         network = nn.Linear(3, 3).cuda()
         run = network.forward
         assert replayed(run, network, FEWEST_STEPS - 1) == run
-        assert isinstance(replayed(run, network, FEWEST_STEPS), Replay)
+        assert isinstance(replayed(run, network, FEWEST_STEPS), CudaGraphRunner)
         hook = network.register_forward_hook(lambda *_: None)
         assert replayed(run, network, FEWEST_STEPS) == run
         hook.remove()

@@ -7,7 +7,7 @@ step or at a U-Net's deepest resolution, that costs as much as the product itsel
 import copy
 import platform
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,11 @@ FEWEST_STEPS = 5
 """From this many steps on: laying weights out costs about what a step saves by it."""
 ROOM = 0.5
 """Packed weights stand beside the plain ones: they may take this share of the memory that is free."""
-M = TypeVar("M", bound=nn.Module)
+N = TypeVar("N")
 Run = Callable[[Tensor], Tensor]
 
 
-def packed(network: M, steps: int, without: Collection[nn.Module] = ()) -> M:
+def prepacked(network: N, steps: int, without: Collection[nn.Module] = ()) -> N:
     """The same network for `steps` calls, its convolutions and matrices laid out for this processor.
 
     All else is shared with `network`, which stays as it is; the copy is worth keeping for one request only,
@@ -33,11 +33,10 @@ def packed(network: M, steps: int, without: Collection[nn.Module] = ()) -> M:
     """
     if steps < FEWEST_STEPS or not has_onednn():
         return network
-    free = free_main_memory()
-    if free is not None and _bytes_of(network) > ROOM * free:
+    module, free = cast(nn.Module, network), free_main_memory()
+    if free is not None and _bytes_of(module) > ROOM * free:
         return network
-    skipped = {id(module) for module in without}
-    return _twin(network, skipped)  # type: ignore[return-value]
+    return cast(N, _twin(module, {id(part) for part in without}))
 
 
 def _bytes_of(network: nn.Module) -> int:
@@ -137,7 +136,8 @@ def _convolution(layer: nn.Conv2d) -> Run:
     def run(x: Tensor) -> Tensor:
         nonlocal packed
         if packed is None or packed[0] != x.shape:
-            order: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+            # Looked up at each use: it has no typed name.
+            order: Callable[..., Tensor] = torch._C._nn.mkldnn_reorder_conv2d_weight
             packed = x.shape, order(plain.to_mkldnn(), *shape, list(x.shape))
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed[1], bias, *shape, "none", [], "")
         return y
