@@ -8,6 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -32,7 +33,8 @@ class Draw:
     """One trajectory of the prior: for the images `rows` of a batch, `texts` against `uncond`.
 
     `place` is the texts' position in their prompts, or None when they are the negative prompts. `guidance` is
-    the scale, None also where `uncond` would only say the same again.
+    the scale, None also where `uncond` would only say the same again; `inputs` are the texts that the prior
+    reads, one a row.
     """
 
     rows: tuple[int, ...]
@@ -40,28 +42,17 @@ class Draw:
     uncond: tuple[str, ...]
     place: int | None
     guidance: float | Tensor | None
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The texts that the prior reads, one a row."""
-        return self.texts if self.guidance is None else self.uncond + self.texts
+    inputs: tuple[str, ...]
 
 
 @dataclass(eq=False)
 class Encodings:
     """What one request has computed already: encoded texts and images, and priors prepared for texts."""
 
-    maybe_stage: PriorStage | None
+    stage: PriorStage
     texts: dict[str, EncodedText] = field(default_factory=dict)
     images: dict[Picture, Tensor] = field(default_factory=dict)
     priors: dict[tuple[str, ...], PreparedPrior] = field(default_factory=dict)
-
-    @property
-    def stage(self) -> PriorStage:
-        """The prior; RequestError without one."""
-        if self.maybe_stage is None:
-            raise _without_prior("so it understands embeddings only")
-        return self.maybe_stage
 
     def text(self, text: str) -> EncodedText:
         """The text, encoded at most once."""
@@ -99,9 +90,10 @@ class ImagePromptConditioner:
         if self.stage is not None:
             self.stage.schedule.times(request.prior_steps or 1)
         for prompt in request.prompts:
-            self._check_widths(prompt)
             if self.stage is None:
                 _check_without_prior(prompt, guided)
+            if not isinstance(prompt, str):
+                self._check_widths(prompt)
 
     def _check_widths(self, prompt: Prompt) -> None:
         for item, _ in items_of(prompt):
@@ -116,7 +108,7 @@ class ImagePromptConditioner:
         self, batches: Sequence[Batch], prior_steps: int, guided: bool
     ) -> Generator[Event, None, list[Conditions]]:
         """See `Conditioner`: the prompt's embedding, and against it the negative prompt's or no image's."""
-        done = Encodings(self.stage)
+        done = Encodings(cast(PriorStage, self.stage))  # without it `check` refuses what would need it
         plans = [draws_of(batch.rows, guided) for batch in batches]
         # Section strings of times may give more or fewer than were asked for.
         steps = 0 if self.stage is None else len(self.stage.schedule.times(prior_steps))
@@ -218,7 +210,9 @@ def _draw(rows: Sequence[Row], texts: Mapping[int, str], place: int | None) -> D
     """A trajectory for texts, by the row of each."""
     said, uncond = tuple(texts.values()), tuple(_unconditional(rows[i]) for i in texts)
     scale = joint([rows[i].prior_guidance_scale for i in texts]) if texts else None
-    return Draw(tuple(texts), said, uncond, place, scale if is_guided(scale) and said != uncond else None)
+    if not is_guided(scale) or said == uncond:
+        return Draw(tuple(texts), said, uncond, place, None, said)
+    return Draw(tuple(texts), said, uncond, place, scale, uncond + said)
 
 
 def _unconditional(row: Row) -> str:

@@ -340,9 +340,8 @@ class Request(BaseModel):
     def filled(self, defaults: Mapping[str, Any]) -> "Request":
         """This request with the checkpoint's default for every None, and a random seed for a missing one.
 
-        `defaults` maps field names to values; it must hold width and height. A request with an image and no
-        size takes the image's shape at about the default area, in multiples of 8. strength is filled only
-        where it acts: its default for an image alone, 1 for an image with a mask.
+        An image gives its shape, at about the area of the defaults and in multiples of 8; strength is filled
+        only where it acts: its default for an image alone, 1 for an image with a mask.
         """
         if unknown := sorted(set(defaults) - set(type(self).model_fields)):
             raise ValueError(f"a request has no {unknown[0]!r}; {nearest(unknown[0], about(type(self)))}")

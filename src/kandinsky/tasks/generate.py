@@ -57,8 +57,8 @@ def generate(
     """Draws the images of all requests, at most `batch_size` of them at once, and yields what happens.
 
     `batch_of` gives rows their noise; `finish(request, images, batch)` makes the result of a request, of
-    whose images up to `batch` were drawn at once. Steps are counted over a group. Draws, per image: those of
-    the conditioner, then the start, then the steps. Closing the generator stops at once and frees everything.
+    whose images up to `batch` were drawn at once. Draws, per image: those of the conditioner, then the start,
+    then the steps. Closing the generator stops at once and frees everything.
     """
     images: list[dict[int, Image]] = [{} for _ in requests]
     largest = [0] * len(requests)

@@ -25,7 +25,6 @@ class Resolved:
     rows: tuple[Row, ...]
     width: int
     height: int
-    steps: int
     strength: float
     schedule: Schedule
     sampler: Sampler
@@ -38,9 +37,8 @@ class Resolved:
 def resolve(model: Model, request: Request) -> Resolved:
     """Fills a request with the model's defaults and looks up what follows from it.
 
-    Raises RequestError, naming what does not fit: a sampler that is unknown or cannot take this eta, more
-    steps than the process has times, an inpainting checkpoint without a mask, a hint that is missing or not
-    understood, an interval of guidance where nothing is guided, and prompts that the conditioner refuses.
+    Raises RequestError, naming what does not fit: the sampler or its eta, more steps than there are times, a
+    mask or a hint that is missing or not understood, guidance that cannot act, prompts that cannot be read.
     """
     name = request.sampler or model.defaults.get("sampler") or model.schedule.sampler
     schedule = model.schedules.get(name, model.schedule)
@@ -57,7 +55,6 @@ def resolve(model: Model, request: Request) -> Resolved:
         rows=rows,
         width=filled.width,
         height=filled.height,
-        steps=steps,
         strength=strength,
         schedule=schedule,
         sampler=make_sampler(name, schedule.process, variance=schedule.variance, eta=filled.eta),

@@ -71,7 +71,7 @@ class Facade:
         noise_share = math.sqrt(eta) if sampler == "ddim" else None
         request = Request(**fields, count=count, seed=0, sampler=sampler, eta=noise_share)
         resolved = resolve(model, request)
-        total = 1 + len(resolved.schedule.times(resolved.steps))
+        total = 1 + len(resolved.schedule.times(resolved.request.steps or 1))
         noise: BatchNoise | None = None
 
         def batch_of(rows: Sequence[Row]) -> Batch:
