@@ -29,7 +29,7 @@ def make_denoiser(
 
     `network(x, t)` is closed over its conditions, and called with 2B rows, the unconditional ones first,
     where `guidance_scale` (a number or a tensor (B,), up to 1 unguided) guides; elsewhere and outside
-    `interval` `alone(x, t)`, by default `network`, is called with B rows. Networks may work in any dtype; what
+    `interval` `alone(x, t)`, by default `network`, is called with B rows. Networks work in any dtype; what
     follows is done in float32, or float64 for a float64 x. `constraints` are applied in order, with `paste`
     at the place of the known region.
     """
