@@ -9,10 +9,10 @@ import torch
 from diffusers import Kandinsky3UNet as PeersUNet
 
 from kandinsky.compat import diffusers as compat
-from kandinsky.compat.diffusers.draws import NumpyRng
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.events import Finished
 from kandinsky.core.requests import Request
+from kandinsky.core.rng import NumpyRng
 from tests.compat.comparing import close, drawn, picture, seeded
 from tests.tiny_one_text import OneTextCheckpoints
 

@@ -1,6 +1,5 @@
 """Noise from the generators that callers pass: none, one for the whole batch, or one per picture."""
 
-import copy
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.core.errors import RequestError
-from kandinsky.core.rng import Rng
+from kandinsky.core.rng import NumpyRng, Rng
 
 Generator: TypeAlias = torch.Generator | np.random.Generator
 Generators: TypeAlias = "Generator | Sequence[Generator] | None"
@@ -98,28 +97,6 @@ class GivenFirst:
     def fork(self) -> Rng:
         """See `Rng`."""
         return self.rng.fork()
-
-
-class NumpyRng:
-    """Draws the rows of all pictures at once from NumPy's generator, as doubles, and casts them to `dtype`.
-
-    That is how code for MindSpore draws from a generator such as `np.random.Generator(np.random.PCG64(43))`.
-    """
-
-    def __init__(self, generator: np.random.Generator, dtype: torch.dtype = torch.float32) -> None:
-        self.generator = generator
-        self.dtype = dtype
-        self._beginning = copy.deepcopy(generator)
-
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.from_numpy(self.generator.standard_normal(shape)).to(self.dtype)
-
-    def select(self, rows: Sequence[int]) -> "NumpyRng":
-        """The rows asked for are drawn at once, as all of them are."""
-        return self
-
-    def fork(self) -> "NumpyRng":
-        return NumpyRng(copy.deepcopy(self._beginning), self.dtype)
 
 
 def rng_of(
