@@ -1,6 +1,6 @@
 """How far pictures of few steps are from those of a thousand: every sampler, the prior, the named options.
 
-    python benchmarks/sampler_curve.py [--data FOLDER] [--pictures 8] [--kid 64] [--docs PAGE] [--out FOLDER]
+    python -m benchmarks.sampler_curve [--data FOLDER] [--pictures 8] [--kid 64] [--docs PAGE] [--out FOLDER]
 
 Writes `sampler-curve.json` and `sampler-curve.png` to `--out`, and prints tables in Markdown, which take the
 place of those between the marks of `--docs`. `--data` is the folder of the emoji recipe: prompts are then
@@ -25,14 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
+import kandinsky
+from benchmarks.against_diffusers.counting import counter
 from benchmarks.brownian import BrownianNoise
 from benchmarks.curve_plot import picture_of
 from benchmarks.curve_tables import rewritten, tables
-
-import kandinsky
-from kandinsky.bench.counting import counter
 from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.conditioning.prior_stage import PriorStage

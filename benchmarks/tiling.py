@@ -1,6 +1,6 @@
 """Peak memory and error of coding large pictures in strips, against coding them whole.
 
-    python benchmarks/tiling.py [--divide 1] [--sides 1024 1536 2048] [--dtype float32] [--encode]
+    python -m benchmarks.tiling [--divide 1] [--sides 1024 1536 2048] [--dtype float32] [--encode]
 
 A MoVQ of random weights, its widths divided by `--divide`, decodes latents of noise (or encodes a picture of
 noise) once. Each row is measured in a process of its own: its largest resident set (VmHWM) less that before
@@ -60,7 +60,7 @@ def child(job: dict[str, Any]) -> None:
 
 def measured(job: dict[str, Any]) -> dict[str, Any]:
     """What a process of its own prints for a job."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--job", json.dumps(job)]
+    command = [sys.executable, "-m", "benchmarks.tiling", "--job", json.dumps(job)]
     # As the large matrices of published widths: what is freed goes back to the system.
     told = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**17)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=told)

@@ -21,8 +21,7 @@ LONGEST_FILE = 450
 HEAVY = ("torch", "transformers", "diffusers", "torchvision", "numpy", "PIL", "huggingface_hub")
 
 # Where a release may be called by its number: its wiring, its file names, the names other programs use.
-# The benchmark measures releases at their published sizes, by the names that the peer has for them.
-HOMES = ("generations", "checkpoints/maps", "compat", "assets", "bench")
+HOMES = ("generations", "checkpoints/maps", "compat", "assets")
 RELEASE = re.compile(
     r"(?i)(?<![a-z0-9])k(?:20|21|22|30|31)(?![0-9])|kandinsky[-_ ]?v?[23]|(?<![a-z])v2[012](?![0-9])"
 )

@@ -10,8 +10,6 @@ import torch
 from safetensors.torch import load_file
 from small import draw_pictures
 from test_finetuning import OBJECTIVES, build, config, exported
-from tests.tiny import Checkpoints
-from tests.tiny_one_text import OneTextCheckpoints
 from torch import Tensor
 
 from kandinsky.cli.main import run
@@ -21,6 +19,8 @@ from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.training import run_config
 from kandinsky.training.components import write_component
 from kandinsky.training.config import DataConfig, read_config, read_settings
+from tests.tiny import Checkpoints
+from tests.tiny_one_text import OneTextCheckpoints
 
 POKEMON = (
     "kandinsky_v22_prior_pokemon_blip",

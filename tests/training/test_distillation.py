@@ -10,9 +10,6 @@ import pytest
 import torch
 from PIL import Image
 from small import CPU, draw_pictures, turn
-from tests.tiny import write_tiny
-from tests.tiny_one_text import OneTextCheckpoints
-from tests.tiny_text_image import TextImageCheckpoints
 
 import kandinsky
 from kandinsky.checkpoints.files import OWN_ADAPTERS
@@ -37,6 +34,9 @@ from kandinsky.training.stages.trajectories import Stretches, draw_trajectories
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.state import newest
 from kandinsky.training.task import Task
+from tests.tiny import write_tiny
+from tests.tiny_one_text import OneTextCheckpoints
+from tests.tiny_text_image import TextImageCheckpoints
 
 PROCESS = Process.linear(0.00085, 0.012)
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -11,8 +11,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from small import CPU, draw_pictures, turn
-from tests.tiny_one_text import OneTextCheckpoints
-from tests.tiny_text_image import TextImageCheckpoints
 
 import kandinsky
 from kandinsky.adapters.lora import applied_to
@@ -31,6 +29,8 @@ from kandinsky.training.stages.tuning import weighted
 from kandinsky.training.stages.workshop import Workshop
 from kandinsky.training.state import newest
 from kandinsky.training.task import Task
+from tests.tiny_one_text import OneTextCheckpoints
+from tests.tiny_text_image import TextImageCheckpoints
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "lora": {"target": "both", "adapter": {"rank": 2, "text_encoders": True}},

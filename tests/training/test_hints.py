@@ -12,8 +12,6 @@ import torch
 from PIL import Image, ImageOps
 from small import draw_pictures
 from test_finetuning import OBJECTIVES, build, config, exported
-from tests.tiny import Checkpoints
-from tests.tiny_one_text import OneTextCheckpoints
 
 import kandinsky
 from kandinsky.checkpoints.diffusers_folder import open_folder
@@ -26,6 +24,8 @@ from kandinsky.training.data.folder import read_folder
 from kandinsky.training.data.hints import edge_hints, with_hints
 from kandinsky.training.data.pictures import Augmentation, open_pictures
 from kandinsky.training.stages.regions import following
+from tests.tiny import Checkpoints
+from tests.tiny_one_text import OneTextCheckpoints
 
 EDGES: dict[str, Any] = {"control": {"hints": "edges"}}
 

@@ -10,9 +10,6 @@ import torch
 from PIL import Image
 from small import draw_pictures, turn
 from test_finetuning import OBJECTIVES, build, config, exported
-from tests.tiny import Checkpoints
-from tests.tiny_one_text import OneTextCheckpoints
-from tests.tiny_text_image import TextImageCheckpoints
 
 import kandinsky
 from kandinsky.checkpoints.diffusers_folder import open_folder
@@ -25,6 +22,9 @@ from kandinsky.training.data.masks import random_regions
 from kandinsky.training.objectives.denoising import squared_error
 from kandinsky.training.stages.regions import counting, widened
 from kandinsky.training.stages.tuning import group_of
+from tests.tiny import Checkpoints
+from tests.tiny_one_text import OneTextCheckpoints
+from tests.tiny_text_image import TextImageCheckpoints
 
 INPAINTING: dict[str, Any] = {"inpainting": {"box": 0.5}}
 

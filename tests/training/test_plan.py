@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.docs.pages import REPOSITORY
-from tests.outlines import NUMBERS, text_image_outline
 from torch import nn
 
 import kandinsky
@@ -18,6 +16,8 @@ from kandinsky.cli.main import run
 from kandinsky.core.errors import ConfigError
 from kandinsky.training.ledger import CudaAutocast, Hollow, Ledger
 from kandinsky.training.plan import plan
+from tests.docs.pages import REPOSITORY
+from tests.outlines import NUMBERS, text_image_outline
 
 MIB = 2**20
 OBJECTIVES: dict[str, dict[str, Any]] = {

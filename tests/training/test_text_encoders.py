@@ -8,9 +8,6 @@ import torch
 from safetensors.torch import load_file
 from small import draw_pictures
 from test_finetuning import OBJECTIVES, build, config, exported
-from tests.tiny import Checkpoints
-from tests.tiny_one_text import OneTextCheckpoints
-from tests.tiny_text_image import TextImageCheckpoints
 
 import kandinsky
 from kandinsky.checkpoints.original import open_checkpoint
@@ -19,6 +16,9 @@ from kandinsky.engine.loras import adaptable
 from kandinsky.generations import convert
 from kandinsky.training import events, run_config
 from kandinsky.training.components import write_component
+from tests.tiny import Checkpoints
+from tests.tiny_one_text import OneTextCheckpoints
+from tests.tiny_text_image import TextImageCheckpoints
 
 PRIOR = {"prior_prior", "prior_text_encoder"}
 LEARN = {

@@ -213,6 +213,9 @@ def train(
         Path | None, typer.Argument(metavar="[CONFIG]", help="The run to do: a TOML file, or a recipe.")
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="A run that came with this package.")] = None,
+    list_recipes: Annotated[
+        bool, typer.Option("--list", help="Show the runs that came with this package.")
+    ] = False,
     method: Annotated[
         str | None,
         typer.Option(help="lora, dreambooth, textual_inversion, full or distill.", rich_help_panel=TUNING),
@@ -263,6 +266,9 @@ def train(
     """Train networks, or fine-tune a checkpoint, as a file, a recipe or a method says."""
     from kandinsky.cli import train as command
 
+    if list_recipes:
+        command.list_recipes()
+        return
     if init is not None:
         say(str(command.write_template(init, out)))
         return
@@ -323,52 +329,6 @@ def convert(
         return
     assert to is not None
     command.convert(source, dest, to, prior=prior, variant=variant, quiet=quiet)
-
-
-@app.command()
-@interruptible
-def bench(
-    workloads: Annotated[
-        list[str] | None, typer.Argument(metavar="[WORKLOAD]...", help="What to measure; all if not given.")
-    ] = None,
-    side: Annotated[
-        list[str] | None, typer.Option(help="ours, ours-best, peer or peer-best; repeat it.")
-    ] = None,
-    dtype: Annotated[
-        list[str] | None, typer.Option(help="What the best sides compute in; repeat it.")
-    ] = None,
-    runs: Annotated[int, typer.Option(help="How often each side is measured.")] = 5,
-    threads: Annotated[int, typer.Option(help="Of the CPU; 0 is the usual number.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    prior_steps: Annotated[int | None, typer.Option(help="Where the prior is what counts.")] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="The best sides compiled; ours on a GPU only.")
-    ] = False,
-    small: Annotated[bool, typer.Option("--quick", help="Tiny models: see that all of it works.")] = False,
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Keep the random weights here.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write the table, JSON and a picture here.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The table only.")] = False,
-) -> None:
-    """Measure speed and memory beside diffusers, on the same weights."""
-    from kandinsky.bench.run import Plan
-    from kandinsky.cli import bench as command
-
-    given = {"workloads": workloads, "sides": side, "dtypes": dtype}
-    plan = Plan(
-        **{name: tuple(values) for name, values in given.items() if values},
-        runs=runs,
-        threads=threads,
-        device=device,
-        quick=small,
-        compiled=compiled,
-        weights=weights,
-        prior_steps=prior_steps,
-    )
-    command.bench(plan, out, quiet=quiet)
 
 
 @app.command()

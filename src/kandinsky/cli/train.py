@@ -22,9 +22,20 @@ SECONDS_BETWEEN_LINES = 30
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes that came with this package, by name."""
-    folder = Path(__file__).resolve().parent.parent / "training" / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    """The runs that came with this package, recipes and then configurations of each generation, by name."""
+    folder = Path(__file__).resolve().parent.parent / "training"
+    return {
+        path.stem: path for kind in ("recipes", "configs") for path in sorted(folder.glob(f"{kind}/*.toml"))
+    }
+
+
+def list_recipes() -> None:
+    """Prints each of them with the first line of its file, which says what it is for."""
+    known = recipes()
+    width = max(len(name) for name in known)
+    for name, path in known.items():
+        with path.open(encoding="utf-8") as file:
+            say(f"{name:{width}}  {file.readline().removeprefix('# ').strip()}")
 
 
 def source(config: Path | None, recipe: str | None) -> Path:
@@ -33,7 +44,8 @@ def source(config: Path | None, recipe: str | None) -> Path:
     if config is not None:
         return config if config.exists() or str(config) not in known else known[str(config)]
     if recipe not in known:
-        raise ConfigError(f"There is no recipe {recipe!r}.", nearest(str(recipe), known))
+        hint = nearest(str(recipe), known)
+        raise ConfigError(f"There is no recipe {recipe!r}.", f"{hint} See kandinsky train --list.".strip())
     return known[recipe]
 
 

@@ -42,8 +42,8 @@ PARTS = ("unet", "text_encoder", "movq")
 
 
 def get_T2I_pipeline(  # noqa: N802  (the name that existing code uses)
-    device_map: Any,
-    dtype_map: Any = torch.float32,
+    device_map: object,
+    dtype_map: object = torch.float32,
     low_cpu_mem_usage: bool = True,
     load_in_8bit: bool = False,
     load_in_4bit: bool = False,
@@ -71,8 +71,8 @@ def get_T2I_pipeline(  # noqa: N802  (the name that existing code uses)
 
 
 def get_T2I_Flash_pipeline(  # noqa: N802
-    device_map: Any,
-    dtype_map: Any = torch.float32,
+    device_map: object,
+    dtype_map: object = torch.float32,
     low_cpu_mem_usage: bool = True,
     load_in_8bit: bool = False,
     load_in_4bit: bool = False,
@@ -89,8 +89,8 @@ def get_T2I_Flash_pipeline(  # noqa: N802
 
 
 def get_inpainting_pipeline(
-    device_map: Any,
-    dtype_map: Any = torch.float32,
+    device_map: object,
+    dtype_map: object = torch.float32,
     low_cpu_mem_usage: bool = True,
     load_in_8bit: bool = False,
     load_in_4bit: bool = False,
@@ -120,8 +120,8 @@ def _width(eight: bool, four: bool) -> str | None:
 
 def _load(
     variant: str | None,
-    device_map: Any,
-    dtype_map: Any,
+    device_map: object,
+    dtype_map: object,
     cache_dir: str | Path,
     paths: tuple[str | Path | None, str | Path | None, str | Path | None],
     width: str | None,
@@ -156,7 +156,7 @@ def _load(
     return laid_out_model(replace(model, conditioner=told, device=device, dtype=dtype))
 
 
-def _by_part(value: Any, name: str) -> dict[str, Any]:
+def _by_part(value: object, name: str) -> dict[str, Any]:
     """One value by part; raises RequestError for a map with other parts or without some."""
     if not isinstance(value, Mapping):
         return dict.fromkeys(PARTS, value)

@@ -55,7 +55,7 @@ class Facade:
         return torch.randn(shape, device=self.device)
 
     def _pictures(
-        self, fields: Mapping[str, Any], count: int, size: int, eta: float, mask: Tensor | None = None
+        self, fields: Mapping[str, object], count: int, size: int, eta: float, mask: Tensor | None = None
     ) -> list[Image]:
         """The pictures of a request, `count` of its prompt, `size` at once; `eta` is the square of ours."""
         if not isinstance(fields["prompt"], str):
@@ -187,7 +187,7 @@ def _sides(width: int, height: int) -> tuple[int, int]:
     return across, down
 
 
-def _mask(mask: Any) -> NDArray[np.float32]:
+def _mask(mask: object) -> NDArray[np.float32]:
     """A mask (H, W) as numbers in 0..1, from an array, a tensor or a PIL picture; raises RequestError for
     others."""
     if isinstance(mask, Image):
