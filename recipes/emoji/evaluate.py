@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from kandinsky.core.caches import cache_folder
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -24,6 +23,7 @@ from torch.nn import functional
 import kandinsky
 from kandinsky.checkpoints.lpips_weights import load_perceptual
 from kandinsky.core.files import write_atomically
+from kandinsky.core.system import cache_folder
 from kandinsky.evaluation.features import Features, extract, load_inception, to_bytes
 from kandinsky.evaluation.report import (
     Backgrounds,
@@ -39,7 +39,7 @@ from kandinsky.recipes.emoji.plain_words import LANGUAGES
 from kandinsky.training.data.captions import background_phrase, plain_caption
 from kandinsky.training.data.pictures import PictureSet, open_pictures
 from kandinsky.training.data.words import COLOURS
-from kandinsky.training.stages.towers import vision_pixels
+from kandinsky.training.scratch.clip_model import vision_pixels
 
 ON_COLOURS = ("a house", "a tree", "a fox", "a car", "a star", "a cat")
 

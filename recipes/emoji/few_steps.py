@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from evaluate import read_reference, write_sheet
-from kandinsky.core.caches import cache_folder
 from torch import Tensor
 
 import kandinsky
 from kandinsky.core.files import write_atomically
+from kandinsky.core.system import cache_folder
 from kandinsky.evaluation.features import extract, load_inception, to_bytes
 from kandinsky.evaluation.kid import kernel_distance
 from kandinsky.evaluation.quality import psnr
