@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from kandinsky.core.caches import cache_folder
 from kandinsky.core.errors import ConfigError, DataError
+from kandinsky.core.system import cache_folder
 from kandinsky.training.config import DataConfig, validated
 from kandinsky.training.data.folder import read_folder
 from kandinsky.training.data.pictures import open_pictures
