@@ -20,7 +20,7 @@ STATES = "states"
 
 
 @dataclass(frozen=True, eq=False)
-class RememberingEncoder:
+class CachingEncoder:
     """A text encoder that asks `folder` before it reads a text, and leaves there what it read.
 
     `network` holds the weights that `reader` reads with, which are those `stored`; `kept` says what else
