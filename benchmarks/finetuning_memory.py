@@ -147,7 +147,7 @@ def compared(root: Path, name: str, method: str, recomputed: bool) -> tuple[int,
     """The planned and the measured peak of a row, in bytes; models and pictures lie in `root`."""
     from PIL import Image
 
-    from kandinsky.training.plan import plan
+    from kandinsky.training.memory_plan import plan
 
     pictures = root / "pictures"
     pictures.mkdir(exist_ok=True)

@@ -39,7 +39,7 @@ from kandinsky.recipes.emoji.plain_words import LANGUAGES
 from kandinsky.training.data.captions import background_phrase, plain_caption
 from kandinsky.training.data.pictures import PictureSet, open_pictures
 from kandinsky.training.data.words import COLOURS
-from kandinsky.training.stages.towers import vision_pixels
+from kandinsky.training.scratch.clip_model import vision_pixels
 
 ON_COLOURS = ("a house", "a tree", "a fox", "a car", "a star", "a cat")
 

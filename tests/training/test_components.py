@@ -210,6 +210,6 @@ def test_sheets_draw_the_prompts(pictures: Path, tmp_path: Path) -> None:
         pictures, tmp_path, "lora", objective={"prompts": ["a", "b", "c"], "adapter": {"rank": 1}}
     )
     _, task = build(values)
-    assert task.sheet is not None
+    assert task.grid is not None
     # Three pictures side by side, two pixels apart.
-    assert task.sheet(torch.Generator()).shape == (32, 3 * 32 + 4, 3)
+    assert task.grid(torch.Generator()).shape == (32, 3 * 32 + 4, 3)

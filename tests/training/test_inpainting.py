@@ -19,9 +19,9 @@ from kandinsky.generations import convert
 from kandinsky.tasks.start import erode, told_region
 from kandinsky.training import run_config
 from kandinsky.training.data.masks import random_regions
+from kandinsky.training.finetune.tuning import group_of
+from kandinsky.training.finetune.widen_unet import place_weights, widened
 from kandinsky.training.objectives.denoising import squared_error
-from kandinsky.training.stages.regions import counting, widened
-from kandinsky.training.stages.tuning import group_of
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
@@ -94,10 +94,10 @@ def test_losses_count_inside_the_mask() -> None:
     output, target = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)
     output[..., 2:, :] = 3
     output[..., :2, :] = 2
-    counted = counting(mask, output, 0.0)
+    counted = place_weights(mask, output, 0.0)
     assert float(squared_error(output, target, counted)) == pytest.approx(4.0)
     # Half the places count a quarter: (4 + 9 / 4) / (1 + 1 / 4).
-    assert float(squared_error(output, target, counting(mask, output, 0.25))) == pytest.approx(5.0)
+    assert float(squared_error(output, target, place_weights(mask, output, 0.25))) == pytest.approx(5.0)
     assert float(squared_error(output, target)) == pytest.approx(6.5)
 
 
@@ -108,7 +108,7 @@ def test_nothing_is_learned_outside_the_mask(pictures: Path, tmp_path: Path) -> 
     assert batch.alpha is not None
     assert batch.alpha.shape == (2, 1, 32, 32)
     empty = replace(batch, alpha=torch.zeros_like(batch.alpha))
-    loss = task.players[0].loss
+    loss = task.trainables[0].loss
     with torch.no_grad():
         assert float(loss(turn(empty)).total) == 0
         assert float(loss(turn(batch)).total) > 0

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.diffusion.process import Process
+from kandinsky.training.distributed import ALONE
 from kandinsky.training.objectives.autoencoder import (
     PatchCritic,
     adaptive_weight,
@@ -32,7 +33,6 @@ from kandinsky.training.objectives.denoising import (
     variance_bound,
 )
 from kandinsky.training.objectives.times import SecondMomentTimes, UniformTimes
-from kandinsky.training.ranks import ALONE
 
 CPU = torch.device("cpu")
 PROCESS = Process.linear(0.00085, 0.012)
@@ -276,7 +276,7 @@ def test_second_moment_times_follow_the_losses_and_stay_unbiased() -> None:
     losses = torch.tensor([1.0, 2.0, 3.0, 4.0])
     for _ in range(3):
         sampler.learn(torch.arange(4), losses)
-        sampler.settle(ALONE)
+        sampler.sync(ALONE)
     torch.testing.assert_close(sampler.probabilities().float(), losses / 10, atol=1e-3, rtol=1e-2)
     t, weights = sampler.draw(50_000, generator, CPU)
     shares = t.bincount(minlength=4) / 50_000
@@ -288,5 +288,5 @@ def test_second_moment_times_forget_old_losses() -> None:
     sampler = SecondMomentTimes(2, history=2)
     for loss in (100.0, 1.0, 1.0):
         sampler.learn(torch.arange(2), torch.tensor([loss, 1.0]))
-        sampler.settle(ALONE)
+        sampler.sync(ALONE)
     torch.testing.assert_close(sampler.probabilities(), torch.full((2,), 0.5, dtype=torch.float64))

@@ -118,8 +118,8 @@ def test_adapters(generation: str, models: dict[str, dict[str, str]], pictures: 
 def test_text_encoders_alone(models: dict[str, dict[str, str]], pictures: Path, tmp_path: Path) -> None:
     objective = {"text_encoders": True, "frozen": ["unet."]}
     _, task = build(of(models["one_text"], pictures, tmp_path, "full", objective))
-    (player,) = task.players
-    learned = {name for name, value in player.module.named_parameters() if value.requires_grad}
+    (trainable,) = task.trainables
+    learned = {name for name, value in trainable.module.named_parameters() if value.requires_grad}
     assert learned
     assert all(name.startswith("text_encoder.") for name in learned)
 

@@ -303,9 +303,7 @@ def train(
         raise typer.Exit(command.launch(command.processes(), sys.argv[1:]))
     path = command.source(config, recipe or method)
     if plan:
-        from kandinsky.cli import planning
-
-        planning.show(path, changes)
+        command.show_plan(path, changes)
     elif export_only:
         command.export(path, changes)
     else:

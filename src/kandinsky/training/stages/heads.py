@@ -10,7 +10,7 @@ from kandinsky.training.config import ClipObjective
 from kandinsky.training.data.pictures import PictureSet
 from kandinsky.training.data.words import COLOURS
 from kandinsky.training.objectives.contrastive import cosine_logits
-from kandinsky.training.stages.towers import Towers
+from kandinsky.training.scratch.clip_model import ClipModel
 
 SKETCH = 16
 """The side of a sketch in pixels."""
@@ -102,7 +102,7 @@ class Apprentice(nn.Module):
     """
 
     def __init__(
-        self, towers: Towers, objective: ClipObjective, pictures: PictureSet, teacher_width: int | None
+        self, towers: ClipModel, objective: ClipObjective, pictures: PictureSet, teacher_width: int | None
     ) -> None:
         super().__init__()
         self.towers = towers
