@@ -57,20 +57,11 @@ def movq_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Ba
             "perceptual": distance(y, x).mean(),
         }
         parts = seen | hidden
-        pictures = weighted_sum(
-            seen, {"l1": objective.l1, "l2": objective.l2, "perceptual": objective.perceptual}
-        )
-        total = pictures + weighted_sum(
-            hidden,
-            {
-                "codebook": objective.codebook,
-                "commitment": objective.commitment,
-                "latent_moments": objective.latent_weight,
-            },
-        )
+        images = weighted_sum(seen, objective)
+        total = images + weighted_sum(hidden, objective)
         if critic is not None and context.step >= objective.adversarial_from:
             parts["adversarial"] = generator_hinge_loss(critic(y))
-            pull = adaptive_weight(pictures, parts["adversarial"], movq.decoder.conv_out.weight)
+            pull = adaptive_weight(images, parts["adversarial"], movq.decoder.conv_out.weight)
             total = total + objective.adversarial * pull * parts["adversarial"]
         return Losses(total, parts)
 
@@ -144,9 +135,10 @@ def unit_latents(source: PictureSource, ctx: TrainContext) -> Callable[[nn.Modul
     return finish
 
 
-def weighted_sum(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """The sum of scalar losses, each times the weight of its name."""
-    return torch.stack([weights[name] * value for name, value in parts.items()]).sum()
+def weighted_sum(parts: dict[str, Tensor], objective: MovqObjective) -> Tensor:
+    """The sum of scalar losses, each times the setting of its name."""
+    weights = [getattr(objective, {"latent_moments": "latent_weight"}.get(name, name)) for name in parts]
+    return torch.stack([weight * value for weight, value in zip(weights, parts.values(), strict=True)]).sum()
 
 
 def reconstruction_psnr(movq: Autoencoder, pictures: PictureSet, device: torch.device) -> float:
