@@ -323,13 +323,15 @@ def kid_rows(
 
 def held_out(data: Path, side: int, count: int) -> tuple[Tensor, list[str]]:
     """Pictures (N, 3, S, S) in [-1, 1] that were never trained on, at most `count`, and their captions."""
-    from kandinsky.training.data.captions import plain_caption
-    from kandinsky.training.data.pictures import open_pictures
+    from kandinsky.recipes.emoji.captions import plain_caption
+    from kandinsky.recipes.emoji.recipe import concept_of, open_emoji
 
-    test = open_pictures(data, side, split="test", groups=["core"])
+    test = open_emoji(data, side, split="test", groups=["core"])
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:count]
     styles = test.folder.styles
-    captions = [plain_caption(test.concept(i), "en", styles[int(test.style_ids[i])]) for i in order.tolist()]
+    captions = [
+        plain_caption(concept_of(test, i), "en", styles[int(test.style_ids[i])]) for i in order.tolist()
+    ]
     return test.plain(order), captions
 
 

@@ -80,6 +80,23 @@ Request("a fox", seed=1, width=64, height=64).to_json()
     assert "torch" not in loaded
 
 
+def test_fine_tuning_reads_nothing_of_recipes(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from PIL import Image
+from kandinsky.training import run_config
+folder = Path({str(tmp_path)!r})
+Image.new("RGBA", (64, 64), "red").save(folder / "a.png")
+(folder / "a.txt").write_text("a toy")
+run = {{"method": "lora", "out": folder / "run", "data": {{"folder": folder}}, "batch": 1, "max_steps": 1}}
+list(run_config(run | {{"device": "cpu", "threads": 1}}))
+"""
+    loaded = loaded_after(program)
+    assert "kandinsky.training.finetune.tuning" in loaded
+    assert not [name for name in loaded if name.startswith("kandinsky.recipes")]
+
+
 def test_every_public_name_leads_somewhere() -> None:
     for name in kandinsky.__all__:
         assert getattr(kandinsky, name) is not None

@@ -21,7 +21,6 @@ from kandinsky.training.objectives.contrastive import (
     contrastive_loss,
     cosine_logits,
     distillation_loss,
-    matches,
     retrieval_accuracy,
 )
 from kandinsky.training.objectives.denoising import (
@@ -131,32 +130,6 @@ def test_logits_keep_their_precision_where_networks_work_in_half() -> None:
     exact = 60 * torch.cosine_similarity(pair[0].double()[:, None], pair[1].double()[None], dim=2)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), exact, atol=1e-4, rtol=0)
-
-
-def test_a_caption_matches_the_pictures_of_which_it_is_true() -> None:
-    found = matches(
-        concepts=torch.tensor([0, 0, 0, 0, 1, 0]),
-        beside=torch.tensor([-1, -1, -1, -1, -1, 1]),
-        styles=torch.tensor([0, 1, 0, 1, 0, 0]),
-        backgrounds=torch.tensor([2, 3, 3, 2, 2, 2]),
-        names_style=torch.tensor([False, True, False, True, False, False]),
-        names_background=torch.tensor([False, False, True, True, False, False]),
-        captions=("apple", "flat apple", "apple on red", "flat apple on blue", "pear", "apple and pear"),
-    )
-    assert found.int().tolist() == [
-        [1, 1, 1, 1, 0, 0],
-        [0, 1, 0, 1, 0, 0],
-        [0, 1, 1, 0, 0, 0],
-        [0, 0, 0, 1, 0, 0],
-        [0, 0, 0, 0, 1, 0],
-        [0, 0, 0, 0, 0, 1],
-    ]
-
-
-def test_equal_captions_fit_each_others_pictures() -> None:
-    no, none = torch.zeros(3, dtype=torch.bool), torch.full((3,), -1)
-    found = matches(torch.arange(3), none, none, none, no, no, ("a face", "a dog", "a face"))
-    assert found.int().tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
 
 
 def test_class_loss_is_the_mean_over_rows_that_have_a_class() -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
+from kandinsky.recipes.emoji.sentence_teacher import remembering
 from kandinsky.training.checkpoint import Checkpoint, read, save
 from kandinsky.training.config import OptimiserConfig, ScheduleConfig
 from kandinsky.training.data.order import EpochSampler
@@ -29,7 +30,6 @@ from kandinsky.training.optim import (
 )
 from kandinsky.training.scratch.clip_model import ClipModel, by_length
 from kandinsky.training.seeds import generator
-from kandinsky.training.teacher import remembering
 
 
 @settings(max_examples=30, deadline=None)

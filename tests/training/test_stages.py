@@ -12,23 +12,24 @@ from typing import Any
 
 import pytest
 import torch
+from kandinsky.training.stages import sources
 from small import CPU, NETWORKS, build, draw_pictures, small_config, turn
 
 from kandinsky import training
 from kandinsky.conditioning.clip_image import CLIP_MEAN
 from kandinsky.core.errors import CheckpointError, ConfigError, DataError
-from kandinsky.training import events, run_config, teacher
+from kandinsky.recipes.emoji import sentence_teacher
+from kandinsky.training import events, run_config
 from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import read_config
 from kandinsky.training.context import TrainContext
+from kandinsky.training.data.cached_encodings import PictureSource
 from kandinsky.training.data.pictures import AUGMENTATIONS
 from kandinsky.training.examples import Examples
 from kandinsky.training.export import load_networks
 from kandinsky.training.scratch.clip_model import vision_pixels
 from kandinsky.training.scratch.encoders import FrozenEncoders, frozen_clip, frozen_movq
 from kandinsky.training.scratch.tokens import CaptionTokens
-from kandinsky.training.stages import sources
-from kandinsky.training.stages.sources import PictureSource
 
 RECIPES = Path(training.__file__).parent / "recipes"
 NAMES = ("movq", "clip", "prior", "decoder")
@@ -218,14 +219,15 @@ def test_options_train_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def teach(texts: Any) -> torch.Tensor:
-        return torch.stack([torch.full((teacher.WIDTH,), float(len(text))) for text in texts])
+        return torch.stack([torch.full((sentence_teacher.WIDTH,), float(len(text))) for text in texts])
 
-    monkeypatch.setattr("kandinsky.training.scratch.clip.load_teacher", lambda: teach)
+    monkeypatch.setattr("kandinsky.recipes.emoji.heads.load_teacher", lambda: teach)
     uses = {name: str(whole[0] / name) for name in ("movq", "clip")}
     stage = {"method": method, "batch": 4, "max_steps": 2, "log_every": 1, "uses": uses, **changes}
     config = small_config(
         root, out=str(tmp_path / "run"), stage=[stage], tokenizer=str(whole[0] / "tokenizer")
     )
+    config["data"]["recipe"] = "emoji"
     said = list(run_config(config))
     assert isinstance(said[-1], events.Finished)
     assert all(math.isfinite(value) for value in said[-1].losses.values())

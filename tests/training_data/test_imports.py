@@ -45,7 +45,7 @@ def test_a_table_of_captions(column: str, tmp_path: Path) -> None:
     for given in (tmp_path, tmp_path / "metadata.csv"):
         folder = read_folder(given)
         assert [record.file_name for record in folder.records] == ["pictures/a.png", "pictures/b.png"]
-        assert [concept.name for concept in folder.concepts] == ["one, two", "ein Öl"]
+        assert list(folder.captioner.corpus()) == ["one, two", "ein Öl"]
 
 
 def test_absolute_paths_in_a_table(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_shards_are_unpacked_once(tmp_path: Path, own_cache: Path) -> None:
     folder = unpack_shards(data)
     assert folder is not None
     assert own_cache in folder.parents
-    assert [concept.name for concept in read_folder(folder).concepts] == ["one", "two", "three"]
+    assert list(read_folder(folder).captioner.corpus()) == ["one", "two", "three"]
     stamp = (folder / "metadata.jsonl").stat().st_mtime_ns
     assert unpack_shards(data) == folder
     assert (folder / "metadata.jsonl").stat().st_mtime_ns == stamp
@@ -145,7 +145,7 @@ def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, load_dataset=load)
     folder = unpack_dataset("somebody/pictures", "train[:2]")
     assert asked == [("somebody/pictures", "train[:2]")]
-    assert [concept.name for concept in read_folder(folder).concepts] == ["one", "two"]
+    assert list(read_folder(folder).captioner.corpus()) == ["one", "two"]
     with pytest.raises(ConfigError, match="no column 'words'"):
         unpack_dataset("somebody/pictures", "train", caption="words")
     with pytest.raises(DataError, match="holds a str, no pictures"):

@@ -25,7 +25,6 @@ from kandinsky.engine.devices import free_memory
 from kandinsky.engine.residence import Residence, bytes_of, names_in, tensors_of
 from kandinsky.generations.model import Codec, Model, Prepared
 from kandinsky.networks.prepared import Fixed, PreparedNetwork
-from kandinsky.networks.t5 import T5Config, T5Encoder
 
 Policy = Literal["none", "parts", "layers"]
 POLICIES: tuple[str, ...] = get_args(Policy)
@@ -89,9 +88,7 @@ def _conditioner(
     own = model.conditioner
     if not isinstance(own, OneTextConditioner):
         return OffloadedConditioner(own, networks, residence)
-    encoder = own.reader.network
-    assert isinstance(encoder, T5Encoder)
-    visiting = OffloadedEncoder(encoder, residence, streamed)
+    visiting = OffloadedEncoder(cast(nn.Module, own.reader.network), residence, streamed)
     return replace(own, reader=replace(own.reader, network=visiting, device=model.device))
 
 
@@ -99,33 +96,23 @@ def _conditioner(
 class OffloadedEncoder:
     """A text encoder that is in memory while it reads: whole, or `streamed`, one layer after the other."""
 
-    network: T5Encoder
+    network: nn.Module
     residence: Residence
     streamed: bool = False
 
     @property
-    def config(self) -> T5Config:
+    def config(self) -> object:
         """The encoder's."""
         return self.network.config
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
         """As the encoder's own."""
-        network = self.network
         if not self.streamed:
-            self.residence.only(network)
-            whole: Tensor = network(ids, mask)
-            return whole
-        self._only("tokens", "distances")
-        x, bias = network.embed(ids), network.bias(mask)
-        for place, block in enumerate(network.blocks):
-            self._only(f"blocks.{place}")
-            x = block(x, bias)
-        self._only("norm")
-        states: Tensor = network.norm(x)
+            self.residence.only(self.network)
+        states: Tensor = self.network(ids, mask, self._only if self.streamed else None)
         return states
 
-    def _only(self, *parts: str) -> None:
-        modules = [self.network.get_submodule(part) for part in parts]
+    def _only(self, modules: Sequence[nn.Module]) -> None:
         self.residence.only(self.network, names_in(self.network, modules))
 
 

@@ -3,18 +3,20 @@
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 
 from kandinsky.core.errors import ConfigError, nearest
-from kandinsky.training.config import DataConfig, Stage, network_config, validated
+from kandinsky.training.config import DataConfig, Stage, network_config
 from kandinsky.training.data.buckets import bucketed
-from kandinsky.training.data.captions import CaptionMix, Grammar
+from kandinsky.training.data.caption import Captioner
 from kandinsky.training.data.folder import Folder, read_bare_folder, read_folder
 from kandinsky.training.data.hints import with_hints
 from kandinsky.training.data.imports import unpack_dataset, unpack_shards
 from kandinsky.training.data.pictures import AUGMENTATIONS, Augmentation, PictureSet, open_pictures
+from kandinsky.training.recipe import Recipe, load_recipe
 from kandinsky.training.seeds import generator
 
 
@@ -51,44 +53,43 @@ class Dataset:
         said = "size" in self.config.model_fields_set
         return stage.size or (None if said else usual) or self.config.size
 
-    def split(self, size: int, grammar: Grammar | None = None) -> tuple[PictureSet, PictureSet | None]:
-        """The images to learn from, and those held out (None when there are none).
+    @cached_property
+    def recipe(self) -> Recipe | None:
+        """The recipe that the settings name."""
+        return None if self.config.recipe is None else load_recipe(self.config.recipe)
 
-        With a `grammar` the folder needs no captions.
-        """
-        (learned,), held_out = self._held_out([self._open(self._records(grammar), size, grammar)])
-        return learned, next(iter(held_out), None)
-
-    def shapes(self, size: int, grammar: Grammar | None = None) -> tuple[list[PictureSet], list[PictureSet]]:
-        """As `split`, each in sets of one shape; see `data.buckets`."""
-        folder = self._records(grammar)
-        if self.config.buckets is None:
-            return self._held_out([self._open(folder, size, grammar)])
-        # A bucket of test images alone would be empty.
-        trained = replace(folder, records=tuple(one for one in folder.records if one.split == "train"))
-        groups = bucketed(trained, size, self.config.buckets)
-        return self._held_out([self._open(group, shape, grammar) for shape, group in groups.items()])
-
-    def _records(self, grammar: Grammar | None) -> Folder:
-        folder = read_folder(self.folder) if grammar is None else read_bare_folder(self.folder)
+    def records(self, captioner: Captioner | None = None) -> Folder:
+        """The images' files with their captions, or what a `captioner` says, for which they need none."""
+        if captioner is not None:
+            folder = read_bare_folder(self.folder, captioner)
+        elif self.recipe is not None:
+            folder = self.recipe.read(self.folder, self.config)
+        else:
+            folder = read_folder(self.folder)
         hints = self.config.hints
         return folder if hints is None else with_hints(folder, hints)
 
-    def _open(self, folder: Folder, size: int | tuple[int, int], grammar: Grammar | None) -> PictureSet:
+    def split(self, size: int, captioner: Captioner | None = None) -> tuple[PictureSet, PictureSet | None]:
+        """The images to learn from, and those held out (None when there are none)."""
+        (learned,), held_out = self._held_out([self._open(self.records(captioner), size)])
+        return learned, next(iter(held_out), None)
+
+    def shapes(
+        self, size: int, captioner: Captioner | None = None
+    ) -> tuple[list[PictureSet], list[PictureSet]]:
+        """As `split`, each in sets of one shape; see `data.buckets`."""
+        folder = self.records(captioner)
+        if self.config.buckets is None:
+            return self._held_out([self._open(folder, size)])
+        # A bucket of test images alone would be empty.
+        trained = replace(folder, records=tuple(one for one in folder.records if one.split == "train"))
+        groups = bucketed(trained, size, self.config.buckets)
+        return self._held_out([self._open(group, shape) for shape, group in groups.items()])
+
+    def _open(self, folder: Folder, size: int | tuple[int, int]) -> PictureSet:
         data = self.config
-        return open_pictures(
-            folder,
-            size,
-            groups=data.groups,
-            styles=data.styles,
-            keep_wasteful=data.keep_wasteful,
-            captions=validated(CaptionMix, data.captions, "data.captions") if data.captions else None,
-            cache=data.cache,
-            grammar=grammar,
-            fit=data.fit,
-            measure_colours=data.measure_colours,
-            common=data.common,
-        ).to(self.device)
+        images = open_pictures(folder, size, styles=data.styles, cache=data.cache, fit=data.fit)
+        return images.to(self.device)
 
     def _held_out(self, sets: list[PictureSet]) -> tuple[list[PictureSet], list[PictureSet]]:
         count, total = self.config.held_out, sum(len(images) for images in sets)
@@ -99,10 +100,10 @@ class Dataset:
                 f"data.held_out is {count}, but there are only {total} pictures.", "Hold out fewer."
             )
         chosen = torch.randperm(total, generator=generator(self.seed, "held out"))[:count]
-        kept = torch.ones(total, dtype=torch.bool).index_fill(0, chosen, False)
-        if self.config.common > 1:  # An image that is seen several times an epoch is held out as a whole.
-            files = torch.cat([images.files for images in sets])
-            kept = ~torch.isin(files, files[chosen])
+        before = [0, *accumulate(len(images.folder.records) for images in sets)]
+        files = torch.cat([images.files + first for images, first in zip(sets, before, strict=False)])
+        # An image that is seen several times an epoch is held out as a whole.
+        kept = ~torch.isin(files, files[chosen])
         parts = list(zip(sets, torch.split(kept, [len(one) for one in sets]), strict=True))
         learned = [images.where(mask) for images, mask in parts if bool(mask.any())]
         return learned, [images.where(~mask) for images, mask in parts if not bool(mask.all())]

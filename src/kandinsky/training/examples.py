@@ -11,14 +11,14 @@ from torch import Tensor
 from kandinsky.training.config import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.buckets import BucketSampler
-from kandinsky.training.data.captions import Grammar
+from kandinsky.training.data.cached_encodings import CachedEncodings, PictureSource, encode_once
+from kandinsky.training.data.caption import Captioner
 from kandinsky.training.data.hints import edge_hints
 from kandinsky.training.data.masks import random_regions
 from kandinsky.training.data.order import Order
 from kandinsky.training.data.pictures import AUGMENTATIONS, PictureSet
 from kandinsky.training.dataset import augmentation
 from kandinsky.training.events import Event
-from kandinsky.training.stages.sources import FACTS, PictureSource, drawn_again, encode_once
 from kandinsky.training.task import Source
 
 
@@ -107,18 +107,15 @@ class Plain:
 class Cached:
     """`variants` encoded augmentations of each image, captions drawn anew for every batch."""
 
-    images: PictureSet
-    tensors: dict[str, Tensor]
-    variants: int
+    encoded: CachedEncodings
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.encoded)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
         """One variant of each image, drawn at random."""
-        rows, _, texts = drawn_again(self.images, self.tensors, self.variants, indices, generator)
-        found = {name: value[rows].float() for name, value in self.tensors.items() if name not in FACTS}
-        return Examples(tuple(text.text for text in texts), torch.ones(len(rows)), encodings=found)
+        batch, encodings = self.encoded.batch(indices, generator)
+        return Examples(batch.captions, torch.ones(len(batch)), encodings=encodings)
 
 
 @dataclass(frozen=True)
@@ -222,11 +219,11 @@ def training_data(
     stage: Stage,
     encoder: Encoder,
     size: int,
-    grammar: Grammar | None = None,
+    captioner: Captioner | None = None,
     wrap: Wrap | None = None,
 ) -> Generator[Event, None, TrainingData]:
-    """The images that a stage learns from, in one shape or in buckets, with captions or a `grammar`."""
-    sets, held_out = ctx.data.shapes(size, grammar)
+    """The images that a stage learns from, in one shape or in buckets, with captions or a `captioner`."""
+    sets, held_out = ctx.data.shapes(size, captioner)
     for images in sets:
         encoder.check_size(*images.shape)
     sources = []
@@ -248,10 +245,10 @@ def examples_of(
     if stage.variants == 0:
         return Plain(source)
     encode, stamp = encoder.encode, encoder.stamp
-    tensors = yield from encode_once(
+    encoded = yield from encode_once(
         source, stage.variants, encode, stamp, ctx.run.cache, ctx.seed, stage.name
     )
-    return Cached(images, tensors, stage.variants)
+    return Cached(encoded)
 
 
 def plain(images: PictureSet) -> Plain:

@@ -23,8 +23,9 @@ from kandinsky.training.config.objectives import (
     Tuned,
 )
 from kandinsky.training.config.table import Table, validated
-from kandinsky.training.data.decode import Fit
 
+Fit = Literal["cut", "squeeze"]
+"""How an image of another shape comes to its own: the longer side is cut, or both are scaled apart."""
 Method = Literal[
     "movq", "clip", "prior", "decoder", "lora", "dreambooth", "textual_inversion", "full", "distill"
 ]
@@ -182,21 +183,25 @@ class Stage(Table):
 
 
 class DataConfig(Table):
-    """Where the pictures are and which of them are learned from; the test split never is.
+    """Where the images are and which of them are learned from; the test split never is.
 
-    `groups`, `styles`, `keep_wasteful`, `cache` and `fit` are those of `data.pictures.open_pictures`;
-    `measure_colours` and `common` too; `captions` are the probabilities of `data.captions.CaptionMix`.
-    `held_out` pictures are kept from training and measured on instead.
+    `fit` is how images come to one shape, `cache` where decoded ones are kept, `styles` which of the
+    metadata's are learned from. `held_out` images are kept from training and measured on instead.
 
     The folder may be of shards (`.tar`, WebDataset); a Hugging Face `dataset` (a Hub id or a folder, its
     `split`, and columns where they are not called as usual) takes its place. Both are unpacked once, into
     `core.caches.cache_folder`.
 
-    With `buckets` pictures keep about their shapes, of `size` squared pixels in all and sides that are
-    multiples of it; a batch is of one shape. For fine-tuning a checkpoint on pictures.
+    With `buckets` images keep about their shapes, of `size` squared pixels in all and sides that are
+    multiples of it; a batch is of one shape. For fine-tuning a checkpoint on images.
 
-    `hints` is a folder with a hint picture for each picture, under the same name (whatever the ending); it
+    `hints` is a folder with a hint image for each image, under the same name (whatever the ending); it
     takes the place of a column `hint` of the metadata.
+
+    `recipe` names one of `kandinsky.recipes`, which reads the folder and says what images show. Of it alone
+    are `groups` and `keep_wasteful`, which images it leaves out, the probabilities `captions` of its grammar,
+    `common`, how often images of the commonest things are seen, and `measure_colours`, whether things may be
+    called by their colours and given others.
     """
 
     folder: Path = Path()
@@ -205,6 +210,7 @@ class DataConfig(Table):
     image_column: str | None = None
     caption_column: str | None = None
     size: int = Field(default=64, ge=8)
+    recipe: str | None = None
     groups: tuple[str, ...] = ("core",)
     styles: tuple[str, ...] | None = None
     keep_wasteful: bool = False
@@ -218,12 +224,19 @@ class DataConfig(Table):
     held_out: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _somewhere(self) -> Self:
+    def _consistent(self) -> Self:
         # The settings that a run leaves name every default.
         folder = "folder" in self.model_fields_set and (self.dataset is None or self.folder != Path())
         if folder == (self.dataset is not None):
             raise ConfigError(
                 "data.folder and data.dataset: one of them is needed.", "Set folder or dataset."
+            )
+        usual = {"groups": ("core",), "keep_wasteful": False, "captions": {}, "common": 1}
+        usual |= {"measure_colours": False}
+        names = [name for name, value in usual.items() if getattr(self, name) != value]
+        if self.recipe is None and names:
+            raise ConfigError(
+                f"data.{names[0]} is for a recipe, and none is named.", 'Set data.recipe, such as "emoji".'
             )
         return self
 

@@ -5,18 +5,16 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from kandinsky.core.errors import DataError
+from kandinsky.training.config import Fit
 from kandinsky.training.data.folder import Folder
 
 Pixels = npt.NDArray[np.uint8]
-Fit = Literal["cut", "squeeze"]
-"""How a picture of another shape comes to its own: the longer side is cut, or both are scaled apart."""
 
 LARGEST = 2048
 _FORMAT = "premultiplied-1"

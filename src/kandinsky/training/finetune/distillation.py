@@ -59,7 +59,7 @@ def distill_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
             "Begin with a decoder that is not.",
         )
     learned, held_out = ctx.data.split(ctx.data.size(stage, base.size))
-    base.check_size(learned.size)
+    base.check_size(*learned.shape)
     process = base.model.schedule_of(SAMPLER).process
     solver = SolverTimes.of(process, objective.steps, objective.solver_steps, ctx.device)
     seen = held_out or learned

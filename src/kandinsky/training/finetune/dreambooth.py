@@ -11,7 +11,7 @@ from kandinsky.core.metadata import write_picture
 from kandinsky.training import events
 from kandinsky.training.config import DreamBoothObjective, Stage, Target
 from kandinsky.training.context import TrainContext
-from kandinsky.training.data.captions import Templates
+from kandinsky.training.data.caption import Templates
 from kandinsky.training.data.folder import read_bare_folder
 from kandinsky.training.data.pictures import PictureSet, open_pictures
 from kandinsky.training.examples import (
@@ -51,13 +51,13 @@ def dreambooth_task(ctx: TrainContext, stage: Stage) -> Generator[events.Event, 
         if ctx.config.data.buckets is not None:
             folder /= "x".join(str(side) for side in subject.shape)
         yield from draw_class(base, objective, folder, subject.shape, stage.name)
-        grammar = Templates((objective.class_prompt,))
-        images = open_pictures(read_bare_folder(folder), subject.shape, grammar=grammar).to(ctx.device)
+        drawn = read_bare_folder(folder, Templates((objective.class_prompt,)))
+        images = open_pictures(drawn, subject.shape).to(ctx.device)
         others = yield from examples_of(ctx, stage, base, images)
         return PriorPreservationSource(source, others, objective.class_weight)
 
-    size, grammar = ctx.data.size(stage, base.size), Templates((objective.prompt,))
-    data = yield from training_data(ctx, stage, base, size, grammar, with_class)
+    size, captioner = ctx.data.size(stage, base.size), Templates((objective.prompt,))
+    data = yield from training_data(ctx, stage, base, size, captioner, with_class)
     return tuning_task(ctx, stage, base, data, trainable_modules(base, objective))
 
 

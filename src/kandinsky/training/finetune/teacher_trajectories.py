@@ -190,7 +190,7 @@ def _draw(
     # Another purpose begins with other noise.
     offset = int(torch.randint(2**40, (1,), generator=generator(ctx.seed, "noise", purpose)))
     states, embeddings = draw_trajectories(
-        base, objective, prompts, FIRST_SEED + offset + first, pictures.size
+        base, objective, prompts, FIRST_SEED + offset + first, pictures.shape[1]
     )
     return Trajectories(batch.captions, states, embeddings)
 

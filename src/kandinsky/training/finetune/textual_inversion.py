@@ -16,7 +16,7 @@ from kandinsky.diffusion.process import Process
 from kandinsky.engine.words import learn_word
 from kandinsky.training.config import DecoderObjective, Stage, TextualInversionObjective
 from kandinsky.training.context import TrainContext
-from kandinsky.training.data.captions import Templates
+from kandinsky.training.data.caption import Templates
 from kandinsky.training.diffusion_losses import Loss, denoising_losses, weighted
 from kandinsky.training.events import Event
 from kandinsky.training.examples import Examples, training_data
@@ -112,14 +112,14 @@ def inversion_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Ta
     def sentences(templates: Sequence[str]) -> tuple[str, ...]:
         return tuple(template.replace("{}", objective.token) for template in templates)
 
-    grammar = Templates(sentences(objective.templates or SENTENCES[objective.property]))
-    data = yield from training_data(ctx, stage, base, ctx.data.size(stage, base.size), grammar)
+    templates = Templates(sentences(objective.templates or SENTENCES[objective.property]))
+    data = yield from training_data(ctx, stage, base, ctx.data.size(stage, base.size), templates)
     times = nn.ModuleDict()
     sampled = objective.route == "sampled"
     loss = (sampled_loss if sampled else direct_loss)(base, objective, times)
 
     def grid(_: torch.Generator) -> ImageGrid:
-        captions = sentences(objective.shown) or grammar.sentences[:4]
+        captions = sentences(objective.shown) or templates.sentences[:4]
         return draw_grid(base, captions, data.shown.shape, objective.shown_steps)
 
     used = {"decoder": base.reads or sampled, "prior": base.prior is not None}

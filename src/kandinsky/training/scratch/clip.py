@@ -1,189 +1,180 @@
 """Training the text and vision towers."""
 
-import random
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from kandinsky.core.errors import ConfigError
 from kandinsky.training.config import ClipObjective, Stage
 from kandinsky.training.context import TrainContext
+from kandinsky.training.data.cached_encodings import (
+    CachedEncodings,
+    PictureSource,
+    Tokenize,
+    encode_once,
+)
+from kandinsky.training.data.caption import equal
 from kandinsky.training.data.order import EpochSampler, GroupSampler, Order
-from kandinsky.training.data.pictures import Batch, PictureSet
-from kandinsky.training.data.words import COLOURS
+from kandinsky.training.data.pictures import Batch, PictureSet, words_of
 from kandinsky.training.dataset import augmentation
 from kandinsky.training.events import Event
-from kandinsky.training.objectives.contrastive import (
-    class_loss,
-    contrastive_loss,
-    distillation_loss,
-    matches,
-    retrieval_accuracy,
-)
+from kandinsky.training.objectives.contrastive import contrastive_loss, retrieval_accuracy
+from kandinsky.training.recipe import AuxiliaryHeads
 from kandinsky.training.run_folder import weights_stamp
 from kandinsky.training.scratch.clip_model import ClipModel
 from kandinsky.training.scratch.tokens import CaptionTokens
 from kandinsky.training.seeds import generator
-from kandinsky.training.stages.heads import Apprentice, sketch_of
-from kandinsky.training.stages.sources import (
-    PictureSource,
-    Tokenize,
-    captions_again,
-    drawn_again,
-    encode_once,
-    facts_of,
-)
 from kandinsky.training.task import Losses, StepContext, Task, Trainable
-from kandinsky.training.teacher import WIDTH, Teacher, load_teacher
 
 MEASURED = 512
-_HEAD_OF = {
-    "style": "looks",
-    "background": "looks",
-    "style_text": "looks_text",
-    "background_text": "looks_text",
-    "colour": "colours",
-    "colour_text": "colours_text",
-}
+
+
+class ClipWithHeads(nn.Module):
+    """CLIP, and the auxiliary heads that learn with it; no model that is used has these."""
+
+    def __init__(self, towers: ClipModel, heads: AuxiliaryHeads | None) -> None:
+        super().__init__()
+        self.towers, self.heads = towers, heads
+        for name, head in (heads.modules if heads is not None else {}).items():
+            self.add_module(name, head)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pictures with texts: ids and mask (B, L) of the captions when they are read, of second captions of the
-    same pictures, and `taught` (B, 512), a sentence encoder's vectors of the captions.
+    """Images with texts: ids and mask (B, L) of the captions when they are read, and of second captions.
 
-    Each is None when nothing is learned from it. `embeddings` (B, P) are the pictures' own where a tower that
-    learns no more has seen them before; `pictures` then has no pixels.
+    Each is None when nothing is learned from it. `embeddings` (B, P) are the images' own where a tower that
+    learns no more has seen them before; `images` then has no pixels.
     """
 
-    pictures: Batch
+    images: Batch
     captions: tuple[Tensor, Tensor] | None
     others: tuple[Tensor, Tensor] | None
-    taught: Tensor | None
     embeddings: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class PairSource:
-    """Pictures with as many captions each as the objective has a use for."""
+    """Images with as many captions each as the objective has a use for."""
 
     source: PictureSource
     tokenize: Tokenize
     objective: ClipObjective
-    teacher: Teacher | None
 
     def __len__(self) -> int:
         return len(self.source)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Pairs:
-        """Augmented pictures, captions tokenised."""
+        """Augmented images, captions tokenised."""
         return self.texts(self.source.batch(indices, generator), generator)
 
     def texts(self, batch: Batch, generator: torch.Generator, embeddings: Tensor | None = None) -> Pairs:
-        """The texts of a batch of pictures, tokenised."""
+        """The texts of a batch of images, tokenised."""
         captions = self.tokenize(batch.captions) if self.objective.reads else None
         others = None
         if self.objective.text_pairs:
-            words = random.Random(int(torch.randint(2**62, (1,), generator=generator)))
-            again = captions_again(self.source.pictures, facts_of(batch), words)
+            again = self.source.pictures.folder.captioner.captions(batch.facts, words_of(generator))
             others = self.tokenize([caption.text for caption in again])
-        taught = self.teacher(batch.captions) if self.teacher is not None else None
-        return Pairs(batch, captions, others, taught, embeddings)
+        return Pairs(batch, captions, others, embeddings)
 
 
 @dataclass(frozen=True)
 class SeenPairSource:
-    """Pairs whose pictures a finished vision tower saw once, in `variants` augmentations each: only texts
+    """Pairs whose images a finished vision tower saw once, in several augmentations each: only texts
     cost time (Zhai et al. 2022, "LiT", arXiv 2111.07991).
-
-    `tensors` are those of `encode_once`.
     """
 
     pairs: PairSource
-    tensors: dict[str, Tensor]
-    variants: int
+    encoded: CachedEncodings
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Pairs:
-        """One variant of each picture, drawn at random, with new captions."""
-        pictures = self.pairs.source.pictures
-        rows, facts, said = drawn_again(pictures, self.tensors, self.variants, indices, generator)
-        batch = Batch(
-            pixels=torch.empty(len(rows), 0),
-            captions=tuple(caption.text for caption in said),
-            languages=tuple(caption.language for caption in said),
-            **facts,
-            alpha=torch.empty(len(rows), 0),
-            indices=torch.tensor(list(indices)),
-            mirrored=torch.zeros(len(rows), dtype=torch.bool),
-            names_style=torch.tensor([caption.names_style for caption in said]),
-            names_background=torch.tensor([caption.names_background for caption in said]),
-            names_colour=torch.tensor([caption.names_colour for caption in said]),
-        )
-        return self.pairs.texts(batch, generator, self.tensors["embeddings"][rows].float())
+        """One variant of each image, drawn at random, with new captions."""
+        batch, encodings = self.encoded.batch(indices, generator)
+        return self.pairs.texts(batch, generator, encodings["embeddings"])
 
 
 def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pairs]]:
-    """Both towers, or one of them, against each other and against what their heads are asked."""
+    """Both towers, or one of them, against each other and against what auxiliary heads say."""
     objective = stage.objective_as(ClipObjective)
     towers = ctx.networks.clip()
     ctx.run.start(stage, "clip", towers, "towers.")
-    teacher = load_teacher() if objective.teacher is not None else None
     learned, held_out = ctx.data.split(ctx.data.size(stage))
-    apprentice = Apprentice(towers, objective, learned, WIDTH if teacher is not None else None)
-    for name, head in apprentice.heads.items():
+    heads = _heads(ctx, objective, learned, ctx.networks.clip_text.projection)
+    model = ClipWithHeads(towers, heads)
+    for name, head in (heads.modules if heads is not None else {}).items():
         if ctx.run.start(stage, "clip", head, f"{name}.", optional=True) and objective.lock == "vision":
-            # What a finished tower was asked is finished too: the texts come to the pictures' vectors.
+            # What a finished tower was asked is finished too: the texts come to the images' vectors.
             head.requires_grad_(False)
     towers.vision.requires_grad_(objective.sees and objective.lock != "vision")
     towers.text.requires_grad_(objective.reads and objective.lock != "text")
-    pairs = PairSource(PictureSource(learned, augmentation(stage)), CaptionTokens(ctx), objective, teacher)
+    pairs = PairSource(PictureSource(learned, augmentation(stage)), CaptionTokens(ctx), objective)
     source = yield from _seen_once(ctx, stage, pairs, towers)
+    weights = {"contrastive": objective.contrastive, "text_pairs": objective.text_pairs}
+    weights |= heads.weights if heads is not None else {}
 
     def compare(turn: StepContext[Pairs]) -> Losses:
         pairs = turn.batch
         parts: dict[str, Tensor] = {}
         image = text = None
+        fits = learned.folder.captioner.matches(pairs.images.facts, pairs.images.said).to(turn.device)
         if pairs.embeddings is not None:
             image = pairs.embeddings.to(turn.device)
         elif objective.sees:
             with torch.set_grad_enabled(torch.is_grad_enabled() and objective.lock != "vision"):
-                image = towers.see(pairs.pictures.pixels.to(turn.device)).float()
-            parts |= picture_losses(apprentice, image, pairs.pictures, objective)
+                image = towers.see(pairs.images.pixels.to(turn.device)).float()
+            parts |= heads.image_losses(image, pairs.images) if heads is not None else {}
         if pairs.captions is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and objective.lock != "text"):
                 text = _embed(towers, pairs.captions, turn.device)
-            parts |= text_losses(apprentice, text, pairs, objective)
+            parts |= heads.text_losses(text, pairs.images) if heads is not None else {}
+            if pairs.others is not None:
+                other = _embed(towers, pairs.others, turn.device)
+                parts["text_pairs"] = contrastive_loss(text, other, towers.log_scale, fits)
         if image is not None and text is not None and objective.contrastive:
-            fits = batch_matches(pairs.pictures, turn.device)
             parts["contrastive"] = contrastive_loss(text, image, towers.log_scale, fits)
-        total = torch.stack([weight_of(name, objective) * value for name, value in parts.items()]).sum()
-        return Losses(total, parts)
+        return Losses(torch.stack([weights[name] * value for name, value in parts.items()]).sum(), parts)
 
     def measure(_: torch.Generator) -> dict[str, float]:
         if held_out is None:
             return {}
         if objective.reads:
             return concept_retrieval(towers, held_out, ctx)
-        return concept_recognition(apprentice, held_out, ctx.device)
+        rows = range(min(MEASURED, len(held_out)))
+        image = towers.see(held_out.plain(rows).to(ctx.device))
+        return {} if heads is None else heads.accuracy(image, held_out.concept_ids[list(rows)])
 
     def order(batch: int, seed: int) -> Order:
         if objective.per_concept == 1:
             return EpochSampler(len(source), batch, seed)
         return GroupSampler(learned.concept_ids.tolist(), objective.per_concept, batch, seed)
 
-    trainable = Trainable("clip", apprentice, compare, stage.optimiser, compiled=(towers.text, towers.vision))
+    trainable = Trainable("clip", model, compare, stage.optimiser, compiled=(towers.text, towers.vision))
     return Task((trainable,), source, order=order, measure=measure)
+
+
+def _heads(
+    ctx: TrainContext, objective: ClipObjective, images: PictureSet, width: int
+) -> AuxiliaryHeads | None:
+    """The heads of the recipe; ConfigError when the objective weighs some and there is no recipe."""
+    if ctx.data.recipe is not None:
+        return ctx.data.recipe.heads(objective, images, width)
+    if objective.of_images or objective.of_texts:
+        raise ConfigError(
+            "objective weighs concepts, looks, colours, sketch or distillation, which are heads of a recipe.",
+            'Set data.recipe, such as "emoji", or leave them out.',
+        )
+    return None
 
 
 def _seen_once(
     ctx: TrainContext, stage: Stage, pairs: PairSource, towers: ClipModel
 ) -> Generator[Event, None, PairSource | SeenPairSource]:
-    """The stage's examples: with `variants`, pictures that the finished vision tower saw once."""
+    """The stage's examples: with `variants`, images that the finished vision tower saw once."""
     if stage.variants == 0:
         return pairs
     towers.to(ctx.device).eval()
@@ -192,7 +183,7 @@ def _seen_once(
     def see(pixels: Tensor) -> dict[str, Tensor]:
         return {"embeddings": towers.see(pixels.to(ctx.device))}
 
-    tensors = yield from encode_once(
+    encoded = yield from encode_once(
         pairs.source,
         stage.variants,
         see,
@@ -201,7 +192,7 @@ def _seen_once(
         ctx.seed,
         stage.name,
     )
-    return SeenPairSource(pairs, tensors, stage.variants)
+    return SeenPairSource(pairs, encoded)
 
 
 def _embed(towers: ClipModel, texts: tuple[Tensor, Tensor], device: torch.device) -> Tensor:
@@ -209,117 +200,11 @@ def _embed(towers: ClipModel, texts: tuple[Tensor, Tensor], device: torch.device
     return towers.embed(ids.to(device), mask.to(device)).float()
 
 
-def weight_of(loss: str, objective: ClipObjective) -> float:
-    """How much a loss counts: the setting of its own name, or of the head that it comes from."""
-    weight: float = getattr(objective, _HEAD_OF.get(loss, loss))
-    return weight
-
-
-def picture_losses(
-    apprentice: Apprentice, image: Tensor, pictures: Batch, objective: ClipObjective
-) -> dict[str, Tensor]:
-    """What the heads say of image embeddings (B, P), as scalar losses by name.
-
-    A picture of two things side by side is no example of either concept.
-    """
-    parts = {}
-    device = image.device
-    if apprentice.concepts is not None and objective.concepts:
-        classes = concept_classes(apprentice, pictures, device)
-        parts["concepts"] = class_loss(apprentice.concepts(image), classes)
-    if apprentice.looks is not None and objective.looks:
-        style, background = apprentice.looks(image)
-        parts["style"] = class_loss(style, pictures.styles.to(device))
-        parts["background"] = class_loss(background, pictures.backgrounds.to(device))
-    if apprentice.colours is not None and objective.colours:
-        parts["colour"] = class_loss(apprentice.colours(image), colour_classes(pictures).to(device))
-    if apprentice.sketch is not None:
-        small = sketch_of(pictures.pixels.to(device))
-        parts["sketch"] = F.mse_loss(apprentice.sketch(image).float(), small)
-    return parts
-
-
-def text_losses(
-    apprentice: Apprentice, text: Tensor, pairs: Pairs, objective: ClipObjective
-) -> dict[str, Tensor]:
-    """What second captions, the heads and a teacher say of text embeddings (B, P), as scalars by name."""
-    parts = {}
-    device = text.device
-    if apprentice.concepts is not None and objective.concepts_text:
-        classes = concept_classes(apprentice, pairs.pictures, device)
-        parts["concepts_text"] = class_loss(apprentice.concepts(text), classes)
-    if apprentice.looks is not None and objective.looks_text:
-        seen = pairs.pictures
-        style, background = apprentice.looks(text)
-        parts["style_text"] = class_loss(style, _named(seen.styles, seen.names_style).to(device))
-        named = _named(seen.backgrounds, seen.names_background)
-        parts["background_text"] = class_loss(background, named.to(device))
-    if apprentice.colours is not None and objective.colours_text:
-        told = _named(colour_classes(pairs.pictures), pairs.pictures.names_colour)
-        parts["colour_text"] = class_loss(apprentice.colours(text), told.to(device))
-    if pairs.others is not None:
-        other = _embed(apprentice.towers, pairs.others, device)
-        fits = batch_matches(pairs.pictures, device)
-        parts["text_pairs"] = contrastive_loss(text, other, apprentice.towers.log_scale, fits)
-    if pairs.taught is not None and apprentice.teacher is not None:
-        parts["distillation"] = distillation_loss(apprentice.teacher(text), pairs.taught.to(device))
-    return parts
-
-
-def _named(classes: Tensor, names: Tensor) -> Tensor:
-    """Classes (B,) that the captions name, -1 where they are silent."""
-    return torch.where(names, classes, -1)
-
-
-def colour_classes(pictures: Batch) -> Tensor:
-    """The colour of each thing, (B,), whether its own or given to it; -1 where it has none."""
-    return torch.where(pictures.tints >= 0, pictures.tints % len(COLOURS), -1)
-
-
-def concept_classes(apprentice: Apprentice, pictures: Batch, device: torch.device) -> Tensor:
-    """The concept head's class of each picture, (B,), -1 where it has none or shows two things."""
-    assert apprentice.concepts is not None
-    alone = pictures.beside.to(device) < 0
-    return torch.where(alone, apprentice.concepts.classes(pictures.concepts.to(device)), -1)
-
-
-def batch_matches(pictures: Batch, device: torch.device) -> Tensor:
-    """Which caption (row) is true of which picture (column) of a batch, (B, B) bool on `device`."""
-    fits = matches(
-        pictures.concepts,
-        pictures.beside,
-        pictures.styles,
-        pictures.backgrounds,
-        pictures.names_style,
-        pictures.names_background,
-        pictures.captions,
-        pictures.tints,
-        pictures.names_colour,
-    )
-    return fits.to(device)
-
-
-def concept_retrieval(towers: ClipModel, pictures: PictureSet, ctx: TrainContext) -> dict[str, float]:
-    """How often a caption finds a picture of its concept among the held-out ones: shares in [0, 1]."""
-    rows = range(min(MEASURED, len(pictures)))
-    batch = pictures.batch(rows, generator(ctx.seed, "retrieval"))
+def concept_retrieval(towers: ClipModel, images: PictureSet, ctx: TrainContext) -> dict[str, float]:
+    """How often a caption finds an image of its concept among the held-out ones: shares in [0, 1]."""
+    rows = range(min(MEASURED, len(images)))
+    batch = images.batch(rows, generator(ctx.seed, "retrieval"))
     text = towers.read(CaptionTokens(ctx)(batch.captions)[0].to(ctx.device)).embedding
     image = towers.see(batch.pixels.to(ctx.device))
-    right = (batch.concepts[:, None] == batch.concepts[None, :]).to(ctx.device)
+    right = equal(batch.facts["concepts"]).to(ctx.device)
     return {f"top{top}": retrieval_accuracy(text, image, right, top) for top in (1, 5)}
-
-
-def concept_recognition(
-    apprentice: Apprentice, pictures: PictureSet, device: torch.device
-) -> dict[str, float]:
-    """How often a held-out picture of a known concept is nearest to its vector: shares in [0, 1]."""
-    if apprentice.concepts is None:
-        return {}
-    classes = apprentice.concepts.classes(pictures.concept_ids.to(device))
-    rows = torch.nonzero(classes >= 0).flatten()[:MEASURED]
-    if not len(rows):
-        return {}
-    image = apprentice.towers.see(pictures.plain(rows.cpu()).to(device))
-    right = F.one_hot(classes[rows], len(apprentice.concepts.ids)).bool()
-    vectors = apprentice.concepts.vectors
-    return {f"top{top}": retrieval_accuracy(image, vectors, right, top) for top in (1, 5)}

@@ -14,6 +14,7 @@ from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import leading
 from kandinsky.training.config import DecoderFromScratch, Stage
 from kandinsky.training.context import TrainContext
+from kandinsky.training.data.cached_encodings import PictureSource
 from kandinsky.training.data.pictures import Augmentation
 from kandinsky.training.diffusion_losses import decoder_loss
 from kandinsky.training.events import Event
@@ -24,7 +25,6 @@ from kandinsky.training.objectives.times import TIME_SAMPLERS
 from kandinsky.training.scratch.encoders import FrozenEncoders, frozen_clip, frozen_movq
 from kandinsky.training.scratch.networks import Decoder, DecoderCondition
 from kandinsky.training.seeds import generator
-from kandinsky.training.stages.sources import PictureSource
 from kandinsky.training.task import StepContext, Task, Trainable
 
 SHOWN = 8

@@ -9,6 +9,7 @@ from kandinsky.checkpoints.lpips_weights import load_perceptual
 from kandinsky.core.errors import ConfigError
 from kandinsky.training.config import MovqObjective, Stage
 from kandinsky.training.context import TrainContext
+from kandinsky.training.data.cached_encodings import PictureSource
 from kandinsky.training.data.pictures import Batch, PictureSet
 from kandinsky.training.dataset import augmentation
 from kandinsky.training.events import Event
@@ -24,7 +25,6 @@ from kandinsky.training.objectives.autoencoder import (
 from kandinsky.training.scratch.latent_normalisation import latent_statistics, normalise_latents
 from kandinsky.training.scratch.networks import Autoencoder
 from kandinsky.training.seeds import generator
-from kandinsky.training.stages.sources import PictureSource
 from kandinsky.training.task import Losses, StepContext, Task, Trainable
 
 SHOWN = 8

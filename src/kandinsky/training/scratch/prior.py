@@ -14,6 +14,7 @@ from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import linspaced
 from kandinsky.training.config import PriorFromScratch, Stage
 from kandinsky.training.context import TrainContext
+from kandinsky.training.data.caption import equal
 from kandinsky.training.diffusion_losses import prior_loss
 from kandinsky.training.events import Event
 from kandinsky.training.examples import Examples, ExampleSource, examples_of
@@ -61,7 +62,7 @@ def prior_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[E
         batch = held_out.batch(range(min(MEASURED, len(held_out))), generator(ctx.seed, "held out"))
         true = clip.see(batch.pixels.to(ctx.device))
         found = draw_embeddings(prior, condition(batch.captions), process)
-        right = batch.concepts[:, None] == batch.concepts[None, :]
+        right = equal(batch.facts["concepts"])
         return {
             "cosine": float(torch.cosine_similarity(found, true, dim=1).mean()),
             "top5": retrieval_accuracy(found, true, right.to(ctx.device), 5),

@@ -10,8 +10,7 @@ from torch import Tensor
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import ConfigError
 from kandinsky.training.context import TrainContext
-from kandinsky.training.data.folder import read_folder
-from kandinsky.training.data.tokenizer_training import caption_corpus, train_tokenizer, write_tokenizer
+from kandinsky.training.data.tokenizer_training import train_tokenizer, write_tokenizer
 
 LAST_FILE = "special_tokens_map.json"
 
@@ -33,7 +32,7 @@ class CaptionTokens:
             return self.ctx.config.tokenizer
         folder, text = self.ctx.config.out / "tokenizer", self.ctx.networks.clip_text
         if not (folder / LAST_FILE).is_file():
-            learned = train_tokenizer(caption_corpus(read_folder(self.ctx.data.folder)), text.vocab_size)
+            learned = train_tokenizer(self.ctx.data.records().captioner.corpus(), text.vocab_size)
             write_tokenizer(learned, folder, text.positions)
         return folder
 

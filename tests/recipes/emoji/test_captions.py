@@ -7,11 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kandinsky.core.errors import DataError
-from kandinsky.training.data.captions import (
+from kandinsky.recipes.emoji.captions import (
     CaptionGrammar,
     CaptionMix,
     background_phrase,
@@ -21,8 +22,9 @@ from kandinsky.training.data.captions import (
     plain_names,
     with_article,
 )
-from kandinsky.training.data.folder import Concept, Words, read_folder
-from kandinsky.training.data.words import (
+from kandinsky.recipes.emoji.concepts import Concept, Words
+from kandinsky.recipes.emoji.recipe import grammar_of, read_emoji
+from kandinsky.recipes.emoji.vocabulary import (
     AND,
     BACKGROUND_TEMPLATES,
     COLOUR_WORDS,
@@ -30,6 +32,7 @@ from kandinsky.training.data.words import (
     LANGUAGES,
     STYLE_WORDS,
 )
+from kandinsky.training.data.caption import Caption
 from tests.training_data.folders import emoji_folder
 
 QUIET = {"tags": 0.0, "article": 0.0, "style": 0.0, "white_named": 0.0, "colour_named": 0.0}
@@ -37,11 +40,11 @@ QUIET = {"tags": 0.0, "article": 0.0, "style": 0.0, "white_named": 0.0, "colour_
 
 @pytest.fixture
 def concepts(tmp_path: Path) -> dict[str, tuple[int, Concept]]:
-    folder = read_folder(emoji_folder(tmp_path / "set"))
-    return {concept.name: (i, concept) for i, concept in enumerate(folder.concepts)}
+    folder = read_emoji(emoji_folder(tmp_path / "set"), ("all",))
+    return {concept.name: (i, concept) for i, concept in enumerate(grammar_of(folder).concepts)}
 
 
-def grammar_of(concepts: dict[str, tuple[int, Concept]], **mix: float) -> CaptionGrammar:
+def quiet(concepts: dict[str, tuple[int, Concept]], **mix: float) -> CaptionGrammar:
     return CaptionGrammar([concept for _, concept in concepts.values()], CaptionMix(**{**QUIET, **mix}))  # type: ignore[arg-type]
 
 
@@ -109,7 +112,7 @@ def test_only_what_has_no_side_is_mirrored(concepts: dict[str, tuple[int, Concep
 
 
 def test_style_and_background_are_said_when_asked(concepts: dict[str, tuple[int, Concept]]) -> None:
-    grammar = grammar_of(concepts, style=1.0, white_named=0.0, colour_named=1.0)
+    grammar = quiet(concepts, style=1.0, white_named=0.0, colour_named=1.0)
     apple = concepts["red apple"][0]
     rng = random.Random(0)
     for _ in range(30):
@@ -123,7 +126,7 @@ def test_style_and_background_are_said_when_asked(concepts: dict[str, tuple[int,
 
 
 def test_adjectives_stand_behind_the_article(concepts: dict[str, tuple[int, Concept]]) -> None:
-    grammar = grammar_of(concepts, style=1.0, article=1.0)
+    grammar = quiet(concepts, style=1.0, article=1.0)
     rng = random.Random(3)
     made = {
         grammar.caption(concepts["red apple"][0], rng, style="fluent-3d", language="en").text
@@ -139,7 +142,7 @@ def test_adjectives_stand_behind_the_article(concepts: dict[str, tuple[int, Conc
 
 
 def test_pairs_name_both(concepts: dict[str, tuple[int, Concept]]) -> None:
-    grammar = grammar_of(concepts)
+    grammar = quiet(concepts)
     apple, cat = concepts["red apple"][0], concepts["cat face"][0]
     rng = random.Random(0)
     assert {grammar.caption(apple, rng, language="ru", beside=cat).text for _ in range(9)} == {
@@ -162,7 +165,7 @@ def test_tags_are_a_third_and_rare_ones_stand_alone(concepts: dict[str, tuple[in
 
 
 def test_languages_follow_their_weights(concepts: dict[str, tuple[int, Concept]]) -> None:
-    grammar = grammar_of(concepts)
+    grammar = quiet(concepts)
     rng = random.Random(5)
     apple = concepts["red apple"][0]
     drawn = Counter(grammar.caption(apple, rng).language for _ in range(4000))
@@ -211,17 +214,49 @@ def test_captions_are_a_function_of_the_seed(seed: int, style: str, colour: str)
 
 
 def test_a_caption_says_which_attributes_it_names(concepts: dict[str, tuple[int, Concept]]) -> None:
-    grammar = grammar_of(concepts, style=0.5, colour_named=0.5, white_named=0.5)
+    grammar = quiet(concepts, style=0.5, colour_named=0.5, white_named=0.5)
     seen = Counter[tuple[bool, bool]]()
     rng = random.Random(0)
     index = concepts["red apple"][0]
     for number in range(200):
         style, colour = ("noto", "noto-blob")[number % 2], ("white", "blue")[number // 2 % 2]
         found = grammar.caption(index, rng, style=style, background=colour, language="en")
-        assert found.names_style == (STYLE_WORDS[style]["en"][0] in found.text.replace(",", "").split())
-        assert found.names_background == (colour in found.text.split())
-        seen[found.names_style, found.names_background] += 1
+        assert ("styles" in found.names) == (
+            STYLE_WORDS[style]["en"][0] in found.text.replace(",", "").split()
+        )
+        assert ("backgrounds" in found.names) == (colour in found.text.split())
+        seen["styles" in found.names, "backgrounds" in found.names] += 1
     assert all(seen[pair] > 20 for pair in ((True, True), (True, False), (False, True), (False, False)))
     unknown = grammar.caption(index, rng, style="", background="")
-    assert not unknown.names_style
-    assert not unknown.names_background
+    assert not unknown.names
+
+
+NOTHING = CaptionGrammar([])
+STYLE, BACKGROUND = frozenset({"styles"}), frozenset({"backgrounds"})
+
+
+def test_a_caption_matches_the_images_of_which_it_is_true() -> None:
+    facts = {
+        "concepts": torch.tensor([0, 0, 0, 0, 1, 0]),
+        "beside": torch.tensor([-1, -1, -1, -1, -1, 1]),
+        "styles": torch.tensor([0, 1, 0, 1, 0, 0]),
+        "backgrounds": torch.tensor([2, 3, 3, 2, 2, 2]),
+    }
+    texts = ("apple", "flat apple", "apple on red", "flat apple on blue", "pear", "apple and pear")
+    named = (frozenset(), STYLE, BACKGROUND, STYLE | BACKGROUND, frozenset(), frozenset())
+    found = NOTHING.matches(facts, [Caption(t, names=n) for t, n in zip(texts, named, strict=True)])
+    assert found.int().tolist() == [
+        [1, 1, 1, 1, 0, 0],
+        [0, 1, 0, 1, 0, 0],
+        [0, 1, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 1],
+    ]
+
+
+def test_equal_captions_fit_each_others_images() -> None:
+    none = torch.full((3,), -1)
+    facts = {"concepts": torch.arange(3), "beside": none, "styles": none, "backgrounds": none}
+    found = NOTHING.matches(facts, [Caption(text) for text in ("a face", "a dog", "a face")])
+    assert found.int().tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.core.errors import DataError
-from kandinsky.evaluation.report import (
+from kandinsky.recipes.emoji.report import (
     Backgrounds,
     Measures,
     RealPictures,

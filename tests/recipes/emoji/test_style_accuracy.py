@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kandinsky.core.errors import DataError
-from kandinsky.evaluation.looks import StyleReader, background_share
+from kandinsky.recipes.emoji.style_accuracy import StyleReader, background_share
 
 PALETTE = [(255, 255, 255), (0, 0, 0), (222, 48, 44)]
 

@@ -13,10 +13,10 @@ from kandinsky.core.errors import DataError
 from kandinsky.core.files import write_atomically
 from kandinsky.evaluation.features import Features, extract, to_bytes
 from kandinsky.evaluation.kid import frechet_distance, kernel_distance
-from kandinsky.evaluation.looks import StyleReader, background_share
 from kandinsky.evaluation.quality import Reconstruct, reconstruction_quality
 from kandinsky.evaluation.retrieval import retrieval
 from kandinsky.networks.lpips import PerceptualLoss
+from kandinsky.recipes.emoji.style_accuracy import StyleReader, background_share
 
 Generate = Callable[[Sequence[str], Sequence[int]], Tensor]
 """Captions (B) and seeds (B) to pictures (B, 3, H, W) in [-1, 1]."""

@@ -3,36 +3,37 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
-from typing import Protocol
+
+import torch
+from torch import Tensor
 
 from kandinsky.core.errors import DataError
 from kandinsky.recipes.emoji import phrases
 from kandinsky.recipes.emoji.colours import NAMES
+from kandinsky.recipes.emoji.concepts import Concept
 from kandinsky.recipes.emoji.plain_words import Noun, plain_nouns
-from kandinsky.training.data.folder import Concept
-from kandinsky.training.data.words import (
+from kandinsky.recipes.emoji.vocabulary import (
     ADJECTIVES,
     AND,
     ARTICLES,
     BACKGROUND_TEMPLATES,
     COLOUR_WORDS,
+    COLOURS,
     COMMA,
     ENGLISH_FRAMES,
     LANGUAGES,
     STYLE_WORDS,
     UNSPACED,
 )
+from kandinsky.training.data.caption import Caption, Facts, equal, equal_texts, names, names_a_side
 
 _PARENTHESIS = re.compile(r"\s*[(（][^)）]*[)）]")
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": "", "”": "", "„": "", "«": "", "»": "", "!": ""})
 _NOT_A_WORD = re.compile(r"^[\W\d_]*$")
-_SIDED = re.compile(
-    r"\b(left|right|clockwise|counterclockwise|curving|tilted|facing|\w+wards?)\b", re.IGNORECASE
-)
 _HEAD_ONLY = re.compile(r"^(?!.*\b(with|moon|sun)\b)(.+) face$")
 
 
@@ -55,17 +56,6 @@ class CaptionMix:
     own_colour: float = 0.0
     colour_alone: float = 0.0
     plain: float = 0.0
-
-
-@dataclass(frozen=True)
-class Caption:
-    """A caption and its language code, and whether it says style, background and the thing's colour."""
-
-    text: str
-    language: str
-    names_style: bool = False
-    names_background: bool = False
-    names_colour: bool = False
 
 
 def clean_label(label: str, language: str = "en") -> str:
@@ -108,7 +98,7 @@ def mirrorable(concept: Concept) -> bool:
     """Whether the mirrored picture still shows the concept: not symbols, nothing that names a side."""
     english = concept.words.get("en")
     named = concept.name if english is None else f"{concept.name} {english.label}"
-    return concept.group != "symbols" and not _SIDED.search(named)
+    return concept.group != "symbols" and not names_a_side(named)
 
 
 def with_article(phrase: str) -> str:
@@ -134,6 +124,11 @@ class Tint:
 NO_TINT = Tint()
 
 
+def tints_of(facts: Facts) -> Tensor:
+    """The colours of things (B,), see `Tint.of`; -1 where they were not measured."""
+    return facts.get("tints", torch.full_like(facts["concepts"], -1))
+
+
 @lru_cache(maxsize=64)
 def _cumulative(weights: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(accumulate(weights))
@@ -143,51 +138,17 @@ def _pick(rng: random.Random, choices: Sequence[str], weights: tuple[float, ...]
     return rng.choices(choices, cum_weights=_cumulative(weights))[0]
 
 
-class Grammar(Protocol):
-    """What says what a picture shows; see `CaptionGrammar.caption`."""
-
-    def caption(
-        self,
-        concept: int,
-        rng: random.Random,
-        *,
-        style: str = "",
-        background: str = "",
-        language: str | None = None,
-        beside: int | None = None,
-        tint: Tint = NO_TINT,
-    ) -> Caption: ...
-
-
-@dataclass(frozen=True)
-class Templates:
-    """Says of every picture one of the same sentences, whatever it shows."""
-
-    sentences: tuple[str, ...]
-
-    def caption(
-        self,
-        concept: int,
-        rng: random.Random,
-        *,
-        style: str = "",
-        background: str = "",
-        language: str | None = None,
-        beside: int | None = None,
-        tint: Tint = NO_TINT,
-    ) -> Caption:
-        """Draws one of the sentences."""
-        return Caption(rng.choice(self.sentences), language or "en")
-
-
 class CaptionGrammar:
     """Says what a picture shows; every word is drawn from the `random.Random` given, and nothing else.
 
     A tag counts by how few concepts share it (as inverse document frequency): "apple" says more than "food".
     """
 
-    def __init__(self, concepts: Iterable[Concept], mix: CaptionMix | None = None) -> None:
+    def __init__(
+        self, concepts: Iterable[Concept], mix: CaptionMix | None = None, styles: Sequence[str] = ()
+    ) -> None:
         self.concepts = tuple(concepts)
+        self.styles = tuple(styles)
         self.mix = mix or CaptionMix()
         unknown = sorted(set(self.mix.languages) - set(LANGUAGES))
         if unknown:
@@ -208,6 +169,60 @@ class CaptionGrammar:
             # A verbatim caption in a language without a weight is still the only thing to say.
             return tuple(concept.words), (1.0,) * len(concept.words)
         return known, tuple(self.mix.languages[code] for code in known)
+
+    def captions(self, facts: Facts, rng: random.Random) -> list[Caption]:
+        """Draws a caption for each of B images, see `caption`."""
+        colours = [*COLOURS, ""]
+        columns = (facts[name].tolist() for name in ("concepts", "styles", "backgrounds", "beside"))
+        return [
+            self.caption(
+                concept,
+                rng,
+                style=self.styles[style],
+                background=colours[colour],
+                beside=other if other >= 0 else None,
+                tint=Tint.of(tint),
+            )
+            for concept, style, colour, other, tint in zip(*columns, tints_of(facts).tolist(), strict=True)
+        ]
+
+    def matches(self, facts: Facts, said: Sequence[Caption]) -> Tensor:
+        """Which caption (row) is true of which image (column), (B, B) bool.
+
+        A caption fits an image of the same things whose style, background and colour are the ones it names;
+        what it does not name may be anything, but the colour, which is then the thing's own.
+        """
+        fits = equal(facts["concepts"]) & equal(facts["beside"])
+        for fact in ("styles", "backgrounds"):
+            fits &= ~names(said, fact)[:, None] | equal(facts[fact])
+        tints = tints_of(facts)
+        same = equal(torch.where(tints >= 0, tints % len(NAMES), tints))
+        fits &= torch.where(names(said, "tints")[:, None], same, (tints < len(NAMES))[None])
+        return fits | torch.eye(len(said), dtype=torch.bool) | equal_texts(said)
+
+    def mirrorable(self, concept: int) -> bool:
+        """Whether the mirrored image still shows the concept."""
+        return mirrorable(self.concepts[concept])
+
+    def corpus(self, rounds: int = 4, seed: int = 0) -> Iterator[str]:
+        """Yields what a tokenizer should be good at, in a fixed order.
+
+        Every label and tag once; then `rounds` drawn captions for each concept and language, with styles and
+        colours, several times for the languages that training asks for more often.
+        """
+        for concept in self.concepts:
+            for words in concept.words.values():
+                yield words.label
+                yield from words.tags
+        grammar = CaptionGrammar(self.concepts, CaptionMix(style=0.3, white_named=0.3, colour_named=0.3))
+        rng = random.Random(seed)
+        rarest = min(LANGUAGES.values())
+        for number, concept in enumerate(self.concepts):
+            for language in sorted(set(concept.words) & set(LANGUAGES)):
+                # The square root keeps the rare languages in a vocabulary that English could fill alone.
+                for _ in range(round(rounds * (LANGUAGES[language] / rarest) ** 0.5)):
+                    style, colour = rng.choice(self.styles), rng.choice(list(COLOURS))
+                    yield grammar.caption(number, rng, style=style, background=colour, language=language).text
 
     def language(self, concept: int, rng: random.Random) -> str:
         """Draws a language that the concept has words in."""
@@ -342,13 +357,8 @@ class CaptionGrammar:
         styled = self._styled(subject, style, spoken, rng)
         placed = self._placed(styled or subject, background, spoken, rng)
         text = placed or styled or subject
-        return Caption(
-            text,
-            spoken,
-            names_style=styled is not None,
-            names_background=placed is not None,
-            names_colour=tinted is not None,
-        )
+        named = {"styles": styled, "backgrounds": placed, "tints": tinted}
+        return Caption(text, spoken, frozenset(fact for fact, phrase in named.items() if phrase is not None))
 
     def _styled(self, subject: str, style: str, language: str, rng: random.Random) -> str | None:
         """The subject with the style named, or None when chance or the vocabulary leaves it out."""

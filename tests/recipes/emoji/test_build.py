@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from kandinsky.training.data.pictures import open_pictures
+from kandinsky.recipes.emoji.recipe import open_emoji
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "emoji" / "build.py"
+RECIPE = Path(__file__).parents[3] / "recipes" / "emoji" / "build.py"
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_builds_a_folder_that_opens(
     assert 'viewBox="0 0 128 64"' in "".join(renderer)
     assert "Apache-2.0" in (target / "NOTICE").read_text()
     assert not list(target.rglob("*.part"))
-    pictures = open_pictures(target, 16, split="all", groups=("all",))
+    pictures = open_emoji(target, 16, split="all", groups=("all",))
     assert len(pictures) == 9
     wide = pictures.pixels[6]
     # A drawing twice as wide as high stands in the middle, with nothing above and below.

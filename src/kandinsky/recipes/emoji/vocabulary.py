@@ -4,6 +4,8 @@ Pure data. Colour words stand in the form their template asks for (case, gender)
 `template.format(colour)`.
 """
 
+from kandinsky.training.data.compose import BACKGROUNDS
+
 LANGUAGES: dict[str, float] = {
     "en": 0.35,
     "ru": 0.15,
@@ -13,21 +15,8 @@ LANGUAGES: dict[str, float] = {
 }
 """How often a caption is in each language; English and Russian are what the model is asked for most."""
 
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "white": (255, 255, 255),
-    "black": (0, 0, 0),
-    "grey": (150, 150, 150),
-    "red": (222, 48, 44),
-    "orange": (246, 145, 36),
-    "yellow": (252, 216, 62),
-    "green": (66, 168, 78),
-    "light blue": (150, 210, 246),
-    "blue": (44, 96, 220),
-    "purple": (134, 72, 190),
-    "pink": (250, 164, 196),
-    "brown": (130, 84, 52),
-}
-"""Background colours, RGB 0 to 255, in the order of background ids."""
+COLOURS = BACKGROUNDS
+"""Background colours by their English names."""
 
 BACKGROUND_TEMPLATES: dict[str, tuple[str, ...]] = {
     "en": ("on a {} background", "on a {} background", "{} background", "on {}"),

@@ -1,1 +1,0 @@
-"""To be moved: encodings and heads."""
