@@ -24,7 +24,7 @@ from kandinsky.training.checkpoint import (
     save,
 )
 from kandinsky.training.config import Stage
-from kandinsky.training.data.order import EpochSampler, Order
+from kandinsky.training.data.samplers import EpochSampler, Order
 from kandinsky.training.image_grid import write_grid
 from kandinsky.training.learner import Learner, shards
 from kandinsky.training.logs import LossLog

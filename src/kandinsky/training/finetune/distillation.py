@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kandinsky.adapters import lora
 from kandinsky.core.errors import ConfigError
-from kandinsky.engine.sampling import Sampling
+from kandinsky.engine.sampling_defaults import Sampling
 from kandinsky.training.config import DistillObjective, Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.diffusion_losses import Loss

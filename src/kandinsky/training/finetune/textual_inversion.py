@@ -13,7 +13,7 @@ from kandinsky.conditioning.captions import prior_condition
 from kandinsky.core.errors import ConfigError, RequestError
 from kandinsky.core.rng import Noise
 from kandinsky.diffusion.process import Process
-from kandinsky.engine.words import learn_word
+from kandinsky.engine.text_encoders import learn_word
 from kandinsky.training.config import DecoderObjective, Stage, TextualInversionObjective
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.caption import Templates

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kandinsky.adapters.lora import Adapter, attach
 from kandinsky.checkpoints.lora import choose_places, names_of
 from kandinsky.core.errors import ConfigError, DataError
-from kandinsky.engine.adapters import adaptable
+from kandinsky.engine.loras import adaptable
 from kandinsky.networks.blocks import WEIGHT_GROUPS
 from kandinsky.training.config import (
     AdapterConfig,
