@@ -40,7 +40,8 @@ from kandinsky.core.rng import PerPictureRng
 from kandinsky.evaluation.features import Features, extract, load_inception, to_bytes
 from kandinsky.evaluation.kid import kernel_distance
 from kandinsky.generations.model import Model
-from kandinsky.tasks.generate import denoise
+from kandinsky.tasks.generate import denoise, encode
+from kandinsky.tasks.resolve import resolve
 
 PROMPTS = (
     "a red apple",
@@ -125,10 +126,10 @@ class Decoder:
         schedule = self.model.schedule if spacing is None else replace(self.model.schedule, spacing=spacing)
         model = replace(self.model, network=network, schedule=schedule)
         request = self.request.replaced(**fields)
-        times = model.schedule_of(request.sampler, request.steps or 1).times(request.steps or 1)
-        batch = Batch(request.rows(), self.noise.along(times))
+        resolved = resolve(model, request)
+        batch = Batch(resolved.rows, self.noise.along(resolved.begin.times))
         began = time.process_time()
-        *_, last = denoise(model, request, batch, self.conditions)
+        *_, last = denoise(model, resolved, batch, self.conditions)
         count = len(batch.rows)
         return Run(last.x, network.calls, network.rows / count, (time.process_time() - began) / count)
 
@@ -154,17 +155,17 @@ class Decoder:
 def decoder_of(pipe: kandinsky.Pipeline, prompts: Sequence[str]) -> Decoder:
     """The decoder with its prompts encoded, by the prior's own defaults."""
     model = pipe.model
-    request = Request(list(prompts), seed=0).filled(model.defaults)
-    request = request.replaced(sampler=request.sampler or model.schedule.sampler)
-    batch = Batch(request.rows(), PerPictureRng.from_seeds(request.seeds))
-    encoding = model.conditioner.encode([batch], request, True)
+    resolved = resolve(model, Request(list(prompts), seed=0))
+    request = resolved.request
+    batch = Batch(resolved.rows, PerPictureRng.from_seeds(request.seeds))
+    encoding = encode(model, resolved, [batch])
     while True:
         try:
             next(encoding)
         except StopIteration as stop:
             (conditions,) = stop.value
             break
-    sides = [side // model.codec.downscale for side in (request.height or 0, request.width or 0)]
+    sides = [side // model.codec.downscale for side in (resolved.height, resolved.width)]
     generator = torch.Generator().manual_seed(1)
     start = torch.randn(len(prompts), model.codec.channels, *sides, generator=generator)
     return Decoder(model, request, conditions, BrownianNoise(start, model.schedule.process))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kandinsky.core.caches import VARIABLE
+from kandinsky.core.system import VARIABLE
 from tests.oracles import ORACLES, Oracles
 from tests.reference.folders import write_first, write_second, write_third, write_third_first
 from tests.tiny import Checkpoints

@@ -23,7 +23,7 @@ from benchmarks.against_diffusers.request import (
     picture,
 )
 from benchmarks.against_diffusers.spans import Mark
-from kandinsky.core.compilers import compiler
+from kandinsky.core.system import compiler
 
 COMBINED = {
     "text2img": "KandinskyV22CombinedPipeline",

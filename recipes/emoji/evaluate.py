@@ -22,8 +22,8 @@ from torch.nn import functional
 
 import kandinsky
 from kandinsky.checkpoints.lpips_weights import load_perceptual
-from kandinsky.core.caches import cache_folder
 from kandinsky.core.files import write_atomically
+from kandinsky.core.system import cache_folder
 from kandinsky.evaluation.features import Features, extract, load_inception, to_bytes
 from kandinsky.evaluation.retrieval import concept_ranks, retrieval
 from kandinsky.recipes.emoji import asked

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
-from kandinsky.core.rng import PerPictureRng, ReplayRng
+from kandinsky.core.rng import PerPictureRng
 from kandinsky.networks.kl import AutoencoderKL, KLConfig
 from tests.parity.peers import noise, redraw
+from tests.replay import ReplayRng
 
 SCALE = 0.0512
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import kandinsky
 from kandinsky.codecs import strips
-from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
-from kandinsky.codecs.strips import Strips, in_strips
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec, in_strips
+from kandinsky.codecs.strips import Strips
 from kandinsky.networks.kl import AutoencoderKL, KLConfig
 from kandinsky.networks.movq import MoVQ, MoVQConfig
 from tests.parity.peers import noise, redraw

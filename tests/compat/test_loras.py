@@ -16,7 +16,7 @@ from kandinsky.compat.diffusers import (
     KandinskyPriorPipeline,
 )
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.engine.adapters import save_lora
+from kandinsky.engine.loras import save_lora
 from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import WIDTH, TextImageCheckpoints
 

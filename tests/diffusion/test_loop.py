@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.core.rng import PerPictureRng, ReplayRng
+from kandinsky.core.rng import PerPictureRng
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import Step, sample
 from kandinsky.diffusion.parametrization import Prediction, epsilon
@@ -21,6 +21,7 @@ from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.samplers import SAMPLERS, make_sampler
 from kandinsky.diffusion.times import leading, linspaced
 from tests.diffusion.worlds import Gaussian, crooked_eps
+from tests.replay import ReplayRng
 
 LINEAR = Process.linear(0.00085, 0.012)
 COSINE = Process.squared_cosine()

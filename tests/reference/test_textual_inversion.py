@@ -12,13 +12,13 @@ import kandinsky
 from kandinsky.adapters.tokens import add_rows, rows_of
 from kandinsky.conditioning.decoder_texts import DecoderTexts
 from kandinsky.conditioning.tokenizer import TokenBatch
-from kandinsky.core.rng import ReplayRng
 from kandinsky.training.config import OptimiserConfig, TextualInversionObjective
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint
 from kandinsky.training.finetune.textual_inversion import DecoderErrors, LearnedWord, draw_embeddings
 from kandinsky.training.optim import make_optimiser, trained
 from tests.parity.peers import relative
 from tests.reference.recorded import tensors
+from tests.replay import ReplayRng
 
 CASE = "kandinsky21_textual_inversion"
 LIMIT = {0: 3e-5, 1: 5e-5}

@@ -20,7 +20,7 @@ from kandinsky.cli.train import recipes
 from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.core.metadata import read_metadata
 from kandinsky.diffusion.process import Process
-from kandinsky.engine.sampling import SAMPLING, Sampling
+from kandinsky.engine.sampling_defaults import SAMPLING, Sampling
 from kandinsky.training import events, run_config
 from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import DistillObjective, read_config
@@ -237,7 +237,6 @@ def test_trajectories_are_what_requests_draw(model: Path, pictures: Path, tmp_pa
     pipe.model = Sampling({"steps": 4, "guidance_scale": 3.0, "sampler": "dpmpp_2m"}, "trailing").applied(
         pipe.model
     )
-    pipe._housed = type(pipe._housed)(pipe.model)
     drawn = pipe.generate(["a red fox", "a cat"], seed=5)
     decoded = ((base.model.codec.decode(states[:, -1]) * 0.5 + 0.5).clamp(0, 1) * 255).round()
     for picture, wanted in zip(drawn.images, decoded.permute(0, 2, 3, 1).numpy(), strict=True):
@@ -343,7 +342,7 @@ def test_its_times_are_those_it_was_made_for(model: Path, learned: Path) -> None
     pipe = kandinsky.load(model, device="cpu", lora={str(learned): 1.0})
     steps = [event for event in pipe.stream("a fox", **QUICK) if isinstance(event, kandinsky.Denoising)]
     assert [event.total for event in steps if event.stage == "decoder"] == [2, 2]
-    assert pipe._as_worn(pipe.model).schedule.times(2) == [999, 499]
+    assert pipe.resolve(kandinsky.Request("a fox", **QUICK)).begin.times == [999, 499]
 
 
 def test_the_file_is_small_and_says_how_it_draws(learned: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from small import CPU, draw_pictures, turn
 
 import kandinsky
-from kandinsky.adapters.lora import worn_by
+from kandinsky.adapters.lora import applied_to
 from kandinsky.checkpoints.lora import read_lora
 from kandinsky.cli.main import run
 from kandinsky.core.errors import ConfigError, DataError, KandinskyError
@@ -423,7 +423,7 @@ def test_templates_are_whole_configurations(method: str) -> None:
 def test_the_base_is_bare_again_for_the_next_stage(pictures: Path, tmp_path: Path) -> None:
     ctx, _ = build(config(pictures, tmp_path, "lora"))
     stage = ctx.config.stage[0]
-    assert not any(worn_by(module) for module in open_base(ctx, stage).model.modules.values())
+    assert not any(applied_to(module) for module in open_base(ctx, stage).model.modules.values())
 
 
 def test_a_stage_says_its_own_captions_after_one_without_captions(pictures: Path, tmp_path: Path) -> None:

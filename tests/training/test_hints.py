@@ -18,7 +18,7 @@ from kandinsky.checkpoints.diffusers_folder import open_folder
 from kandinsky.cli.main import run
 from kandinsky.core.errors import ConfigError, DataError, KandinskyError
 from kandinsky.networks.unet2 import UNet2Condition
-from kandinsky.tasks.start import told_hint
+from kandinsky.tasks.start import hint_condition
 from kandinsky.training import run_config
 from kandinsky.training.data.folder import read_folder
 from kandinsky.training.data.hints import edge_hints, with_hints
@@ -118,7 +118,7 @@ def test_a_decoder_that_is_shown_hints_says_what_it_said() -> None:
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     plain = UNet2Condition(torch.randn(1, 256, generator=torch.Generator().manual_seed(1)))
     # The embedded codec has 4 pixels a latent; the network looks at 8.
-    hint = told_hint(shown, torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2)))
+    hint = hint_condition(shown, torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2)))
     assert hint.shape == (1, 3, 128, 128)
     t = torch.tensor([500])
     with torch.no_grad():

@@ -16,9 +16,9 @@ from kandinsky.checkpoints.diffusers_folder import open_folder
 from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.core.errors import ConfigError
 from kandinsky.generations import convert
-from kandinsky.tasks.start import erode, told_region
+from kandinsky.tasks.start import erode, region_condition
 from kandinsky.training import run_config
-from kandinsky.training.data.masks import random_regions
+from kandinsky.training.data.random_masks import random_regions
 from kandinsky.training.finetune.tuning import group_of
 from kandinsky.training.finetune.widen_unet import place_weights, widened
 from kandinsky.training.objectives.denoising import squared_error
@@ -83,7 +83,7 @@ def test_what_training_tells_is_what_inference_tells() -> None:
     model = widened(kandinsky.load(device="cpu", dtype="float32").model, "extend")
     latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     repaint = random_regions(2, 64, 64, 0.1, torch.Generator().manual_seed(1))
-    told = told_region(model, None, latents, repaint)
+    told = region_condition(model, None, latents, repaint)
     known = erode(1 - repaint[..., ::4, ::4])
     assert torch.equal(told, torch.cat([latents * known, known], dim=1))
 

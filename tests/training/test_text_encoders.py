@@ -12,7 +12,7 @@ from test_finetuning import OBJECTIVES, build, config, exported
 import kandinsky
 from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.core.errors import ConfigError
-from kandinsky.engine.adapters import adaptable
+from kandinsky.engine.loras import adaptable
 from kandinsky.generations import convert
 from kandinsky.training import events, run_config
 from kandinsky.training.components import write_component

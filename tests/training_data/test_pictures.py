@@ -15,7 +15,7 @@ from kandinsky.recipes.emoji.concepts import wasteful
 from kandinsky.recipes.emoji.recipe import concept_of, grammar_of, open_emoji, read_emoji
 from kandinsky.recipes.emoji.vocabulary import COLOUR_WORDS, COLOURS
 from kandinsky.training.data.compose import composite, place
-from kandinsky.training.data.decode import decoded
+from kandinsky.training.data.decoded_cache import decoded
 from kandinsky.training.data.folder import read_folder
 from kandinsky.training.data.pictures import (
     AUGMENTATIONS,

@@ -142,7 +142,7 @@ def _module_name(place: Place) -> str:
 
 
 @dataclass
-class Worn:
+class AppliedLora:
     """One adapter's part in one layer."""
 
     changes: tuple[tuple[Place, LowRank], ...]
@@ -173,11 +173,11 @@ class Worn:
         return total
 
 
-class Wearing:
+class AdapterSlot:
     """What a layer wears: adapters by name, and while they are merged its own weight."""
 
     def __init__(self) -> None:
-        self.adapters: dict[str, Worn] = {}
+        self.adapters: dict[str, AppliedLora] = {}
         self.own: Tensor | None = None
 
     def add(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
@@ -185,7 +185,9 @@ class Wearing:
         if self.own is not None:
             return y
         changes = [
-            change for worn in self.adapters.values() if (change := worn.forward(layer, x, y)) is not None
+            change
+            for applied in self.adapters.values()
+            if (change := applied.forward(layer, x, y)) is not None
         ]
         for change in changes:
             # Under autocast the input may be wider than what the layer makes of it.
@@ -198,7 +200,8 @@ class Wearing:
         if self.own is None:
             own = layer.weight.detach().clone()
             total = sum(
-                (worn.merged(own) for worn in self.adapters.values()), torch.zeros((), device=own.device)
+                (applied.merged(own) for applied in self.adapters.values()),
+                torch.zeros((), device=own.device),
             )
             layer.weight.copy_((own.to(total.dtype) + total).to(own.dtype))
             self.own = own
@@ -218,10 +221,10 @@ class AdaptedLinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
-        self.wearing, self._base = Wearing(), (base,)
+        self.slot, self._base = AdapterSlot(), (base,)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.wearing.add(self, x, super().forward(x))
+        return self.slot.add(self, x, super().forward(x))
 
 
 class AdaptedConv(nn.Conv2d):
@@ -231,10 +234,10 @@ class AdaptedConv(nn.Conv2d):
         nn.Module.__init__(self)
         self.__dict__.update({k: v for k, v in base.__dict__.items() if k not in self.__dict__})
         self.weight, self.bias = base.weight, base.bias
-        self.wearing, self._base = Wearing(), (base,)
+        self.slot, self._base = AdapterSlot(), (base,)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.wearing.add(self, x, super().forward(x))
+        return self.slot.add(self, x, super().forward(x))
 
 
 Adapted = AdaptedLinear | AdaptedConv
@@ -244,12 +247,12 @@ def attach(network: nn.Module, adapter: Adapter, name: str, scale: float = 1.0) 
     """Puts an adapter on a network under a name; from then on its layers compute W x + scale * change(x).
 
     The network's own tensors, their names and its state dict stay as they are: the adapter is saved, moved
-    and trained by itself. Merged adapters are unmerged first. Raises RequestError when the name is worn
+    and trained by itself. Merged adapters are unmerged first. Raises RequestError when the name is loaded
     already, or for a place that the network lacks or that has another shape; then nothing is changed.
     """
-    if name in worn_by(network):
+    if name in applied_to(network):
         raise RequestError(
-            f"An adapter {name!r} is worn already.", "Take it off first, or choose another name."
+            f"An adapter {name!r} is loaded already.", "Take it off first, or choose another name."
         )
     grouped: dict[str, list[tuple[Place, LowRank]]] = {}
     for place, change in adapter.items():
@@ -263,23 +266,23 @@ def attach(network: nn.Module, adapter: Adapter, name: str, scale: float = 1.0) 
         grouped.setdefault(place.layer, []).append((place, change))
     unmerge(network)
     for path, changes in grouped.items():
-        _adapted(network, path).wearing.adapters[name] = Worn(tuple(changes), scale)
+        _adapted(network, path).slot.adapters[name] = AppliedLora(tuple(changes), scale)
 
 
 def detach(network: nn.Module, name: str | None = None) -> None:
     """Takes one adapter off, or all; the network is then what it was before, bit for bit.
 
-    Raises RequestError for a name that is not worn.
+    Raises RequestError for a name that is not loaded.
     """
     if name is not None:
-        _check_worn(network, name)
+        _check_applied(network, name)
     unmerge(network)
     for path, layer in list(_layers(network)):
         if name is None:
-            layer.wearing.adapters.clear()
+            layer.slot.adapters.clear()
         else:
-            layer.wearing.adapters.pop(name, None)
-        if not layer.wearing.adapters:
+            layer.slot.adapters.pop(name, None)
+        if not layer.slot.adapters:
             base = layer._base[0]
             # The parameters may have been replaced since, by a load or a move.
             base.weight, base.bias = layer.weight, layer.bias
@@ -290,48 +293,50 @@ def detach(network: nn.Module, name: str | None = None) -> None:
 def set_scale(network: nn.Module, name: str, scale: float) -> None:
     """Changes how strongly an adapter acts; 0 is exactly the network without it.
 
-    Merged adapters are unmerged first. Raises RequestError for a name that is not worn.
+    Merged adapters are unmerged first. Raises RequestError for a name that is not loaded.
     """
-    _check_worn(network, name)
+    _check_applied(network, name)
     unmerge(network)
     for _, layer in _layers(network):
-        if name in layer.wearing.adapters:
-            layer.wearing.adapters[name].scale = scale
+        if name in layer.slot.adapters:
+            layer.slot.adapters[name].scale = scale
 
 
 def merge(network: nn.Module) -> None:
-    """Adds all worn adapters to the weights: as fast as the plain network, equal to rounding.
+    """Adds all loaded adapters to the weights: as fast as the plain network, equal to rounding.
 
     The weights of adapted layers are kept aside, so that `unmerge` is exact; a network that is merged already
     stays as it is.
     """
     for _, layer in _layers(network):
-        layer.wearing.merge(layer)
+        layer.slot.merge(layer)
 
 
 def unmerge(network: nn.Module) -> None:
     """Undoes `merge` to the last bit; without one it does nothing."""
     for _, layer in _layers(network):
-        layer.wearing.unmerge(layer)
+        layer.slot.unmerge(layer)
 
 
-def worn_by(network: nn.Module) -> dict[str, float]:
+def applied_to(network: nn.Module) -> dict[str, float]:
     """The names and scales of the adapters that a network wears."""
     return {
-        name: worn.scale for _, layer in _layers(network) for name, worn in layer.wearing.adapters.items()
+        name: applied.scale for _, layer in _layers(network) for name, applied in layer.slot.adapters.items()
     }
 
 
 def adapter_of(network: nn.Module, name: str) -> Adapter:
     """The adapter that a network wears under a name; RequestError when it wears none of that name."""
-    _check_worn(network, name)
-    found = (layer.wearing.adapters.get(name) for _, layer in _layers(network))
-    return Adapter({place: change for worn in found if worn is not None for place, change in worn.changes})
+    _check_applied(network, name)
+    found = (layer.slot.adapters.get(name) for _, layer in _layers(network))
+    return Adapter({place: change for known in found if known is not None for place, change in known.changes})
 
 
-def _check_worn(network: nn.Module, name: str) -> None:
-    if name not in (worn := worn_by(network)):
-        raise RequestError(f"No adapter {name!r} is worn.", nearest(name, worn) if worn else "None is.")
+def _check_applied(network: nn.Module, name: str) -> None:
+    if name not in (applied := applied_to(network)):
+        raise RequestError(
+            f"No adapter {name!r} is loaded.", nearest(name, applied) if applied else "None is."
+        )
 
 
 def _layers(network: nn.Module) -> Iterator[tuple[str, Adapted]]:

@@ -13,6 +13,14 @@ from kandinsky.core.rng import Noise
 from kandinsky.networks.kl import AutoencoderKL
 from kandinsky.networks.movq import MoVQ
 
+LARGE = 1024 * 1024
+"""Pixels beyond which a picture is not coded as a whole unless that is asked for."""
+
+
+def in_strips(tiling: Tiling, pixels: int) -> bool:
+    """Whether a picture of so many pixels is coded in strips: by its own size, never by that of its batch."""
+    return pixels > LARGE if tiling == "auto" else tiling
+
 
 @dataclass(frozen=True, eq=False)
 class AutoencoderCodec:
@@ -46,7 +54,7 @@ class AutoencoderCodec:
         without.
         """
         given, network = self._given(pictures), self.network
-        if strips.in_strips(self.tiling, given.shape[2] * given.shape[3]):
+        if in_strips(self.tiling, given.shape[2] * given.shape[3]):
             said = network.read(strips.one_by_one(partial(strips.encode, network.encoder), given))
         else:
             said = network.encode(given)
@@ -61,7 +69,7 @@ class AutoencoderCodec:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) to images (B, 3, h * f, w * f), about [-1, 1] but not clamped."""
         given = self._given(latents if self.scale == 1.0 else latents / self.scale)
-        if strips.in_strips(self.tiling, given.shape[2] * given.shape[3] * self.downscale**2):
+        if in_strips(self.tiling, given.shape[2] * given.shape[3] * self.downscale**2):
             return strips.one_by_one(self._decode_in_strips, given).to(latents.dtype)
         return self.network.decode(given).to(latents.dtype)
 

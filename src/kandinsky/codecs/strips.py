@@ -17,8 +17,6 @@ from kandinsky.core.errors import RequestError
 from kandinsky.networks.autoencoder import Decoder, Downsample, Encoder, Level, Norm, Resnet, Upsample
 from kandinsky.networks.group_norm import factors
 
-LARGE = 1024 * 1024
-"""Pixels beyond which a picture is not coded as a whole unless that is asked for."""
 AREA = 2**17
 """Positions of a strip, width times rows. Fewer cost more rows twice, more cost memory."""
 
@@ -27,7 +25,7 @@ Rows: TypeAlias = Callable[[int, int], Tensor]
 
 
 Tiling: TypeAlias = bool | Literal["auto"]
-"""Whether pictures are coded in strips; "auto": those of more than LARGE pixels."""
+"""Whether pictures are coded in strips; "auto": those of more than 1024 x 1024 pixels."""
 
 
 def check_tiling(tiling: object) -> Tiling:
@@ -35,11 +33,6 @@ def check_tiling(tiling: object) -> Tiling:
     if tiling == "auto" or isinstance(tiling, bool):
         return tiling
     raise RequestError(f"tiling is {tiling!r}.", "Use True, False or 'auto'.")
-
-
-def in_strips(tiling: Tiling, pixels: int) -> bool:
-    """Whether a picture of so many pixels is coded in strips: by its own size, never by that of its batch."""
-    return pixels > LARGE if tiling == "auto" else tiling
 
 
 def one_by_one(code: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:

@@ -25,6 +25,9 @@ from kandinsky.networks.clip import ClipText, ClipVision
 from kandinsky.networks.prepared import PreparedNetwork
 from kandinsky.networks.prior import Prior, PriorCondition, PriorFixed
 
+Scale: TypeAlias = float | Tensor | None
+"""A guidance scale, or one for each row (B,); None is unguided."""
+
 
 @dataclass(frozen=True, eq=False)
 class EncodedText:
@@ -137,41 +140,40 @@ class PriorStage:
         x: Tensor,
         times: Sequence[int],
         rng: Noise,
-        guidance_scale: float | Tensor | None,
+        scale: Scale,
         gradients: bool = False,
     ) -> Generator[Step, Tensor | None, None]:
-        """The trajectory from `x` (B, D), normalised and noised to times[0]; `prepared` as in `sample`.
+        """The trajectory from `x` (B, D), normalised and noised to times[0]; `prepared` as in `trajectory`.
 
         With `gradients` what comes out can be followed back through every step.
         """
-        denoise = make_denoiser(
-            lambda x, t: prepared.step(x.to(self.dtype), t),
-            self.schedule.process,
-            self.schedule.parametrization,
-            guidance_scale,
-            self.schedule.constraints,
-        )
-        sampler = make_sampler(self.schedule.sampler, self.schedule.process, variance=self.schedule.variance)
+        plan = self.schedule
+        fixed = plan.process, plan.parametrization, scale, plan.constraints
+        closed = make_denoiser(lambda x, t: prepared.step(x.to(self.dtype), t), *fixed)
+        sampler = make_sampler(plan.sampler, plan.process, variance=plan.variance)
         begin = x.to(self.device, working_dtype(self.dtype))
-        return sample(sampler, denoise, begin, times, rng, gradients=gradients)
+        return sample(sampler, closed, begin, times, rng, gradients=gradients)
 
-    def sample(
-        self,
-        prepared: PreparedPrior,
-        rng: Noise,
-        count: int,
-        steps: int,
-        guidance_scale: float | Tensor | None,
-    ) -> Generator[int, None, Tensor]:
-        """Draws `count` image embeddings and returns them (B, D); yields the steps done after each.
+    def trajectory(
+        self, prepared: Stepping, rng: Noise, count: int, steps: int, scale: Scale
+    ) -> Generator[Step, Tensor | None, None]:
+        """Draws `count` embeddings from noise; the last step's `x` is for `embedding`.
 
-        `prepared` has `count` rows, or with a `guidance_scale` the unconditional ones in front of them.
+        `prepared` has `count` rows, or with a guidance `scale` the unconditional ones in front of them.
         """
         noise = rng.normal((count, self.network.config.embedding_dim))
-        times = self.schedule.times(steps)
-        with closing(self.denoise(prepared, noise, times, rng, guidance_scale)) as trajectory:
-            for step in trajectory:
-                x = step.x
+        return self.denoise(prepared, noise, self.schedule.times(steps), rng, scale)
+
+    @torch.no_grad()
+    def embedding(self, x: Tensor) -> Tensor:
+        """The image embeddings (B, D) that a trajectory ended at."""
+        return self.network.denormalise(x.to(self.dtype))
+
+    def sample(
+        self, prepared: Stepping, rng: Noise, count: int, steps: int, scale: Scale
+    ) -> Generator[int, None, Tensor]:
+        """Draws image embeddings (B, D) as `trajectory` does; yields the steps done after each."""
+        with closing(self.trajectory(prepared, rng, count, steps, scale)) as run:
+            for step in run:
                 yield step.index + 1
-        with torch.no_grad():
-            return self.network.denormalise(x.to(self.dtype))
+        return self.embedding(step.x)

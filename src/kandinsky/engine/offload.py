@@ -22,7 +22,7 @@ from kandinsky.engine.acceleration.networks import (
     unet_of,
 )
 from kandinsky.engine.devices import free_memory
-from kandinsky.engine.residence import Residence, bytes_of, names_in, tensors_of
+from kandinsky.engine.weight_residency import WeightResidency, bytes_of, names_in, tensors_of
 from kandinsky.generations.model import Codec, Model, Prepared
 from kandinsky.networks.prepared import Fixed, PreparedNetwork
 
@@ -65,7 +65,7 @@ def codec_of(model: Model) -> nn.Module:
     return network
 
 
-def offloaded(model: Model, residence: Residence, policy: Policy) -> Model:
+def offloaded(model: Model, residence: WeightResidency, policy: Policy) -> Model:
     """The same model, whose parts bring their weights when they run, and with "none" run the fastest way.
 
     It shares the networks of `model`, all of which must be in the residence.
@@ -83,7 +83,7 @@ def offloaded(model: Model, residence: Residence, policy: Policy) -> Model:
 
 
 def _conditioner(
-    model: Model, residence: Residence, networks: list[nn.Module], streamed: bool
+    model: Model, residence: WeightResidency, networks: list[nn.Module], streamed: bool
 ) -> Conditioner:
     own = model.conditioner
     if not isinstance(own, OneTextConditioner):
@@ -97,7 +97,7 @@ class OffloadedEncoder:
     """A text encoder that is in memory while it reads: whole, or `streamed`, one layer after the other."""
 
     network: nn.Module
-    residence: Residence
+    residence: WeightResidency
     streamed: bool = False
 
     @property
@@ -122,17 +122,17 @@ class OffloadedConditioner:
 
     own: Conditioner
     networks: Sequence[nn.Module]
-    residence: Residence
+    residence: WeightResidency
 
     def check(self, request: Request, guided: bool) -> None:
         """See `Conditioner`."""
         self.own.check(request, guided)
 
     def encode(
-        self, batches: Sequence[Batch], request: Request, guided: bool
+        self, batches: Sequence[Batch], prior_steps: int, guided: bool
     ) -> Generator[Event, None, list[Conditions]]:
         """See `Conditioner`."""
-        with closing(self.own.encode(batches, request, guided)) as events:
+        with closing(self.own.encode(batches, prior_steps, guided)) as events:
             while True:
                 self._bring()
                 try:
@@ -150,7 +150,7 @@ class OffloadedConditioner:
             self.residence.bring(network)
 
 
-def _offloaded_network(network: UNetOfModel, residence: Residence) -> HostedNetwork:
+def _offloaded_network(network: UNetOfModel, residence: WeightResidency) -> HostedNetwork:
     """A denoising network whose weights are in memory while it runs, those that `prepare` reads only then."""
     module = cast(nn.Module, network)
     once = names_in(module, network.request_modules())
@@ -168,7 +168,7 @@ class OffloadedSteps:
 
     own: Prepared
     network: nn.Module
-    residence: Residence
+    residence: WeightResidency
     names: frozenset[str]
     times: frozenset[float]
 
@@ -184,7 +184,7 @@ class OffloadedCodec:
 
     own: Codec
     network: nn.Module
-    residence: Residence
+    residence: WeightResidency
     fitted: list[bool] = field(default_factory=list)
 
     @property

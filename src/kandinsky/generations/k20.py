@@ -16,8 +16,12 @@ from kandinsky.checkpoints.maps.original_files import KL_SCALE, TWO_TEXTS
 from kandinsky.checkpoints.maps.scheduler import DDPM_BETAS
 from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
-from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader, SecondReader
-from kandinsky.conditioning.two_texts import TwoTextsConditioner
+from kandinsky.conditioning.decoder_texts import (
+    DecoderTexts,
+    MultilingualReader,
+    SecondReader,
+    TwoTextsConditioner,
+)
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.schedule import ImageNoise, Schedule

@@ -23,8 +23,8 @@ from kandinsky.core.errors import ConfigError, nearest
 from kandinsky.core.files import whole_folder
 from kandinsky.core.metadata import library_version
 from kandinsky.diffusion.samplers import SAMPLERS
-from kandinsky.engine.adapters import adaptable
-from kandinsky.engine.sampling import SAMPLING, Sampling
+from kandinsky.engine.loras import adaptable
+from kandinsky.engine.sampling_defaults import SAMPLING, Sampling
 from kandinsky.generations import kind_for, write_checkpoint
 from kandinsky.training.config import (
     FINETUNING,

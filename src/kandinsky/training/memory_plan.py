@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from kandinsky.core.errors import ConfigError
-from kandinsky.engine.outline import outline
+from kandinsky.engine.meta_model import meta_model
 from kandinsky.engine.pipeline import Pipeline
-from kandinsky.engine.words import listeners
+from kandinsky.engine.text_encoders import listeners
 from kandinsky.generations.model import Model
 from kandinsky.training.activation_checkpointing import Inside, recompute
 from kandinsky.training.api import ConfigSource, choose_device, open_config
@@ -104,7 +104,7 @@ def _count(config: TrainConfig, stage: Stage, device: str, folder: Path, inside:
     fake, meter = FakeTensors(), MemoryMeter()
 
     def opens(*given: Any, **named: Any) -> Pipeline:
-        pipe = outline(*given, **named)
+        pipe = meta_model(*given, **named)
         for module in pipe.model.modules.values():
             fake.replace(module)
         models.append(pipe.model)
@@ -129,8 +129,8 @@ def _count(config: TrainConfig, stage: Stage, device: str, folder: Path, inside:
             meter.mark()
             for learner in learners:
                 draws = torch.Generator()
-                turns = [StepContext(batch, step, CPU, draws.manual_seed(0), {}) for batch in batches]
-                learner.update(turns, [other for other in learners if other is not learner], 0.0, step)
+                contexts = [StepContext(batch, step, CPU, draws.manual_seed(0), {}) for batch in batches]
+                learner.update(contexts, [other for other in learners if other is not learner], 0.0, step)
     states = [state for learner in learners for state in learner.optimiser.state.values()]
     rows = {
         "learned": learned,

@@ -42,8 +42,8 @@ from kandinsky.generations.model import Model
 from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.unet2 import UNet2Condition
 from kandinsky.networks.xlmr import MultilingualClip
-from kandinsky.tasks.check import check
 from kandinsky.tasks.generate import denoise
+from kandinsky.tasks.resolve import resolve
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,14 @@ class DecoderPipeline(DiffusionPipeline):
             hint=rows(None if inputs.hint is None else inputs.hint.pictures, "hint"),
             seed=0,  # nothing is drawn from it
             **fields,
-        ).filled({"width": fields["width"], "height": fields["height"]})
-        check(model, request)
+        )
+        resolved = resolve(model, request)
         rng = rng_of(given["generator"], len(embeds), model.dtype, model.device, given.get("latents"))
         pixels = (stacked_pixels(found, prompts, copies) for found in (inputs.image, inputs.hint))
-        batch = Batch(request.rows(), rng, *pixels)
+        batch = Batch(resolved.rows, rng, *pixels)
         conditions = self._conditions(model, embeds, negative, told, copies)
         with self._ready("unet", "movq"):
-            steps = denoise(model, request, batch, conditions)
+            steps = denoise(model, resolved, batch, conditions)
             x = follow(steps, callbacks, network.tensors, network.change, self._progress)
             return output(pictures(model, x, fields["width"], fields["height"], kind), given["return_dict"])
 

@@ -32,8 +32,8 @@ from kandinsky.generations.model import Model
 from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet3 import UNet3Condition
-from kandinsky.tasks.check import check, guidance_of
 from kandinsky.tasks.generate import denoise
+from kandinsky.tasks.resolve import resolve
 
 EMBEDS = ("prompt_embeds", "attention_mask", "negative_prompt_embeds", "negative_attention_mask")
 
@@ -116,23 +116,22 @@ class OneTextPipeline(DecoderPipeline):
             steps=given["num_inference_steps"],
             guidance_scale=given["guidance_scale"],
             **fields,
-        ).filled({"width": fields["width"], "height": fields["height"]})
-        check(model, request)
-        rows = request.rows()
+        )
+        resolved = resolve(model, request)
+        rows = resolved.rows
         rng = rng_of(given["generator"], len(rows), model.dtype, model.device, given.get("latents"))
         batch = Batch(rows, rng, stacked_pixels(found, len(prompts), copies))
         with self._ready("text_encoder"):
-            guided = is_guided(guidance_of(model, rows))
-            conditions = self._told_network(self._conditioner(), request, batch, given, guided)
+            guided = is_guided(rows[0].guidance_scale)
+            conditions = self._told_network(self._conditioner(), batch, given, guided)
         with self._ready("unet", "movq"):
-            steps = denoise(model, request, batch, conditions)
+            steps = denoise(model, resolved, batch, conditions)
             x = follow(steps, callbacks, network.tensors, network.change, self._progress)
             return output(pictures(model, x, fields["width"], fields["height"], kind), given["return_dict"])
 
     def _told_network(
         self,
         conditioner: OneTextConditioner,
-        request: Request,
         batch: Batch,
         given: Mapping[str, Any],
         guided: bool,
@@ -142,7 +141,7 @@ class OneTextPipeline(DecoderPipeline):
         embeds, mask, negative, against = (given[name] for name in EMBEDS)
         if embeds is None or (guided and negative is None and given["negative_prompt"] is not None):
             self._check_reads()
-            (conditions,) = warned(conditioner.encode([batch], request, guided))
+            (conditions,) = warned(conditioner.encode([batch], 1, guided))
         else:
             conditions = Conditions(None, None)
         cond = conditions.cond if embeds is None else _states(conditioner, embeds, mask, copies)
@@ -193,17 +192,14 @@ class OneTextPipeline(DecoderPipeline):
         counted(num_images_per_prompt, "num_images_per_prompt")
         conditioner = self._conditioner()
         prompts, negatives = _told(given)
-        scale = 1.0 if do_classifier_free_guidance else 0.0
-        size = {"width": 64, "height": 64}
         request = Request(
             repeated(prompts, num_images_per_prompt),
             negative_prompt=repeated(negatives, num_images_per_prompt),
-            guidance_scale=scale,
             seed=0,
-        ).filled(size)
+        )
         batch = Batch(request.rows(), rng_of(None, request.size, conditioner.dtype, conditioner.device))
         with self._ready("text_encoder"):
-            told = self._told_network(conditioner, request, batch, given, do_classifier_free_guidance)
+            told = self._told_network(conditioner, batch, given, do_classifier_free_guidance)
         against = (None, None) if told.uncond is None else (told.uncond.hidden, told.uncond.mask.long())
         return told.cond.hidden, against[0], told.cond.mask.long(), against[1]
 

@@ -17,8 +17,8 @@ from kandinsky.checkpoints.textual_inversion import read_words
 from kandinsky.compat.diffusers.models import Part, native_of, original_of
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.engine import adapters
-from kandinsky.engine.words import Encoder, learn_word
+from kandinsky.engine import loras
+from kandinsky.engine.text_encoders import Encoder, learn_word
 
 if TYPE_CHECKING:
     from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
@@ -46,12 +46,12 @@ def networks_of(pipe: "DiffusionPipeline") -> Networks:
 def load_lora(
     pipe: "DiffusionPipeline", source: str | Path, weight_name: str | None, adapter_name: str | None
 ) -> None:
-    """Puts an adapter on a pipeline's networks; see `engine.adapters.load_lora`."""
+    """Puts an adapter on a pipeline's networks; see `engine.loras.load_lora`."""
     path: str | Path = source
     if weight_name is not None:
         folder = Path(source).expanduser()
         path = (folder if folder.is_dir() else resolve_files(str(source), [weight_name])) / weight_name
-    adapters.load_lora(networks_of(pipe), path, name=adapter_name)
+    loras.load_lora(networks_of(pipe), path, name=adapter_name)
 
 
 def set_adapters(
@@ -59,7 +59,7 @@ def set_adapters(
 ) -> None:
     """Lets the named adapters act, each as strongly as its weight says, and no other.
 
-    Raises RequestError for a name that is not worn and for another number of weights.
+    Raises RequestError for a name that is not loaded and for another number of weights.
     """
     networks = networks_of(pipe)
     chosen = [names] if isinstance(names, str) else list(names)
@@ -70,17 +70,17 @@ def set_adapters(
             f"{len(chosen)} adapters were given {len(scales)} weights.", "Give one for each, or one for all."
         )
     for name, scale in zip(chosen, scales, strict=True):
-        adapters.set_scale(networks, name, scale)
-    for name in adapters.worn(networks):
+        loras.set_scale(networks, name, scale)
+    for name in loras.applied(networks):
         if name not in chosen:
-            adapters.set_scale(networks, name, 0.0)
+            loras.set_scale(networks, name, 0.0)
 
 
 def load_words(pipe: "DiffusionPipeline", source: str | Path, weight_name: str | None) -> list[str]:
     """Teaches a pipeline's text encoders the words of a file, a folder or a Hub id; returns them.
 
     Of a file for several encoders those are read that the pipeline has. Raises CheckpointError when it has
-    none of them, and what `engine.words.learn_word` does.
+    none of them, and what `engine.text_encoders.learn_word` does.
     """
     path = _words_file(source, weight_name)
     encoders = _encoders_of(pipe)

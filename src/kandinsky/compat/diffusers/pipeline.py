@@ -18,7 +18,7 @@ from kandinsky.compat.diffusers.outputs import Config
 from kandinsky.compat.diffusers.schedulers import SchedulerMixin, load_scheduler
 from kandinsky.compat.diffusers.tokenizers import CLIPImageProcessor, CLIPTokenizer
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
-from kandinsky.engine import adapters
+from kandinsky.engine import loras as adapters
 from kandinsky.engine.devices import DTYPES, choose_device, choose_dtype
 
 PRIOR_PREFIX = "prior_"
@@ -234,7 +234,7 @@ class DiffusionPipeline:
 
     def get_active_adapters(self) -> list[str]:
         """The names of the adapters that act."""
-        return [name for name, scale in adapters.worn(loras.networks_of(self)).items() if scale]
+        return [name for name, scale in adapters.applied(loras.networks_of(self)).items() if scale]
 
     def fuse_lora(self, **ignored: object) -> None:
         """Adds the adapters to the weights, as strongly as they act now."""

@@ -23,7 +23,7 @@ from kandinsky.core.errors import RequestError, nearest
 from kandinsky.engine.acceleration.networks import laid_out_model
 from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.quantize import check_quantize, quantize
-from kandinsky.engine.residence import Residence
+from kandinsky.engine.weight_residency import WeightResidency
 from kandinsky.generations.k30 import load
 from kandinsky.generations.loading import Placement
 from kandinsky.generations.model import Model
@@ -142,7 +142,7 @@ def _load(
     place = Placement(torch.device("cpu"), widest, variant, parked=width is not None)
     model = load(folder, None, place)
     for part, module in model.modules.items():
-        residence = Residence(place.shelf, devices[part], dtypes[part])
+        residence = WeightResidency(place.shelf, devices[part], dtypes[part])
         if width is not None and part == "text_encoder":
             quantize(module, width, residence)
         elif width is not None:

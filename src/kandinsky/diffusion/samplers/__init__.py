@@ -43,10 +43,9 @@ def make_sampler(
 ) -> Sampler:
     """Returns the sampler called `name` for `process`.
 
-    `variance` belongs to the checkpoint: "fixed_small", "learned_range" (of the network, in "ddpm" only) or
-    "fixed_small_but_last" (in "ddpm" and "ddim": the last step adds no noise). `eta` in [0, 1] is the share
-    of fresh noise, from none to that of ancestral sampling; None means the sampler's own. Raises RequestError
-    for an unknown name, with the nearest one, and for an eta that could not act.
+    `variance` is the checkpoint's: "fixed_small", "learned_range" (in "ddpm" only), "fixed_small_but_last"
+    (the last step adds no noise). `eta` in [0, 1] is the share of fresh noise, None the sampler's own. Raises
+    RequestError for an unknown name, with the nearest one, and for an eta that could not act.
     """
     kind = SAMPLERS.get(name)
     if kind is None:

@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from kandinsky.core.main_memory import free_main_memory
+from kandinsky.core.system import free_main_memory
 
 FEWEST_STEPS = 5
 """From this many steps on: laying weights out costs about what a step saves by it."""

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kandinsky.core.compilers import COMPILERS, compiler
 from kandinsky.core.errors import RequestError
 from kandinsky.core.prompts import Embedding
 from kandinsky.core.requests import Request
+from kandinsky.core.system import COMPILERS, compiler
 from kandinsky.engine.acceleration.networks import HostedNetwork, accelerated, laid_out, recorded, unet_of
 from kandinsky.generations.model import Model, Prepared
 from kandinsky.networks.prepared import Fixed, PreparedNetwork

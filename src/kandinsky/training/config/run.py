@@ -190,7 +190,7 @@ class DataConfig(Table):
 
     The folder may be of shards (`.tar`, WebDataset); a Hugging Face `dataset` (a Hub id or a folder, its
     `split`, and columns where they are not called as usual) takes its place. Both are unpacked once, into
-    `core.caches.cache_folder`.
+    `core.system.cache_folder`.
 
     With `buckets` images keep about their shapes, of `size` squared pixels in all and sides that are
     multiples of it; a batch is of one shape. For fine-tuning a checkpoint on images.

@@ -12,7 +12,7 @@ from torch import Tensor
 from kandinsky.core.edges import edge_map
 from kandinsky.core.errors import DataError
 from kandinsky.training.config import Fit
-from kandinsky.training.data.decode import Pixels, decoded
+from kandinsky.training.data.decoded_cache import Pixels, decoded
 from kandinsky.training.data.folder import PICTURE_SUFFIXES, Folder
 
 TOLERANCE = 0.02

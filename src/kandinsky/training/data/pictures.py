@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kandinsky.core.caches import cache_folder
 from kandinsky.core.errors import ConfigError, DataError, nearest
+from kandinsky.core.system import cache_folder
 from kandinsky.training.config import Fit
 from kandinsky.training.data.caption import Caption, names
 from kandinsky.training.data.compose import BACKGROUNDS, composite, place, side_by_side
-from kandinsky.training.data.decode import decoded
+from kandinsky.training.data.decoded_cache import decoded
 from kandinsky.training.data.folder import Folder, Painter, read_folder
 from kandinsky.training.data.hints import decoded_hints
 
@@ -246,7 +246,7 @@ def open_pictures(
 
     `size` is the side of squares, or (height, width). `split` is "train" or "test" (or whatever the metadata
     says); "all" must be asked for explicitly. `styles` are those of the metadata, all when it is None.
-    `cache` is where decoded images are kept (default: in `core.caches.cache_folder`; memory only when that
+    `cache` is where decoded images are kept (default: in `core.system.cache_folder`; memory only when that
     cannot be written). `fit` is that of `decoded`.
 
     Raises DataError when nothing is left, ConfigError for an unknown style.

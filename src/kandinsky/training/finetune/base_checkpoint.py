@@ -13,11 +13,11 @@ from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.conditioning.captions import CaptionConditioner, prior_condition
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.core.errors import ConfigError
-from kandinsky.engine.adapters import adaptable
+from kandinsky.engine.loras import adaptable
 from kandinsky.engine.pipeline import Pipeline, open_sources
-from kandinsky.engine.words import listeners, text_encoders
+from kandinsky.engine.text_encoders import listeners, text_encoders
 from kandinsky.generations import Model, Source
-from kandinsky.tasks.start import told_hint, told_region
+from kandinsky.tasks.start import hint_condition, region_condition
 from kandinsky.training.config import ModelConfig, Stage, Tuned
 from kandinsky.training.context import TrainContext
 from kandinsky.training.examples import Examples
@@ -141,7 +141,7 @@ class BaseCheckpoint:
             cond = replace(cond, extra=region)
         if self.model.hints:
             assert batch.hints is not None
-            cond = replace(cond, hint=told_hint(self.model, batch.hints))  # type: ignore[arg-type]
+            cond = replace(cond, hint=hint_condition(self.model, batch.hints))  # type: ignore[arg-type]
         return cond
 
     @torch.no_grad()
@@ -155,7 +155,7 @@ class BaseCheckpoint:
             repaint = latents.new_ones(len(latents), 1, *(scale * side for side in latents.shape[-2:]))
             pixels = repaint.expand(-1, 3, -1, -1) if pixels is None else pixels
         pixels = None if pixels is None else pixels.to(self.device)
-        return told_region(self.model, pixels, latents, repaint.to(self.device))
+        return region_condition(self.model, pixels, latents, repaint.to(self.device))
 
     def request_fields(self, height: int, width: int) -> Fields:
         """Fields of a request for images of that size; a decoder that inpaints draws all of a grey one, one

@@ -18,8 +18,9 @@ from kandinsky.core.images import to_pil
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import PerPictureRng
 from kandinsky.engine.acceleration.networks import accelerated_model
-from kandinsky.engine.sampling import Sampling
-from kandinsky.tasks.generate import denoise
+from kandinsky.engine.sampling_defaults import Sampling
+from kandinsky.tasks.generate import denoise, encode
+from kandinsky.tasks.resolve import resolve
 from kandinsky.tasks.start import start
 from kandinsky.training import events
 from kandinsky.training.config import DistillObjective, Stage
@@ -118,17 +119,17 @@ def draw_trajectories(
         sampler=objective.solver,
         steps=objective.solver_steps,
         guidance_scale=scale,
-    ).filled(model.defaults)
-    rows = request.rows()
+    )
+    resolved = resolve(model, request)
+    rows = resolved.rows
     batch = Batch(rows, PerPictureRng.from_seeds([row.seed for row in rows], model.working_dtype))
-    guided = (model.guidance(scale) or 0) > 1
-    conditions = _result(model.conditioner.encode([batch], request, guided))[0]
+    conditions = _result(encode(model, resolved, [batch]))[0]
     assert isinstance(batch.rng, PerPictureRng)
     # The same draws twice: the loop does not show where it begins.
     rng = PerPictureRng(batch.rng.generators, model.working_dtype)
-    states = [start(model, request, replace(batch, rng=rng.fork())).x]
+    states = [start(model, resolved, replace(batch, rng=rng.fork())).x]
     stride = objective.solver_steps // objective.steps
-    for step in denoise(model, request, replace(batch, rng=rng), conditions):
+    for step in denoise(model, resolved, replace(batch, rng=rng), conditions):
         if (step.index + 1) % stride == 0:
             states.append(step.x)
     cond = conditions.cond

@@ -16,8 +16,8 @@ from kandinsky.training.data.cached_encodings import (
     encode_once,
 )
 from kandinsky.training.data.caption import equal
-from kandinsky.training.data.order import EpochSampler, GroupSampler, Order
 from kandinsky.training.data.pictures import Batch, PictureSet, words_of
+from kandinsky.training.data.samplers import EpochSampler, GroupSampler, Order
 from kandinsky.training.dataset import augmentation
 from kandinsky.training.events import Event
 from kandinsky.training.objectives.contrastive import contrastive_loss, retrieval_accuracy

@@ -12,7 +12,7 @@ from kandinsky.engine.pipeline import Pipeline, load, open_sources
 from kandinsky.generations import Placement, load_model
 
 
-def outline(
+def meta_model(
     model: str | Path | None = None,
     *,
     prior: str | Path | bool | None = None,

@@ -22,11 +22,11 @@ from kandinsky.checkpoints.lora import (
     write_lora,
 )
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
-from kandinsky.engine.sampling import SAMPLING, Sampling
+from kandinsky.engine.sampling_defaults import SAMPLING, Sampling
 
 
-class Wearer(Protocol):
-    """What holds networks that can wear adapters: a model, or a pipeline's components."""
+class AdapterHost(Protocol):
+    """What holds networks that adapters can be put on: a model, or a pipeline's components."""
 
     @property
     def modules(self) -> Mapping[str, nn.Module]: ...
@@ -38,8 +38,8 @@ class Wearer(Protocol):
     def dtype(self) -> torch.dtype: ...
 
 
-def adaptable(model: Wearer) -> dict[str, nn.Module]:
-    """The networks that can wear adapters, by the names of their components in files.
+def adaptable(model: AdapterHost) -> dict[str, nn.Module]:
+    """The networks that adapters can be put on, by the names of their components in files.
 
     Those are the names in a folder that holds prior and decoder together: `unet`, `prior_prior`,
     `prior_text_encoder`, and `text_encoder` for one that the decoder reads itself.
@@ -80,18 +80,18 @@ def sampling_in(path: Path) -> Sampling | None:
     return None if said is None else Sampling.from_json(said, path)
 
 
-def load_lora(model: Wearer, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
+def load_lora(model: AdapterHost, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
     """Puts the adapters of a file, a folder or a Hub id on the model's networks; returns their name.
 
     The name is the file's when none is given. Raises CheckpointError (HubError) for a file that cannot be
-    read or was made for another model, and RequestError for a name that is worn; then nothing is changed.
+    read or was made for another model, and RequestError for a name that is loaded; then nothing is changed.
     """
     path = located(source)
     label = name or label_of(Path(source))
     networks = adaptable(model)
-    if label in worn(model):
+    if label in applied(model):
         raise RequestError(
-            f"An adapter {label!r} is worn already.", "Take it off first, or give another name."
+            f"An adapter {label!r} is loaded already.", "Take it off first, or give another name."
         )
     found = read_lora(path)
     adapters = _assigned(networks, found.tensors, found.settings, path)
@@ -108,50 +108,50 @@ def load_lora(model: Wearer, source: str | Path, scale: float = 1.0, name: str |
     return label
 
 
-def save_lora(model: Wearer, file: Path, name: str, notes: Mapping[str, Any] | None = None) -> Path:
-    """Writes a worn adapter as one file that `load_lora` and diffusers read; returns its path.
+def save_lora(model: AdapterHost, file: Path, name: str, notes: Mapping[str, Any] | None = None) -> Path:
+    """Writes a loaded adapter as one file that `load_lora` and diffusers read; returns its path.
 
-    Raises RequestError for a name that is not worn, OutputError when it cannot be written.
+    Raises RequestError for a name that is not loaded, OutputError when it cannot be written.
     """
-    wearing = _wearing(model, name)
-    parts = {part: (network, lora.adapter_of(network, name)) for part, network in wearing.items()}
+    slot = _networks_with(model, name)
+    parts = {part: (network, lora.adapter_of(network, name)) for part, network in slot.items()}
     return write_lora(file, parts, notes)
 
 
-def worn(model: Wearer) -> dict[str, float]:
-    """The names and scales of all adapters that the model wears."""
-    return {n: s for network in adaptable(model).values() for n, s in lora.worn_by(network).items()}
+def applied(model: AdapterHost) -> dict[str, float]:
+    """The names and scales of all adapters of the model."""
+    return {n: s for network in adaptable(model).values() for n, s in lora.applied_to(network).items()}
 
 
-def set_scale(model: Wearer, name: str, scale: float) -> None:
-    """Changes how strongly an adapter acts, 0 being not at all; RequestError for a name not worn."""
-    for network in _wearing(model, name).values():
+def set_scale(model: AdapterHost, name: str, scale: float) -> None:
+    """Changes how strongly an adapter acts, 0 being not at all; RequestError for a name not loaded."""
+    for network in _networks_with(model, name).values():
         lora.set_scale(network, name, scale)
 
 
-def unload_lora(model: Wearer, name: str | None = None) -> None:
+def unload_lora(model: AdapterHost, name: str | None = None) -> None:
     """Takes one adapter off, or all; the model is then bit for bit what it was. RequestError as above."""
-    for network in (_wearing(model, name) if name is not None else adaptable(model)).values():
+    for network in (_networks_with(model, name) if name is not None else adaptable(model)).values():
         lora.detach(network, name)
 
 
-def merge(model: Wearer) -> None:
-    """Adds all worn adapters to the weights; see `lora.merge`."""
+def merge(model: AdapterHost) -> None:
+    """Adds all loaded adapters to the weights; see `lora.merge`."""
     for network in adaptable(model).values():
         lora.merge(network)
 
 
-def unmerge(model: Wearer) -> None:
+def unmerge(model: AdapterHost) -> None:
     """Undoes `merge` to the last bit."""
     for network in adaptable(model).values():
         lora.unmerge(network)
 
 
-def _wearing(model: Wearer, name: str) -> dict[str, nn.Module]:
-    found = {part: network for part, network in adaptable(model).items() if name in lora.worn_by(network)}
+def _networks_with(model: AdapterHost, name: str) -> dict[str, nn.Module]:
+    found = {part: network for part, network in adaptable(model).items() if name in lora.applied_to(network)}
     if not found:
-        known = worn(model)
-        raise RequestError(f"No adapter {name!r} is worn.", nearest(name, known) if known else "None is.")
+        known = applied(model)
+        raise RequestError(f"No adapter {name!r} is loaded.", nearest(name, known) if known else "None is.")
     return found
 
 

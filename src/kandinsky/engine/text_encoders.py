@@ -3,21 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor, nn
 
 from kandinsky.adapters.tokens import add_rows, table_of
 from kandinsky.checkpoints.textual_inversion import read_words
-from kandinsky.conditioning.decoder_texts import DecoderTexts
+from kandinsky.conditioning.decoder_texts import DecoderTexts, TwoTextsConditioner
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.conditioning.one_text import OneTextConditioner
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.conditioning.text_image import TextImageConditioner
 from kandinsky.conditioning.tokenizer import Tokenizer
-from kandinsky.conditioning.two_texts import TwoTextsConditioner
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.engine.adapters import adaptable
+from kandinsky.engine.loras import adaptable
 from kandinsky.generations.model import Model
 
 
@@ -67,7 +65,7 @@ def text_encoders(model: Model) -> dict[str, Encoder]:
     prior, texts, one_text = parts.prior, parts.texts, parts.one_text
     found = [] if prior is None else [Encoder(prior.tokenizer, prior.text)]
     if one_text is not None:
-        found.append(Encoder(one_text.reader.tokenizer, cast(nn.Module, one_text.reader.network)))
+        found.append(Encoder(one_text.reader.tokenizer, model.modules["text_encoder"]))
     if texts is not None:
         found.append(Encoder(texts.first.tokenizer, texts.first.network))
         if texts.second is not None:

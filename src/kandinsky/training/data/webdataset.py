@@ -17,8 +17,8 @@ from typing import Any
 
 from PIL import Image
 
-from kandinsky.core.caches import cache_folder
 from kandinsky.core.errors import ConfigError, DataError, OutputError, nearest
+from kandinsky.core.system import cache_folder
 from kandinsky.training.data.folder import CAPTION_COLUMNS, METADATA, PICTURE_SUFFIXES
 
 SHARDS = ".tar"

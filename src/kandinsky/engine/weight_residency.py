@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kandinsky.checkpoints.lazy_weights import LazyWeights, placed, portions
 
 
-class Residence:
+class WeightResidency:
     """Networks whose weights come to `device` in `dtype` from where they are `stored`, and go again.
 
     A network that is away is on the meta device. What is brought is mapped from its file wherever the file
