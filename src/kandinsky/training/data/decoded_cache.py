@@ -1,16 +1,16 @@
 """Decoding a folder once: a uint8 array at one size, kept on disk under the hash of what it was made from."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from kandinsky.core.errors import DataError
+from kandinsky.core.errors import DataError, OutputError
+from kandinsky.core.files import write_atomically
 from kandinsky.training.config import Fit
 from kandinsky.training.data.folder import Folder
 
@@ -110,17 +110,7 @@ def _cut(picture: Image.Image, tall: int, wide: int, *, opaque: bool) -> Image.I
 
 
 def _keep(pixels: Pixels, target: Path) -> None:
-    try:
+    # A read-only data folder is no reason to fail: the array is in memory already.
+    with suppress(OSError, OutputError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".tmp")
-    except OSError:
-        # A read-only data folder is no reason to fail: the array is in memory already.
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, pixels)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
+        write_atomically(target, lambda file: np.save(file, pixels))
