@@ -141,7 +141,7 @@ def test_a_full_disk_is_one_error_and_the_last_checkpoint_stays(
         calls += 1
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(state, "_sync", full)
+    monkeypatch.setattr(state, "sync", full)
     with pytest.raises(OutputError, match="No space left"):
         run_toy(tmp_path, resume=True)
     assert calls == 1
