@@ -139,6 +139,13 @@ class GenerateCommand(TyperCommand):
     def params(self, own: list[Any]) -> None:
         self._own, self._all = own, None
 
+    def invoke(self, ctx: Any) -> object:
+        """Calls `generate` with all flags: typer's own call knows those of its signature alone."""
+        given = dict(ctx.params)
+        for name in (flag.name for flag in self.params if flag.multiple or flag.nargs == -1):
+            given[name] = list(given[name] or ()) or None
+        return ctx.invoke(interruptible(generate), **given)
+
 
 def _request_flags() -> list[Any]:
     """A flag for each field of a request, from its declaration."""
