@@ -1,7 +1,7 @@
 """Peak memory of each way of fine-tuning, planned and measured, on a CPU.
 
-    python benchmarks/finetuning_memory.py                   embedded checkpoint and a model of middle size
-    python benchmarks/finetuning_memory.py --only embedded
+    python -m benchmarks.finetuning_memory                   embedded checkpoint and a model of middle size
+    python -m benchmarks.finetuning_memory --only embedded
 
 Each row is measured in a process of its own that trains for two steps in float32: the largest resident set
 (VmHWM) since the first step began, less that of the same run on a model of next to nothing. Planned is what
@@ -135,7 +135,7 @@ def child(job: dict[str, Any]) -> None:
 
 def measured(job: dict[str, Any]) -> int:
     """The peak of a run in a process of its own, in bytes."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--job", json.dumps(job)]
+    command = [sys.executable, "-m", "benchmarks.finetuning_memory", "--job", json.dumps(job)]
     told = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": "0"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=told)
     if done.returncode:
@@ -147,7 +147,7 @@ def compared(root: Path, name: str, method: str, recomputed: bool) -> tuple[int,
     """The planned and the measured peak of a row, in bytes; models and pictures lie in `root`."""
     from PIL import Image
 
-    from kandinsky.training.plan import plan
+    from kandinsky.training.memory_plan import plan
 
     pictures = root / "pictures"
     pictures.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
-"""One chart of several runs of `kandinsky bench` on the same machine.
+"""One chart of several runs of `benchmarks.against_diffusers` on the same machine.
 
-    python benchmarks/join_results.py RUN/bench.json ANOTHER/bench.json --out chart.png
+    python -m benchmarks.join_results RUN/bench.json ANOTHER/bench.json --out chart.png
 
 A row that several files hold is taken from the last of them.
 """
@@ -10,14 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kandinsky.bench.chart import draw_chart
-from kandinsky.bench.compare import Measured, Row
-from kandinsky.bench.run import Plan, Results
-from kandinsky.bench.workloads import WORKLOADS
+from benchmarks.against_diffusers.chart import draw_chart
+from benchmarks.against_diffusers.compare import Measured, Row
+from benchmarks.against_diffusers.run import Plan, Results
+from benchmarks.against_diffusers.workloads import WORKLOADS
 
 
 def row(told: dict[str, Any]) -> Row:
-    """A row as `kandinsky bench` wrote it."""
+    """A row as `benchmarks.against_diffusers` wrote it."""
     fields = ("dtype", "notes", "seconds", "peaks", "device_peaks", "operations")
     sides = {name: Measured(**{k: side[k] for k in fields}) for name, side in told["sides"].items()}
     return Row(WORKLOADS[told["workload"]], told["pairing"], sides, rates=told["rates"])

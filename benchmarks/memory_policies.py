@@ -1,6 +1,6 @@
 """Peak memory of each memory policy, and of the peer's pipeline, on models of a fraction of their width.
 
-    python benchmarks/memory_policies.py [--generation 3.0] [--divide 8] [--folder FOLDER]
+    python -m benchmarks.memory_policies [--generation 3.0] [--divide 8] [--folder FOLDER]
 
 The model has random weights and the published depth, every width divided by `--divide`. The peer has no 2.0.
 Each row is measured in a process of its own: the largest resident set (VmHWM) of the whole process, imports,
@@ -39,9 +39,8 @@ PEER = {
 
 def make(folder: Path, generation: str, divide: int) -> None:
     """Writes the model and prints its number of weights."""
-    from narrow_models import GENERATIONS
-
-    from kandinsky.bench.random_models import write_model
+    from benchmarks.against_diffusers.random_models import write_model
+    from benchmarks.narrow_models import GENERATIONS
 
     print(json.dumps(write_model(folder, GENERATIONS[generation](divide))))
 
@@ -107,7 +106,7 @@ def child(job: dict[str, Any]) -> None:
 
 def measured(**job: Any) -> dict[str, Any]:
     """What a process of its own prints for a job."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--job", json.dumps(job)]
+    command = [sys.executable, "-m", "benchmarks.memory_policies", "--job", json.dumps(job)]
     told = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**17)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=told)
     if done.returncode:
@@ -128,7 +127,8 @@ def table(folder: Path, generation: str, divide: int) -> None:
     """Prints the Markdown table."""
     command = [
         sys.executable,
-        str(Path(__file__).resolve()),
+        "-m",
+        "benchmarks.memory_policies",
         "--make",
         "--generation",
         generation,

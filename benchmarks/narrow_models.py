@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from kandinsky.bench.published import (
+from benchmarks.against_diffusers.published import (
     END,
     PICTURE,
     SQUARED_COSINE,

@@ -1,6 +1,6 @@
 """How far a 2.2 U-Net of random weights, of a fraction of its widths, is off in eight or four bits.
 
-    python benchmarks/quantize_error.py [--divide 4] [--side 16]
+    python -m benchmarks.quantize_error [--divide 4] [--side 16]
 
 One prediction for latents of noise and a random embedding, against that of the weights in float32: the root
 of the mean squared difference beside that of the prediction, and the largest difference beside the largest
@@ -12,12 +12,12 @@ import tempfile
 from pathlib import Path
 
 import torch
-from narrow_models import image
 from torch import Tensor
 
 import kandinsky
-from kandinsky.bench.published import Contents
-from kandinsky.bench.random_models import write_model
+from benchmarks.against_diffusers.published import Contents
+from benchmarks.against_diffusers.random_models import write_model
+from benchmarks.narrow_models import image
 from kandinsky.engine.quantize import WIDTHS
 from kandinsky.networks.unet2 import UNet2Condition
 

@@ -1,6 +1,6 @@
 """How far pictures of few steps are from those of a thousand: every sampler, the prior, the named options.
 
-    python benchmarks/sampler_curve.py [--data FOLDER] [--pictures 8] [--kid 64] [--docs PAGE] [--out FOLDER]
+    python -m benchmarks.sampler_curve [--data FOLDER] [--pictures 8] [--kid 64] [--docs PAGE] [--out FOLDER]
 
 Writes `sampler-curve.json` and `sampler-curve.png` to `--out`, and prints tables in Markdown, which take the
 place of those between the marks of `--docs`. `--data` is the folder of the emoji recipe: prompts are then
@@ -25,14 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
+import kandinsky
+from benchmarks.against_diffusers.counting import counter
 from benchmarks.brownian import BrownianNoise
 from benchmarks.curve_plot import picture_of
 from benchmarks.curve_tables import rewritten, tables
-
-import kandinsky
-from kandinsky.bench.counting import counter
 from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.conditioning.prior_stage import PriorStage
@@ -43,7 +40,8 @@ from kandinsky.core.rng import PerPictureRng
 from kandinsky.evaluation.features import Features, extract, load_inception, to_bytes
 from kandinsky.evaluation.kid import kernel_distance
 from kandinsky.generations.model import Model
-from kandinsky.tasks.generate import denoise
+from kandinsky.tasks.generate import denoise, encode
+from kandinsky.tasks.resolve import resolve
 
 PROMPTS = (
     "a red apple",
@@ -128,10 +126,10 @@ class Decoder:
         schedule = self.model.schedule if spacing is None else replace(self.model.schedule, spacing=spacing)
         model = replace(self.model, network=network, schedule=schedule)
         request = self.request.replaced(**fields)
-        times = model.schedule_of(request.sampler, request.steps or 1).times(request.steps or 1)
-        batch = Batch(request.rows(), self.noise.along(times))
+        resolved = resolve(model, request)
+        batch = Batch(resolved.rows, self.noise.along(resolved.begin.times))
         began = time.process_time()
-        *_, last = denoise(model, request, batch, self.conditions)
+        *_, last = denoise(model, resolved, batch, self.conditions)
         count = len(batch.rows)
         return Run(last.x, network.calls, network.rows / count, (time.process_time() - began) / count)
 
@@ -157,17 +155,17 @@ class Decoder:
 def decoder_of(pipe: kandinsky.Pipeline, prompts: Sequence[str]) -> Decoder:
     """The decoder with its prompts encoded, by the prior's own defaults."""
     model = pipe.model
-    request = Request(list(prompts), seed=0).filled(model.defaults)
-    request = request.replaced(sampler=request.sampler or model.schedule.sampler)
-    batch = Batch(request.rows(), PerPictureRng.from_seeds(request.seeds))
-    encoding = model.conditioner.encode([batch], request, True)
+    resolved = resolve(model, Request(list(prompts), seed=0))
+    request = resolved.request
+    batch = Batch(resolved.rows, PerPictureRng.from_seeds(request.seeds))
+    encoding = encode(model, resolved, [batch])
     while True:
         try:
             next(encoding)
         except StopIteration as stop:
             (conditions,) = stop.value
             break
-    sides = [side // model.codec.downscale for side in (request.height or 0, request.width or 0)]
+    sides = [side // model.codec.downscale for side in (resolved.height, resolved.width)]
     generator = torch.Generator().manual_seed(1)
     start = torch.randn(len(prompts), model.codec.channels, *sides, generator=generator)
     return Decoder(model, request, conditions, BrownianNoise(start, model.schedule.process))
@@ -326,13 +324,15 @@ def kid_rows(
 
 def held_out(data: Path, side: int, count: int) -> tuple[Tensor, list[str]]:
     """Pictures (N, 3, S, S) in [-1, 1] that were never trained on, at most `count`, and their captions."""
-    from kandinsky.training.data.captions import plain_caption
-    from kandinsky.training.data.pictures import open_pictures
+    from kandinsky.recipes.emoji.captions import plain_caption
+    from kandinsky.recipes.emoji.recipe import concept_of, open_emoji
 
-    test = open_pictures(data, side, split="test", groups=["core"])
+    test = open_emoji(data, side, split="test", groups=["core"])
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:count]
     styles = test.folder.styles
-    captions = [plain_caption(test.concept(i), "en", styles[int(test.style_ids[i])]) for i in order.tolist()]
+    captions = [
+        plain_caption(concept_of(test, i), "en", styles[int(test.style_ids[i])]) for i in order.tolist()
+    ]
     return test.plain(order), captions
 
 

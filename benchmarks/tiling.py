@@ -1,6 +1,6 @@
 """Peak memory and error of coding large pictures in strips, against coding them whole.
 
-    python benchmarks/tiling.py [--divide 1] [--sides 1024 1536 2048] [--dtype float32] [--encode]
+    python -m benchmarks.tiling [--divide 1] [--sides 1024 1536 2048] [--dtype float32] [--encode]
 
 A MoVQ of random weights, its widths divided by `--divide`, decodes latents of noise (or encodes a picture of
 noise) once. Each row is measured in a process of its own: its largest resident set (VmHWM) less that before
@@ -32,8 +32,9 @@ def child(job: dict[str, Any]) -> None:
     """Codes one picture, keeps the result and prints what it took."""
     import torch
 
-    from kandinsky.codecs.movq_codec import MoVQCodec
-    from kandinsky.networks.movq import MoVQ, MoVQConfig, Norm
+    from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
+    from kandinsky.networks.autoencoder import Norm
+    from kandinsky.networks.movq import MoVQ, MoVQConfig
 
     torch.manual_seed(0)
     published, dtype = MoVQConfig(), getattr(torch, job["dtype"])
@@ -46,7 +47,7 @@ def child(job: dict[str, Any]) -> None:
             scale, shift = module.modulation.bias.chunk(2)
             scale.fill_(1)
             shift.zero_()
-    codec = MoVQCodec(network, WAYS[job["way"]])
+    codec = AutoencoderCodec(network, tiling=WAYS[job["way"]])
     side = job["side"]
     shape = (1, 3, side, side) if job["encode"] else (1, 4, side // codec.downscale, side // codec.downscale)
     given = torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -59,7 +60,7 @@ def child(job: dict[str, Any]) -> None:
 
 def measured(job: dict[str, Any]) -> dict[str, Any]:
     """What a process of its own prints for a job."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--job", json.dumps(job)]
+    command = [sys.executable, "-m", "benchmarks.tiling", "--job", json.dumps(job)]
     # As the large matrices of published widths: what is freed goes back to the system.
     told = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**17)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=told)

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from kandinsky.training import run_config
 from kandinsky.training.events import Exported
-from kandinsky.training.stages.base import Base
+from kandinsky.training.finetune.base_checkpoint import Base
 
 VIEWS = ((0, 1.0), (12, 0.9), (-10, 0.95), (4, 0.8))
 """How the toy is turned, in degrees, and shrunk in each of its four pictures."""

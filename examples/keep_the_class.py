@@ -17,7 +17,7 @@ from common import embeddings, learn, on_white, write_sheet, write_toys
 from PIL import Image
 
 import kandinsky
-from kandinsky.training.stages.base import Base
+from kandinsky.training.finetune.base_checkpoint import Base
 
 SUBJECT, CLASS = "a zwx toy", "a toy"
 SHOWN, OF_THE_SUBJECT = 8, 8

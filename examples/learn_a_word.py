@@ -14,7 +14,7 @@ from pathlib import Path
 from common import embeddings, learn, on_white, write_sheet, write_toys
 
 import kandinsky
-from kandinsky.training.stages.base import Base
+from kandinsky.training.finetune.base_checkpoint import Base
 
 WORD, BEGINNING = "zwx", "alien"
 BASELINES = ("a toy", "a robot", "an alien", "a purple robot", "a purple and orange toy", "a lamp")

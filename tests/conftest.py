@@ -3,12 +3,16 @@
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from kandinsky.core.caches import VARIABLE
+from kandinsky.core.system import VARIABLE
+from tests.oracles import ORACLES, Oracles
 from tests.reference.folders import write_first, write_second, write_third, write_third_first
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
@@ -22,11 +26,48 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_configure(config: pytest.Config) -> None:
     """Hides GPUs from a run that does not ask for tests marked `cuda`, its child processes included.
 
-    Code that takes the best device there is then computes as on every other machine.
+    Code that takes the best device there is then computes as on every other machine. A run without the tests
+    marked `parity` cannot import an oracle: what is not marked does without, or fails.
     """
     marks = str(config.option.markexpr)
     if marks and not re.search(r"(?<!not )\bcuda\b", marks):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if without_parity(config):
+        sys.modules.update(dict.fromkeys(ORACLES))  # type: ignore[arg-type]
+
+
+def without_parity(config: pytest.Config) -> bool:
+    return re.search(r"\bnot parity\b", str(config.option.markexpr)) is not None
+
+
+@cache
+def oracles() -> Oracles:
+    return Oracles()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out modules that import an oracle where that is not installed or not wanted."""
+    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    if without_parity(config) or any(find_spec(name) is None for name in ("diffusers", "transformers")):
+        return oracles().import_needs(module_name(collection_path)) or None
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the tests that need an oracle `parity`, where a run asks: reading all tests takes seconds."""
+    if "parity" not in str(config.option.markexpr):
+        return
+    for item in items:
+        if isinstance(item, pytest.Function):
+            test = ".".join(filter(None, (item.cls and item.cls.__name__, item.originalname)))
+            if oracles().test_needs(module_name(item.path), test):
+                item.add_marker("parity")
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(Path(__file__).parents[1]).with_suffix("").parts)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,10 +7,9 @@ import torch
 
 from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.core.requests import Request
-from kandinsky.diffusion.guidance import is_guided
 from kandinsky.engine.pipeline import Pipeline
-from kandinsky.tasks.check import check
-from kandinsky.tasks.generate import denoise
+from kandinsky.tasks.generate import denoise, encode
+from kandinsky.tasks.resolve import Resolved, resolve
 
 T = TypeVar("T")
 
@@ -24,30 +23,27 @@ def returned(run: Generator[Any, None, T]) -> T:
             return stop.value
 
 
-def batches_of(pipe: Pipeline, batch: int | None, fields: dict[str, Any]) -> tuple[Request, list[Batch]]:
-    request = Request(**fields).filled(pipe.model.defaults)
-    check(pipe.model, request)
-    rows = request.rows()
+def batches_of(pipe: Pipeline, batch: int | None, fields: dict[str, Any]) -> tuple[Resolved, list[Batch]]:
+    resolved = resolve(pipe.model, Request(**fields))
+    rows = resolved.rows
     size = batch or len(rows)
     parts = [rows[k : k + size] for k in range(0, len(rows), size)]
-    return request, [Batch(part, pipe._rng([row.seed for row in part])) for part in parts]
+    return resolved, [Batch(part, pipe._rng([row.seed for row in part])) for part in parts]
 
 
 def our_conditions(pipe: Pipeline, **fields: Any) -> Conditions:
     """The conditions of a request, all pictures in one batch."""
-    request, batches = batches_of(pipe, None, fields)
-    guided = is_guided(pipe.model.guidance(request.guidance_scale))
-    (conditions,) = returned(pipe.model.conditioner.encode(batches, request, guided))
+    resolved, batches = batches_of(pipe, None, fields)
+    (conditions,) = returned(encode(pipe.model, resolved, batches))
     return conditions
 
 
 def our_latents(pipe: Pipeline, batch: int | None = None, **fields: Any) -> torch.Tensor:
     """The latents of a request, in batches of that many pictures (all of them unless given)."""
-    request, batches = batches_of(pipe, batch, fields)
-    guided = is_guided(pipe.model.guidance(request.guidance_scale))
-    conditions = returned(pipe.model.conditioner.encode(batches, request, guided))
+    resolved, batches = batches_of(pipe, batch, fields)
+    conditions = returned(encode(pipe.model, resolved, batches))
     parts = []
     for part, condition in zip(batches, conditions, strict=True):
-        *_, last = denoise(pipe.model, request, part, condition)
+        *_, last = denoise(pipe.model, resolved, part, condition)
         parts.append(last.x)
     return torch.cat(parts)

@@ -22,10 +22,15 @@ from torch.nn import functional
 
 import kandinsky
 from kandinsky.checkpoints.lpips_weights import load_perceptual
-from kandinsky.core.caches import cache_folder
 from kandinsky.core.files import write_atomically
+from kandinsky.core.system import cache_folder
 from kandinsky.evaluation.features import Features, extract, load_inception, to_bytes
-from kandinsky.evaluation.report import (
+from kandinsky.evaluation.retrieval import concept_ranks, retrieval
+from kandinsky.recipes.emoji import asked
+from kandinsky.recipes.emoji.captions import background_phrase, plain_caption
+from kandinsky.recipes.emoji.plain_words import LANGUAGES
+from kandinsky.recipes.emoji.recipe import concept_of, grammar_of, open_emoji
+from kandinsky.recipes.emoji.report import (
     Backgrounds,
     Measures,
     RealPictures,
@@ -33,13 +38,9 @@ from kandinsky.evaluation.report import (
     Subject,
     evaluate_embedded,
 )
-from kandinsky.evaluation.retrieval import concept_ranks, retrieval
-from kandinsky.recipes.emoji import asked
-from kandinsky.recipes.emoji.plain_words import LANGUAGES
-from kandinsky.training.data.captions import background_phrase, plain_caption
-from kandinsky.training.data.pictures import PictureSet, open_pictures
-from kandinsky.training.data.words import COLOURS
-from kandinsky.training.stages.towers import vision_pixels
+from kandinsky.recipes.emoji.vocabulary import COLOURS
+from kandinsky.training.data.pictures import PictureSet
+from kandinsky.training.scratch.clip_model import vision_pixels
 
 ON_COLOURS = ("a house", "a tree", "a fox", "a car", "a star", "a cat")
 
@@ -55,13 +56,13 @@ def read_reference(
     """The held-out pictures in a fixed shuffle, at most `limit` of them, and all real pictures to search
     among.
     """
-    test = open_pictures(data, size, split="test", groups=groups)
-    train = open_pictures(data, size, groups=groups)
-    shown = open_pictures(data, size, split="all", groups=groups)
+    test = open_emoji(data, size, split="test", groups=groups)
+    train = open_emoji(data, size, groups=groups)
+    shown = open_emoji(data, size, split="all", groups=groups)
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:limit]
     captions = {
         language: [
-            plain_caption(test.concept(i), language, test.folder.styles[int(test.style_ids[i])])
+            plain_caption(concept_of(test, i), language, test.folder.styles[int(test.style_ids[i])])
             for i in order.tolist()
         ]
         for language in languages
@@ -114,7 +115,7 @@ def label_agreement(
         means.index_add_(0, places[rows], functional.normalize(seen.float(), dim=1).cpu())
     found = {}
     for language in languages:
-        labels = [plain_caption(pictures.folder.concepts[i], language) for i in concepts.tolist()]
+        labels = [plain_caption(grammar_of(pictures.folder).concepts[i], language) for i in concepts.tolist()]
         read = [stage.encode_text(label).condition for label in labels]
         texts = torch.cat([condition.text_embedding.float().cpu() for condition in read])
         found[language] = asdict(retrieval(texts, concepts, means, concepts))
@@ -135,7 +136,7 @@ class Recogniser:
     """Finds out of 200 things the one that a picture shows, by the nearest real drawing."""
 
     def __init__(self, pictures: PictureSet, features: Features, cache: Path) -> None:
-        keys = [concept.key for concept in pictures.folder.concepts]
+        keys = [concept.key for concept in grammar_of(pictures.folder).concepts]
         self.things = asked.choices([keys[i] for i in torch.unique(pictures.concept_ids).tolist()])
         self.numbers = {key: number for number, key in enumerate(self.things)}
         known = [self.numbers.get(key, -1) for key in asked.alike(keys)]
@@ -252,7 +253,7 @@ def main() -> None:
     size = int(pipe.model.defaults["width"])
     features = load_inception(device=pipe.model.device)
     kept = options.cache or cache_folder()
-    everything = open_pictures(options.data, size, split="all", groups=("core", "faces"))
+    everything = open_emoji(options.data, size, split="all", groups=("core", "faces"))
     asked_report = asked_for(pipe, Recogniser(everything, features, kept))
     if options.blind is not None:
         write_blind(pipe, options.blind, options.blind_seed)
@@ -277,7 +278,7 @@ def main() -> None:
     report = evaluate_embedded(reference, subject(pipe, made), measures, untrained=untrained)
     report["asked"] = asked_report
     report["labels"] = label_agreement(
-        pipe, open_pictures(options.data, size, groups=options.groups), options.languages
+        pipe, open_emoji(options.data, size, groups=options.groups), options.languages
     )
     write_atomically(options.out, (json.dumps(report, indent=2, sort_keys=True) + "\n").encode())
     if options.sheet is not None:

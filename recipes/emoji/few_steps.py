@@ -19,8 +19,8 @@ from evaluate import read_reference, write_sheet
 from torch import Tensor
 
 import kandinsky
-from kandinsky.core.caches import cache_folder
 from kandinsky.core.files import write_atomically
+from kandinsky.core.system import cache_folder
 from kandinsky.evaluation.features import extract, load_inception, to_bytes
 from kandinsky.evaluation.kid import kernel_distance
 from kandinsky.evaluation.quality import psnr

@@ -1,5 +1,5 @@
 """`python -m kandinsky` is the command `kandinsky`."""
 
-from kandinsky.cli.program import program
+from kandinsky.cli.main import program
 
 program()

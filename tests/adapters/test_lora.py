@@ -14,12 +14,12 @@ from kandinsky.adapters.lora import (
     LowRank,
     Place,
     adapter_of,
+    applied_to,
     attach,
     detach,
     merge,
     set_scale,
     unmerge,
-    worn_by,
 )
 from kandinsky.checkpoints.lora import choose_places, from_tensors, modules_of, read_lora, write_lora
 from kandinsky.core.errors import CheckpointError, ConfigError, RequestError
@@ -77,30 +77,30 @@ def test_merging_is_equal_and_unmerging_exact(prior: Prior, dora: bool) -> None:
     weights = {name: value.clone() for name, value in prior.state_dict().items()}
     for name, scale in (("a", 0.8), ("b", -0.3)):
         attach(prior, adapter(prior, ord(name), dora=dora), name, scale)
-    worn = say(prior)
+    applied = say(prior)
     merge(prior)
     merge(prior)
-    assert relative(say(prior), worn) < 1e-5
+    assert relative(say(prior), applied) < 1e-5
     assert not torch.equal(
         prior.state_dict()["blocks.0.attention.qkv.weight"], weights["blocks.0.attention.qkv.weight"]
     )
     unmerge(prior)
     assert all(torch.equal(value, weights[name]) for name, value in prior.state_dict().items())
-    assert torch.equal(say(prior), worn)
+    assert torch.equal(say(prior), applied)
 
 
 def test_what_changes_unmerges_first(prior: Prior) -> None:
     before = say(prior)
     attach(prior, adapter(prior), "a")
-    worn = say(prior)
+    applied = say(prior)
     merge(prior)
     set_scale(prior, "a", 0.0)
     assert torch.equal(say(prior), before)
     set_scale(prior, "a", 1.0)
     merge(prior)
     attach(prior, adapter(prior, 5), "b", 0.0)
-    assert torch.equal(say(prior), worn)
-    assert worn_by(prior) == {"a": 1.0, "b": 0.0}
+    assert torch.equal(say(prior), applied)
+    assert applied_to(prior) == {"a": 1.0, "b": 0.0}
     detach(prior)
     assert torch.equal(say(prior), before)
 
@@ -129,26 +129,26 @@ def test_dropout_acts_in_training_only(prior: Prior) -> None:
     assert torch.equal(say(prior), say(prior))
 
 
-def test_a_copy_of_a_network_wears_a_copy(prior: Prior) -> None:
+def test_a_copy_of_a_network_has_a_copy_of_its_adapter(prior: Prior) -> None:
     attach(prior, adapter(prior), "a")
     twin = copy.deepcopy(prior)
-    worn = say(prior)
+    applied = say(prior)
     detach(prior)
-    assert torch.equal(say(twin), worn)
+    assert torch.equal(say(twin), applied)
     assert isinstance(twin.blocks[0].attention.qkv, AdaptedLinear)
 
 
 def test_files_keep_everything(prior: Prior, tmp_path: Path) -> None:
-    worn = redraw(Adapter.new(prior, choose_places(prior, ["to_q", "proj"]), 3, 7.0, 0.1, dora=True), 3, 0.2)
-    file = write_lora(tmp_path / "a" / "x.safetensors", {"prior_prior": (prior, worn)}, {"base": "имя"})
+    made = redraw(Adapter.new(prior, choose_places(prior, ["to_q", "proj"]), 3, 7.0, 0.1, dora=True), 3, 0.2)
+    file = write_lora(tmp_path / "a" / "x.safetensors", {"prior_prior": (prior, made)}, {"base": "имя"})
     found = read_lora(file)
     bare = {name.removeprefix("prior_prior."): tensor for name, tensor in found.tensors.items()}
     settings = {key.removeprefix("prior_prior."): value for key, value in found.settings.items()}
     again = from_tensors(prior, bare, settings)
     assert found.notes == {"base": "имя"}
-    assert again.places == worn.places
+    assert again.places == made.places
     assert not again.training
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in worn.state_dict().items())
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in made.state_dict().items())
     assert {(change.alpha, change.dropout) for _, change in again.items()} == {(7.0, 0.1)}
 
 
@@ -170,7 +170,7 @@ def test_errors_name_what_is_wrong(prior: Prior) -> None:
     with pytest.raises(ConfigError, match="Linear takes no adapters"):
         modules_of(nn.Linear(2, 2))
     attach(prior, adapter(prior), "a")
-    with pytest.raises(RequestError, match="'a' is worn already"):
+    with pytest.raises(RequestError, match="'a' is loaded already"):
         attach(prior, adapter(prior), "a")
     with pytest.raises(RequestError, match="No adapter 'b'"):
         set_scale(prior, "b", 1.0)
@@ -185,7 +185,7 @@ def test_errors_name_what_is_wrong(prior: Prior) -> None:
             "w",
         )
     assert torch.equal(say(prior), before)
-    assert not worn_by(prior)
+    assert not applied_to(prior)
 
 
 def test_files_of_other_models_are_refused(prior: Prior, tmp_path: Path) -> None:

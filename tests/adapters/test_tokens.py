@@ -15,7 +15,7 @@ from kandinsky.checkpoints.textual_inversion import read_words, write_words
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.engine.embedded import embedded_folder
-from kandinsky.engine.words import learn_word, text_encoders
+from kandinsky.engine.text_encoders import learn_word, text_encoders
 
 FOLDER = embedded_folder() / "prior_tokenizer"
 

@@ -21,8 +21,7 @@ LONGEST_FILE = 450
 HEAVY = ("torch", "transformers", "diffusers", "torchvision", "numpy", "PIL", "huggingface_hub")
 
 # Where a release may be called by its number: its wiring, its file names, the names other programs use.
-# The benchmark measures releases at their published sizes, by the names that the peer has for them.
-HOMES = ("generations", "checkpoints/maps", "compat", "assets", "bench")
+HOMES = ("generations", "checkpoints/maps", "compat", "assets")
 RELEASE = re.compile(
     r"(?i)(?<![a-z0-9])k(?:20|21|22|30|31)(?![0-9])|kandinsky[-_ ]?v?[23]|(?<![a-z])v2[012](?![0-9])"
 )
@@ -79,6 +78,23 @@ Request("a fox", seed=1, width=64, height=64).to_json()
     loaded = loaded_after(program)
     assert "pydantic" in loaded
     assert "torch" not in loaded
+
+
+def test_fine_tuning_reads_nothing_of_recipes(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from PIL import Image
+from kandinsky.training import run_config
+folder = Path({str(tmp_path)!r})
+Image.new("RGBA", (64, 64), "red").save(folder / "a.png")
+(folder / "a.txt").write_text("a toy")
+run = {{"method": "lora", "out": folder / "run", "data": {{"folder": folder}}, "batch": 1, "max_steps": 1}}
+list(run_config(run | {{"device": "cpu", "threads": 1}}))
+"""
+    loaded = loaded_after(program)
+    assert "kandinsky.training.finetune.tuning" in loaded
+    assert not [name for name in loaded if name.startswith("kandinsky.recipes")]
 
 
 def test_every_public_name_leads_somewhere() -> None:

@@ -14,9 +14,9 @@ import kandinsky
 from kandinsky.checkpoints.files import OWN_ADAPTERS
 from kandinsky.engine.embedded import embedded_folder
 from kandinsky.engine.pipeline import Pipeline
-from kandinsky.training.data.captions import background_phrase
-from kandinsky.training.data.words import COLOURS
-from kandinsky.training.stages.towers import vision_pixels
+from kandinsky.recipes.emoji.captions import background_phrase
+from kandinsky.recipes.emoji.vocabulary import COLOURS
+from kandinsky.training.scratch.clip_model import vision_pixels
 from tests.requests import our_conditions
 
 RED_APPLE = {"en": "a red apple", "ru": "красное яблоко", "de": "ein roter Apfel", "zh": "红苹果"}

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import kandinsky
+from kandinsky.cli.generate import parse_mix
 from kandinsky.cli.main import run
-from kandinsky.cli.mixes import parse_mix
 from kandinsky.cli.outputs import slug
 from kandinsky.core.errors import RequestError
 from kandinsky.core.metadata import read_metadata

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import kandinsky
-from kandinsky.cli import program as ending
+from kandinsky.cli import main as ending
 from kandinsky.core.metadata import read_metadata
 from tests.cli.fakes import FakePipeline, Loader
 

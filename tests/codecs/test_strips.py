@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 import kandinsky
 from kandinsky.codecs import strips
-from kandinsky.codecs.kl_codec import KLCodec
-from kandinsky.codecs.movq_codec import MoVQCodec
-from kandinsky.codecs.strips import Strips, in_strips
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec, in_strips
+from kandinsky.codecs.strips import Strips
 from kandinsky.networks.kl import AutoencoderKL, KLConfig
 from kandinsky.networks.movq import MoVQ, MoVQConfig
 from tests.parity.peers import noise, redraw
@@ -19,14 +18,16 @@ WIDTHS = (32, 32, 64)
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.03}
 
 
-def movq(tiling: Any = True, dtype: torch.dtype = torch.float32) -> MoVQCodec:
+def movq(tiling: Any = True, dtype: torch.dtype = torch.float32) -> AutoencoderCodec:
     torch.manual_seed(0)
-    return MoVQCodec(redraw(MoVQ(MoVQConfig(channels=WIDTHS, codebook_size=0)), 1).to(dtype), tiling)
+    return AutoencoderCodec(
+        redraw(MoVQ(MoVQConfig(channels=WIDTHS, codebook_size=0)), 1).to(dtype), tiling=tiling
+    )
 
 
-def kl(tiling: Any = True, dtype: torch.dtype = torch.float32) -> KLCodec:
+def kl(tiling: Any = True, dtype: torch.dtype = torch.float32) -> AutoencoderCodec:
     torch.manual_seed(0)
-    return KLCodec(redraw(AutoencoderKL(KLConfig(channels=WIDTHS)), 1).to(dtype), 0.2, tiling)
+    return AutoencoderCodec(redraw(AutoencoderKL(KLConfig(channels=WIDTHS)), 1).to(dtype), 0.2, tiling)
 
 
 CODECS = {"movq": movq, "kl": kl}

@@ -13,7 +13,7 @@ from kandinsky.compat import train_textual_inversion as script
 from kandinsky.core.errors import ConfigError
 from kandinsky.generations import convert
 from kandinsky.training.config import read_config
-from kandinsky.training.stages.base import Base
+from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint
 from tests.tiny_text_image import TextImageCheckpoints
 
 
@@ -73,7 +73,7 @@ def test_the_files_of_the_script(pictures: Path, cache: Path, tmp_path: Path) ->
         torch.load(out / f"{name}.bin", weights_only=True)
         for name in ("1_epoch_embeds", "2_epoch_embeds", "learned_embeds")
     )
-    base = Base(kandinsky.load(cache / "2_1", device="cpu", dtype="float32"))
+    base = BaseCheckpoint(kandinsky.load(cache / "2_1", device="cpu", dtype="float32"))
     for group, component in (("t1", "text_encoder"), ("t2", "prior_text_encoder")):
         encoder = base.encoders[component]
         begun = rows_of(encoder.network, encoder.tokenizer.word_ids("a"))[0]

@@ -13,10 +13,10 @@ from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Denoising, Encoding, Warned
 from kandinsky.core.requests import Request
-from kandinsky.diffusion.guidance import is_guided
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.networks.clip import ClipText, ClipVision
 from kandinsky.networks.prior import Prior
+from kandinsky.tasks.generate import encode
 from tests.requests import batches_of, our_conditions, returned
 from tests.tiny import WIDTH, Checkpoints
 
@@ -159,7 +159,7 @@ def test_what_is_drawn() -> None:
 def test_steps_are_counted_over_the_whole_request(pipe: Pipeline) -> None:
     prompts = [kandinsky.mix(["a fox", "a cat"]), "a fox", GREY]
     request, batches = batches_of(pipe, 1, {"prompt": prompts, "negative_prompt": "a house", **SETTINGS})
-    run = pipe.model.conditioner.encode(batches, request, is_guided(request.guidance_scale))
+    run = encode(pipe.model, request, batches)
     steps = [event for event in run if isinstance(event, Denoising)]
     # Three texts of prompts and three negatives, two steps each.
     assert [event.step for event in steps] == list(range(1, 13))

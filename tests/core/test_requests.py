@@ -13,7 +13,8 @@ from PIL import Image
 
 from kandinsky.core.errors import RequestError
 from kandinsky.core.images import Picture
-from kandinsky.core.requests import LARGEST_SEED, Embedding, Mix, Request, mix, single
+from kandinsky.core.metadata import single
+from kandinsky.core.requests import LARGEST_SEED, Embedding, Mix, Request, mix
 
 DEFAULTS: dict[str, Any] = {
     "width": 64,

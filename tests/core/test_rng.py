@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kandinsky.core.rng import NumpyRng, PerPictureRng, ReplayRng
+from kandinsky.core.rng import NumpyRng, PerPictureRng
+from tests.replay import ReplayRng
 
 SHAPES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3)
 

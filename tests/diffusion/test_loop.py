@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.core.rng import PerPictureRng, ReplayRng
+from kandinsky.core.rng import PerPictureRng
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import Step, sample
 from kandinsky.diffusion.parametrization import Prediction, epsilon
@@ -21,6 +21,7 @@ from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.samplers import SAMPLERS, make_sampler
 from kandinsky.diffusion.times import leading, linspaced
 from tests.diffusion.worlds import Gaussian, crooked_eps
+from tests.replay import ReplayRng
 
 LINEAR = Process.linear(0.00085, 0.012)
 COSINE = Process.squared_cosine()
@@ -159,6 +160,25 @@ def test_eta_changes_the_picture_and_is_refused_where_it_cannot() -> None:
             make_sampler(name, LINEAR, eta=0.3)
     make_sampler("euler", LINEAR, eta=0.0)
     make_sampler("ddpm", LINEAR, eta=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("ddpm", 1.0),
+        ("dpmpp_2m", 0.0),
+        ("dpmpp_2m_sde", 1.0),
+        ("euler", 0.0),
+        ("heun", 0.0),
+        ("plms", 0.0),
+        ("renoise", 1.0),
+        ("unipc", 0.0),
+    ],
+)
+def test_only_a_sampler_s_own_eta_is_taken(name: str, own: float) -> None:
+    make_sampler(name, LINEAR, eta=own)
+    with pytest.raises(RequestError, match=f"eta {1 - own} cannot act in sampler '{name}', .* {own:g}"):
+        make_sampler(name, LINEAR, eta=1 - own)
 
 
 def test_unknown_names_are_answered_with_the_nearest() -> None:

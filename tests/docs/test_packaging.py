@@ -5,6 +5,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.docs.pages import REPOSITORY
 
@@ -51,6 +52,18 @@ def test_the_changelog_begins_with_this_version() -> None:
     text = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
     newest = text.split("\n## ")[1]
     assert PROJECT["version"] in newest
+
+
+def test_the_citation_is_of_this_version_and_licence() -> None:
+    cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["version"], cited["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert cited["title"] == PROJECT["name"]
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / ".github").rglob("*.yml")), ids=lambda path: path.stem)
+def test_templates_are_understood(path: Path) -> None:
+    form = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert path.stem == "config" or {"name", "description", "body"} <= form.keys()
 
 
 def test_tests_alone_need_the_oracles() -> None:

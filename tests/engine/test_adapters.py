@@ -16,7 +16,7 @@ from kandinsky.cli.generate import parse_lora
 from kandinsky.cli.main import run
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.metadata import read_metadata
-from kandinsky.engine.adapters import adaptable, save_lora
+from kandinsky.engine.loras import adaptable, save_lora
 from kandinsky.engine.pipeline import Pipeline
 from tests.parity.peers import redraw
 from tests.tiny_text_image import TextImageCheckpoints
@@ -45,17 +45,17 @@ def draw(pipe: Pipeline) -> np.ndarray:
 def test_a_loaded_adapter_acts_scales_and_comes_off(pipe: Pipeline, tmp_path: Path) -> None:
     before = draw(pipe)
     assert pipe.load_lora(write(pipe, tmp_path / "style.safetensors")) == "style"
-    worn = draw(pipe)
-    assert not np.array_equal(worn, before)
+    applied = draw(pipe)
+    assert not np.array_equal(applied, before)
     pipe.set_lora_scale("style", 0.0)
     assert np.array_equal(draw(pipe), before)
     assert "lora" not in pipe.settings
     pipe.set_lora_scale("style", 1.0)
-    assert np.array_equal(draw(pipe), worn)
+    assert np.array_equal(draw(pipe), applied)
     pipe.merge_loras()
-    assert np.abs(draw(pipe).astype(int) - worn).max() <= 1
+    assert np.abs(draw(pipe).astype(int) - applied).max() <= 1
     pipe.unmerge_loras()
-    assert np.array_equal(draw(pipe), worn)
+    assert np.array_equal(draw(pipe), applied)
     pipe.unload_lora("style")
     assert pipe.loras == {}
     assert np.array_equal(draw(pipe), before)
@@ -145,7 +145,7 @@ def test_errors_leave_the_model_as_it_was(pipe: Pipeline, tmp_path: Path) -> Non
         pipe.unload_lora("x")
     assert np.array_equal(draw(pipe), before)
     pipe.load_lora(good)
-    with pytest.raises(RequestError, match="'good' is worn already"):
+    with pytest.raises(RequestError, match="'good' is loaded already"):
         pipe.load_lora(good)
 
 

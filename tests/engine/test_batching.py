@@ -14,9 +14,9 @@ from torch import Tensor
 import kandinsky
 from kandinsky.core.events import Denoising, Finished
 from kandinsky.core.requests import Request
-from kandinsky.engine import batching
-from kandinsky.engine.batching import groups_of
 from kandinsky.engine.pipeline import Pipeline
+from kandinsky.tasks import generate as path
+from kandinsky.tasks.generate import groups_of
 from tests.tiny import WIDTH, Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
@@ -56,7 +56,7 @@ def latents_of(pipe: Pipeline, requests: list[Request], batch_size: int) -> dict
     watched = Pipeline(replace(pipe.model, codec=recorder))
     results = watched.generate_batch(requests, batch_size)
     assert [len(result.images) for result in results] == [request.size for request in requests]
-    groups = groups_of(pipe.model, [pipe.checked(request) for request in requests])
+    groups = groups_of([pipe.resolve(request) for request in requests])
     order = [(one.request, one.place) for group in groups for one in group.members]
     assert max(len(latents) for latents in recorder.seen) <= batch_size
     rows = [row for latents in recorder.seen for row in latents]
@@ -169,7 +169,7 @@ def test_requests_share_batches_where_they_can(tiny: Checkpoints) -> None:
         Request(["a hen", "an owl"], seed=[4, 8], prior_steps=1, negative_prompt="fog", count=2, **QUICK),
         Request("a hat", seed=5, prior_steps=1, image=noise_picture(1), **QUICK),
     ]
-    groups = groups_of(pipe.model, [pipe.checked(request) for request in asked])
+    groups = groups_of([pipe.resolve(request) for request in asked])
     assert [[one.request for one in group.members] for group in groups] == [[0, 1, 4, 4, 4, 4], [2], [3], [5]]
     recorder = Recorder(pipe.model.codec)
     results = Pipeline(replace(pipe.model, codec=recorder)).generate_batch(asked, 4)
@@ -214,15 +214,15 @@ def test_long_lists_are_encoded_in_waves(tiny: Checkpoints, monkeypatch: pytest.
     pipe = tiny.own()
     asked = [Request(f"{index} foxes", seed=index, prior_steps=1, **QUICK) for index in range(5)]
     wanted = pipe.generate_batch(asked, batch_size=2)
-    monkeypatch.setattr(batching, "WAVE", 2)
+    monkeypatch.setattr(path, "WAVE", 2)
     sizes = Counter[int]()
-    encode = batching.encode
+    encode = path.encode
 
     def counted(model: Any, request: Any, batches: Any) -> Any:
         sizes[len(batches)] += 1
         return encode(model, request, batches)
 
-    monkeypatch.setattr(batching, "encode", counted)
+    monkeypatch.setattr(path, "encode", counted)
     found = pipe.generate_batch(asked, batch_size=2)
     assert sizes == {1: 3}
     for one, other in zip(found, wanted, strict=True):

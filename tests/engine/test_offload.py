@@ -15,7 +15,7 @@ from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.engine.devices import free_memory
 from kandinsky.engine.offload import ROOM, OffloadedEncoder, choose_policy, codec_of
 from kandinsky.engine.pipeline import Pipeline
-from kandinsky.engine.residence import bytes_of, names_in
+from kandinsky.engine.weight_residency import bytes_of, names_in
 from kandinsky.generations import convert
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet3 import UNet3
@@ -54,7 +54,7 @@ def test_the_pictures_are_the_same(one_text: OneTextCheckpoints, offload: str, s
 def test_what_is_in_memory_when(one_text: OneTextCheckpoints) -> None:
     """While a layer reads there is that layer, in the loop nothing that `prepare` alone reads."""
     away = one_text.ours(offload="layers")
-    unet, encoder = away.model.network, away.model.modules["text_encoder"]
+    unet, encoder = away.model.modules["unet"], away.model.modules["text_encoder"]
     assert isinstance(unet, UNet3)
     assert isinstance(encoder, T5Encoder)
     layers, loops = [], []
@@ -72,7 +72,7 @@ def test_what_is_in_memory_when(one_text: OneTextCheckpoints) -> None:
 
 def test_the_streamed_encoder_reads_the_same(one_text: OneTextCheckpoints) -> None:
     plain, away = one_text.ours(), one_text.ours(offload="layers")
-    network, streamed = plain.model.modules["text_encoder"], away._housed.model.conditioner.reader.network  # type: ignore[attr-defined]
+    network, streamed = plain.model.modules["text_encoder"], away.running.conditioner.reader.network  # type: ignore[attr-defined]
     assert isinstance(streamed, OffloadedEncoder)
     ids = torch.tensor([[5, 9, 200, 1, 0, 0]])
     mask = ids > 0
@@ -131,7 +131,7 @@ def test_generations_with_a_prior(tiny: Checkpoints, text_image: TextImageCheckp
         def look(*_: Any, before: Any = before, seen: list[bool] = seen) -> None:
             seen.append(all(t.is_meta for network in before for t in network.parameters()))
 
-        away.model.network.conv_in.register_forward_pre_hook(look)  # type: ignore[attr-defined]
+        away.model.modules["unet"].conv_in.register_forward_pre_hook(look)  # type: ignore[attr-defined]
         assert pixels(away, prior_steps=2) == pixels(plain, prior_steps=2)
         assert seen
         assert all(seen)
@@ -183,7 +183,7 @@ def test_requests_at_once(one_text: OneTextCheckpoints, tiny: Checkpoints) -> No
 
 def test_adapters_and_words(one_text: OneTextCheckpoints, tmp_path: Path) -> None:
     from kandinsky.adapters.lora import Adapter, Place, attach
-    from kandinsky.engine.words import learn_word, text_encoders
+    from kandinsky.engine.text_encoders import learn_word, text_encoders
 
     plain, away = one_text.ours(), one_text.ours(offload="layers")
     found = []

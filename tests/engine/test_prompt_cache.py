@@ -30,7 +30,7 @@ def reads(pipe: Pipeline) -> list[int]:
 def brings(pipe: Pipeline) -> list[nn.Module]:
     """Grows by each network whose weights are brought from its file."""
     found: list[nn.Module] = []
-    residence = pipe._housed.residence
+    residence = pipe._residency
     if residence is not None:
         stored = residence.stored
 
@@ -98,7 +98,7 @@ def test_a_damaged_file_is_read_anew(one_text: OneTextCheckpoints, tmp_path: Pat
 
 def test_learned_words_and_adapters_are_not_remembered(one_text: OneTextCheckpoints, tmp_path: Path) -> None:
     from kandinsky.adapters.lora import Adapter, Place, attach
-    from kandinsky.engine.words import learn_word, text_encoders
+    from kandinsky.engine.text_encoders import learn_word, text_encoders
 
     pipe = one_text.ours(prompt_cache=tmp_path)
     learn_word(text_encoders(pipe.model), "<toy>", {"text_encoder": torch.randn(1, 20)})

@@ -9,7 +9,7 @@ from torch import nn
 import kandinsky
 from kandinsky.core.errors import RequestError
 from kandinsky.engine.quantize import narrowed, quantize
-from kandinsky.engine.residence import Residence
+from kandinsky.engine.weight_residency import WeightResidency
 from kandinsky.networks.t5 import T5Config, T5Encoder
 from kandinsky.networks.unet3 import UNet3, UNet3Condition
 from tests.engine.test_offload import SMALL
@@ -64,7 +64,7 @@ def test_the_error_of_a_quantized_text_encoder(width: str) -> None:
     ids = torch.tensor([[5, 9, 200, 37, 1]])
     with torch.no_grad():
         states = encoder(ids, torch.ones_like(ids))
-        quantize(encoder, width, Residence({}, torch.device("cpu"), torch.float32))
+        quantize(encoder, width, WeightResidency({}, torch.device("cpu"), torch.float32))
         error = relative(encoder(ids, torch.ones_like(ids)), states)
     print(f"text encoder, {width}: {error:.4f}")
     assert 1e-4 < error < ERROR[width][0]

@@ -39,7 +39,7 @@ def test_strips_go_with_weights_that_come_and_go(
 def test_large_pictures_are_in_strips_by_themselves(
     tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kandinsky.codecs import strips
+    from kandinsky.codecs import autoencoder_codec, strips
 
     coded: list[tuple[int, ...]] = []
     decode = strips.decode
@@ -49,7 +49,7 @@ def test_large_pictures_are_in_strips_by_themselves(
         return decode(decoder, x, latents)  # type: ignore[arg-type]
 
     monkeypatch.setattr(strips, "decode", watched)
-    monkeypatch.setattr(strips, "LARGE", 64 * 64)
+    monkeypatch.setattr(autoencoder_codec, "LARGE", 64 * 64)
     tiny.own().generate("a fox", **QUICK)
     tiny.own(tiling=False).generate("a fox", **(QUICK | {"width": 128}))
     assert coded == []

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 import kandinsky
-from kandinsky.core.caches import VARIABLE
 from kandinsky.core.events import Result
+from kandinsky.core.system import VARIABLE
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.generations import loading
 from kandinsky.generations.lazy_vision import LazyVisionTower

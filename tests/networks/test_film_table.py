@@ -23,7 +23,7 @@ def test_a_table_has_room_for_so_many_times(monkeypatch: pytest.MonkeyPatch) -> 
     table = FilmTable(sums, [5.0, 4.0, 5.0, 3.0], pooled, 9)
     assert table.times == {5.0, 4.0}
     for t in (5.0, 4.0, 3.0, 2.5):
-        for found, expected in zip(table.at(t), sums(torch.tensor([t]), pooled), strict=True):
+        for found, expected in zip(table.split(table.row(t)), sums(torch.tensor([t]), pooled), strict=True):
             assert torch.equal(found, expected[0])
 
 
@@ -41,7 +41,7 @@ def test_steps_beyond_the_table_are_the_same(monkeypatch: pytest.MonkeyPatch) ->
         whole = network.prepare(told, times)
         monkeypatch.setattr(film_table, "MOST_BYTES", 1)
         bounded = network.prepare(told, times)
-        assert whole.tabled == set(times)
-        assert bounded.tabled == {900.0}
+        assert whole.table.times == set(times)
+        assert bounded.table.times == {900.0}
         for t in times:
             torch.testing.assert_close(bounded.step(x, t), whole.step(x, t), atol=1e-5, rtol=1e-5)

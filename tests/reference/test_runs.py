@@ -14,17 +14,16 @@ import kandinsky
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.images import crop, to_pil
 from kandinsky.core.requests import Request
-from kandinsky.core.rng import ReplayRng
-from kandinsky.diffusion.guidance import is_guided
 from kandinsky.diffusion.schedule import Schedule
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.generations import k20, k21
 from kandinsky.generations.model import Model
-from kandinsky.tasks.check import check
-from kandinsky.tasks.generate import denoise
+from kandinsky.tasks.generate import denoise, encode
+from kandinsky.tasks.resolve import resolve
 from tests.parity.peers import relative
 from tests.reference.folders import NEGATIVE, PRIOR_NEGATIVE, PROMPT
 from tests.reference.recorded import HEAD, RELEASE, SECOND, facts, limit, tensors
+from tests.replay import ReplayRng
 from tests.requests import returned
 
 SAMPLERS = {"p_sampler": "ddpm", "ddim_sampler": "ddim", "plms_sampler": "plms"}
@@ -138,12 +137,10 @@ def test_pictures(case: str, run: str, pipelines: dict[tuple[str, bool], Pipelin
     inpainting = told["method"] == "generate_inpainting"
     pipe = pipelines[case, inpainting]
     model = model_of(pipe, case, run)
-    request = request_of(case, run).filled(model.defaults)
-    check(model, request)
-    batch = Batch(request.rows(), draws_of(case, run, told["arguments"]))
-    guided = is_guided(request.guidance_scale)
-    (conditions,) = returned(model.conditioner.encode([batch], request, guided))
-    *_, last = denoise(model, request, batch, conditions)
+    resolved = resolve(model, request_of(case, run))
+    batch = Batch(resolved.rows, draws_of(case, run, told["arguments"]))
+    (conditions,) = returned(encode(model, resolved, [batch]))
+    *_, last = denoise(model, resolved, batch, conditions)
     found = tensors(case)
     scale = k20.KL_SCALE if case != SECOND else 1.0
     if case == SECOND:

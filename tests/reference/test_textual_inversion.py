@@ -12,13 +12,13 @@ import kandinsky
 from kandinsky.adapters.tokens import add_rows, rows_of
 from kandinsky.conditioning.decoder_texts import DecoderTexts
 from kandinsky.conditioning.tokenizer import TokenBatch
-from kandinsky.core.rng import ReplayRng
 from kandinsky.training.config import OptimiserConfig, TextualInversionObjective
+from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint
+from kandinsky.training.finetune.textual_inversion import DecoderErrors, LearnedWord, draw_embeddings
 from kandinsky.training.optim import make_optimiser, trained
-from kandinsky.training.stages.base import Base
-from kandinsky.training.stages.inversion import Decoder, LearnedWord, draw_embeddings
 from tests.parity.peers import relative
 from tests.reference.recorded import tensors
+from tests.replay import ReplayRng
 
 CASE = "kandinsky21_textual_inversion"
 LIMIT = {0: 3e-5, 1: 5e-5}
@@ -40,11 +40,11 @@ class Recorded:
         return TokenBatch(self.ids[rows].long(), self.mask[rows].bool(), [""] * len(texts))
 
 
-def recorded_base(folder: Path) -> Base:
-    return Base(kandinsky.load(folder, device="cpu", dtype="float32"))
+def recorded_base(folder: Path) -> BaseCheckpoint:
+    return BaseCheckpoint(kandinsky.load(folder, device="cpu", dtype="float32"))
 
 
-def listen(base: Base, step: int) -> None:
+def listen(base: BaseCheckpoint, step: int) -> None:
     """Makes the text encoders read the step's recorded ids."""
     found = tensors(CASE)
     assert base.prior is not None
@@ -66,7 +66,7 @@ def test_two_steps_of_the_original(second_release: Path) -> None:
     for name, k in names.items():
         assert add_rows(encoders[name], word.rows[name]) == (int(found["placeholder_ids"][k]),)
     optimiser = make_optimiser(trained(word), OPTIMISER)
-    decoder = Decoder.of(base)
+    decoder = DecoderErrors.of(base)
     rows = {"xlmr": word.rows["text_encoder"], "clip": word.rows["prior_text_encoder"]}
     for step in (0, 1):
         listen(base, step)

@@ -11,18 +11,17 @@ import torch
 from torch import Tensor
 
 import kandinsky
-from kandinsky.codecs.movq_codec import MoVQCodec
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.compat import kandinsky3
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.requests import Request
-from kandinsky.core.rng import ReplayRng
-from kandinsky.diffusion.guidance import is_guided
 from kandinsky.engine.pipeline import Pipeline
-from kandinsky.tasks.check import check
-from kandinsky.tasks.generate import denoise
+from kandinsky.tasks.generate import denoise, encode
+from kandinsky.tasks.resolve import resolve
 from tests.parity.peers import relative
 from tests.reference.folders import THIRD_PROMPT
 from tests.reference.recorded import THIRD, THIRD_RELEASE, facts, limit, tensors
+from tests.replay import ReplayRng
 from tests.requests import returned
 
 RUNS = facts(THIRD)["runs"]
@@ -35,7 +34,7 @@ VARIANTS = {"text2img": None, "flash": "flash", "inpainting": "inpainting"}
 BATCHES = {"t2i_eta05_bs2": [2, 1], "flash_bs2": [2]}
 
 
-class Witness(MoVQCodec):
+class Witness(AutoencoderCodec):
     """A codec that remembers the latents that it decoded."""
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -94,12 +93,10 @@ def latents_of(pipe: Pipeline, request: Request, draws: list[Tensor], cut: bool 
     """What a loaded pipeline's own path gives with these draws."""
     conditioner: Any = pipe.model.conditioner
     model = replace(pipe.model, conditioner=replace(conditioner, cut_negatives=cut))
-    filled = request.filled(model.defaults)
-    check(model, filled)
-    batch = Batch(filled.rows(), ReplayRng(draws))
-    guided = is_guided(model.guidance(filled.guidance_scale))
-    (conditions,) = returned(model.conditioner.encode([batch], filled, guided))
-    *_, last = denoise(model, filled, batch, conditions)
+    resolved = resolve(model, request)
+    batch = Batch(resolved.rows, ReplayRng(draws))
+    (conditions,) = returned(encode(model, resolved, [batch]))
+    *_, last = denoise(model, resolved, batch, conditions)
     return last.x
 
 

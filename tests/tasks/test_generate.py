@@ -15,8 +15,7 @@ from kandinsky.core.events import Decoding, Denoising, Encoding, Finished
 from kandinsky.diffusion import loop
 from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.engine.pipeline import Pipeline
-from kandinsky.networks.prior import PreparedPrior
-from kandinsky.networks.unet2 import PreparedUNet2
+from kandinsky.networks.prepared import PreparedNetwork
 from tests.requests import our_latents
 from tests.tiny import WIDTH, Checkpoints
 
@@ -208,23 +207,18 @@ class Watched:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.seen: list[weakref.ref[Any]] = []
         step = loop.Step.__init__
-        prior, unet = PreparedPrior.__init__, PreparedUNet2.__init__
+        prepared = PreparedNetwork.__init__
 
         def watched_step(this: Any, *arguments: Any, **named: Any) -> None:
             step(this, *arguments, **named)
             self.seen += [weakref.ref(this), weakref.ref(this.x), weakref.ref(this.prediction.x0)]
 
-        def watched_prior(this: Any, *arguments: Any, **named: Any) -> None:
-            prior(this, *arguments, **named)
-            self.seen += [weakref.ref(this), weakref.ref(this.past[0][0])]
-
-        def watched_unet(this: Any, *arguments: Any, **named: Any) -> None:
-            unet(this, *arguments, **named)
-            self.seen += [weakref.ref(this), weakref.ref(this._contexts[0])]
+        def watched_prepared(this: Any, *arguments: Any, **named: Any) -> None:
+            prepared(this, *arguments, **named)
+            self.seen += [weakref.ref(this), weakref.ref(this.fixed_of), weakref.ref(this.table._rows)]
 
         patch.setattr(loop.Step, "__init__", watched_step)
-        patch.setattr(PreparedPrior, "__init__", watched_prior)
-        patch.setattr(PreparedUNet2, "__init__", watched_unet)
+        patch.setattr(PreparedNetwork, "__init__", watched_prepared)
 
     def alive(self) -> list[Any]:
         return [found for found in (reference() for reference in self.seen) if found is not None]
@@ -277,7 +271,7 @@ def test_while_decoding_the_prepared_networks_are_gone(
     for event in pipe.stream("a fox", **QUICK):
         if isinstance(event, Decoding):
             alive = watched.alive()
-    assert not [one for one in alive if isinstance(one, (PreparedUNet2, PreparedPrior))]
+    assert not [one for one in alive if isinstance(one, PreparedNetwork)]
 
 
 def test_the_caller_s_gradient_mode_is_left_alone(pipe: Pipeline) -> None:

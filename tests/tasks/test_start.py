@@ -13,6 +13,7 @@ from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import PerPictureRng
 from kandinsky.engine.pipeline import Pipeline
+from kandinsky.tasks.resolve import resolve
 from kandinsky.tasks.start import Start, erode, start
 from tests.tiny import Checkpoints
 
@@ -28,10 +29,10 @@ def test_erosion_is_that_of_the_peer(height: int, width: int, seed: int, share: 
 
 
 def started(pipe: Pipeline, **fields: Any) -> Start:
-    request = Request("a fox", **({"seed": 1, "steps": 10} | fields)).filled(pipe.model.defaults)
-    rows = request.rows()
+    resolved = resolve(pipe.model, Request("a fox", **({"seed": 1, "steps": 10} | fields)))
+    rows = resolved.rows
     rng = PerPictureRng.from_seeds([row.seed for row in rows], pipe.model.working_dtype)
-    return start(pipe.model, request, Batch(rows, rng))
+    return start(pipe.model, resolved, Batch(rows, rng))
 
 
 @pytest.fixture(scope="module")

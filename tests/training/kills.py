@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kandinsky.training import run_config
-from kandinsky.training.state import newest
+from kandinsky.training.checkpoint import newest
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["kandinsky.training.api", "torch.utils.tensorboard", "pytest"])

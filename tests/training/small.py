@@ -9,9 +9,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from kandinsky.training.config import read_config
-from kandinsky.training.stages import METHODS
-from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.task import Task, Turn
+from kandinsky.training.context import TrainContext
+from kandinsky.training.methods import METHODS
+from kandinsky.training.task import StepContext, Task
 
 CPU = torch.device("cpu")
 
@@ -93,19 +93,19 @@ def small_config(root: Path, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def build(config: dict[str, Any], name: str) -> tuple[Workshop, Task]:
+def build(config: dict[str, Any], name: str) -> tuple[TrainContext, Task]:
     read = read_config(config)
-    shop = Workshop(read, CPU)
+    ctx = TrainContext(read, CPU)
     stage = next(stage for stage in read.stage if stage.name == name)
     torch.manual_seed(0)
-    making = METHODS[stage.method](shop, stage)
+    making = METHODS[stage.method](ctx, stage)
     while True:
         try:
             next(making)
         except StopIteration as done:
             task: Task = done.value
-            return shop, task
+            return ctx, task
 
 
-def turn(batch: Any, seed: int = 0) -> Turn:
-    return Turn(batch, 0, CPU, torch.Generator().manual_seed(seed), {})
+def turn(batch: Any, seed: int = 0) -> StepContext:
+    return StepContext(batch, 0, CPU, torch.Generator().manual_seed(seed), {})

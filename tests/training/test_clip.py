@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from small import CPU, build, draw_pictures, small_config, turn
 
 from kandinsky.core.errors import CheckpointError, ConfigError
+from kandinsky.recipes.emoji.heads import ConceptHead, SketchHead, sketch_of
 from kandinsky.training import events, run_config
+from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import ClipObjective, read_config
-from kandinsky.training.data.order import GroupSampler
-from kandinsky.training.stages.clip import concept_classes
-from kandinsky.training.stages.heads import ConceptHead, SketchHead, sketch_of
-from kandinsky.training.state import newest
+from kandinsky.training.data.caption import Caption
+from kandinsky.training.data.samplers import GroupSampler
 
 VISION = {"contrastive": 0.0, "concepts": 1.0, "looks": 0.3, "sketch": 3.0}
 TEXT = {"lock": "vision", "contrastive": 1.0, "concepts_text": 0.5, "per_concept": 2}
@@ -38,7 +38,13 @@ def two_stages(root: Path, out: Path, steps: int = 3, **changes: Any) -> dict[st
         {**stage, "name": "vision", "sample_every": steps, "objective": VISION},
         {**stage, "name": "text", "init": "vision", "sample_every": steps, "objective": TEXT} | changes,
     ]
-    return small_config(root, out=str(out), stage=stages)
+    return emoji_config(root, out=str(out), stage=stages)
+
+
+def emoji_config(root: Path, **changes: Any) -> dict[str, Any]:
+    """The small configuration, read by the recipe that brings auxiliary heads."""
+    config = small_config(root, **changes)
+    return {**config, "data": {**config["data"], "recipe": "emoji"}}
 
 
 def means(folder: Path) -> dict[str, torch.Tensor]:
@@ -65,26 +71,32 @@ def test_the_loss_is_the_weighted_sum_of_what_each_head_says(root: Path, tmp_pat
     weights = {"concepts": 2.0, "looks": 0.5, "sketch": 3.0, "concepts_text": 0.25, "contrastive": 1.5}
     weights |= {"looks_text": 0.75}
     stage = {"method": "clip", "batch": 4, "max_steps": 1, "objective": weights}
-    _, task = build(small_config(root, out=str(tmp_path / "run"), stage=[stage]), "clip")
+    _, task = build(emoji_config(root, out=str(tmp_path / "run"), stage=[stage]), "clip")
     pairs = task.data.batch([0, 4, 8, 1], torch.Generator().manual_seed(0))
     named = torch.tensor([True, False, True, False])
-    pairs = replace(pairs, pictures=replace(pairs.pictures, names_style=named))
-    apprentice: Any = task.players[0].module
-    losses = task.players[0].loss(turn(pairs))
+    said = tuple(
+        Caption(text, names=frozenset({"styles"} if n else ()))
+        for text, n in zip(pairs.images.captions, named, strict=True)
+    )
+    pairs = replace(pairs, images=replace(pairs.images, said=said))
+    apprentice: Any = task.trainables[0].module
+    losses = task.trainables[0].loss(turn(pairs))
     parts = losses.parts
-    image = apprentice.towers.see(pairs.pictures.pixels)
+    image = apprentice.towers.see(pairs.images.pixels)
     text = apprentice.towers.read(pairs.captions[0]).embedding
-    classes = apprentice.concepts.classes(pairs.pictures.concepts)
+    classes = apprentice.concepts.classes(pairs.images.facts["concepts"])
     assert (classes >= 0).all()
     torch.testing.assert_close(parts["concepts"], F.cross_entropy(apprentice.concepts(image), classes))
     torch.testing.assert_close(parts["concepts_text"], F.cross_entropy(apprentice.concepts(text), classes))
     vectors = apprentice.looks.background
     colours = 8 * F.cosine_similarity(image[:, None], vectors[None], dim=2)
-    torch.testing.assert_close(parts["background"], F.cross_entropy(colours, pairs.pictures.backgrounds))
+    torch.testing.assert_close(
+        parts["background"], F.cross_entropy(colours, pairs.images.facts["backgrounds"])
+    )
     styles = 8 * F.cosine_similarity(text[:, None], apprentice.looks.style[None], dim=2)
-    named_styles = F.cross_entropy(styles[named], pairs.pictures.styles[named])
+    named_styles = F.cross_entropy(styles[named], pairs.images.facts["styles"][named])
     torch.testing.assert_close(parts["style_text"], named_styles)
-    small = F.mse_loss(apprentice.sketch(image), pairs.pictures.pixels)
+    small = F.mse_loss(apprentice.sketch(image), pairs.images.pixels)
     torch.testing.assert_close(parts["sketch"], small)
     logits = F.normalize(text, dim=1) @ F.normalize(image, dim=1).T / 0.07
     rows = torch.arange(4)
@@ -100,16 +112,16 @@ def test_the_loss_is_the_weighted_sum_of_what_each_head_says(root: Path, tmp_pat
 def test_two_things_in_a_picture_are_an_example_of_neither(root: Path, tmp_path: Path) -> None:
     stage = {"method": "clip", "batch": 4, "max_steps": 1, "objective": VISION}
     stage["augmentation"] = {"pair": 1.0}
-    _, task = build(small_config(root, out=str(tmp_path / "run"), stage=[stage]), "clip")
+    _, task = build(emoji_config(root, out=str(tmp_path / "run"), stage=[stage]), "clip")
     pairs = task.data.batch(range(9), torch.Generator().manual_seed(0))
-    apprentice: Any = task.players[0].module
-    alone = pairs.pictures.beside < 0
+    apprentice: Any = task.trainables[0].module
+    alone = pairs.images.facts["beside"] < 0
     assert 0 < alone.sum() < 9
-    classes = concept_classes(apprentice, pairs.pictures, CPU)
+    classes = apprentice.heads.classes(pairs.images, CPU)
     assert torch.equal(classes < 0, ~alone)
-    logits = apprentice.concepts(apprentice.towers.see(pairs.pictures.pixels))
+    logits = apprentice.concepts(apprentice.towers.see(pairs.images.pixels))
     expected = F.cross_entropy(logits[alone], classes[alone])
-    torch.testing.assert_close(task.players[0].loss(turn(pairs)).parts["concepts"], expected)
+    torch.testing.assert_close(task.trainables[0].loss(turn(pairs)).parts["concepts"], expected)
 
 
 def test_without_texts_the_text_tower_neither_runs_nor_learns(
@@ -121,15 +133,15 @@ def test_without_texts_the_text_tower_neither_runs_nor_learns(
     def refuse(*_: Any) -> None:
         raise AssertionError("a text was read")
 
-    monkeypatch.setattr("kandinsky.training.stages.towers.Towers.read", refuse)
-    monkeypatch.setattr("kandinsky.training.stages.workshop.Workshop.ids", refuse)
+    monkeypatch.setattr("kandinsky.training.scratch.clip_model.ClipModel.read", refuse)
+    monkeypatch.setattr("kandinsky.training.scratch.tokens.CaptionTokens.__call__", refuse)
     said = list(run_config(config))
     (started,) = [event for event in said if isinstance(event, events.Started)]
-    shop, task = build({**config, "out": str(tmp_path / "other")}, "vision")
-    assert sum(p.numel() for p in shop.new_towers().text.parameters()) > 0
-    learned = sum(p.numel() for p in task.players[0].module.parameters() if p.requires_grad)
+    ctx, task = build({**config, "out": str(tmp_path / "other")}, "vision")
+    assert sum(p.numel() for p in ctx.networks.clip().text.parameters()) > 0
+    learned = sum(p.numel() for p in task.trainables[0].module.parameters() if p.requires_grad)
     assert started.parameters == learned
-    assert not any(p.requires_grad for p in task.players[0].module.towers.text.parameters())  # type: ignore[union-attr]
+    assert not any(p.requires_grad for p in task.trainables[0].module.towers.text.parameters())  # type: ignore[union-attr]
     measured = [event.values for event in said if isinstance(event, events.Measured)]
     assert all(values.keys() <= {"top1", "top5"} for values in measured)
 
@@ -247,21 +259,23 @@ def test_what_an_objective_needs() -> None:
 def test_a_finished_vision_tower_sees_each_variant_once(root: Path, tmp_path: Path) -> None:
     config = two_stages(root, tmp_path / "run", variants=3)
     list(run_config({**config, "stage": config["stage"][:1]}))
-    shop, task = build(config, "text")
-    apprentice: Any = task.players[0].module
+    ctx, task = build(config, "text")
+    apprentice: Any = task.trainables[0].module
     seen: list[int] = []
     apprentice.towers.vision.register_forward_hook(lambda *_: seen.append(1))
     pairs = task.data.batch([0, 1, 5, 5], torch.Generator().manual_seed(0))
-    losses = task.players[0].loss(turn(pairs))
+    losses = task.trainables[0].loss(turn(pairs))
     assert not seen
-    assert not pairs.pictures.pixels.numel()
+    assert not pairs.images.pixels.numel()
     assert set(losses.parts) == {"contrastive", "concepts_text"}
-    learned, _ = shop.split(shop.config.stage[1])
-    white = torch.nonzero(task.data.tensors["backgrounds"] == 0).flatten()
+    learned, _ = ctx.data.split(ctx.data.size(ctx.config.stage[1]))
+    white = torch.nonzero(task.data.encoded.tensors["backgrounds"] == 0).flatten()
     assert len(white)
     with torch.no_grad():
         plain = apprentice.towers.see(learned.plain(white // 3))
-    torch.testing.assert_close(task.data.tensors["embeddings"][white].float(), plain, atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        task.data.encoded.tensors["embeddings"][white].float(), plain, atol=2e-3, rtol=0
+    )
     losses.total.backward()
     assert all(value.grad is None for value in apprentice.towers.vision.parameters())
     assert any(value.grad is not None for value in apprentice.towers.text.parameters())

@@ -10,8 +10,6 @@ import torch
 from safetensors.torch import load_file
 from small import draw_pictures
 from test_finetuning import OBJECTIVES, build, config, exported
-from tests.tiny import Checkpoints
-from tests.tiny_one_text import OneTextCheckpoints
 from torch import Tensor
 
 from kandinsky.cli.main import run
@@ -21,6 +19,8 @@ from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.training import run_config
 from kandinsky.training.components import write_component
 from kandinsky.training.config import DataConfig, read_config, read_settings
+from tests.tiny import Checkpoints
+from tests.tiny_one_text import OneTextCheckpoints
 
 POKEMON = (
     "kandinsky_v22_prior_pokemon_blip",
@@ -210,6 +210,6 @@ def test_sheets_draw_the_prompts(pictures: Path, tmp_path: Path) -> None:
         pictures, tmp_path, "lora", objective={"prompts": ["a", "b", "c"], "adapter": {"rank": 1}}
     )
     _, task = build(values)
-    assert task.sheet is not None
+    assert task.grid is not None
     # Three pictures side by side, two pixels apart.
-    assert task.sheet(torch.Generator()).shape == (32, 3 * 32 + 4, 3)
+    assert task.grid(torch.Generator()).shape == (32, 3 * 32 + 4, 3)

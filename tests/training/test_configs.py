@@ -10,7 +10,7 @@ from kandinsky.cli.train import recipes
 from kandinsky.training.config import FINETUNING, read_config
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+CONFIGS = sorted((ROOT / "src/kandinsky/training/configs").glob("*.toml"))
 GENERATIONS = ("2.0", "2.1", "2.2", "3")
 LEFT = {"lora": "lora.safetensors", "dreambooth": "dreambooth.safetensors", "full": "checkpoint"}
 
@@ -29,7 +29,7 @@ def test_a_configuration_does_what_its_top_says(path: Path) -> None:
     assert found.out == Path("runs") / path.stem
     commands = [shlex.split(line[4:]) for line in path.read_text().splitlines() if line.startswith("#   ")]
     train, generate = commands[-2:]
-    assert train[:3] == ["kandinsky", "train", f"configs/{path.name}"]
+    assert train[:3] == ["kandinsky", "train", path.stem]
     assert generate[:2] == ["kandinsky", "generate"]
     used = re.findall(rf"{found.out}/([\w.-]+)", " ".join(generate))
     expected = LEFT.get(stage.method) or f"{stage.objective.token}.safetensors"
@@ -61,5 +61,18 @@ def test_flags_are_those_of_the_command(path: Path) -> None:
             assert {word for word in given if word.startswith("-")} <= known
 
 
-def test_names_of_recipes_are_free() -> None:
-    assert not {path.stem for path in CONFIGS} & recipes().keys()
+def test_each_is_taken_by_its_name() -> None:
+    known = recipes()
+    assert [known[path.stem].resolve() for path in CONFIGS] == CONFIGS
+    built_in = ROOT / "src/kandinsky/training/recipes"
+    assert len(known) == len(CONFIGS) + len(list(built_in.glob("*.toml"))), "two files of one name"
+
+
+def test_the_list_says_what_each_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    from kandinsky.cli.train import list_recipes
+
+    list_recipes()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(recipes())
+    assert any(line.startswith("2.2-lora ") and "Kandinsky 2.2: an adapter" in line for line in lines)
+    assert all(len(line.split()) > 3 for line in lines)

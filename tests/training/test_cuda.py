@@ -10,8 +10,8 @@ from small import draw_pictures, small_config
 
 import kandinsky
 from kandinsky.training import events, run_config
-from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.state import newest
+from kandinsky.training.checkpoint import newest
+from kandinsky.training.context import TrainContext
 
 pytestmark = pytest.mark.cuda
 
@@ -84,7 +84,7 @@ def test_the_decoder(
 def test_pictures_live_on_the_gpu_and_the_model_is_usable_without_one(root: Path, whole: Path) -> None:
     from kandinsky.training.config import read_config
 
-    shop = Workshop(read_config(small_config(root)), torch.device("cuda"))
-    assert shop.pictures(shop.config.stage[0]).pixels.is_cuda
+    ctx = TrainContext(read_config(small_config(root)), torch.device("cuda"))
+    assert ctx.data.split(16)[0].pixels.is_cuda
     pipe = kandinsky.load(str(whole / "checkpoint"), device="cpu")
     assert pipe.generate("red circle", seed=0, steps=2, prior_steps=2).images[0].size == (16, 16)

@@ -10,9 +10,6 @@ import pytest
 import torch
 from PIL import Image
 from small import CPU, draw_pictures, turn
-from tests.tiny import write_tiny
-from tests.tiny_one_text import OneTextCheckpoints
-from tests.tiny_text_image import TextImageCheckpoints
 
 import kandinsky
 from kandinsky.checkpoints.files import OWN_ADAPTERS
@@ -23,20 +20,25 @@ from kandinsky.cli.train import recipes
 from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.core.metadata import read_metadata
 from kandinsky.diffusion.process import Process
-from kandinsky.engine.sampling import SAMPLING, Sampling
+from kandinsky.engine.sampling_defaults import SAMPLING, Sampling
 from kandinsky.training import events, run_config
+from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import DistillObjective, read_config
-from kandinsky.training.loop import CHECKPOINTS
+from kandinsky.training.context import TrainContext
+from kandinsky.training.finetune import teacher_trajectories as trajectories
+from kandinsky.training.finetune.base_checkpoint import open_base
+from kandinsky.training.finetune.distillation import draw_few, student
+from kandinsky.training.finetune.teacher_trajectories import SegmentSource, draw_trajectories
+from kandinsky.training.memory_plan import plan
+from kandinsky.training.methods import METHODS
 from kandinsky.training.objectives.distillation import (
-    Rungs,
+    SolverTimes,
 )
-from kandinsky.training.plan import plan
-from kandinsky.training.stages import METHODS, trajectories
-from kandinsky.training.stages.distill import draw_few, student
-from kandinsky.training.stages.trajectories import Stretches, draw_trajectories
-from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.state import newest
+from kandinsky.training.run_folder import CHECKPOINTS
 from kandinsky.training.task import Task
+from tests.tiny import write_tiny
+from tests.tiny_one_text import OneTextCheckpoints
+from tests.tiny_text_image import TextImageCheckpoints
 
 PROCESS = Process.linear(0.00085, 0.012)
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -122,16 +124,16 @@ def exported(happenings: Iterator[events.Event]) -> events.Exported:
     return last
 
 
-def build(values: dict[str, Any]) -> tuple[Workshop, Task]:
+def build(values: dict[str, Any]) -> tuple[TrainContext, Task]:
     read = read_config(values)
-    shop = Workshop(read, CPU)
-    making = METHODS[read.stage[0].method](shop, read.stage[0])
+    ctx = TrainContext(read, CPU)
+    making = METHODS[read.stage[0].method](ctx, read.stage[0])
     while True:
         try:
             next(making)
         except StopIteration as done:
             task: Task = done.value
-            return shop, task
+            return ctx, task
 
 
 def pixels(pipe: Any, **fields: Any) -> np.ndarray:
@@ -224,9 +226,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
 
 def test_trajectories_are_what_requests_draw(model: Path, pictures: Path, tmp_path: Path) -> None:
     """The last state decodes to the picture of the same request, the first is its noise."""
-    shop, _ = build(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
-    base = shop.base(shop.config.stage[0])
-    objective: DistillObjective = shop.config.stage[0].objective
+    ctx, _ = build(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
+    base = open_base(ctx, ctx.config.stage[0])
+    objective = ctx.config.stage[0].objective_as(DistillObjective)
     states, embeddings = draw_trajectories(base, objective, ["a red fox", "a cat"], 5, 64)
     assert states.shape == (2, 3, 4, 8, 8)
     assert embeddings is not None
@@ -235,7 +237,6 @@ def test_trajectories_are_what_requests_draw(model: Path, pictures: Path, tmp_pa
     pipe.model = Sampling({"steps": 4, "guidance_scale": 3.0, "sampler": "dpmpp_2m"}, "trailing").applied(
         pipe.model
     )
-    pipe._housed = type(pipe._housed)(pipe.model)
     drawn = pipe.generate(["a red fox", "a cat"], seed=5)
     decoded = ((base.model.codec.decode(states[:, -1]) * 0.5 + 0.5).clamp(0, 1) * 255).round()
     for picture, wanted in zip(drawn.images, decoded.permute(0, 2, 3, 1).numpy(), strict=True):
@@ -245,7 +246,7 @@ def test_trajectories_are_what_requests_draw(model: Path, pictures: Path, tmp_pa
 def test_examples_are_the_steps_of_trajectories(model: Path, pictures: Path, tmp_path: Path) -> None:
     _, task = build(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
     source = task.data
-    assert isinstance(source, Stretches)
+    assert isinstance(source, SegmentSource)
     assert len(source) == 5 * 2
     batch = source.batch([3, 8], torch.Generator())
     assert batch.step.tolist() == [1, 0]
@@ -284,11 +285,11 @@ def test_the_teacher_draws_once(
 
 def test_a_fresh_adapter_changes_nothing(model: Path, pictures: Path, tmp_path: Path) -> None:
     """To the last bit; and the student it is draws what the checkpoint draws in as few unguided steps."""
-    shop, task = build(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
-    base = shop.base(shop.config.stage[0])
-    objective: DistillObjective = shop.config.stage[0].objective
+    ctx, task = build(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
+    base = open_base(ctx, ctx.config.stage[0])
+    objective = ctx.config.stage[0].objective_as(DistillObjective)
     kept = task.data.kept  # type: ignore[attr-defined]
-    of = Rungs.of(PROCESS, 2, 4, CPU)
+    of = SolverTimes.of(PROCESS, 2, 4, CPU)
     before = draw_few(base, of, kept)
     student(base, objective)
     assert torch.equal(draw_few(base, of, kept), before)
@@ -297,11 +298,11 @@ def test_a_fresh_adapter_changes_nothing(model: Path, pictures: Path, tmp_path: 
 def test_only_the_student_learns(model: Path, pictures: Path, tmp_path: Path) -> None:
     for kind, settings in SETTINGS.items():
         _, task = build(config(model, pictures, tmp_path / kind, settings))
-        (player,) = task.players
+        (trainable,) = task.trainables
         batch = task.data.batch(range(2), torch.Generator().manual_seed(1))
-        player.loss(turn(batch)).total.backward()
-        assert all(value.grad is not None for value in player.module.parameters() if value.requires_grad)
-        assert any(float(value.grad.abs().max()) > 0 for value in player.module.parameters())  # type: ignore[union-attr]
+        trainable.loss(turn(batch)).total.backward()
+        assert all(value.grad is not None for value in trainable.module.parameters() if value.requires_grad)
+        assert any(float(value.grad.abs().max()) > 0 for value in trainable.module.parameters())  # type: ignore[union-attr]
 
 
 def test_half_precision_and_every_kind_of_layer(model: Path, pictures: Path, tmp_path: Path) -> None:
@@ -341,7 +342,7 @@ def test_its_times_are_those_it_was_made_for(model: Path, learned: Path) -> None
     pipe = kandinsky.load(model, device="cpu", lora={str(learned): 1.0})
     steps = [event for event in pipe.stream("a fox", **QUICK) if isinstance(event, kandinsky.Denoising)]
     assert [event.total for event in steps if event.stage == "decoder"] == [2, 2]
-    assert pipe._as_worn(pipe.model).schedule.times(2) == [999, 499]
+    assert pipe.resolve(kandinsky.Request("a fox", **QUICK)).begin.times == [999, 499]
 
 
 def test_the_file_is_small_and_says_how_it_draws(learned: Path) -> None:

@@ -15,18 +15,18 @@ from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import trailing
 from kandinsky.training.config import DistillObjective
 from kandinsky.training.objectives.distillation import (
-    Rungs,
+    SolverTimes,
     consistency_errors,
     guided,
-    landing,
+    solve_to,
     trajectory_errors,
 )
 
 PROCESS = Process.linear(0.00085, 0.012)
 
 
-def rungs(steps: int, solver_steps: int) -> Rungs:
-    return Rungs.of(PROCESS, steps, solver_steps, CPU)
+def rungs(steps: int, solver_steps: int) -> SolverTimes:
+    return SolverTimes.of(PROCESS, steps, solver_steps, CPU)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -48,20 +48,20 @@ def test_a_landing_is_the_step_of_the_sampler(kind: Any) -> None:
 
         wanted, _, _ = sampler.step(denoise, x, times[first], times[last], None, None, last == 8)  # type: ignore[arg-type]
         rung, to = (torch.full((2,), r) for r in (first, last))
-        torch.testing.assert_close(landing(of, kind, said, x, rung, to), wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(solve_to(of, kind, said, x, rung, to), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_step_to_where_it_begins_changes_nothing() -> None:
     """The boundary condition, and c_skip and c_out as the docstring gives them."""
     of, x, eps = rungs(1, 4), normal(3, 4, 2, 2), normal(3, 4, 2, 2, seed=1)
     rung = torch.tensor([0, 1, 3])
-    torch.testing.assert_close(landing(of, "eps", eps, x, rung, rung), x, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(solve_to(of, "eps", eps, x, rung, rung), x, rtol=1e-5, atol=1e-5)
     to = torch.tensor([2, 4, 4])
     now, then = of.alpha_bar[rung], of.alpha_bar[to]
     skip = (then / now).sqrt()
     out = (1 - then).sqrt() - skip * (1 - now).sqrt()
     wanted = skip[:, None, None, None] * x + out[:, None, None, None] * eps
-    torch.testing.assert_close(landing(of, "eps", eps, x, rung, to), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(solve_to(of, "eps", eps, x, rung, to), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_the_error_on_a_trajectory_is_that_of_the_landing() -> None:

@@ -1,7 +1,7 @@
 """Fine-tuning of the embedded checkpoint: every method from pictures to a file that acts."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,26 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from small import CPU, draw_pictures, turn
-from tests.tiny_one_text import OneTextCheckpoints
-from tests.tiny_text_image import TextImageCheckpoints
 
 import kandinsky
-from kandinsky.adapters.lora import worn_by
+from kandinsky.adapters.lora import applied_to
 from kandinsky.checkpoints.lora import read_lora
 from kandinsky.cli.main import run
 from kandinsky.core.errors import ConfigError, DataError, KandinskyError
 from kandinsky.training import events, run_config
 from kandinsky.training.api import export
+from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import read_config
-from kandinsky.training.loop import CHECKPOINTS
-from kandinsky.training.stages import METHODS
-from kandinsky.training.stages.base import Base
-from kandinsky.training.stages.examples import Beside, Examples
-from kandinsky.training.stages.outcomes import without_places
-from kandinsky.training.stages.tuning import weighted
-from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.state import newest
+from kandinsky.training.context import TrainContext
+from kandinsky.training.diffusion_losses import weighted
+from kandinsky.training.examples import Examples, PriorPreservationSource
+from kandinsky.training.export import without_paths
+from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
+from kandinsky.training.methods import METHODS
+from kandinsky.training.run_folder import CHECKPOINTS
 from kandinsky.training.task import Task
+from tests.tiny_one_text import OneTextCheckpoints
+from tests.tiny_text_image import TextImageCheckpoints
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "lora": {"target": "both", "adapter": {"rank": 2, "text_encoders": True}},
@@ -70,17 +70,17 @@ def config(pictures: Path, out: Path, method: str, **changes: Any) -> dict[str, 
     } | changes
 
 
-def build(values: dict[str, Any]) -> tuple[Workshop, Task]:
+def build(values: dict[str, Any]) -> tuple[TrainContext, Task]:
     read = read_config(values)
-    shop = Workshop(read, CPU)
+    ctx = TrainContext(read, CPU)
     torch.manual_seed(0)
-    making = METHODS[read.stage[0].method](shop, read.stage[0])
+    making = METHODS[read.stage[0].method](ctx, read.stage[0])
     while True:
         try:
             next(making)
         except StopIteration as done:
             task: Task = done.value
-            return shop, task
+            return ctx, task
 
 
 def exported(happenings: Iterator[events.Event]) -> events.Exported:
@@ -143,15 +143,15 @@ def test_only_what_should_learn_does(pictures: Path, tmp_path: Path) -> None:
     for method in OBJECTIVES:
         _, task = build(config(pictures, tmp_path / method, method))
         batch = task.data.batch(range(2), torch.Generator().manual_seed(1))
-        for player in task.players:
-            player.loss(turn(batch)).total.backward()
-            learned = {name for name, value in player.module.named_parameters() if value.requires_grad}
+        for trainable in task.trainables:
+            trainable.loss(turn(batch)).total.backward()
+            learned = {name for name, value in trainable.module.named_parameters() if value.requires_grad}
             assert learned
             if method == "full":
                 assert not any("resnets" in name for name in learned)
                 assert not {"clip_mean", "clip_std"} & learned
-            for name, value in player.module.named_parameters():
-                assert (value.grad is not None) == (name in learned), (method, player.name, name)
+            for name, value in trainable.module.named_parameters():
+                assert (value.grad is not None) == (name in learned), (method, trainable.name, name)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -160,10 +160,10 @@ def test_half_precision_and_accumulation(method: str, pictures: Path, tmp_path: 
     objective = OBJECTIVES[method] | {"target": "prior"}
     objective.pop("frozen", None)
     changes = {"precision": "bf16", "accumulate": 2, "optimiser": {"lr": 1e-3}, "objective": objective}
-    shop, task = build(config(pictures, tmp_path, method, **changes))
-    weights = {value.dtype for value in task.players[0].module.parameters()}
+    ctx, task = build(config(pictures, tmp_path, method, **changes))
+    weights = {value.dtype for value in task.trainables[0].module.parameters()}
     assert weights == {torch.float32}
-    vision = shop.base(shop.config.stage[0]).need_prior().vision
+    vision = open_base(ctx, ctx.config.stage[0]).need_prior().vision
     assert vision.projection.weight.dtype == (torch.bfloat16 if method == "lora" else torch.float32)
     result = exported(run_config(config(pictures, tmp_path / "run", method, **changes)))
     assert not np.array_equal(draw(apply(result)), draw(kandinsky.load(device="cpu")))
@@ -187,7 +187,7 @@ def test_words_leave_the_vocabulary_alone(pictures: Path, tmp_path: Path) -> Non
 def test_what_is_shared_tells_of_no_disk() -> None:
     said = {"name": "/home/someone/model", "layers": ["conv_in", "/a/b"], "rank": 8, "prior": "owner/name"}
     kept = {"name": "model", "layers": ["conv_in", "b"], "rank": 8, "prior": "owner/name"}
-    assert without_places(said) == kept
+    assert without_paths(said) == kept
 
 
 def test_an_adapter_file_says_where_it_comes_from(pictures: Path, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_class_pictures_are_drawn_once_and_weighed(pictures: Path, tmp_path: Pat
     assert again[0].stat().st_mtime_ns == stamps[0]
     with Image.open(again[1]) as repaired:
         assert repaired.size == (32, 32)
-    assert isinstance(task.data, Beside)
+    assert isinstance(task.data, PriorPreservationSource)
     batch = task.data.batch([0, 1], torch.Generator().manual_seed(0))
     assert batch.captions == ("a zwx disc", "a zwx disc", "a disc", "a disc")
     assert batch.weights.tolist() == [1.0, 1.0, 0.25, 0.25]
@@ -273,7 +273,7 @@ def test_a_decoder_that_reads_texts_learns_a_row_in_each_encoder(
     result = exported(run_config(values))
     rows = load_file(result.path)
     assert set(rows) == {"text_encoder.zwxq", "prior_text_encoder.zwxq"}
-    fresh = Base(kandinsky.load(**_of(values["model"])))
+    fresh = BaseCheckpoint(kandinsky.load(**_of(values["model"])))
     for name, encoder in fresh.encoders.items():
         first = encoder.network.get_submodule("tokens").weight[encoder.tokenizer.word_ids("a")]
         assert not torch.equal(rows[f"{name}.zwxq"], first)
@@ -421,9 +421,29 @@ def test_templates_are_whole_configurations(method: str) -> None:
 
 
 def test_the_base_is_bare_again_for_the_next_stage(pictures: Path, tmp_path: Path) -> None:
-    shop, _ = build(config(pictures, tmp_path, "lora"))
-    stage = shop.config.stage[0]
-    assert not any(worn_by(module) for module in shop.base(stage).model.modules.values())
+    ctx, _ = build(config(pictures, tmp_path, "lora"))
+    stage = ctx.config.stage[0]
+    assert not any(applied_to(module) for module in open_base(ctx, stage).model.modules.values())
+
+
+def test_a_stage_says_its_own_captions_after_one_without_captions(pictures: Path, tmp_path: Path) -> None:
+    """Two stages of one run at one size: a word that learns from templates, then adapters from captions."""
+    stages = [config(pictures, tmp_path, method) for method in ("textual_inversion", "lora")]
+    kept = ("method", "batch", "max_steps", "objective")
+    shared = {name: stages[0][name] for name in ("out", "data", "device")}
+    values = shared | {"stage": [{name: stage[name] for name in kept} for stage in stages]}
+    ctx = TrainContext(read_config(values), CPU)
+    said = []
+    for stage in ctx.config.stage:
+        *_, task = steps_of(METHODS[stage.method](ctx, stage))
+        said.append(task.data.batch(range(4), torch.Generator().manual_seed(0)).captions)
+    assert all("zwx" in caption for caption in said[0])
+    assert not any("zwx" in caption for caption in said[1])
+
+
+def steps_of(making: Generator[events.Event, None, Task[Any]]) -> Iterator[Any]:
+    """What a generator yields and, last, what it returns."""
+    yield (yield from making)
 
 
 def test_cached_and_fresh_examples_are_of_one_kind(pictures: Path, tmp_path: Path) -> None:
@@ -431,12 +451,9 @@ def test_cached_and_fresh_examples_are_of_one_kind(pictures: Path, tmp_path: Pat
     cached = build(config(pictures, tmp_path / "b", "lora", variants=1, augmentation="none"))[1].data
     one: Examples = fresh.batch([0, 1], torch.Generator().manual_seed(0))
     two: Examples = cached.batch([0, 1], torch.Generator().manual_seed(0))
-    base = Base(kandinsky.load(device="cpu"))
-    plain = (
-        Workshop(read_config(config(pictures, tmp_path, "lora")), CPU)
-        .pictures(read_config(config(pictures, tmp_path, "lora")).stage[0])
-        .plain([0, 1])
-    )
+    base = BaseCheckpoint(kandinsky.load(device="cpu"))
+    ctx = TrainContext(read_config(config(pictures, tmp_path, "lora")), CPU)
+    plain = ctx.data.split(ctx.data.size(ctx.config.stage[0]))[0].plain([0, 1])
     assert one.pixels is not None
     assert two.encodings is not None
     for name, value in base.encode(plain).items():

@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import NETWORKS, build, draw_pictures, small_config, turn
+from small import CPU, NETWORKS, build, draw_pictures, small_config, turn
 
 import kandinsky
 from kandinsky.core.errors import CheckpointError, ConfigError, OutputError
 from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.training import events, run_config
-from kandinsky.training.api import export, load_networks
-from kandinsky.training.stages.movq import cropped
-from kandinsky.training.standardise import latent_statistics, standardise
-from kandinsky.training.state import Checkpoint, newest, save
+from kandinsky.training.api import export
+from kandinsky.training.checkpoint import Checkpoint, newest, save
+from kandinsky.training.config import read_config
+from kandinsky.training.context import TrainContext
+from kandinsky.training.export import load_networks
+from kandinsky.training.scratch.latent_normalisation import latent_statistics, normalise_latents
+from kandinsky.training.scratch.movq import cropped
 
 MOVQ = MoVQConfig(channels=(32, 32), layers=1, codebook_size=32)
 
@@ -27,6 +30,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finish")
     draw_pictures(folder / "pictures")
     return folder
+
+
+def context(values: dict[str, Any]) -> TrainContext:
+    return TrainContext(read_config(values), CPU)
 
 
 def only_movq(root: Path, out: Path, **changes: Any) -> dict[str, Any]:
@@ -59,7 +66,7 @@ def test_standardising_changes_the_latents_and_nothing_that_is_decoded() -> None
     x = pictures[0]
     before = movq.decode(movq.encode(x)), movq.decode(movq.codebook(codes).permute(0, 3, 1, 2))
     assert movq.encode(x).mean().abs() > 0.5
-    standardise(movq, *latent_statistics(movq, pictures))
+    normalise_latents(movq, *latent_statistics(movq, pictures))
     after = movq.decode(movq.encode(x)), movq.decode(movq.codebook(codes).permute(0, 3, 1, 2))
     for old, new in zip(before, after, strict=True):
         torch.testing.assert_close(new, old, atol=1e-5, rtol=1e-5)
@@ -74,7 +81,7 @@ def test_a_dead_channel_stays_finite() -> None:
     movq.quant_conv.weight[2].zero_()
     mean, deviation = latent_statistics(movq, [torch.randn(2, 3, 16, 16)])
     assert deviation[2] == 1
-    standardise(movq, mean, deviation)
+    normalise_latents(movq, mean, deviation)
     assert all(value.isfinite().all() for value in movq.state_dict().values())
 
 
@@ -83,7 +90,7 @@ def test_an_autoencoder_ends_with_unit_latents_for_the_stages_after_it(root: Pat
     list(run_config(config))
     tensors = newest_tensors(tmp_path / "run")
     raw, final = network(tensors["movq.ema"]), network(tensors["movq.final"])
-    shop, task = build(config, "movq")
+    ctx, task = build(config, "movq")
     x = task.data.batch(range(len(task.data)), torch.Generator().manual_seed(0)).pixels
     with torch.no_grad():
         old, new = (movq.decode(movq.encode(x)) for movq in (raw, final))
@@ -92,7 +99,7 @@ def test_an_autoencoder_ends_with_unit_latents_for_the_stages_after_it(root: Pat
     torch.testing.assert_close(mean, torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(deviation, torch.ones(4), atol=1e-4, rtol=0)
     assert latent_statistics(raw, [x])[1].sub(1).abs().max() > 0.01
-    loaded = shop.finished(shop.last("movq"), shop.new_movq())
+    loaded = ctx.run.finished(ctx.run.last("movq"), ctx.networks.movq())
     assert torch.equal(loaded.quant_conv.weight, tensors["movq.final"]["quant_conv.weight"])
 
 
@@ -181,7 +188,7 @@ def test_the_peer_loads_the_same_folder(model: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     peer = diffusers.KandinskyV22CombinedPipeline.from_pretrained(str(model))
     peer.set_progress_bar_config(disable=True)
-    unet = load_networks(json.loads((model.parent / "config.json").read_text())).decoder
+    unet = load_networks(context(json.loads((model.parent / "config.json").read_text())))["unet"]
     with torch.no_grad():
         drawn = peer(
             "red bar",
@@ -223,7 +230,7 @@ def test_networks_of_other_runs_are_exported_with_what_they_were_used_for(model:
     config["stage"] = [{**stage, "uses": uses} for stage in config["stage"][2:]]
     assert list(run_config(config))[-1] == events.Exported(root / "rest" / "checkpoint")
     whole = newest_tensors(model.parent)["movq.final"]
-    assert torch.equal(load_networks(config).movq.quant_conv.weight, whole["quant_conv.weight"])
+    assert torch.equal(load_networks(context(config))["movq"].quant_conv.weight, whole["quant_conv.weight"])
 
 
 def test_exports_that_cannot_be_are_one_error_each(

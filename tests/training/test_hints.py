@@ -12,20 +12,20 @@ import torch
 from PIL import Image, ImageOps
 from small import draw_pictures
 from test_finetuning import OBJECTIVES, build, config, exported
-from tests.tiny import Checkpoints
-from tests.tiny_one_text import OneTextCheckpoints
 
 import kandinsky
 from kandinsky.checkpoints.diffusers_folder import open_folder
 from kandinsky.cli.main import run
 from kandinsky.core.errors import ConfigError, DataError, KandinskyError
 from kandinsky.networks.unet2 import UNet2Condition
-from kandinsky.tasks.start import told_hint
+from kandinsky.tasks.start import hint_condition
 from kandinsky.training import run_config
 from kandinsky.training.data.folder import read_folder
 from kandinsky.training.data.hints import edge_hints, with_hints
 from kandinsky.training.data.pictures import Augmentation, open_pictures
-from kandinsky.training.stages.regions import following
+from kandinsky.training.finetune.widen_unet import with_controlnet
+from tests.tiny import Checkpoints
+from tests.tiny_one_text import OneTextCheckpoints
 
 EDGES: dict[str, Any] = {"control": {"hints": "edges"}}
 
@@ -112,23 +112,23 @@ def test_training_sees_the_edges_that_a_user_makes(pictures: Path) -> None:
 
 def test_a_decoder_that_is_shown_hints_says_what_it_said() -> None:
     model = kandinsky.load(device="cpu", dtype="float32").model
-    shown = following(model, "extend")
+    shown = with_controlnet(model, "extend")
     assert shown.hints
     assert shown.extra_channels == 0
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     plain = UNet2Condition(torch.randn(1, 256, generator=torch.Generator().manual_seed(1)))
     # The embedded codec has 4 pixels a latent; the network looks at 8.
-    hint = told_hint(shown, torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2)))
+    hint = hint_condition(shown, torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2)))
     assert hint.shape == (1, 3, 128, 128)
     t = torch.tensor([500])
     with torch.no_grad():
         before = model.network(x, t, plain)  # type: ignore[operator]
         after = shown.network(x, t, replace(plain, hint=hint))  # type: ignore[operator]
         assert torch.allclose(after, before, atol=1e-5)
-        anew = following(model, "new").network(x, t, replace(plain, hint=hint))  # type: ignore[operator]
+        anew = with_controlnet(model, "new").network(x, t, replace(plain, hint=hint))  # type: ignore[operator]
         assert not torch.allclose(anew, before, atol=1e-3)
     with pytest.raises(ConfigError, match="cannot take hints"):
-        following(shown, "extend")
+        with_controlnet(shown, "extend")
 
 
 def test_a_decoder_learns_to_follow_edges(pictures: Path, tmp_path: Path) -> None:
@@ -204,13 +204,13 @@ def test_the_hint_reaches_the_loss(tiny: Checkpoints, pictures: Path, hints: Pat
     values["model"] = of(tiny.root / "control", tiny.root / "prior")
     _, task = build(values)
     batch = task.data.batch([0, 1], torch.Generator().manual_seed(0))
-    (player,) = task.players
-    loss = player.loss(turn(batch))
+    (trainable,) = task.trainables
+    loss = trainable.loss(turn(batch))
     with torch.no_grad():
-        other = player.loss(turn(replace(batch, hints=1 - batch.hints)))
+        other = trainable.loss(turn(replace(batch, hints=1 - batch.hints)))
     assert float(other.total) != float(loss.total.detach())
     loss.total.backward()
-    learned = dict(player.module.named_parameters())["hint.convs.0.weight"].grad
+    learned = dict(trainable.module.named_parameters())["hint.convs.0.weight"].grad
     assert learned is not None
     assert float(learned.abs().sum()) > 0
 

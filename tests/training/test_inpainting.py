@@ -10,21 +10,22 @@ import torch
 from PIL import Image
 from small import draw_pictures, turn
 from test_finetuning import OBJECTIVES, build, config, exported
-from tests.tiny import Checkpoints
-from tests.tiny_one_text import OneTextCheckpoints
-from tests.tiny_text_image import TextImageCheckpoints
 
 import kandinsky
 from kandinsky.checkpoints.diffusers_folder import open_folder
 from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.core.errors import ConfigError
 from kandinsky.generations import convert
-from kandinsky.tasks.start import erode, told_region
+from kandinsky.tasks.start import erode, region_condition
 from kandinsky.training import run_config
-from kandinsky.training.data.masks import random_regions
+from kandinsky.training.data.random_masks import random_regions
+from kandinsky.training.finetune.base_checkpoint import open_base
+from kandinsky.training.finetune.tuning import group_of
+from kandinsky.training.finetune.widen_unet import place_weights, widened
 from kandinsky.training.objectives.denoising import squared_error
-from kandinsky.training.stages.regions import counting, widened
-from kandinsky.training.stages.tuning import group_of
+from tests.tiny import Checkpoints
+from tests.tiny_one_text import OneTextCheckpoints
+from tests.tiny_text_image import TextImageCheckpoints
 
 INPAINTING: dict[str, Any] = {"inpainting": {"box": 0.5}}
 
@@ -56,6 +57,14 @@ def test_boxes_are_boxes() -> None:
         assert torch.equal(region.bool(), rows[:, None] & columns[None])
 
 
+def test_sample_grids_are_drawn_by_the_widened_decoder(pictures: Path, tmp_path: Path) -> None:
+    """The pipeline went on running the network that was loaded, which is not told of regions."""
+    ctx, _ = build(config(pictures, tmp_path, "full", objective=INPAINTING))
+    base = open_base(ctx, ctx.config.stage[0])
+    assert base.model.extra_channels == 5
+    assert base.pipe.running.network.config == base.model.network.config
+
+
 def test_a_widened_decoder_says_what_it_said() -> None:
     model = kandinsky.load(device="cpu", dtype="float32").model
     wide = widened(model, "extend")
@@ -83,7 +92,7 @@ def test_what_training_tells_is_what_inference_tells() -> None:
     model = widened(kandinsky.load(device="cpu", dtype="float32").model, "extend")
     latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     repaint = random_regions(2, 64, 64, 0.1, torch.Generator().manual_seed(1))
-    told = told_region(model, None, latents, repaint)
+    told = region_condition(model, None, latents, repaint)
     known = erode(1 - repaint[..., ::4, ::4])
     assert torch.equal(told, torch.cat([latents * known, known], dim=1))
 
@@ -94,10 +103,10 @@ def test_losses_count_inside_the_mask() -> None:
     output, target = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)
     output[..., 2:, :] = 3
     output[..., :2, :] = 2
-    counted = counting(mask, output, 0.0)
+    counted = place_weights(mask, output, 0.0)
     assert float(squared_error(output, target, counted)) == pytest.approx(4.0)
     # Half the places count a quarter: (4 + 9 / 4) / (1 + 1 / 4).
-    assert float(squared_error(output, target, counting(mask, output, 0.25))) == pytest.approx(5.0)
+    assert float(squared_error(output, target, place_weights(mask, output, 0.25))) == pytest.approx(5.0)
     assert float(squared_error(output, target)) == pytest.approx(6.5)
 
 
@@ -108,7 +117,7 @@ def test_nothing_is_learned_outside_the_mask(pictures: Path, tmp_path: Path) -> 
     assert batch.alpha is not None
     assert batch.alpha.shape == (2, 1, 32, 32)
     empty = replace(batch, alpha=torch.zeros_like(batch.alpha))
-    loss = task.players[0].loss
+    loss = task.trainables[0].loss
     with torch.no_grad():
         assert float(loss(turn(empty)).total) == 0
         assert float(loss(turn(batch)).total) > 0

@@ -1,5 +1,6 @@
 """Each loss against a formula, a property it must have, or an independent way to compute it."""
 
+import itertools
 import math
 
 import pytest
@@ -7,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.diffusion.process import Process
+from kandinsky.training.distributed import ALONE
 from kandinsky.training.objectives.autoencoder import (
     PatchCritic,
     adaptive_weight,
     critic_hinge_loss,
     generator_hinge_loss,
     latent_moments_loss,
+    similarity,
     structure_distance,
 )
 from kandinsky.training.objectives.contrastive import (
@@ -20,7 +23,6 @@ from kandinsky.training.objectives.contrastive import (
     contrastive_loss,
     cosine_logits,
     distillation_loss,
-    matches,
     retrieval_accuracy,
 )
 from kandinsky.training.objectives.denoising import (
@@ -32,7 +34,6 @@ from kandinsky.training.objectives.denoising import (
     variance_bound,
 )
 from kandinsky.training.objectives.times import SecondMomentTimes, UniformTimes
-from kandinsky.training.ranks import ALONE
 
 CPU = torch.device("cpu")
 PROCESS = Process.linear(0.00085, 0.012)
@@ -65,6 +66,23 @@ def test_structure_distance_sees_each_row_alone_and_has_a_gradient() -> None:
     together.sum().backward()
     assert y.grad is not None
     assert y.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.05])
+def test_similarity_is_that_of_the_paper(scale: float) -> None:
+    """Wang et al. 2004, eq. 13, written out for every window; faint pictures show the constants."""
+    a, b = (scale * pictures(1, 16, seed)[0].double() for seed in (0, 1))
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    values = []
+    for plane in range(3):
+        for top, left in itertools.product(range(12), repeat=2):
+            x, y = (image[plane, top : top + 5, left : left + 5].flatten() for image in (a, b))
+            mean_x, mean_y = x.mean(), y.mean()
+            covariance = ((x - mean_x) * (y - mean_y)).mean()
+            luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+            structure = (2 * covariance + c2) / (x.var(correction=0) + y.var(correction=0) + c2)
+            values.append(luminance * structure)
+    torch.testing.assert_close(similarity(a[None], b[None]), torch.stack(values).mean()[None])
 
 
 def test_latent_moments_loss_is_about_zero_for_standard_latents_alone() -> None:
@@ -131,32 +149,6 @@ def test_logits_keep_their_precision_where_networks_work_in_half() -> None:
     exact = 60 * torch.cosine_similarity(pair[0].double()[:, None], pair[1].double()[None], dim=2)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), exact, atol=1e-4, rtol=0)
-
-
-def test_a_caption_matches_the_pictures_of_which_it_is_true() -> None:
-    found = matches(
-        concepts=torch.tensor([0, 0, 0, 0, 1, 0]),
-        beside=torch.tensor([-1, -1, -1, -1, -1, 1]),
-        styles=torch.tensor([0, 1, 0, 1, 0, 0]),
-        backgrounds=torch.tensor([2, 3, 3, 2, 2, 2]),
-        names_style=torch.tensor([False, True, False, True, False, False]),
-        names_background=torch.tensor([False, False, True, True, False, False]),
-        captions=("apple", "flat apple", "apple on red", "flat apple on blue", "pear", "apple and pear"),
-    )
-    assert found.int().tolist() == [
-        [1, 1, 1, 1, 0, 0],
-        [0, 1, 0, 1, 0, 0],
-        [0, 1, 1, 0, 0, 0],
-        [0, 0, 0, 1, 0, 0],
-        [0, 0, 0, 0, 1, 0],
-        [0, 0, 0, 0, 0, 1],
-    ]
-
-
-def test_equal_captions_fit_each_others_pictures() -> None:
-    no, none = torch.zeros(3, dtype=torch.bool), torch.full((3,), -1)
-    found = matches(torch.arange(3), none, none, none, no, no, ("a face", "a dog", "a face"))
-    assert found.int().tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
 
 
 def test_class_loss_is_the_mean_over_rows_that_have_a_class() -> None:
@@ -276,7 +268,7 @@ def test_second_moment_times_follow_the_losses_and_stay_unbiased() -> None:
     losses = torch.tensor([1.0, 2.0, 3.0, 4.0])
     for _ in range(3):
         sampler.learn(torch.arange(4), losses)
-        sampler.settle(ALONE)
+        sampler.sync(ALONE)
     torch.testing.assert_close(sampler.probabilities().float(), losses / 10, atol=1e-3, rtol=1e-2)
     t, weights = sampler.draw(50_000, generator, CPU)
     shares = t.bincount(minlength=4) / 50_000
@@ -288,5 +280,5 @@ def test_second_moment_times_forget_old_losses() -> None:
     sampler = SecondMomentTimes(2, history=2)
     for loss in (100.0, 1.0, 1.0):
         sampler.learn(torch.arange(2), torch.tensor([loss, 1.0]))
-        sampler.settle(ALONE)
+        sampler.sync(ALONE)
     torch.testing.assert_close(sampler.probabilities(), torch.full((2,), 0.5, dtype=torch.float64))

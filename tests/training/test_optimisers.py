@@ -13,15 +13,14 @@ from toys import run_toy, toy_stage, toy_task
 
 from kandinsky.core.errors import ConfigError, KandinskyError
 from kandinsky.training import events
-from kandinsky.training.config import OptimiserConfig
+from kandinsky.training.checkpoint import newest
+from kandinsky.training.config import DecoderObjective, OptimiserConfig, PriorObjective
+from kandinsky.training.diffusion_losses import noise_of
 from kandinsky.training.learner import SMALLEST_SCALE, Learner
-from kandinsky.training.loop import CHECKPOINTS
 from kandinsky.training.objectives.denoising import error_of, huber_error, squared_error
-from kandinsky.training.objectives_config import DecoderObjective, PriorObjective
 from kandinsky.training.optim import make_optimiser, optimiser_state, restore_optimiser
-from kandinsky.training.stages.decoder import noise_of
-from kandinsky.training.state import newest
-from kandinsky.training.task import Losses, Player, Turn
+from kandinsky.training.run_folder import CHECKPOINTS
+from kandinsky.training.task import Losses, StepContext, Trainable
 
 CPU = torch.device("cpu")
 
@@ -59,11 +58,11 @@ def one_step(
     torch.manual_seed(0)
     network = nn.Linear(4, 4)
 
-    def loss(given: Turn) -> Losses:
+    def loss(given: StepContext) -> Losses:
         return Losses(poison * network(given.batch).square().mean())
 
-    player = Player("network", network, loss, OptimiserConfig(lr=0.1))
-    learner = Learner(player, toy_stage(precision=precision), CPU)
+    trainable = Trainable("network", network, loss, OptimiserConfig(lr=0.1))
+    learner = Learner(trainable, toy_stage(precision=precision), CPU)
     if scale is not None:
         learner.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     return learner, learner.update([turn(torch.ones(2, 4))], [], 0.0, 10)
@@ -73,12 +72,12 @@ def test_an_overflowing_step_is_left_out_and_the_scale_falls() -> None:
     torch.manual_seed(0)
     begun = nn.Linear(4, 4).weight
     learner, values = one_step("fp16", poison=1e38)
-    assert torch.equal(learner.player.module.weight, begun)  # type: ignore[arg-type]
+    assert torch.equal(learner.trainable.module.weight, begun)  # type: ignore[arg-type]
     assert float(values["grad_norm"]) == 0
     assert learner.scaler.get_scale() < 65536
     # The first scale is too large for this loss as well.
     learner, values = one_step("fp16", scale=256.0)
-    assert not torch.equal(learner.player.module.weight, begun)  # type: ignore[arg-type]
+    assert not torch.equal(learner.trainable.module.weight, begun)  # type: ignore[arg-type]
     assert float(values["grad_norm"]) == pytest.approx(float(one_step("fp32")[1]["grad_norm"]), rel=1e-2)
     _, values = one_step("fp16", poison=float("nan"), scale=SMALLEST_SCALE / 2)
     assert not bool(values["grad_norm"].isfinite())
@@ -156,4 +155,4 @@ def test_offset_noise_moves_whole_channels() -> None:
 
 
 def test_the_toy_has_two_players() -> None:
-    assert [player.name for player in toy_task().players] == ["network", "critic"]
+    assert [trainable.name for trainable in toy_task().trainables] == ["network", "critic"]

@@ -14,9 +14,12 @@ from torch import nn
 
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
+from kandinsky.recipes.emoji.sentence_teacher import remembering
+from kandinsky.training.checkpoint import Checkpoint, read, save
 from kandinsky.training.config import OptimiserConfig, ScheduleConfig
-from kandinsky.training.data.order import EpochSampler
+from kandinsky.training.data.samplers import EpochSampler
 from kandinsky.training.ema import Ema
+from kandinsky.training.image_grid import GAP, grid, write_grid
 from kandinsky.training.optim import (
     make_optimiser,
     optimiser_state,
@@ -25,11 +28,8 @@ from kandinsky.training.optim import (
     restore_optimiser,
     trained,
 )
+from kandinsky.training.scratch.clip_model import ClipModel, by_length
 from kandinsky.training.seeds import generator
-from kandinsky.training.sheets import GAP, grid, write_sheet
-from kandinsky.training.stages.towers import Towers, by_length
-from kandinsky.training.state import Checkpoint, read, save
-from kandinsky.training.teacher import remembering
 
 
 @settings(max_examples=30, deadline=None)
@@ -160,7 +160,7 @@ def test_grid_and_sheet(tmp_path: Path) -> None:
     assert (sheet[:4, :6] == 0).all()
     assert (sheet[:4, 6 + GAP :] == 128).all()
     assert (sheet[4 + GAP :, :6] == 255).all()
-    path = write_sheet(tmp_path / "a.png", sheet)
+    path = write_grid(tmp_path / "a.png", sheet)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(path.read_bytes()))), sheet)
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
@@ -181,7 +181,7 @@ def test_a_teacher_is_asked_once_for_each_text() -> None:
 def test_captions_read_in_groups_of_their_length_come_back_in_their_places() -> None:
     torch.manual_seed(0)
     vision = ClipVisionConfig(16, 1, 2, 32, 16, 8, 8, "gelu")
-    towers = Towers(ClipTextConfig(50, 16, 2, 2, 32, 12, 8, "gelu", 49, "eos"), vision)
+    towers = ClipModel(ClipTextConfig(50, 16, 2, 2, 32, 12, 8, "gelu", 49, "eos"), vision)
     lengths = torch.tensor([3, 12, 2, 7, 7, 4, 9])
     mask = torch.arange(12)[None] < lengths[:, None]
     ids = torch.randint(49, (7, 12)) * mask

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from tests.docs.pages import REPOSITORY
-from tests.outlines import NUMBERS, text_image_outline
 from torch import nn
 
 import kandinsky
-from kandinsky.cli import planning
+from kandinsky.cli import train as command
 from kandinsky.cli.main import run
 from kandinsky.core.errors import ConfigError
-from kandinsky.training.ledger import CudaAutocast, Hollow, Ledger
-from kandinsky.training.plan import plan
+from kandinsky.training.memory_meter import CudaAutocast, FakeTensors, MemoryMeter
+from kandinsky.training.memory_plan import plan
+from tests.docs.pages import REPOSITORY
+from tests.outlines import NUMBERS, text_image_outline
 
 MIB = 2**20
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -42,25 +42,25 @@ def config(method: str, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def test_the_book_holds_what_is_alive() -> None:
+def test_the_meter_counts_what_is_alive() -> None:
     layer = nn.Linear(100, 100, bias=False)
-    Hollow().make(layer)
-    ledger = Ledger()
-    assert ledger.count(layer.state_dict().values()) == ledger.live == 40_000
-    assert ledger.count(layer.parameters()) == 0
-    with ledger:
-        ledger.mark()
+    FakeTensors().replace(layer)
+    meter = MemoryMeter()
+    assert meter.count(layer.state_dict().values()) == meter.live == 40_000
+    assert meter.count(layer.parameters()) == 0
+    with meter:
+        meter.mark()
         x = torch.ones(10, 100)
         y = layer(layer(x).relu())
-        assert ledger.live == 40_000 + 4 * 4_000 - 4_000
+        assert meter.live == 40_000 + 4 * 4_000 - 4_000
         y.sum().backward()
         del x, y
     assert layer.weight.grad is not None
-    assert ledger.live == 80_000
-    assert ledger.peak >= 80_000 + 3 * 4_000
+    assert meter.live == 80_000
+    assert meter.peak >= 80_000 + 3 * 4_000
     del layer
     gc.collect()
-    assert ledger.live == 0
+    assert meter.live == 0
 
 
 def test_norms_are_wide_under_autocast_of_another_device() -> None:
@@ -131,7 +131,7 @@ def test_a_run_from_scratch_is_not_planned() -> None:
 
 def test_the_flag_plans_and_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Path, dict[str, Any]]] = []
-    monkeypatch.setattr(planning, "show", lambda path, changes: asked.append((path, changes)))
+    monkeypatch.setattr(command, "show_plan", lambda path, changes: asked.append((path, changes)))
     with pytest.raises(SystemExit) as ended:
         run(["train", "run.toml", "--device", "cuda", "--plan"])
     assert ended.value.code == 0

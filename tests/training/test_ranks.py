@@ -17,11 +17,11 @@ from test_finetuning import build, config, exported
 
 from kandinsky.core.errors import ConfigError
 from kandinsky.training import run_config
+from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import read_config
-from kandinsky.training.learner import Learner, spreads
-from kandinsky.training.loop import CHECKPOINTS
-from kandinsky.training.ranks import ALONE, World, announced
-from kandinsky.training.state import newest
+from kandinsky.training.distributed import ALONE, World, launched
+from kandinsky.training.learner import Learner, shards
+from kandinsky.training.run_folder import CHECKPOINTS
 
 
 def free_port() -> int:
@@ -118,18 +118,18 @@ def test_what_cannot_be_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     pictures = draw_pictures(tmp_path / "pictures")
     values = config(pictures, tmp_path / "run", "full", objective={"target": "prior"}, spread=True)
     _, task = build(values)
-    (player,) = task.players
+    (trainable,) = task.trainables
     stage = read_config(values | {"optimiser": {"kind": "adafactor"}}).stage[0]
-    assert not spreads(stage, ALONE)
-    assert spreads(stage, World(0, 2))
+    assert not shards(stage, ALONE)
+    assert shards(stage, World(0, 2))
     with pytest.raises(ConfigError, match="do not learn by adafactor in fp32"):
-        Learner(player, stage, torch.device("cpu"), World(0, 2))
+        Learner(trainable, stage, torch.device("cpu"), World(0, 2))
     stage = read_config(values | {"precision": "fp16"}).stage[0]
     with pytest.raises(ConfigError, match="do not learn by adamw in fp16"):
-        Learner(player, stage, torch.device("cpu"), World(0, 2))
+        Learner(trainable, stage, torch.device("cpu"), World(0, 2))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     plain = read_config(values | {"spread": False}).stage[0]
-    assert spreads(plain, World(0, 2))
+    assert shards(plain, World(0, 2))
 
 
 def same_run(ours: Path, theirs: Path) -> None:
@@ -165,14 +165,14 @@ def test_histories_of_losses_are_shared(tmp_path: Path) -> None:
 def test_who_is_who(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert announced() == ALONE
+    assert launched() == ALONE
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")
-    assert announced() == World(3, 4)
-    assert not announced().first
+    assert launched() == World(3, 4)
+    assert not launched().first
     monkeypatch.setenv("RANK", "4")
     with pytest.raises(ConfigError, match="RANK is 4"):
-        announced()
+        launched()
 
 
 def test_how_many_processes_the_command_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,10 @@ import torch
 from toys import run_and_die, run_toy
 
 from kandinsky.core.errors import CheckpointError, ConfigError, OutputError
-from kandinsky.training import events, state
+from kandinsky.training import checkpoint as state
+from kandinsky.training import events
+from kandinsky.training.checkpoint import newest
 from kandinsky.training.logs import LossLog
-from kandinsky.training.state import newest
 
 
 @pytest.fixture(scope="module")

@@ -6,27 +6,30 @@ import os
 import signal
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from kandinsky.training.stages import sources
 from small import CPU, NETWORKS, build, draw_pictures, small_config, turn
 
 from kandinsky import training
 from kandinsky.conditioning.clip_image import CLIP_MEAN
 from kandinsky.core.errors import CheckpointError, ConfigError, DataError
-from kandinsky.training import events, run_config, teacher
-from kandinsky.training.api import load_networks
+from kandinsky.recipes.emoji import sentence_teacher
+from kandinsky.training import events, run_config
+from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import read_config
+from kandinsky.training.context import TrainContext
+from kandinsky.training.data.cached_encodings import PictureSource
 from kandinsky.training.data.pictures import AUGMENTATIONS
-from kandinsky.training.stages import sources
-from kandinsky.training.stages.encoding import Encoders
-from kandinsky.training.stages.prior import condition
-from kandinsky.training.stages.sources import Captioned, PictureSource
-from kandinsky.training.stages.towers import vision_pixels
-from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.state import newest
+from kandinsky.training.examples import Examples
+from kandinsky.training.export import load_networks
+from kandinsky.training.scratch.clip_model import vision_pixels
+from kandinsky.training.scratch.encoders import FrozenEncoders, frozen_clip, frozen_movq
+from kandinsky.training.scratch.tokens import CaptionTokens
 
 RECIPES = Path(training.__file__).parent / "recipes"
 NAMES = ("movq", "clip", "prior", "decoder")
@@ -107,16 +110,16 @@ def event_stage(event: Any) -> str:
 
 def test_cached_encodings_are_those_of_the_pictures(whole: tuple[Path, list[Any]], root: Path) -> None:
     config = small_config(root, out=str(whole[0]))
-    shop, cached = build(config, "decoder")
-    stage = shop.config.stage[3]
-    encoders = Encoders(shop.frozen_towers(stage), shop.frozen_movq(stage), CPU)
-    x = shop.split(stage)[0].plain([0, 1])
+    ctx, cached = build(config, "decoder")
+    stage = ctx.config.stage[3]
+    encoders = FrozenEncoders(frozen_clip(ctx, stage), frozen_movq(ctx, stage), CPU)
+    x = ctx.data.split(ctx.data.size(stage))[0].plain([0, 1])
     direct = encoders.encode(x)
     assert direct["latents"].shape == (2, 4, 8, 8)
-    found = encoders.of(cached.data.batch([0, 1], torch.Generator().manual_seed(0)))
+    found = cached.data.batch([0, 1], torch.Generator().manual_seed(0)).encoded(encoders)
     assert found["latents"].shape == direct["latents"].shape
     assert found["embeddings"].dtype == torch.float32
-    again = encoders.of(Captioned(torch.zeros(0), torch.zeros(0), pixels=x))
+    again = Examples(("", ""), torch.ones(2), pixels=x).encoded(encoders)
     assert torch.equal(again["latents"], direct["latents"])
 
 
@@ -130,16 +133,17 @@ def test_a_dropped_condition_is_not_seen(name: str, whole: tuple[Path, list[Any]
         _, task = build(config, name)
         # Residual branches start shut: one open layer is enough for the condition to reach the output.
         with torch.no_grad():
-            for parameter in task.players[0].module.parameters():
+            for parameter in task.trainables[0].module.parameters():
                 if parameter.requires_grad:
                     parameter.copy_(
                         0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
                     )
         batch = task.data.batch([0, 1, 2, 3], torch.Generator().manual_seed(0))
-        other = Captioned(batch.ids.flip(0), batch.mask, embeddings=batch.embeddings, latents=batch.latents)
+        other = replace(batch, captions=batch.captions[::-1])
         if name == "decoder":
-            other = Captioned(batch.ids, batch.mask, embeddings=-batch.embeddings, latents=batch.latents)
-        loss = task.players[0].loss
+            embeddings = -batch.encodings["embeddings"]
+            other = replace(batch, encodings=batch.encodings | {"embeddings": embeddings})
+        loss = task.trainables[0].loss
         losses[dropout] = [loss(turn(rows)).total.item() for rows in (batch, other)]
     assert losses[0.0][0] != losses[0.0][1]
     assert losses[1.0][0] == losses[1.0][1]
@@ -149,9 +153,9 @@ def test_the_prior_works_on_embeddings_of_mean_zero_and_deviation_one(
     whole: tuple[Path, list[Any]], root: Path
 ) -> None:
     _, task = build(small_config(root, out=str(whole[0])), "prior")
-    prior: Any = task.players[0].module
+    prior: Any = task.trainables[0].module
     batch = task.data.batch(range(len(task.data)), torch.Generator().manual_seed(3))
-    x = prior.normalise(batch.embeddings)
+    x = prior.normalise(batch.encodings["embeddings"])
     assert x.mean(0).abs().max() < 1.5
     assert 0.3 < x.std(0).mean() < 2
     assert not prior.clip_std.requires_grad
@@ -165,17 +169,18 @@ def test_pixels_for_the_vision_tower_are_shifted_scaled_and_resized() -> None:
 
 
 def test_finished_networks_are_the_running_means(whole: tuple[Path, list[Any]], root: Path) -> None:
-    found = load_networks(small_config(root, out=str(whole[0])))
+    ctx = TrainContext(read_config(small_config(root, out=str(whole[0]))), CPU)
+    found = load_networks(ctx)
     means = finished(whole[0], "decoder")["decoder.ema"]
-    assert all(torch.equal(value, means[name]) for name, value in found.decoder.state_dict().items())
+    assert all(torch.equal(value, means[name]) for name, value in found["unet"].state_dict().items())
     means = finished(whole[0], "clip")["clip.ema"]
-    assert torch.equal(found.vision.positions, means["towers.vision.positions"])
-    assert (found.tokenizer / "vocab.json").is_file()
-    assert not found.prior.training
+    assert torch.equal(found["prior_image_encoder"].positions, means["towers.vision.positions"])
+    assert (CaptionTokens(ctx).folder / "vocab.json").is_file()
+    assert not found["prior_prior"].training
     lacking = small_config(root, out=str(whole[0]))
     lacking["stage"] = lacking["stage"][:3]
     with pytest.raises(ConfigError, match="no stage of method 'decoder'"):
-        load_networks(lacking)
+        load_networks(TrainContext(read_config(lacking), CPU))
 
 
 def test_a_tokenizer_with_too_many_ids_is_refused(
@@ -214,14 +219,15 @@ def test_options_train_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def teach(texts: Any) -> torch.Tensor:
-        return torch.stack([torch.full((teacher.WIDTH,), float(len(text))) for text in texts])
+        return torch.stack([torch.full((sentence_teacher.WIDTH,), float(len(text))) for text in texts])
 
-    monkeypatch.setattr("kandinsky.training.stages.clip.load_teacher", lambda: teach)
+    monkeypatch.setattr("kandinsky.recipes.emoji.heads.load_teacher", lambda: teach)
     uses = {name: str(whole[0] / name) for name in ("movq", "clip")}
     stage = {"method": method, "batch": 4, "max_steps": 2, "log_every": 1, "uses": uses, **changes}
     config = small_config(
         root, out=str(tmp_path / "run"), stage=[stage], tokenizer=str(whole[0] / "tokenizer")
     )
+    config["data"]["recipe"] = "emoji"
     said = list(run_config(config))
     assert isinstance(said[-1], events.Finished)
     assert all(math.isfinite(value) for value in said[-1].losses.values())
@@ -268,9 +274,8 @@ def test_pictures_of_the_test_split_are_never_opened(root: Path, tmp_path: Path)
         row = {"file_name": path.name, "caption": caption, "split": "test" if number % 3 == 0 else "train"}
         lines.append(json.dumps(row))
     (folder / "metadata.jsonl").write_text("\n".join(lines))
-    shop = Workshop(read_config(small_config(tmp_path)), CPU)
-    assert len(shop.pictures(shop.config.stage[0])) == 8
-    learned, held_out = shop.split(shop.config.stage[0])
+    ctx = TrainContext(read_config(small_config(tmp_path)), CPU)
+    learned, held_out = ctx.data.split(ctx.data.size(ctx.config.stage[0]))
     assert held_out is not None
     assert sorted(learned.files.tolist() + held_out.files.tolist()) == [1, 2, 4, 5, 7, 8, 10, 11]
 
@@ -328,11 +333,11 @@ def test_missing_pictures_or_perceptual_weights_are_data_errors(root: Path, tmp_
 
 
 def test_an_unconditional_text_is_the_empty_one(whole: tuple[Path, list[Any]], root: Path) -> None:
-    shop, _ = build(small_config(root, out=str(whole[0])), "prior")
-    ids, mask = shop.ids(["", "red circle"])
+    ctx, _ = build(small_config(root, out=str(whole[0])), "prior")
+    ids, mask = CaptionTokens(ctx)(["", "red circle"])
     assert mask.sum(1).tolist()[0] == 2
-    towers = shop.frozen_towers(shop.config.stage[2]).module
-    told = condition(towers, ids, mask)
+    encoders = FrozenEncoders(frozen_clip(ctx, ctx.config.stage[2]), None, CPU)
+    told = encoders.prior_condition(ids, mask)
     assert told.text_hidden.shape == (2, 4, 16)
     assert not told.text_hidden.requires_grad
 
@@ -343,7 +348,7 @@ def test_recipes_fit_together_and_are_small_enough_to_ship(recipe: str, root: Pa
     values |= {"out": str(tmp_path / "run"), "threads": 1, "device": "cpu"}
     values["data"] |= {"folder": str(root / "pictures"), "held_out": 0}
     for stage in values["stage"]:
-        stage |= {"max_steps": 1, "batch": 2, "sample_every": 0, "variants": min(stage.get("variants", 0), 1)}
+        stage |= {"max_steps": 1, "batch": 4, "sample_every": 0, "variants": min(stage.get("variants", 0), 1)}
         stage["precision"] = "fp32"
         # The classifier's weights are a package of their own.
         stage["objective"].pop("features", None)
@@ -364,8 +369,8 @@ def test_recipes_fit_together_and_are_small_enough_to_ship(recipe: str, root: Pa
 def test_large_pictures_are_encoded_a_few_at_a_time(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = Workshop(read_config(small_config(root)), CPU)
-    pictures = PictureSource(shop.pictures(shop.config.stage[3]), AUGMENTATIONS["full"])
+    ctx = TrainContext(read_config(small_config(root, data={"folder": str(root / "pictures")})), CPU)
+    pictures = PictureSource(ctx.data.split(16)[0], AUGMENTATIONS["full"])
     seen: list[int] = []
 
     def encode(pixels: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -8,17 +8,17 @@ import torch
 from safetensors.torch import load_file
 from small import draw_pictures
 from test_finetuning import OBJECTIVES, build, config, exported
-from tests.tiny import Checkpoints
-from tests.tiny_one_text import OneTextCheckpoints
-from tests.tiny_text_image import TextImageCheckpoints
 
 import kandinsky
 from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.core.errors import ConfigError
-from kandinsky.engine.adapters import adaptable
+from kandinsky.engine.loras import adaptable
 from kandinsky.generations import convert
 from kandinsky.training import events, run_config
 from kandinsky.training.components import write_component
+from tests.tiny import Checkpoints
+from tests.tiny_one_text import OneTextCheckpoints
+from tests.tiny_text_image import TextImageCheckpoints
 
 PRIOR = {"prior_prior", "prior_text_encoder"}
 LEARN = {
@@ -118,8 +118,8 @@ def test_adapters(generation: str, models: dict[str, dict[str, str]], pictures: 
 def test_text_encoders_alone(models: dict[str, dict[str, str]], pictures: Path, tmp_path: Path) -> None:
     objective = {"text_encoders": True, "frozen": ["unet."]}
     _, task = build(of(models["one_text"], pictures, tmp_path, "full", objective))
-    (player,) = task.players
-    learned = {name for name, value in player.module.named_parameters() if value.requires_grad}
+    (trainable,) = task.trainables
+    learned = {name for name, value in trainable.module.named_parameters() if value.requires_grad}
     assert learned
     assert all(name.startswith("text_encoder.") for name in learned)
 

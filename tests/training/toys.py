@@ -1,4 +1,4 @@
-"""The smallest task that has everything: two players, dropout, batch norm, augmentation, accumulation."""
+"""The smallest task that has everything: two trainables, dropout, batch norm, augmentation, accumulation."""
 
 import os
 import signal
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.training.config import Stage
+from kandinsky.training.image_grid import grid
 from kandinsky.training.loop import train
-from kandinsky.training.sheets import grid
-from kandinsky.training.task import Losses, Player, Run, Sheet, Task, Turn
+from kandinsky.training.task import ImageGrid, Losses, StepContext, Task, Trainable, TrainState
 
 
 class Points:
@@ -33,25 +33,25 @@ def toy_task(*, poison_at: int | None = None) -> Task:
     network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 4))
     critic = nn.Linear(4, 1)
 
-    def reconstruct(turn: Turn) -> Losses:
+    def reconstruct(turn: StepContext) -> Losses:
         x: Tensor = turn.batch
         out = network(x + 0.1 * turn.normal(x))
         turn.shared["out"] = out.detach()
         loss = (out - x).square().mean() - 0.01 * critic(out).mean()
         return Losses(loss * float("nan") if turn.step == poison_at else loss, {"mse": loss.detach()})
 
-    def judge(turn: Turn) -> Losses:
+    def judge(turn: StepContext) -> Losses:
         return Losses((critic(turn.shared["out"]) - critic(turn.batch)).mean().square())
 
-    def sheet(generator: torch.Generator) -> Sheet:
+    def sheet(generator: torch.Generator) -> ImageGrid:
         return grid(
             network(torch.randn(3, 4, generator=generator))[:, :3, None, None].expand(-1, -1, 4, 4), 3
         )
 
     settings = toy_stage().optimiser
-    players = (Player("network", network, reconstruct, settings),)
-    players += (Player("critic", critic, judge, settings, begins=3, ema=False),)
-    return Task(players, Points(), extra=nn.BatchNorm1d(2), sheet=sheet, measure=lambda _: {"seen": 1.0})
+    trainables = (Trainable("network", network, reconstruct, settings),)
+    trainables += (Trainable("critic", critic, judge, settings, begins=3, ema=False),)
+    return Task(trainables, Points(), extra=nn.BatchNorm1d(2), grid=sheet, measure=lambda _: {"seen": 1.0})
 
 
 def toy_stage(**changes: Any) -> Stage:
@@ -72,7 +72,7 @@ def toy_stage(**changes: Any) -> Stage:
 def run_toy(folder: Path, *, resume: bool = False, **changes: Any) -> list[Any]:
     poison = changes.pop("poison_at", None)
     torch.set_num_threads(1)
-    run = Run(toy_task(poison_at=poison), toy_stage(**changes), folder, seed=3, resume=resume)
+    run = TrainState(toy_task(poison_at=poison), toy_stage(**changes), folder, seed=3, resume=resume)
     return list(train(run))
 
 
@@ -97,5 +97,5 @@ def run_and_die(folder: Path, at: int) -> None:
     for name in ("fsync", "rename", "replace", "rmdir", "unlink", "mkdir"):
         setattr(os, name, counted(getattr(os, name)))
     torch.set_num_threads(1)
-    for _ in train(Run(toy_task(), toy_stage(), folder, seed=3, resume=True)):
+    for _ in train(TrainState(toy_task(), toy_stage(), folder, seed=3, resume=True)):
         count()

@@ -11,10 +11,10 @@ from PIL import Image
 from kandinsky.core.errors import CheckpointError, ConfigError, DataError
 from kandinsky.training import events, run_config
 from kandinsky.training.config import read_config
+from kandinsky.training.context import TrainContext
 from kandinsky.training.data.buckets import BucketSampler, bucketed, nearest_shape
 from kandinsky.training.data.folder import read_folder
 from kandinsky.training.data.pictures import open_pictures
-from kandinsky.training.stages.workshop import Workshop
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_shapes_of_test_pictures_alone_are_left_out(tmp_path: Path) -> None:
         "data": {"folder": str(folder), "size": 64, "buckets": 16, "held_out": 1},
     }
     config = read_config(values)
-    learned, held_out = Workshop(config, torch.device("cpu")).shapes(config.stage[0])
+    learned, held_out = TrainContext(config, torch.device("cpu")).data.shapes(config.data.size)
     assert len({one.shape for one in learned + held_out}) == 2
     assert sum(map(len, learned)) == 3
     assert sum(map(len, held_out)) == 1

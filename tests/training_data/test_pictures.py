@@ -11,17 +11,19 @@ import torch
 from PIL import Image
 
 from kandinsky.core.errors import ConfigError, DataError
+from kandinsky.recipes.emoji.concepts import wasteful
+from kandinsky.recipes.emoji.recipe import concept_of, grammar_of, open_emoji, read_emoji
+from kandinsky.recipes.emoji.vocabulary import COLOUR_WORDS, COLOURS
 from kandinsky.training.data.compose import composite, place
-from kandinsky.training.data.decode import decoded
+from kandinsky.training.data.decoded_cache import decoded
 from kandinsky.training.data.folder import read_folder
 from kandinsky.training.data.pictures import (
     AUGMENTATIONS,
     Augmentation,
     PictureSet,
     open_pictures,
-    wasteful,
 )
-from kandinsky.training.data.words import COLOUR_WORDS, COLOURS
+from kandinsky.training.recipe import load_recipe
 from tests.training_data.folders import emoji_folder, half_picture
 
 
@@ -32,40 +34,43 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def everything(root: Path) -> PictureSet:
-    return open_pictures(root, 16, groups=("all",), keep_wasteful=True)
+    return open_emoji(root, 16, groups=("all",), keep_wasteful=True)
 
 
 def names(pictures: PictureSet) -> set[tuple[str, str]]:
     return {
-        (pictures.concept(i).name, pictures.folder.styles[int(pictures.style_ids[i])])
+        (concept_of(pictures, i).name, pictures.folder.styles[int(pictures.style_ids[i])])
         for i in range(len(pictures))
     }
 
 
 def test_training_never_sees_the_held_out(root: Path) -> None:
-    assert ("red apple", "noto") not in names(open_pictures(root, 16, groups=("all",)))
-    assert names(open_pictures(root, 16, split="test")) == {("red apple", "noto")}
-    assert ("red apple", "noto") in names(open_pictures(root, 16, split="all"))
+    assert ("red apple", "noto") not in names(open_emoji(root, 16, groups=("all",)))
+    assert names(open_emoji(root, 16, split="test")) == {("red apple", "noto")}
+    assert ("red apple", "noto") in names(open_emoji(root, 16, split="all"))
 
 
 def test_groups_and_wasteful_signs(root: Path) -> None:
-    assert {name for name, _ in names(open_pictures(root, 16))} == {"red apple", "cat face"}
-    assert {name for name, _ in names(open_pictures(root, 16, keep_wasteful=True))} == {
+    assert {name for name, _ in names(open_emoji(root, 16))} == {"red apple", "cat face"}
+    assert {name for name, _ in names(open_emoji(root, 16, keep_wasteful=True))} == {
         "red apple",
         "cat face",
         "one o’clock",
     }
-    assert {name for name, _ in names(open_pictures(root, 16, groups=("people",)))} == {
+    assert {name for name, _ in names(open_emoji(root, 16, groups=("people",)))} == {
         "backhand index pointing right"
     }
-    assert {c.key for c in read_folder(root).concepts if wasteful(c)} == {"1F550", "0031-20E3"}
-    assert names(open_pictures(root, 16, styles=("noto",))) == {("cat face", "noto")}
+    assert {c.key for c in grammar_of(read_emoji(root, ("all",))).concepts if wasteful(c)} == {
+        "1F550",
+        "0031-20E3",
+    }
+    assert names(open_emoji(root, 16, styles=("noto",))) == {("cat face", "noto")}
     with pytest.raises(ConfigError, match=r"'poeple'.*Did you mean 'people'"):
-        open_pictures(root, 16, groups=("poeple",))
+        open_emoji(root, 16, groups=("poeple",))
     with pytest.raises(ConfigError, match="'cubism'"):
-        open_pictures(root, 16, styles=("cubism",))
+        open_emoji(root, 16, styles=("cubism",))
     with pytest.raises(DataError, match="No picture of split 'validation'"):
-        open_pictures(root, 16, split="validation")
+        open_emoji(root, 16, split="validation")
 
 
 def test_pixels_are_laid_over_the_named_colour(everything: PictureSet) -> None:
@@ -74,11 +79,11 @@ def test_pixels_are_laid_over_the_named_colour(everything: PictureSet) -> None:
     assert batch.pixels.shape == (8, 3, 16, 16)
     assert batch.pixels.dtype == torch.float32
     for i in range(8):
-        wanted = torch.tensor(COLOURS[colours[int(batch.backgrounds[i])]]) / 127.5 - 1
+        wanted = torch.tensor(COLOURS[colours[int(batch.facts["backgrounds"][i])]]) / 127.5 - 1
         assert torch.allclose(batch.pixels[i, :, :, 8:], wanted[:, None, None].expand(-1, 16, 8), atol=1e-6)
         colour = everything.pixels[i, :3, 0, 0] / 127.5 - 1
         assert torch.allclose(batch.pixels[i, :, :, :8], colour[:, None, None].expand(-1, 16, 8), atol=1e-6)
-    assert len(set(batch.backgrounds.tolist())) > 2
+    assert len(set(batch.facts["backgrounds"].tolist())) > 2
 
 
 def test_half_transparent_pixels_mix(tmp_path: Path) -> None:
@@ -99,16 +104,9 @@ def test_a_batch_is_a_function_of_the_generator(everything: PictureSet) -> None:
     generator.set_state(state)
     again = everything.batch(range(4), generator, options)
     assert torch.equal(first.pixels, again.pixels)
-    assert (first.captions, first.languages) == (again.captions, again.languages)
+    assert first.said == again.said
     other = everything.batch(range(4), torch.Generator().manual_seed(4), options)
     assert other.captions != first.captions
-
-
-def test_item_equals_a_batch_of_one(everything: PictureSet) -> None:
-    item = everything.item(5, torch.Generator().manual_seed(9))
-    batch = everything.batch([5], torch.Generator().manual_seed(9))
-    assert torch.equal(item.pixels, batch.pixels[0])
-    assert (item.caption, item.concept, item.index) == (batch.captions[0], int(batch.concepts[0]), 5)
 
 
 def test_mirror_swaps_the_sides_but_never_of_what_names_one(everything: PictureSet) -> None:
@@ -116,19 +114,21 @@ def test_mirror_swaps_the_sides_but_never_of_what_names_one(everything: PictureS
         range(len(everything)), torch.Generator().manual_seed(0), Augmentation(mirror=1.0, white=1.0)
     )
     for i in range(len(everything)):
-        name = everything.concept(i).name
-        assert bool(batch.mirrored[i]) == (name not in ("backhand index pointing right", "keycap: 1"))
+        name = concept_of(everything, i).name
+        assert bool(batch.facts["mirrored"][i]) == (
+            name not in ("backhand index pointing right", "keycap: 1")
+        )
         left_is_white = bool((batch.pixels[i, :, :, 0] == 1).all())
-        assert left_is_white == bool(batch.mirrored[i])
+        assert left_is_white == bool(batch.facts["mirrored"][i])
 
 
 def test_pairs_stand_side_by_side(everything: PictureSet) -> None:
     batch = everything.batch(
         range(len(everything)), torch.Generator().manual_seed(0), Augmentation(pair=1.0, white=1.0)
     )
-    paired = batch.beside >= 0
+    paired = batch.facts["beside"] >= 0
     assert bool(paired.any())
-    assert bool((batch.beside != batch.concepts).all())
+    assert bool((batch.facts["beside"] != batch.facts["concepts"]).all())
     white = torch.ones(3)
     for i in torch.nonzero(paired).flatten().tolist():
         picture = batch.pixels[i]
@@ -163,23 +163,23 @@ def test_plain_pictures(everything: PictureSet) -> None:
 
 def test_decoding_is_kept_and_follows_the_content(root: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    first = decoded(read_folder(root), 16, cache).copy()
+    first = decoded(read_emoji(root, ("all",)), 16, cache).copy()
     (kept,) = cache.iterdir()
     stamp = kept.stat().st_mtime_ns
-    assert np.array_equal(decoded(read_folder(root), 16, cache), first)
+    assert np.array_equal(decoded(read_emoji(root, ("all",)), 16, cache), first)
     assert kept.stat().st_mtime_ns == stamp
     half_picture(colour=(1, 2, 3)).save(root / "images" / "noto_1F431.png")
-    changed = decoded(read_folder(root), 16, cache)
+    changed = decoded(read_emoji(root, ("all",)), 16, cache)
     assert not np.array_equal(changed, first)
     assert len(list(cache.iterdir())) == 2
 
 
 def test_a_damaged_cache_is_made_again(root: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    first = decoded(read_folder(root), 16, cache).copy()
+    first = decoded(read_emoji(root, ("all",)), 16, cache).copy()
     (kept,) = cache.iterdir()
     kept.write_bytes(kept.read_bytes()[:100])
-    assert np.array_equal(decoded(read_folder(root), 16, cache), first)
+    assert np.array_equal(decoded(read_emoji(root, ("all",)), 16, cache), first)
 
 
 def test_resizing_makes_no_dark_fringe(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_opaque_photographs_are_cut_square_and_keep_no_colour(tmp_path: Path) ->
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "photo.jpg", "caption": "green"}))
     pictures = open_pictures(tmp_path, 8)
     batch = pictures.batch([0, 0], torch.Generator().manual_seed(0), AUGMENTATIONS["full"])
-    assert batch.backgrounds.tolist() == [-1, -1]
+    assert batch.facts["backgrounds"].tolist() == [-1, -1]
     assert batch.captions == ("green", "green")
     assert torch.allclose(
         (batch.pixels.mean(dim=(0, 2, 3)) + 1) * 127.5, torch.tensor([10.0, 200.0, 30.0]), atol=3
@@ -220,20 +220,42 @@ def test_a_set_can_be_split(everything: PictureSet) -> None:
 
 def test_a_batch_knows_what_its_captions_name(everything: PictureSet) -> None:
     batch = everything.batch(range(len(everything)), torch.Generator().manual_seed(0))
-    assert batch.names_style.dtype == batch.names_background.dtype == torch.bool
-    assert batch.names_style.shape == batch.concepts.shape
+    assert batch.names("styles").dtype == batch.names("backgrounds").dtype == torch.bool
+    assert batch.names("styles").shape == batch.facts["concepts"].shape
     again = everything.batch(range(len(everything)), torch.Generator().manual_seed(0))
-    assert torch.equal(again.names_background, batch.names_background)
+    assert torch.equal(again.names("backgrounds"), batch.names("backgrounds"))
     named = [
-        any(colour in text for colour in COLOUR_WORDS[language].values())
-        for text, language in zip(batch.captions, batch.languages, strict=True)
+        any(colour in caption.text for colour in COLOUR_WORDS[caption.language].values())
+        for caption in batch.said
     ]
-    assert all(found for found, says in zip(named, batch.names_background.tolist(), strict=True) if says)
+    assert all(found for found, says in zip(named, batch.names("backgrounds").tolist(), strict=True) if says)
 
 
 def test_pixels_lie_in_one_way_decoded_or_from_the_cache(tmp_path: Path) -> None:
     emoji_folder(tmp_path / "set")
-    first, second = (open_pictures(tmp_path / "set", 16, split="all", groups=("all",)) for _ in range(2))
+    first, second = (open_emoji(tmp_path / "set", 16, split="all", groups=("all",)) for _ in range(2))
     assert first.pixels.is_contiguous()
     assert second.pixels.is_contiguous()
     assert torch.equal(first.pixels, second.pixels)
+
+
+def test_captions_of_a_user_stay_as_they_are_written(tmp_path: Path) -> None:
+    """No background is named, and no caption is taken for the code point of a thing that shows nothing."""
+    for number, caption in enumerate(("красная игрушка", "2650", "31-20E3", "a toy on white")):
+        half_picture().save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(caption, encoding="utf-8")
+    pictures = open_pictures(tmp_path, 16)
+    batch = pictures.batch([0, 1, 2, 3] * 8, torch.Generator().manual_seed(0), AUGMENTATIONS["colour"])
+    assert batch.captions == ("красная игрушка", "2650", "31-20E3", "a toy on white") * 8
+    assert len(set(batch.facts["backgrounds"].tolist())) > 2
+    # The recipe's grammar was asked for: it names backgrounds, and drops nothing either.
+    asked = open_emoji(tmp_path, 16)
+    assert len(asked) == 4
+    named = asked.batch([1] * 8, torch.Generator().manual_seed(0), Augmentation(white=0.0)).captions
+    assert any("background" in caption or "on " in caption for caption in named)
+
+
+@pytest.mark.parametrize("name", ["emojis", "emoji.captions"])
+def test_a_recipe_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"no recipe '{name}'"):
+        load_recipe(name)

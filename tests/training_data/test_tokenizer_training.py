@@ -9,12 +9,11 @@ import pytest
 
 from kandinsky.conditioning.tokenizer import load_tokenizer
 from kandinsky.core.errors import ConfigError
-from kandinsky.training.data.folder import read_folder
+from kandinsky.recipes.emoji.recipe import grammar_of, read_emoji
 from kandinsky.training.data.tokenizer_training import (
     END,
     START,
     TrainedTokenizer,
-    caption_corpus,
     train_tokenizer,
     write_tokenizer,
 )
@@ -35,7 +34,8 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return list(caption_corpus(read_folder(emoji_folder(tmp_path_factory.mktemp("data") / "set")), rounds=2))
+    folder = read_emoji(emoji_folder(tmp_path_factory.mktemp("data") / "set"))
+    return list(grammar_of(folder).corpus(rounds=2))
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +82,9 @@ def test_small_corpora_and_sizes() -> None:
 
 
 def test_corpus_holds_every_label_and_repeats(tmp_path: Path) -> None:
-    folder = read_folder(emoji_folder(tmp_path / "set"))
-    texts = list(caption_corpus(folder, rounds=1))
-    assert texts == list(caption_corpus(folder, rounds=1))
-    for concept in folder.concepts:
+    grammar = grammar_of(read_emoji(emoji_folder(tmp_path / "set")))
+    texts = list(grammar.corpus(rounds=1))
+    assert texts == list(grammar.corpus(rounds=1))
+    for concept in grammar.concepts:
         for words in concept.words.values():
             assert words.label in texts

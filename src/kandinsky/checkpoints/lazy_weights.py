@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from kandinsky.checkpoints.keymap import KeyMap
 from kandinsky.checkpoints.weights import load_strict, meta_init
 from kandinsky.core.errors import CheckpointError
-from kandinsky.networks.layers import channels_innermost
 
 CPU = torch.device("cpu")
 PORTION = 2**26
@@ -155,12 +154,10 @@ def placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def _laid_out(weight: Tensor) -> Tensor:
-    """A weight in half precision in the order in which its device convolves by it.
-
-    What is mapped from a file stays so. On a CPU many steps choose an order of their own, see `packed`.
-    """
-    fits = weight.ndim == 4 and weight.dtype in (torch.float16, torch.bfloat16)
-    return channels_innermost(weight) if fits and weight.untyped_storage().resizable() else weight
+    """A weight in half precision in the order in which a CPU convolves by it; what is mapped stays so."""
+    halved = weight.ndim == 4 and weight.dtype in (torch.float16, torch.bfloat16)
+    fits = halved and weight.device.type == "cpu" and weight.untyped_storage().resizable()
+    return weight.to(memory_format=torch.channels_last) if fits else weight
 
 
 def _is_placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from kandinsky.cli.console import out, say
 from kandinsky.cli.models import Installed, embedded, human, installed
 from kandinsky.core.metadata import library_version
+from kandinsky.core.system import proc_lines
 
 # Activations, the allocator and the rest of the process need room beside the weights.
 HEADROOM = 0.8
@@ -75,15 +76,8 @@ def _verdict(model: Installed, room: int) -> dict[str, Any]:
     return {"id": model.id, "bytes": model.bytes, "fits": model.bytes <= room * HEADROOM}
 
 
-def _proc(name: str) -> str:
-    try:
-        return Path("/proc", name).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
 def _cpu_name() -> str:
-    for line in _proc("cpuinfo").splitlines():
+    for line in proc_lines("cpuinfo"):
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -1,170 +1,106 @@
 """`kandinsky generate`: flags become a request, the request a stream, the stream bars and files."""
 
 import gc
+import math
 import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
 
 import kandinsky
 from kandinsky.cli.console import err, say, warn
-from kandinsky.cli.mixes import parse_mix
 from kandinsky.cli.outputs import targets
 from kandinsky.cli.progress import Bars
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Denoising, Finished, Result, Warned
-from kandinsky.core.metadata import Metadata, library_version, metadata_of, read_metadata, write_picture
-from kandinsky.core.requests import Request, Row
+from kandinsky.core.metadata import (
+    FORMATS,
+    Metadata,
+    library_version,
+    metadata_of,
+    read_metadata,
+    write_picture,
+)
+from kandinsky.core.requests import Mix, Request, file_fields, mix
 
 if TYPE_CHECKING:
+    from kandinsky.cli.main import Flags
     from kandinsky.engine.pipeline import Pipeline
 
-PREVIEWS_PER_PICTURE = 10
+PREVIEWS_PER_IMAGE = 10
+OTHER_FORMATS = (".gif", ".bmp", ".tif", ".tiff")
 LOAD_SETTINGS = (
     *("prior", "dtype", "variant", "revision", "behaviour"),
-    *("lora", "words", "quantize", "tiling", "compile"),
+    *("words", "quantize", "tiling", "compile"),
 )
 MEMORY_SETTINGS = ("offload", "prompt_cache")
-"""Of loading too, but they shape no pixel: a picture's file does not hold them."""
-REQUEST_FLAGS = (
-    "negative_prompt",
-    "prior_negative_prompt",
-    "image",
-    "mask",
-    "strength",
-    "hint",
-    "width",
-    "height",
-    "steps",
-    "guidance_scale",
-    "guidance_interval",
-    "prior_steps",
-    "prior_guidance_scale",
-    "sampler",
-    "eta",
-    "reuse",
-    "seed",
-    "count",
-)
-
-
-@dataclass(frozen=True)
-class Flags:
-    """The flags of `kandinsky generate`, as typed; None is what was not given."""
-
-    prompts: list[str] | None
-    model: str | None
-    prior: str | None
-    image: Path | None
-    mask: Path | None
-    strength: float | None
-    hint: Path | None
-    mix: list[str] | None
-    negative_prompt: str | None
-    prior_negative_prompt: str | None
-    steps: int | None
-    guidance_scale: float | None
-    guidance_interval: tuple[float, float] | None
-    prior_steps: int | None
-    prior_guidance_scale: float | None
-    sampler: str | None
-    eta: float | None
-    reuse: int | None
-    seed: int | None
-    count: int | None
-    width: int | None
-    height: int | None
-    device: str | None
-    dtype: str | None
-    variant: str | None
-    revision: str | None
-    behaviour: str | None
-    lora: list[str] | None
-    words: list[str] | None
-    offload: str | None
-    quantize: str | None
-    prompt_cache: Path | None
-    tiling: bool | None
-    compile: bool | None
-    output: Path | None
-    repeat: Path | None
-    requests: Path | None
-    batch_size: int | None
-    preview: bool
-    quiet: bool
+"""Of loading too, but they shape no pixel: an image's file does not hold them."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done, known before any weights are loaded."""
+    """What is to be done, known before any weights are loaded; `settings` are those of loading."""
 
     request: Request
     outputs: list[Path]
     model: str | None
-    device: str | None
-    settings: dict[str, Any]
-    memory: dict[str, Any]
+    settings: dict[str, JsonValue]
 
 
-def generate(flags: Flags) -> None:
-    """Makes the pictures and writes each as soon as it is done, printing its path.
+def generate(flags: "Flags", fields: Mapping[str, object]) -> None:
+    """Makes the images and writes each as soon as it is done, printing its path.
 
-    Every picture is computed by itself, so that its file repeats it to the last bit whatever else was asked
-    for. Raises KandinskyError; a stopped run leaves finished pictures and nothing else.
+    `fields` are those of the request that were typed. Every image is computed by itself, so that its file
+    repeats it to the last bit whatever else was asked for. Raises KandinskyError; a stopped run leaves
+    finished images and nothing else.
     """
-    job = plan(flags)
-    console = err()
-    with Bars(console, quiet=flags.quiet) as bars:
-        pipe = opened(bars, job.model, job.device, **job.settings, **job.memory)
-        rows = job.request.rows()
+    job = plan(flags, fields)
+    with Bars(err(), quiet=flags.quiet) as bars:
+        pipe = opened(bars, flags, job.model, job.settings)
         warned: set[str] | None = None if flags.quiet else set()
-        for number, (row, output) in enumerate(zip(rows, job.outputs, strict=True), start=1):
-            bars.start(f"{number}/{len(rows)}" if len(rows) > 1 else "")
-            result = _follow(pipe, row, job.request, bars, output if flags.preview else None, warned)
-            write_picture(result.images[0], output, told(result, pipe, job.settings))
+        for index, output in enumerate(job.outputs):
+            bars.start(f"{index + 1}/{len(job.outputs)}" if len(job.outputs) > 1 else "")
+            request = job.request.alone(index)
+            result = _follow(pipe, request, bars, output if flags.preview else None, warned)
+            write_picture(result.images[0], output, metadata_with(result, pipe, job.settings))
             if not flags.quiet:
                 say(str(output))
 
 
-def opened(bars: Bars, model: str | None, device: str | None, **settings: Any) -> "Pipeline":
-    """The pipeline that the flags ask for."""
-    bars.start("loading")
-    with _uncollected():
-        return kandinsky.load(model, device=device, on_progress=bars.download, **settings)
+def opened(bars: Bars, flags: "Flags", model: str | None, settings: Mapping[str, JsonValue]) -> "Pipeline":
+    """The pipeline that the flags ask for.
 
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keeps the collector of cycles away from a time in which objects only come: imports and loading.
-
-    It would walk through all of them again and again, for a tenth of the time.
+    While it is loaded the collector of cycles is off: objects only come then, and it would walk through all
+    of them again and again, for a tenth of the time.
     """
+    bars.start("loading")
+    options = {**settings, **typed(flags, MEMORY_SETTINGS)}
     was_on = gc.isenabled()
     gc.disable()
     try:
-        yield
+        return kandinsky.load(model, device=flags.device, on_progress=bars.download, **options)  # type: ignore[arg-type]
     finally:
         if was_on:
             gc.enable()
 
 
-def plan(flags: Flags) -> Job:
-    """Turns flags, and the stored request of `--from`, into a Job; checks all of it, places to write
-    included.
+def plan(flags: "Flags", fields: Mapping[str, object]) -> Job:
+    """Turns flags, and the stored request of `--from`, into a Job, places to write checked as well.
 
     Raises RequestError or OutputError.
     """
-    changes = typed(flags, REQUEST_FLAGS)
+    changes = as_files(fields)
     if (prompt := _prompt(flags)) is not None:
         changes["prompt"] = prompt
-    settings = load_settings(flags)
-    model = flags.model
+    settings, model = load_settings(flags), flags.model
     if flags.repeat is None:
         if prompt is None:
             raise RequestError("There is no prompt.", "Say what to draw, such as 'a red apple'.")
-        request = Request(**changes)
+        request = Request(**changes)  # type: ignore[arg-type]
     else:
         stored = read_metadata(flags.repeat)
         if not flags.quiet:
@@ -175,22 +111,26 @@ def plan(flags: Flags) -> Job:
         request = Request.from_json(stored.request, flags.repeat.parent, **changes)
         if model is None:
             model = stored.model or None
-            settings = {
-                name: stored.settings[name] for name in LOAD_SETTINGS if name in stored.settings
-            } | settings
+            known = (*LOAD_SETTINGS, "lora")
+            settings = {k: v for k, v in stored.settings.items() if k in known} | settings
     if request.seed is None:
         # Drawn here rather than by the pipeline, because file names hold it.
         request = request.replaced(seed=secrets.randbelow(2**32))
-    memory = typed(flags, MEMORY_SETTINGS)
-    return Job(request, targets(flags.output, request.rows()), model, flags.device, settings, memory)
+    return Job(request, targets(flags.output, request), model, settings)
 
 
-def typed(flags: Flags, names: Iterable[str]) -> dict[str, Any]:
+def as_files(fields: Mapping[str, object]) -> dict[str, object]:
+    """Typed fields, file names among them as paths."""
+    named = file_fields()
+    return {name: Path(str(value)) if name in named else value for name, value in fields.items()}
+
+
+def typed(flags: "Flags", names: Sequence[str]) -> dict[str, JsonValue]:
     """Those of the named flags that were typed."""
-    return {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    return {name: value for name in names if (value := getattr(flags, name)) is not None}
 
 
-def load_settings(flags: Flags) -> dict[str, Any]:
+def load_settings(flags: "Flags") -> dict[str, JsonValue]:
     """The typed flags of loading that shape pixels, as `load` takes them."""
     settings = typed(flags, LOAD_SETTINGS)
     if flags.lora:
@@ -211,7 +151,43 @@ def parse_lora(text: str) -> tuple[str, float]:
         ) from error
 
 
-def _prompt(flags: Flags) -> object:
+def parse_mix(parts: Sequence[str], folder: Path | None = None) -> Mix:
+    """Reads `TEXT_OR_FILE:WEIGHT` parts, files in `folder`; with no weight at all, all count the same.
+
+    A part that is an existing file, or is named like a picture, is a picture. Raises RequestError for a
+    picture that cannot be opened, for weights on some parts only, and as `mix` does.
+    """
+    split = [_split(part) for part in parts]
+    weights = [weight for _, weight in split if weight is not None]
+    if weights and len(weights) < len(split):
+        bare = next(text for text, weight in split if weight is None)
+        raise RequestError(
+            f"--mix {bare!r} has no weight, but others have.", "Write it as TEXT_OR_FILE:WEIGHT."
+        )
+    return mix([_item(text, folder or Path()) for text, _ in split], weights or None)
+
+
+def _split(part: str) -> tuple[str, float | None]:
+    text, colon, tail = part.rpartition(":")
+    try:
+        weight = float(tail) if colon else math.nan
+    except ValueError:
+        weight = math.nan
+    return (part, None) if math.isnan(weight) else (text, weight)
+
+
+def _item(text: str, folder: Path) -> str | Path:
+    if not text.strip():
+        raise RequestError("A part of --mix is empty.", "Write it as TEXT_OR_FILE:WEIGHT.")
+    path = folder / text
+    try:
+        is_file = path.suffix.lower() in (*FORMATS, *OTHER_FORMATS) or path.is_file()
+    except OSError:  # a text too long to be a file name
+        is_file = False
+    return path if is_file else text
+
+
+def _prompt(flags: "Flags") -> object:
     if flags.mix:
         if flags.prompts:
             raise RequestError(
@@ -232,22 +208,14 @@ def _note_differences(stored: Metadata) -> None:
 
 
 def _follow(
-    pipe: "Pipeline",
-    row: Row,
-    request: Request,
-    bars: Bars,
-    preview_for: Path | None,
-    warned: set[str] | None,
+    pipe: "Pipeline", request: Request, bars: Bars, preview_for: Path | None, warned: set[str] | None
 ) -> Result:
-    fields = {name: getattr(request, name) for name in REQUEST_FLAGS}
-    fields |= {name: getattr(row, name) for name in fields if name in Row.__dataclass_fields__}
-    fields["count"] = 1
-    given = {name: value for name, value in fields.items() if value is not None}
+    """Draws one image; a preview beside `preview_for` is kept up to date, and gone at the end."""
+    given = {name: value for name, value in request if name != "prompt" and value is not None}
     preview = None if preview_for is None else preview_for.with_name(f"{preview_for.stem}.preview.png")
-    stream = pipe.stream(row.prompt, **given)
     try:
         # Closing is what stops the work when Ctrl-C lands between two events.
-        with closing(stream):
+        with closing(pipe.stream(request.prompt, **given)) as stream:
             for event in stream:
                 bars.show(event)
                 match event:
@@ -265,12 +233,12 @@ def _follow(
 
 
 def _write_preview(event: Denoising, path: Path) -> None:
-    every = max(1, event.total // PREVIEWS_PER_PICTURE)
+    every = max(1, event.total // PREVIEWS_PER_IMAGE)
     if event.preview is not None and event.step % every == 0 and event.step < event.total:
         write_picture(event.preview()[0], path)
 
 
-def told(result: Result, pipe: "Pipeline", settings: dict[str, Any]) -> Metadata:
-    """What the file of a result of one picture holds; `settings` are those that `load` was given."""
+def metadata_with(result: Result, pipe: "Pipeline", settings: Mapping[str, JsonValue]) -> Metadata:
+    """What the file of a result of one image holds; `settings` are those that `load` was given."""
     made = metadata_of(result, 0)
-    return replace(made, model=made.model or pipe.model_id, settings=settings | made.settings)
+    return replace(made, model=made.model or pipe.model_id, settings={**settings, **made.settings})

@@ -1,11 +1,16 @@
 """The command `kandinsky`: flags and help. What a command does is imported when it runs: help is quick."""
 
+import inspect
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
+from typer.core import TyperCommand
 
 from kandinsky.cli.console import interruptible, report, say
 from kandinsky.core.errors import KandinskyError
@@ -22,8 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-PROMPT, INPUT, STEERING, MODEL, OUTPUT = "Prompt", "Input pictures", "Steering", "Model", "Output"
-TUNING = "Fine-tuning"
+MODEL, OUTPUT, TUNING = "Model", "Output", "Fine-tuning"
 
 
 def _version(asked: bool) -> None:
@@ -44,165 +48,144 @@ def main(
     """Draw, edit and mix pictures with the Kandinsky models, and train them."""
 
 
-@app.command()
-@interruptible
-def generate(
+@dataclass(frozen=True)
+class Flags:
+    """The flags of `kandinsky generate`, as typed, but those that are fields of the request."""
+
     prompts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PROMPT]...", help="What to draw; several prompts make several pictures."),
-    ] = None,
+        Argument(metavar="[PROMPT]...", help="What to draw; several prompts make several pictures."),
+    ] = None
     mix: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="TEXT_OR_FILE:WEIGHT", help="A part of a mix; repeat it.", rich_help_panel=PROMPT
-        ),
-    ] = None,
-    negative_prompt: Annotated[
-        str | None, typer.Option(help="What to steer away from.", rich_help_panel=PROMPT)
-    ] = None,
-    prior_negative_prompt: Annotated[
-        str | None, typer.Option(help="The same for the prior alone.", rich_help_panel=PROMPT)
-    ] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture to change.", rich_help_panel=INPUT)] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="White marks what to repaint in it.", rich_help_panel=INPUT)
-    ] = None,
-    strength: Annotated[
-        float | None, typer.Option(help="How much to change it, above 0 to 1.", rich_help_panel=INPUT)
-    ] = None,
-    hint: Annotated[
-        Path | None, typer.Option(help="A picture to follow (ControlNet models).", rich_help_panel=INPUT)
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=STEERING)] = None,
-    guidance_scale: Annotated[
-        float | None, typer.Option(help="How closely to follow the prompt.", rich_help_panel=STEERING)
-    ] = None,
-    guidance_interval: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            metavar="FROM TO",
-            help="Guide only from FROM to TO, 1 being pure noise.",
-            rich_help_panel=STEERING,
-        ),
-    ] = None,
-    prior_steps: Annotated[
-        int | None, typer.Option(help="Steps of the prior.", rich_help_panel=STEERING)
-    ] = None,
-    prior_guidance_scale: Annotated[
-        float | None, typer.Option(help="The prior's guidance scale.", rich_help_panel=STEERING)
-    ] = None,
-    sampler: Annotated[str | None, typer.Option(help="Such as ddim.", rich_help_panel=STEERING)] = None,
-    eta: Annotated[
-        float | None, typer.Option(help="Noise of ddim, 0 to 1.", rich_help_panel=STEERING)
-    ] = None,
-    reuse: Annotated[
-        int | None,
-        typer.Option(help="Compute deep features in every N-th step only.", rich_help_panel=STEERING),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Picture i uses seed + i. Random if not given.", rich_help_panel=STEERING),
-    ] = None,
-    count: Annotated[
-        int | None, typer.Option("--count", "-n", help="Pictures per prompt.", rich_help_panel=STEERING)
-    ] = None,
-    width: Annotated[int | None, typer.Option(help="In pixels.", rich_help_panel=STEERING)] = None,
-    height: Annotated[int | None, typer.Option(help="In pixels.", rich_help_panel=STEERING)] = None,
+        Option(metavar="TEXT_OR_FILE:WEIGHT", help="A part of a mix; repeat it.", rich_help_panel="Prompt"),
+    ] = None
     model: Annotated[
         str | None,
-        typer.Option(help="A folder or a hub id; the embedded model if not given.", rich_help_panel=MODEL),
-    ] = None,
+        Option(help="A folder or a hub id; else the embedded model.", rich_help_panel=MODEL),
+    ] = None
     prior: Annotated[
-        str | None, typer.Option(help="Its prior, where it is not found by itself.", rich_help_panel=MODEL)
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.", rich_help_panel=MODEL)] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, float16 or bfloat16.", rich_help_panel=MODEL)
-    ] = None,
-    variant: Annotated[
-        str | None, typer.Option(help="Which weight files, such as fp16.", rich_help_panel=MODEL)
-    ] = None,
+        str | None, Option(help="Its prior, where it is not found by itself.", rich_help_panel=MODEL)
+    ] = None
+    device: Annotated[str | None, Option(help="cpu, cuda or mps.", rich_help_panel=MODEL)] = None
+    dtype: Annotated[str | None, Option(help="float32, float16 or bfloat16.", rich_help_panel=MODEL)] = None
+    variant: Annotated[str | None, Option(help="Weight files, such as fp16.", rich_help_panel=MODEL)] = None
     revision: Annotated[
-        str | None, typer.Option(help="A branch, tag or commit of the hub.", rich_help_panel=MODEL)
-    ] = None,
+        str | None, Option(help="A branch, tag or commit of the hub.", rich_help_panel=MODEL)
+    ] = None
     behaviour: Annotated[
-        str | None,
-        typer.Option(help="Which published way to run it, such as head-2023.", rich_help_panel=MODEL),
-    ] = None,
+        str | None, Option(help="Which published way to run it, such as head-2023.", rich_help_panel=MODEL)
+    ] = None
     lora: Annotated[
         list[str] | None,
-        typer.Option(metavar="SOURCE[:SCALE]", help="An adapter; repeat it.", rich_help_panel=MODEL),
-    ] = None,
+        Option(metavar="SOURCE[:SCALE]", help="An adapter; repeat it.", rich_help_panel=MODEL),
+    ] = None
     words: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE", help="Learned words; repeat it.", rich_help_panel=MODEL),
-    ] = None,
+        list[str] | None, Option(metavar="FILE", help="Learned words; repeat it.", rich_help_panel=MODEL)
+    ] = None
     offload: Annotated[
-        str | None,
-        typer.Option(help="Little memory: auto, none, parts or layers.", rich_help_panel=MODEL),
-    ] = None,
-    quantize: Annotated[
-        str | None, typer.Option(help="Weights in int8 or int4.", rich_help_panel=MODEL)
-    ] = None,
+        str | None, Option(help="Little memory: auto, none, parts or layers.", rich_help_panel=MODEL)
+    ] = None
+    quantize: Annotated[str | None, Option(help="Weights in int8 or int4.", rich_help_panel=MODEL)] = None
     prompt_cache: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where to keep texts once read.", rich_help_panel=MODEL),
-    ] = None,
+        Path | None, Option(metavar="FOLDER", help="Where to keep texts once read.", rich_help_panel=MODEL)
+    ] = None
     tiling: Annotated[
         bool | None,
-        typer.Option(
-            help="Code pictures in strips, for less memory; large ones are anyway.", rich_help_panel=MODEL
-        ),
-    ] = None,
+        Option(help="Code pictures in strips, for less memory; large ones always.", rich_help_panel=MODEL),
+    ] = None
     compile: Annotated[
         bool | None,
-        typer.Option(
-            help="Run the U-Net through torch.compile: for many pictures on a GPU.", rich_help_panel=MODEL
-        ),
-    ] = None,
+        Option(help="Run the U-Net by torch.compile: for many pictures on a GPU.", rich_help_panel=MODEL),
+    ] = None
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", help="A .png, .jpg or .webp file, or a folder.", rich_help_panel=OUTPUT
-        ),
-    ] = None,
+        Option("--output", "-o", help="A .png, .jpg or .webp file, or a folder.", rich_help_panel=OUTPUT),
+    ] = None
     repeat: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--from", metavar="PICTURE", help="Repeat this picture; flags change it.", rich_help_panel=OUTPUT
         ),
-    ] = None,
+    ] = None
     requests: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.jsonl", help="A request a line, into the folder -o.", rich_help_panel=OUTPUT
-        ),
-    ] = None,
+        Option(metavar="FILE.jsonl", help="A request a line, into the folder -o.", rich_help_panel=OUTPUT),
+    ] = None
     batch_size: Annotated[
-        int | None,
-        typer.Option(help="How many of the requests are drawn at once.", rich_help_panel=OUTPUT),
-    ] = None,
+        int | None, Option(help="How many of the requests are drawn at once.", rich_help_panel=OUTPUT)
+    ] = None
     preview: Annotated[
-        bool, typer.Option("--preview", help="Keep a preview file up to date.", rich_help_panel=OUTPUT)
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Errors only.", rich_help_panel=OUTPUT)
-    ] = False,
-) -> None:
-    """Draw pictures, change them, or repeat one from its file."""
-    given = dict(locals())
-    if not (prompts or mix or repeat or requests):
-        raise typer.BadParameter("say what to draw, such as 'a red apple'", param_hint="PROMPT")
-    if batch_size is not None and requests is None:
-        raise typer.BadParameter("goes with --requests: other pictures are drawn one by one")
-    from kandinsky.cli import generate as command
+        bool, Option("--preview", help="Keep a preview file up to date.", rich_help_panel=OUTPUT)
+    ] = False
+    quiet: Annotated[bool, Option("--quiet", "-q", help="Errors only.", rich_help_panel=OUTPUT)] = False
 
-    if requests is None:
-        command.generate(command.Flags(**given))
+
+class GenerateCommand(TyperCommand):
+    """A command that has a flag for each field of the request, made when its flags are first looked at."""
+
+    _own: list[Any]
+    _all: list[Any] | None
+
+    @property
+    def params(self) -> list[Any]:
+        """The parameters, those of the request in front of the model's."""
+        if self._all is None:
+            prompt, mix, *others = self._own
+            self._all = [prompt, mix, *_request_flags(), *others]
+        return self._all
+
+    @params.setter
+    def params(self, own: list[Any]) -> None:
+        self._own, self._all = own, None
+
+
+def _request_flags() -> list[Any]:
+    """A flag for each field of a request, from its declaration."""
+    from kandinsky.core.requests import about
+
+    def flags(**given: object) -> None:
+        """Takes the flags."""
+
+    flags.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=Option(
+                    None, *said.names, help=said.help, metavar=said.metavar, rich_help_panel=said.group
+                ),
+                annotation=said.type,
+            )
+            for name, said in about().items()
+            if name != "prompt"
+        ]
+    )
+    made = typer.Typer(add_completion=False)
+    made.command(add_help_option=False)(flags)
+    return typer.main.get_command(made).params
+
+
+def generate(**given: object) -> None:
+    """Draw pictures, change them, or repeat one from its file."""
+    flags = Flags(**{name: given.pop(name) for name in Flags.__dataclass_fields__})  # type: ignore[arg-type]
+    if not (flags.prompts or flags.mix or flags.repeat or flags.requests):
+        raise typer.BadParameter("say what to draw, such as 'a red apple'", param_hint="PROMPT")
+    if flags.batch_size is not None and flags.requests is None:
+        raise typer.BadParameter("goes with --requests: other pictures are drawn one by one")
+    fields = {name: value for name, value in given.items() if value is not None}
+    if flags.requests is None:
+        from kandinsky.cli import generate as command
+
+        command.generate(flags, fields)
         return
     from kandinsky.cli import requests_file
 
-    requests_file.generate(command.Flags(**given))
+    requests_file.generate(flags, flags.requests, fields)
+
+
+generate.__signature__ = inspect.signature(Flags)  # type: ignore[attr-defined]
+app.command(cls=GenerateCommand)(interruptible(generate))
 
 
 @app.command()
@@ -230,6 +213,9 @@ def train(
         Path | None, typer.Argument(metavar="[CONFIG]", help="The run to do: a TOML file, or a recipe.")
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="A run that came with this package.")] = None,
+    list_recipes: Annotated[
+        bool, typer.Option("--list", help="Show the runs that came with this package.")
+    ] = False,
     method: Annotated[
         str | None,
         typer.Option(help="lora, dreambooth, textual_inversion, full or distill.", rich_help_panel=TUNING),
@@ -280,6 +266,9 @@ def train(
     """Train networks, or fine-tune a checkpoint, as a file, a recipe or a method says."""
     from kandinsky.cli import train as command
 
+    if list_recipes:
+        command.list_recipes()
+        return
     if init is not None:
         say(str(command.write_template(init, out)))
         return
@@ -297,9 +286,7 @@ def train(
         raise typer.Exit(command.launch(command.processes(), sys.argv[1:]))
     path = command.source(config, recipe or method)
     if plan:
-        from kandinsky.cli import planning
-
-        planning.show(path, changes)
+        command.show_plan(path, changes)
     elif export_only:
         command.export(path, changes)
     else:
@@ -343,52 +330,6 @@ def convert(
 
 
 @app.command()
-@interruptible
-def bench(
-    workloads: Annotated[
-        list[str] | None, typer.Argument(metavar="[WORKLOAD]...", help="What to measure; all if not given.")
-    ] = None,
-    side: Annotated[
-        list[str] | None, typer.Option(help="ours, ours-best, peer or peer-best; repeat it.")
-    ] = None,
-    dtype: Annotated[
-        list[str] | None, typer.Option(help="What the best sides compute in; repeat it.")
-    ] = None,
-    runs: Annotated[int, typer.Option(help="How often each side is measured.")] = 5,
-    threads: Annotated[int, typer.Option(help="Of the CPU; 0 is the usual number.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    prior_steps: Annotated[int | None, typer.Option(help="Where the prior is what counts.")] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="The best sides compiled; ours on a GPU only.")
-    ] = False,
-    small: Annotated[bool, typer.Option("--quick", help="Tiny models: see that all of it works.")] = False,
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Keep the random weights here.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write the table, JSON and a picture here.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The table only.")] = False,
-) -> None:
-    """Measure speed and memory beside diffusers, on the same weights."""
-    from kandinsky.bench.run import Plan
-    from kandinsky.cli import bench as command
-
-    given = {"workloads": workloads, "sides": side, "dtypes": dtype}
-    plan = Plan(
-        **{name: tuple(values) for name, values in given.items() if values},
-        runs=runs,
-        threads=threads,
-        device=device,
-        quick=small,
-        compiled=compiled,
-        weights=weights,
-        prior_steps=prior_steps,
-    )
-    command.bench(plan, out, quiet=quiet)
-
-
-@app.command()
 def version() -> None:
     """Show the version."""
     from kandinsky.core.metadata import library_version
@@ -414,3 +355,19 @@ def run(arguments: Sequence[str] | None = None) -> None:
             raise
         report(error)
         sys.exit(FAILED)
+
+
+def program() -> None:
+    """Runs the command line as a process of its own.
+
+    Pictures are written when `generate` ends, so that the interpreter is not taken apart then: with torch in
+    it that takes as long as a third of its import.
+    """
+    try:
+        run()
+    except SystemExit as ended:
+        if sys.argv[1:2] == ["generate"] and (ended.code is None or isinstance(ended.code, int)):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(ended.code or 0)
+        raise

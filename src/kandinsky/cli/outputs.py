@@ -8,7 +8,7 @@ from kandinsky.core.errors import OutputError
 from kandinsky.core.events import numbered
 from kandinsky.core.images import Picture
 from kandinsky.core.metadata import check_picture_path
-from kandinsky.core.requests import Embedding, Mix, Prompt, Row
+from kandinsky.core.requests import Embedding, Mix, Prompt, Request
 
 LONGEST_SLUG = 40
 
@@ -43,8 +43,8 @@ def _word(item: str | Picture | Embedding) -> str:
             return "embedding"
 
 
-def targets(output: Path | None, rows: Sequence[Row]) -> list[Path]:
-    """One path per picture, each checked to be writable.
+def targets(output: Path | None, request: Request) -> list[Path]:
+    """One path per image of a request that has a seed, each checked to be writable.
 
     A file name is used as it is for one picture and numbered for several; a folder, or nothing (the current
     folder), gets names of prompt and seed, with a further number where that name is taken. Raises
@@ -55,11 +55,12 @@ def targets(output: Path | None, rows: Sequence[Row]) -> list[Path]:
             raise OutputError(
                 f"{output} has no picture format.", f"Name it {output.name}.png, or create that folder first."
             )
-        names = [output] if len(rows) == 1 else [numbered(output, index) for index in range(len(rows))]
+        names = [output] if request.size == 1 else [numbered(output, index) for index in range(request.size)]
     else:
         names = []
-        for row in rows:
-            names.append(_free((output or Path()) / f"{slug(row.prompt)}-{row.seed}.png", names))
+        for index, seed in enumerate(request.seeds):
+            name = f"{slug(request.prompts[index // request.count])}-{seed}.png"
+            names.append(_free((output or Path()) / name, names))
     return [check_picture_path(name) for name in names]
 
 

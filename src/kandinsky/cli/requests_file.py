@@ -8,22 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import JsonValue
+
 from kandinsky.cli.console import err, say, warn
-from kandinsky.cli.generate import MEMORY_SETTINGS, REQUEST_FLAGS, Flags, load_settings, opened, told, typed
-from kandinsky.cli.mixes import parse_mix
+from kandinsky.cli.generate import as_files, load_settings, metadata_with, opened, parse_mix
 from kandinsky.cli.outputs import slug
 from kandinsky.cli.progress import Bars
 from kandinsky.core.errors import KandinskyError, OutputError, RequestError, nearest
 from kandinsky.core.events import Finished, Warned, numbered
-from kandinsky.core.metadata import Metadata, check_picture_path, read_metadata, write_picture
-from kandinsky.core.requests import Fields, Request, single
+from kandinsky.core.metadata import Metadata, check_picture_path, read_metadata, single, write_picture
+from kandinsky.core.requests import Request, file_fields
 
 if TYPE_CHECKING:
+    from kandinsky.cli.main import Flags
     from kandinsky.engine.pipeline import Pipeline
 
-OWN = ("prompt", "mix", "output")
-"""What a line may hold beside the fields of a request."""
-PICTURES = ("image", "mask", "hint")
+OWN = ("mix", "output")
+"""What a line may hold besides the fields of a request."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +36,30 @@ class Wanted:
     output: Path
 
 
-def generate(flags: Flags) -> None:
+def generate(flags: "Flags", path: Path, fields: Mapping[str, object]) -> None:
     """Draws what the lines ask for, each picture written as soon as it is done, its path printed.
 
-    Lines are JSON objects with the fields of a request; "mix" holds parts as --mix takes them, and "output" a
-    file name. Flags are what a line does not say. Pictures that are there already are left alone. All lines
-    are checked before anything is loaded, and against the model before anything is drawn: RequestError and
-    OutputError name the line.
+    Lines of the file at `path` are JSON objects with the fields of a request; "mix" holds parts as --mix
+    takes them, and "output" a file name. The typed `fields` are what a line does not say. Pictures that are
+    there already are left alone. All lines are checked before anything is loaded, and against the model
+    before anything is drawn: RequestError and OutputError name the line.
     """
-    path, folder = _places(flags)
-    wanted = [one for line in read_lines(path, folder, flags) for one in line]
+    folder = _folder(flags)
+    wanted = [one for line in read_lines(path, folder, as_files(fields), flags.model) for one in line]
     if not wanted:
         return
     settings = load_settings(flags)
     with Bars(err(), quiet=flags.quiet) as bars:
-        pipe = opened(bars, flags.model, flags.device, **settings, **typed(flags, MEMORY_SETTINGS))
+        pipe = opened(bars, flags, flags.model, settings)
         for one in wanted:
             with _named(path, one.line):
                 pipe.checked(one.request)
         _draw(pipe, wanted, settings, bars, flags)
 
 
-def _draw(pipe: "Pipeline", wanted: list[Wanted], settings: dict[str, Any], bars: Bars, flags: Flags) -> None:
+def _draw(
+    pipe: "Pipeline", wanted: list[Wanted], settings: Mapping[str, JsonValue], bars: Bars, flags: "Flags"
+) -> None:
     warned: set[str] = set()
     done = 0
     stream = pipe.stream_batch([one.request for one in wanted], flags.batch_size)
@@ -69,7 +72,7 @@ def _draw(pipe: "Pipeline", wanted: list[Wanted], settings: dict[str, Any], bars
                 case Finished(result=result, index=index):
                     done += 1
                     output = wanted[index].output
-                    write_picture(result.images[0], output, told(result, pipe, settings))
+                    write_picture(result.images[0], output, metadata_with(result, pipe, settings))
                     if not flags.quiet:
                         say(str(output))
                 case Warned(message=message) if message not in warned and not flags.quiet:
@@ -77,9 +80,8 @@ def _draw(pipe: "Pipeline", wanted: list[Wanted], settings: dict[str, Any], bars
                     warn(message)
 
 
-def _places(flags: Flags) -> tuple[Path, Path]:
-    """The file of requests and the folder of pictures; RequestError for flags that do not go with it."""
-    assert flags.requests is not None
+def _folder(flags: "Flags") -> Path:
+    """The folder of images; RequestError for flags that do not go with a file of requests."""
     for name, value in {"a prompt": flags.prompts, "--mix": flags.mix, "--from": flags.repeat}.items():
         if value:
             raise RequestError(f"{name} is given beside --requests.", "Write it into a line of the file.")
@@ -88,10 +90,12 @@ def _places(flags: Flags) -> tuple[Path, Path]:
     folder = flags.output or Path()
     if not folder.is_dir():
         raise OutputError(f"There is no folder {folder}.", "Create it, then give it as -o.")
-    return flags.requests, folder
+    return folder
 
 
-def read_lines(path: Path, folder: Path, flags: Flags) -> Iterator[list[Wanted]]:
+def read_lines(
+    path: Path, folder: Path, given: Mapping[str, object], model: str | None
+) -> Iterator[list[Wanted]]:
     """What is still to be drawn, line by line; empty lines count and are skipped.
 
     Raises RequestError and OutputError that name the line.
@@ -105,7 +109,7 @@ def read_lines(path: Path, folder: Path, flags: Flags) -> Iterator[list[Wanted]]
         if not text.strip():
             continue
         with _named(path, number):
-            fields = _fields(text, typed(flags, REQUEST_FLAGS), path.parent)
+            fields = _fields(text, given, path.parent)
             output = fields.pop("output", None)
             given_seed = "seed" in fields
             fields.setdefault("seed", secrets.randbelow(2**32))
@@ -119,7 +123,7 @@ def read_lines(path: Path, folder: Path, flags: Flags) -> Iterator[list[Wanted]]
             yield [
                 Wanted(number, request.alone(index), place)
                 for index, place in enumerate(outputs)
-                if not _is_done(place, request, index, flags.model, given_seed)
+                if not _is_done(place, request, index, model, given_seed)
             ]
 
 
@@ -132,18 +136,18 @@ def _named(path: Path, line: int) -> Iterator[None]:
         raise type(error)(f"{path} line {line}: {error.message}", error.hint) from error
 
 
-def _fields(text: str, flags: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """The fields of a request that a line and the flags ask for; paths are beside the file, at `base`."""
+def _fields(text: str, given: Mapping[str, object], base: Path) -> dict[str, Any]:
+    """The fields of a line, and those `given` for all; paths are beside the file, at `base`."""
     try:
         data = json.loads(text)
     except ValueError as error:
         raise RequestError(f"This is no JSON ({error}).", 'Write {"prompt": "a red fox"}.') from error
     if not isinstance(data, dict):
         raise RequestError(f"{text[:40]} is no JSON object.", 'Write {"prompt": "a red fox"}.')
-    known = (*Fields.__annotations__, *OWN)
+    known = (*Request.model_fields, *OWN)
     if unknown := sorted(set(data) - set(known)):
         raise RequestError(f"A line has no {unknown[0]!r}.", nearest(unknown[0], known))
-    for name in set(PICTURES) & set(data):
+    for name in set(file_fields()) & set(data):
         data[name] = _path(data[name], name, base)
     if (parts := data.pop("mix", None)) is not None:
         if (
@@ -157,7 +161,7 @@ def _fields(text: str, flags: Mapping[str, Any], base: Path) -> dict[str, Any]:
         data["prompt"] = parse_mix(parts, base)
     if "prompt" not in data:
         raise RequestError("There is no prompt.", 'Write {"prompt": "a red fox"}.')
-    return {**flags, **{name: value for name, value in data.items() if value is not None}}
+    return {**given, **{name: value for name, value in data.items() if value is not None}}
 
 
 def _path(value: object, name: str, base: Path) -> Any:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import typer
 from rich.console import Console
@@ -18,13 +18,32 @@ from kandinsky.core.errors import ConfigError, OutputError, nearest
 from kandinsky.core.files import write_atomically
 from kandinsky.training import events
 
+if TYPE_CHECKING:
+    from kandinsky.training.memory_plan import Plan
+
+Settings = dict[str, object]
+"""Settings that replace those of a file."""
 SECONDS_BETWEEN_LINES = 30
+MIB = 2**20
+HALF = {"bf16": "bf16", "fp16": "fp16", "fp32": "bf16"}
+"""The half precision to compare with, by what is set."""
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes that came with this package, by name."""
-    folder = Path(__file__).resolve().parent.parent / "training" / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    """The runs that came with this package, recipes and then configurations of each generation, by name."""
+    folder = Path(__file__).resolve().parent.parent / "training"
+    return {
+        path.stem: path for kind in ("recipes", "configs") for path in sorted(folder.glob(f"{kind}/*.toml"))
+    }
+
+
+def list_recipes() -> None:
+    """Prints each of them with the first line of its file, which says what it is for."""
+    known = recipes()
+    width = max(len(name) for name in known)
+    for name, path in known.items():
+        with path.open(encoding="utf-8") as file:
+            say(f"{name:{width}}  {file.readline().removeprefix('# ').strip()}")
 
 
 def source(config: Path | None, recipe: str | None) -> Path:
@@ -33,7 +52,8 @@ def source(config: Path | None, recipe: str | None) -> Path:
     if config is not None:
         return config if config.exists() or str(config) not in known else known[str(config)]
     if recipe not in known:
-        raise ConfigError(f"There is no recipe {recipe!r}.", nearest(str(recipe), known))
+        hint = nearest(str(recipe), known)
+        raise ConfigError(f"There is no recipe {recipe!r}.", f"{hint} See kandinsky train --list.".strip())
     return known[recipe]
 
 
@@ -62,11 +82,10 @@ def check_method(method: str, data: Path | None, given: dict[str, str | None]) -
 
 def overrides(
     data: Path | None, out: Path | None, seed: int | None, device: str | None, threads: int | None
-) -> dict[str, Any]:
+) -> Settings:
     """The settings that flags replace in the file; flags not given replace nothing."""
-    flat = {"out": out, "seed": seed, "device": device, "threads": threads}
-    given = {name: value for name, value in flat.items() if value is not None}
-    return given if data is None else given | {"data": {"folder": data}}
+    flat = {"out": out, "seed": seed, "device": device, "threads": threads, "data": _given(folder=data)}
+    return _given(**flat)
 
 
 def tuning_overrides(
@@ -75,22 +94,22 @@ def tuning_overrides(
     size: int | None,
     steps: int | None,
     objective: dict[str, str | None],
-) -> dict[str, Any]:
+) -> Settings:
     """What flags replace of fine-tuning: the checkpoint, how long, and parts of the objective."""
-    tables: dict[str, dict[str, Any]] = {
-        "model": {"name": model, "prior": prior},
-        "data": {"size": size},
-        "objective": objective,
-    }
-    kept = {
-        table: {name: value for name, value in values.items() if value is not None}
-        for table, values in tables.items()
-    }
-    given: dict[str, Any] = {table: values for table, values in kept.items() if values}
-    return given if steps is None else given | {"max_steps": steps}
+    return _given(
+        model=_given(name=model, prior=prior),
+        data=_given(size=size),
+        objective=_given(**objective),
+        max_steps=steps,
+    )
 
 
-def hint_overrides(hints: str | None) -> dict[str, Any]:
+def _given(**values: object) -> Settings:
+    """The values that are given: no None, and no table without any."""
+    return {name: value for name, value in values.items() if value is not None and value != {}}
+
+
+def hint_overrides(hints: str | None) -> Settings:
     """What the flag for hint pictures replaces: the edges of the pictures, or a folder of hints for them.
 
     Hints go with the pictures themselves, so that no variants of latents can be kept.
@@ -102,12 +121,12 @@ def hint_overrides(hints: str | None) -> dict[str, Any]:
     return {"variants": 0, "objective": {"control": {"hints": "given"}}, "data": {"hints": hints}}
 
 
-def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+def merged(first: Settings, second: Settings) -> Settings:
     """Both, tables key by key."""
     both = {**first, **second}
-    for name in first.keys() & second.keys():
-        if isinstance(first[name], dict) and isinstance(second[name], dict):
-            both[name] = {**first[name], **second[name]}
+    for name, value in second.items():
+        if isinstance(value, dict) and isinstance(old := first.get(name), dict):
+            both[name] = {**old, **value}
     return both
 
 
@@ -137,12 +156,12 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     return subprocess.run([*launcher, *given], check=False).returncode
 
 
-def train(path: Path, changes: dict[str, Any], *, resume: bool, quiet: bool) -> None:
+def train(path: Path, changes: Settings, *, resume: bool, quiet: bool) -> None:
     """Runs a training run to its end; leaves with the code of Ctrl-C when it was stopped (and saved)."""
     from kandinsky.training.api import run_config
-    from kandinsky.training.ranks import announced, leave
+    from kandinsky.training.distributed import launched, leave
 
-    quiet = quiet or not announced().first
+    quiet = quiet or not launched().first
     try:
         if not follow(run_config(path, resume=resume, overrides=changes), err(), quiet=quiet):
             raise typer.Exit(INTERRUPTED)
@@ -150,11 +169,53 @@ def train(path: Path, changes: dict[str, Any], *, resume: bool, quiet: bool) -> 
         leave()
 
 
-def export(path: Path, changes: dict[str, Any]) -> None:
+def export(path: Path, changes: Settings) -> None:
     """Writes the newest checkpoints of a run as a model and prints its folder."""
     from kandinsky.training.api import export as write
 
     say(str(write(path, overrides=changes)))
+
+
+def show_plan(path: Path, changes: Settings) -> None:
+    """Prints what a step of a run takes, and how precision and gradient checkpointing change it."""
+    from kandinsky.training.config import read_config
+    from kandinsky.training.memory_plan import plan
+
+    config = read_config(path, changes)
+    stage = config.stage[0]
+    planned = plan(config)
+    say("\n".join(plan_table(planned)))
+    say(f"\n{'MiB at the peak':24}{'plain':>12}{'checkpointed':>14}")
+    for precision in ("fp32", HALF[stage.precision]):
+        peaks = []
+        for recomputed in (False, True):
+            same = (precision, recomputed) == (stage.precision, stage.gradient_checkpointing)
+            found = planned if same else plan(config, precision=precision, gradient_checkpointing=recomputed)
+            peaks.append(found.peak / MIB)
+        say(f"{precision:24}{peaks[0]:12,.0f}{peaks[1]:14,.0f}")
+
+
+def plan_table(planned: "Plan") -> list[str]:
+    """The table of one plan, line by line."""
+    stage = planned.stage
+    batch = f"batch {stage.batch}" + (f" x {stage.accumulate}" if stage.accumulate > 1 else "")
+    how = [batch, f"{planned.size} px", stage.precision, stage.optimiser.kind]
+    how += ["gradient checkpointing"] * stage.gradient_checkpointing
+    rows: list[tuple[str, int | None, int]] = [
+        *((name, count, size) for name, (count, size) in planned.networks.items()),
+        ("learns", planned.numbers, planned.learned),
+        ("gradients", None, planned.gradients),
+        ("optimiser", None, planned.optimiser),
+        ("running mean", None, planned.means),
+        ("activations", None, planned.activations),
+        ("peak", None, planned.peak),
+    ]
+    table = [
+        f"{name:24}{'' if count is None else format(count, ','):>16}{size / MIB:12,.1f}"
+        for name, count, size in rows
+    ]
+    title = f"{stage.method} on {planned.device}: {', '.join(how)}"
+    return [title, f"{'':24}{'numbers':>16}{'MiB':>12}", *table]
 
 
 def follow(happenings: Iterable[events.Event], console: Console, *, quiet: bool) -> bool:
@@ -171,7 +232,6 @@ class _Shown:
     """Bars on a terminal, now and then a line elsewhere."""
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
-        self._console = console
         self._quiet = quiet
         self._live = console.is_terminal and not quiet
         self._bars = Progress(

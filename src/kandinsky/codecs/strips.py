@@ -14,13 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.core.errors import RequestError
-from kandinsky.networks import kl, movq
+from kandinsky.networks.autoencoder import Decoder, Downsample, Encoder, Level, Norm, Resnet, Upsample
 from kandinsky.networks.group_norm import factors
-from kandinsky.networks.layers import channels_innermost
-from kandinsky.networks.movq import Downsample, Level, Norm, Resnet, Upsample
 
-LARGE = 1024 * 1024
-"""Pixels beyond which a picture is not coded as a whole unless that is asked for."""
 AREA = 2**17
 """Positions of a strip, width times rows. Fewer cost more rows twice, more cost memory."""
 
@@ -29,7 +25,7 @@ Rows: TypeAlias = Callable[[int, int], Tensor]
 
 
 Tiling: TypeAlias = bool | Literal["auto"]
-"""Whether pictures are coded in strips; "auto": those of more than LARGE pixels."""
+"""Whether pictures are coded in strips; "auto": those of more than 1024 x 1024 pixels."""
 
 
 def check_tiling(tiling: object) -> Tiling:
@@ -37,11 +33,6 @@ def check_tiling(tiling: object) -> Tiling:
     if tiling == "auto" or isinstance(tiling, bool):
         return tiling
     raise RequestError(f"tiling is {tiling!r}.", "Use True, False or 'auto'.")
-
-
-def in_strips(tiling: Tiling, pixels: int) -> bool:
-    """Whether a picture of so many pixels is coded in strips: by its own size, never by that of its batch."""
-    return pixels > LARGE if tiling == "auto" else tiling
 
 
 def one_by_one(code: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
@@ -116,10 +107,9 @@ class Strips:
         return self.rows(0, self.height)
 
 
-def decode(decoder: movq.Decoder | kl.Decoder, x: Tensor, latents: Tensor | None) -> Tensor:
+def decode(decoder: Decoder, x: Tensor, latents: Tensor | None) -> Tensor:
     """As the decoder's own on x (B, C, h, w), with the `latents` that modulate its norms, if any do."""
-    latents = None if latents is None else channels_innermost(latents)
-    whole: Tensor = decoder.conv_in(channels_innermost(x))
+    whole: Tensor = decoder.conv_in(x)
     first, *others = decoder.up
     assert isinstance(first, Level)
     whole = first.blocks(decoder.mid(whole, latents), latents)
@@ -131,13 +121,10 @@ def decode(decoder: movq.Decoder | kl.Decoder, x: Tensor, latents: Tensor | None
     return _last(decoder.norm_out, decoder.conv_out, strips, latents)
 
 
-def encode(encoder: movq.Encoder | kl.Encoder, pictures: Tensor) -> Tensor:
+def encode(encoder: Encoder, pictures: Tensor) -> Tensor:
     """As the encoder's own on pictures (B, 3, H, W)."""
     *levels, last = encoder.down
-    pixels, strips = (
-        Strips.of(channels_innermost(pictures)),
-        Strips(pictures.shape[2], _groups_of(encoder.norm_out)),
-    )
+    pixels, strips = Strips.of(pictures), Strips(pictures.shape[2], _groups_of(encoder.norm_out))
     for a, b in _strips(pictures.shape[2], pictures.shape[3]):
         strips.add(_convolved(encoder.conv_in, pixels.rows, a, b, pixels.height))
     for level in levels:

@@ -10,7 +10,7 @@ Implementation = Callable[[Any, dict[str, Any]], Any]
 def signed(
     implementation: Implementation,
     names: str,
-    defaults: Mapping[str, Any],
+    defaults: Mapping[str, object],
     does: str,
     method: str = "__call__",
 ) -> Any:
@@ -29,7 +29,7 @@ def signed(
             parameters.append(Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default))
     signature = Signature(parameters)
 
-    def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
+    def call(self: object, *arguments: object, **keywords: object) -> Any:
         bound = signature.bind(self, *arguments, **keywords)
         bound.apply_defaults()
         return implementation(self, {name: bound.arguments[name] for name in list(bound.arguments)[1:]})

@@ -126,8 +126,8 @@ def run(given: argparse.Namespace) -> Iterator[Any]:
 
     from kandinsky.checkpoints.textual_inversion import read_words, write_original_words
     from kandinsky.training import events, run_config
+    from kandinsky.training.checkpoint import read
     from kandinsky.training.data.folder import read_bare_folder
-    from kandinsky.training.state import read
 
     pictures = len(read_bare_folder(given.data_root).records)
     model = original_folder("2.1", False, given.cache_root)

@@ -36,18 +36,14 @@ class Conditions:
 
 
 class Conditioner(Protocol):
-    """Turns prompts into conditions.
-
-    `request` holds the options with every default filled in; `guided` says whether unconditional conditions
-    are wanted as well.
-    """
+    """Turns prompts into conditions; `guided` says whether unconditional ones are wanted as well."""
 
     def check(self, request: Request, guided: bool) -> None:
-        """Raises RequestError for prompts that `encode` would refuse, before any work is done."""
+        """Raises RequestError for a request (defaults filled in) whose prompts `encode` would refuse."""
         ...
 
     def encode(
-        self, batches: Sequence[Batch], request: Request, guided: bool
+        self, batches: Sequence[Batch], prior_steps: int, guided: bool
     ) -> Generator[Event, None, list[Conditions]]:
-        """Encodes the prompts of all batches and returns their conditions, in order."""
+        """Encodes the prompts of all batches, a prior in `prior_steps`; returns their conditions in order."""
         ...

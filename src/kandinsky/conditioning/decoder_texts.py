@@ -3,10 +3,12 @@
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import chain
 
 import torch
 from torch import Tensor
 
+from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Encoding, Event, Warned
@@ -100,3 +102,26 @@ class DecoderTexts:
 def stacked(found: dict[str, UNet2Condition], texts: Sequence[str]) -> UNet2Condition:
     """One row for each of `texts`."""
     return reduce(UNet2Condition.joined, (found[text] for text in texts))
+
+
+@dataclass(frozen=True, eq=False)
+class TwoTextsConditioner:
+    """Prompts for decoders that take texts alone: each against its negative prompt or the empty text."""
+
+    texts: DecoderTexts
+
+    def check(self, request: Request, guided: bool) -> None:
+        """See `Conditioner`: prompts are texts, and there is no prior to be told anything."""
+        check_texts(request)
+
+    def encode(
+        self, batches: Sequence[Batch], prior_steps: int, guided: bool
+    ) -> Generator[Event, None, list[Conditions]]:
+        """See `Conditioner`; nothing is drawn."""
+        texts = [[str(row.prompt) for row in batch.rows] for batch in batches]
+        negatives = [[row.negative_prompt or "" for row in batch.rows] for batch in batches]
+        found = yield from self.texts.encode(chain(*texts, *(negatives if guided else ())))
+        return [
+            Conditions(stacked(found, cond), stacked(found, uncond) if guided else None)
+            for cond, uncond in zip(texts, negatives, strict=True)
+        ]

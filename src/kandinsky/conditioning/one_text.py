@@ -94,7 +94,7 @@ class OneTextConditioner:
             )
 
     def encode(
-        self, batches: Sequence[Batch], request: Request, guided: bool
+        self, batches: Sequence[Batch], prior_steps: int, guided: bool
     ) -> Generator[Event, None, list[Conditions]]:
         """See `Conditioner`; nothing is drawn. Each text is read alone and once."""
         yield Encoding("text")

@@ -3,11 +3,11 @@
 Source: Ramesh et al. 2022 (unCLIP, arXiv 2204.06125), section 2.2.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,11 @@ from kandinsky.diffusion.process import working_dtype
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.schedule import Schedule
 from kandinsky.networks.clip import ClipText, ClipVision
-from kandinsky.networks.prior import PreparedPrior, Prior, PriorCondition
+from kandinsky.networks.prepared import PreparedNetwork
+from kandinsky.networks.prior import Prior, PriorCondition, PriorFixed
+
+Scale: TypeAlias = float | Tensor | None
+"""A guidance scale, or one for each row (B,); None is unguided."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +39,7 @@ class EncodedText:
 
 
 class Stepping(Protocol):
-    """A prior that has read its texts; `PreparedPrior` is one."""
+    """A prior that has read its texts; a `PreparedNetwork` is one."""
 
     def step(self, x: Tensor, t: float) -> Tensor: ...
 
@@ -51,9 +55,21 @@ class Waiting(Protocol):
     def of_nothing(self) -> Tensor: ...
 
 
+PreparedPrior: TypeAlias = PreparedNetwork[PriorFixed]
+Accelerate: TypeAlias = Callable[[PreparedPrior, int], PreparedPrior]
+
+
+def as_it_is(prepared: PreparedPrior, steps: int) -> PreparedPrior:
+    """A prepared network that runs as it was written."""
+    return prepared
+
+
 @dataclass(frozen=True, eq=False)
 class PriorStage:
-    """Everything that a prior checkpoint holds; `waiting`, if any, runs `vision` where its weights wait."""
+    """Everything that a prior checkpoint holds; `waiting`, if any, runs `vision` where its weights wait.
+
+    `accelerate` says how a prepared network runs its so many steps.
+    """
 
     tokenizer: Tokenizer
     text: ClipText
@@ -62,6 +78,7 @@ class PriorStage:
     network: Prior
     schedule: Schedule
     waiting: Waiting | None = None
+    accelerate: Accelerate = as_it_is
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -114,7 +131,8 @@ class PriorStage:
     def prepare(self, texts: Sequence[EncodedText], steps: int) -> PreparedPrior:
         """The prior closed over texts, for trajectories of `steps` steps."""
         condition = PriorCondition.of([text.condition for text in texts])
-        return self.network.prepare(condition, self.schedule.times(steps))
+        times = self.schedule.times(steps)
+        return self.accelerate(self.network.prepare(condition, times), len(times))
 
     def denoise(
         self,
@@ -122,41 +140,40 @@ class PriorStage:
         x: Tensor,
         times: Sequence[int],
         rng: Noise,
-        guidance_scale: float | Tensor | None,
+        scale: Scale,
         gradients: bool = False,
     ) -> Generator[Step, Tensor | None, None]:
-        """The trajectory from `x` (B, D), normalised and noised to times[0]; `prepared` as in `sample`.
+        """The trajectory from `x` (B, D), normalised and noised to times[0]; `prepared` as in `trajectory`.
 
         With `gradients` what comes out can be followed back through every step.
         """
-        denoise = make_denoiser(
-            lambda x, t: prepared.step(x.to(self.dtype), t),
-            self.schedule.process,
-            self.schedule.parametrization,
-            guidance_scale,
-            self.schedule.constraints,
-        )
-        sampler = make_sampler(self.schedule.sampler, self.schedule.process, variance=self.schedule.variance)
+        plan = self.schedule
+        fixed = plan.process, plan.parametrization, scale, plan.constraints
+        closed = make_denoiser(lambda x, t: prepared.step(x.to(self.dtype), t), *fixed)
+        sampler = make_sampler(plan.sampler, plan.process, variance=plan.variance)
         begin = x.to(self.device, working_dtype(self.dtype))
-        return sample(sampler, denoise, begin, times, rng, gradients=gradients)
+        return sample(sampler, closed, begin, times, rng, gradients=gradients)
 
-    def sample(
-        self,
-        prepared: PreparedPrior,
-        rng: Noise,
-        count: int,
-        steps: int,
-        guidance_scale: float | Tensor | None,
-    ) -> Generator[int, None, Tensor]:
-        """Draws `count` image embeddings and returns them (B, D); yields the steps done after each.
+    def trajectory(
+        self, prepared: Stepping, rng: Noise, count: int, steps: int, scale: Scale
+    ) -> Generator[Step, Tensor | None, None]:
+        """Draws `count` embeddings from noise; the last step's `x` is for `embedding`.
 
-        `prepared` has `count` rows, or with a `guidance_scale` the unconditional ones in front of them.
+        `prepared` has `count` rows, or with a guidance `scale` the unconditional ones in front of them.
         """
         noise = rng.normal((count, self.network.config.embedding_dim))
-        times = self.schedule.times(steps)
-        with closing(self.denoise(prepared, noise, times, rng, guidance_scale)) as trajectory:
-            for step in trajectory:
-                x = step.x
+        return self.denoise(prepared, noise, self.schedule.times(steps), rng, scale)
+
+    @torch.no_grad()
+    def embedding(self, x: Tensor) -> Tensor:
+        """The image embeddings (B, D) that a trajectory ended at."""
+        return self.network.denormalise(x.to(self.dtype))
+
+    def sample(
+        self, prepared: Stepping, rng: Noise, count: int, steps: int, scale: Scale
+    ) -> Generator[int, None, Tensor]:
+        """Draws image embeddings (B, D) as `trajectory` does; yields the steps done after each."""
+        with closing(self.trajectory(prepared, rng, count, steps, scale)) as run:
+            for step in run:
                 yield step.index + 1
-        with torch.no_grad():
-            return self.network.denormalise(x.to(self.dtype))
+        return self.embedding(step.x)

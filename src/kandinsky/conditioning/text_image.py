@@ -31,10 +31,10 @@ class TextImageConditioner:
         self.image.check(request, guided)
 
     def encode(
-        self, batches: Sequence[Batch], request: Request, guided: bool
+        self, batches: Sequence[Batch], prior_steps: int, guided: bool
     ) -> Generator[Event, None, list[Conditions]]:
         """See `Conditioner`; draws what the image embeddings draw."""
-        images = yield from self.image.encode(batches, request, guided)
+        images = yield from self.image.encode(batches, prior_steps, guided)
         told = [[_text(row.prompt) for row in batch.rows] for batch in batches]
         untold = [[self._unconditional(row) for row in batch.rows] for batch in batches]
         found = yield from self.texts.encode(chain(*told, *(untold if guided else ())))

@@ -8,6 +8,7 @@ that the text encoders were published with.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -126,29 +127,30 @@ class Tokenizer:
         A text that is too long keeps its closing token last, and what was cut is in `dropped`. Raises
         RequestError for a length without room, for none where the files state none, and for broken text.
         """
+        length, tail = self._room(length)
+        ids = torch.full((len(texts), length), self.pad_id, dtype=torch.int64)
+        mask = torch.zeros((len(texts), length), dtype=torch.bool)
+        dropped = [""] * len(texts)
+        for row, (text, encoding) in enumerate(zip(texts, self._encode(texts), strict=True)):
+            tokens, starts = self._expanded(encoding)
+            if len(tokens) > length:
+                dropped[row] = text[starts[length - tail] :].strip()
+                tokens = tokens[: length - tail] + tokens[len(tokens) - tail :]
+            ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+            mask[row, : len(tokens)] = True
+        return TokenBatch(ids, mask, dropped)
+
+    def _room(self, length: int | None) -> tuple[int, int]:
+        """The number of tokens of a text, and how many of them follow it."""
         length = self.max_length if length is None else length
         if length is None:
             raise RequestError("This tokenizer's files state no maximum length.", "Give a length.")
-        head, tail = self._frame()
+        head, tail = self._frame
         if length < head + tail:
             raise RequestError(
-                f"A length of {length} tokens leaves no room for a text.",
-                f"Use at least {head + tail + 1}.",
+                f"A length of {length} tokens leaves no room for a text.", f"Use at least {head + tail + 1}."
             )
-        ids = torch.full((len(texts), length), self.pad_id, dtype=torch.int64)
-        mask = torch.zeros((len(texts), length), dtype=torch.bool)
-        dropped = []
-        for row, (text, encoding) in enumerate(zip(texts, self._encode(texts), strict=True)):
-            tokens, starts = self._expanded(encoding)
-            rest = ""
-            if len(tokens) > length:
-                first_cut = length - tail
-                rest = text[starts[first_cut] :].strip()
-                tokens = tokens[:first_cut] + tokens[len(tokens) - tail :]
-            ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-            mask[row, : len(tokens)] = True
-            dropped.append(rest)
-        return TokenBatch(ids, mask, dropped)
+        return length, tail
 
     def _encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         if isinstance(texts, str):
@@ -170,6 +172,7 @@ class Tokenizer:
             starts += [start] * len(ids)
         return tokens, starts
 
+    @cached_property
     def _frame(self) -> tuple[int, int]:
         """How many tokens the pipeline puts before and after every text."""
         marks = self.backend.encode("a").special_tokens_mask

@@ -10,10 +10,6 @@ from kandinsky.core.errors import OutputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-EFFECTIVE_GUIDANCE = "effective_guidance_scale"
-"""A result's request has this too where the checkpoint means something of its own by guidance_scale: the
-scale in the usual meaning, in which 1 is unguided."""
-
 
 @dataclass(frozen=True)
 class Encoding:

@@ -1,6 +1,7 @@
 """Pictures at the edge: whatever a user has becomes an RGB picture, a mask of zeros and ones, or a tensor."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +14,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
+    from pydantic import JsonValue
     from torch import Tensor
 
+SIDES = (8, 8192)
+"""The least and the most pixels of a side."""
 PictureLike: TypeAlias = "str | Path | Image | NDArray[Any] | Picture"
 """What a user may give where a picture is asked for; a plain string is a path."""
 
@@ -190,6 +194,23 @@ def round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
+def size_like(image: Picture, width: int | None, height: int | None, area: float) -> dict[str, int]:
+    """The sides that are given, and the others such that the shape is the image's."""
+    across, down = image.size
+    if width is not None:
+        zoom = width / across
+    elif height is not None:
+        zoom = height / down
+    else:
+        zoom = math.sqrt(area / (across * down))
+    return {"width": width or _side(across * zoom), "height": height or _side(down * zoom)}
+
+
+def _side(length: float) -> int:
+    low, high = SIDES
+    return min(max(round_up(round(length), low), low), high)
+
+
 def to_array(picture: "Image", width: int, height: int) -> "NDArray[np.uint8]":
     """Resizes to width x height (bicubic, reducing gap 1, as the peer does) and returns (H, W, 3) uint8."""
     import numpy as np
@@ -249,3 +270,45 @@ def to_pil(tensor: "Tensor") -> "list[Image]":
 
     values = (tensor.detach().float().cpu() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     return [PIL.Image.fromarray(row) for row in np.round(values * 255).astype(np.uint8)]
+
+
+def picture_to_json(picture: Picture) -> "dict[str, JsonValue]":
+    """Path, size and fingerprint of an input picture; the pixels themselves stay where they are."""
+    return {
+        "path": picture.path,
+        "size": list(picture.size),
+        "sha256": picture.sha256,
+        "mode": picture.image.mode,
+    }
+
+
+def picture_from_json(data: Any, folder: Path | None = None) -> Picture:
+    """Finds a stored input picture again, at its path or by its name in `folder`, and checks its fingerprint.
+
+    Raises RequestError when it cannot be found or is not the same picture any more.
+    """
+    try:
+        path, digest, mode = data["path"], data["sha256"], data.get("mode", "RGB")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RequestError(
+            f"{str(data)[:60]!r} is not a stored picture.", "Was the metadata edited?"
+        ) from error
+    if path is None:
+        raise RequestError(
+            f"The input picture (sha256 {digest[:12]}) was given in memory, so it cannot be found again.",
+            "Give the picture itself again.",
+        )
+    places = [Path(path)] if folder is None else [Path(path), folder / path, folder / Path(path).name]
+    found = [place for place in places if place.is_file()]
+    if not found:
+        raise RequestError(
+            f"The input picture {path} is missing.", "Put it back, or give it again at its new place."
+        )
+    for place in found:
+        picture = read_mask(place) if mode == "L" else read_picture(place)
+        if picture.sha256 == digest:
+            return picture
+    raise RequestError(
+        f"The input picture {found[0]} has changed since (sha256 {picture.sha256[:12]}, was {digest[:12]}).",
+        "Restore the old one, or give a picture explicitly.",
+    )

@@ -17,15 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.core.errors import OutputError, RequestError, nearest
-from kandinsky.core.events import EFFECTIVE_GUIDANCE
 from kandinsky.core.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from kandinsky.core.events import Result
-
-__all__ = ["Metadata", "check_picture_path", "metadata_of", "read_metadata", "summary", "write_picture"]
 
 CHUNK = "kandinsky"
 SUMMARY_CHUNK = "parameters"
@@ -64,12 +61,22 @@ def library_version() -> str:
 
 def metadata_of(result: "Result", index: int) -> Metadata:
     """The metadata of picture `index` of a result."""
-    from kandinsky.core.requests import single
-
     alone = single(result.request, index)
     return Metadata(
         alone, result.model, dict(result.settings), library_version(), result.batch or len(result.images)
     )
+
+
+def single(data: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """The stored, filled request that asks for image `index` of a batch alone."""
+    from kandinsky.core.requests import EFFECTIVE_GUIDANCE, per_prompt, seed_of
+
+    count, each = int(data["count"]), (*per_prompt(), EFFECTIVE_GUIDANCE)
+    alone = {
+        name: value[index // count] if isinstance(value, list) and name in each else value
+        for name, value in data.items()
+    }
+    return alone | {"seed": seed_of(data["seed"], index, count), "count": 1}
 
 
 def check_picture_path(path: str | Path) -> Path:
@@ -198,26 +205,18 @@ def _parse(stored: str, path: str | Path) -> Metadata:
 
 def summary(metadata: Metadata) -> str:
     """The request as the `parameters` text other tools show: prompt, negative, then `Name: value`."""
+    from kandinsky.core.requests import EFFECTIVE_GUIDANCE, about
+
     request = metadata.request
     lines = [_prompt_text(request.get("prompt"))]
     negative = request.get("negative_prompt")
     if isinstance(negative, str) and negative:
         lines.append(f"Negative prompt: {negative}")
-    pairs = {
-        "Steps": request.get("steps"),
-        "Sampler": request.get("sampler"),
-        "CFG scale": request.get(EFFECTIVE_GUIDANCE, request.get("guidance_scale")),
-        "CFG interval": _span(request.get("guidance_interval")),
-        "Reuse": request.get("reuse"),
-        "Seed": request.get("seed"),
-        "Size": f"{request['width']}x{request['height']}" if request.get("width") else None,
-        "Model": metadata.model or None,
-        "Denoising strength": request.get("strength"),
-        "Prior steps": request.get("prior_steps"),
-        "Prior CFG scale": request.get("prior_guidance_scale"),
-        "Eta": request.get("eta"),
-        "Version": f"kandinsky {metadata.version}",
-    }
+    size = f"{request['width']}x{request['height']}" if request.get("width") else None
+    values = {**request, "guidance_scale": request.get(EFFECTIVE_GUIDANCE, request.get("guidance_scale"))}
+    values |= {"width": size, "guidance_interval": _span(request.get("guidance_interval"))}
+    pairs = {said.summary: values.get(name) for name, said in about().items() if said.summary}
+    pairs |= {"Model": metadata.model or None, "Version": f"kandinsky {metadata.version}"}
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in pairs.items() if value is not None))
     return "\n".join(lines)
 

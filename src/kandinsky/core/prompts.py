@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kandinsky.core.errors import RequestError
-from kandinsky.core.images import Picture, read_picture
+from kandinsky.core.images import Picture, picture_from_json, picture_to_json, read_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
+    from pydantic import JsonValue
     from torch import Tensor
 
 
@@ -149,7 +150,7 @@ def as_prompt(value: object) -> Prompt:
     return Mix((item,), (1.0,)) if isinstance(item, Picture) else item
 
 
-def prompt_to_json(prompt: Prompt) -> Any:
+def prompt_to_json(prompt: Prompt) -> "JsonValue":
     """A prompt as JSON values: a string, {"mix": ...} or {"embedding": ...}."""
     if isinstance(prompt, str):
         return prompt
@@ -183,7 +184,7 @@ def _item_from_json(data: Any, folder: Path | None) -> str | Picture | Embedding
     return prompt
 
 
-def _pack(values: tuple[float, ...]) -> dict[str, str]:
+def _pack(values: tuple[float, ...]) -> "dict[str, JsonValue]":
     # float32 holds what nearly all embeddings are made of, at half the size.
     code = "f" if tuple(array.array("f", values)) == values else "d"
     numbers = array.array(code, values)
@@ -200,47 +201,3 @@ def _unpack(data: Any) -> tuple[float, ...]:
     if sys.byteorder == "big":
         numbers.byteswap()
     return tuple(float(number) for number in numbers)
-
-
-def picture_to_json(picture: Picture) -> dict[str, Any]:
-    """Path, size and fingerprint of an input picture; the pixels themselves stay where they are."""
-    return {
-        "path": picture.path,
-        "size": list(picture.size),
-        "sha256": picture.sha256,
-        "mode": picture.image.mode,
-    }
-
-
-def picture_from_json(data: Any, folder: Path | None = None) -> Picture:
-    """Finds a stored input picture again, at its path or by its name in `folder`, and checks its fingerprint.
-
-    Raises RequestError when it cannot be found or is not the same picture any more.
-    """
-    from kandinsky.core.images import read_mask
-
-    try:
-        path, digest, mode = data["path"], data["sha256"], data.get("mode", "RGB")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RequestError(
-            f"{str(data)[:60]!r} is not a stored picture.", "Was the metadata edited?"
-        ) from error
-    if path is None:
-        raise RequestError(
-            f"The input picture (sha256 {digest[:12]}) was given in memory, so it cannot be found again.",
-            "Give the picture itself again.",
-        )
-    places = [Path(path)] if folder is None else [Path(path), folder / path, folder / Path(path).name]
-    found = [place for place in places if place.is_file()]
-    if not found:
-        raise RequestError(
-            f"The input picture {path} is missing.", "Put it back, or give it again at its new place."
-        )
-    for place in found:
-        picture = read_mask(place) if mode == "L" else read_picture(place)
-        if picture.sha256 == digest:
-            return picture
-    raise RequestError(
-        f"The input picture {found[0]} has changed since (sha256 {picture.sha256[:12]}, was {digest[:12]}).",
-        "Restore the old one, or give a picture explicitly.",
-    )

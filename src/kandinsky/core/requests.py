@@ -1,71 +1,156 @@
-"""A request: everything that is asked of one call, validated once, at the edge."""
+"""A request: what one call asks for, validated once, at the edge.
 
-import math
+A field is declared in `Request` and nowhere else: its type and limits, and in `About` what flags, files and
+messages say of it. `Fields` and `Row` repeat names for type checkers; a test compares them.
+"""
+
+import numbers
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, Unpack
+from typing import Annotated, Any, TypedDict, TypeVar, Unpack
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from annotated_types import Interval, MinLen
+from pydantic import (
+    AfterValidator,
+    AllowInfNan,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    JsonValue,
+    Strict,
+    ValidationError,
+    model_validator,
+)
 
-from kandinsky.core import fields as checks
 from kandinsky.core.errors import RequestError, nearest
-from kandinsky.core.events import EFFECTIVE_GUIDANCE
-from kandinsky.core.fields import Numbers, OnePrompt, Pictures, Texts
-from kandinsky.core.images import Picture, PictureLike, read_mask, read_picture, round_up
+from kandinsky.core.images import (
+    SIDES,
+    Picture,
+    PictureLike,
+    picture_from_json,
+    picture_to_json,
+    read_mask,
+    read_picture,
+    size_like,
+)
 from kandinsky.core.prompts import (
     Embedding,
     Mix,
     MixItem,
     Prompt,
     PromptLike,
+    as_prompt,
+    is_tensor,
     mix,
-    picture_from_json,
-    picture_to_json,
     prompt_from_json,
     prompt_to_json,
 )
+from kandinsky.core.validation import parts_of, translated
 
-__all__ = ["Embedding", "Fields", "Mix", "MixItem", "Prompt", "PromptLike", "Request", "Row", "mix", "single"]
+__all__ = ["Embedding", "Fields", "Mix", "MixItem", "Prompt", "PromptLike", "Request", "Row", "mix"]
 
-SIDES = (8, 8192)
-STEPS = (1, 1000)
+T = TypeVar("T")
 LARGEST_SEED = 2**63 - 1
-MOST_PICTURES = 10_000
+MOST_IMAGES = 10_000
+EFFECTIVE_GUIDANCE = "effective_guidance_scale"
+"""A result's request has this too where the checkpoint means something of its own by guidance_scale: the
+scale in the usual meaning, in which 1 is unguided."""
+PROMPT, INPUT, STEERING = "Prompt", "Input pictures", "Steering"
 
+
+@dataclass(frozen=True)
+class About:
+    """What surfaces say of a field besides its type and limits.
+
+    `help` and `group` are for command lines, where its flag takes a `type`, and may have `names` and a
+    `metavar` of its own; `hint` follows an error; `summary` is its name in the text that other tools show.
+    """
+
+    help: str
+    type: object = str
+    hint: str = "Give one text, or one per prompt."
+    summary: str | None = None
+    group: str = STEERING
+    names: tuple[str, ...] = ()
+    metavar: str | None = None
+
+
+def _python_number(value: object) -> object:
+    """The numbers of numpy and torch as Python's, all else as it is."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    return value.item() if is_tensor(value) and value.ndim == 0 else value  # type: ignore[attr-defined]
+
+
+def _ascending(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] >= ends[1]:
+        raise RequestError(
+            f"guidance_interval goes from {ends[0]:g} to {ends[1]:g}, which is no interval.", INTERVAL_HINT
+        )
+    return ends
+
+
+Whole = Annotated[int, Strict(), BeforeValidator(_python_number)]
+Real = Annotated[float, Strict(), AllowInfNan(False), BeforeValidator(_python_number)]
+Side = Annotated[Whole, Interval(ge=SIDES[0], le=SIDES[1])]
+Steps = Annotated[Whole, Interval(ge=1, le=1000)]
+Seed = Annotated[Whole, Interval(ge=0, le=LARGEST_SEED)]
+Count = Annotated[Whole, Interval(ge=1, le=MOST_IMAGES)]
+Strength = Annotated[Real, Interval(gt=0, le=1)]
+Share = Annotated[Real, Interval(ge=0, le=1)]
+Scale = Annotated[Real, Interval(ge=0)]
+Text = Annotated[str, Strict()]
+Name = Annotated[Text, MinLen(1)]
+Image = Annotated[InstanceOf[Picture], BeforeValidator(read_picture)]
+Mask = Annotated[InstanceOf[Picture], BeforeValidator(read_mask)]
+NoText = Annotated[InstanceOf[Mix] | InstanceOf[Embedding], BeforeValidator(as_prompt)]
+OnePrompt = Annotated[Text | NoText, Field(union_mode="left_to_right")]
+Each = Annotated[
+    T | Annotated[tuple[T, ...], Strict()],
+    Field(union_mode="left_to_right"),
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+]
+"""One for all prompts, or one per prompt."""
 
 SIDE_HINT = f"Give {SIDES[0]} to {SIDES[1]} pixels."
-SEED_HINT = "Any whole number from 0 up will do."
-GUIDANCE = ("0 or more", 0.0, math.inf, "4 is usual; 1 and below is unguided.")
+SCALE_HINT = "4 is usual; 1 and below is unguided."
+INTERVAL_HINT = "Give two numbers, such as (0.1, 0.8); 0 is the clean picture and 1 pure noise."
+IMAGE_HINT = "Give a path, a PIL image or an array."
 
 
 class Fields(TypedDict, total=False):
-    """The keyword arguments of a request beside the prompt, as `generate` and `stream` take them."""
+    """The keyword arguments of a request besides the prompt, as `generate` and `stream` take them."""
 
     negative_prompt: str | Sequence[str | None] | None
     prior_negative_prompt: str | Sequence[str | None] | None
     image: "PictureLike | Sequence[PictureLike] | None"
     mask: "PictureLike | Sequence[PictureLike] | None"
-    strength: float | None
     hint: "PictureLike | Sequence[PictureLike] | None"
-    width: int | None
-    height: int | None
+    strength: float | None
     steps: int | None
+    sampler: str | None
     guidance_scale: float | Sequence[float | None] | None
     guidance_interval: tuple[float, float] | None
-    prior_steps: int | None
-    prior_guidance_scale: float | Sequence[float | None] | None
-    sampler: str | None
-    eta: float | None
     reuse: int | None
     seed: int | Sequence[int] | None
+    width: int | None
+    height: int | None
+    prior_steps: int | None
+    prior_guidance_scale: float | Sequence[float | None] | None
+    eta: float | None
     count: int
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one picture is made from: its own prompt, negatives, input pictures, seed and guidance."""
+    """What one image is made from; guidance scales are in the usual meaning, 1 where nothing is guided."""
 
     prompt: Prompt
     negative_prompt: str | None
@@ -74,23 +159,8 @@ class Row:
     mask: Picture | None
     hint: Picture | None
     seed: int
-    guidance_scale: float | None = None
-    prior_guidance_scale: float | None = None
-
-
-EACH = (
-    "negative_prompt",
-    "prior_negative_prompt",
-    "image",
-    "mask",
-    "hint",
-    "guidance_scale",
-    "prior_guidance_scale",
-)
-"""Fields that are one for all, or one per prompt."""
-ROW_FIELDS = ("prompt", *EACH)
-OF_ONE = (*ROW_FIELDS, EFFECTIVE_GUIDANCE)
-"""What may be a list in a stored request, and is one value in that of a single picture."""
+    guidance_scale: float = 1.0
+    prior_guidance_scale: float = 1.0
 
 
 class Request(BaseModel):
@@ -102,81 +172,103 @@ class Request(BaseModel):
     1..1000, guidance scales 0 or more, eta in 0..1, width and height in 8..8192 pixels, seed in 0..2**63 - 1,
     count at least 1. In a mask white (1) means repaint. `guidance_interval` is where the decoder is guided,
     from and to a share of the noising, 0 being the clean picture and 1 pure noise; elsewhere its network is
-    asked once instead of twice. With `reuse` N its deep features are computed in every N-th step only (1: in
-    each). Both save time at a price, and are off unless given. Raises RequestError naming the first value
-    that cannot be.
+    evaluated once instead of twice. With `reuse` N its deep features are computed in every N-th step only
+    (1: in each). Both save time at a price, and are off unless given. Raises RequestError naming the first
+    value that cannot be.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    prompt: Annotated[OnePrompt | tuple[OnePrompt, ...], checks.prompts]
-    negative_prompt: Annotated[Texts, checks.texts("negative_prompt")] = None
-    prior_negative_prompt: Annotated[Texts, checks.texts("prior_negative_prompt")] = None
-    image: Annotated[Pictures, checks.pictures(read_picture)] = None
-    mask: Annotated[Pictures, checks.pictures(read_mask)] = None
+    prompt: Annotated[Each[OnePrompt], About("What to draw.", group=PROMPT)]
+    negative_prompt: Annotated[Each[Text | None], About("What to steer away from.", group=PROMPT)] = None
+    prior_negative_prompt: Annotated[
+        Each[Text | None], About("The same for the prior alone.", group=PROMPT)
+    ] = None
+    image: Annotated[Each[Image] | None, About("A picture to change.", Path, IMAGE_HINT, group=INPUT)] = None
+    mask: Annotated[
+        Each[Mask] | None, About("White marks what to repaint in it.", Path, IMAGE_HINT, group=INPUT)
+    ] = None
+    hint: Annotated[
+        Each[Image] | None, About("A picture to follow (ControlNet models).", Path, IMAGE_HINT, group=INPUT)
+    ] = None
     strength: Annotated[
-        float | None,
-        checks.real_number(
-            "strength", "above 0 and at most 1", 0, 1, "0.3 changes a little, 1 everything.", above=True
+        Strength | None,
+        About(
+            "How much to change it, above 0 to 1.",
+            float,
+            "0.3 changes a little, 1 everything.",
+            "Denoising strength",
+            INPUT,
         ),
     ] = None
-    hint: Annotated[Pictures, checks.pictures(read_picture)] = None
-    width: Annotated[int | None, checks.whole_number("width", *SIDES, SIDE_HINT)] = None
-    height: Annotated[int | None, checks.whole_number("height", *SIDES, SIDE_HINT)] = None
-    steps: Annotated[int | None, checks.whole_number("steps", *STEPS, "25 to 100 are usual.")] = None
+    steps: Annotated[Steps | None, About("Denoising steps.", int, "25 to 100 are usual.", "Steps")] = None
+    sampler: Annotated[Name | None, About("Such as ddim.", str, "Give one such as 'ddim'.", "Sampler")] = None
     guidance_scale: Annotated[
-        Numbers, BeforeValidator(checks.each(checks.real("guidance_scale", *GUIDANCE)))
+        Each[Scale | None], About("How closely to follow the prompt.", float, SCALE_HINT, "CFG scale")
     ] = None
-    guidance_interval: Annotated[tuple[float, float] | None, checks.interval("guidance_interval")] = None
-    prior_steps: Annotated[int | None, checks.whole_number("prior_steps", *STEPS, "25 is usual.")] = None
-    prior_guidance_scale: Annotated[
-        Numbers, BeforeValidator(checks.each(checks.real("prior_guidance_scale", *GUIDANCE)))
+    guidance_interval: Annotated[
+        Annotated[tuple[Share, Share], AfterValidator(_ascending)] | None,
+        About(
+            "Guide only from FROM to TO, 1 being pure noise.",
+            tuple[float, float],
+            INTERVAL_HINT,
+            "CFG interval",
+            metavar="FROM TO",
+        ),
     ] = None
-    sampler: Annotated[str | None, checks.sampler] = None
-    eta: Annotated[float | None, checks.real_number("eta", "within 0 to 1", 0, 1, "0 is without noise.")] = (
+    reuse: Annotated[
+        Steps | None,
+        About("Compute deep features in every N-th step only.", int, "2 or 3 are usual, 1 is off.", "Reuse"),
+    ] = None
+    seed: Annotated[
+        Each[Seed] | None,
+        About(
+            "Picture i uses seed + i; random if not given.",
+            int,
+            "Any whole number from 0 will do.",
+            "Seed",
+        ),
+    ] = None
+    width: Annotated[Side | None, About("In pixels.", int, SIDE_HINT, "Size")] = None
+    height: Annotated[Side | None, About("In pixels.", int, SIDE_HINT)] = None
+    prior_steps: Annotated[Steps | None, About("Steps of the prior.", int, "25 is usual.", "Prior steps")] = (
         None
     )
-    reuse: Annotated[int | None, checks.whole_number("reuse", *STEPS, "2 or 3 are usual, 1 is off.")] = None
-    seed: Annotated[
-        int | tuple[int, ...] | None,
-        BeforeValidator(checks.each(checks.whole("seed", 0, LARGEST_SEED, SEED_HINT))),
+    prior_guidance_scale: Annotated[
+        Each[Scale | None], About("The prior's guidance scale.", float, SCALE_HINT, "Prior CFG scale")
     ] = None
+    eta: Annotated[Share | None, About("Noise of ddim, 0 to 1.", float, "0 is without noise.", "Eta")] = None
     count: Annotated[
-        int, checks.whole_number("count", 1, MOST_PICTURES, "Give the number of pictures per prompt.")
+        Count,
+        About("Pictures per prompt.", int, "Give the number of pictures.", names=("--count", "-n")),
     ] = 1
 
     def __init__(self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]) -> None:
-        if unknown := sorted(set(fields) - set(Fields.__annotations__)):
-            raise RequestError(
-                f"A request has no {unknown[0]!r}.", nearest(unknown[0], Fields.__annotations__)
-            )
+        known = type(self).model_fields
+        if unknown := sorted(fields.keys() - known.keys()):
+            raise RequestError(f"A request has no {unknown[0]!r}.", nearest(unknown[0], about(type(self))))
         if fields.get("count", 1) is None:
             del fields["count"]
         try:
             super().__init__(prompt=prompt, **fields)
         except ValidationError as error:
-            raise _first(error) from None
+            raise translated(error, type(self).model_fields, about(type(self))) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Request":
         prompts = len(self.prompts)
-        for field in (*EACH, "seed"):
+        if not prompts:
+            raise RequestError("The list of prompts is empty.", "Give at least one prompt.")
+        for field in (*per_prompt(type(self)), "seed"):
             value = getattr(self, field)
             if isinstance(value, tuple) and len(value) != prompts:
                 raise RequestError(
                     f"{field} has {len(value)} entries for {prompts} prompts.",
                     "Give one for all, or one per prompt.",
                 )
-        if self.image is None and self.mask is not None:
-            raise RequestError("A mask is given without an image.", "Give the image that it belongs to.")
-        if self.image is None and self.strength is not None:
-            raise RequestError(
-                f"strength {self.strength:g} is given without an image.", "Give the image to change."
-            )
-        for image, mask in zip(self._each("image"), self._each("mask"), strict=True):
-            if mask is not None:
-                _check_mask(image, mask)
-        if self.size > MOST_PICTURES:
+        if self.image is not None or self.mask is not None or self.strength is not None:
+            self._check_image()
+        if self.size > MOST_IMAGES:
             raise RequestError(
                 f"{self.size} pictures are too many for one request.", "Ask for them in parts."
             )
@@ -186,6 +278,25 @@ class Request(BaseModel):
             )
         return self
 
+    def _check_image(self) -> None:
+        if self.image is None:
+            given = "A mask" if self.mask is not None else f"strength {self.strength:g}"
+            raise RequestError(f"{given} is given without an image.", "Give the image that it is for.")
+        for index in range(len(self.prompts) if self.mask is not None else 0):
+            image, mask = self._of("image", index), self._of("mask", index)
+            if mask.size != image.size:
+                sizes = [" x ".join(map(str, one.size)) for one in (mask, image)]
+                raise RequestError(
+                    f"The mask {mask.name} is {sizes[0]}, its image is {sizes[1]}.",
+                    "Draw the mask on the image's own size.",
+                )
+            # One value per grey level; level 128 is the first that rounds to white.
+            if not any(mask.image.histogram()[128:]):
+                raise RequestError(
+                    f"The mask {mask.name} marks nothing to repaint.",
+                    "White (1) is repainted and black (0) is kept.",
+                )
+
     @property
     def prompts(self) -> tuple[Prompt, ...]:
         """The prompts, also when there is one."""
@@ -193,50 +304,47 @@ class Request(BaseModel):
 
     @property
     def size(self) -> int:
-        """The number of pictures: prompts x count."""
+        """The number of images: prompts x count."""
         return len(self.prompts) * self.count
 
     @property
     def seeds(self) -> list[int]:
-        """The seed of each picture: seed, seed + 1, ..., or so for each prompt's own.
-
-        Raises ValueError before `filled` gave a seed.
-        """
+        """The seed of each image; raises ValueError before `filled` gave one."""
         if self.seed is None:
             raise ValueError("this request has no seed yet; call filled() first")
         return [seed_of(self.seed, index, self.count) for index in range(self.size)]
 
-    def _each(self, field: str) -> list[Any]:
+    def _of(self, field: str, index: int) -> Any:
+        """What a field says to prompt `index`."""
         value = getattr(self, field)
-        return list(value) if isinstance(value, tuple) else [value] * len(self.prompts)
+        return value[index] if isinstance(value, tuple) else value
 
-    def rows(self) -> list[Row]:
-        """One Row per picture, in order: all `count` pictures of the first prompt, then those of the next.
+    def rows(self, guidance_offset: float = 0.0) -> list[Row]:
+        """One Row per image: all `count` images of the first prompt, then those of the next.
 
-        Raises ValueError before `filled` gave a seed.
+        `guidance_offset` is what guidance scales lack of the usual meaning. Raises ValueError without a seed.
         """
-        parts = {name: self._each(name) for name in ROW_FIELDS}
-        return [
-            Row(seed=seed, **{name: values[index // self.count] for name, values in parts.items()})
-            for index, seed in enumerate(self.seeds)
-        ]
+        rows = []
+        for index, seed in enumerate(self.seeds):
+            own = {name: self._of(name, index // self.count) for name in per_prompt(type(self))}
+            for name, offset in (("guidance_scale", guidance_offset), ("prior_guidance_scale", 0.0)):
+                own[name] = 1.0 if own[name] is None else own[name] + offset
+            rows.append(Row(seed=seed, **own))
+        return rows
 
     def alone(self, index: int) -> "Request":
-        """The request for picture `index` (from 0) of this one alone; it has a seed."""
-        row = self.rows()[index]
-        return self.replaced(count=1, seed=row.seed, **{name: getattr(row, name) for name in ROW_FIELDS})
+        """The request for image `index` (from 0) of this one alone; it has a seed."""
+        own = {name: self._of(name, index // self.count) for name in per_prompt(type(self))}
+        return self.replaced(count=1, seed=self.seeds[index], **own)
 
     def filled(self, defaults: Mapping[str, Any]) -> "Request":
         """This request with the checkpoint's default for every None, and a random seed for a missing one.
 
-        `defaults` maps field names to values; it must hold width and height. A request with an image and no
-        size takes the image's shape at about the default area, in multiples of 8. strength is filled only
-        where it acts: its default for an image alone, 1 for an image with a mask.
+        An image gives its shape, at about the area of the defaults and in multiples of 8; strength is filled
+        only where it acts: its default for an image alone, 1 for an image with a mask.
         """
-        if unknown := sorted(set(defaults) - set(Fields.__annotations__)):
-            raise ValueError(
-                f"a request has no {unknown[0]!r}; {nearest(unknown[0], Fields.__annotations__)}"
-            )
+        if unknown := sorted(set(defaults) - set(type(self).model_fields)):
+            raise ValueError(f"a request has no {unknown[0]!r}; {nearest(unknown[0], about(type(self)))}")
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         for name in ("guidance_scale", "prior_guidance_scale"):
             given = getattr(self, name)
@@ -244,44 +352,31 @@ class Request(BaseModel):
                 missing[name] = tuple(defaults.get(name) if value is None else value for value in given)
         missing.pop("strength", None)
         if self.image is not None and self.strength is None:
-            strength = 1.0 if self.mask is not None else defaults.get("strength")
-            missing |= {} if strength is None else {"strength": strength}
-        missing |= self._filled_size(defaults)
+            missing["strength"] = 1.0 if self.mask is not None else defaults.get("strength")
+        if self.width is None or self.height is None:
+            missing |= self._filled_size(defaults)
         if self.seed is None:
             missing["seed"] = secrets.randbelow(2**32)
         return self.replaced(**missing)
 
     def _filled_size(self, defaults: Mapping[str, Any]) -> dict[str, int]:
-        usual = int(defaults["width"]), int(defaults["height"])
-        if self.image is None:
-            return {"width": self.width or usual[0], "height": self.height or usual[1]}
-        across, down = self._each("image")[0].size
-        if self.width is not None:
-            width, height = self.width, self.height or self.width * down / across
-        elif self.height is not None:
-            width, height = self.height * across / down, self.height
-        else:
-            zoom = math.sqrt(usual[0] * usual[1] / (across * down))
-            width, height = across * zoom, down * zoom
-        return {
-            "width": self.width or _side(width),
-            "height": self.height or _side(height),
-        }
+        if self.image is not None:
+            area = defaults["width"] * defaults["height"]
+            return size_like(self._of("image", 0), self.width, self.height, area)
+        return {name: getattr(self, name) or defaults[name] for name in ("width", "height")}
 
-    def replaced(self, **fields: Any) -> "Request":
+    def replaced(self, **fields: object) -> "Request":
         """A copy with some fields changed, validated again."""
         kept = {name: getattr(self, name) for name in type(self).model_fields}
-        return Request(**(kept | fields))
+        return type(self)(**(kept | fields))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """This request as JSON values for `from_json`; input pictures as path, size and fingerprint."""
-        data = {name: _to_json(getattr(self, name)) for name in type(self).model_fields}
-        prompts = [prompt_to_json(prompt) for prompt in self.prompts]
-        return data | {"prompt": prompts if isinstance(self.prompt, tuple) else prompts[0]}
+        return {name: _to_json(name, getattr(self, name)) for name in type(self).model_fields}
 
     @classmethod
     def from_json(
-        cls, data: Mapping[str, Any], folder: str | Path | None = None, **changes: Any
+        cls, data: Mapping[str, Any], folder: str | Path | None = None, **changes: object
     ) -> "Request":
         """Reads what `to_json` made, with `changes` in place of the stored fields.
 
@@ -291,78 +386,48 @@ class Request(BaseModel):
         if not isinstance(data, Mapping) or "prompt" not in data:
             raise RequestError("The stored request has no prompt.", "Was the metadata edited?")
         place = None if folder is None else Path(folder)
-        fields = {
-            name: value for name, value in data.items() if name not in changes and name != EFFECTIVE_GUIDANCE
-        }
-        if "prompt" in fields:
-            stored = fields["prompt"]
-            several = isinstance(stored, list)
-            prompts = tuple(prompt_from_json(item, place) for item in (stored if several else [stored]))
-            fields["prompt"] = prompts if several else prompts[0]
-        for name in {"image", "mask", "hint"} & set(fields):
-            fields[name] = _pictures_from_json(fields[name], place)
-        return cls(**(fields | changes))
+        stored = {name: value for name, value in data.items() if name not in (*changes, EFFECTIVE_GUIDANCE)}
+        readers = {"prompt": prompt_from_json} | dict.fromkeys(file_fields(cls), picture_from_json)
+        for name, read in readers.items():
+            value = stored.get(name)
+            if isinstance(value, list):
+                stored[name] = tuple(read(one, place) for one in value)
+            elif name in stored and value is not None:
+                stored[name] = read(value, place)
+        return cls(**(stored | changes))
 
 
-def _side(length: float) -> int:
-    low, high = SIDES
-    return min(max(round_up(round(length), low), low), high)
+@cache
+def about(request: type[Request] = Request) -> dict[str, About]:
+    """What is said of each field of a request, in their order."""
+    return {
+        name: next(part for part in field.metadata if isinstance(part, About))
+        for name, field in request.model_fields.items()
+    }
 
 
-def _sides(picture: Picture) -> str:
-    return f"{picture.size[0]} x {picture.size[1]}"
+@cache
+def per_prompt(request: type[Request] = Request) -> tuple[str, ...]:
+    """The fields that are one for all, or one per prompt; but the seed, which differs in each image."""
+    each = (name for name, field in request.model_fields.items() if ... in parts_of(field))
+    return tuple(name for name in each if name != "seed")
 
 
-def _check_mask(image: Picture, mask: Picture) -> None:
-    if mask.size != image.size:
-        raise RequestError(
-            f"The mask {mask.name} is {_sides(mask)}, its image is {_sides(image)}.",
-            "Draw the mask on the image's own size.",
-        )
-    # One value per grey level; level 128 is the first that rounds to white.
-    if not any(mask.image.histogram()[128:]):
-        raise RequestError(
-            f"The mask {mask.name} marks nothing to repaint.", "White (1) is repainted and black (0) is kept."
-        )
+@cache
+def file_fields(request: type[Request] = Request) -> tuple[str, ...]:
+    """The fields that hold input pictures, which users give as files."""
+    return tuple(name for name, said in about(request).items() if said.type is Path)
 
 
-def _first(error: ValidationError) -> RequestError:
-    first = error.errors()[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, RequestError):
-        return cause
-    where = ".".join(str(part) for part in first["loc"][:1]) or "the request"
-    return RequestError(
-        f"{where} cannot be {checks.shown(first['input'])} ({first['msg']}).", "See help(kandinsky.Request)."
-    )
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, Picture):
-        return picture_to_json(value)
+def _to_json(name: str, value: Any) -> JsonValue:
     if isinstance(value, tuple):
-        return [_to_json(item) for item in value]
-    return value
-
-
-def _pictures_from_json(data: Any, folder: Path | None) -> Any:
-    if data is None:
-        return None
-    if isinstance(data, list):
-        return tuple(picture_from_json(item, folder) for item in data)
-    return picture_from_json(data, folder)
+        return [_to_json(name, one) for one in value]
+    if name == "prompt" and not isinstance(value, str):
+        return prompt_to_json(value)
+    made: JsonValue = picture_to_json(value) if isinstance(value, Picture) else value
+    return made
 
 
 def seed_of(seed: int | Sequence[int], index: int, count: int) -> int:
-    """The seed of picture `index`, where each prompt has `count`, by one seed for all or one per prompt."""
+    """The seed of image `index`, where each prompt has `count`, by one seed for all or one per prompt."""
     return seed + index if isinstance(seed, int) else seed[index // count] + index % count
-
-
-def single(data: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """The stored, filled request that asks for picture `index` of a batch alone."""
-    count = int(data["count"])
-    alone = {
-        name: value[index // count] if isinstance(value, list) and name in OF_ONE else value
-        for name, value in data.items()
-    }
-    return alone | {"seed": seed_of(data["seed"], index, count), "count": 1}

@@ -27,13 +27,11 @@ def make_denoiser(
 ) -> Denoiser:
     """Returns (x, t) -> Prediction for x of shape (B, C, ...) and a time t in 0 .. T - 1.
 
-    `network(x, t)` must be closed over its conditions. When `guidance.is_guided(guidance_scale)` it is called
-    once with 2B rows, the unconditional ones first, so its conditions must be prepared in that order; else
-    with B rows. `guidance_scale` is a number or a (B,) tensor; rows at or below 1 are left unguided. The
-    network may work in any dtype; what follows is done in float32, or float64 for a float64 x. `constraints`
-    are applied in order, with `paste` at the place of the known region.
-
-    Outside `interval` nothing is guided: `alone(x, t)`, by default `network`, is called with B rows there.
+    `network(x, t)` is closed over its conditions, and called with 2B rows, the unconditional ones first,
+    where `guidance_scale` (a number or a tensor (B,), up to 1 unguided) guides; elsewhere and outside
+    `interval` `alone(x, t)`, by default `network`, is called with B rows. Networks work in any dtype; what
+    follows is done in float32, or float64 for a float64 x. `constraints` are applied in order, with `paste`
+    at the place of the known region.
     """
     guided = is_guided(guidance_scale)
     unguided = network if alone is None else alone

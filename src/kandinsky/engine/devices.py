@@ -1,12 +1,10 @@
 """Which device and which dtype a model runs on, and how much memory is left there."""
 
-from pathlib import Path
-
 import torch
 
 from kandinsky.core.errors import RequestError, nearest
-from kandinsky.core.main_memory import free_main_memory
-from kandinsky.networks.packing import has_onednn
+from kandinsky.core.system import free_main_memory, proc_lines
+from kandinsky.engine.acceleration.onednn_weights import has_onednn
 
 DTYPES = {
     "float32": torch.float32,
@@ -80,11 +78,7 @@ def choose_batch_size(device: torch.device, parameters: int) -> int:
 
 def bfloat16_in_hardware() -> bool | None:
     """Whether this CPU has products of bfloat16; None where the system does not tell."""
-    try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    lines = [line for line in told.splitlines() if line.startswith(("flags", "Features"))]
+    lines = [line for line in proc_lines("cpuinfo") if line.startswith(("flags", "Features"))]
     flags = {word for line in lines for word in line.split()}
     return bool(flags & _BFLOAT16_FLAGS) if flags else None
 

@@ -1,9 +1,10 @@
 """Memory policies: which weights of a model are in memory during which part of a request."""
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
@@ -13,12 +14,17 @@ from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.events import Event
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import Rng
+from kandinsky.engine.acceleration.networks import (
+    HostedNetwork,
+    UNetOfModel,
+    accelerated_model,
+    laid_out,
+    unet_of,
+)
 from kandinsky.engine.devices import free_memory
-from kandinsky.engine.residence import Residence, bytes_of, names_in, tensors_of
+from kandinsky.engine.weight_residency import WeightResidency, bytes_of, names_in, tensors_of
 from kandinsky.generations.model import Codec, Model, Prepared
-from kandinsky.networks.t5 import T5Config, T5Encoder
-from kandinsky.networks.unet2 import UNet2
-from kandinsky.networks.unet3 import UNet3
+from kandinsky.networks.prepared import Fixed, PreparedNetwork
 
 Policy = Literal["none", "parts", "layers"]
 POLICIES: tuple[str, ...] = get_args(Policy)
@@ -59,33 +65,30 @@ def codec_of(model: Model) -> nn.Module:
     return network
 
 
-def offloaded(model: Model, residence: Residence, policy: Policy) -> Model:
-    """The same model, whose parts bring their weights when they run.
+def offloaded(model: Model, residence: WeightResidency, policy: Policy) -> Model:
+    """The same model, whose parts bring their weights when they run, and with "none" run the fastest way.
 
     It shares the networks of `model`, all of which must be in the residence.
     """
     if policy == "none":
-        return model
-    unet, codec = model.network, codec_of(model)
-    assert isinstance(unet, UNet2 | UNet3)
-    others = [module for module in model.modules.values() if module is not unet and module is not codec]
+        return accelerated_model(model)
+    unet, codec = unet_of(model), codec_of(model)
+    others = [module for module in model.modules.values() if module not in (unet, codec)]
     return replace(
         model,
         conditioner=_conditioner(model, residence, others, policy == "layers"),
-        network=OffloadedNetwork(unet, residence),
+        network=_offloaded_network(unet, residence),
         codec=OffloadedCodec(model.codec, codec, residence),
     )
 
 
 def _conditioner(
-    model: Model, residence: Residence, networks: list[nn.Module], streamed: bool
+    model: Model, residence: WeightResidency, networks: list[nn.Module], streamed: bool
 ) -> Conditioner:
     own = model.conditioner
     if not isinstance(own, OneTextConditioner):
         return OffloadedConditioner(own, networks, residence)
-    encoder = own.reader.network
-    assert isinstance(encoder, T5Encoder)
-    visiting = OffloadedEncoder(encoder, residence, streamed)
+    visiting = OffloadedEncoder(cast(nn.Module, own.reader.network), residence, streamed)
     return replace(own, reader=replace(own.reader, network=visiting, device=model.device))
 
 
@@ -93,33 +96,23 @@ def _conditioner(
 class OffloadedEncoder:
     """A text encoder that is in memory while it reads: whole, or `streamed`, one layer after the other."""
 
-    network: T5Encoder
-    residence: Residence
+    network: nn.Module
+    residence: WeightResidency
     streamed: bool = False
 
     @property
-    def config(self) -> T5Config:
+    def config(self) -> object:
         """The encoder's."""
         return self.network.config
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
         """As the encoder's own."""
-        network = self.network
         if not self.streamed:
-            self.residence.only(network)
-            whole: Tensor = network(ids, mask)
-            return whole
-        self._only("tokens", "distances")
-        x, bias = network.embed(ids), network.bias(mask)
-        for place, block in enumerate(network.blocks):
-            self._only(f"blocks.{place}")
-            x = block(x, bias)
-        self._only("norm")
-        states: Tensor = network.norm(x)
+            self.residence.only(self.network)
+        states: Tensor = self.network(ids, mask, self._only if self.streamed else None)
         return states
 
-    def _only(self, *parts: str) -> None:
-        modules = [self.network.get_submodule(part) for part in parts]
+    def _only(self, modules: Sequence[nn.Module]) -> None:
         self.residence.only(self.network, names_in(self.network, modules))
 
 
@@ -129,17 +122,17 @@ class OffloadedConditioner:
 
     own: Conditioner
     networks: Sequence[nn.Module]
-    residence: Residence
+    residence: WeightResidency
 
     def check(self, request: Request, guided: bool) -> None:
         """See `Conditioner`."""
         self.own.check(request, guided)
 
     def encode(
-        self, batches: Sequence[Batch], request: Request, guided: bool
+        self, batches: Sequence[Batch], prior_steps: int, guided: bool
     ) -> Generator[Event, None, list[Conditions]]:
         """See `Conditioner`."""
-        with closing(self.own.encode(batches, request, guided)) as events:
+        with closing(self.own.encode(batches, prior_steps, guided)) as events:
             while True:
                 self._bring()
                 try:
@@ -157,27 +150,16 @@ class OffloadedConditioner:
             self.residence.bring(network)
 
 
-@dataclass(frozen=True, eq=False)
-class OffloadedNetwork:
+def _offloaded_network(network: UNetOfModel, residence: WeightResidency) -> HostedNetwork:
     """A denoising network whose weights are in memory while it runs, those that `prepare` reads only then."""
+    module = cast(nn.Module, network)
+    once = names_in(module, network.request_modules())
+    rest = frozenset(tensors_of(module).keys() - once)
 
-    network: UNet2 | UNet3
-    residence: Residence
+    def steps(prepared: PreparedNetwork[Fixed], count: int) -> Prepared:
+        return OffloadedSteps(laid_out(prepared), module, residence, rest, prepared.table.times)
 
-    @property
-    def config(self) -> Any:
-        """The network's."""
-        return self.network.config
-
-    def prepare(
-        self, condition: Any, times: Sequence[float], deep_at: Collection[float] | None = None
-    ) -> Prepared:
-        """See `Network`."""
-        once = names_in(self.network, self.network.request_modules())
-        self.residence.only(self.network, once)
-        prepared = self.network.prepare(condition, times, deep_at)
-        rest = frozenset(tensors_of(self.network).keys() - once)
-        return OffloadedSteps(prepared, self.network, self.residence, rest, prepared.tabled)
+    return HostedNetwork(network, steps, partial(residence.only, module, once))
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +168,7 @@ class OffloadedSteps:
 
     own: Prepared
     network: nn.Module
-    residence: Residence
+    residence: WeightResidency
     names: frozenset[str]
     times: frozenset[float]
 
@@ -202,7 +184,7 @@ class OffloadedCodec:
 
     own: Codec
     network: nn.Module
-    residence: Residence
+    residence: WeightResidency
     fitted: list[bool] = field(default_factory=list)
 
     @property

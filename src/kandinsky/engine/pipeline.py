@@ -5,73 +5,77 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import torch
+from pydantic import JsonValue
 from torch import nn
 
 from kandinsky.checkpoints.diffusers_folder import Folder, open_folder
 from kandinsky.checkpoints.maps.original_files import INPAINTING
 from kandinsky.checkpoints.original import OriginalFolder, open_model
 from kandinsky.checkpoints.original_hub import DECODER, HALVES, PRIOR
+from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.core.events import EFFECTIVE_GUIDANCE, Event, Finished, Result
+from kandinsky.core.events import Event, Finished, Result
 from kandinsky.core.prompts import PromptLike
-from kandinsky.core.requests import Fields, Request
+from kandinsky.core.requests import EFFECTIVE_GUIDANCE, Fields, Request, Row
 from kandinsky.core.rng import PerPictureRng, Rng
-from kandinsky.engine import adapters, batching
-from kandinsky.engine.batching import RngMaker, check_batch_size
-from kandinsky.engine.compiling import warming_request
+from kandinsky.engine import loras
+from kandinsky.engine.acceleration.networks import accelerated, accelerated_model, laid_out_model
+from kandinsky.engine.acceleration.torch_compile import warming_request
 from kandinsky.engine.devices import choose_batch_size, choose_device, choose_dtype
 from kandinsky.engine.embedded import EMBEDDED, embedded_folder
-from kandinsky.engine.memory import Housed, Memory, house
+from kandinsky.engine.memory_policy import MemoryOptions, apply_memory_policy
 from kandinsky.engine.offload import Policy
-from kandinsky.engine.sampling import Sampling
-from kandinsky.engine.words import load_words
+from kandinsky.engine.sampling_defaults import Sampling
+from kandinsky.engine.text_encoders import load_words
+from kandinsky.engine.weight_residency import WeightResidency
 from kandinsky.generations import Placement, Source, denoiser_parameters, load_model, needs_prior
 from kandinsky.generations.model import Model
-from kandinsky.tasks.check import check
+from kandinsky.tasks.generate import generate
+from kandinsky.tasks.resolve import Resolved, resolve
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Progress = Callable[[str, int, int], None]
+RngMaker = Callable[[Sequence[int]], Rng]
 
 
 class Pipeline:
     """A checkpoint on a device.
 
-    `model` is its parts and settings; `model_id` is what `load` was told, and `settings` its other
-    arguments that shape pixels; `batch_size` is how many pictures are denoised together (each comes out as
-    it would alone, to rounding; with 1, to the bit); `housed` is the model as it runs where its weights come
-    and go.
+    `model` is its parts and settings, `running` the same as it runs under the memory policy `offload`, for
+    which `residency` brings weights and lets them go; `model_id` is the argument of `load`, and `settings`
+    its other arguments that shape pixels; `batch_size` is how many images are denoised together (each comes
+    out as it would alone, to rounding; with 1, to the bit).
     """
 
     def __init__(
         self,
         model: Model,
         model_id: str = "",
-        settings: dict[str, Any] | None = None,
+        settings: dict[str, JsonValue] | None = None,
         batch_size: int = 1,
-        housed: Housed | None = None,
+        running: Model | None = None,
+        offload: Policy = "none",
+        residency: WeightResidency | None = None,
     ) -> None:
         self.model = model
         self.model_id = model_id
         self.settings = settings or {}
         self.batch_size = batch_size
-        self._housed = housed or Housed(model)
+        self.running = running or accelerated_model(model)
+        self.offload: Policy = offload
+        self._residency = residency
         self._lora_sources: dict[str, str] = {}
         self._samplings: dict[str, Sampling] = {}
 
     @property
-    def offload(self) -> Policy:
-        """The memory policy that is followed, see `load`."""
-        return self._housed.policy
-
-    @property
     def loras(self) -> dict[str, float]:
         """The names and scales of the adapters (LoRA) that act now."""
-        return adapters.worn(self.model)
+        return loras.applied(self.model)
 
     def load_lora(self, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
         """Adds an adapter to those that act, from a file, a folder, a Hub id or by name; returns its name.
@@ -81,9 +85,9 @@ class Pipeline:
         requests (steps, guidance_scale, sampler) and times. Raises CheckpointError when it cannot be read or
         was made for another model, RequestError for a name in use; nothing is changed then.
         """
-        path = adapters.located(source, self._folder)
-        sampling = adapters.sampling_in(path)
-        label = adapters.load_lora(self.model, path, scale, name or adapters.label_of(Path(source)))
+        path = loras.located(source, self._folder)
+        sampling = loras.sampling_in(path)
+        label = loras.load_lora(self.model, path, scale, name or loras.label_of(Path(source)))
         self._lora_sources[label] = str(source)
         if sampling is not None:
             self._samplings[label] = sampling
@@ -92,12 +96,12 @@ class Pipeline:
 
     def set_lora_scale(self, name: str, scale: float) -> None:
         """Changes how strongly an adapter acts; with 0 pictures are bit for bit those without it."""
-        adapters.set_scale(self.model, name, scale)
+        loras.set_scale(self.model, name, scale)
         self._note_loras()
 
     def unload_lora(self, name: str | None = None) -> None:
-        """Takes one adapter off, or all; RequestError for a name that is not in use."""
-        adapters.unload_lora(self.model, name)
+        """Removes one adapter, or all; RequestError for a name that is not in use."""
+        loras.unload_lora(self.model, name)
         self._note_loras()
 
     def merge_loras(self) -> None:
@@ -105,12 +109,17 @@ class Pipeline:
 
         Raises RequestError where weights come from their files, or are quantized.
         """
-        self._housed.check_mergeable()
-        adapters.merge(self.model)
+        quantized = self.settings.get("quantize")
+        if self._residency is not None or quantized is not None:
+            how = quantized or f"offload {self.offload!r}"
+            raise RequestError(
+                f"Adapters cannot be merged into weights with {how}.", "They act beside them as they are."
+            )
+        loras.merge(self.model)
 
     def unmerge_loras(self) -> None:
         """Takes the adapters out of the weights again, to the last bit; they act beside them as before."""
-        adapters.unmerge(self.model)
+        loras.unmerge(self.model)
 
     def load_words(self, source: str | Path) -> list[str]:
         """Teaches the model the words of a file of learned ones (textual inversion); returns them.
@@ -119,7 +128,9 @@ class Pipeline:
         for another model, RequestError for a word that is known already; nothing is changed then.
         """
         words = load_words(self.model, Path(source).expanduser())
-        self.settings = {**self.settings, "words": [*self.settings.get("words", []), str(source)]}
+        known = self.settings.get("words", [])
+        assert isinstance(known, list)
+        self.settings = {**self.settings, "words": [*known, str(source)]}
         return words
 
     @property
@@ -129,21 +140,13 @@ class Pipeline:
             return embedded_folder()
         return Path(self.model_id) if self.model_id else None
 
-    def _as_worn(self, model: Model) -> Model:
-        """The model with what the acting adapters say of how pictures are drawn."""
-        acting = self.loras if self._samplings else {}
-        for name, sampling in self._samplings.items():
-            if acting.get(name):
-                model = sampling.applied(model)
-        return model
-
     def _note_loras(self) -> None:
-        """What a picture's metadata says of adapters, in the form that `load` takes."""
+        """Keeps what images' metadata says of adapters, in the form that `load` takes."""
         self._samplings = {k: v for k, v in self._samplings.items() if k in self.loras}
         acting = {self._lora_sources.get(name, name): scale for name, scale in self.loras.items() if scale}
         self.settings = {key: value for key, value in self.settings.items() if key != "lora"}
         if acting:
-            self.settings["lora"] = acting
+            self.settings["lora"] = {**acting}
 
     def generate(self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]) -> Result:
         """Makes the pictures of one request; see `Request` for the fields, their ranges and errors."""
@@ -166,7 +169,7 @@ class Pipeline:
 
         `rng` makes the noise of a batch from its seeds; without it there is one generator per picture.
         """
-        return self._events([self.checked(request)], self.batch_size, rng or self._rng)
+        return self._events([self.resolve(request)], self.batch_size, rng or self._rng)
 
     def generate_batch(self, requests: Sequence[Request], batch_size: int | None = None) -> list[Result]:
         """The results of several requests, in their order; see `stream_batch`."""
@@ -187,15 +190,15 @@ class Pipeline:
         request when it is done, with its place in `requests`. All are checked before this returns; raises
         RequestError that names the first one that cannot be.
         """
-        checked = []
+        resolved = []
         for index, request in enumerate(requests):
             try:
-                checked.append(self.checked(request))
+                resolved.append(self.resolve(request))
             except RequestError as error:
                 where = f"Request {index + 1} of {len(requests)}: "
                 raise type(error)(where + error.message, error.hint) from error
         size = self.batch_size if batch_size is None else check_batch_size(batch_size)
-        return self._events(checked, size, self._rng)
+        return self._events(resolved, size, self._rng)
 
     def warm_up(self, **fields: Unpack[Fields]) -> None:
         """Draws a picture in one step and throws it away, so that the next such one waits for nothing.
@@ -208,35 +211,49 @@ class Pipeline:
 
     def checked(self, request: Request) -> Request:
         """A request with every default filled in; RequestError where the model cannot do it."""
-        model = self._as_worn(self.model)
-        filled = request.filled(model.defaults)
-        sampler = filled.sampler or model.schedule.sampler
-        eta = filled.eta if filled.eta is not None else model.own_eta(sampler)
-        filled = filled.replaced(sampler=sampler, eta=eta)
-        check(model, filled)
-        return filled
+        return self.resolve(request).request
+
+    def resolve(self, request: Request) -> Resolved:
+        """A request as the model with its acting adapters does it; RequestError where it cannot."""
+        model = self.model
+        if self._samplings:
+            scales = self.loras
+            for name, sampling in self._samplings.items():
+                model = sampling.applied(model) if scales.get(name) else model
+        return resolve(model, request)
 
     def _rng(self, seeds: Sequence[int]) -> Rng:
         return PerPictureRng.from_seeds(seeds, self.model.working_dtype)
 
     def _events(
-        self, requests: Sequence[Request], batch_size: int, rng: RngMaker
+        self, requests: Sequence[Resolved], batch_size: int, rng: RngMaker
     ) -> Generator[Event, None, None]:
-        try:
-            model = self._as_worn(self._housed.model)
-            yield from batching.run(model, requests, batch_size, rng, self._result)
-        finally:
-            self._housed.release()
+        def batch_of(rows: Sequence[Row]) -> Batch:
+            return Batch(rows, rng([row.seed for row in rows]))
 
-    def _result(self, request: Request, images: "list[Image]", batch: int) -> Result:
-        asked = request.to_json()
-        if self.model.guidance_offset:
+        try:
+            yield from generate(self.running, requests, batch_size, batch_of, self._result)
+        finally:
+            if self._residency is not None:
+                self._residency.only()
+
+    def _result(self, resolved: Resolved, images: "list[Image]", batch: int) -> Result:
+        request, offset = resolved.request, self.model.guidance_offset
+        stored = request.to_json()
+        if offset:
             scale = request.guidance_scale
             if isinstance(scale, tuple):
-                asked[EFFECTIVE_GUIDANCE] = [self.model.guidance(one) for one in scale]
+                stored[EFFECTIVE_GUIDANCE] = [None if one is None else one + offset for one in scale]
             else:
-                asked[EFFECTIVE_GUIDANCE] = self.model.guidance(scale)
-        return Result(images, request.seeds, asked, self.model_id, self.settings, batch)
+                stored[EFFECTIVE_GUIDANCE] = None if scale is None else scale + offset
+        return Result(images, request.seeds, stored, self.model_id, self.settings, batch)
+
+
+def check_batch_size(size: object) -> int:
+    """The size, where it is one; RequestError otherwise."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise RequestError(f"batch_size is {size!r}.", "Use a whole number from 1 up.")
+    return size
 
 
 def load(
@@ -276,7 +293,7 @@ def load(
     `on_progress(file, done, total)` is told of downloads. Raises CheckpointError (HubError for downloads) or
     RequestError, naming what is missing and what to do.
     """
-    memory = Memory(offload, quantize, prompt_cache, tiling, compile)
+    memory = MemoryOptions(offload, quantize, prompt_cache, tiling, compile)
     on = choose_device(device)
     choose_dtype(dtype, on)
     if batch_size is not None:
@@ -290,9 +307,9 @@ def load(
         )
     automatic = dtype in (None, "auto") and on.type == "cpu"
     kind = choose_dtype(dtype, on, denoiser_parameters(decoder, variant) if automatic else 0)
-    place = Placement(on, kind, variant, behaviour, memory.parked)
-    loaded = memory.tiled(load_model(decoder, beside, place))
-    settings = {
+    place = Placement(on, kind, variant, behaviour, memory.parked, accelerate=accelerated)
+    loaded = laid_out_model(memory.tiled(load_model(decoder, beside, place)))
+    settings: dict[str, str | bool | None] = {
         "prior": str(prior) if isinstance(prior, Path) else prior,
         "dtype": str(place.dtype).removeprefix("torch."),
         "variant": variant,
@@ -305,8 +322,9 @@ def load(
     assert isinstance(loaded.network, nn.Module)
     parameters = sum(parameter.numel() for parameter in loaded.network.parameters())
     size = batch_size or choose_batch_size(place.device, parameters)
-    given = {k: v for k, v in settings.items() if v is not None}
-    pipe = Pipeline(loaded, model_id, given, size, house(loaded, place.shelf, memory))
+    running, policy, residency = apply_memory_policy(loaded, place.shelf, memory)
+    given: dict[str, JsonValue] = {name: value for name, value in settings.items() if value is not None}
+    pipe = Pipeline(loaded, model_id, given, size, running, policy, residency)
     for source, scale in (lora or {}).items():
         pipe.load_lora(source, scale)
     for source in words:

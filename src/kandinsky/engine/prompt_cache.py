@@ -20,7 +20,7 @@ STATES = "states"
 
 
 @dataclass(frozen=True, eq=False)
-class RememberingEncoder:
+class CachingEncoder:
     """A text encoder that asks `folder` before it reads a text, and leaves there what it read.
 
     `network` holds the weights that `reader` reads with, which are those `stored`; `kept` says what else
@@ -43,7 +43,7 @@ class RememberingEncoder:
 
         Raises OutputError when the folder cannot be written to.
         """
-        if lora.worn_by(self.network) or bool((ids >= table_of(self.network).num_embeddings).any()):
+        if lora.applied_to(self.network) or bool((ids >= table_of(self.network).num_embeddings).any()):
             return self.reader(ids, mask)
         path = self.folder / f"{self._key(ids, mask)}.safetensors"
         known = self._known(path, (*ids.shape, self.config.width))

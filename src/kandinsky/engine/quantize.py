@@ -1,4 +1,8 @@
-"""Weights in eight or four bits, by optimum-quanto: what they are multiplied with keeps its type."""
+"""Weights in eight or four bits, by optimum-quanto: what they are multiplied with keeps its type.
+
+torchao (0.18) leaves convolutions as they are, which hold most of a U-Net, and needs another library for
+four bits.
+"""
 
 from importlib import import_module
 from typing import Any, cast
@@ -7,7 +11,7 @@ import torch
 from torch import nn
 
 from kandinsky.core.errors import RequestError, nearest
-from kandinsky.engine.residence import Residence, tensors_of
+from kandinsky.engine.weight_residency import WeightResidency, tensors_of
 
 WIDTHS = ("int8", "int4")
 """Eight bits with a scale for each row, or four with a scale and a shift for each group of numbers."""
@@ -24,7 +28,7 @@ def check_quantize(name: str | None) -> None:
     _library()
 
 
-def quantize(network: nn.Module, width: str, residence: Residence) -> None:
+def quantize(network: nn.Module, width: str, residence: WeightResidency) -> None:
     """Replaces the matrices and kernels of a network by quantized ones, and brings all else of it.
 
     They are brought one layer at a time, so that little is in memory at full width.

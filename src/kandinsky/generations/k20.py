@@ -15,9 +15,13 @@ from kandinsky.checkpoints.maps.networks import KL, MULTILINGUAL, SECOND_TEXT, U
 from kandinsky.checkpoints.maps.original_files import KL_SCALE, TWO_TEXTS
 from kandinsky.checkpoints.maps.scheduler import DDPM_BETAS
 from kandinsky.checkpoints.original import OriginalFolder, Source
-from kandinsky.codecs.kl_codec import KLCodec
-from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader, SecondReader
-from kandinsky.conditioning.two_texts import TwoTextsConditioner
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
+from kandinsky.conditioning.decoder_texts import (
+    DecoderTexts,
+    MultilingualReader,
+    SecondReader,
+    TwoTextsConditioner,
+)
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.schedule import ImageNoise, Schedule
@@ -145,7 +149,7 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
         name="Kandinsky 2.0",
         conditioner=TwoTextsConditioner(DecoderTexts(*readers)),
         network=network,
-        codec=KLCodec(codec, scale),
+        codec=AutoencoderCodec(codec, scale),
         schedule=schedules["ddim"],
         defaults=DEFAULTS,
         device=place.device,

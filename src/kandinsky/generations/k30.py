@@ -19,7 +19,7 @@ from kandinsky.checkpoints.maps.original_files import ONE_TEXT as ONE_TEXT_FILES
 from kandinsky.checkpoints.maps.original_networks import is_first_release
 from kandinsky.checkpoints.maps.scheduler import ONE_TEXT_SCHEDULES, schedule_from_json
 from kandinsky.checkpoints.original import OriginalFolder, Source
-from kandinsky.codecs.movq_codec import MoVQCodec
+from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.conditioning.one_text import OneTextConditioner, StatesReader
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.diffusion.constraints import Constraint
@@ -163,7 +163,7 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
     model = assembled(
         place,
         network,
-        MoVQCodec(codec),
+        AutoencoderCodec(codec),
         StatesReader(tokenizer, encoder),
         flash_schedule(not inpaints) if few else schedule,
         unguided=few,
@@ -185,7 +185,7 @@ def _check_channels(where: object, config: UNet3Config, latents: int) -> None:
 def assembled(
     place: Placement,
     network: Network,
-    codec: MoVQCodec,
+    codec: AutoencoderCodec,
     reader: StatesReader,
     schedule: Schedule,
     unguided: bool = False,

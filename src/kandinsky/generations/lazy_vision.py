@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from kandinsky.checkpoints.lazy_weights import LazyWeights
 from kandinsky.checkpoints.weights import read_tensor_file, write_tensor_file
-from kandinsky.core.caches import cache_folder
 from kandinsky.core.errors import CheckpointError, OutputError
+from kandinsky.core.system import cache_folder
 from kandinsky.networks.clip import ClipVision
 
 WAITS_FROM = 200_000_000

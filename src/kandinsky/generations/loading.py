@@ -12,15 +12,17 @@ from kandinsky.checkpoints.components import CheckpointSpec, LazyNetwork
 from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.files import OWN_SETTINGS, read_json
 from kandinsky.checkpoints.lazy_weights import LazyWeights
+from kandinsky.checkpoints.maps.config_fields import whole
 from kandinsky.checkpoints.maps.networks import CLIP_TEXT, CLIP_VISION, PRIOR
 from kandinsky.checkpoints.maps.original_files import INPAINTING
 from kandinsky.checkpoints.maps.scheduler import schedule_from_json
 from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.conditioning.clip_image import ClipPreprocess
-from kandinsky.conditioning.prior_stage import PriorStage
+from kandinsky.conditioning.prior_stage import Accelerate, PriorStage, as_it_is
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.requests import Request
 from kandinsky.diffusion.schedule import Schedule
+from kandinsky.generations.few_step_defaults import PRIOR_DEFAULTS, few_step_defaults
 from kandinsky.generations.lazy_vision import WAITS_FROM, LazyVisionTower
 from kandinsky.generations.model import Model
 from kandinsky.networks.clip import ClipTextConfig, ClipVision, ClipVisionConfig
@@ -37,7 +39,7 @@ class Placement:
 
     `behaviour` names one of several published ways to run the same weights, None the generation's usual one.
     `parked` networks stay in their files: they come on the meta device. `shelf` is filled with where the
-    weights of each network lie.
+    weights of each network lie. `accelerate` says how the prior runs its steps, see `PriorStage`.
     """
 
     device: torch.device
@@ -46,6 +48,7 @@ class Placement:
     behaviour: str | None = None
     parked: bool = False
     shelf: dict[nn.Module, LazyWeights] = field(default_factory=dict, compare=False)
+    accelerate: Accelerate = as_it_is
 
     def put(self, lazy: LazyNetwork[C, M]) -> M:
         """A network where it belongs; CheckpointError for weights that do not fit."""
@@ -114,6 +117,7 @@ class Generation:
             preprocess=preprocess,
             network=place.put(prior),
             schedule=schedule,
+            accelerate=place.accelerate,
         )
 
 
@@ -196,3 +200,13 @@ def own_defaults(folder: Folder) -> dict[str, object]:
             f"{path} has defaults that cannot be: {error}", "Correct or remove it."
         ) from error
     return dict(defaults)
+
+
+def folder_defaults(folder: Folder, schedule: Schedule, unet: str, downscale: int) -> dict[str, object]:
+    """The request fields of a decoder with a prior: as published, but for few steps and for its own.
+
+    `downscale` is how many pixels a latent is wide; the U-Net's config.json names the usual number of these.
+    """
+    size = whole(folder.config(unet), "sample_size", 64) * downscale
+    own = own_defaults(folder)
+    return {**PRIOR_DEFAULTS, **few_step_defaults(schedule, own), "width": size, "height": size, **own}

@@ -68,7 +68,9 @@ class Model:
     other settings. `modules` names every nn.Module that holds weights (for placement); `defaults` are request
     fields; `hints` says whether a hint picture is needed; `tells_region` what an inpainting network was
     trained on; `guidance_offset` is what its publishers' guidance scale lacks of the one in `combine`;
-    `dtype` is what the networks compute in.
+    `dtype` is what the networks compute in, `working_dtype` what noise, latents and the sampler are in. Width
+    and height are rounded up to `multiple` pixels inside, and cropped back; `extra_channels` are those that
+    the network of an inpainting checkpoint wants behind the latents.
     """
 
     name: str
@@ -84,6 +86,16 @@ class Model:
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     tells_region: TellsRegion = "masked_latents"
     guidance_offset: float = 0.0
+    working_dtype: torch.dtype = field(init=False)
+    multiple: int = field(init=False)
+    extra_channels: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        config, latents = self.network.config, self.codec.channels
+        object.__setattr__(self, "working_dtype", working_dtype(self.dtype))
+        object.__setattr__(self, "multiple", int(self.codec.downscale * config.multiple))
+        hinted = latents if self.hints else 0
+        object.__setattr__(self, "extra_channels", int(config.in_channels - latents - hinted))
 
     def schedule_of(self, sampler: str | None, steps: int | None = None) -> Schedule:
         """The settings that the sampler of that name runs with; None is the checkpoint's own.
@@ -96,25 +108,3 @@ class Model:
     def guidance(self, scale: float | None) -> float | None:
         """A request's guidance scale as `combine` has it, where 1 is unguided."""
         return None if scale is None else scale + self.guidance_offset
-
-    def own_eta(self, sampler: str | None) -> float | None:
-        """The checkpoint's own share of fresh noise for a sampler; None leaves it to the sampler."""
-        schedule = self.schedule_of(sampler)
-        return schedule.eta if sampler in (None, schedule.sampler) else None
-
-    @property
-    def working_dtype(self) -> torch.dtype:
-        """What noise, latents and the sampler are in."""
-        return working_dtype(self.dtype)
-
-    @property
-    def multiple(self) -> int:
-        """Width and height are rounded up to this many pixels inside, and cropped back."""
-        return int(self.codec.downscale * self.network.config.multiple)
-
-    @property
-    def extra_channels(self) -> int:
-        """Channels the network wants behind the latents: those of an inpainting checkpoint, else 0."""
-        return int(
-            self.network.config.in_channels - self.codec.channels - (self.codec.channels if self.hints else 0)
-        )

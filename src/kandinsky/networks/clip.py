@@ -10,16 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError, RequestError
-from kandinsky.networks.layers import Block
+from kandinsky.networks.layers import Block, check_divides
 
 ClipActivation = Literal["gelu", "quick_gelu"]
-
-
-def _check_heads(width: int, heads: int) -> None:
-    if heads < 1 or width % heads:
-        raise ConfigError(
-            f"{heads} heads do not divide a width of {width}.", "Choose a divisor of the width."
-        )
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class ClipTextConfig:
     pool: Literal["argmax", "eos"]
 
     def __post_init__(self) -> None:
-        _check_heads(self.width, self.heads)
+        check_divides(f"{self.heads} heads", self.heads, [self.width], "a width of {}")
         if self.pool == "eos" and self.eos_id is None:
             raise ConfigError("pool is 'eos' but eos_id is None.", "Give the id of the end-of-text token.")
 
@@ -65,7 +58,7 @@ class ClipVisionConfig:
     activation: ClipActivation
 
     def __post_init__(self) -> None:
-        _check_heads(self.width, self.heads)
+        check_divides(f"{self.heads} heads", self.heads, [self.width], "a width of {}")
         if not 0 < self.patch <= self.image_size:
             raise ConfigError(
                 f"Patches of {self.patch} pixels do not fit a picture of {self.image_size}.",

@@ -4,25 +4,28 @@ Source: Ma et al. 2023 (DeepCache), arXiv 2312.00858, here with the cut below th
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
 from kandinsky.core.errors import ConfigError
 
+F_contra = TypeVar("F_contra", contravariant=True)
+F = TypeVar("F")
 
-class TwoDepths(Protocol):
+
+class TwoDepths(Protocol[F_contra]):
     """A U-Net whose first resolution can run without the others; `fixed` is what a request fixes."""
 
-    def begin(self, x: Tensor, fixed: Any) -> tuple[Tensor, list[Tensor]]:
+    def begin(self, x: Tensor, fixed: F_contra) -> tuple[Tensor, list[Tensor]]:
         """The way down at the first resolution: what goes deeper, and what skips to the way up."""
         ...
 
-    def deep(self, h: Tensor, fixed: Any) -> Tensor:
+    def deep(self, h: Tensor, fixed: F_contra) -> Tensor:
         """All other resolutions, down and up."""
         ...
 
-    def finish(self, h: Tensor, skips: list[Tensor], fixed: Any) -> Tensor:
+    def finish(self, h: Tensor, skips: list[Tensor], fixed: F_contra) -> Tensor:
         """The way up at the first resolution, and the network's output."""
         ...
 
@@ -41,9 +44,20 @@ class DeepFeatures:
         self._deep_at = frozenset(float(t) for t in deep_at)
         self._kept: Tensor | None = None
 
-    def step(self, network: TwoDepths, x: Tensor, fixed: Any, t: float) -> Tensor:
+    @classmethod
+    def of(cls, deep_at: Collection[float] | None, channels: Sequence[int]) -> "DeepFeatures | None":
+        """Those of `deep_at`, None where every step computes everything."""
+        return None if deep_at is None else cls(deep_at, channels)
+
+    def step(self, network: TwoDepths[F], x: Tensor, fixed: F, t: float) -> Tensor:
         """The network's output for its input `x` at time `t`."""
         h, skips = network.begin(x, fixed)
         if self._kept is None or float(t) in self._deep_at:
             self._kept = network.deep(h, fixed)
         return network.finish(self._kept, skips, fixed)
+
+
+def denoise(network: TwoDepths[F], x: Tensor, fixed: F) -> Tensor:
+    """All resolutions, on latents that already carry their extra channels."""
+    h, skips = network.begin(x, fixed)
+    return network.finish(network.deep(h, fixed), skips, fixed)

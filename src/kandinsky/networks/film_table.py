@@ -1,4 +1,4 @@
-"""The scales and shifts by which a U-Net's residual blocks are told the time, for all steps of a request."""
+"""What a network reads of the time alone (scales and shifts, time tokens), for all steps of a request."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,9 +12,9 @@ MOST_BYTES = 2**28
 class FilmTable:
     """What `films` gives at each of `times`, computed at once.
 
-    `films` maps times (T,) on the device of `pooled` (B, D) to the blocks' tables, each (T, B, 2 C), and
-    `width` is the sum of those 2 C. Times that a table of `MOST_BYTES` has no room for are as those that were
-    not announced: they are computed when they are asked for.
+    `films` maps times (T,) on the device of `pooled` (B, D) to tables, each (T, B, C), and `width` is the sum
+    of their C. Times that a table of `MOST_BYTES` has no room for are computed when they are asked for, as
+    those that were not announced.
     """
 
     def __init__(
@@ -37,20 +37,16 @@ class FilmTable:
         """The times that the table holds: at these none of the layers is needed that make it."""
         return frozenset(self._places)
 
-    def at(self, t: float) -> list[Tensor]:
-        """The blocks' scales and shifts at time t, each (B, 2 C)."""
-        return self.split(self.row(t))
-
     def row(self, t: float) -> Tensor:
-        """All of them side by side, (B, width)."""
+        """All tables at time t side by side, (B, width)."""
         place = self._places.get(float(t))
         if place is None:
             return torch.cat(self._compute_at([float(t)]), dim=-1)[0]
         return self._rows[place]
 
-    def split(self, row: Tensor) -> list[Tensor]:
-        """What `row` gave, a view for each block."""
-        return list(torch.split(row, self._widths, dim=-1))
+    def split(self, row: Tensor) -> Sequence[Tensor]:
+        """The tables' parts (B, C) of a row, as views."""
+        return torch.split(row, self._widths, dim=-1)
 
     def _compute_at(self, times: list[float]) -> list[Tensor]:
         return self._compute(torch.tensor(times, device=self._pooled.device), self._pooled)

@@ -5,7 +5,7 @@ at which the clean image embedding is read. Source: Ramesh et al. 2022, "Hierarc
 Generation with CLIP Latents", section 2.2.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.core.errors import RequestError
+from kandinsky.networks.film_table import FilmTable
 from kandinsky.networks.layers import Block, Mlp, sinusoid
-from kandinsky.networks.packing import packed
-from kandinsky.networks.replay import replayed
+from kandinsky.networks.prepared import PreparedNetwork
 
 HIDDEN = -10_000.0
 """What is added to the logit of a token that must not be seen; published weights were run with this value."""
@@ -111,7 +111,7 @@ class Prior(nn.Module):
             x = block(x, mask)
         return self._read(x)
 
-    def prepare(self, condition: PriorCondition, times: Sequence[float]) -> "PreparedPrior":
+    def prepare(self, condition: PriorCondition, times: Sequence[float]) -> "PreparedNetwork[PriorFixed]":
         """Does once what no step changes: the text's keys and values in every layer, and all time tokens.
 
         The mask is causal, so the text tokens never see the time or the noisy embedding, and a step only has
@@ -131,13 +131,13 @@ class Prior(nn.Module):
         for block in self._blocks():
             x, cached = block.extend(x, None, mask[:, :, :length, :length])
             past.append(cached)
-        moments = torch.tensor([float(t) for t in times], dtype=torch.float32, device=x.device)
-        tokens = self._time_tokens(moments)
-        table = {float(t): tokens[i : i + 1] for i, t in enumerate(times)}
-        ready = packed(self, len(times), (self.text_in, self.embedding_in, self.time_mlp))
-        kept, seen = tuple(past), mask[:, :, length:]
-        run = replayed(partial(_run, ready, kept, seen), ready, len(times))
-        return PreparedPrior(ready, kept, seen, table, run)
+        row = self.query[0]
+        table = FilmTable(lambda t, _: [self._time_tokens(t)[:, None]], times, row, self.config.width)
+        return PreparedNetwork(self, table, partial(PriorFixed, tuple(past), mask[:, :, length:]))
+
+    def request_modules(self) -> list[nn.Module]:
+        """What `prepare` alone calls: no step at a time announced to it needs their weights again."""
+        return [self.text_in, self.embedding_in, self.time_mlp]
 
     def denoise(self, x: Tensor, fixed: "PriorFixed") -> Tensor:
         """x (B, D) normalised -> the clean embedding (B, D), from the tokens that come after the text."""
@@ -206,45 +206,12 @@ class Prior(nn.Module):
 
 @dataclass(frozen=True)
 class PriorFixed:
-    """All that a step is told beside its embedding; see `PreparedPrior`, of whose times this has one."""
+    """All that a step is given besides its embedding.
+
+    `past` holds keys and values (B, heads, tokens + 1, head_dim) of each layer, `mask` (B, 1, 3, all) which
+    of them its three tokens see, `time_token` (1, width) the time.
+    """
 
     past: tuple[tuple[Tensor, Tensor], ...]
     mask: Tensor
     time_token: Tensor
-
-
-@dataclass(frozen=True)
-class PreparedPrior:
-    """A prior that has read its condition: `step` gives what `Prior.forward` gives, from three tokens only.
-
-    `past` holds keys and values (B, heads, tokens + 1, head_dim) of each layer, `mask` (B, 1, 3, all) what
-    those three may see, `time_tokens` a row (1, width) for each time that was announced; `run` maps an
-    embedding and such a row to what is denoised.
-    """
-
-    prior: Prior
-    past: tuple[tuple[Tensor, Tensor], ...]
-    mask: Tensor
-    time_tokens: dict[float, Tensor]
-    run: Callable[[Tensor, Tensor], Tensor]
-
-    def step(self, x: Tensor, t: float) -> Tensor:
-        """x (B, D) normalised at time t -> the clean embedding (B, D); t need not have been announced."""
-        return self.run(x, self._time_token(x, t))
-
-    def fixed(self, x: Tensor, t: float) -> PriorFixed:
-        """What `Prior.denoise` is called with beside x for a step: the one call that is worth compiling."""
-        return PriorFixed(self.past, self.mask, self._time_token(x, t))
-
-    def _time_token(self, x: Tensor, t: float) -> Tensor:
-        token = self.time_tokens.get(float(t))
-        if token is None:
-            token = self.prior._time_tokens(torch.tensor([float(t)], device=x.device))
-        return token
-
-
-def _run(
-    prior: Prior, past: tuple[tuple[Tensor, Tensor], ...], mask: Tensor, x: Tensor, time_token: Tensor
-) -> Tensor:
-    """A step of tensors alone."""
-    return prior.denoise(x, PriorFixed(past, mask, time_token))

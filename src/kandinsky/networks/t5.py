@@ -5,6 +5,7 @@ Transformer", section 2.1; Shazeer 2020, "GLU Variants Improve Transformer" (the
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from kandinsky.core.errors import ConfigError
 
 GateName = Literal["gelu_tanh", "silu"]
+Before = Callable[[Sequence[nn.Module]], None]
 HEADROOM = 256.0
 """How far a block's sums may leave the range of half precision."""
 
@@ -133,14 +135,19 @@ class T5Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RmsNorm(config.width)
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, mask: Tensor, before: Before | None = None) -> Tensor:
         """ids (B, L) in [0, vocab_size), mask (B, L) with 1 on real tokens -> hidden states (B, L, W).
 
-        Masked tokens are not attended to, but their own states are computed.
+        Masked tokens are not attended to, but their own states are computed. `before` is called with the
+        modules that run next, one layer at a time.
         """
+        announce = before or (lambda _: None)
+        announce([self.tokens, self.distances])
         x, bias = self.embed(ids), self.bias(mask)
         for block in self.blocks:
+            announce([block])
             x = block(x, bias)
+        announce([self.norm])
         y: Tensor = self.norm(x)
         return y
 

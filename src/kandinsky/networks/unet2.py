@@ -4,21 +4,17 @@ Lineage: guided diffusion (Dhariwal and Nichol 2021, arXiv 2105.05233) with the 
 (Nichol et al. 2021, arXiv 2112.10741, section 3).
 """
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Collection, Sequence
 from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kandinsky.networks.deep_cache import DeepFeatures
-from kandinsky.networks.film_table import FilmTable
+from kandinsky.networks.deep_cache import DeepFeatures, denoise
 from kandinsky.networks.group_norm import normed
-from kandinsky.networks.layers import channels_innermost, sinusoid
-from kandinsky.networks.packing import packed
-from kandinsky.networks.replay import replayed
+from kandinsky.networks.layers import as_image, by_head, positions, sinusoid
+from kandinsky.networks.prepared import Fixed, PreparedNetwork, numbered, prepare_unet
 from kandinsky.networks.unet2_conditioning import (
     CONDITIONINGS,
     ConditionKind,
@@ -31,7 +27,6 @@ from kandinsky.networks.unet2_conditioning import (
 __all__ = [
     "ConditionKind",
     "HintEncoder",
-    "PreparedUNet2",
     "UNet2",
     "UNet2Condition",
     "UNet2Config",
@@ -87,27 +82,13 @@ class Attention(nn.Module):
 
     def context(self, tokens: Tensor) -> Tensor:
         """Keys and values (2, B, heads, L, d) of the context tokens (B, L, context_dim)."""
-        kv: Tensor = self.context_kv(tokens)
-        b, length, width = kv.shape
-        return kv.view(b, length, 2, self.heads, width // (2 * self.heads)).permute(2, 0, 3, 1, 4)
+        return by_head(self.context_kv(tokens), 2, self.heads)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        tokens = normed(self.norm, x).flatten(2).transpose(1, 2)
-        qkv = self.qkv(tokens).view(b, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        keys_values = torch.cat([context, qkv[1:]], dim=3)
-        mixed = F.scaled_dot_product_attention(qkv[0], keys_values[0], keys_values[1])
-        mixed = self.out(mixed.transpose(1, 2).flatten(2))
-        y: Tensor = x + mixed.transpose(1, 2).reshape(b, c, h, w)
-        return y
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """What a request fixes, in the blocks' order: FiLM tables of residual blocks, contexts of attentions."""
-
-    films: list[Tensor]
-    contexts: list[Tensor]
+        qkv = by_head(self.qkv(positions(normed(self.norm, x))), 3, self.heads)
+        keys, values = torch.cat([context, qkv[1:]], dim=3)
+        mixed = F.scaled_dot_product_attention(qkv[0], keys, values)
+        return x + as_image(self.out(mixed.transpose(1, 2).flatten(2)), x)
 
 
 class Level(nn.Module):
@@ -181,17 +162,11 @@ class UNet2(nn.Module):
             self.up.append(Level(widths, config, i > 0, "up" if i > 0 else "none"))
         self.norm_out = nn.GroupNorm(config.groups, width, eps=1e-5)
         self.conv_out = nn.Conv2d(width, config.out_channels, 3, padding=1)
-        self._number_blocks()
-
-    def _number_blocks(self) -> None:
-        """Gives each block its place in the tables of `Fixed`."""
         self._resnets = [m for m in self.modules() if isinstance(m, Resnet)]
         self._attentions = [m for m in self.modules() if isinstance(m, Attention)]
         self.film_width = sum(resnet.film.out_features for resnet in self._resnets)
-        for place, resnet in enumerate(self._resnets):
-            resnet.place = place
-        for place, attention in enumerate(self._attentions):
-            attention.place = place
+        numbered(self._resnets)
+        numbered(self._attentions)
 
     def initialise(self) -> None:
         """Zeroes the last layer of each residual branch and of the network, as for training from scratch
@@ -236,19 +211,20 @@ class UNet2(nn.Module):
 
     def prepare(
         self, condition: UNet2Condition, times: Sequence[float], deep_at: Collection[float] | None = None
-    ) -> "PreparedUNet2":
+    ) -> PreparedNetwork[Fixed]:
         """Computes once what does not change between steps.
 
         That is: context keys and values, FiLM tables of all `times`, hint and inpainting channels. With
         `deep_at` the deep features of those times are used at the others too, see `DeepFeatures`.
         """
-        ready = packed(self, len(times), self.request_modules())
-        return PreparedUNet2(ready, condition, times, deep_at)
+        deep = DeepFeatures.of(deep_at, self.config.channels)
+        tokens, pooled = self.conditioning(condition)
+        contexts = [attention.context(tokens) for attention in self._attentions]
+        return prepare_unet(self, pooled, contexts, times, self.extra_channels(condition), deep=deep)
 
     def denoise(self, x: Tensor, fixed: Fixed) -> Tensor:
         """The blocks alone, on latents that already carry their extra channels."""
-        h, skips = self.begin(x, fixed)
-        return self.finish(self.deep(h, fixed), skips, fixed)
+        return denoise(self, x, fixed)
 
     def begin(self, x: Tensor, fixed: Fixed) -> tuple[Tensor, list[Tensor]]:
         """See `TwoDepths`."""
@@ -293,60 +269,3 @@ class UNet2(nn.Module):
     @staticmethod
     def _levels(levels: nn.ModuleList) -> "list[Level]":
         return cast("list[Level]", list(levels))
-
-
-class PreparedUNet2:
-    """A U-Net closed over one request: `step(x, t)` sees only what changes between steps.
-
-    `denoise` is what runs in place of the network's own, such as that compiled.
-    """
-
-    def __init__(
-        self,
-        network: UNet2,
-        condition: UNet2Condition,
-        times: Sequence[float],
-        deep_at: Collection[float] | None = None,
-        denoise: Callable[[Tensor, Fixed], Tensor] | None = None,
-    ) -> None:
-        self.network = network
-        self._deep = None if deep_at is None else DeepFeatures(deep_at, network.config.channels)
-        tokens, pooled = network.conditioning(condition)
-        self._contexts = [a.context(tokens) for a in network._attentions]
-        # Both halves of a guided batch may share the same rows: they are encoded once and repeated here.
-        extras = network.extra_channels(condition)
-        self._extras = [extra.repeat(len(pooled) // len(extra), 1, 1, 1) for extra in extras]
-        self._films = FilmTable(network.films, times, pooled, network.film_width)
-        self._run = replayed(
-            partial(_run, denoise or network.denoise, self._films, self._contexts), network, len(times)
-        )
-
-    @property
-    def tabled(self) -> frozenset[float]:
-        """The times at which no weights of `request_modules` are needed again."""
-        return self._films.times
-
-    def step(self, x: Tensor, t: float) -> Tensor:
-        """Latents (B, 4, h, w) at time t to (B, out_channels, h, w); t need not have been announced."""
-        if self._deep is not None:
-            inputs, fixed = self.inputs(x, t)
-            return self._deep.step(self.network, inputs, fixed, t)
-        return self._run(self._widened(x), self._films.row(t))
-
-    def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Fixed]:
-        """What `UNet2.denoise` is called with for a step: the one call that is worth compiling."""
-        return self._widened(x), Fixed(self._films.at(t), self._contexts)
-
-    def _widened(self, x: Tensor) -> Tensor:
-        return channels_innermost(torch.cat([x, *self._extras], dim=1) if self._extras else x)
-
-
-def _run(
-    denoise: Callable[[Tensor, Fixed], Tensor],
-    films: FilmTable,
-    contexts: list[Tensor],
-    x: Tensor,
-    row: Tensor,
-) -> Tensor:
-    """A step of tensors alone, told by a row of `films`."""
-    return denoise(x, Fixed(films.split(row), contexts))

@@ -5,7 +5,7 @@ embedding); Nichol et al. 2021, arXiv 2112.10741, section 3 (a text's tokens as 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
+from kandinsky.networks.layers import check_divides
 
 ConditionKind = Literal["image", "text_image", "image_hint", "two_texts"]
 POOLING_HEADS = 8
@@ -45,21 +46,11 @@ class UNet2Config:
     second_text_dim: int = 512
 
     def __post_init__(self) -> None:
-        for width in self.channels:
-            if width % self.groups:
-                raise ConfigError(
-                    f"{self.groups} groups do not divide {width} channels.", "Choose a multiple."
-                )
-        for width in self.channels[1:]:
-            if width % self.head_dim:
-                raise ConfigError(
-                    f"Heads of width {self.head_dim} do not divide {width} channels.", "Choose a multiple."
-                )
-        if self.condition == "two_texts" and self.second_text_dim % POOLING_HEADS:
-            raise ConfigError(
-                f"{POOLING_HEADS} heads do not divide a second text width of {self.second_text_dim}.",
-                "Choose a multiple.",
-            )
+        check_divides(f"{self.groups} groups", self.groups, self.channels)
+        check_divides(f"Heads of width {self.head_dim}", self.head_dim, self.channels[1:])
+        if self.condition == "two_texts":
+            widths = [self.second_text_dim]
+            check_divides(f"{POOLING_HEADS} heads", POOLING_HEADS, widths, "a second text width of {}")
 
     @property
     def time_dim(self) -> int:
@@ -92,17 +83,8 @@ class UNet2Condition:
     def joined(self, other: "UNet2Condition") -> "UNet2Condition":
         """The rows of this condition, then those of `other`."""
 
-        def both(mine: Tensor | None, theirs: Tensor | None) -> Tensor | None:
-            return None if mine is None or theirs is None else torch.cat([mine, theirs])
-
-        return UNet2Condition(
-            both(self.image_embedding, other.image_embedding),
-            both(self.text_hidden, other.text_hidden),
-            both(self.text_embedding, other.text_embedding),
-            both(self.hint, other.hint),
-            both(self.extra, other.extra),
-            both(self.second_text_hidden, other.second_text_hidden),
-        )
+        pairs = ((getattr(self, part.name), getattr(other, part.name)) for part in fields(self))
+        return UNet2Condition(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))
 
 
 def given(value: Tensor | None, name: str) -> Tensor:

@@ -3,9 +3,8 @@
 Source: Arkhipkin et al. 2023, arXiv 2312.03511, section 3.2.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -13,18 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
-from kandinsky.networks.deep_cache import DeepFeatures
-from kandinsky.networks.film_table import FilmTable
+from kandinsky.networks.deep_cache import DeepFeatures, denoise
 from kandinsky.networks.group_norm import normed
-from kandinsky.networks.layers import channels_innermost, sinusoid
-from kandinsky.networks.packing import packed
-from kandinsky.networks.replay import replayed
+from kandinsky.networks.layers import check_divides, sinusoid
+from kandinsky.networks.prepared import Fixed, PreparedNetwork, numbered, prepare_unet
 from kandinsky.networks.unet3_blocks import (
     Attention,
     AttentionPooling,
     ConditionalNorm,
     CrossAttention,
-    Fixed,
     Resample,
     SelfAttention,
     Sizes,
@@ -59,16 +55,9 @@ class UNet3Config:
     def __post_init__(self) -> None:
         if self.layers < 2:
             raise ConfigError(f"A level of {self.layers} layers cannot be built.", "Give at least 2.")
-        for width in self.channels:
-            if width % (2 * self.groups):
-                raise ConfigError(
-                    f"{self.groups} groups do not divide half of {width} channels.", "Choose a multiple."
-                )
-        for width in (self.time_dim, *self.channels):
-            if width % self.head_dim:
-                raise ConfigError(
-                    f"Heads of width {self.head_dim} do not divide a width of {width}.", "Choose a multiple."
-                )
+        check_divides(f"{self.groups} groups", 2 * self.groups, self.channels, "half of {} channels")
+        wide = (self.time_dim, *self.channels)
+        check_divides(f"Heads of width {self.head_dim}", self.head_dim, wide, "a width of {}")
 
     @property
     def stem(self) -> int:
@@ -237,17 +226,11 @@ class UNet3(nn.Module):
         self.up = nn.ModuleList(_up_level(config, level, sizes) for level in reversed(levels))
         self.norm_out = nn.GroupNorm(config.groups, config.stem, eps=1e-5)
         self.conv_out = nn.Conv2d(config.stem, config.out_channels, 3, padding=1)
-        self._number_blocks()
-
-    def _number_blocks(self) -> None:
-        """Gives each block its place in the tables of `Fixed`."""
         self._norms = [m for m in self.modules() if isinstance(m, ConditionalNorm)]
         self._attentions = [m for m in self.modules() if isinstance(m, CrossAttention)]
         self.film_width = sum(norm.film.out_features for norm in self._norms)
-        for place, norm in enumerate(self._norms):
-            norm.place = place
-        for place, attention in enumerate(self._attentions):
-            attention.place = place
+        numbered(self._norms)
+        numbered(self._attentions)
 
     def initialise(self) -> None:
         """Lets every conditional norm start as a plain one, as for training from scratch."""
@@ -314,19 +297,21 @@ class UNet3(nn.Module):
 
     def prepare(
         self, condition: UNet3Condition, times: Sequence[float], deep_at: Collection[float] | None = None
-    ) -> "PreparedUNet3":
+    ) -> PreparedNetwork[Fixed]:
         """Computes once what does not change between steps: context keys and values, and all norms' scales
         and shifts at `times`.
 
         With `deep_at` the deep features of those times are used at the others too, see `DeepFeatures`.
         """
-        ready = packed(self, len(times), self.request_modules())
-        return PreparedUNet3(ready, condition, times, deep_at)
+        deep = DeepFeatures.of(deep_at, self.config.channels)
+        context, visible, pooled = self.read(condition)
+        contexts = [attention.context(context) for attention in self._attentions]
+        extra = [] if condition.extra is None else [condition.extra]
+        return prepare_unet(self, pooled, contexts, times, extra, visible, deep)
 
     def denoise(self, x: Tensor, fixed: Fixed) -> Tensor:
         """The blocks alone, on latents that already carry their extra channels."""
-        h, skips = self.begin(x, fixed)
-        return self.finish(self.deep(h, fixed), skips, fixed)
+        return denoise(self, x, fixed)
 
     def begin(self, x: Tensor, fixed: Fixed) -> tuple[Tensor, list[Tensor]]:
         """See `TwoDepths`."""
@@ -350,64 +335,3 @@ class UNet3(nn.Module):
         h = cast(Level, self.up[-1]).up(torch.cat([h, *skips], dim=1) if skips else h, fixed)
         y: Tensor = self.conv_out(normed(self.norm_out, h, silu=True))
         return y
-
-
-class PreparedUNet3:
-    """A U-Net closed over one request: `step(x, t)` sees only what changes between steps.
-
-    `denoise` is what runs in place of the network's own, such as that compiled.
-    """
-
-    def __init__(
-        self,
-        network: UNet3,
-        condition: UNet3Condition,
-        times: Sequence[float],
-        deep_at: Collection[float] | None = None,
-        denoise: Callable[[Tensor, Fixed], Tensor] | None = None,
-    ) -> None:
-        self.network = network
-        self._deep = None if deep_at is None else DeepFeatures(deep_at, network.config.channels)
-        context, visible, pooled = network.read(condition)
-        self._visible = visible
-        self._contexts = [attention.context(context) for attention in network._attentions]
-        # Both halves of a guided batch may share the same rows: they are encoded once and repeated here.
-        extra = condition.extra
-        self._extra = None if extra is None else extra.repeat(len(pooled) // len(extra), 1, 1, 1)
-        self._films = FilmTable(network.films, times, pooled, network.film_width)
-        self._run = replayed(
-            partial(_run, denoise or network.denoise, self._films, self._contexts, visible),
-            network,
-            len(times),
-        )
-
-    @property
-    def tabled(self) -> frozenset[float]:
-        """The times at which no weights of `request_modules` are needed again."""
-        return self._films.times
-
-    def step(self, x: Tensor, t: float) -> Tensor:
-        """Latents (B, 4, h, w) at time t to noise (B, out_channels, h, w); t need not have been announced."""
-        if self._deep is not None:
-            inputs, fixed = self.inputs(x, t)
-            return self._deep.step(self.network, inputs, fixed, t)
-        return self._run(self._widened(x), self._films.row(t))
-
-    def inputs(self, x: Tensor, t: float) -> tuple[Tensor, Fixed]:
-        """What `UNet3.denoise` is called with for a step: the one call that is worth compiling."""
-        return self._widened(x), Fixed(self._films.at(t), self._contexts, self._visible)
-
-    def _widened(self, x: Tensor) -> Tensor:
-        return channels_innermost(x if self._extra is None else torch.cat([x, self._extra], dim=1))
-
-
-def _run(
-    denoise: Callable[[Tensor, Fixed], Tensor],
-    films: FilmTable,
-    contexts: list[Tensor],
-    visible: Tensor,
-    x: Tensor,
-    row: Tensor,
-) -> Tensor:
-    """A step of tensors alone, told by a row of `films`."""
-    return denoise(x, Fixed(films.split(row), contexts, visible))

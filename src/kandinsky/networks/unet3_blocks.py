@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.networks.group_norm import group_norm
+from kandinsky.networks.layers import as_image, by_head, positions
+from kandinsky.networks.prepared import Fixed
 
 COMPRESSION = 2
 """The wider side of a residual block over its bottleneck."""
@@ -32,19 +34,6 @@ class Sizes:
     context_dim: int
     head_dim: int
     groups: int
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """What a request fixes at one time, in the blocks' order.
-
-    `films` are the conditional norms' scales and shifts, each (B, 2 C); `contexts` the keys and values of
-    attentions over the context, each (2, B, heads, L, d); `visible` (B, 1, 1, L) says which are attended to.
-    """
-
-    films: list[Tensor]
-    contexts: list[Tensor]
-    visible: Tensor
 
 
 class ConditionalNorm(nn.Module):
@@ -166,9 +155,9 @@ class Attention(nn.Module):
         self.down = nn.Linear(EXPANSION * channels, channels, bias=False)
 
     def forward(self, x: Tensor, fixed: Fixed) -> Tensor:
-        x = x + _picture(self.mixing(_positions(self.norm1(x, fixed)), fixed), x)
-        y = self.down(F.silu(self.up(_positions(self.norm2(x, fixed)))))
-        return x + _picture(y, x)
+        x = x + as_image(self.mixing(positions(self.norm1(x, fixed)), fixed), x)
+        y = self.down(F.silu(self.up(positions(self.norm2(x, fixed)))))
+        return x + as_image(y, x)
 
 
 class AttentionPooling(nn.Module):
@@ -215,17 +204,3 @@ class Triple(nn.Module):
         x = x if self.attention is None else self.attention(x, fixed)
         y: Tensor = self.second(x, fixed)
         return y
-
-
-def by_head(projected: Tensor, parts: int, heads: int) -> Tensor:
-    """A fused projection (B, L, parts * heads * d) -> (parts, B, heads, L, d)."""
-    b, length, width = projected.shape
-    return projected.view(b, length, parts, heads, width // (parts * heads)).permute(2, 0, 3, 1, 4)
-
-
-def _positions(x: Tensor) -> Tensor:
-    return x.flatten(2).transpose(1, 2)
-
-
-def _picture(positions: Tensor, like: Tensor) -> Tensor:
-    return positions.transpose(1, 2).reshape(like.shape)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kandinsky.core.errors import ConfigError, RequestError
-from kandinsky.networks.layers import Attention, Mlp
+from kandinsky.core.errors import RequestError
+from kandinsky.networks.layers import Attention, Mlp, check_divides
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,7 @@ class MultilingualClipConfig:
     pooler: bool = True
 
     def __post_init__(self) -> None:
-        if self.heads < 1 or self.width % self.heads:
-            raise ConfigError(
-                f"{self.heads} heads do not divide a width of {self.width}.", "Choose a divisor of the width."
-            )
+        check_divides(f"{self.heads} heads", self.heads, [self.width], "a width of {}")
 
     @property
     def longest(self) -> int:

@@ -1,98 +1,171 @@
-"""The whole path of a request on one screen: conditions, start, loop, pictures."""
+"""The whole path of requests: group, encode, start, sample, decode."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor
 
 from kandinsky.conditioning.conditions import Batch, Conditions
-from kandinsky.core.events import Decoding, Denoising, Event
+from kandinsky.core.events import Decoding, Denoising, Event, Finished, Result
 from kandinsky.core.images import crop, to_pil
-from kandinsky.core.requests import Request
-from kandinsky.diffusion.denoiser import make_denoiser
-from kandinsky.diffusion.guidance import is_guided
+from kandinsky.core.requests import Request, Row, per_prompt
+from kandinsky.diffusion.denoiser import Network, make_denoiser
+from kandinsky.diffusion.guidance import is_guided, joint
 from kandinsky.diffusion.loop import Step, sample
 from kandinsky.generations.model import Model
-from kandinsky.tasks.check import guidance_of, sampler_of
-from kandinsky.tasks.networks import interval_of, networks
-from kandinsky.tasks.start import hint_tensor, start
+from kandinsky.tasks.resolve import Resolved
+from kandinsky.tasks.start import batch_hint, start
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+T = TypeVar("T")
+BatchMaker: TypeAlias = Callable[[Sequence[Row]], Batch]
+Finish: TypeAlias = "Callable[[Resolved, list[Image], int], Result]"
+
+WAVE = 64
+"""How many images have their prompts encoded before they are drawn: conditions take memory, and encoders
+that come and go should not do so for each batch."""
+COMMON = tuple(name for name in Request.model_fields if name not in (*per_prompt(), "seed", "count"))
+"""Fields of a request in which the images of a batch may not differ."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Image `place` of request number `request`."""
+
+    request: int
+    place: int
+    row: Row
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images that can be in one batch; `resolved` holds what they have in common."""
+
+    resolved: Resolved
+    members: list[Member] = field(default_factory=list)
+
 
 def generate(
-    model: Model, request: Request, batches: Sequence[Batch]
-) -> Generator[Event, None, "list[Image]"]:
-    """Makes the pictures of all batches, PIL pictures of the size asked for; yields events on the way.
+    model: Model, requests: Sequence[Resolved], batch_size: int, batch_of: BatchMaker, finish: Finish
+) -> Generator[Event, None, None]:
+    """Draws the images of all requests, at most `batch_size` of them at once, and yields what happens.
 
-    `request` has every default filled in and went through `check`. All prompts are encoded first, so a text
-    is encoded once however many pictures it has, then batch after batch is denoised and decoded. Draws, per
-    picture: those of the conditioner, then the start, then the steps. Closing the generator stops at once
-    and frees everything.
+    `batch_of` gives rows their noise; `finish(request, images, batch)` makes the result of a request, of
+    whose images up to `batch` were drawn at once. Draws, per image: those of the conditioner, then the start,
+    then the steps. Closing the generator stops at once and frees everything.
     """
-    conditions = yield from encode(model, request, batches)
-    images: list[Image] = []
-    for index, (batch, condition) in enumerate(zip(batches, conditions, strict=True)):
-        images += yield from draw(model, request, batch, condition, index, len(batches))
-    return images
+    images: list[dict[int, Image]] = [{} for _ in requests]
+    largest = [0] * len(requests)
+    for group in groups_of(requests):
+        done, parts = 0, portions(group.members, batch_size)
+        for wave in portions(parts, max(1, WAVE // batch_size)):
+            batches = [batch_of([one.row for one in part]) for part in wave]
+            conditions = yield from encode(model, group.resolved, batches)
+            for part, batch, condition in zip(wave, batches, conditions, strict=True):
+                found = yield from draw(model, group.resolved, batch, condition, done, len(parts))
+                done += 1
+                for one, image in zip(part, found, strict=True):
+                    images[one.request][one.place] = image
+                    largest[one.request] = max(largest[one.request], len(part))
+                for index in sorted({one.request for one in part}):
+                    if len(made := images[index]) == len(requests[index].rows):
+                        images[index] = {}
+                        pictures = [made[place] for place in sorted(made)]
+                        yield Finished(finish(requests[index], pictures, largest[index]), index)
+
+
+def groups_of(requests: Sequence[Resolved]) -> list[Group]:
+    """The images of all requests by what can be in one batch, in their order.
+
+    Guided and unguided images are kept apart: these need half as many calls of a network.
+    """
+    groups: dict[object, Group] = {}
+    for index, resolved in enumerate(requests):
+        common = tuple(getattr(resolved.request, name) for name in COMMON)
+        for place, row in enumerate(resolved.rows):
+            given = tuple(image is not None for image in (row.image, row.mask, row.hint))
+            guided = is_guided(row.guidance_scale), is_guided(row.prior_guidance_scale)
+            group = groups.setdefault((common, given, guided), Group(resolved))
+            group.members.append(Member(index, place, row))
+    return list(groups.values())
+
+
+def portions(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """The items in parts of that size, of which the last may be smaller."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def encode(
-    model: Model, request: Request, batches: Sequence[Batch]
+    model: Model, resolved: Resolved, batches: Sequence[Batch]
 ) -> Generator[Event, None, list[Conditions]]:
-    """The conditions of all batches. What is asked of single pictures is read from their rows, all else
-    from `request`."""
-    guided = any(is_guided(guidance_of(model, batch.rows)) for batch in batches)
-    return (yield from model.conditioner.encode(batches, request, guided))
+    """The conditions of all batches; a text is encoded once, however many images it has."""
+    guided = any(is_guided(row.guidance_scale) for batch in batches for row in batch.rows)
+    return (yield from model.conditioner.encode(batches, resolved.prior_steps, guided))
 
 
 def draw(
-    model: Model, request: Request, batch: Batch, conditions: Conditions, index: int = 0, of: int = 1
+    model: Model, resolved: Resolved, batch: Batch, conditions: Conditions, index: int = 0, of: int = 1
 ) -> Generator[Event, None, "list[Image]"]:
     """Denoises and decodes one batch, number `index` (from 0) of `of`."""
     latents: Tensor | None = None
-    with closing(denoise(model, request, batch, conditions)) as steps:
+    with closing(denoise(model, resolved, batch, conditions)) as steps:
         for step in steps:
-            latents = step.x
+            latents, x0 = step.x, step.prediction.x0
             number, total = index * step.total + step.index + 1, of * step.total
-            yield Denoising("decoder", number, total, _previewer(model, step.prediction.x0))
+            yield Denoising("decoder", number, total, lambda x0=x0: to_pil(model.codec.preview(x0)))  # type: ignore[misc]
     assert latents is not None  # the loop refuses to run without steps
     yield Decoding()
-    return to_pil(crop(model.codec.decode(latents), request.width or 0, request.height or 0))
+    return to_pil(crop(model.codec.decode(latents), resolved.width, resolved.height))
 
 
 def denoise(
-    model: Model, request: Request, batch: Batch, conditions: Conditions
+    model: Model, resolved: Resolved, batch: Batch, conditions: Conditions
 ) -> Generator[Step, Tensor | None, None]:
-    """Denoises the pictures of a batch together; the last step's `x` is the result, latents (B, C, h, w).
+    """Denoises the images of a batch together; the last step's `x` is the result, latents (B, C, h, w).
 
     Latents that are sent into the generator take the place of the step's.
     """
-    schedule = model.schedule_of(request.sampler, request.steps or 1)
-    sampler = sampler_of(model, request)
-    begin = start(model, request, batch)
-    beside = {"extra": begin.extra}
+    begin, schedule = start(model, resolved, batch), resolved.schedule
+    shared = {"extra": begin.extra}
     if model.hints:
-        beside["hint"] = hint_tensor(model, request, batch)
-    process, interval = schedule.process, interval_of(request.guidance_interval)
-    network, alone = networks(model, conditions, beside, begin.times, process.T, interval, request.reuse or 1)
-    denoiser = make_denoiser(
-        network,
-        process,
-        schedule.parametrization,
-        None if conditions.uncond is None else guidance_of(model, batch.rows),
-        schedule.constraints,
-        begin.paste,
-        interval=interval,
-        alone=alone,
-    )
-    yield from sample(sampler, denoiser, begin.x, begin.times, batch.rng, begin.project)
+        shared["hint"] = batch_hint(model, resolved, batch)
+    network, conditional_only = _prepared(model, resolved, conditions, shared)
+    scale = None if conditions.uncond is None else joint([row.guidance_scale for row in batch.rows])
+    if isinstance(scale, Tensor):
+        scale = scale.to(model.working_dtype).to(model.device)
+    fixed = schedule.process, schedule.parametrization, scale, schedule.constraints, begin.paste
+    denoiser = make_denoiser(network, *fixed, interval=resolved.interval, alone=conditional_only)
+    yield from sample(resolved.sampler, denoiser, begin.x, begin.times, batch.rng, begin.project)
 
 
-def _previewer(model: Model, x0: Tensor) -> "Callable[[], list[Image]]":
-    def preview() -> "list[Image]":
-        return to_pil(model.codec.preview(x0))
+@torch.no_grad()
+def _prepared(
+    model: Model, resolved: Resolved, conditions: Conditions, shared: Mapping[str, Tensor | None]
+) -> tuple[Network, Network | None]:
+    """The network for guided times, or for all where none are, and that for the others' conditional half.
 
-    return preview
+    `shared` are fields of the conditions that both halves of guidance share.
+    """
+    times, T = resolved.begin.times, resolved.schedule.process.T
+    cond, uncond = conditions.cond, conditions.uncond
+    guided = [t for t in times if uncond is not None and resolved.interval.holds(t, T)]
+    unguided = [t for t in times if t not in guided]
+    # Deep features are computed anew where guidance begins or ends, since rows differ there.
+    runs = [list(run) for _, run in groupby(times, lambda t: t in guided)]
+    deep_at = None if resolved.reuse == 1 else [t for run in runs for t in run[:: resolved.reuse]]
+
+    def closed(condition: object, at: Sequence[float]) -> Network:
+        step = model.network.prepare(replace(condition, **shared), at, deep_at).step  # type: ignore[type-var]
+        return lambda x, t: step(x.to(model.dtype), t)
+
+    conditional_only = closed(cond, unguided) if unguided else None
+    if uncond is not None and guided:
+        return closed(uncond.joined(cond), guided), conditional_only
+    assert conditional_only is not None  # there is at least one time
+    return conditional_only, None

@@ -1,4 +1,4 @@
-"""Where the denoising of a picture begins: from noise, from a picture, or from a region of one."""
+"""The first latents of a trajectory: from noise, from an image, or from a region of one."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,12 @@ from torch import Tensor
 
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.images import mask_array, round_up, to_tensor
-from kandinsky.core.requests import Request
 from kandinsky.core.rng import Rng
 from kandinsky.diffusion.constraints import Paste
 from kandinsky.diffusion.loop import Project
-from kandinsky.diffusion.schedule import Schedule
-from kandinsky.diffusion.times import tail
 from kandinsky.generations.model import Model
 from kandinsky.networks.unet2 import HintEncoder
+from kandinsky.tasks.resolve import Resolved
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,59 +31,49 @@ class Start:
     paste: Paste | None = None
 
 
-def start(model: Model, request: Request, batch: Batch) -> Start:
+def start(model: Model, resolved: Resolved, batch: Batch) -> Start:
     """The start that the request asks for: from noise, from its image, or from its image outside the mask."""
-    pictures = [row.image for row in batch.rows if row.image is not None]
-    masks = [row.mask for row in batch.rows if row.mask is not None]
-    if not pictures:
-        return from_noise(model, request, len(batch.rows), batch.rng)
-    if not masks:
-        return from_picture(model, request, _pixels(model, request, batch), batch.rng)
-    return from_region(model, request, batch)
+    if resolved.request.image is None:
+        return from_noise(model, resolved, batch)
+    if resolved.request.mask is None:
+        return from_image(model, resolved, batch)
+    return from_region(model, resolved, batch)
 
 
-def from_noise(model: Model, request: Request, count: int, rng: Rng) -> Start:
+def from_noise(model: Model, resolved: Resolved, batch: Batch) -> Start:
     """Text-to-image: pure noise."""
-    schedule = model.schedule_of(request.sampler, request.steps or 1)
-    times = schedule.times(request.steps or 1)
-    height, width = (
-        round_up(side or 0, model.multiple) // model.codec.downscale
-        for side in (request.height, request.width)
-    )
-    x = _noise(model, (count, model.codec.channels, height, width), rng)
-    return Start(_noised_noise(model, schedule, x, times[0], rng), times)
+    scale = model.codec.downscale
+    height, width = (round_up(side, model.multiple) // scale for side in (resolved.height, resolved.width))
+    x = _noise(model, (len(batch.rows), model.codec.channels, height, width), batch.rng)
+    return Start(_noised_noise(model, resolved, x, batch.rng), resolved.begin.times)
 
 
-def from_picture(model: Model, request: Request, pixels: Tensor, rng: Rng) -> Start:
-    """Image-to-image: noised pictures, and the last of the times, as the schedule has it for this strength.
+def from_image(model: Model, resolved: Resolved, batch: Batch) -> Start:
+    """Image-to-image: a noised image, and the last of the times.
 
-    `pixels` are (B, 3, H, W) in [-1, 1]. Source: SDEdit (Meng et al. 2022, arXiv 2108.01073), section 3.
+    Source: SDEdit (Meng et al. 2022, arXiv 2108.01073), section 3.
     """
-    schedule = model.schedule_of(request.sampler, request.steps or 1)
-    begin = schedule.beginning(request.steps or 1, request.strength or 1.0)
-    latents = _encoded(model, pixels, rng)
-    noise = _noise(model, tuple(latents.shape), rng)
+    latents = _encoded(model, _pixels(model, resolved, batch), batch.rng)
+    noise = _noise(model, tuple(latents.shape), batch.rng)
+    begin = resolved.begin
     return Start(begin.process.add_noise(latents, noise, begin.t), begin.times)
 
 
-def from_region(model: Model, request: Request, batch: Batch) -> Start:
+def from_region(model: Model, resolved: Resolved, batch: Batch) -> Start:
     """Inpainting: the known region is put back where the schedule says, after every step or in predictions.
 
-    An inpainting network is also told of it by extra channels, an ordinary one is only pinned. `strength`
-    below 1 starts from the noised picture instead of noise.
+    An inpainting network also sees it in extra channels, an ordinary one is only pinned. Where not all times
+    are done, it starts from the noised image instead of noise.
     """
-    strength = request.strength or 1.0
-    schedule = model.schedule_of(request.sampler, request.steps or 1)
-    times = tail(schedule.times(request.steps or 1), strength)
-    pixels, repaint = _pixels(model, request, batch), _repainted(model, request, batch)
+    pixels, repaint = _pixels(model, resolved, batch), _repainted(model, resolved, batch)
     latents = _encoded(model, pixels, batch.rng)
     noise = _noise(model, tuple(latents.shape), batch.rng)
     known = _known(model, repaint).to(latents)
-    process = schedule.process
-    if strength < 1:
-        x = process.add_noise(latents, noise, times[0])
+    process = resolved.begin.process
+    if resolved.strength < 1:
+        x = process.add_noise(latents, noise, resolved.begin.t)
     else:
-        x = _noised_noise(model, schedule, noise, times[0], batch.rng)
+        x = _noised_noise(model, resolved, noise, batch.rng)
 
     def paste(x0: Tensor) -> Tensor:
         return known * latents + (1 - known) * x0
@@ -94,14 +82,16 @@ def from_region(model: Model, request: Request, batch: Batch) -> Start:
         wanted = latents if t_next < 0 else process.add_noise(latents, noise, t_next)
         return known * wanted + (1 - known) * x
 
-    extra = told_region(model, pixels, latents, repaint, batch.rng) if model.extra_channels else None
-    return Start(x, times, extra, project if schedule.replace_known_region else None, paste)
+    extra = region_condition(model, pixels, latents, repaint, batch.rng) if model.extra_channels else None
+    return Start(
+        x, resolved.begin.times, extra, project if resolved.schedule.replace_known_region else None, paste
+    )
 
 
-def told_region(
+def region_condition(
     model: Model, pixels: Tensor | None, latents: Tensor, repaint: Tensor, rng: Rng | None = None
 ) -> Tensor:
-    """What an inpainting network is told of a region, as channels (B, C + 1, h, w) behind the latents.
+    """What an inpainting network sees of a region, as channels (B, C + 1, h, w) behind the latents.
 
     `pixels` (B, 3, H, W) are needed where the network sees a masked picture, their `latents` (B, C, h, w)
     where it sees masked latents; `repaint` (B, 1, H, W) is 1 inside. `rng` is for codecs that draw.
@@ -115,18 +105,16 @@ def told_region(
     return torch.cat([_kept(repaint, model.codec.downscale).to(shown), shown], dim=1).to(model.dtype)
 
 
-def hint_tensor(model: Model, request: Request, batch: Batch) -> Tensor | None:
-    """The hint pictures as (B, 3, H, W) in [0, 1], sides as the latents have them; None without hints."""
+def batch_hint(model: Model, resolved: Resolved, batch: Batch) -> Tensor:
+    """The hint images of a batch as `hint_condition` makes them."""
     if batch.hint is not None:
         return batch.hint.to(model.device, model.dtype)
     hints = [row.hint.image for row in batch.rows if row.hint is not None]
-    if not hints:
-        return None
-    pixels = to_tensor(hints, request.width or 0, request.height or 0, model.multiple)
-    return told_hint(model, (pixels + 1) / 2)
+    pixels = to_tensor(hints, resolved.width, resolved.height, model.multiple)
+    return hint_condition(model, (pixels + 1) / 2)
 
 
-def told_hint(model: Model, hint: Tensor) -> Tensor:
+def hint_condition(model: Model, hint: Tensor) -> Tensor:
     """Hint pictures (B, 3, H, W) in [0, 1], of the size to be drawn, as the network takes them.
 
     It looks at as many pixels for each latent as the published ones do, whatever the codec's scale is.
@@ -142,30 +130,32 @@ def _noise(model: Model, shape: tuple[int, ...], rng: Rng) -> Tensor:
     return rng.normal(shape).to(model.device, model.working_dtype)
 
 
-def _pixels(model: Model, request: Request, batch: Batch) -> Tensor:
+def _pixels(model: Model, resolved: Resolved, batch: Batch) -> Tensor:
+    """The images (B, 3, H, W) in [-1, 1]."""
     if batch.pixels is not None:
         return batch.pixels
     images = [row.image.image for row in batch.rows if row.image is not None]
-    return to_tensor(images, request.width or 0, request.height or 0, model.multiple)
+    return to_tensor(images, resolved.width, resolved.height, model.multiple)
 
 
 def _encoded(model: Model, pixels: Tensor, rng: Rng | None) -> Tensor:
     return model.codec.encode(pixels.to(model.device, model.working_dtype), rng)
 
 
-def _noised_noise(model: Model, schedule: Schedule, noise: Tensor, t: float, rng: Rng) -> Tensor:
-    """Where a way from noise begins: there, or, as some codes have it, with that noise noised once more."""
-    if not schedule.noises_noise:
+def _noised_noise(model: Model, resolved: Resolved, noise: Tensor, rng: Rng) -> Tensor:
+    """The first latents of a trajectory from noise: that noise, in some codes noised once more."""
+    if not resolved.schedule.noises_noise:
         return noise
-    return schedule.process.add_noise(noise, _noise(model, tuple(noise.shape), rng), t)
+    again = _noise(model, tuple(noise.shape), rng)
+    return resolved.begin.process.add_noise(noise, again, resolved.begin.t)
 
 
-def _repainted(model: Model, request: Request, batch: Batch) -> Tensor:
+def _repainted(model: Model, resolved: Resolved, batch: Batch) -> Tensor:
     """Masks (1 = repaint) at the pixels' size, (B, 1, H, W)."""
     if batch.mask is not None:
         return batch.mask
     masks = [row.mask for row in batch.rows if row.mask is not None]
-    arrays = [mask_array(mask, request.width or 0, request.height or 0, model.multiple) for mask in masks]
+    arrays = [mask_array(mask, resolved.width, resolved.height, model.multiple) for mask in masks]
     return torch.from_numpy(np.stack(arrays))[:, None]
 
 

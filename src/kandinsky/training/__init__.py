@@ -1,6 +1,6 @@
 """Training: what is trainable x objective x network over one loop. `run_config` is the way in."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kandinsky.training.api import run_config
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 __all__ = ["run_config"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Imported on first use: reading a configuration or an event must not load torch.
     if name == "run_config":
         from kandinsky.training.api import run_config

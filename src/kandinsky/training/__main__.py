@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kandinsky.core.errors import KandinskyError
 from kandinsky.training import events, run_config
-from kandinsky.training.ranks import announced, leave
+from kandinsky.training.distributed import launched, leave
 
 FAILED, STOPPED = 1, 130
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for event in run_config(given.config, resume=given.resume, overrides=changes):
             stopped = isinstance(event, events.Stopped)
-            if announced().first and (line := _line(event)):
+            if launched().first and (line := _line(event)):
                 sys.stdout.write(f"{line}\n")
                 sys.stdout.flush()
     except KandinskyError as error:

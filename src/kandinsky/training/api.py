@@ -3,32 +3,29 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from kandinsky.core.errors import ConfigError, OutputError
 from kandinsky.core.files import write_atomically
 from kandinsky.training import events
+from kandinsky.training.checkpoint import newest, tidy
 from kandinsky.training.config import FINETUNING, SETTINGS, Stage, TrainConfig, read_config
-from kandinsky.training.export import Networks, check_export, write_export
-from kandinsky.training.loop import CHECKPOINTS, is_over, train
-from kandinsky.training.ranks import World, join
+from kandinsky.training.context import TrainContext
+from kandinsky.training.distributed import join
+from kandinsky.training.export import check_export, export_model, export_stage, makes_model
+from kandinsky.training.loop import is_over, train
+from kandinsky.training.methods import METHODS
+from kandinsky.training.run_folder import CHECKPOINTS
 from kandinsky.training.seeds import seed_globals
-from kandinsky.training.stages import METHODS
-from kandinsky.training.stages.outcomes import check_outcome, outcomes
-from kandinsky.training.stages.workshop import Workshop
-from kandinsky.training.state import newest_values, tidy
-from kandinsky.training.task import Run
+from kandinsky.training.task import TrainState
 
-CHECKPOINT = "checkpoint"
+ConfigSource = Path | str | Mapping[str, object] | TrainConfig
+"""A TOML file, a mapping, or a configuration that is read already."""
 
 
 def run_config(
-    source: Path | str | Mapping[str, Any] | TrainConfig,
-    *,
-    resume: bool = False,
-    overrides: Mapping[str, Any] | None = None,
+    source: ConfigSource, *, resume: bool = False, overrides: Mapping[str, object] | None = None
 ) -> Iterator[events.Event]:
     """Runs all stages of a configuration in order and yields what happens, see `events`.
 
@@ -40,93 +37,62 @@ def run_config(
     is written, DataError, CheckpointError and OutputError as they come up, and KandinskyError when a loss is
     not finite. Started by a launcher, several processes share the work; only the first writes.
     """
-    config = source if isinstance(source, TrainConfig) else read_config(source, overrides)
+    config = open_config(source, overrides)
     world, device = join(choose_device(config.device))
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    shop = Workshop(config, device)
-    whole = {"prior", "decoder"} <= {stage.method for stage in config.stage}
-    if whole:
-        check_export(config.export, shop.decoder)
+    ctx = TrainContext(config, device)
+    check_export(ctx)
     for stage in config.stage:
-        if stage.method in FINETUNING:
-            check_outcome(shop, stage)
-        if not resume and (shop.folder(stage.name) / CHECKPOINTS).is_dir():
+        if not resume and (ctx.run.of(stage.name) / CHECKPOINTS).is_dir():
             raise ConfigError(
-                f"{shop.folder(stage.name)} already holds a run.", "Resume it, or choose another `out`."
+                f"{ctx.run.of(stage.name)} already holds a run.", "Resume it, or choose another `out`."
             )
     world.wait()
     if world.first:
-        _note(config)
+        _write_settings(config)
     for stage in config.stage:
-        folder = shop.folder(stage.name)
+        folder = ctx.run.of(stage.name)
         if resume and world.first:
             tidy(folder / CHECKPOINTS, stage.keep)
         world.wait()
         if resume and (step := _finished_at(folder, stage)) is not None:
             yield events.Finished(stage.name, step, folder)
-            yield from _outcomes(shop, stage, world)
-            continue
-        # Initial weights are drawn from the global generator: a stage begins the same whatever ran before it.
-        seed_globals(config.seed)
-        with world.first_goes_first():
-            task = yield from METHODS[stage.method](shop, stage)
-        begun = resume and (folder / CHECKPOINTS).is_dir()
-        for event in train(Run(task, stage.on(len(task.data)), folder, config.seed, device, begun, world)):
-            yield event
-            if isinstance(event, events.Stopped):
-                return
-        yield from _outcomes(shop, stage, world)
-    if whole and world.first:
-        yield events.Exported(export(config))
+        else:
+            # Initial weights come from the global generator: a stage begins the same whatever ran before.
+            seed_globals(config.seed)
+            with world.first_goes_first():
+                task = yield from METHODS[stage.method](ctx, stage)
+            begun = resume and (folder / CHECKPOINTS).is_dir()
+            state = TrainState(task, stage.on(len(task.data)), folder, config.seed, device, begun, world)
+            for event in train(state):
+                yield event
+                if isinstance(event, events.Stopped):
+                    return
+        if world.first:
+            yield from export_stage(ctx, stage)
+        world.wait()
+    if makes_model(config.stage) and world.first:
+        yield events.Exported(export_model(ctx))
 
 
-def _outcomes(shop: Workshop, stage: Stage, world: World) -> Iterator[events.Event]:
-    if stage.method in FINETUNING and world.first:
-        yield from outcomes(shop, stage)
-    world.wait()
-
-
-def export(
-    source: Path | str | Mapping[str, Any] | TrainConfig, *, overrides: Mapping[str, Any] | None = None
-) -> Path:
+def export(source: ConfigSource, *, overrides: Mapping[str, object] | None = None) -> Path:
     """Writes the newest checkpoints of a run as one folder in diffusers layout; returns it.
 
     Of fine-tuning it writes what the last stage learned, and returns that. It replaces what an earlier
     export left. Raises what `load_networks` does, ConfigError for an unknown sampler, and OutputError when
     the folder cannot be written.
     """
-    config = source if isinstance(source, TrainConfig) else read_config(source, overrides)
-    shop = Workshop(config, torch.device("cpu"))
-    if config.stage[-1].method in FINETUNING:
-        return [*outcomes(shop, config.stage[-1])][-1].path
-    check_export(config.export, shop.decoder)
-    size = shop.last("decoder").size or config.data.size
-    return write_export(load_networks(config), config.export, size, config.out / CHECKPOINT)
+    ctx = TrainContext(open_config(source, overrides), torch.device("cpu"))
+    if ctx.config.stage[-1].method in FINETUNING:
+        return [*export_stage(ctx, ctx.config.stage[-1])][-1].path
+    check_export(ctx)
+    return export_model(ctx)
 
 
-def load_networks(
-    source: Path | str | Mapping[str, Any] | TrainConfig, *, overrides: Mapping[str, Any] | None = None
-) -> Networks:
-    """Loads the networks of a finished run, for writing them as a checkpoint.
-
-    Prior and decoder come from the last stage of each, towers and autoencoder from where those two had them.
-    Raises ConfigError when a stage is missing in the
-    configuration, CheckpointError when it has no whole checkpoint.
-    """
-    config = source if isinstance(source, TrainConfig) else read_config(source, overrides)
-    shop = Workshop(config, torch.device("cpu"))
-    prior, decoder = shop.last("prior"), shop.last("decoder")
-    # A decoder may have been begun while the text tower still learned: the prior's towers are the later ones.
-    towers = shop.frozen_towers(prior).module
-    return Networks(
-        shop.frozen_movq(decoder).module,
-        towers.text,
-        towers.vision,
-        shop.finished(prior, shop.new_prior()),
-        shop.finished(decoder, shop.new_decoder()),
-        shop.tokenizer_folder,
-    )
+def open_config(source: ConfigSource, overrides: Mapping[str, object] | None = None) -> TrainConfig:
+    """Reads a configuration unless it is read already."""
+    return source if isinstance(source, TrainConfig) else read_config(source, overrides)
 
 
 def choose_device(name: str) -> torch.device:
@@ -144,17 +110,15 @@ def choose_device(name: str) -> torch.device:
 
 
 def _finished_at(folder: Path, stage: Stage) -> int | None:
-    values = newest_values(folder / CHECKPOINTS)
-    if values is None or not values.get("finished"):
+    found = newest(folder / CHECKPOINTS).checkpoint
+    if found is None or not found.values.get("finished"):
         return None
-    data = values["data"]
-    if not is_over(stage.on(data.get("examples", data["count"])), values["step"], values["seconds"]):
-        return None
-    return int(values["step"])
+    data = found.values["data"]
+    examples = data.get("examples", data["count"])
+    return found.step if is_over(stage.on(examples), found.step, found.values["seconds"]) else None
 
 
-def _note(config: TrainConfig) -> None:
-    """Leaves the settings beside the results."""
+def _write_settings(config: TrainConfig) -> None:
     try:
         config.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +11,12 @@ from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.maps.networks import component_of
 from kandinsky.checkpoints.weights import load_strict, read_tensor_file, read_weights
 from kandinsky.core.errors import CheckpointError, ConfigError, nearest
-from kandinsky.training.config import Stage, TrainConfig, read_config, read_settings
-from kandinsky.training.loop import CHECKPOINTS
-from kandinsky.training.stages.outcomes import component_in, folder_of, whole_networks
-from kandinsky.training.stages.workshop import Workshop
+from kandinsky.training.api import ConfigSource, open_config
+from kandinsky.training.config import Stage, read_settings
+from kandinsky.training.context import TrainContext
+from kandinsky.training.export import component_in, folder_of, whole_networks
+from kandinsky.training.finetune.base_checkpoint import base_sources, open_base
+from kandinsky.training.run_folder import CHECKPOINTS
 
 KEYS: dict[str, tuple[str, ...]] = {
     "unet": ("unet",),
@@ -29,12 +30,7 @@ STEMS = ("pytorch_model", "model", "diffusion_pytorch_model")
 
 
 def write_component(
-    source: Path | str | Mapping[str, Any] | TrainConfig,
-    trained: Path,
-    target: Path,
-    key: str,
-    *,
-    sharded: bool = False,
+    source: ConfigSource, trained: Path, target: Path, key: str, *, sharded: bool = False
 ) -> Path:
     """Writes a network that a run trained into the folder `key` of `target`; returns that folder.
 
@@ -48,12 +44,12 @@ def write_component(
     if key not in KEYS:
         raise ConfigError(f"There is no save key {key!r}.", nearest(key, KEYS))
     own = None if sharded else read_settings(trained)
-    config = own or (source if isinstance(source, TrainConfig) else read_config(source))
-    shop = Workshop(config, torch.device("cpu"))
-    stage = config.stage[-1]
-    if not sharded and (trained / stage.name / CHECKPOINTS).is_dir():
-        return _of_run(Workshop(config.model_copy(update={"out": trained}), shop.device), stage, target, key)
-    folder, component, form = _component(shop, key)
+    config = (own or open_config(source)).model_copy(update={"out": trained})
+    ctx, stage = TrainContext(config, torch.device("cpu")), config.stage[-1]
+    folder, component, form = _component(ctx, key)
+    if not sharded and (ctx.run.of(stage.name) / CHECKPOINTS).is_dir():
+        _save(target, key, folder.config(component), form, _trained(ctx, stage, folder, component, key))
+        return target / key
     tensors = _named(_read(trained, sharded), key, trained)
     network_config = form.settle(form.config(folder, component), tensors)
     native = form.keys(network_config, tensors).to_native(form.strip(tensors))
@@ -62,31 +58,28 @@ def write_component(
     return target / key
 
 
-def _of_run(shop: Workshop, stage: Stage, target: Path, key: str) -> Path:
-    folder, component, form = _component(shop, key)
-    targets = stage.objective.targets if shop.learns_whole(stage) else ()
-    base = shop.base(stage)
-    for player in targets:
-        for learned, network in whole_networks(shop, stage, base, player).items():
-            if component_in(folder, learned) == component and folder_of(shop, player) == folder:
-                _save(target, key, folder.config(component), form, network)
-                return target / key
+def _trained(ctx: TrainContext, stage: Stage, folder: Folder, component: str, key: str) -> torch.nn.Module:
+    """The component, where a run trained the whole of it."""
+    base = open_base(ctx, stage)
+    for target in stage.targets if stage.whole else ():
+        for learned, network in whole_networks(ctx, stage, base, target).items():
+            if component_in(folder, learned) == component and folder_of(ctx, target) == folder:
+                return network
     raise ConfigError(
         f"Stage {stage.name!r} did not train the whole {key}.", "Use what it left behind instead."
     )
 
 
 def _save(
-    target: Path, key: str, stated: Mapping[str, Any], form: Component, network: torch.nn.Module
+    target: Path, key: str, stated: Mapping[str, object], form: Component, network: torch.nn.Module
 ) -> None:
     """Writes the network; its configuration keeps what the checkpoint's says beside the sizes."""
     form.save(target, network, key, stated={**stated, **form.write(config_of(network))})
 
 
-def _component(shop: Workshop, key: str) -> tuple[Folder, str, Component]:
+def _component(ctx: TrainContext, key: str) -> tuple[Folder, str, Component]:
     """Where the checkpoint of the run has this network, and how it is written there."""
-    decoder, prior = shop.sources
-    for folder in (decoder, prior):
+    for folder in base_sources(ctx.config.model):
         if not isinstance(folder, Folder):
             continue
         for name in KEYS[key]:
@@ -94,7 +87,7 @@ def _component(shop: Workshop, key: str) -> tuple[Folder, str, Component]:
             if found is not None:
                 return folder, name, found
     raise ConfigError(
-        f"{shop.config.model.name} has no {key} in diffusers layout.", "Name another checkpoint in [model]."
+        f"{ctx.config.model.name} has no {key} in diffusers layout.", "Name another checkpoint in [model]."
     )
 
 

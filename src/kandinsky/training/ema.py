@@ -1,4 +1,7 @@
-"""The running mean of the weights (Polyak averaging), with a warm-up that forgets the random start."""
+"""The average of the weights (Polyak averaging), with a warm-up that forgets the random start.
+
+torch's AveragedModel copies the module, which a sharded one refuses, and has no warm-up of its own.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,18 +9,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from kandinsky.training.ranks import Copies, Layout
+from kandinsky.training.fsdp import local, sharded_like
 
 
 class Ema:
-    """A float32 mean of everything in a module's state dict.
+    """A float32 average of everything in a module's state dict; whole-number buffers are copied.
 
-    After n updates the decay is min(decay, (1 + n) / (10 + n)), so early means follow quickly. Whole-number
-    buffers are copied.
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so early averages follow quickly.
     """
 
-    def __init__(self, module: nn.Module, decay: float, layout: Layout | None = None) -> None:
-        self.decay, self.updates, self.layout = decay, 0, layout or Copies()
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
         self.mean = {
             name: value.detach().clone().float() if value.is_floating_point() else value.detach().clone()
             for name, value in module.state_dict().items()
@@ -25,21 +27,21 @@ class Ema:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Takes the module's present weights into the mean."""
+        """Takes the module's present weights into the average."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         means, values = [], []
         for name, value in module.state_dict().items():
             if value.is_floating_point():
-                means.append(self.layout.part(self.mean[name]))
-                values.append(self.layout.part(value).float())
+                means.append(local(self.mean[name]))
+                values.append(local(value).float())
             else:
                 self.mean[name].copy_(value)
         torch._foreach_lerp_(means, values, 1 - decay)
 
     @contextmanager
     def swapped(self, module: nn.Module) -> Iterator[None]:
-        """Inside, the module holds the mean; afterwards its own weights again, bit for bit."""
+        """Gives the module the average; afterwards its own weights again, bit for bit."""
         kept = {name: value.detach().clone() for name, value in module.state_dict().items()}
         copy_into(module, self.mean)
         try:
@@ -49,13 +51,10 @@ class Ema:
 
 
 @torch.no_grad()
-def copy_into(module: nn.Module, values: dict[str, Tensor], layout: Layout | None = None) -> None:
-    """Copies `values` into a module's tensors in place, so that optimisers keep theirs; names must be
-    equal. Where the module's are spread over processes, so are they.
-    """
-    layout = layout or Copies()
+def copy_into(module: nn.Module, values: dict[str, Tensor]) -> None:
+    """Copies values into a module's tensors in place, so that optimisers keep theirs; names must be equal."""
     state = module.state_dict()
     if state.keys() != values.keys():
         raise KeyError(f"names differ: {sorted(state.keys() ^ values.keys())}")
     for name, target in state.items():
-        target.copy_(layout.like(values[name], target))
+        target.copy_(sharded_like(values[name], target))

@@ -1,14 +1,14 @@
-"""The losses of a run as JSON lines that a resumed run continues without a trace, and as TensorBoard
-events.
-"""
+"""The losses of a run as JSON lines that a resumed run continues exactly, and as TensorBoard events."""
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from kandinsky.core.errors import OutputError
+from kandinsky.training.image_grid import ImageGrid
 
 
 class LossLog:
@@ -27,7 +27,12 @@ class LossLog:
             raise OutputError(
                 f"{self.path} cannot be written ({error.strerror}).", "Choose another `out`."
             ) from error
-        self._board = _Board(folder / "tensorboard", step) if _has_tensorboard() else None
+        self._board = None
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # What an abandoned run wrote after the step that is continued from must not be shown.
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Adds one line; raises OutputError when the disk does not take it."""
@@ -39,12 +44,13 @@ class LossLog:
                 f"{self.path} cannot be written ({error.strerror}).", "Free some disk space, then resume."
             ) from error
         if self._board is not None:
-            self._board.write(step, values)
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
 
-    def pictures(self, step: int, sheet: Any) -> None:
-        """Shows a sheet (H, W, 3) uint8 in TensorBoard, where that is installed."""
+    def image(self, step: int, grid: ImageGrid) -> None:
+        """Shows an image (H, W, 3) in TensorBoard, where that is installed."""
         if self._board is not None:
-            self._board.pictures(step, sheet)
+            self._board.add_image("samples", grid, step, dataformats="HWC")
 
     def synced_size(self) -> int:
         """Bytes so far, on the disk."""
@@ -60,27 +66,3 @@ class LossLog:
         self._file.close()
         if self._board is not None:
             self._board.close()
-
-
-class _Board:
-    def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        # What an abandoned run wrote after the step that is continued from must not be shown.
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def pictures(self, step: int, sheet: Any) -> None:
-        self._writer.add_image("samples", sheet, step, dataformats="HWC")
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-def _has_tensorboard() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("tensorboard") is not None

@@ -1,6 +1,4 @@
-"""The one training loop: any task, on any device, as a stream of events that can be stopped and resumed
-exactly.
-"""
+"""The one training loop: a stream of events that can be stopped and resumed exactly."""
 
 import math
 import signal
@@ -9,33 +7,40 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from kandinsky.core.errors import ConfigError, KandinskyError
 from kandinsky.training import events
+from kandinsky.training.checkpoint import (
+    Checkpoint,
+    LearnerValues,
+    RunValues,
+    newest,
+    random_state,
+    restore_random_state,
+    save,
+)
 from kandinsky.training.config import Stage
-from kandinsky.training.data.order import EpochSampler, Order
-from kandinsky.training.learner import Learner, spreads
+from kandinsky.training.data.samplers import EpochSampler, Order
+from kandinsky.training.image_grid import write_grid
+from kandinsky.training.learner import Learner, shards
 from kandinsky.training.logs import LossLog
+from kandinsky.training.run_folder import CHECKPOINTS
 from kandinsky.training.seeds import generator, seed_globals
-from kandinsky.training.sheets import write_sheet
-from kandinsky.training.state import Checkpoint, newest, random_state, restore_random_state, save
-from kandinsky.training.task import Run, Turn
-
-CHECKPOINTS = "checkpoints"
+from kandinsky.training.task import StepContext, TrainState
 
 
-def train(run: Run) -> Iterator[events.Event]:
+def train(run: TrainState) -> Iterator[events.Event]:
     """Trains until the stage's limit and yields what happens; closing the generator stops without saving.
 
     The first SIGINT saves and ends the stream with `Stopped`; a second one is the usual KeyboardInterrupt.
     Raises ConfigError when the folder already holds a run and `resume` is not asked for, KandinskyError
     when a loss is not finite (checkpoints up to then are kept), OutputError when nothing can be written.
     """
+    stage = run.stage
     run.folder.mkdir(parents=True, exist_ok=True)
     run.world.wait()
     found = newest(run.folder / CHECKPOINTS)
@@ -43,24 +48,23 @@ def train(run: Run) -> Iterator[events.Event]:
     if (found.checkpoint or found.refused) and not run.resume:
         raise ConfigError(f"{run.folder} already holds a run.", "Resume it, or choose another `out`.")
     for message in found.refused:
-        yield events.Warned(message)
+        yield events.Warned(f"{message} The one before it is used.")
     live = _Live(run)
-    if spreads(run.stage, run.world) and not live.spread:
+    if shards(stage, run.world) and not live.sharded:
         yield events.Warned(
-            f"Stage {run.stage.name!r} has no network that learns as a whole: each process keeps all of them."
+            f"Stage {stage.name!r} has no network that learns as a whole: each process keeps all of them."
         )
     log_size = live.restore(found.checkpoint) if found.checkpoint else 0
     count = sum(value.numel() for learner in live.learners for value in learner.parameters.values())
-    yield events.Started(run.stage.name, live.step, run.stage.max_steps, count)
+    yield events.Started(stage.name, live.step, stage.max_steps, count)
     with ExitStack() as stack:
         log = stack.enter_context(LossLog(run.folder, log_size, live.step)) if run.world.first else None
-        interrupted = stack.enter_context(_interruptible())
-        yield from live.go(log, interrupted)
+        yield from live.go(log, stack.enter_context(_interruptible()))
     run.world.wait()
     if live.done:
-        yield events.Finished(run.stage.name, live.step, run.folder, live.losses)
+        yield events.Finished(stage.name, live.step, run.folder, live.losses)
     else:
-        yield events.Stopped(run.stage.name, live.step, "interrupted")
+        yield events.Stopped(stage.name, live.step, "interrupted")
 
 
 def progress(stage: Stage, step: int, seconds: float) -> float:
@@ -79,16 +83,16 @@ def is_over(stage: Stage, step: int, seconds: float) -> bool:
 class _Live:
     """What changes while a run goes."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrainState) -> None:
         self.run, self.stage, self.task = run, run.stage, run.task
         seed_globals(run.seed)
-        self.learners = [Learner(player, run.stage, run.device, run.world) for player in run.task.players]
+        self.learners = [
+            Learner(trainable, run.stage, run.device, run.world) for trainable in run.task.trainables
+        ]
         if run.task.extra is not None:
             run.task.extra.to(run.device)
-        count, batch = len(run.task.data), run.stage.batch
-        self.sampler: Order = (
-            run.task.order(batch, run.seed) if run.task.order else EpochSampler(count, batch, run.seed)
-        )
+        order = run.task.order or partial(EpochSampler, len(run.task.data))
+        self.sampler: Order = order(run.stage.batch, run.seed)
         self.position = self.sampler.state()
         self.step, self.seconds = 0, 0.0
         self.finished = False
@@ -120,7 +124,7 @@ class _Live:
                         log.write(self.step, self.losses)
                 self.seconds += time.monotonic() - began
                 yield self._progress(self.step - started_at, time.monotonic() - start_time)
-                if log is None and not self.spread:
+                if log is None and not self.sharded:
                     continue
                 if self.stage.sample_every and (self.step % self.stage.sample_every == 0 or self.done):
                     yield from self._show(log)
@@ -129,7 +133,7 @@ class _Live:
                     saved_at = self.step
         if saved_at != self.step or (self.done and not self.finished):
             self._check_finite()
-            if log is not None or self.spread:
+            if log is not None or self.sharded:
                 yield from self._save(log)
 
     def _stops(self, interrupted: Callable[[], bool]) -> bool:
@@ -140,7 +144,7 @@ class _Live:
         """Continues from a checkpoint; returns how long the loss log was then."""
         tensors, values = checkpoint.tensors, checkpoint.values
         for learner in self.learners:
-            learner.restore(tensors, values["learners"][learner.player.name])
+            learner.restore(tensors, values["learners"][learner.trainable.name])
         if self.task.extra is not None:
             self.task.extra.load_state_dict(tensors["extra"])
         self.sampler.restore(values["data"])
@@ -152,16 +156,16 @@ class _Live:
         return int(values["log_size"])
 
     @property
-    def spread(self) -> bool:
-        """Whether processes keep parts of networks: then all of them draw sheets and gather checkpoints."""
-        return any(learner.layout.spread for learner in self.learners)
+    def sharded(self) -> bool:
+        """Whether networks are sharded: then all processes draw samples and gather checkpoints."""
+        return any(learner.sharded is not None for learner in self.learners)
 
     def _save(self, log: LossLog | None) -> Iterator[events.Event]:
         """Saves a checkpoint, in the process that has the log."""
         tensors: dict[str, dict[str, Tensor]] = {}
-        learners = {}
+        learners: dict[str, LearnerValues] = {}
         for learner in self.learners:
-            parts, learners[learner.player.name] = learner.state()
+            parts, learners[learner.trainable.name] = learner.state()
             tensors |= parts
             if self.done:
                 tensors |= learner.finished()
@@ -171,7 +175,7 @@ class _Live:
         self.finished = self.done
         if log is None:
             return
-        values = {
+        values: RunValues = {
             "finished": self.finished,
             "learners": learners,
             "data": self.position,
@@ -184,47 +188,42 @@ class _Live:
         path = save(folder, Checkpoint(self.step, tensors, values), self.stage.keep)
         yield events.Saved(self.stage.name, self.step, path)
 
-    def _update(self, batches: list[Any]) -> dict[str, Tensor]:
-        """One optimiser step of every player; returns what to log, still on the device."""
+    def _update(self, batches: list[object]) -> dict[str, Tensor]:
+        """One optimiser step of every trainable; returns what to log, still on the device."""
         part = progress(self.stage, self.step, self.seconds)
         shared: list[dict[str, Tensor]] = [{} for _ in batches]
         first = self.run.world.rank * self.stage.accumulate
         values: dict[str, Tensor] = {}
         for number, learner in enumerate(self.learners):
-            if self.step < learner.player.begins:
+            if self.step < learner.trainable.begins:
                 continue
-            turns = [
-                Turn(
-                    batch,
-                    self.step,
-                    self.run.device,
-                    self._draws("loss", first + micro, number),
-                    shared[micro],
-                )
-                for micro, batch in enumerate(batches)
+            draws = [self._draws("loss", first + micro, number) for micro in range(len(batches))]
+            steps = [
+                StepContext(batch, self.step, self.run.device, random, common)
+                for batch, random, common in zip(batches, draws, shared, strict=True)
             ]
             others = [other for other in self.learners if other is not learner]
-            losses = learner.update(turns, others, part, self.step)
+            losses = learner.update(steps, others, part, self.step)
             self._finite &= losses["loss"].isfinite() & losses["grad_norm"].isfinite()
-            prefix = f"{learner.player.name}/" if len(self.learners) > 1 else ""
+            prefix = f"{learner.trainable.name}/" if len(self.learners) > 1 else ""
             values |= {prefix + name: value for name, value in losses.items()}
-        if self.task.settle is not None:
-            self.task.settle(self.run.world)
+        if self.task.sync is not None:
+            self.task.sync(self.run.world)
         return values
 
-    def _feed(self, stack: ExitStack) -> Iterator[tuple[list[Any], dict[str, int]]]:
+    def _feed(self, stack: ExitStack) -> Iterator[tuple[list[object], dict[str, int]]]:
         """The batches of each step and where the data order stands after them; made one step ahead on a GPU.
 
         Batches depend on their step alone, so that making them early changes nothing.
         """
         first = self.step
 
-        def make(step: int) -> tuple[list[Any], dict[str, int]]:
+        def make(step: int) -> tuple[list[object], dict[str, int]]:
             batches = []
             world, each = self.run.world, self.stage.accumulate
             for micro in range(each * world.size):
                 indices = self.sampler.next()
-                # Processes take the batches that one alone would take in as many accumulated turns.
+                # Processes take the batches that one alone would take in so many accumulated batches.
                 if micro // each == world.rank:
                     draws = generator(self.run.seed, self.stage.name, "data", step, micro)
                     batches.append(self.task.data.batch(indices, draws))
@@ -243,25 +242,25 @@ class _Live:
             yield ready
 
     def _show(self, log: LossLog | None) -> Iterator[events.Event]:
-        """Sample sheet and measurements, with the running means in place and the global draws untouched."""
+        """Sample grid and measurements, with the averaged weights in place and the global draws untouched."""
         devices = [self.run.device] if self.run.device.type == "cuda" else []
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=devices))
             stack.enter_context(torch.no_grad())
             for learner in self.learners:
                 stack.enter_context(learner.evaluating())
-            sheet = self.task.sheet(self._draws("sheet")) if self.task.sheet else None
+            grid = self.task.grid(self._draws("sheet")) if self.task.grid else None
             measures = self.task.measure(self._draws("measure")) if self.task.measure else {}
         if log is None:
             return
         if measures:
             log.write(self.step, {f"held_out/{name}": value for name, value in measures.items()})
             yield events.Measured(self.stage.name, self.step, measures)
-        if sheet is not None:
+        if grid is not None:
             folder = self.run.folder / "samples"
             folder.mkdir(exist_ok=True)
-            log.pictures(self.step, sheet)
-            path: Path = write_sheet(folder / f"{self.step:08d}.png", sheet)
+            log.image(self.step, grid)
+            path = write_grid(folder / f"{self.step:08d}.png", grid)
             yield events.Sampled(self.stage.name, self.step, path)
 
     def _draws(self, purpose: str, *numbers: int) -> torch.Generator:

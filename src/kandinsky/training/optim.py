@@ -4,7 +4,8 @@ name.
 
 import importlib
 import math
-from collections.abc import Callable, Iterable
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 
 from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.training.config import OptimiserConfig, ScheduleConfig
-from kandinsky.training.ranks import Copies, Layout
+from kandinsky.training.fsdp import sharded_like
 
 Group = dict[str, Any]
+OptimiserClass = Callable[..., torch.optim.Optimizer]
 GROUP = "/"
 
 
@@ -34,51 +36,31 @@ def parameter_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -
     return [group for group in groups if group["params"]]
 
 
-def _adamw(groups: list[Group], config: OptimiserConfig, fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
-
-
-def _adafactor(groups: list[Group], config: OptimiserConfig, _: bool) -> torch.optim.Optimizer:
-    return torch.optim.Adafactor(groups, lr=config.lr)
-
-
-def _adamw8bit(groups: list[Group], config: OptimiserConfig, _: bool) -> torch.optim.Optimizer:
-    made: torch.optim.Optimizer = _installed("bitsandbytes", config.kind).optim.AdamW8bit(
-        groups, lr=config.lr, betas=config.betas, eps=config.eps
-    )
-    return made
-
-
-def _prodigy(groups: list[Group], config: OptimiserConfig, _: bool) -> torch.optim.Optimizer:
-    made: torch.optim.Optimizer = _installed("prodigyopt", config.kind).Prodigy(
-        groups, lr=config.lr, betas=config.betas, eps=config.eps
-    )
-    return made
-
-
-def _installed(package: str, kind: str) -> Any:
+def _installed(package: str, name: str, config: OptimiserConfig) -> OptimiserClass:
     try:
-        return importlib.import_module(package)
+        found: OptimiserClass = operator.attrgetter(name)(importlib.import_module(package))
     except ImportError as error:
         raise ConfigError(
-            f"optimiser.kind is {kind!r}, but {package} cannot be imported ({error}).",
+            f"optimiser.kind is {config.kind!r}, but {package} cannot be imported ({error}).",
             f"pip install {package}, or choose adamw or adafactor.",
         ) from error
-
-
-OPTIMISERS: dict[str, Callable[[list[Group], OptimiserConfig, bool], torch.optim.Optimizer]] = {
-    "adamw": _adamw,
-    "adafactor": _adafactor,
-    "adamw8bit": _adamw8bit,
-    "prodigy": _prodigy,
-}
+    return found
 
 
 def make_optimiser(parameters: dict[str, nn.Parameter], config: OptimiserConfig) -> torch.optim.Optimizer:
     """The optimiser of these parameters, in one fused kernel where the device has it."""
-    devices = {value.device.type for value in parameters.values()}
-    fused = devices <= {"cpu", "cuda"}
-    return OPTIMISERS[config.kind](parameter_groups(parameters, config.weight_decay), config, fused)
+    groups = parameter_groups(parameters, config.weight_decay)
+    settings: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
+    match config.kind:
+        case "adamw":
+            fused = {value.device.type for value in parameters.values()} <= {"cpu", "cuda"}
+            return torch.optim.AdamW(groups, **settings, fused=fused)
+        case "adafactor":
+            return torch.optim.Adafactor(groups, lr=config.lr)
+        case "adamw8bit":
+            return _installed("bitsandbytes", "optim.AdamW8bit", config)(groups, **settings)
+        case "prodigy":
+            return _installed("prodigyopt", "Prodigy", config)(groups, **settings)
 
 
 def rate_factor(config: ScheduleConfig, step: int, progress: float) -> float:
@@ -108,7 +90,8 @@ def optimiser_state(
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """An optimiser's state as tensors and as numbers, both named `<parameter>/<entry>`.
 
-    Numbers that an optimiser keeps for a whole group (Prodigy its rate) are named `/<group>/<entry>`.
+    Numbers that an optimiser keeps for a whole group (Prodigy its rate) are named `/<group>/<entry>`. Unlike
+    torch.distributed.checkpoint.state_dict this takes no step to make a state that is not there yet.
     """
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, float] = {
@@ -131,40 +114,32 @@ def restore_optimiser(
     parameters: dict[str, nn.Parameter],
     tensors: dict[str, Tensor],
     numbers: dict[str, float],
-    layout: Layout | None = None,
 ) -> None:
     """Puts back what `optimiser_state` gave; CheckpointError when it belongs to other parameters."""
-    layout = layout or Copies()
-    saved: dict[str, dict[str, Any]] = {}
-    for key, value in _both(tensors, numbers):
-        if key.startswith(GROUP):
-            place, _, entry = key.removeprefix(GROUP).partition("/")
-            optimiser.param_groups[int(place)][entry] = value
-            continue
+    found: dict[str, Tensor | float] = {**tensors, **numbers}
+    saved: dict[str, dict[str, Tensor | float]] = {}
+    for key, value in found.items():
         name, _, entry = key.rpartition("/")
-        saved.setdefault(name, {})[entry] = value
-    if unknown := sorted(saved.keys() - parameters.keys()):
-        raise CheckpointError(
-            f"The saved optimiser knows {len(unknown)} parameters not trained now, such as {unknown[0]}.",
-            "Resume with the configuration that the run was started with.",
-        )
+        if key.startswith(GROUP):
+            optimiser.param_groups[int(name.removeprefix(GROUP))][entry] = value
+        elif name in parameters:
+            saved.setdefault(name, {})[entry] = _placed(value, parameters[name])
+        else:
+            raise CheckpointError(
+                f"The saved optimiser knows parameters not trained now, such as {name}.",
+                "Resume with the configuration that the run was started with.",
+            )
     for name, state in saved.items():
-        parameter = parameters[name]
-        for entry, value in state.items():
-            if isinstance(value, Tensor) and value.ndim:
-                state[entry] = _like(layout.like(value, parameter), parameter)
-            elif isinstance(value, Tensor):
-                state[entry] = value.to(parameter.device) if parameter.is_cuda else value.clone()
-        optimiser.state[parameter] = state
+        optimiser.state[parameters[name]] = state
 
 
-def _like(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A moment in memory as its weight lies (channels last included), or fused kernels would refuse it."""
+def _placed(value: Tensor | float, parameter: nn.Parameter) -> Tensor | float:
+    """An entry where its parameter is, and in memory as it is: fused kernels refuse other moments."""
+    if not isinstance(value, Tensor):
+        return value
+    if not value.ndim:
+        return value.to(parameter.device) if parameter.is_cuda else value.clone()
+    value = sharded_like(value, parameter)
     if value.shape != parameter.shape:
         return value.to(parameter.device)
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
-def _both(tensors: dict[str, Tensor], numbers: dict[str, float]) -> Iterable[tuple[str, Any]]:
-    yield from tensors.items()
-    yield from numbers.items()

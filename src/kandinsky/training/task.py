@@ -1,23 +1,24 @@
 """A training task as a value: what learns, what it minimises, and on which data; the loop knows nothing else.
 
 Full training, an adapter, one row of an embedding or two networks against each other differ only in the
-`Player`s: the module whose parameters learn, and a function of a batch that uses it. The networks around it
-are closed over.
+`Trainable`s: the module whose parameters learn, and a loss of a batch that closes over the other networks.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from kandinsky.training.config import OptimiserConfig, Stage
-from kandinsky.training.data.order import Order
-from kandinsky.training.ranks import ALONE, World
+from kandinsky.training.data.samplers import Order
+from kandinsky.training.distributed import ALONE, World
+from kandinsky.training.image_grid import ImageGrid
+
+B = TypeVar("B")
+B_co = TypeVar("B_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,14 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One batch in the hands of one player.
+class StepContext(Generic[B]):
+    """One batch for one trainable.
 
     `generator` lives on `device` and is the only source of randomness a loss may use. `shared` passes
-    tensors to the players that have the same batch next (a reconstruction for its critic).
+    tensors to the trainables that have the same batch next (a reconstruction for its critic).
     """
 
-    batch: Any
+    batch: B
     step: int
     device: torch.device
     generator: torch.Generator
@@ -52,19 +53,19 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Player:
+class Trainable(Generic[B]):
     """One module that learns (those of its parameters that require gradients), and what it minimises.
 
-    `begins` is its first step; `ema` whether a running mean of it is kept; `compiled` are the modules whose
+    `begins` is its first step; `ema` whether a average of it is kept; `compiled` are the modules whose
     forward is worth compiling when the settings ask for it. `finish` changes a float32 copy of the module, in
-    evaluation mode with the running mean as weights, when the stage ends; later stages then load that copy,
+    evaluation mode with the average as weights, when the stage ends; later stages then load that copy,
     while what a resumed run continues from stays as it was. `networks` are those parts of the module that
     may be spread over processes: they learn as a whole, and losses call them as a whole.
     """
 
     name: str
     module: nn.Module
-    loss: Callable[[Turn], Losses]
+    loss: Callable[[StepContext[B]], Losses]
     optimiser: OptimiserConfig
     begins: int = 0
     ema: bool = True
@@ -73,47 +74,44 @@ class Player:
     networks: tuple[nn.Module, ...] = ()
 
 
-class Source(Protocol):
+class Source(Protocol[B_co]):
     """Examples by number; a batch is the same for the same indices and an equal generator."""
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Any:
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> B_co:
         """The examples of these indices, augmented by draws of `generator` (on the CPU)."""
         ...
 
 
-Sheet = npt.NDArray[np.uint8]
-
-
 @dataclass(frozen=True)
-class Task:
+class Task(Generic[B]):
     """Everything that is particular to one kind of training.
 
-    `extra` holds tensors that must survive a resume but are not trained (histories of samplers); `settle` is
+    `extra` holds tensors that must survive a resume but are not trained (histories of samplers); `sync` is
     called at the end of each step, by all processes, and makes them the same everywhere. `order`
     makes the order of examples from the batch size and the seed; without it each is seen once an epoch.
-    `sheet` draws a picture (H, W, 3) of what the players can do, `measure` gives numbers; both are called
-    with the running means in place, without gradients, and with the same generator each time.
+    `grid` draws an image (H, W, 3) of what the trainables can do, `measure` gives numbers; both are called
+    with the averages in place, without gradients, and with the same generator each time.
     """
 
-    players: tuple[Player, ...]
-    data: Source
+    trainables: tuple[Trainable[B], ...]
+    data: Source[B]
     extra: nn.Module | None = None
-    settle: Callable[[World], None] | None = None
+    sync: Callable[[World], None] | None = None
     order: Callable[[int, int], Order] | None = None
-    sheet: Callable[[torch.Generator], Sheet] | None = None
+    grid: Callable[[torch.Generator], ImageGrid] | None = None
     measure: Callable[[torch.Generator], dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainState:
     """A task, its settings, and where it happens; `folder` receives checkpoints, losses and samples.
 
     `world` are the processes that share it.
     """
 
-    task: Task
+    task: Task[Any]
     stage: Stage
     folder: Path
     seed: int = 0

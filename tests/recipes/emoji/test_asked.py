@@ -7,7 +7,7 @@ from kandinsky.core.errors import DataError
 from kandinsky.recipes.emoji import asked
 from kandinsky.recipes.emoji.colours import NAMES
 from kandinsky.recipes.emoji.plain_words import LANGUAGES, plain_nouns
-from kandinsky.training.data.words import COLOURS
+from kandinsky.recipes.emoji.vocabulary import COLOURS
 
 
 def picture(ground: str, thing: str) -> torch.Tensor:

@@ -12,7 +12,7 @@ from kandinsky.recipes.emoji.colours import (
     target_lab,
 )
 from kandinsky.recipes.emoji.recolour import measured, recoloured
-from kandinsky.training.data.words import COLOURS
+from kandinsky.recipes.emoji.vocabulary import COLOURS
 
 RED, BLUE, GREY = (NAMES.index(name) for name in ("red", "blue", "grey"))
 

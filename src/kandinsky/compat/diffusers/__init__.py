@@ -15,7 +15,7 @@ from kandinsky.compat.diffusers.auto import (
     AutoPipelineForInpainting,
     AutoPipelineForText2Image,
 )
-from kandinsky.compat.diffusers.parts import (
+from kandinsky.compat.diffusers.models import (
     CLIPTextModelWithProjection,
     CLIPVisionModelWithProjection,
     Kandinsky3UNet,
@@ -25,6 +25,7 @@ from kandinsky.compat.diffusers.parts import (
     UNet2DConditionModel,
     VQModel,
 )
+from kandinsky.compat.diffusers.outputs import ImagePipelineOutput, KandinskyPriorPipelineOutput
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
 from kandinsky.compat.diffusers.pipelines import (
     Kandinsky3Img2ImgPipeline,
@@ -64,8 +65,7 @@ from kandinsky.compat.diffusers.tokenizers import (
     T5Tokenizer,
     XLMRobertaTokenizerFast,
 )
-from kandinsky.compat.diffusers.tools import load_image, make_image_grid
-from kandinsky.compat.diffusers.values import ImagePipelineOutput, KandinskyPriorPipelineOutput
+from kandinsky.compat.diffusers.utils import load_image, make_image_grid
 
 __all__ = [
     "AttnAddedKVProcessor",

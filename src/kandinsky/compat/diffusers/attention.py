@@ -10,7 +10,7 @@ from kandinsky.core.errors import RequestError, nearest
 class AttentionProcessor:
     """A name for the one attention there is (exact, fused, memory-efficient); it holds nothing."""
 
-    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def __init__(self, *_: object, **__: object) -> None: ...
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -46,7 +46,7 @@ EQUIVALENT = (
 """Published processors that all compute the same attention, by the names of their classes."""
 
 
-def check_processors(processor: Any, names: list[str]) -> dict[str, Any]:
+def check_processors(processor: object, names: list[str]) -> dict[str, Any]:
     """A processor for each attention, from one for all or a mapping by `names`.
 
     Raises RequestError for a mapping that misses some, and for a processor that might change the attention.

@@ -35,7 +35,7 @@ class AutoPipeline:
 
     TASK: ClassVar[str]
 
-    def __init__(self, *_: Any, **__: Any) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         raise RequestError(
             f"{type(self).__name__} is not made by its name.", "Use its from_pretrained or from_pipe."
         )
@@ -57,7 +57,7 @@ class AutoPipeline:
         return whole.from_pretrained(pretrained_model_or_path, **options)
 
     @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **changes: Any) -> Any:
+    def from_pipe(cls, pipeline: DiffusionPipeline, **changes: object) -> Any:
         """A pipeline for this task on the components of another, whole when the other is."""
         whole, decoder = cls._classes(type(pipeline).__name__)
         kind = whole if "prior_prior" in pipeline.components else decoder

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from kandinsky.core.errors import RequestError
 from kandinsky.core.images import Picture, read_mask, read_picture, round_up, to_array
 
 CLOSE_TO_ZERO = 1e-6
+T = TypeVar("T")
 
 
 def texts(value: str | Sequence[str], name: str = "prompt") -> list[str]:
@@ -25,21 +26,21 @@ def texts(value: str | Sequence[str], name: str = "prompt") -> list[str]:
     return found
 
 
-def counted(value: Any, name: str) -> int:
+def counted(value: object, name: str) -> int:
     """A number of things of which there is at least one; RequestError for anything else."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise RequestError(f"{name} is {value!r}.", "Give a whole number from 1 up.")
     return int(value)
 
 
-def scaled(value: Any, name: str = "guidance_scale") -> float:
+def scaled(value: object, name: str = "guidance_scale") -> float:
     """A number that is finite; RequestError for anything else."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise RequestError(f"{name} is {value!r}.", "Give a number, such as 4.")
     return float(value)
 
 
-def paired(values: list[Any], count: int, name: str) -> list[Any]:
+def paired(values: list[T], count: int, name: str) -> list[T]:
     """`values` for `count` prompts: one for all or one for each; raises RequestError for any other number."""
     if len(values) == 1:
         return values * count
@@ -51,12 +52,12 @@ def paired(values: list[Any], count: int, name: str) -> list[Any]:
     return values
 
 
-def repeated(values: list[Any], times: int) -> list[Any]:
+def repeated(values: Sequence[T], times: int) -> list[T]:
     """Each value `times` times, its copies next to each other."""
     return [value for value in values for _ in range(times)]
 
 
-def embeddings(value: Any, name: str) -> Tensor:
+def embeddings(value: object, name: str) -> Tensor:
     """Embeddings (B, D) from a tensor, an array, or a list of them; raises RequestError for anything else."""
     parts = value if isinstance(value, list | tuple) else [value]
     if not parts or not all(isinstance(part, Tensor | np.ndarray) for part in parts):
@@ -67,7 +68,7 @@ def embeddings(value: Any, name: str) -> Tensor:
     return torch.cat([row if row.ndim == 2 else row[None] for row in rows])
 
 
-def spread(value: Any, rows: int, copies: int) -> list[Any]:
+def spread(value: object, rows: int, copies: int) -> list[Any]:
     """Pictures of prompts as pictures of `rows` rows, `copies` next to each other for each prompt; one
     serves all.
 
@@ -76,7 +77,7 @@ def spread(value: Any, rows: int, copies: int) -> list[Any]:
     return repeated(paired(split(value), rows // copies, "image"), copies)
 
 
-def split(value: Any) -> list[Any]:
+def split(value: object) -> list[Any]:
     """Single pictures: of a batch (B, ...) each, of a list each, of anything else itself."""
     if isinstance(value, list | tuple):
         return [one for item in value for one in split(item)]
@@ -85,7 +86,7 @@ def split(value: Any) -> list[Any]:
     return [value]
 
 
-def _bytes(image: Any) -> Any:
+def _bytes(image: object) -> Any:
     """An array of whole numbers in a floating type is a picture of 0..255; all else is left as it is."""
     if isinstance(image, np.ndarray) and image.dtype.kind == "f" and image.size and image.max() > 1:
         return np.round(image).clip(0, 255).astype(np.uint8)
@@ -116,7 +117,7 @@ class Pictures:
 
 
 def images(
-    value: Any, width: int, height: int, multiple: int, *, hint: bool = False, centred: bool = False
+    value: object, width: int, height: int, multiple: int, *, hint: bool = False, centred: bool = False
 ) -> Pictures:
     """Pictures from PIL images, arrays (H, W, 3) of 0..255 or 0..1, tensors (3, H, W), batches or lists of
     them.
@@ -163,7 +164,7 @@ def region(image: Any, mask: Any, width: int, height: int, multiple: int) -> tup
     return Pictures([picture for picture, _ in sized], pixels), [mask for _, mask in sized]
 
 
-def _grey(mask: Any) -> Any:
+def _grey(mask: object) -> Any:
     """A mask as a picture or an array (H, W)."""
     if isinstance(mask, Tensor):
         mask = mask.detach().float().cpu().numpy()

@@ -70,12 +70,12 @@ def layered(modules: Mapping[str, nn.Module], device: torch.device) -> Offload:
 def _fetcher(device: torch.device) -> Callable[..., Any]:
     """Moves a layer and what it is called with."""
 
-    def fetch(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    def fetch(layer: nn.Module, arguments: tuple[object, ...]) -> tuple[Any, ...]:
         layer.to(device)
         return tuple(one.to(device) if isinstance(one, Tensor) else one for one in arguments)
 
     return fetch
 
 
-def _put_back(layer: nn.Module, *_: Any) -> None:
+def _put_back(layer: nn.Module, *_: object) -> None:
     layer.to("cpu")

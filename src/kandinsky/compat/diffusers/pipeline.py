@@ -9,19 +9,18 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
+from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.checkpoints.diffusers_folder import Folder, write_model_index
 from kandinsky.compat.calls import signed
-from kandinsky.compat.diffusers import adapting, offload
+from kandinsky.compat.diffusers import loras, offload
 from kandinsky.compat.diffusers.files import model_folder
-from kandinsky.compat.diffusers.parts import PARTS, Part, original_of
+from kandinsky.compat.diffusers.models import PARTS, Part, original_of
+from kandinsky.compat.diffusers.outputs import Config
 from kandinsky.compat.diffusers.schedulers import SchedulerMixin, load_scheduler
 from kandinsky.compat.diffusers.tokenizers import CLIPImageProcessor, CLIPTokenizer
-from kandinsky.compat.diffusers.values import Config
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
-from kandinsky.engine import adapters
+from kandinsky.engine import loras as adapters
 from kandinsky.engine.devices import DTYPES, choose_device, choose_dtype
-
-PRIOR_PREFIX = "prior_"
 
 
 class DiffusionPipeline:
@@ -32,11 +31,11 @@ class DiffusionPipeline:
 
     COMPONENTS: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, **components: Any) -> None:
+    def __init__(self, **components: object) -> None:
         for name, component in components.items():
             setattr(self, name, component)
         self._offload: offload.Offload | None = None
-        self._progress: dict[str, Any] = {}
+        self._progress: dict[str, object] = {}
 
     @classmethod
     def from_pretrained(
@@ -48,7 +47,7 @@ class DiffusionPipeline:
         revision: str | None = None,
         use_safetensors: bool | None = None,
         prior: str | Path | None = None,
-        **components: Any,
+        **components: object,
     ) -> Any:
         """Loads a pipeline from a folder or a Hub id, in float32 unless told otherwise; components given
         are used.
@@ -77,7 +76,7 @@ class DiffusionPipeline:
         return kind(**{name: {**parts, **given}[name] for name in kind.COMPONENTS})
 
     @classmethod
-    def from_pipe(cls, pipeline: "DiffusionPipeline", **changes: Any) -> Any:
+    def from_pipe(cls, pipeline: "DiffusionPipeline", **changes: object) -> Any:
         """A pipeline of this class on the components of another; `changes` replace some of them."""
         parts = {**pipeline.components, **changes}
         if missing := [name for name in cls.COMPONENTS if name not in parts]:
@@ -159,14 +158,14 @@ class DiffusionPipeline:
             module.to(device=place, dtype=dtype)
         return self
 
-    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: object = None) -> None:
         """Keeps the networks in main memory and each on the accelerator only while it works.
 
         Without an accelerator nothing moves.
         """
         self._offload_by(offload.whole, gpu_id, device)
 
-    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: object = None) -> None:
         """As `enable_model_cpu_offload`, but layer by layer: least memory, and much slower."""
         self._offload_by(offload.layered, gpu_id, device)
 
@@ -195,13 +194,13 @@ class DiffusionPipeline:
         with self._offload.loaded([name for name in names if name in self._modules]):
             yield
 
-    def enable_xformers_memory_efficient_attention(self, *_: Any, **__: Any) -> None:
+    def enable_xformers_memory_efficient_attention(self, *_: object, **__: object) -> None:
         """Accepted: attention is fused and memory-efficient without it."""
 
     def disable_xformers_memory_efficient_attention(self) -> None:
         """Accepted: attention stays fused."""
 
-    def enable_attention_slicing(self, slice_size: Any = "auto") -> None:
+    def enable_attention_slicing(self, slice_size: object = "auto") -> None:
         """Accepted: fused attention never holds a whole attention matrix, so there is nothing to slice."""
 
     def disable_attention_slicing(self) -> None:
@@ -212,45 +211,45 @@ class DiffusionPipeline:
         pretrained_model_name_or_path_or_dict: str | Path,
         adapter_name: str | None = None,
         weight_name: str | None = None,
-        **ignored: Any,
+        **ignored: object,
     ) -> None:
         """Adds an adapter from a file, a folder or a Hub id; raises CheckpointError when it does not fit."""
-        adapting.load_lora(self, pretrained_model_name_or_path_or_dict, weight_name, adapter_name)
+        loras.load_lora(self, pretrained_model_name_or_path_or_dict, weight_name, adapter_name)
 
     def unload_lora_weights(self) -> None:
         """Takes all adapters off; pictures are then bit for bit those without."""
-        adapters.unload_lora(adapting.networks_of(self))
+        adapters.unload_lora(loras.networks_of(self))
 
     def delete_adapters(self, adapter_names: str | list[str]) -> None:
         """Takes the named adapters off; raises RequestError for one that is not there."""
         for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
-            adapters.unload_lora(adapting.networks_of(self), name)
+            adapters.unload_lora(loras.networks_of(self), name)
 
     def set_adapters(
         self, adapter_names: str | list[str], adapter_weights: float | list[float] | None = None
     ) -> None:
         """Lets only these adapters act, as strongly as the weights say."""
-        adapting.set_adapters(self, adapter_names, adapter_weights)
+        loras.set_adapters(self, adapter_names, adapter_weights)
 
     def get_active_adapters(self) -> list[str]:
         """The names of the adapters that act."""
-        return [name for name, scale in adapters.worn(adapting.networks_of(self)).items() if scale]
+        return [name for name, scale in adapters.applied(loras.networks_of(self)).items() if scale]
 
-    def fuse_lora(self, **ignored: Any) -> None:
+    def fuse_lora(self, **ignored: object) -> None:
         """Adds the adapters to the weights, as strongly as they act now."""
-        adapters.merge(adapting.networks_of(self))
+        adapters.merge(loras.networks_of(self))
 
-    def unfuse_lora(self, **ignored: Any) -> None:
+    def unfuse_lora(self, **ignored: object) -> None:
         """Undoes `fuse_lora` to the last bit."""
-        adapters.unmerge(adapting.networks_of(self))
+        adapters.unmerge(loras.networks_of(self))
 
     def load_textual_inversion(
-        self, pretrained_model_name_or_path: str | Path, weight_name: str | None = None, **ignored: Any
+        self, pretrained_model_name_or_path: str | Path, weight_name: str | None = None, **ignored: object
     ) -> None:
         """Teaches the text encoders the learned words of a file, a folder or a Hub id."""
-        adapting.load_words(self, pretrained_model_name_or_path, weight_name)
+        loras.load_words(self, pretrained_model_name_or_path, weight_name)
 
-    def set_progress_bar_config(self, **settings: Any) -> None:
+    def set_progress_bar_config(self, **settings: object) -> None:
         """`disable=True` silences the progress bar; other settings of that bar are accepted."""
         self._progress = settings
 

@@ -7,14 +7,14 @@ Each class says which task of which generation its name stands for; what it does
 from typing import Any, ClassVar
 
 from kandinsky.compat.calls import signed
+from kandinsky.compat.diffusers.callbacks import LATENTS
 from kandinsky.compat.diffusers.combined import PRIOR_COMPONENTS, CombinedPipeline
-from kandinsky.compat.diffusers.decoders import DecoderPipeline, TextDecoderPipeline
-from kandinsky.compat.diffusers.following import LATENTS
-from kandinsky.compat.diffusers.one_text import EMBEDS, OneTextPipeline
+from kandinsky.compat.diffusers.decoder import DecoderPipeline, TextDecoderPipeline
+from kandinsky.compat.diffusers.decoder_t5 import EMBEDS, OneTextPipeline
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
 from kandinsky.compat.diffusers.prior import PriorPipeline
 
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, object] = {
     "callback": None,
     "callback_on_step_end": None,
     "callback_on_step_end_tensor_inputs": LATENTS,

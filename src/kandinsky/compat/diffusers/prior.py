@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from kandinsky.compat.diffusers.draws import Generators, rng_of
-from kandinsky.compat.diffusers.following import LATENTS, Callbacks, follow
+from kandinsky.compat.diffusers.callbacks import LATENTS, Callbacks, follow
+from kandinsky.compat.diffusers.generators import Generators, rng_of
 from kandinsky.compat.diffusers.inputs import counted, embeddings, paired, repeated, scaled, texts
-from kandinsky.compat.diffusers.parts import native_of
+from kandinsky.compat.diffusers.models import native_of
+from kandinsky.compat.diffusers.outputs import KandinskyPriorPipelineOutput
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
 from kandinsky.compat.diffusers.schedulers import schedule_of
-from kandinsky.compat.diffusers.steering import SteppedPrior
-from kandinsky.compat.diffusers.values import KandinskyPriorPipelineOutput
+from kandinsky.compat.diffusers.step_networks import SteppedPrior
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.prior_stage import EncodedText, PriorStage
 from kandinsky.conditioning.tokenizer import Tokenizer
@@ -112,12 +112,12 @@ class PriorPipeline(DiffusionPipeline):
         "scheduler",
         "image_processor",
     )
-    prior: Any
-    image_encoder: Any
-    text_encoder: Any
-    tokenizer: Any
-    scheduler: Any
-    image_processor: Any
+    prior: object
+    image_encoder: object
+    text_encoder: object
+    tokenizer: object
+    scheduler: object
+    image_processor: object
     _callback_tensor_inputs: ClassVar[list[str]] = [
         "latents",
         "prompt_embeds",
@@ -126,7 +126,7 @@ class PriorPipeline(DiffusionPipeline):
     ]
 
     __init__ = made_of(COMPONENTS)
-    _known: tuple[tuple[Any, ...], tuple[Any, Any], PriorStage] | None = None
+    _known: tuple[tuple[object, ...], tuple[object, object], PriorStage] | None = None
 
     @property
     def _stage(self) -> PriorStage:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component
 from kandinsky.checkpoints.maps.scheduler import FILE, schedule_from_json
-from kandinsky.compat.diffusers.draws import Generators, GivenFirst, rng_of
 from kandinsky.compat.diffusers.files import component_folder
-from kandinsky.compat.diffusers.values import Config, SchedulerOutput
+from kandinsky.compat.diffusers.generators import Generators, GivenFirst, rng_of
+from kandinsky.compat.diffusers.outputs import Config, SchedulerOutput
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.rng import Rng
 from kandinsky.diffusion.denoiser import make_denoiser
@@ -20,7 +20,7 @@ from kandinsky.diffusion.process import in_working_precision
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.schedule import Schedule
 
-_COMMON: dict[str, Any] = {"num_train_timesteps": 1000, "prediction_type": "epsilon", "steps_offset": 0}
+_COMMON: dict[str, object] = {"num_train_timesteps": 1000, "prediction_type": "epsilon", "steps_offset": 0}
 
 
 class SchedulerMixin:
@@ -29,11 +29,11 @@ class SchedulerMixin:
     Raises CheckpointError for settings that no sampler of ours follows.
     """
 
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {}
+    DEFAULTS: ClassVar[Mapping[str, object]] = {}
     init_noise_sigma = 1.0
     order = 1
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **settings: object) -> None:
         settings = {**settings, "_class_name": type(self).__name__}
         self.config = Config(settings, {**_COMMON, **self.DEFAULTS})
         self.schedule: Schedule = schedule_from_json(settings)
@@ -41,7 +41,7 @@ class SchedulerMixin:
         self.num_inference_steps: int | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], **changes: Any) -> Self:
+    def from_config(cls, config: Mapping[str, object], **changes: object) -> Self:
         """The same settings for this class; of another scheduler's configuration only what was stated
         counts."""
         stated = config.stated if isinstance(config, Config) else config
@@ -50,7 +50,7 @@ class SchedulerMixin:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, subfolder: str | None = None, *, revision: str | None = None, **changes: Any
+        cls, path: str | Path, subfolder: str | None = None, *, revision: str | None = None, **changes: object
     ) -> Self:
         """Reads scheduler_config.json from a folder or a Hub id; raises CheckpointError when there is
         none."""
@@ -74,7 +74,7 @@ class SchedulerMixin:
         self.num_inference_steps = num_inference_steps
         self.timesteps = torch.tensor(self.schedule.times(num_inference_steps), device=device)
 
-    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+    def scale_model_input(self, sample: Tensor, timestep: object = None) -> Tensor:
         """The sample itself: every sampler here works on latents of unit variance."""
         return sample
 
@@ -141,7 +141,7 @@ def _rng(generator: Generators, model_output: Tensor) -> Rng:
 class DDPMScheduler(SteppingScheduler):
     """The sampler "ddpm"."""
 
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {
+    DEFAULTS: ClassVar[Mapping[str, object]] = {
         "clip_sample": True,
         "clip_sample_range": 1.0,
         "thresholding": False,
@@ -152,7 +152,7 @@ class DDPMScheduler(SteppingScheduler):
     def step(
         self,
         model_output: Tensor,
-        timestep: Any,
+        timestep: object,
         sample: Tensor,
         generator: Generators = None,
         return_dict: bool = True,
@@ -169,7 +169,7 @@ class DDPMScheduler(SteppingScheduler):
 class DDIMScheduler(SteppingScheduler):
     """The sampler "ddim", in pipelines without noise of its own (eta 0)."""
 
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {
+    DEFAULTS: ClassVar[Mapping[str, object]] = {
         "clip_sample": True,
         "clip_sample_range": 1.0,
         "thresholding": False,
@@ -180,7 +180,7 @@ class DDIMScheduler(SteppingScheduler):
     def step(
         self,
         model_output: Tensor,
-        timestep: Any,
+        timestep: object,
         sample: Tensor,
         eta: float = 0.0,
         use_clipped_model_output: bool = False,
@@ -206,46 +206,46 @@ class DDIMScheduler(SteppingScheduler):
 class PNDMScheduler(SchedulerMixin):
     """The sampler "plms"; the Runge-Kutta warm-up of the peer's class is never taken."""
 
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {"skip_prk_steps": True, "timestep_spacing": "leading"}
+    DEFAULTS: ClassVar[Mapping[str, object]] = {"skip_prk_steps": True, "timestep_spacing": "leading"}
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **settings: object) -> None:
         super().__init__(**{"skip_prk_steps": True, **settings})
 
 
 class DPMSolverMultistepScheduler(SchedulerMixin):
     """The sampler "dpmpp_2m"."""
 
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {"thresholding": False, "timestep_spacing": "linspace"}
+    DEFAULTS: ClassVar[Mapping[str, object]] = {"thresholding": False, "timestep_spacing": "linspace"}
 
 
 class UniPCMultistepScheduler(SchedulerMixin):
     """The sampler "unipc"."""
 
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {"thresholding": False, "timestep_spacing": "linspace"}
+    DEFAULTS: ClassVar[Mapping[str, object]] = {"thresholding": False, "timestep_spacing": "linspace"}
 
 
 class EulerDiscreteScheduler(SchedulerMixin):
     """The sampler "euler"."""
 
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {"timestep_spacing": "linspace"}
+    DEFAULTS: ClassVar[Mapping[str, object]] = {"timestep_spacing": "linspace"}
 
 
 class EulerAncestralDiscreteScheduler(SchedulerMixin):
     """The sampler "euler_ancestral"."""
 
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {"timestep_spacing": "linspace"}
+    DEFAULTS: ClassVar[Mapping[str, object]] = {"timestep_spacing": "linspace"}
 
 
 class HeunDiscreteScheduler(SchedulerMixin):
     """The sampler "heun"."""
 
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {"clip_sample": False, "timestep_spacing": "linspace"}
+    DEFAULTS: ClassVar[Mapping[str, object]] = {"clip_sample": False, "timestep_spacing": "linspace"}
 
 
 class UnCLIPScheduler(SteppingScheduler):
     """The prior's sampler: "ddpm" on squared-cosine times that are spread evenly."""
 
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {
+    DEFAULTS: ClassVar[Mapping[str, object]] = {
         "clip_sample": True,
         "clip_sample_range": 1.0,
         "variance_type": "fixed_small_log",
@@ -283,7 +283,7 @@ SCHEDULERS: dict[str, type[SchedulerMixin]] = {
 }
 
 
-def schedule_of(scheduler: Any) -> Schedule:
+def schedule_of(scheduler: object) -> Schedule:
     """The settings that a scheduler stands for; CheckpointError for one that is not from this package."""
     if not isinstance(scheduler, SchedulerMixin):
         raise CheckpointError(

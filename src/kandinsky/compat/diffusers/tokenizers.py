@@ -10,7 +10,7 @@ from torch import Tensor
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component
 from kandinsky.checkpoints.files import make_folder
 from kandinsky.compat.diffusers.files import component_folder
-from kandinsky.compat.diffusers.values import Output
+from kandinsky.compat.diffusers.outputs import Output
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.files import write_atomically
@@ -50,7 +50,7 @@ class CLIPTokenizer:
         return cls(load_tokenizer(path, kind), path, kind or cls.__name__)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, subfolder: str | None = None, **ignored: Any) -> Self:
+    def from_pretrained(cls, path: str | Path, subfolder: str | None = None, **ignored: object) -> Self:
         """Reads a tokenizer from a folder or a Hub id."""
         return cls.from_folder(*component_folder(path, subfolder))
 
@@ -60,7 +60,7 @@ class CLIPTokenizer:
         return self.native.max_length or 77
 
     def __call__(
-        self, text: str | Sequence[str], *, max_length: int | None = None, **ignored: Any
+        self, text: str | Sequence[str], *, max_length: int | None = None, **ignored: object
     ) -> BatchEncoding:
         """Texts to ids and mask (B, L), cut or padded to `max_length` (default: the model's)."""
         texts = [text] if isinstance(text, str) else list(text)
@@ -95,7 +95,7 @@ class CLIPImageProcessor:
         return cls(ClipPreprocess.from_json(folder.config(name)))
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, subfolder: str | None = None, **ignored: Any) -> Self:
+    def from_pretrained(cls, path: str | Path, subfolder: str | None = None, **ignored: object) -> Self:
         """Reads preprocessor_config.json from a folder or a Hub id."""
         return cls.from_folder(*component_folder(path, subfolder))
 

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import kandinsky
+from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.checkpoints.files import INDEX
 from kandinsky.checkpoints.maps.original_files import INPAINTING
 from kandinsky.checkpoints.original import open_original
 from kandinsky.compat.diffusers.files import model_folder
-from kandinsky.compat.diffusers.pipeline import PRIOR_PREFIX
 from kandinsky.compat.diffusers.pipelines import KandinskyV22PriorPipeline
 from kandinsky.compat.kandinsky2.files import original_folder
-from kandinsky.compat.kandinsky2.first import Kandinsky2
-from kandinsky.compat.kandinsky2.second import Kandinsky2_1
-from kandinsky.compat.kandinsky2.third import TASKS, Kandinsky2_2
+from kandinsky.compat.kandinsky2.v2_0 import Kandinsky2
+from kandinsky.compat.kandinsky2.v2_1 import Kandinsky2_1
+from kandinsky.compat.kandinsky2.v2_2 import TASKS, Kandinsky2_2
 from kandinsky.compat.kinds import check_kind
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
 from kandinsky.engine.devices import choose_device, choose_dtype
@@ -43,7 +43,7 @@ HUB_DECODERS = {
 
 
 def get_kandinsky2(
-    device: Any,
+    device: object,
     task_type: str = "text2img",
     cache_dir: str | Path = CACHE,
     use_auth_token: str | None = None,

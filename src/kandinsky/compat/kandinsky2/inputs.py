@@ -51,7 +51,7 @@ def sized(picture: Any, width: int, height: int) -> Image:
     return fromarray(to_array(open_picture(picture), width, height))
 
 
-def repainted(mask: Any, width: int, height: int) -> NDArray[np.bool_]:
+def repainted(mask: object, width: int, height: int) -> NDArray[np.bool_]:
     """Where a mask asks for repainting, (height, width): everywhere but where it is 1 (or 255, in bytes up
     to 255).
 

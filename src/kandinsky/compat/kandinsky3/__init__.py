@@ -20,9 +20,10 @@ from kandinsky.compat.kandinsky3.pipelines import (
 )
 from kandinsky.conditioning.one_text import OneTextConditioner
 from kandinsky.core.errors import RequestError, nearest
+from kandinsky.engine.acceleration.networks import laid_out_model
 from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.quantize import check_quantize, quantize
-from kandinsky.engine.residence import Residence
+from kandinsky.engine.weight_residency import WeightResidency
 from kandinsky.generations.k30 import load
 from kandinsky.generations.loading import Placement
 from kandinsky.generations.model import Model
@@ -41,8 +42,8 @@ PARTS = ("unet", "text_encoder", "movq")
 
 
 def get_T2I_pipeline(  # noqa: N802  (the name that existing code uses)
-    device_map: Any,
-    dtype_map: Any = torch.float32,
+    device_map: object,
+    dtype_map: object = torch.float32,
     low_cpu_mem_usage: bool = True,
     load_in_8bit: bool = False,
     load_in_4bit: bool = False,
@@ -70,8 +71,8 @@ def get_T2I_pipeline(  # noqa: N802  (the name that existing code uses)
 
 
 def get_T2I_Flash_pipeline(  # noqa: N802
-    device_map: Any,
-    dtype_map: Any = torch.float32,
+    device_map: object,
+    dtype_map: object = torch.float32,
     low_cpu_mem_usage: bool = True,
     load_in_8bit: bool = False,
     load_in_4bit: bool = False,
@@ -88,8 +89,8 @@ def get_T2I_Flash_pipeline(  # noqa: N802
 
 
 def get_inpainting_pipeline(
-    device_map: Any,
-    dtype_map: Any = torch.float32,
+    device_map: object,
+    dtype_map: object = torch.float32,
     low_cpu_mem_usage: bool = True,
     load_in_8bit: bool = False,
     load_in_4bit: bool = False,
@@ -119,8 +120,8 @@ def _width(eight: bool, four: bool) -> str | None:
 
 def _load(
     variant: str | None,
-    device_map: Any,
-    dtype_map: Any,
+    device_map: object,
+    dtype_map: object,
     cache_dir: str | Path,
     paths: tuple[str | Path | None, str | Path | None, str | Path | None],
     width: str | None,
@@ -141,7 +142,7 @@ def _load(
     place = Placement(torch.device("cpu"), widest, variant, parked=width is not None)
     model = load(folder, None, place)
     for part, module in model.modules.items():
-        residence = Residence(place.shelf, devices[part], dtypes[part])
+        residence = WeightResidency(place.shelf, devices[part], dtypes[part])
         if width is not None and part == "text_encoder":
             quantize(module, width, residence)
         elif width is not None:
@@ -152,10 +153,10 @@ def _load(
     assert isinstance(conditioner, OneTextConditioner)  # what `load` wires
     device, dtype = devices["unet"], dtypes["unet"]
     told = replace(conditioner, device=device, dtype=dtype)
-    return replace(model, conditioner=told, device=device, dtype=dtype)
+    return laid_out_model(replace(model, conditioner=told, device=device, dtype=dtype))
 
 
-def _by_part(value: Any, name: str) -> dict[str, Any]:
+def _by_part(value: object, name: str) -> dict[str, Any]:
     """One value by part; raises RequestError for a map with other parts or without some."""
     if not isinstance(value, Mapping):
         return dict.fromkeys(PARTS, value)

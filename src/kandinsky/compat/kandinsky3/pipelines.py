@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from typing import Any
@@ -20,12 +20,13 @@ from kandinsky.compat.terminal import shown
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.conditioning.one_text import OneTextConditioner
 from kandinsky.core.errors import RequestError
-from kandinsky.core.events import Event, Finished, Result
+from kandinsky.core.events import Result
 from kandinsky.core.images import open_picture
-from kandinsky.core.requests import Request
+from kandinsky.core.requests import Request, Row
+from kandinsky.engine.acceleration.networks import accelerated_model
 from kandinsky.generations.model import Model
-from kandinsky.tasks.check import check
 from kandinsky.tasks.generate import generate
+from kandinsky.tasks.resolve import Resolved, resolve
 
 LARGEST_AREA = 1024 * 1024
 """Input pictures above it are made smaller."""
@@ -54,7 +55,7 @@ class Facade:
         return torch.randn(shape, device=self.device)
 
     def _pictures(
-        self, fields: Mapping[str, Any], count: int, size: int, eta: float, mask: Tensor | None = None
+        self, fields: Mapping[str, object], count: int, size: int, eta: float, mask: Tensor | None = None
     ) -> list[Image]:
         """The pictures of a request, `count` of its prompt, `size` at once; `eta` is the square of ours."""
         if not isinstance(fields["prompt"], str):
@@ -66,20 +67,19 @@ class Facade:
         conditioner = self.model.conditioner
         assert isinstance(conditioner, OneTextConditioner)  # what this release is always wired with
         model = replace(self.model, conditioner=replace(conditioner, cut_negatives=self.cut_negatives))
-        acts = model.schedule.sampler == "ddim"
-        request = Request(**fields, count=count, seed=0, eta=math.sqrt(eta) if acts else None)
-        filled = request.filled(model.defaults)
-        filled = filled.replaced(sampler=model.schedule.sampler)
-        check(model, filled)
-        total = 1 + len(model.schedule.times(filled.steps or 1))
-        rows, batches = filled.rows(), list[Batch]()
+        sampler = model.schedule.sampler
+        noise_share = math.sqrt(eta) if sampler == "ddim" else None
+        request = Request(**fields, count=count, seed=0, sampler=sampler, eta=noise_share)
+        resolved = resolve(model, request)
+        total = 1 + len(resolved.schedule.times(resolved.request.steps or 1))
         noise: BatchNoise | None = None
-        for k in range(0, len(rows), size):
+
+        def batch_of(rows: Sequence[Row]) -> Batch:
+            nonlocal noise
             noise = BatchNoise(self.noise, total, noise)
-            part = rows[k : k + size]
-            masks = None if mask is None else mask.expand(len(part), -1, -1, -1)
-            batches.append(Batch(part, noise, mask=masks))
-        images = shown(_events(model, filled, batches))
+            return Batch(rows, noise, mask=None if mask is None else mask.expand(len(rows), -1, -1, -1))
+
+        images = shown(generate(accelerated_model(model), [resolved], size, batch_of, _result))
         if noise is not None:
             noise.finish()
         return images
@@ -177,9 +177,8 @@ class Kandinsky3InpaintingPipeline(Facade):
         return self._pictures(fields, images_num, bs, eta, told)
 
 
-def _events(model: Model, request: Request, batches: list[Batch]) -> Generator[Event, None, None]:
-    images = yield from generate(model, request, batches)
-    yield Finished(Result(images, request.seeds, request.to_json()))
+def _result(resolved: Resolved, images: list[Image], batch: int) -> Result:
+    return Result(images, resolved.request.seeds, resolved.request.to_json(), batch=batch)
 
 
 def _sides(width: int, height: int) -> tuple[int, int]:
@@ -188,7 +187,7 @@ def _sides(width: int, height: int) -> tuple[int, int]:
     return across, down
 
 
-def _mask(mask: Any) -> NDArray[np.float32]:
+def _mask(mask: object) -> NDArray[np.float32]:
     """A mask (H, W) as numbers in 0..1, from an array, a tensor or a PIL picture; raises RequestError for
     others."""
     if isinstance(mask, Image):

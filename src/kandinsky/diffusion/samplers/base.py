@@ -1,62 +1,85 @@
-"""What every sampler offers, and the small things most of them need."""
+"""What every sampler is: a rule for going from x at one time to x at the next."""
 
+import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from kandinsky.core.errors import RequestError
 from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.parametrization import Prediction
 from kandinsky.diffusion.process import Process
 
-# Each sampler has its own immutable state; the loop only hands it back, so its type is its own business.
+# Each rule has its own immutable state; the loop only hands it back.
 State = Any
-
-
-class Sampler(Protocol):
-    """One rule for going from x at t to x at t_next.
-
-    x is always the variance-preserving latent of `Process`, so any rule can stand in for any other.
-    """
-
-    def init(self, x: Tensor) -> State:
-        """Returns the state before the first step from `x`, (B, C, ...)."""
-        ...
-
-    def step(
-        self, denoise: Denoiser, x: Tensor, t: float, t_next: float, state: State, rng: Noise, final: bool
-    ) -> tuple[Tensor, Prediction, State]:
-        """Returns x at `t_next` (negative: the end), what the network said about `x`, and the next state."""
-        ...
-
-
-Builder = Callable[[Process, str, float | None], Sampler]
-
-
-def draw(rng: Noise, x: Tensor) -> Tensor:
-    """Returns a standard normal draw shaped like `x`, on its device and in its dtype."""
-    return rng.normal(tuple(x.shape)).to(x.device, x.dtype)
-
 
 BUT_LAST = "fixed_small_but_last"
 """The variance of checkpoints whose last step adds no noise, wherever it ends."""
 
 
-def refuse_eta(name: str, eta: float | None, fixed: float) -> None:
-    """Raises RequestError when `eta` asks for other randomness than sampler `name` has by nature."""
-    if eta is not None and eta != fixed:
-        raise RequestError(
-            f"eta {eta} cannot act in sampler {name!r}, whose eta is {fixed:g}.",
-            "Leave eta out, or use 'ddim' or 'euler_ancestral'.",
-        )
+@dataclass(frozen=True, eq=False)
+class Move:
+    """One step from `x` at time `t` to `t_next` (negative: the end); `final` for the last of a trajectory.
+
+    `prediction` is what the network said about `x`; `denoise` asks it again.
+    """
+
+    process: Process
+    denoise: Denoiser
+    prediction: Prediction
+    x: Tensor
+    t: float
+    t_next: float
+    rng: Noise
+    final: bool
+
+    @property
+    def abars(self) -> tuple[float, float]:
+        """alpha_bar at both times."""
+        return self.process.alpha_bar_at(self.t), self.process.alpha_bar_at(self.t_next)
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """sqrt(alpha_bar) at both times: x over it is y, the sum of x0 and sigma times noise."""
+        abar, abar_next = self.abars
+        return math.sqrt(abar), math.sqrt(abar_next)
+
+    @property
+    def sigmas(self) -> tuple[float, float]:
+        """The noise-to-signal ratio at both times."""
+        return self.process.sigma_at(self.t), self.process.sigma_at(self.t_next)
+
+    def draw(self) -> Tensor:
+        """A standard normal draw shaped like `x`, on its device and in its dtype."""
+        return self.rng.normal(tuple(self.x.shape)).to(self.x.device, self.x.dtype)
 
 
-def check_eta(eta: float) -> float:
-    """Returns `eta`, between 0 (no fresh noise) and 1 (the posterior's); raises RequestError outside."""
-    if not 0 <= eta <= 1:
-        raise RequestError(
-            f"eta {eta} is outside [0, 1].", "0 draws no fresh noise, 1 as much as ancestral sampling."
-        )
-    return eta
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """Steps by `rule`, which maps a step and what the one before left to it to x at the next time, and what
+    it leaves itself.
+
+    x is always the variance-preserving latent of `Process`, so any rule can stand in for any other.
+    """
+
+    process: Process
+    rule: Callable[[Move, State], tuple[Tensor, State]]
+
+    def init(self, x: Tensor) -> State:
+        """The state before the first step from `x`, (B, C, ...)."""
+        return None
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, t: float, t_next: float, state: State, rng: Noise, final: bool
+    ) -> tuple[Tensor, Prediction, State]:
+        """Returns x at `t_next` (negative: the end), what the network said about `x`, and the next state."""
+        move = Move(self.process, denoise, denoise(x, t), x, t, t_next, rng, final)
+        x_next, state = self.rule(move, state)
+        return x_next, move.prediction, state
+
+
+def single_step(process: Process, rule: Callable[[Move], Tensor]) -> Sampler:
+    """A sampler whose steps know nothing of each other."""
+    return Sampler(process, lambda move, _: (rule(move), None))

@@ -1,39 +1,20 @@
-"""Predicting the clean picture at once, and again from less noise."""
-
-from dataclasses import dataclass
+"""Predicting the clean image at once, and again from less noise."""
 
 from torch import Tensor
 
-from kandinsky.core.rng import Noise
-from kandinsky.diffusion.denoiser import Denoiser
-from kandinsky.diffusion.parametrization import Prediction
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.samplers.base import Sampler, draw, refuse_eta
+from kandinsky.diffusion.samplers.base import Move, Sampler, single_step
 
 
-@dataclass(frozen=True, eq=False)
-class Renoise:
+def renoise(process: Process, variance: str, eta: float) -> Sampler:
     """x0 of every step, noised afresh to the next time; the last x0 is the result.
 
     For networks that were distilled to predict in a few steps (arXiv 2303.01469, algorithm 1); others give
-    ever blurrier pictures the fewer steps there are.
+    ever blurrier images the fewer steps there are.
     """
 
-    process: Process
+    def step(move: Move) -> Tensor:
+        x0 = move.prediction.x0
+        return x0 if move.final else process.add_noise(x0, move.draw(), move.t_next)
 
-    def init(self, x: Tensor) -> None:
-        return None
-
-    def step(
-        self, denoise: Denoiser, x: Tensor, t: float, t_next: float, state: None, rng: Noise, final: bool
-    ) -> tuple[Tensor, Prediction, None]:
-        prediction = denoise(x, t)
-        if final:
-            return prediction.x0, prediction, None
-        return self.process.add_noise(prediction.x0, draw(rng, x), t_next), prediction, None
-
-
-def build(process: Process, variance: str, eta: float | None) -> Sampler:
-    """Makes the sampler; raises RequestError for an eta other than 1."""
-    refuse_eta("renoise", eta, 1.0)
-    return Renoise(process)
+    return single_step(process, step)

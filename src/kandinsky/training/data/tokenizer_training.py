@@ -1,8 +1,7 @@
 """Training a byte-level BPE in CLIP's form on captions (Sennrich 2016; Radford 2021, section 2.4)."""
 
 import json
-import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +9,6 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 
 from kandinsky.core.errors import ConfigError
 from kandinsky.core.files import write_atomically
-from kandinsky.training.data.captions import CaptionGrammar, CaptionMix
-from kandinsky.training.data.folder import Folder
-from kandinsky.training.data.words import COLOURS, LANGUAGES
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
@@ -105,26 +101,3 @@ def write_tokenizer(tokenizer: TrainedTokenizer, folder: str | Path, max_length:
     for name, text in files.items():
         write_atomically(target / name, text.encode())
     return target
-
-
-def caption_corpus(folder: Folder, rounds: int = 4, seed: int = 0) -> Iterator[str]:
-    """Yields what a tokenizer should be good at, in a fixed order.
-
-    Every label and tag once; then `rounds` drawn captions for each concept and language, with styles and
-    colours, several times for the languages that training asks for more often.
-    """
-    for concept in folder.concepts:
-        for words in concept.words.values():
-            yield words.label
-            yield from words.tags
-    grammar = CaptionGrammar(folder.concepts, CaptionMix(style=0.3, white_named=0.3, colour_named=0.3))
-    rng = random.Random(seed)
-    rarest = min(LANGUAGES.values())
-    styles, colours = folder.styles, list(COLOURS)
-    for number, concept in enumerate(folder.concepts):
-        for language in sorted(set(concept.words) & set(LANGUAGES)):
-            # The square root keeps the rare languages in a vocabulary that English could fill alone.
-            times = round(rounds * (LANGUAGES[language] / rarest) ** 0.5)
-            for _ in range(times):
-                style, colour = rng.choice(styles), rng.choice(colours)
-                yield grammar.caption(number, rng, style=style, background=colour, language=language).text

@@ -4,8 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kandinsky.recipes.emoji.colours import NAMES
-
 LARGEST_SCALE = 100.0
 """Logits are never scaled by more than this (Radford et al. 2021, arXiv 2103.00020, section 2.5)."""
 
@@ -36,39 +34,6 @@ def contrastive_loss(first: Tensor, second: Tensor, log_scale: Tensor, positives
 def _soft_entropy(logits: Tensor, positives: Tensor) -> Tensor:
     target = positives / positives.sum(dim=1, keepdim=True)
     return -(target * logits.log_softmax(dim=1)).sum(dim=1).mean()
-
-
-def matches(
-    concepts: Tensor,
-    beside: Tensor,
-    styles: Tensor,
-    backgrounds: Tensor,
-    names_style: Tensor,
-    names_background: Tensor,
-    captions: tuple[str, ...],
-    tints: Tensor | None = None,
-    names_colour: Tensor | None = None,
-) -> Tensor:
-    """Which caption (row) is true of which picture (column) of a batch, (B, B) bool.
-
-    All (B,): what each picture shows and what stands beside it, its style and background, and whether its
-    caption names those two; `tints` are the things' colours (`data.captions.Tint`). A caption fits a picture
-    of the same things whose style, background and colour are the ones it names; what it does not name may be
-    anything, but the colour, which is then the thing's own. Equal texts fit the same pictures' own captions.
-    """
-    fits = _equal(concepts) & _equal(beside)
-    fits &= ~names_style[:, None] | _equal(styles)
-    fits &= ~names_background[:, None] | _equal(backgrounds)
-    if tints is not None and names_colour is not None:
-        same = _equal(torch.where(tints >= 0, tints % len(NAMES), tints))
-        fits &= torch.where(names_colour[:, None], same, (tints < len(NAMES))[None])
-        fits |= torch.eye(len(tints), dtype=torch.bool, device=tints.device)
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(captions))}
-    return fits | _equal(torch.tensor([numbers[caption] for caption in captions], device=concepts.device))
-
-
-def _equal(values: Tensor) -> Tensor:
-    return values[:, None] == values[None, :]
 
 
 def class_loss(logits: Tensor, classes: Tensor) -> Tensor:

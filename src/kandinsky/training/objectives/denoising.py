@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from kandinsky.diffusion.process import Process
-from kandinsky.training.objectives_config import Robust
+from kandinsky.training.config import Robust
 
 Target = Literal["eps", "x0", "v"]
+KINDS: dict[str, Target] = {"epsilon": "eps", "sample": "x0", "velocity": "v"}
+"""What losses call each prediction type."""
 
 
 @dataclass(frozen=True, eq=False)

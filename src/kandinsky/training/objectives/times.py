@@ -6,21 +6,21 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from kandinsky.training.ranks import World
+from kandinsky.training.distributed import World
 
 
 class TimeSampler(Protocol):
-    """Draws times and says how much each row's loss counts, so that the mean stays that of uniform times."""
+    """Draws times and weighs each row's loss, so that the mean stays that of uniform times."""
 
     def draw(self, count: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
         """Times (B,) int64 and weights (B,) float32."""
         ...
 
     def learn(self, t: Tensor, losses: Tensor) -> None:
-        """Takes note of the losses (B,) at times (B,), which count from the next `settle` on."""
+        """Notes the losses (B,) at times (B,), which count from the next `sync` on."""
         ...
 
-    def settle(self, world: World) -> None:
+    def sync(self, world: World) -> None:
         """Ends a step: what processes have noted is the same in all of them."""
         ...
 
@@ -39,7 +39,7 @@ class UniformTimes(nn.Module):
     def learn(self, t: Tensor, losses: Tensor) -> None:
         """Uniform times learn nothing."""
 
-    def settle(self, world: World) -> None:
+    def sync(self, world: World) -> None:
         """Nor is there anything to share."""
 
 
@@ -78,7 +78,7 @@ class SecondMomentTimes(nn.Module):
         self._noted.append((t, losses.detach().double()))
 
     @torch.no_grad()
-    def settle(self, world: World) -> None:
+    def sync(self, world: World) -> None:
         if not self._noted:
             return
         t, losses = (world.gathered(torch.cat(column)) for column in zip(*self._noted, strict=True))
@@ -90,10 +90,10 @@ class SecondMomentTimes(nn.Module):
             self.seen[time] += 1
 
 
-def settled(samplers: Iterable[nn.Module], world: World) -> None:
+def sync_across_ranks(samplers: Iterable[nn.Module], world: World) -> None:
     """Ends a step of several samplers."""
     for sampler in samplers:
-        cast(TimeSampler, sampler).settle(world)
+        cast(TimeSampler, sampler).sync(world)
 
 
 TIME_SAMPLERS: dict[str, Callable[[int], UniformTimes | SecondMomentTimes]] = {

@@ -1,0 +1,1 @@
+"""Speed and memory against diffusers: the same weights and requests on both sides, in one run."""

@@ -1,0 +1,317 @@
+"""Networks under the class names of existing code; each holds one of ours as `native`."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.checkpoints.components import Component
+from kandinsky.checkpoints.diffusers_folder import Folder
+from kandinsky.checkpoints.maps import networks
+from kandinsky.compat.diffusers.attention import AttnAddedKVProcessor2_0, check_processors
+from kandinsky.compat.diffusers.files import component_folder
+from kandinsky.compat.diffusers.outputs import (
+    BaseModelOutput,
+    CLIPTextModelOutput,
+    CLIPVisionModelOutput,
+    Config,
+    DecoderOutput,
+    Kandinsky3UNetOutput,
+    PriorTransformerOutput,
+    UNet2DConditionOutput,
+    VQEncoderOutput,
+)
+from kandinsky.core.errors import CheckpointError, RequestError
+from kandinsky.networks.movq import MoVQ
+from kandinsky.networks.prepared import Fixed
+from kandinsky.networks.prior import Prior, PriorCondition, PriorFixed
+from kandinsky.networks.unet2 import Attention, UNet2, UNet2Condition
+from kandinsky.networks.unet3 import UNet3, UNet3Condition
+
+
+class Part(nn.Module):
+    """A network that is loaded, moved and saved in the familiar way; `config` is its file's."""
+
+    FORMAT: ClassVar[Component]
+
+    def __init__(self, native: nn.Module, config: Mapping[str, object]) -> None:
+        super().__init__()
+        self.native = native
+        self.config = Config(config)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        subfolder: str | None = None,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        **ignored: object,
+    ) -> Self:
+        """Loads the component from a folder or Hub id; raises CheckpointError when it is missing or does not
+        fit."""
+        folder, name = component_folder(path, subfolder, revision=revision, variant=variant)
+        return cls.from_folder(folder, name, torch_dtype, variant)
+
+    @classmethod
+    def from_folder(
+        cls, folder: Folder, name: str, dtype: torch.dtype | None = None, variant: str | None = None
+    ) -> Self:
+        """Loads a component of an opened folder, in float32 unless told otherwise."""
+        native = cls.FORMAT.open(folder, variant, name=name).load(dtype or torch.float32)
+        return cls(native, folder.config(name))
+
+    def save_pretrained(
+        self, path: str | Path, variant: str | None = None, safe_serialization: bool = True
+    ) -> None:
+        """Writes the component as safetensors into a folder; raises OutputError when it cannot be written."""
+        target = Path(path)
+        self.FORMAT.save(target.parent, self.native, target.name, stated=self.config.stated, variant=variant)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.parameters()).device
+
+
+class UNet2DConditionModel(Part):
+    """The decoder's U-Net."""
+
+    FORMAT: ClassVar[Component] = networks.UNET
+
+    def __init__(self, native: nn.Module, config: Mapping[str, object]) -> None:
+        super().__init__(native, config)
+        self._processors: dict[str, object] = {}
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float = 0.0,
+        encoder_hidden_states: Tensor | None = None,
+        added_cond_kwargs: Mapping[str, Tensor] | None = None,
+        return_dict: bool = True,
+        prepared: Fixed | None = None,
+        **ignored: object,
+    ) -> Any:
+        """One prediction.
+
+        `sample` (B, C, h, w) with all its channels, `timestep` one or (B,), and the conditions by the
+        peer's names: `image_embeds`, `hint`, `text_embeds`, and the text's hidden states as
+        `encoder_hidden_states`. With `prepared`, what our own loop has computed before, the answer is the
+        plain tensor (B, C', h, w).
+        """
+        network = cast(UNet2, self.native)
+        if prepared is not None:
+            return network.denoise(sample, prepared)
+        given = added_cond_kwargs or {}
+        condition = UNet2Condition(
+            given.get("image_embeds"), encoder_hidden_states, given.get("text_embeds"), given.get("hint")
+        )
+        times = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        predicted = network(sample, times, condition)
+        return UNet2DConditionOutput(predicted) if return_dict else (predicted,)
+
+    @property
+    def attn_processors(self) -> dict[str, Any]:
+        """A processor by the name of each attention; whichever they are, the one fused attention runs."""
+        names = [
+            f"{name}.processor"
+            for name, module in self.native.named_modules()
+            if isinstance(module, Attention)
+        ]
+        return {name: self._processors.get(name, AttnAddedKVProcessor2_0()) for name in names}
+
+    def set_attn_processor(self, processor: object) -> None:
+        """Accepts the published processors; raises RequestError for one that might change the attention.
+
+        Attention here is fused and exact whichever of them is set, so that setting one changes no picture.
+        """
+        self._processors = check_processors(processor, list(self.attn_processors))
+
+    def set_default_attn_processor(self) -> None:
+        """Sets what was set at first."""
+        self._processors = {}
+
+    def enable_xformers_memory_efficient_attention(self, *_: object, **__: object) -> None:
+        """Accepted: attention is memory-efficient without it."""
+
+    def disable_xformers_memory_efficient_attention(self) -> None:
+        """Accepted: attention is memory-efficient without it."""
+
+
+class Kandinsky3UNet(Part):
+    """The U-Net that listens to the states of a text."""
+
+    FORMAT: ClassVar[Component] = networks.UNET3
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float = 0.0,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        return_dict: bool = True,
+        prepared: Fixed | None = None,
+    ) -> Any:
+        """One prediction.
+
+        `sample` (B, C, h, w), `timestep` one or (B,), a text's states (B, L, W) and, unless all of them are
+        real, their mask (B, L). With `prepared`, what our own loop has computed before, the answer is the
+        plain tensor (B, C', h, w).
+        """
+        network = cast(UNet3, self.native)
+        if prepared is not None:
+            return network.denoise(sample, prepared)
+        if encoder_hidden_states is None:
+            raise RequestError("A text's states are missing.", "Give encoder_hidden_states.")
+        mask = encoder_attention_mask
+        mask = encoder_hidden_states.new_ones(encoder_hidden_states.shape[:2]) if mask is None else mask
+        times = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        predicted = network(sample, times, UNet3Condition(encoder_hidden_states, mask))
+        return Kandinsky3UNetOutput(predicted) if return_dict else (predicted,)
+
+
+class VQModel(Part):
+    """The autoencoder."""
+
+    FORMAT: ClassVar[Component] = networks.MOVQ
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> Any:
+        """Pictures (B, 3, H, W) in -1..1 to unquantised latents."""
+        latents = cast(MoVQ, self.native).encode(x)
+        return VQEncoderOutput(latents) if return_dict else (latents,)
+
+    def decode(self, h: Tensor, force_not_quantize: bool = False, return_dict: bool = True) -> Any:
+        """Latents (B, C, h, w) to pictures, about -1..1; quantised first unless `force_not_quantize`."""
+        network = cast(MoVQ, self.native)
+        latents = h if force_not_quantize else network.quantize(h).latents
+        pictures = network.decode(latents)
+        return DecoderOutput(pictures) if return_dict else (pictures,)
+
+
+class PriorTransformer(Part):
+    """The diffusion prior's network."""
+
+    FORMAT: ClassVar[Component] = networks.PRIOR
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor | float = 0.0,
+        proj_embedding: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        return_dict: bool = True,
+        prepared: PriorFixed | None = None,
+    ) -> Any:
+        """The clean image embedding (B, D) behind a noisy one, both in normalised units.
+
+        With `prepared`, what our own loop has computed before, the answer is the plain tensor.
+        """
+        if prepared is not None:
+            return cast(Prior, self.native).denoise(hidden_states, prepared)
+        if proj_embedding is None or encoder_hidden_states is None:
+            raise RequestError(
+                "This prior was not told its text.", "Give proj_embedding and encoder_hidden_states."
+            )
+        mask = encoder_hidden_states.new_ones(encoder_hidden_states.shape[:2], dtype=torch.bool)
+        mask = mask if attention_mask is None else attention_mask
+        condition = PriorCondition(encoder_hidden_states, proj_embedding, mask)
+        times = torch.as_tensor(timestep, device=hidden_states.device).expand(len(hidden_states))
+        embedding = self.native(hidden_states, times, condition)
+        return PriorTransformerOutput(embedding) if return_dict else (embedding,)
+
+    def post_process_latents(self, prior_latents: Tensor) -> Tensor:
+        """The image embedding (B, D) of a normalised one."""
+        return cast(Prior, self.native).denormalise(prior_latents)
+
+
+class CLIPTextModelWithProjection(Part):
+    """CLIP's text tower."""
+
+    FORMAT: ClassVar[Component] = networks.CLIP_TEXT
+
+    def forward(self, input_ids: Tensor, **ignored: object) -> CLIPTextModelOutput:
+        """Token ids (B, L) to the texts' embeddings and hidden states."""
+        features = self.native(input_ids)
+        return CLIPTextModelOutput(features.embedding, features.hidden)
+
+
+class CLIPVisionModelWithProjection(Part):
+    """CLIP's vision tower."""
+
+    FORMAT: ClassVar[Component] = networks.CLIP_VISION
+
+    def forward(self, pixel_values: Tensor, **ignored: object) -> CLIPVisionModelOutput:
+        """Normalised pixels (B, 3, S, S) to image embeddings."""
+        return CLIPVisionModelOutput(self.native(pixel_values))
+
+
+class MultilingualCLIP(Part):
+    """The multilingual text encoder."""
+
+    FORMAT: ClassVar[Component] = networks.MULTILINGUAL
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids and mask (B, L) to the texts' embeddings (B, D) and hidden states (B, L, W)."""
+        hidden, embedding = self.native(input_ids, attention_mask.bool())
+        return embedding, hidden
+
+
+class T5EncoderModel(Part):
+    """The text encoder whose states a U-Net listens to."""
+
+    FORMAT: ClassVar[Component] = networks.ONE_TEXT
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object
+    ) -> BaseModelOutput:
+        """Token ids and mask (B, L) to the texts' hidden states (B, L, W)."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return BaseModelOutput(self.native(input_ids, mask))
+
+
+PARTS: dict[str, type[Part]] = {
+    kind.FORMAT.class_name: kind
+    for kind in (
+        CLIPTextModelWithProjection,
+        CLIPVisionModelWithProjection,
+        Kandinsky3UNet,
+        MultilingualCLIP,
+        PriorTransformer,
+        T5EncoderModel,
+        UNet2DConditionModel,
+        VQModel,
+    )
+}
+
+
+def original_of(module: Any) -> Any:
+    """The part behind a compiled one; anything else is itself."""
+    with suppress(AttributeError):
+        return module._orig_mod
+    return module
+
+
+def native_of(part: object, kind: type[object]) -> Any:
+    """What of ours is inside a component (a network, a tokenizer); CheckpointError when it is no such thing.
+
+    Components of the peer have the same names, and are told here.
+    """
+    native = getattr(original_of(part), "native", None)
+    if not isinstance(native, kind):
+        raise CheckpointError(
+            f"A {type(part).__name__} was given where a {kind.__name__} is needed.",
+            "Load it with the class of the same name from this package.",
+        )
+    return native

@@ -1,0 +1,74 @@
+"""What pydantic says of a value that cannot be, in our words: the field, its value, and what to do."""
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol, get_args
+
+from annotated_types import Interval
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from kandinsky.core.errors import RequestError
+
+WRONG_TYPE = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    **dict.fromkeys(("tuple_type", "too_long", "missing"), "two numbers"),
+}
+OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than_equal", "finite_number")
+
+
+class Hinted(Protocol):
+    """What is said of a field; `hint` says what helps after an error."""
+
+    @property
+    def hint(self) -> str: ...
+
+
+def translated(
+    error: ValidationError, fields: Mapping[str, FieldInfo], about: Mapping[str, Hinted]
+) -> RequestError:
+    """The first error, in the branch of a union that came furthest.
+
+    A RequestError that a validator raised is returned as it is.
+    """
+    errors = error.errors(include_url=False)
+    same = [one for one in errors if one["loc"][:1] == errors[0]["loc"][:1]]
+    causes = {id(one): one.get("ctx", {}).get("error") for one in same}
+    first = max(same, key=lambda one: (len(one["loc"]), isinstance(causes[id(one)], RequestError)))
+    if isinstance(cause := causes[id(first)], RequestError):
+        return cause
+    name, kind, value = str(first["loc"][0]), first["type"], first["input"]
+    hint = about[name].hint
+    if kind in OUT_OF_RANGE:
+        return RequestError(f"{name} {outside(value, fields[name])}.", hint)
+    if value is not None and kind in WRONG_TYPE:
+        return RequestError(f"{name} must be {WRONG_TYPE[kind]}, not {shown(value)}.", hint)
+    return RequestError(f"{name} cannot be {shown(value)} ({first['msg']}).", hint)
+
+
+def outside(value: float, field: FieldInfo) -> str:
+    """How a number misses the limits of a field."""
+    limits = next(part for part in parts_of(field) if isinstance(part, Interval))
+    if int in parts_of(field):
+        return f"{value} is outside {limits.ge} to {limits.le}"
+    if limits.le is None:
+        return f"{value:g} is not {limits.ge} or more"
+    low = f"above {limits.gt} and at most" if limits.ge is None else f"within {limits.ge} to"
+    return f"{value:g} is not {low} {limits.le}"
+
+
+def parts_of(field: FieldInfo) -> list[object]:
+    """Everything in a field's type, limits among it."""
+
+    def inside(annotation: object) -> Iterator[object]:
+        yield annotation
+        for part in get_args(annotation):
+            yield from inside(part)
+
+    return [*inside(field.annotation), *field.metadata]
+
+
+def shown(value: object) -> str:
+    """A value as a message names it."""
+    return f"{value!r}" if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"

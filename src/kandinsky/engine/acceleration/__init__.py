@@ -1,0 +1,1 @@
+"""How a denoising network runs fast on a device; networks know nothing of it, it is handed to them."""

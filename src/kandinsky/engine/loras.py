@@ -1,0 +1,201 @@
+"""Adapter files on a loaded model: which of its networks each part is for, and all of them on or none."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.adapters import lora
+from kandinsky.adapters.lora import Adapter
+from kandinsky.checkpoints.components import PRIOR_PREFIX
+from kandinsky.checkpoints.files import OWN_ADAPTERS
+from kandinsky.checkpoints.hub import resolve_files
+from kandinsky.checkpoints.lora import (
+    DIFFUSERS_FILE,
+    from_tensors,
+    modules_of,
+    read_lora,
+    takes_adapters,
+    tensor_module,
+    write_lora,
+)
+from kandinsky.core.errors import CheckpointError, RequestError, nearest
+from kandinsky.engine.sampling_defaults import SAMPLING, Sampling
+
+
+class AdapterHost(Protocol):
+    """What holds networks that adapters can be put on: a model, or a pipeline's components."""
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+def adaptable(model: AdapterHost) -> dict[str, nn.Module]:
+    """The networks that adapters can be put on, by the names of their components in files.
+
+    Those are the names in a folder that holds prior and decoder together: `unet`, `prior_prior`,
+    `prior_text_encoder`, and `text_encoder` for one that the decoder reads itself.
+    """
+    found = {name: module for name, module in model.modules.items() if takes_adapters(module)}
+    if "prior" not in found:
+        return found
+    names = {
+        "prior": f"{PRIOR_PREFIX}prior",
+        "text_encoder": f"{PRIOR_PREFIX}text_encoder",
+        "decoder_text_encoder": "text_encoder",
+    }
+    return {names.get(name, name): module for name, module in found.items()}
+
+
+def located(source: str | Path, folder: Path | None = None) -> Path:
+    """Where an adapter is: at a path, under its name in `folder`'s own, or in the Hub's cache by its id.
+
+    Nothing is read yet but what a Hub id brings; raises HubError where it brings nothing.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    own = None if folder is None else folder / OWN_ADAPTERS / f"{source}.safetensors"
+    if own is not None and own.is_file():
+        return own
+    if not isinstance(source, Path) and source.count("/") == 1:
+        return resolve_files(source, [DIFFUSERS_FILE])
+    return path
+
+
+def sampling_in(path: Path) -> Sampling | None:
+    """What an adapter says of how pictures are drawn with it; None where it says nothing.
+
+    Raises CheckpointError for a file that cannot be read.
+    """
+    said = read_lora(path).notes.get(SAMPLING)
+    return None if said is None else Sampling.from_json(said, path)
+
+
+def load_lora(model: AdapterHost, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
+    """Puts the adapters of a file, a folder or a Hub id on the model's networks; returns their name.
+
+    The name is the file's when none is given. Raises CheckpointError (HubError) for a file that cannot be
+    read or was made for another model, and RequestError for a name that is loaded; then nothing is changed.
+    """
+    path = located(source)
+    label = name or label_of(Path(source))
+    networks = adaptable(model)
+    if label in applied(model):
+        raise RequestError(
+            f"An adapter {label!r} is loaded already.", "Take it off first, or give another name."
+        )
+    found = read_lora(path)
+    adapters = _assigned(networks, found.tensors, found.settings, path)
+    done: list[nn.Module] = []
+    try:
+        for component, adapter in adapters.items():
+            network = networks[component]
+            lora.attach(network, adapter.to(model.device, model.dtype), label, scale)
+            done.append(network)
+    except RequestError as error:
+        for network in done:
+            lora.detach(network, label)
+        raise CheckpointError(f"{path}: {error.message}", error.hint) from error
+    return label
+
+
+def save_lora(model: AdapterHost, file: Path, name: str, notes: Mapping[str, Any] | None = None) -> Path:
+    """Writes a loaded adapter as one file that `load_lora` and diffusers read; returns its path.
+
+    Raises RequestError for a name that is not loaded, OutputError when it cannot be written.
+    """
+    slot = _networks_with(model, name)
+    parts = {part: (network, lora.adapter_of(network, name)) for part, network in slot.items()}
+    return write_lora(file, parts, notes)
+
+
+def applied(model: AdapterHost) -> dict[str, float]:
+    """The names and scales of all adapters of the model."""
+    return {n: s for network in adaptable(model).values() for n, s in lora.applied_to(network).items()}
+
+
+def set_scale(model: AdapterHost, name: str, scale: float) -> None:
+    """Changes how strongly an adapter acts, 0 being not at all; RequestError for a name not loaded."""
+    for network in _networks_with(model, name).values():
+        lora.set_scale(network, name, scale)
+
+
+def unload_lora(model: AdapterHost, name: str | None = None) -> None:
+    """Takes one adapter off, or all; the model is then bit for bit what it was. RequestError as above."""
+    for network in (_networks_with(model, name) if name is not None else adaptable(model)).values():
+        lora.detach(network, name)
+
+
+def merge(model: AdapterHost) -> None:
+    """Adds all loaded adapters to the weights; see `lora.merge`."""
+    for network in adaptable(model).values():
+        lora.merge(network)
+
+
+def unmerge(model: AdapterHost) -> None:
+    """Undoes `merge` to the last bit."""
+    for network in adaptable(model).values():
+        lora.unmerge(network)
+
+
+def _networks_with(model: AdapterHost, name: str) -> dict[str, nn.Module]:
+    found = {part: network for part, network in adaptable(model).items() if name in lora.applied_to(network)}
+    if not found:
+        known = applied(model)
+        raise RequestError(f"No adapter {name!r} is loaded.", nearest(name, known) if known else "None is.")
+    return found
+
+
+def label_of(path: Path) -> str:
+    """What an adapter from there is called unless it is given a name."""
+    return (
+        path.stem
+        if path.suffix == ".safetensors" and path.name != DIFFUSERS_FILE
+        else (path.parent.name if path.name == DIFFUSERS_FILE else path.name)
+    )
+
+
+def _assigned(
+    networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], settings: Mapping[str, Any], path: Path
+) -> dict[str, Adapter]:
+    """The adapters in a file, by the component each is for."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    prefixes = sorted({*networks, "unet", "prior", "prior_prior", "text_encoder", "prior_text_encoder"})
+    for name, tensor in tensors.items():
+        prefix = next((p for p in prefixes if name.startswith(f"{p}.")), "")
+        groups.setdefault(prefix, {})[name.removeprefix(f"{prefix}.") if prefix else name] = tensor
+    if not groups:
+        raise CheckpointError(f"{path} holds no adapter.", "It is empty; download it again.")
+    adapters = {}
+    for prefix, group in groups.items():
+        component = _component_for(networks, prefix, group, path)
+        nested = {k.removeprefix(f"{prefix}."): v for k, v in settings.items() if k.startswith(f"{prefix}.")}
+        adapters[component] = from_tensors(networks[component], group, nested or settings)
+    return adapters
+
+
+def _component_for(
+    networks: Mapping[str, nn.Module], prefix: str, group: Mapping[str, Tensor], path: Path
+) -> str:
+    """The component that a part is for: the one it names where the names fit, else the only one they fit."""
+    modules = {tensor_module(name) for name in group}
+    fitting = [part for part, network in networks.items() if modules <= modules_of(network).keys()]
+    for named in (prefix, PRIOR_PREFIX + prefix):
+        if named in fitting:
+            return named
+    if len(fitting) != 1:
+        known = "several networks" if fitting else "no network"
+        raise CheckpointError(
+            f"The adapter in {path} changes {min(modules)}, which {known} of this model has.",
+            f"It was made for another model. Adapted here can be: {', '.join(networks)}.",
+        )
+    return fitting[0]

@@ -1,0 +1,92 @@
+"""Weights that are in memory only while they are needed; between times they lie in their files."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.checkpoints.lazy_weights import LazyWeights, placed, portions
+
+
+class WeightResidency:
+    """Networks whose weights come to `device` in `dtype` from where they are `stored`, and go again.
+
+    A network that is away is on the meta device. What is brought is mapped from its file wherever the file
+    holds it alike, and nothing is written back: networks must not be trained meanwhile.
+    """
+
+    def __init__(
+        self, stored: Mapping[nn.Module, LazyWeights], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.stored, self.device, self.dtype = stored, device, dtype
+        self._held: tuple[nn.Module | None, frozenset[str]] | None = None
+
+    def only(self, network: nn.Module | None = None, names: Collection[str] | None = None) -> None:
+        """Brings the named tensors of one network (None: all of them), and lets go of everything else."""
+        wanted = frozenset(tensors_of(network) if names is None else names) if network else frozenset()
+        if self._held == (network, wanted):
+            return
+        self._held = None
+        for other in self.stored:
+            self.drop(other, tensors_of(other).keys() - (wanted if other is network else frozenset()))
+        if network is not None:
+            self.bring(network, wanted)
+        self._held = network, wanted
+
+    def bring(self, network: nn.Module, names: Collection[str] | None = None) -> None:
+        """Brings what is away of the named tensors of a network (None: of all)."""
+        known = tensors_of(network)
+        away = {n: t for n, t in known.items() if t.is_meta and (names is None or n in names)}
+        if not away:
+            return
+        self._held = None
+        self.stored[network].load_to(network, away, self.device, self.dtype)
+
+    def fill(self, network: nn.Module, paths: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
+        """Brings modules of a network, by their paths, one after the other, and yields each with its path.
+
+        Nothing of them stays mapped; what the caller makes of one may take its place.
+        """
+        tensors = {f"{p}.{n}": t for p in paths for n, t in network.get_submodule(p).state_dict().items()}
+        away = {name: tensor for name, tensor in tensors.items() if tensor.is_meta}
+        found: dict[str, Tensor] = {}
+        coming = portions(away)
+        for path in paths:
+            module = network.get_submodule(path)
+            wanted = [name for name in module.state_dict() if f"{path}.{name}" in away]
+            while any(f"{path}.{name}" not in found for name in wanted):
+                found |= self.stored[network].read(next(coming))
+            # Copied: a bias that stays would keep its whole file mapped.
+            made = {
+                name: placed(found.pop(f"{path}.{name}"), self.device, self.dtype).clone() for name in wanted
+            }
+            module.load_state_dict(made, strict=False, assign=True)
+            yield path, module
+
+    def drop(self, network: nn.Module, names: Collection[str] | None = None) -> None:
+        """Lets go of the named tensors of a network (None: of all)."""
+        known = tensors_of(network)
+        here = {n: t for n, t in known.items() if not t.is_meta and (names is None or n in names)}
+        if here:
+            self._held = None
+            network.load_state_dict({n: t.to("meta") for n, t in here.items()}, strict=False, assign=True)
+
+
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network that files hold, by name."""
+    return network.state_dict()
+
+
+def names_in(network: nn.Module, parts: Collection[nn.Module]) -> set[str]:
+    """The names of the tensors of some modules of a network, and of those that belong to no module of it."""
+    wanted = {id(module) for part in parts for module in part.modules()}
+    found = {name for name, _ in network.named_parameters(recurse=False)}
+    for path, module in network.named_modules():
+        if id(module) in wanted:
+            found |= {f"{path}.{name}" for name in module.state_dict() if "." not in name}
+    return found
+
+
+def bytes_of(network: nn.Module) -> int:
+    """How much memory a network's weights take when they are there."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(network).values())

@@ -1,0 +1,58 @@
+"""Tables of a configuration: immutable, checked, and refusing keys that nobody reads."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+
+from kandinsky.core.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+
+class Table(BaseModel):
+    """A table of the file: immutable, and without keys that nobody reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, values: object) -> object:
+        if isinstance(values, Mapping):
+            check_keys(values, cls.model_fields)
+        return values
+
+
+def check_keys(values: Iterable[object], known: Iterable[str], where: str = "") -> None:
+    """Raises ConfigError for the first key that is none of `known`, with the nearest one."""
+    names = list(known)
+    for key in values:
+        if key not in names:
+            raise ConfigError(f"{where}there is no setting {key!r}.", nearest(str(key), names))
+
+
+def network_config(kind: type[T], values: Mapping[str, object], name: str) -> T:
+    """Makes a network's frozen configuration from a table; ConfigError for unknown or wrong keys."""
+    check_keys(values, [field.name for field in fields(kind)], f"networks.{name}: ")  # type: ignore[arg-type]
+    return validated(kind, dict(values), f"networks.{name}")
+
+
+def validated(kind: type[T], values: object, where: str) -> T:
+    """Validates `values` as a table of `kind`; ConfigError names the place of the first mistake."""
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+    loc = list(first["loc"])
+    if (
+        "objective" in loc
+    ):  # Pydantic puts the tag of a union, which no file has, after the name of its field.
+        tag = loc.index("objective") + 1
+        del loc[tag : tag + 1]
+    place = ".".join([where] * bool(where) + [str(part) for part in loc])
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        raise ConfigError(f"{place}: {cause.message}" if place else cause.message, cause.hint)
+    shown = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+    raise ConfigError(f"{place}: {first['msg'].lower()}{shown}.", "Correct this setting.")

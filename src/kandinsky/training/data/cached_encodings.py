@@ -1,0 +1,118 @@
+"""Augmented images as batches, and what frozen networks made of them once, kept on disk."""
+
+import hashlib
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from kandinsky.core.errors import OutputError
+from kandinsky.core.files import write_atomically
+from kandinsky.training import events
+from kandinsky.training.data.pictures import Augmentation, Batch, PictureSet, words_of
+from kandinsky.training.seeds import generator
+
+CHUNK, AT_ONCE = 64, 2**21
+"""How many images, and how many pixels, are encoded at once."""
+
+Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """Batches straight from a set of images."""
+
+    pictures: PictureSet
+    augmentation: Augmentation
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Batch:
+        """Augmented images with captions."""
+        return self.pictures.batch(indices, generator, self.augmentation)
+
+
+@dataclass(frozen=True)
+class CachedEncodings:
+    """`variants` encoded augmentations of each image; row i * variants + k is variant k of image i.
+
+    `tensors` are encodings in half precision and, as integers, the facts of the images.
+    """
+
+    images: PictureSet
+    tensors: dict[str, Tensor]
+    variants: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Batch, dict[str, Tensor]]:
+        """One variant of each image, drawn at random: new captions, no pixels; its encodings, float32."""
+        which = torch.randint(self.variants, (len(indices),), generator=generator)
+        places = torch.tensor(list(indices))
+        found = {name: value[places * self.variants + which] for name, value in self.tensors.items()}
+        facts = {name: value for name, value in found.items() if not value.is_floating_point()}
+        said = tuple(self.images.folder.captioner.captions(facts, words_of(generator)))
+        none = torch.empty(len(places), 0)
+        encodings = {name: value.float() for name, value in found.items() if value.is_floating_point()}
+        return Batch(none, said, facts, places, none), encodings
+
+
+def encode_once(
+    source: PictureSource,
+    variants: int,
+    encode: Callable[[Tensor], dict[str, Tensor]],
+    stamp: str,
+    folder: Path,
+    seed: int,
+    stage: str,
+) -> Generator[events.Event, None, CachedEncodings]:
+    """Encodes `variants` augmentations of every image, or reads them if the same was done before.
+
+    The file's name is a hash of the images, the augmentation and `stamp` (the networks), so a change of any
+    makes a new one. Raises OutputError when it cannot be written.
+    """
+    path = folder / f"{_content_hash(source, variants, stamp, seed)}.safetensors"
+    if path.is_file():
+        try:
+            return CachedEncodings(source.pictures, load_file(path), variants)
+        except SafetensorError:
+            path.unlink()
+    count = len(source)
+    columns: dict[str, list[Tensor]] = {}
+    height, width = source.pictures.shape
+    rows = max(1, AT_ONCE // (height * width))
+    chunk = min(CHUNK, max(1, rows // variants))
+    for first in range(0, count, chunk):
+        yield events.Preparing(stage, "latents and embeddings", first, count)
+        chosen = [index for index in range(first, min(first + chunk, count)) for _ in range(variants)]
+        batch = source.batch(chosen, generator(seed, "variants", first))
+        found = [encode(pixels) for pixels in torch.split(batch.pixels, rows)]
+        for part in (*found, batch.facts):
+            for name, value in part.items():
+                columns.setdefault(name, []).append(value.half() if value.is_floating_point() else value)
+    tensors = {name: torch.cat(parts).cpu().contiguous() for name, parts in columns.items()}
+    _write(path, tensors)
+    yield events.Preparing(stage, "latents and embeddings", count, count)
+    return CachedEncodings(source.pictures, tensors, variants)
+
+
+def _content_hash(source: PictureSource, variants: int, stamp: str, seed: int) -> str:
+    digest = hashlib.sha256(f"{variants}|{seed}|{source.augmentation}|{stamp}|".encode())
+    digest.update(source.pictures.pixels.cpu().numpy().tobytes())
+    for ids in (source.pictures.concept_ids, source.pictures.style_ids):
+        digest.update(ids.numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error}).", "Free some disk space.") from error
+    write_atomically(path, save(tensors))

@@ -1,0 +1,123 @@
+"""Decoding a folder once: a uint8 array at one size, kept on disk under the hash of what it was made from."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from kandinsky.core.errors import DataError, OutputError
+from kandinsky.core.files import write_atomically
+from kandinsky.training.config import Fit
+from kandinsky.training.data.folder import Folder
+
+Pixels = npt.NDArray[np.uint8]
+
+LARGEST = 2048
+_FORMAT = "premultiplied-1"
+
+
+def decoded(
+    folder: Folder, size: int | tuple[int, int], cache: Path, fit: Fit = "cut", *, hints: bool = False
+) -> Pixels:
+    """All pictures of a folder as premultiplied RGBA, (N, 4, H, W) uint8, in the order of its records.
+
+    `size` is the side of squares, or (H, W). With `fit` "cut" a transparent picture of another shape is
+    padded, an opaque one is cut to its middle; with "squeeze" both are scaled. With `hints` these are the
+    records' hints, padded or cut as their pictures are. The array is memory-mapped from `cache` when it is
+    there, and written there (atomically) when the folder allows it.
+
+    Raises DataError for a size outside 8 to 2048 or a file that is no picture.
+    """
+    shape = (size, size) if isinstance(size, int) else size
+    for side in shape:
+        if not 8 <= side <= LARGEST:
+            raise DataError(
+                f"Pictures of {side} px cannot be prepared.", f"Choose a size from 8 to {LARGEST}."
+            )
+    name = "x".join(str(side) for side in dict.fromkeys(shape))
+    sources = [
+        (folder.root / record.hint, folder.root / record.file_name)
+        if hints
+        else (folder.root / record.file_name,)
+        for record in folder.records
+    ]
+    target = cache / f"pictures-{name}-{_digest(folder, sources, shape, fit)}.npy"
+    if target.is_file():
+        try:
+            # Copy-on-write: torch wants a writable array, and the file must stay as it is.
+            kept: Pixels = np.load(target, mmap_mode="c")
+            if kept.shape == (len(folder.records), 4, *shape) and kept.dtype == np.uint8:
+                return kept
+        except (ValueError, EOFError, OSError):
+            pass
+    pixels = np.stack([_decode(source, shape, fit) for source in sources])
+    _keep(pixels, target)
+    return pixels
+
+
+def _digest(folder: Folder, sources: Sequence[tuple[Path, ...]], shape: tuple[int, int], fit: Fit) -> str:
+    digest = hashlib.blake2b(f"{_FORMAT}/{shape}/{fit}".encode(), digest_size=16)
+    for record, source in zip(folder.records, sources, strict=True):
+        digest.update(record.file_name.encode())
+        for path in source:
+            digest.update(hashlib.blake2b(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, read as far as is asked; DataError that names it when it is none."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(
+            f"{path.name!r} is not a readable picture: {error} (in {path.parent}).", "Remove it or repair it."
+        ) from error
+
+
+def _rgba(path: Path) -> Image.Image:
+    with opened(path) as image:
+        return image.convert("RGBA")
+
+
+def _decode(source: tuple[Path, ...], shape: tuple[int, int], fit: Fit) -> Pixels:
+    """The first of the files, padded or cut as the last one is."""
+    picture = _rgba(source[0])
+    if fit == "cut" and picture.width * shape[0] != picture.height * shape[1]:
+        like = picture if len(source) == 1 else _rgba(source[-1])
+        opaque = like.getchannel("A").getextrema()[0] == 255
+        picture = _cut(picture, *shape, opaque=opaque)
+    if picture.size != shape[::-1]:
+        # Pillow resizes RGBA with the colours weighted by alpha, so that no dark fringe appears.
+        picture = picture.resize(shape[::-1], Image.Resampling.LANCZOS)
+    straight = np.asarray(picture, dtype=np.float32)
+    alpha = straight[..., 3:]
+    colours = np.rint(straight[..., :3] * alpha / 255)
+    return np.concatenate((colours, alpha), axis=-1).astype(np.uint8).transpose(2, 0, 1)
+
+
+def _cut(picture: Image.Image, tall: int, wide: int, *, opaque: bool) -> Image.Image:
+    """The picture in the proportions `tall` to `wide`: cut where it is opaque, else with room around it."""
+    width, height = picture.size
+    longer = width * tall > height * wide
+    if opaque:
+        kept = (height * wide / tall, height) if longer else (width, width * tall / wide)
+        new_width, new_height = max(1, round(kept[0])), max(1, round(kept[1]))
+        left, top = (width - new_width) // 2, (height - new_height) // 2
+        return picture.crop((left, top, left + new_width, top + new_height))
+    needed = (width, width * tall / wide) if longer else (height * wide / tall, height)
+    frame = Image.new("RGBA", (round(needed[0]), round(needed[1])))
+    frame.paste(picture, ((frame.width - width) // 2, (frame.height - height) // 2))
+    return frame
+
+
+def _keep(pixels: Pixels, target: Path) -> None:
+    # A read-only folder is no reason to fail: the array is in memory already.
+    with suppress(OSError, OutputError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, lambda file: np.save(file, pixels))

@@ -1,0 +1,256 @@
+"""What a prior or a decoder learns from: captions with images, or with their encodings."""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kandinsky.training.config import Stage
+from kandinsky.training.context import TrainContext
+from kandinsky.training.data.buckets import BucketSampler
+from kandinsky.training.data.cached_encodings import CachedEncodings, PictureSource, encode_once
+from kandinsky.training.data.caption import Captioner
+from kandinsky.training.data.hints import edge_hints
+from kandinsky.training.data.pictures import AUGMENTATIONS, PictureSet
+from kandinsky.training.data.random_masks import random_regions
+from kandinsky.training.data.samplers import Order
+from kandinsky.training.dataset import augmentation
+from kandinsky.training.events import Event
+from kandinsky.training.task import Source
+
+
+class Encoder(Protocol):
+    """The frozen networks that make latents and embeddings."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        ...
+
+    @property
+    def stamp(self) -> str:
+        """Changes with their weights."""
+        ...
+
+    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) in [-1, 1] to `latents` and `embeddings`, float32, those that there are."""
+        ...
+
+    def check_size(self, *sides: int) -> None:
+        """Raises ConfigError for sides of images that do not fit the networks."""
+        ...
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of a batch: captions, and images as `pixels` (B, 3, H, W) or as their encodings, float32.
+
+    `encodings` holds `latents` (B, C, h, w) and, where there is a prior, `embeddings` (B, D); `weights` (B,)
+    is how much each row's loss counts. Regions to `repaint` and the images' `alpha` are (B, 1, H, W), 1
+    inside and where they are opaque; `hints` are (B, 3, H, W) in [0, 1].
+    """
+
+    captions: tuple[str, ...]
+    weights: Tensor
+    pixels: Tensor | None = None
+    encodings: dict[str, Tensor] = field(default_factory=dict)
+    repaint: Tensor | None = None
+    alpha: Tensor | None = None
+    hints: Tensor | None = None
+
+    def encoded(self, encoder: Encoder) -> dict[str, Tensor]:
+        """The encodings on the device, made now where the batch does not bring them."""
+        if self.pixels is not None:
+            return encoder.encode(self.pixels)
+        return {name: value.to(encoder.device) for name, value in self.encodings.items()}
+
+    def joined(self, other: "Examples") -> "Examples":
+        """These rows, then those of `other`, which come in the same form."""
+
+        def both(mine: Tensor | None, theirs: Tensor | None) -> Tensor | None:
+            return None if mine is None or theirs is None else torch.cat([mine, theirs])
+
+        return Examples(
+            self.captions + other.captions,
+            torch.cat([self.weights, other.weights]),
+            both(self.pixels, other.pixels),
+            {name: torch.cat([mine, other.encodings[name]]) for name, mine in self.encodings.items()},
+            both(self.repaint, other.repaint),
+            both(self.alpha, other.alpha),
+            both(self.hints, other.hints),
+        )
+
+
+ExampleSource = Source[Examples]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Images, augmented anew for every batch."""
+
+    source: PictureSource
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
+        """Augmented images with captions."""
+        batch = self.source.batch(indices, generator)
+        ones = torch.ones(len(batch))
+        return Examples(batch.captions, ones, batch.pixels, alpha=batch.alpha, hints=batch.hints)
+
+
+@dataclass(frozen=True)
+class Cached:
+    """`variants` encoded augmentations of each image, captions drawn anew for every batch."""
+
+    encoded: CachedEncodings
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
+        """One variant of each image, drawn at random."""
+        batch, encodings = self.encoded.batch(indices, generator)
+        return Examples(batch.captions, torch.ones(len(batch)), encodings=encodings)
+
+
+@dataclass(frozen=True)
+class PriorPreservationSource:
+    """Each row of `subject` with a random row of its class, whose losses count `weight`."""
+
+    subject: ExampleSource
+    of_class: ExampleSource
+    weight: float
+
+    def __len__(self) -> int:
+        return len(self.subject)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
+        """The rows of these indices, then as many of the class."""
+        mine = self.subject.batch(indices, generator)
+        others = torch.randint(len(self.of_class), (len(indices),), generator=generator).tolist()
+        theirs = self.of_class.batch(others, generator)
+        return mine.joined(replace(theirs, weights=self.weight * theirs.weights))
+
+
+@dataclass(frozen=True)
+class WithRegions:
+    """Examples, each with a region to repaint; a share `box` of them are boxes.
+
+    `downscale` is how many pixels along a side are one latent.
+    """
+
+    source: ExampleSource
+    downscale: int
+    box: float
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
+        """The rows of these indices, and regions of their own."""
+        found = self.source.batch(indices, generator)
+        if found.pixels is not None:
+            height, width = found.pixels.shape[-2:]
+        else:
+            height, width = (self.downscale * side for side in found.encodings["latents"].shape[-2:])
+        regions = random_regions(len(found.captions), height, width, self.box, generator)
+        return replace(found, repaint=regions)
+
+
+@dataclass(frozen=True)
+class WithEdges:
+    """Examples, each with the edges of its image as its hint."""
+
+    source: ExampleSource
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
+        """The rows of these indices, and their edges."""
+        found = self.source.batch(indices, generator)
+        assert found.pixels is not None
+        return replace(found, hints=edge_hints(found.pixels))
+
+
+@dataclass(frozen=True)
+class ConcatSource:
+    """Several sources in a row, whose images have different shapes; a batch is of one of them."""
+
+    sources: tuple[ExampleSource, ...]
+
+    def __len__(self) -> int:
+        return sum(len(source) for source in self.sources)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
+        """The rows of these indices, all of which are of one source."""
+        first = 0
+        for source in self.sources:
+            if indices[0] < first + len(source):
+                return source.batch([index - first for index in indices], generator)
+            first += len(source)
+        raise IndexError(indices[0])
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The examples, their order where it is no plain one, and images to show.
+
+    Those of `held_out`, in sets of one shape, are measured on.
+    """
+
+    source: ExampleSource
+    shown: PictureSet
+    held_out: Sequence[PictureSet] = ()
+    order: Callable[[int, int], Order] | None = None
+
+
+Wrap = Callable[[PictureSet, ExampleSource], Generator[Event, None, ExampleSource]]
+"""What makes of images of one shape, and the examples they are, the examples to learn from."""
+
+
+def training_data(
+    ctx: TrainContext,
+    stage: Stage,
+    encoder: Encoder,
+    size: int,
+    captioner: Captioner | None = None,
+    wrap: Wrap | None = None,
+) -> Generator[Event, None, TrainingData]:
+    """The images that a stage learns from, in one shape or in buckets, with captions or a `captioner`."""
+    sets, held_out = ctx.data.shapes(size, captioner)
+    for images in sets:
+        encoder.check_size(*images.shape)
+    sources = []
+    for images in sets:
+        source = yield from examples_of(ctx, stage, encoder, images)
+        sources.append(source if wrap is None else (yield from wrap(images, source)))
+    shown = next(iter(held_out), sets[0])
+    if ctx.config.data.buckets is None:
+        return TrainingData(sources[0], shown, held_out)
+    order = partial(BucketSampler, [len(images) for images in sets])
+    return TrainingData(ConcatSource(tuple(sources)), shown, held_out, order)
+
+
+def examples_of(
+    ctx: TrainContext, stage: Stage, encoder: Encoder, images: PictureSet
+) -> Generator[Event, None, ExampleSource]:
+    """The rows of a set of images: from the cache when the stage keeps variants, else the images."""
+    source = PictureSource(images, augmentation(stage))
+    if stage.variants == 0:
+        return Plain(source)
+    encode, stamp = encoder.encode, encoder.stamp
+    encoded = yield from encode_once(
+        source, stage.variants, encode, stamp, ctx.run.cache, ctx.seed, stage.name
+    )
+    return Cached(encoded)
+
+
+def plain(images: PictureSet) -> Plain:
+    """Images as they are, on white where they are transparent."""
+    return Plain(PictureSource(images, AUGMENTATIONS["none"]))

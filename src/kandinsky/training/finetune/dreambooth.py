@@ -1,0 +1,96 @@
+"""DreamBooth: a subject learns a name while its class stays as varied as it was (arXiv 2208.12242)."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+from PIL import Image
+from torch import nn
+
+from kandinsky.core.errors import ConfigError
+from kandinsky.core.metadata import write_picture
+from kandinsky.training import events
+from kandinsky.training.config import DreamBoothObjective, Stage, Target
+from kandinsky.training.context import TrainContext
+from kandinsky.training.data.caption import Templates
+from kandinsky.training.data.folder import read_bare_folder
+from kandinsky.training.data.pictures import PictureSet, open_pictures
+from kandinsky.training.examples import (
+    Examples,
+    ExampleSource,
+    PriorPreservationSource,
+    examples_of,
+    training_data,
+)
+from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
+from kandinsky.training.finetune.tuning import add_adapters, tuning_task, unfreeze
+from kandinsky.training.task import Task
+
+CLASS_FOLDER = "class"
+
+
+def dreambooth_task(ctx: TrainContext, stage: Stage) -> Generator[events.Event, None, Task[Examples]]:
+    """Adapters, or all weights, on images of one subject and on the checkpoint's own images of its class.
+
+    Both are learned from in every step, as many of one as of the other (their section 3.2).
+    """
+    objective = stage.objective_as(DreamBoothObjective)
+    base = open_base(ctx, stage)
+    if base.model.hints:
+        raise ConfigError(
+            f"{base.pipe.model_id} follows hint pictures, and pictures of the class have none.",
+            'Set method = "lora" or "full", or begin with another decoder.',
+        )
+
+    def with_class(
+        subject: PictureSet, source: ExampleSource
+    ) -> Generator[events.Event, None, ExampleSource]:
+        """Images of the subject in one shape, each with one of its class in that shape."""
+        if not objective.preserves:
+            return source
+        folder = ctx.run.of(stage.name) / CLASS_FOLDER
+        if ctx.config.data.buckets is not None:
+            folder /= "x".join(str(side) for side in subject.shape)
+        yield from draw_class(base, objective, folder, subject.shape, stage.name)
+        drawn = read_bare_folder(folder, Templates((objective.class_prompt,)))
+        images = open_pictures(drawn, subject.shape).to(ctx.device)
+        others = yield from examples_of(ctx, stage, base, images)
+        return PriorPreservationSource(source, others, objective.class_weight)
+
+    size, captioner = ctx.data.size(stage, base.size), Templates((objective.prompt,))
+    data = yield from training_data(ctx, stage, base, size, captioner, with_class)
+    return tuning_task(ctx, stage, base, data, trainable_modules(base, objective))
+
+
+def trainable_modules(base: BaseCheckpoint, objective: DreamBoothObjective) -> dict[Target, nn.Module]:
+    """What learns, by target: adapters, or the networks themselves."""
+    if objective.whole:
+        return {target: unfreeze(base.learners(target, objective.with_texts)) for target in objective.targets}
+    return {target: add_adapters(base, target, objective.adapter) for target in objective.targets}
+
+
+def draw_class(
+    base: BaseCheckpoint, objective: DreamBoothObjective, folder: Path, shape: tuple[int, int], stage: str
+) -> Generator[events.Event, None, None]:
+    """Draws the images of the class that `folder` lacks; image i is that of seed i."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = base.request_fields(*shape)
+    if objective.class_steps is not None:
+        fields["steps"] = objective.class_steps
+    if base.prior is not None and objective.class_prior_guidance_scale is not None:
+        fields["prior_guidance_scale"] = objective.class_prior_guidance_scale
+    for number in range(objective.class_pictures):
+        path = folder / f"{number:05d}.png"
+        if path.is_file() and _readable(path):
+            continue
+        yield events.Preparing(stage, "pictures of the class", number, objective.class_pictures)
+        write_picture(base.pipe.generate(objective.class_prompt, seed=number, **fields).images[0], path)
+    yield events.Preparing(stage, "pictures of the class", objective.class_pictures, objective.class_pictures)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError):
+        return False
+    return True

@@ -1,0 +1,246 @@
+"""What a guided teacher draws, kept as the way it went: its latents where each step of a student ends."""
+
+import hashlib
+import json
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kandinsky.checkpoints.weights import read_header, read_tensor_file, write_tensor_file
+from kandinsky.conditioning.conditions import Batch
+from kandinsky.core.errors import CheckpointError
+from kandinsky.core.images import to_pil
+from kandinsky.core.requests import Request
+from kandinsky.core.rng import PerPictureRng
+from kandinsky.engine.acceleration.networks import accelerated_model
+from kandinsky.engine.sampling_defaults import Sampling
+from kandinsky.tasks.generate import denoise, encode
+from kandinsky.tasks.resolve import resolve
+from kandinsky.tasks.start import start
+from kandinsky.training import events
+from kandinsky.training.config import DistillObjective, Stage
+from kandinsky.training.context import TrainContext
+from kandinsky.training.data.pictures import PictureSet
+from kandinsky.training.dataset import augmentation
+from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint
+from kandinsky.training.run_folder import weights_stamp
+from kandinsky.training.seeds import generator
+
+FIRST_SEED = 2**40
+"""Of the teacher's noise: far from seeds that people ask for."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """N pictures that a teacher drew.
+
+    `states` (N, steps + 1, C, h, w) are latents from pure noise to the end, `embeddings` (N, D) what the
+    decoder was told where it hears image embeddings.
+    """
+
+    captions: tuple[str, ...]
+    states: Tensor
+    embeddings: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows of a batch: from `x` to `target`, both (B, C, h, w) float32, in step number `step` (B,)."""
+
+    captions: tuple[str, ...]
+    embeddings: Tensor | None
+    x: Tensor
+    target: Tensor
+    step: Tensor
+
+
+@dataclass(frozen=True)
+class SegmentSource:
+    """Every step of every trajectory as an example of its own."""
+
+    kept: Trajectories
+
+    @property
+    def steps(self) -> int:
+        """How many steps a trajectory has."""
+        return self.kept.states.shape[1] - 1
+
+    def __len__(self) -> int:
+        return len(self.kept) * self.steps
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Segment:
+        """The steps of these indices; nothing about them is random."""
+        chosen = torch.tensor(list(indices))
+        rows, step = chosen // self.steps, chosen % self.steps
+        embeddings, states = self.kept.embeddings, self.kept.states
+        return Segment(
+            tuple(self.kept.captions[row] for row in rows.tolist()),
+            None if embeddings is None else embeddings[rows].float(),
+            states[rows, step].float(),
+            states[rows, step + 1].float(),
+            step,
+        )
+
+
+def teacher_scale(base: BaseCheckpoint, objective: DistillObjective) -> float:
+    """The guidance scale of the teacher, as requests have it."""
+    usual = base.model.defaults["guidance_scale"]
+    return float(usual if objective.guidance_scale is None else objective.guidance_scale)
+
+
+def draw_trajectories(
+    base: BaseCheckpoint,
+    objective: DistillObjective,
+    prompts: Sequence[str | Image.Image],
+    seed: int,
+    side: int,
+) -> tuple[Tensor, Tensor | None]:
+    """The states and embeddings of `Trajectories`, drawn under these prompts as a request would be.
+
+    Row i is from seed `seed` + i; pictures are `side` pixels wide and high.
+    """
+    scale = teacher_scale(base, objective)
+    model = accelerated_model(Sampling({"sampler": objective.solver}, "trailing").applied(base.model))
+    request = Request(
+        list(prompts),
+        seed=seed,
+        width=side,
+        height=side,
+        sampler=objective.solver,
+        steps=objective.solver_steps,
+        guidance_scale=scale,
+    )
+    resolved = resolve(model, request)
+    rows = resolved.rows
+    batch = Batch(rows, PerPictureRng.from_seeds([row.seed for row in rows], model.working_dtype))
+    conditions = _result(encode(model, resolved, [batch]))[0]
+    assert isinstance(batch.rng, PerPictureRng)
+    # The same draws twice: the loop does not show where it begins.
+    rng = PerPictureRng(batch.rng.generators, model.working_dtype)
+    states = [start(model, resolved, replace(batch, rng=rng.fork())).x]
+    stride = objective.solver_steps // objective.steps
+    for step in denoise(model, resolved, replace(batch, rng=rng), conditions):
+        if (step.index + 1) % stride == 0:
+            states.append(step.x)
+    cond = conditions.cond
+    embeddings: Tensor | None = getattr(cond, "image_embedding", None)
+    return torch.stack(states, dim=1), embeddings
+
+
+def kept_trajectories(
+    ctx: TrainContext, stage: Stage, base: BaseCheckpoint, pictures: PictureSet, count: int, purpose: str
+) -> Generator[events.Event, None, Trajectories]:
+    """`count` trajectories of pictures and their captions, drawn now or read where they were drawn before.
+
+    They are kept in chunks, so that a run that was killed draws the rest only. Another teacher, other
+    pictures and other settings make new ones. Raises OutputError when the disk does not take them.
+    """
+    objective = stage.objective_as(DistillObjective)
+    folder = ctx.run.cache / f"trajectories-{_key(ctx, stage, base, pictures, purpose)}"
+    parts: list[Trajectories] = []
+    what = f"trajectories of the teacher ({purpose})"
+    for first in range(0, count, objective.chunk):
+        path = folder / f"{first:08d}.safetensors"
+        found = _read(path)
+        if found is None:
+            yield events.Preparing(stage.name, what, first, count)
+            rows = min(objective.chunk, count - first)
+            _write(path, _draw(ctx, stage, base, pictures, first, rows, purpose))
+            found = _read(path)
+        assert found is not None
+        parts.append(found)
+    yield events.Preparing(stage.name, what, count, count)
+    embeddings = [part.embeddings for part in parts if part.embeddings is not None]
+    return Trajectories(
+        tuple(caption for part in parts for caption in part.captions),
+        torch.cat([part.states for part in parts]),
+        torch.cat(embeddings) if embeddings else None,
+    )
+
+
+def _draw(
+    ctx: TrainContext,
+    stage: Stage,
+    base: BaseCheckpoint,
+    pictures: PictureSet,
+    first: int,
+    count: int,
+    purpose: str,
+) -> Trajectories:
+    objective = stage.objective_as(DistillObjective)
+    draws = generator(ctx.seed, "trajectories", purpose, first)
+    rows = torch.randint(len(pictures), (count,), generator=draws)
+    batch = pictures.batch(rows, draws, augmentation(stage))
+    reads = torch.rand(count, generator=draws) < objective.from_text
+    shown = to_pil(batch.pixels)
+    # Without a prior nothing but texts is understood.
+    prompts = [
+        caption if base.prior is None or read else picture
+        for caption, picture, read in zip(batch.captions, shown, reads.tolist(), strict=True)
+    ]
+    # Another purpose begins with other noise.
+    offset = int(torch.randint(2**40, (1,), generator=generator(ctx.seed, "noise", purpose)))
+    states, embeddings = draw_trajectories(
+        base, objective, prompts, FIRST_SEED + offset + first, pictures.shape[1]
+    )
+    return Trajectories(batch.captions, states, embeddings)
+
+
+def _key(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, pictures: PictureSet, purpose: str) -> str:
+    objective = stage.objective_as(DistillObjective)
+    teacher = objective.model_dump(include={"steps", "solver_steps", "solver", "from_text", "chunk"})
+    said = {
+        **teacher,
+        "guidance_scale": teacher_scale(base, objective),
+        "lora": ctx.config.model.lora,
+        "augmentation": str(augmentation(stage)),
+        "captions": ctx.config.data.captions,
+        "seed": ctx.seed,
+        "purpose": purpose,
+        "dtype": str(base.model.dtype),
+        "defaults": dict(base.model.defaults),
+    }
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
+    digest.update(weights_stamp(base.model.modules).encode())
+    digest.update(pictures.pixels.cpu().numpy().tobytes())
+    for ids in (pictures.concept_ids, pictures.style_ids):
+        digest.update(ids.numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _write(path: Path, drawn: Trajectories) -> None:
+    tensors = {"states": drawn.states.half().cpu()}
+    if drawn.embeddings is not None:
+        tensors["embeddings"] = drawn.embeddings.half().cpu()
+    write_tensor_file(path, tensors, {"captions": json.dumps(drawn.captions, ensure_ascii=False)})
+
+
+def _read(path: Path) -> Trajectories | None:
+    if not path.is_file():
+        return None
+    try:
+        tensors = read_tensor_file(path)
+        captions = json.loads(read_header(path)["captions"])
+    except (CheckpointError, KeyError, ValueError):
+        return None
+    return Trajectories(tuple(captions), tensors["states"], tensors.get("embeddings"))
+
+
+def _result(work: Generator[object, None, T]) -> T:
+    """What a generator returns in the end."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result

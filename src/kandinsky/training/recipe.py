@@ -1,0 +1,60 @@
+"""What a recipe brings to training, as values: how its data are read and said, and heads for CLIP."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from kandinsky.core.errors import ConfigError
+from kandinsky.training.config import ClipObjective, DataConfig
+from kandinsky.training.data.folder import Folder
+from kandinsky.training.data.pictures import Batch, PictureSet
+
+
+class AuxiliaryHeads(Protocol):
+    """What embeddings are asked during training, besides to fit each other."""
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The heads, by the names that their tensors begin with."""
+        ...
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """How much each of their losses counts."""
+        ...
+
+    def image_losses(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """What they say of image embeddings (B, P): scalar losses by name."""
+        ...
+
+    def text_losses(self, text: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """What they say of the embeddings (B, P) of a batch's captions: scalar losses by name."""
+        ...
+
+    def accuracy(self, image: Tensor, concepts: Tensor) -> dict[str, float]:
+        """How often image embeddings (B, P) are recognised as their concepts (B,): shares by name."""
+        ...
+
+
+class Recipe(Protocol):
+    """What a data set brings that is not images with a caption each."""
+
+    def read(self, root: Path, data: DataConfig) -> Folder:
+        """Reads a folder, and leaves out what the settings do not want; DataError, ConfigError."""
+        ...
+
+    def heads(self, objective: ClipObjective, images: PictureSet, width: int) -> AuxiliaryHeads:
+        """The heads that an objective weighs, for embeddings of a width."""
+        ...
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of a name in `kandinsky.recipes`, which is imported for it; ConfigError for another name."""
+    try:
+        recipe: Recipe = importlib.import_module(f"kandinsky.recipes.{name}").RECIPE
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ConfigError(f"data.recipe: there is no recipe {name!r}.", 'There is "emoji".') from error
+    return recipe

@@ -1,0 +1,1 @@
+"""Training the networks of a model from nothing but images and captions."""

@@ -1,0 +1,73 @@
+"""The two CLIP towers as one thing to train."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kandinsky.conditioning.clip_image import CLIP_MEAN, CLIP_STD
+from kandinsky.networks.clip import ClipText, ClipTextConfig, ClipTextFeatures, ClipVision, ClipVisionConfig
+
+GROUPS = 4
+"""How many groups of similar length a batch of captions is read in on a processor."""
+
+
+class ClipModel(nn.Module):
+    """Text tower, vision tower, and the learned scale of their logits (Radford et al. 2021, figure 3)."""
+
+    def __init__(self, text: ClipTextConfig, vision: ClipVisionConfig) -> None:
+        super().__init__()
+        self.text, self.vision = ClipText(text), ClipVision(vision)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def see(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1], of any size, to image embeddings (B, P)."""
+        embedding: Tensor = self.vision(vision_pixels(pictures, self.vision.config.image_size))
+        return embedding
+
+    def see_nothing(self) -> Tensor:
+        """The embedding (1, P) of a picture that is zero after normalisation: the decoder's empty
+        condition.
+        """
+        size = self.vision.config.image_size
+        blank = torch.zeros(1, 3, size, size, device=self.log_scale.device)
+        embedding: Tensor = self.vision(blank)
+        return embedding
+
+    def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Texts (B, L) to text embeddings (B, P), short ones apart from long ones where that is faster."""
+        rows = by_length(mask.sum(dim=1), ids.device)
+        found = torch.cat([self.read(trimmed(ids[group], mask[group])[0]).embedding for group in rows])
+        return found[torch.cat(rows).argsort()]
+
+    def read(self, ids: Tensor) -> ClipTextFeatures:
+        """Token ids (B, L) to the text's features."""
+        features: ClipTextFeatures = self.text(ids)
+        return features
+
+
+def vision_pixels(pictures: Tensor, size: int) -> Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1] as the vision tower takes them: `size` pixels, shifted and scaled."""
+    if pictures.shape[-2:] != (size, size):
+        pictures = F.interpolate(pictures.float(), (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+    mean, std = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
+    return (pictures * 0.5 + 0.5 - mean) / std
+
+
+def trimmed(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Token ids (B, L) and mask (B, L) without the columns that are padding in every row.
+
+    The text tower is causal and the prior never sees padding, so both say the same; most captions are short.
+    """
+    longest = int(mask.sum(dim=1).max())
+    return ids[:, :longest], mask[:, :longest]
+
+
+def by_length(lengths: Tensor, device: torch.device) -> list[Tensor]:
+    """The rows of a batch in groups of similar length, each a tensor of row numbers; one group on a GPU.
+
+    `lengths` (B,) counts tokens. A processor is the faster for every token of padding that it is spared.
+    """
+    parts = GROUPS if device.type == "cpu" else 1
+    return [rows for rows in lengths.argsort(stable=True).tensor_split(parts) if len(rows)]

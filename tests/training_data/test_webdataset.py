@@ -1,0 +1,190 @@
+"""Tables of captions, shards, Hugging Face datasets, and where decoded pictures are kept."""
+
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from kandinsky.core.errors import ConfigError, DataError
+from kandinsky.core.system import cache_folder
+from kandinsky.training.config import DataConfig, validated
+from kandinsky.training.data.folder import read_folder
+from kandinsky.training.data.pictures import open_pictures
+from kandinsky.training.data.webdataset import unpack_dataset, unpack_shards
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KANDINSKY_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def picture(colour: str = "red") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def table(root: Path, columns: str, rows: list[str]) -> Path:
+    (root / "pictures").mkdir()
+    (root / "pictures" / "a.png").write_bytes(picture())
+    (root / "pictures" / "b.png").write_bytes(picture("blue"))
+    (root / "metadata.csv").write_text("\n".join([columns, *rows]) + "\n", encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize("column", ["image_name", "paths", "file_name"])
+def test_a_table_of_captions(column: str, tmp_path: Path) -> None:
+    table(tmp_path, f",{column},caption", ['0,pictures/a.png,"one, two"', "1,pictures/b.png,ein Öl"])
+    for given in (tmp_path, tmp_path / "metadata.csv"):
+        folder = read_folder(given)
+        assert [record.file_name for record in folder.records] == ["pictures/a.png", "pictures/b.png"]
+        assert list(folder.captioner.corpus()) == ["one, two", "ein Öl"]
+
+
+def test_absolute_paths_in_a_table(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    table(tmp_path, "image_name,caption", [])
+    listed = tmp_path / "elsewhere" / "list.csv"
+    listed.write_text(f"image_name,caption\n{tmp_path / 'pictures' / 'a.png'},one\n")
+    assert len(open_pictures(listed, 8)) == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "message"),
+    [
+        ("image,caption", ["pictures/a.png,one"], "none of the columns file_name"),
+        ("image_name,words", ["pictures/a.png,one"], "none of the columns caption"),
+        ("image_name,caption", ["pictures/c.png,one"], "line 2 names 'pictures/c.png'"),
+        ("image_name,caption", ["pictures/a.png,one", "pictures/b.png,"], "line 3 .* has no caption"),
+        ("image_name,caption", [], "holds no pictures"),
+    ],
+)
+def test_mistakes_in_a_table(columns: str, rows: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        read_folder(table(tmp_path, columns, rows))
+
+
+def shard(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def test_shards_are_unpacked_once(tmp_path: Path, own_cache: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    shard(
+        data / "0.tar",
+        {"x/a.png": picture(), "x/a.txt": b"one", "x/b.png": picture("blue"), "x/b.txt": b"two"},
+    )
+    told = json.dumps({"caption": "three"}).encode()
+    shard(data / "1.tar", {"../../c.png": picture("green"), "../../c.json": told})
+    folder = unpack_shards(data)
+    assert folder is not None
+    assert own_cache in folder.parents
+    assert list(read_folder(folder).captioner.corpus()) == ["one", "two", "three"]
+    stamp = (folder / "metadata.jsonl").stat().st_mtime_ns
+    assert unpack_shards(data) == folder
+    assert (folder / "metadata.jsonl").stat().st_mtime_ns == stamp
+    # An archive says where its files lie; nothing is written there.
+    assert not list(tmp_path.glob("c.*"))
+    assert sorted(path.name for path in data.iterdir()) == ["0.tar", "1.tar"]
+    assert unpack_shards(data / "0.tar") != folder
+    assert unpack_shards(tmp_path / "cache") is None
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [({"a.png": b"x"}, "'a' has no caption"), ({"a.txt": b"one"}, "'a' has no picture")],
+)
+def test_mistakes_in_shards(files: dict[str, bytes], message: str, tmp_path: Path, own_cache: Path) -> None:
+    shard(tmp_path / "0.tar", files)
+    with pytest.raises(DataError, match=message):
+        unpack_shards(tmp_path)
+    (tmp_path / "0.tar").write_bytes(b"no archive")
+    with pytest.raises(DataError, match="is damaged"):
+        unpack_shards(tmp_path)
+    assert not list(own_cache.rglob("*.png"))
+
+
+class Table(list[Any]):
+    column_names = ("image", "text")
+    _fingerprint = "f"
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
+    """The package `datasets`, of which little is used."""
+    module = ModuleType("datasets")
+    vars(module).update(functions)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+
+
+def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Table(
+        [
+            {"image": Image.new("RGB", (8, 8), "red"), "text": "one"},
+            {"image": Image.new("L", (8, 8)), "text": ["two"]},
+        ]
+    )
+    asked = []
+
+    def load(name: str, split: str) -> Table:
+        asked.append((name, split))
+        return rows
+
+    stand_in(monkeypatch, load_dataset=load)
+    folder = unpack_dataset("somebody/pictures", "train[:2]")
+    assert asked == [("somebody/pictures", "train[:2]")]
+    assert list(read_folder(folder).captioner.corpus()) == ["one", "two"]
+    with pytest.raises(ConfigError, match="no column 'words'"):
+        unpack_dataset("somebody/pictures", "train", caption="words")
+    with pytest.raises(DataError, match="holds a str, no pictures"):
+        unpack_dataset("somebody/pictures", "train", image="text")
+
+
+def test_datasets_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, split: str) -> Table:
+        raise FileNotFoundError(name)
+
+    stand_in(monkeypatch, load_dataset=load)
+    with pytest.raises(DataError, match="cannot be loaded"):
+        unpack_dataset("nobody/nothing", "train")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ConfigError, match="pip install datasets"):
+        unpack_dataset("nobody/nothing", "train")
+
+
+def test_a_source_is_needed() -> None:
+    for values in ({}, {"folder": "a", "dataset": "b/c"}):
+        with pytest.raises(ConfigError, match="one of them is needed"):
+            validated(DataConfig, values, "data")
+
+
+def test_nothing_is_written_into_the_folder(tmp_path: Path, own_cache: Path) -> None:
+    data = table(tmp_path, "image_name,caption", ["pictures/a.png,one"])
+    before = sorted(path.relative_to(data) for path in data.rglob("*"))
+    open_pictures(data, 8)
+    after = sorted(p.relative_to(data) for p in data.rglob("*") if own_cache not in (p, *p.parents))
+    assert after == before
+    assert list(own_cache.rglob("*.npy"))
+
+
+def test_where_caches_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KANDINSKY_CACHE")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/there")
+    assert cache_folder() == Path("/there/kandinsky")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "kandinsky"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert cache_folder() == Path.home() / "Library" / "Caches" / "kandinsky"
