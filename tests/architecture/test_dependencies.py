@@ -24,8 +24,8 @@ DISTRIBUTIONS = {
 }
 """Of import names that differ."""
 OWN = ("kandinsky", "tests", "benchmarks")
-WITH_TORCH = {"triton", "functorch"}
-"""Installed with torch where it can use them."""
+NOT_INSTALLED = {"triton", "functorch", "_typeshed"}
+"""What comes with torch where that can use it, and what only a type checker has."""
 NOT_IMPORTED = {"pytest-xdist", "protobuf", "sentencepiece"}
 """Tests need them without a line that says so: a plugin, and what transformers imports."""
 FACADES = {"kandinsky2", "kandinsky3", "yaml"}
@@ -63,7 +63,7 @@ def imported(paths: list[Path]) -> dict[str, str]:
             beside = path.with_name(f"{root}.py").exists()
             if not beside and root not in sys.stdlib_module_names and root not in OWN:
                 found.setdefault(DISTRIBUTIONS.get(root, root), path.relative_to(REPOSITORY).as_posix())
-    return {name: place for name, place in found.items() if name not in WITH_TORCH}
+    return {name: place for name, place in found.items() if name not in NOT_INSTALLED}
 
 
 def constants(paths: list[Path]) -> set[str]:

@@ -38,7 +38,7 @@ def test_what_we_write_we_read(written: Path) -> None:
     got = folder.weights("movq")
     assert got.keys() == want.keys()
     assert all(torch.equal(got[name], want[name]) for name in want)
-    folder.expect_kind("KandinskyV22InpaintPipeline", "KandinskyV22Pipeline")
+    assert folder.kind == "KandinskyV22Pipeline"
 
 
 def test_what_we_write_the_peer_opens(written: Path) -> None:
@@ -60,8 +60,6 @@ def test_what_the_peer_writes_we_read(written: Path, tmp_path_factory: pytest.Te
 
 def test_the_folder_is_of_another_kind(written: Path) -> None:
     folder = open_folder(written)
-    with pytest.raises(CheckpointError, match="KandinskyV22Pipeline, not a KandinskyV22PriorPipeline"):
-        folder.expect_kind("KandinskyV22PriorPipeline")
     with pytest.raises(CheckpointError, match="of a VQModel, not of a UNet2DConditionModel"):
         folder.config("movq", "UNet2DConditionModel")
     write_json(written / "movq" / "config.json", {"architectures": ["CLIPTextModelWithProjection"]})

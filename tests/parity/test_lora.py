@@ -1,5 +1,6 @@
 """Our low-rank adapters against peft and diffusers: the same files give the same numbers, both ways."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from kandinsky.checkpoints.lora import (
     from_tensors,
     modules_of,
     read_lora,
+    to_tensors,
     write_lora,
-    write_peft,
 )
 from kandinsky.checkpoints.maps.clip import CLIP_TEXT, clip_text_config
 from kandinsky.checkpoints.maps.prior import PRIOR, prior_config
 from kandinsky.checkpoints.maps.unet2 import UNET2, unet2_config
 from kandinsky.checkpoints.maps.unet3 import unet3_config, unet3_map
+from kandinsky.checkpoints.weights import write_tensor_file
 from kandinsky.networks.clip import ClipText
 from kandinsky.networks.prior import Prior, PriorCondition
 from kandinsky.networks.unet2 import UNet2, UNet2Condition
@@ -206,7 +208,11 @@ def test_a_text_encoder_adapter_through_folders_of_peft(tmp_path: Path) -> None:
         fresh = ClipText(ours.config).eval()
         fresh.load_state_dict(CLIP_TEXT.to_native(again.state_dict()))
         adapter = _drawn(fresh, ["k_proj", "out_proj", "text_projection"])
-        write_peft(tmp_path / "ours", fresh, adapter, "some/base")
+        tensors, peft = to_tensors(fresh, adapter)
+        named = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
+        write_tensor_file(tmp_path / "ours" / "adapter_model.safetensors", named, {})
+        config = {"peft_type": "LORA", "base_model_name_or_path": "some/base", "bias": "none", **peft}
+        (tmp_path / "ours" / "adapter_config.json").write_text(json.dumps(config))
         attach(fresh, adapter, "b")
         read = PeftModel.from_pretrained(again, str(tmp_path / "ours")).eval()
         assert relative(fresh(ids).embedding, read(ids).text_embeds) < TOLERANCE

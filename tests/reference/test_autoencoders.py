@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.checkpoints.maps.original_kl import drop_training, infer_kl_config, original_kl_map
-from kandinsky.checkpoints.maps.original_movq import infer_movq_config, original_movq_map, wraps_norms
+from kandinsky.checkpoints.maps.original_movq import WRAPPED, infer_movq_config, original_movq_map
 from kandinsky.checkpoints.weights import load_strict
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.kl import AutoencoderKL
@@ -29,7 +29,7 @@ def _kl() -> AutoencoderKL:
 
 def _movq(file: dict[str, Tensor]) -> MoVQ:
     config = infer_movq_config(file)
-    native = original_movq_map(config, wraps_norms(file)).to_native(file)
+    native = original_movq_map(config, WRAPPED in file).to_native(file)
     return load_strict(lambda: MoVQ(config), native, torch.float32)
 
 
@@ -67,7 +67,7 @@ def test_movq(later: bool) -> None:
     found, allowed = tensors(SECOND), limit(SECOND, "movq")
     file = weights(SECOND, "movq")
     file = _later_form(file) if later else file
-    assert wraps_norms(file) is later
+    assert (WRAPPED in file) is later
     network = _movq(file)
     assert network.config.codebook_size == (0 if later else 64)
     assert relative(network.encode(found["movq.image"]), found["movq.encoded"]) < allowed

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kandinsky.checkpoints.maps.networks import LATER_MOVQ, ONE_TEXT
 from kandinsky.checkpoints.maps.networks import UNET3 as UNET
-from kandinsky.checkpoints.maps.original_movq import infer_movq_config, original_movq_map, wraps_norms
+from kandinsky.checkpoints.maps.original_movq import WRAPPED, infer_movq_config, original_movq_map
 from kandinsky.checkpoints.maps.original_unet3 import (
     gathered,
     infer_unet3_config,
@@ -140,7 +140,7 @@ def test_calls_of_whole_runs(case: str, run: str) -> None:
 @torch.no_grad()
 def test_movq() -> None:
     found, file = tensors(THIRD), weights(THIRD, "movq")
-    assert wraps_norms(file)
+    assert WRAPPED in file
     config = infer_movq_config(file)
     assert config == MoVQConfig(channels=(32, 32, 32, 64), layers=1, codebook_size=0)
     native = original_movq_map(config, wrapped=True).to_native(file)

@@ -19,7 +19,7 @@ from kandinsky.training import events, run_config
 from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import ClipObjective, read_config
 from kandinsky.training.data.caption import Caption
-from kandinsky.training.data.order import GroupSampler
+from kandinsky.training.data.samplers import GroupSampler
 
 VISION = {"contrastive": 0.0, "concepts": 1.0, "looks": 0.3, "sketch": 3.0}
 TEXT = {"lock": "vision", "contrastive": 1.0, "concepts_text": 0.5, "per_concept": 2}

@@ -96,6 +96,10 @@ def stage(**values: Any) -> dict[str, Any]:
         ({key: value for key, value in MINIMAL.items() if key != "out"}, "out: field required"),
         (stage(method="clip", objective={"distillation": 1.0}), "needs a teacher"),
         (stage(method="clip", variants=2), "keeps 2 variants, but needs more"),
+        (stage(method="clip", objective={"sketch": 1.0}), "weighs sketch, which a head of a recipe"),
+        ({**MINIMAL, "data": {"folder": "x", "groups": ["faces"]}}, "data.groups is for a recipe"),
+        (stage(objective={"method": "clip"}), "objective.method is 'clip', of a stage of method 'movq'"),
+        (stage(method="full", objective={"decoder": {"vlb": -1}}), "stage.0.objective.decoder.vlb: input"),
     ],
 )
 def test_each_mistake_is_one_helpful_error(values: dict[str, Any], message: str) -> None:

@@ -1,5 +1,6 @@
 """Each loss against a formula, a property it must have, or an independent way to compute it."""
 
+import itertools
 import math
 
 import pytest
@@ -14,6 +15,7 @@ from kandinsky.training.objectives.autoencoder import (
     critic_hinge_loss,
     generator_hinge_loss,
     latent_moments_loss,
+    similarity,
     structure_distance,
 )
 from kandinsky.training.objectives.contrastive import (
@@ -64,6 +66,23 @@ def test_structure_distance_sees_each_row_alone_and_has_a_gradient() -> None:
     together.sum().backward()
     assert y.grad is not None
     assert y.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.05])
+def test_similarity_is_that_of_the_paper(scale: float) -> None:
+    """Wang et al. 2004, eq. 13, written out for every window; faint pictures show the constants."""
+    a, b = (scale * pictures(1, 16, seed)[0].double() for seed in (0, 1))
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    values = []
+    for plane in range(3):
+        for top, left in itertools.product(range(12), repeat=2):
+            x, y = (image[plane, top : top + 5, left : left + 5].flatten() for image in (a, b))
+            mean_x, mean_y = x.mean(), y.mean()
+            covariance = ((x - mean_x) * (y - mean_y)).mean()
+            luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+            structure = (2 * covariance + c2) / (x.var(correction=0) + y.var(correction=0) + c2)
+            values.append(luminance * structure)
+    torch.testing.assert_close(similarity(a[None], b[None]), torch.stack(values).mean()[None])
 
 
 def test_latent_moments_loss_is_about_zero_for_standard_latents_alone() -> None:

@@ -348,7 +348,7 @@ def test_recipes_fit_together_and_are_small_enough_to_ship(recipe: str, root: Pa
     values |= {"out": str(tmp_path / "run"), "threads": 1, "device": "cpu"}
     values["data"] |= {"folder": str(root / "pictures"), "held_out": 0}
     for stage in values["stage"]:
-        stage |= {"max_steps": 1, "batch": 2, "sample_every": 0, "variants": min(stage.get("variants", 0), 1)}
+        stage |= {"max_steps": 1, "batch": 4, "sample_every": 0, "variants": min(stage.get("variants", 0), 1)}
         stage["precision"] = "fp32"
         # The classifier's weights are a package of their own.
         stage["objective"].pop("features", None)

@@ -143,7 +143,7 @@ def _module_name(place: Place) -> str:
 
 @dataclass
 class AppliedLora:
-    """One adapter's part in one layer."""
+    """One adapter's changes of one layer."""
 
     changes: tuple[tuple[Place, LowRank], ...]
     scale: float
@@ -166,15 +166,14 @@ class AppliedLora:
     def merged(self, weight: Tensor) -> Tensor:
         """The change of the layer's weight, in float32 or wider."""
         total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-        if self.scale:
-            for place, change in self.changes:
-                rows = place.rows(len(weight))
-                total[rows] = change.delta(weight[rows], self.scale)
+        for place, change in self.changes if self.scale else ():
+            rows = place.rows(len(weight))
+            total[rows] = change.delta(weight[rows], self.scale)
         return total
 
 
 class AdapterSlot:
-    """What a layer wears: adapters by name, and while they are merged its own weight."""
+    """The adapters of a layer by name, and while they are merged its own weight."""
 
     def __init__(self) -> None:
         self.adapters: dict[str, AppliedLora] = {}
@@ -184,14 +183,10 @@ class AdapterSlot:
         """The layer's output `y` for `x` with every change that is not merged already."""
         if self.own is not None:
             return y
-        changes = [
-            change
-            for applied in self.adapters.values()
-            if (change := applied.forward(layer, x, y)) is not None
-        ]
+        changes = [applied.forward(layer, x, y) for applied in self.adapters.values()]
         for change in changes:
             # Under autocast the input may be wider than what the layer makes of it.
-            y = y + change.to(y.dtype)
+            y = y if change is None else y + change.to(y.dtype)
         return y
 
     @torch.no_grad()
@@ -199,10 +194,8 @@ class AdapterSlot:
         """Adds the changes to the weight, whose own numbers are kept aside."""
         if self.own is None:
             own = layer.weight.detach().clone()
-            total = sum(
-                (applied.merged(own) for applied in self.adapters.values()),
-                torch.zeros((), device=own.device),
-            )
+            changes = [applied.merged(own) for applied in self.adapters.values()]
+            total = sum(changes, torch.zeros((), device=own.device))
             layer.weight.copy_((own.to(total.dtype) + total).to(own.dtype))
             self.own = own
 
@@ -215,44 +208,46 @@ class AdapterSlot:
 
 
 class AdaptedLinear(nn.Linear):
-    """A linear layer that wears adapters; it has the same parameters under the same names as `base`."""
+    """A linear layer with a slot for adapters; it has the parameters of `base`, under the same names."""
 
     def __init__(self, base: nn.Linear) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight, self.bias = base.weight, base.bias
-        self.slot, self._base = AdapterSlot(), (base,)
+        _take_over(self, base)
+        self.slot, self.base = AdapterSlot(), (base,)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.slot.add(self, x, super().forward(x))
 
 
 class AdaptedConv(nn.Conv2d):
-    """A convolution that wears adapters; it has the same parameters under the same names as `base`."""
+    """A convolution with a slot for adapters; it has the parameters of `base`, under the same names."""
 
     def __init__(self, base: nn.Conv2d) -> None:
-        nn.Module.__init__(self)
-        self.__dict__.update({k: v for k, v in base.__dict__.items() if k not in self.__dict__})
-        self.weight, self.bias = base.weight, base.bias
-        self.slot, self._base = AdapterSlot(), (base,)
+        _take_over(self, base)
+        self.slot, self.base = AdapterSlot(), (base,)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.slot.add(self, x, super().forward(x))
+
+
+def _take_over(layer: Layer, base: Layer) -> None:
+    nn.Module.__init__(layer)
+    layer.__dict__.update({k: v for k, v in base.__dict__.items() if k not in layer.__dict__})
+    layer.weight, layer.bias = base.weight, base.bias
 
 
 Adapted = AdaptedLinear | AdaptedConv
 
 
 def attach(network: nn.Module, adapter: Adapter, name: str, scale: float = 1.0) -> None:
-    """Puts an adapter on a network under a name; from then on its layers compute W x + scale * change(x).
+    """Adds an adapter to a network under a name; from then on its layers compute W x + scale * change(x).
 
     The network's own tensors, their names and its state dict stay as they are: the adapter is saved, moved
-    and trained by itself. Merged adapters are unmerged first. Raises RequestError when the name is loaded
-    already, or for a place that the network lacks or that has another shape; then nothing is changed.
+    and trained by itself. Merged adapters are unmerged first. Raises RequestError when the name is in use,
+    or for a place that the network lacks or that has another shape; then nothing is changed.
     """
     if name in applied_to(network):
         raise RequestError(
-            f"An adapter {name!r} is loaded already.", "Take it off first, or choose another name."
+            f"An adapter {name!r} is loaded already.", "Unload it first, or choose another name."
         )
     grouped: dict[str, list[tuple[Place, LowRank]]] = {}
     for place, change in adapter.items():
@@ -270,20 +265,20 @@ def attach(network: nn.Module, adapter: Adapter, name: str, scale: float = 1.0) 
 
 
 def detach(network: nn.Module, name: str | None = None) -> None:
-    """Takes one adapter off, or all; the network is then what it was before, bit for bit.
+    """Removes one adapter, or all; the network is then what it was before, bit for bit.
 
-    Raises RequestError for a name that is not loaded.
+    Raises RequestError for a name that is not in use.
     """
+    gone = list(applied_to(network))
     if name is not None:
         _check_applied(network, name)
+        gone = [name]
     unmerge(network)
     for path, layer in list(_layers(network)):
-        if name is None:
-            layer.slot.adapters.clear()
-        else:
-            layer.slot.adapters.pop(name, None)
+        for one in gone:
+            layer.slot.adapters.pop(one, None)
         if not layer.slot.adapters:
-            base = layer._base[0]
+            base = layer.base[0]
             # The parameters may have been replaced since, by a load or a move.
             base.weight, base.bias = layer.weight, layer.bias
             base.train(layer.training)
@@ -293,7 +288,7 @@ def detach(network: nn.Module, name: str | None = None) -> None:
 def set_scale(network: nn.Module, name: str, scale: float) -> None:
     """Changes how strongly an adapter acts; 0 is exactly the network without it.
 
-    Merged adapters are unmerged first. Raises RequestError for a name that is not loaded.
+    Merged adapters are unmerged first. Raises RequestError for a name that is not in use.
     """
     _check_applied(network, name)
     unmerge(network)
@@ -303,10 +298,9 @@ def set_scale(network: nn.Module, name: str, scale: float) -> None:
 
 
 def merge(network: nn.Module) -> None:
-    """Adds all loaded adapters to the weights: as fast as the plain network, equal to rounding.
+    """Adds all adapters to the weights: as fast as the plain network, equal to rounding.
 
-    The weights of adapted layers are kept aside, so that `unmerge` is exact; a network that is merged already
-    stays as it is.
+    The weights of adapted layers are kept aside, so that `unmerge` is exact.
     """
     for _, layer in _layers(network):
         layer.slot.merge(layer)
@@ -319,24 +313,21 @@ def unmerge(network: nn.Module) -> None:
 
 
 def applied_to(network: nn.Module) -> dict[str, float]:
-    """The names and scales of the adapters that a network wears."""
-    return {
-        name: applied.scale for _, layer in _layers(network) for name, applied in layer.slot.adapters.items()
-    }
+    """The names and scales of the adapters of a network."""
+    slots = [layer.slot.adapters for _, layer in _layers(network)]
+    return {name: applied.scale for adapters in slots for name, applied in adapters.items()}
 
 
 def adapter_of(network: nn.Module, name: str) -> Adapter:
-    """The adapter that a network wears under a name; RequestError when it wears none of that name."""
+    """The adapter of a network under a name; RequestError when there is none of that name."""
     _check_applied(network, name)
     found = (layer.slot.adapters.get(name) for _, layer in _layers(network))
-    return Adapter({place: change for known in found if known is not None for place, change in known.changes})
+    return Adapter({place: change for one in found if one is not None for place, change in one.changes})
 
 
 def _check_applied(network: nn.Module, name: str) -> None:
-    if name not in (applied := applied_to(network)):
-        raise RequestError(
-            f"No adapter {name!r} is loaded.", nearest(name, applied) if applied else "None is."
-        )
+    if name not in (known := applied_to(network)):
+        raise RequestError(f"No adapter {name!r} is loaded.", nearest(name, known) if known else "None is.")
 
 
 def _layers(network: nn.Module) -> Iterator[tuple[str, Adapted]]:
@@ -360,7 +351,7 @@ def _rows(network: nn.Module, place: Place) -> Tensor:
 
 
 def _adapted(network: nn.Module, path: str) -> Adapted:
-    """The layer at a path, made able to wear adapters."""
+    """The layer at a path, with a slot for adapters."""
     layer = network.get_submodule(path)
     if isinstance(layer, AdaptedLinear | AdaptedConv):
         return layer

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kandinsky.checkpoints.files import INDEX, components_of, make_folder, read_json, write_json
+from kandinsky.checkpoints.files import INDEX, Json, components_of, make_folder, read_json, write_json
 from kandinsky.checkpoints.weight_files import STEMS, parse, variants
 from kandinsky.checkpoints.weights import read_weights, write_weights
 from kandinsky.core.errors import CheckpointError, nearest
@@ -27,7 +27,7 @@ class Folder:
     """
 
     root: Path
-    model_index: dict[str, Any]
+    model_index: Json
     outlined: bool = False
 
     @property
@@ -85,14 +85,6 @@ class Folder:
                 return found[0]
         return None
 
-    def expect_kind(self, *kinds: str) -> None:
-        """Raises CheckpointError unless the model index names one of these classes."""
-        if self.kind not in kinds:
-            raise CheckpointError(
-                f"{self.root} holds a {self.kind or 'model without a name'}, not a {' or '.join(kinds)}.",
-                "Give the folder of such a model.",
-            )
-
     def prior_reference(self) -> str | None:
         """The model that the README's front matter names as this decoder's prior, None when it names none."""
         readme = self.root / "README.md"
@@ -133,7 +125,7 @@ def open_folder(path: str | Path) -> Folder:
 def save_component(
     folder: Path,
     name: str,
-    config: Mapping[str, Any],
+    config: Json,
     tensors: Mapping[str, Tensor] | None = None,
     stem: str = STEMS[0],
     config_name: str = CONFIGS[0],
@@ -163,7 +155,8 @@ def write_model_index(
     write_json(folder / INDEX, {"_class_name": kind, **extra, **listed})
 
 
-def _class_of(config: Mapping[str, Any]) -> str:
+def _class_of(config: Json) -> str:
     """The class that a configuration says it is of: one library writes a name, the other a list of them."""
-    named = config.get("_class_name") or next(iter(config.get("architectures") or []), "")
-    return str(named)
+    several = config.get("architectures")
+    first = several[0] if isinstance(several, list) and several else ""
+    return str(config.get("_class_name") or first)

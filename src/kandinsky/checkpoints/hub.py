@@ -1,12 +1,12 @@
 """From a model's name to a folder on this machine, fetching only the files that will be read."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from kandinsky.checkpoints.files import INDEX, components_of, read_json
+from kandinsky.checkpoints.files import INDEX, Json, components_of, read_json
 from kandinsky.checkpoints.hub_download import (
     CONNECT_SECONDS,
     HubUnreachableError,
@@ -22,30 +22,11 @@ from kandinsky.checkpoints.original_hub import HALVES, plan_original, release_of
 from kandinsky.checkpoints.weight_files import choose, is_small
 from kandinsky.core.errors import CheckpointError, HubError, nearest
 
+Planner = Callable[[Sequence[str], Callable[[str], Path]], Iterable[str]]
+"""Says which of a repository's files are needed, in order; the second argument gets one of them."""
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTLESS = re.compile(r"Tokenizer|Scheduler|Processor|Extractor")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The files to have: small ones first, then weights."""
-
-    small: tuple[str, ...]
-    weights: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What of a model: weights of a variant, of some components (None: all), or halves of original files.
-
-    Without `weights` it is the small files of those.
-    """
-
-    variant: str | None
-    components: tuple[str, ...] | None
-    halves: tuple[str, ...]
-    weights: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,9 +56,9 @@ def resolve(
     Fetched are the model index, the README, and for each component (those named, or all) its small files and
     the weights of one `variant`; of a repository without an index that holds original files, those that the
     `halves` ("decoder", "prior") of a model need. Without `weights` a repository with an index gives its
-    small files only. A commit hash as `revision`, or HF_HUB_OFFLINE, needs no
-    network when all is in the cache; otherwise the hub is asked once which commit a branch is at, and the
-    cache serves when it does not answer. Raises HubError for all that can go wrong.
+    small files only. A commit hash as `revision`, or HF_HUB_OFFLINE, needs no network when all is in the
+    cache; otherwise the hub is asked once which commit a branch is at, and the cache serves when it does not
+    answer. Raises HubError for all that can go wrong.
     """
     if Path(model).expanduser().exists():
         return Path(model).expanduser()
@@ -86,27 +67,105 @@ def resolve(
         raise HubError(
             f"{name!r} is neither a folder on this machine nor a hub id.", "A hub id looks like 'owner/name'."
         )
-    from huggingface_hub import constants
+    chosen = None if components is None else tuple(components)
 
-    wanted = Wanted(variant, None if components is None else tuple(components), tuple(halves), weights)
-    root = Path(constants.HF_HUB_CACHE) if cache is None else cache
-    offline = bool(constants.HF_HUB_OFFLINE)
+    def plan(files: Sequence[str], get: Callable[[str], Path]) -> Iterable[str]:
+        if INDEX in files:
+            small, large = plan_files(files, read_json(get(INDEX)), variant, chosen, name)
+            return small + large if weights else small
+        release = release_of(files)
+        if release is None or chosen is not None:
+            raise HubError(
+                f"{name} has no {INDEX}.",
+                "It is no model in diffusers layout, and no original release of one.",
+            )
+        return plan_original(files, release, variant, tuple(halves), name)
+
+    return _obtain(name, plan, revision, token, on_progress, endpoint, cache, whole=weights)
+
+
+def resolve_files(
+    model: str,
+    names: Iterable[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    on_progress: Progress | None = None,
+    endpoint: str | None = None,
+    cache: Path | None = None,
+) -> Path:
+    """Returns a folder with the named files of the hub's repository `model`, whatever its layout.
+
+    Only files that the cache lacks are fetched; offline mode and silent hubs are treated as in `resolve`.
+    Raises HubError for all that can go wrong.
+    """
+    wanted = list(names)
+    return _obtain(model, lambda *_: wanted, revision, token, on_progress, endpoint, cache)
+
+
+def list_files(model: str, *, revision: str | None = None, token: str | None = None) -> list[str]:
+    """The names of all files of a repository on the hub; of the cached ones when the hub cannot be asked.
+
+    Raises HubError when neither knows it.
+    """
+    root, offline = _surroundings()
+    found = _snapshot(root, model, revision)
+    known = files_in(found) if found is not None else []
+    try:
+        if offline:
+            raise _not_cached(model, revision, root)
+        return list(_ask(model, revision, root, None, token).files)
+    except HubUnreachableError:
+        if not known:
+            raise
+        return known
+
+
+def _obtain(
+    model: str,
+    plan: Planner,
+    revision: str | None,
+    token: str | None,
+    on_progress: Progress | None,
+    endpoint: str | None,
+    cache: Path | None,
+    whole: bool = True,
+) -> Path:
+    """The folder with the planned files; a `whole` one counts as the model from then on."""
+    root, offline = _surroundings(cache)
     if offline or (revision and _COMMIT.fullmatch(revision)):
-        found = _in_cache(root, name, revision, wanted)
+        found = _in_cache(root, model, revision, plan)
         if found is not None:
             return found
         if offline:
-            raise HubError(
-                f"{name} ({revision or 'main'}) is not in the cache {root}, or not all of it.",
-                "HF_HUB_OFFLINE is set; unset it to download.",
-            )
+            raise _not_cached(model, revision, root)
     try:
-        return _fetch_all(_ask(name, revision, root, endpoint, token), revision, wanted, on_progress)
+        repo = _ask(model, revision, root, endpoint, token)
+        for name in plan(list(repo.files), lambda name: fetch(repo, name, on_progress)):
+            fetch(repo, name, on_progress)
+        # Only now: until all is here, an older commit that is complete serves better without a network.
+        if whole:
+            remember(repo, revision or "main")
+        return repo.snapshot
     except HubUnreachableError:
-        found = _in_cache(root, name, revision, wanted)
+        found = _in_cache(root, model, revision, plan)
         if found is None:
             raise
         return found
+
+
+def _surroundings(cache: Path | None = None) -> tuple[Path, bool]:
+    """The folder of the cache, and whether the network must not be used."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) if cache is None else cache, bool(constants.HF_HUB_OFFLINE)
+
+
+def _not_cached(model: str, revision: str | None, root: Path) -> HubError:
+    return HubUnreachableError(
+        f"{model} ({revision or 'main'}) is not in the cache {root}, or not all of it.",
+        "HF_HUB_OFFLINE is set; unset it to download.",
+    )
 
 
 def _ask(model: str, revision: str | None, cache: Path, endpoint: str | None, token: str | None) -> Repo:
@@ -125,45 +184,23 @@ def _ask(model: str, revision: str | None, cache: Path, endpoint: str | None, to
     return Repo(model, info.sha, cache, endpoint, token, files)
 
 
-def _fetch_all(repo: Repo, revision: str | None, wanted: Wanted, on_progress: Progress | None) -> Path:
-    files = list(repo.files)
-    if INDEX in files:
-        index = read_json(fetch(repo, INDEX, on_progress))
-        plan = plan_files(files, index, wanted.variant, wanted.components, repo.id)
-        names = (*plan.small, *(plan.weights if wanted.weights else ()))
-    elif (release := release_of(files)) is not None and wanted.components is None:
-        names = plan_original(files, release, wanted.variant, wanted.halves, repo.id)
-    else:
-        raise HubError(
-            f"{repo.id} has no {INDEX}.",
-            "It is no model in diffusers layout, and no original release of one.",
-        )
-    for name in names:
-        fetch(repo, name, on_progress)
-    # Only now: until all is here, an older commit that is complete serves better without a network.
-    if wanted.weights:
-        remember(repo, revision or "main")
-    return repo.snapshot
-
-
 def plan_files(
     files: Iterable[str],
-    model_index: Mapping[str, Any],
+    model_index: Json,
     variant: str | None,
     components: Iterable[str] | None,
     where: str,
-) -> Plan:
-    """Says which of a repository's `files` a model needs.
+) -> tuple[list[str], list[str]]:
+    """Says which of a repository's `files` a model needs: small ones, and weights.
 
     Raises HubError for an unknown component, for weights that are not there, and for a variant that is not
     there (with those that are).
     """
     names = sorted(files)
     classes = components_of(model_index)
-    chosen = list(classes) if components is None else list(components)
     small = [name for name in (INDEX, "README.md") if name in names]
     weights: list[str] = []
-    for component in chosen:
+    for component in classes if components is None else components:
         inside = [name.removeprefix(f"{component}/") for name in names if name.startswith(f"{component}/")]
         inside = [name for name in inside if "/" not in name]
         if not inside:
@@ -187,48 +224,7 @@ def plan_files(
                     "The model is incomplete.",
                 )
         weights += [f"{component}/{file}" for file in choice.files]
-    return Plan(tuple(small), tuple(weights))
-
-
-def resolve_files(
-    model: str,
-    names: Iterable[str],
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    on_progress: Progress | None = None,
-    endpoint: str | None = None,
-    cache: Path | None = None,
-) -> Path:
-    """Returns a folder with the named files of the hub's repository `model`, whatever its layout.
-
-    Only files that the cache lacks are fetched; offline mode and silent hubs are treated as in `resolve`.
-    Raises HubError for all that can go wrong.
-    """
-    from huggingface_hub import constants
-
-    root = Path(constants.HF_HUB_CACHE) if cache is None else cache
-    wanted = list(names)
-    found = _snapshot(root, model, revision)
-    complete = found is not None and all((found / name).is_file() for name in wanted)
-    if constants.HF_HUB_OFFLINE or (revision and _COMMIT.fullmatch(revision)):
-        if found is not None and complete:
-            return found
-        if constants.HF_HUB_OFFLINE:
-            raise HubError(
-                f"{model} ({revision or 'main'}) is not in the cache {root}, or not all of it.",
-                "HF_HUB_OFFLINE is set; unset it to download.",
-            )
-    try:
-        repo = _ask(model, revision, root, endpoint, token)
-        for name in wanted:
-            fetch(repo, name, on_progress)
-        remember(repo, revision or "main")
-        return repo.snapshot
-    except HubUnreachableError:
-        if found is None or not complete:
-            raise
-        return found
+    return small, weights
 
 
 def _snapshot(cache: Path, model: str, revision: str | None) -> Path | None:
@@ -243,54 +239,19 @@ def _snapshot(cache: Path, model: str, revision: str | None) -> Path | None:
     return storage / "snapshots" / commit
 
 
-def _in_cache(cache: Path, model: str, revision: str | None, wanted: Wanted) -> Path | None:
+def _in_cache(cache: Path, model: str, revision: str | None, plan: Planner) -> Path | None:
     """The folder of a revision in the cache when all that is needed is in it."""
     snapshot = _snapshot(cache, model, revision)
-    if snapshot is None:
-        return None
-    files = files_in(snapshot)
-    release = release_of(files)
-    try:
-        if INDEX in files:
-            plan_files(files, read_json(snapshot / INDEX), wanted.variant, wanted.components, model)
-        elif release is not None and wanted.components is None:
-            plan_original(files, release, wanted.variant, wanted.halves, model)
-        else:
-            return None
-    except CheckpointError:
-        return None
-    return snapshot
+    if snapshot is not None:
+        with suppress(CheckpointError):
+            if all((snapshot / name).is_file() for name in plan(files_in(snapshot), snapshot.joinpath)):
+                return snapshot
+    return None
 
 
 def files_in(folder: Path) -> list[str]:
-    """The names of all files below a folder; links are followed, so that one without content does not
-    count."""
+    """The names of all files below a folder, links followed: one without content does not count."""
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-
-
-def list_files(model: str, *, revision: str | None = None, token: str | None = None) -> list[str]:
-    """The names of all files of a repository on the hub; of the cached ones when the hub cannot be asked.
-
-    Raises HubError when neither knows it.
-    """
-    from huggingface_hub import constants
-
-    root = Path(constants.HF_HUB_CACHE)
-    found = _snapshot(root, model, revision)
-    known = files_in(found) if found is not None else []
-    if constants.HF_HUB_OFFLINE:
-        if known:
-            return known
-        raise HubError(
-            f"{model} ({revision or 'main'}) is not in the cache {root}.",
-            "HF_HUB_OFFLINE is set; unset it to download.",
-        )
-    try:
-        return list(_ask(model, revision, root, None, token).files)
-    except HubUnreachableError:
-        if not known:
-            raise
-        return known
 
 
 def cached_models(cache: Path | None = None) -> list[CachedModel]:
@@ -298,24 +259,21 @@ def cached_models(cache: Path | None = None) -> list[CachedModel]:
 
     The path is the folder of the main branch, or the newest one.
     """
-    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub import scan_cache_dir
 
-    root = Path(constants.HF_HUB_CACHE) if cache is None else cache
-    if not root.is_dir():
-        return []
+    root, _ = _surroundings(cache)
     models = []
-    for repo in sorted(scan_cache_dir(root).repos, key=lambda repo: repo.repo_id):
+    for repo in scan_cache_dir(root).repos if root.is_dir() else ():
         known = sorted(repo.revisions, key=lambda one: ("main" in one.refs, one.last_modified))
         family = [one.snapshot_path for one in known if _is_family(one.snapshot_path)]
         if repo.repo_type == "model" and family:
             models.append(CachedModel(repo.repo_id, family[-1], repo.size_on_disk))
-    return models
+    return sorted(models, key=lambda model: model.id)
 
 
 def _is_family(folder: Path) -> bool:
     if not (folder / INDEX).is_file():
         return release_of(files_in(folder)) is not None
-    try:
+    with suppress(CheckpointError):
         return "Kandinsky" in str(read_json(folder / INDEX).get("_class_name", ""))
-    except CheckpointError:
-        return False
+    return False

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kandinsky.adapters.lora import Adapter, LowRank, Place
 from kandinsky.checkpoints.components import Component, config_of
-from kandinsky.checkpoints.files import read_json, write_json
+from kandinsky.checkpoints.files import Json, read_json
 from kandinsky.checkpoints.keymap import KeyMap, summary
 from kandinsky.checkpoints.maps.networks import COMPONENTS, component_of
 from kandinsky.checkpoints.weights import read_header, read_tensor_file, write_tensor_file
@@ -43,7 +43,7 @@ class LoraFile:
 
     tensors: dict[str, Tensor]
     settings: dict[str, Any]
-    notes: dict[str, Any]
+    notes: Json
 
 
 def takes_adapters(network: nn.Module) -> bool:
@@ -97,7 +97,7 @@ def choose_places(network: nn.Module, targets: Iterable[str] | None = None) -> l
     return list(chosen)
 
 
-def to_tensors(network: nn.Module, adapter: Adapter) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def to_tensors(network: nn.Module, adapter: Adapter) -> tuple[dict[str, Tensor], Json]:
     """An adapter of a network as tensors by the names of peft, and the settings that peft reads them with."""
     names = {place: name for name, place in modules_of(network).items()}
     tensors: dict[str, Tensor] = {}
@@ -237,16 +237,14 @@ def _header_json(file: Path, header: Mapping[str, str], key: str) -> dict[str, A
     return value
 
 
-def write_lora(
-    file: Path, parts: Mapping[str, tuple[nn.Module, Adapter]], notes: Mapping[str, Any] | None = None
-) -> Path:
+def write_lora(file: Path, parts: Mapping[str, tuple[nn.Module, Adapter]], notes: Json | None = None) -> Path:
     """Writes the adapters of several components as one safetensors file that diffusers reads; OutputError.
 
     `parts` are networks and their adapters by component (`unet`, `prior_prior`, ...); `notes` are kept in the
     header for this library.
     """
     tensors: dict[str, Tensor] = {}
-    settings: dict[str, Any] = {}
+    settings: dict[str, object] = {}
     for component, (network, adapter) in parts.items():
         own, peft = to_tensors(network, adapter)
         tensors |= {f"{component}.{name}": tensor for name, tensor in own.items()}
@@ -255,13 +253,3 @@ def write_lora(
     if notes:
         header[NOTES] = json.dumps(notes, ensure_ascii=False, sort_keys=True)
     return write_tensor_file(file, tensors, header)
-
-
-def write_peft(folder: Path, network: nn.Module, adapter: Adapter, base: str = "") -> Path:
-    """Writes one network's adapter as the folder that `PeftModel.from_pretrained` reads; OutputError."""
-    tensors, settings = to_tensors(network, adapter)
-    named = {f"{PEFT_PREFIX}{name}": tensor for name, tensor in tensors.items()}
-    write_tensor_file(folder / PEFT_FILE, named, {})
-    config = {"peft_type": "LORA", "base_model_name_or_path": base or None, "bias": "none", **settings}
-    write_json(folder / PEFT_CONFIG, config)
-    return folder

@@ -31,7 +31,7 @@ _HEAD_FILES = {"alexnet": "weights/v0.1/alex.pth", "vgg16": "weights/v0.1/vgg.pt
 class _Dtype:
     """Stands for numpy.dtype while unpickling; float32 and nothing else."""
 
-    def __init__(self, code: str = "", *_: Any) -> None:
+    def __init__(self, code: str = "", *_: object) -> None:
         if code != "f4":
             raise pickle.UnpicklingError(f"arrays of type {code!r} are not expected")
 
@@ -47,7 +47,7 @@ class _Ndarray:
 class _Array:
     """Stands for one array while unpickling: takes the pickled state and checks it."""
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: object) -> None:
         self.value: Array | None = None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -75,7 +75,7 @@ class _ArraysOnly(pickle.Unpickler):
             raise pickle.UnpicklingError(f"the file asks for {module}.{name}, which weights do not need")
         return _ALLOWED[module, name]
 
-    def persistent_load(self, pid: Any) -> Any:
+    def persistent_load(self, pid: object) -> object:
         raise pickle.UnpicklingError(f"the file refers to something outside itself ({pid!r})")
 
 
@@ -110,7 +110,7 @@ def read_array_pickle(path: str | Path) -> dict[str, Array]:
     return found
 
 
-def _flatten(tree: Any, prefix: str, found: dict[str, Array], name: str, depth: int = 0) -> None:
+def _flatten(tree: object, prefix: str, found: dict[str, Array], name: str, depth: int = 0) -> None:
     if isinstance(tree, _Array) and tree.value is not None:
         found[prefix] = tree.value
     elif isinstance(tree, dict) and depth < 8:

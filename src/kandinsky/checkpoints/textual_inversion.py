@@ -9,11 +9,11 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from kandinsky.checkpoints.files import Json
 from kandinsky.checkpoints.weights import read_pickle, read_tensor_file, write_tensor_file
 from kandinsky.core.errors import CheckpointError
 from kandinsky.core.files import write_atomically
@@ -26,7 +26,7 @@ Words = dict[str, dict[str, Tensor]]
 """Rows (n, W) by word and component; "" is a component that the file does not name."""
 
 
-def write_words(path: Path, words: Words, notes: Mapping[str, Any] | None = None) -> Path:
+def write_words(path: Path, words: Words, notes: Json | None = None) -> Path:
     """Writes learned words, whole or not at all; raises OutputError when it cannot."""
     tensors = {
         f"{component}.{word}": rows for word, parts in words.items() for component, rows in parts.items()

@@ -83,9 +83,9 @@ def _record(info: zipfile.ZipInfo, mapped: mmap.mmap) -> memoryview:
 class _Module:
     """A module of the archive: its attributes, none of its code."""
 
-    state: Mapping[str, Any]
+    state: Mapping[str, object]
 
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
+    def __setstate__(self, state: Mapping[str, object]) -> None:
         self.state = state
 
 
@@ -112,7 +112,7 @@ def _rebuilt(
 class _Reader(pickle.Unpickler):
     """Reads a description; whatever is neither data nor a module's name is refused."""
 
-    _KNOWN: Mapping[tuple[str, str], Callable[..., Any]] = {
+    _KNOWN: Mapping[tuple[str, str], Callable[..., object]] = {
         ("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
         ("collections", "OrderedDict"): OrderedDict,
         ("torch.jit._pickle", "build_intlist"): list,
@@ -126,7 +126,7 @@ class _Reader(pickle.Unpickler):
         super().__init__(BytesIO(description))
         self.storages = storages
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if module == "__torch__" or module.startswith("__torch__."):
             return _Module
         if module == "torch" and name in _STORAGES:

@@ -232,7 +232,6 @@ class _Shown:
     """Bars on a terminal, now and then a line elsewhere."""
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
-        self._console = console
         self._quiet = quiet
         self._live = console.is_terminal and not quiet
         self._bars = Progress(

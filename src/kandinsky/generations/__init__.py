@@ -107,8 +107,9 @@ def load_model(decoder: Source, prior: Source | None, place: Placement) -> Model
             )
         return generation.load(decoder, None, place)
     if not generation.spec.has_decoder(decoder):
+        kind = "" if isinstance(decoder, OriginalFolder) else f" ({decoder.kind})"
         raise CheckpointError(
-            f"{decoder.root} holds a prior ({decoder.kind}), not a decoder.",
+            f"{decoder.root} holds a prior{kind}, not a decoder.",
             "Give the decoder as the model and this folder as prior=.",
         )
     if prior is None:

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from kandinsky.checkpoints.components import CheckpointSpec
-from kandinsky.checkpoints.maps.config_fields import whole
 from kandinsky.checkpoints.maps.networks import CLIP_TEXT, CLIP_VISION, MOVQ, MULTILINGUAL, PRIOR, UNET
 from kandinsky.checkpoints.maps.original_files import TEXT_IMAGE
 from kandinsky.checkpoints.maps.scheduler import (
@@ -26,7 +25,7 @@ from kandinsky.conditioning.text_image import TextImageConditioner
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.schedule import ImageNoise, Schedule
-from kandinsky.generations.few_step_defaults import PRIOR_DEFAULTS, few_step_defaults, few_step_schedules
+from kandinsky.generations.few_step_defaults import PRIOR_DEFAULTS, few_step_schedules
 from kandinsky.generations.loading import (
     Generation,
     Placement,
@@ -34,7 +33,7 @@ from kandinsky.generations.loading import (
     check_fit,
     check_sizes,
     check_unet2,
-    own_defaults,
+    folder_defaults,
 )
 from kandinsky.generations.model import Model
 
@@ -152,15 +151,7 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
         there = (source.root / second).is_dir()
         ddpm = schedule_from_json(source.config(second) if there else TEXT_IMAGE_SCHEDULES[second])
         schedules = {**few_step_schedules(schedule), "ddpm": published(ddpm, pins), sampler: schedule}
-        size = whole(source.config(UNET.name), "sample_size", 64) * movq.config.downscale
-        own = own_defaults(source)
-        defaults = {
-            **PRIOR_DEFAULTS,
-            **few_step_defaults(schedule, own),
-            "width": size,
-            "height": size,
-            **own,
-        }
+        defaults = folder_defaults(source, schedule, UNET.name, movq.config.downscale)
     tokenizer = MULTILINGUAL.read_tokenizer(source)
     network, codec, encoder = place.put(unet), place.put(movq), place.put(text)
     prior = None if stage is None else stage()

@@ -9,21 +9,20 @@ from torch import nn
 from kandinsky.checkpoints.checkpoint import Checkpoint
 from kandinsky.checkpoints.components import PRIOR_PREFIX, CheckpointSpec
 from kandinsky.checkpoints.convert import write_folder
-from kandinsky.checkpoints.maps.config_fields import whole
 from kandinsky.checkpoints.maps.networks import CLIP_TEXT, CLIP_VISION, MOVQ, PRIOR, UNET
 from kandinsky.checkpoints.maps.scheduler import LATENT_BETAS, decoder_schedule_json, schedule_from_json
 from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.core.errors import CheckpointError
-from kandinsky.generations.few_step_defaults import PRIOR_DEFAULTS, few_step_defaults, few_step_schedules
+from kandinsky.generations.few_step_defaults import few_step_schedules
 from kandinsky.generations.loading import (
     Generation,
     Placement,
     StageLoader,
     check_fit,
     check_unet2,
-    own_defaults,
+    folder_defaults,
 )
 from kandinsky.generations.model import Model
 
@@ -60,8 +59,6 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
     config = unet.config
     check_unet2(source.root, config, movq.config.codebook_dim, ("image", "image_hint"))
     schedule = schedule_from_json(source.config("scheduler"))
-    size = whole(source.config(UNET.name), "sample_size", 64) * movq.config.downscale
-    own = own_defaults(source)
     prior = None if stage is None else stage()
     check_fit(prior, config.image_dim)
     network, codec = place.put(unet), place.put(movq)
@@ -72,13 +69,7 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
         network=network,
         codec=AutoencoderCodec(codec),
         schedule=schedule,
-        defaults={
-            **PRIOR_DEFAULTS,
-            **few_step_defaults(schedule, own),
-            "width": size,
-            "height": size,
-            **own,
-        },
+        defaults=folder_defaults(source, schedule, UNET.name, movq.config.downscale),
         device=place.device,
         dtype=place.dtype,
         modules=modules if prior is None else modules | prior.modules,

@@ -12,6 +12,7 @@ from kandinsky.checkpoints.components import CheckpointSpec, LazyNetwork
 from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.files import OWN_SETTINGS, read_json
 from kandinsky.checkpoints.lazy_weights import LazyWeights
+from kandinsky.checkpoints.maps.config_fields import whole
 from kandinsky.checkpoints.maps.networks import CLIP_TEXT, CLIP_VISION, PRIOR
 from kandinsky.checkpoints.maps.original_files import INPAINTING
 from kandinsky.checkpoints.maps.scheduler import schedule_from_json
@@ -21,6 +22,7 @@ from kandinsky.conditioning.prior_stage import Accelerate, PriorStage, as_it_is
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.requests import Request
 from kandinsky.diffusion.schedule import Schedule
+from kandinsky.generations.few_step_defaults import PRIOR_DEFAULTS, few_step_defaults
 from kandinsky.generations.lazy_vision import WAITS_FROM, LazyVisionTower
 from kandinsky.generations.model import Model
 from kandinsky.networks.clip import ClipTextConfig, ClipVision, ClipVisionConfig
@@ -198,3 +200,13 @@ def own_defaults(folder: Folder) -> dict[str, object]:
             f"{path} has defaults that cannot be: {error}", "Correct or remove it."
         ) from error
     return dict(defaults)
+
+
+def folder_defaults(folder: Folder, schedule: Schedule, unet: str, downscale: int) -> dict[str, object]:
+    """The request fields of a decoder with a prior: as published, but for few steps and for its own.
+
+    `downscale` is how many pixels a latent is wide; the U-Net's config.json names the usual number of these.
+    """
+    size = whole(folder.config(unet), "sample_size", 64) * downscale
+    own = own_defaults(folder)
+    return {**PRIOR_DEFAULTS, **few_step_defaults(schedule, own), "width": size, "height": size, **own}

@@ -4,6 +4,7 @@ Sources: Rombach et al. 2022, arXiv 2112.10752, appendix (the architecture); Zhe
 2209.09002 (modulated norms).
 """
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -143,31 +144,36 @@ class Middle(nn.Module):
         return self.resnets[1](x, latents)  # type: ignore[no-any-return]
 
 
-class Encoder(nn.Module):
-    """Images (B, `channels_in`, H, W) to features (B, `channels_out`, H / f, W / f).
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of an encoder or a decoder, of which `images` and `features` are the channels at its ends.
 
-    `channels` run from the full resolution to the features'; with `attention` the lowest resolution attends.
+    `channels` run from the full resolution to the features'; with `attention` the lowest resolution attends
+    in its residual blocks too.
     """
 
-    def __init__(
-        self,
-        channels_in: int,
-        channels: tuple[int, ...],
-        channels_out: int,
-        layers: int,
-        groups: int,
-        attention: bool,
-    ) -> None:
+    images: int
+    features: int
+    channels: tuple[int, ...]
+    layers: int
+    groups: int
+    attention: bool
+
+
+class Encoder(nn.Module):
+    """Images (B, 3, H, W) to features (B, F, H / f, W / f)."""
+
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        width, last = channels[-1], len(channels) - 1
-        self.conv_in = nn.Conv2d(channels_in, channels[0], 3, padding=1)
+        channels, groups, last = sizes.channels, sizes.groups, len(sizes.channels) - 1
+        self.conv_in = nn.Conv2d(sizes.images, channels[0], 3, padding=1)
         self.down = nn.ModuleList()
         for i, (before, c) in enumerate(pairwise((channels[0], *channels))):
-            resample = Downsample(c) if i < last else None
-            self.down.append(Level(before, c, layers, groups, None, attention and i == last, resample))
-        self.mid = Middle(width, groups, None)
-        self.norm_out = Norm(width, groups, None)
-        self.conv_out = nn.Conv2d(width, channels_out, 3, padding=1)
+            resample, attended = Downsample(c) if i < last else None, sizes.attention and i == last
+            self.down.append(Level(before, c, sizes.layers, groups, None, attended, resample))
+        self.mid = Middle(channels[-1], groups, None)
+        self.norm_out = Norm(channels[-1], groups, None)
+        self.conv_out = nn.Conv2d(channels[-1], sizes.features, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
@@ -177,32 +183,21 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features (B, `channels_in`, h, w) to images (B, `channels_out`, h f, w f); arguments as of `Encoder`.
+    """Features (B, F, h, w) to images (B, 3, h f, w f), its norms modulated where there are
+    `latent_channels`."""
 
-    Norms are modulated by latents of `latent_channels`, None for plain ones.
-    """
-
-    def __init__(
-        self,
-        channels_in: int,
-        channels: tuple[int, ...],
-        channels_out: int,
-        layers: int,
-        groups: int,
-        attention: bool,
-        latent_channels: int | None = None,
-    ) -> None:
+    def __init__(self, sizes: Sizes, latent_channels: int | None = None) -> None:
         super().__init__()
-        deepest, last = channels[-1], len(channels) - 1
-        self.conv_in = nn.Conv2d(channels_in, deepest, 3, padding=1)
-        self.mid = Middle(deepest, groups, latent_channels)
+        channels, groups, last = sizes.channels, sizes.groups, len(sizes.channels) - 1
+        self.conv_in = nn.Conv2d(sizes.features, channels[-1], 3, padding=1)
+        self.mid = Middle(channels[-1], groups, latent_channels)
         self.up = nn.ModuleList()
-        for i, (before, c) in enumerate(pairwise((deepest, *reversed(channels)))):
-            resample = Upsample(c) if i < last else None
-            attended = attention and i == 0
-            self.up.append(Level(before, c, layers + 1, groups, latent_channels, attended, resample))
+        for i, (before, c) in enumerate(pairwise((channels[-1], *reversed(channels)))):
+            resample, attended = Upsample(c) if i < last else None, sizes.attention and i == 0
+            level = Level(before, c, sizes.layers + 1, groups, latent_channels, attended, resample)
+            self.up.append(level)
         self.norm_out = Norm(channels[0], groups, latent_channels)
-        self.conv_out = nn.Conv2d(channels[0], channels_out, 3, padding=1)
+        self.conv_out = nn.Conv2d(channels[0], sizes.images, 3, padding=1)
 
     def forward(self, x: Tensor, latents: Tensor | None = None) -> Tensor:
         x = self.mid(self.conv_in(x), latents)

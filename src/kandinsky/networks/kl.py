@@ -4,11 +4,11 @@ Sources: Kingma and Welling 2014, "Auto-Encoding Variational Bayes"; Rombach et 
 section 3.1.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from kandinsky.networks.autoencoder import Decoder, Encoder
+from kandinsky.networks.autoencoder import Decoder, Encoder, Sizes
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 """Log-variances are clamped to this range, in which the weights were trained."""
@@ -39,12 +39,12 @@ class AutoencoderKL(nn.Module):
     def __init__(self, config: KLConfig) -> None:
         super().__init__()
         self.config = config
-        channels, layers, groups = config.channels, config.layers, config.groups
-        images, latent = config.image_channels, config.latent_channels
-        self.encoder = Encoder(images, channels, 2 * latent, layers, groups, attention=False)
+        latent = config.latent_channels
+        sizes = Sizes(config.image_channels, latent, config.channels, config.layers, config.groups, False)
+        self.encoder = Encoder(replace(sizes, features=2 * latent))
         self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1)
         self.post_quant_conv = nn.Conv2d(latent, latent, 1)
-        self.decoder = Decoder(latent, channels, images, layers, groups, attention=False)
+        self.decoder = Decoder(sizes)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) in [-1, 1], H and W multiples of f, to the posterior's mean and log-variance.

@@ -4,13 +4,13 @@ The diffusion models work on its unquantised, unscaled latents; its codebook onl
 Source: Zheng et al. 2022, arXiv 2209.09002.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
-from kandinsky.networks.autoencoder import Decoder, Encoder
+from kandinsky.networks.autoencoder import Decoder, Encoder, Sizes
 from kandinsky.networks.layers import check_divides
 
 DECODER_GROUPS = 32  # the published decoder norms have 32 groups whatever the configuration says
@@ -59,13 +59,13 @@ class MoVQ(nn.Module):
     def __init__(self, config: MoVQConfig) -> None:
         super().__init__()
         self.config = config
-        channels, layers, images = config.channels, config.layers, config.image_channels
         features, latents, size = config.latent_channels, config.codebook_dim, config.codebook_size
-        self.encoder = Encoder(images, channels, features, layers, config.groups, attention=True)
+        sizes = Sizes(config.image_channels, features, config.channels, config.layers, config.groups, True)
+        self.encoder = Encoder(sizes)
         self.quant_conv = nn.Conv2d(features, latents, 1)
         self.codebook = nn.Embedding(size, latents) if size else None
         self.post_quant_conv = nn.Conv2d(latents, features, 1)
-        self.decoder = Decoder(features, channels, images, layers, DECODER_GROUPS, True, latents)
+        self.decoder = Decoder(replace(sizes, groups=DECODER_GROUPS), latents)
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1], sides multiples of f, to latents (B, 4, H / f, W / f)."""

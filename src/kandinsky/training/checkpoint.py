@@ -20,7 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kandinsky.checkpoints.weights import dense
 from kandinsky.core.errors import CheckpointError, OutputError
+from kandinsky.core.files import sync
 
 HASHES = "hashes.json"
 STATE = "state.json"
@@ -88,7 +90,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             # Only a damaged one can be in the way: a whole one would have been resumed from.
             os.rename(final, folder / f"{_ASIDE}old-{final.name}")
         os.rename(aside, final)
-        _sync(folder)
+        sync(folder)
         for old in _steps(folder)[keep:]:
             _remove(old)
         _clear(folder)
@@ -178,27 +180,14 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     hashes = {}
     for name, tensors in checkpoint.tensors.items():
         path = folder / f"{name}.safetensors"
-        save_file(_separate(tensors), path)
-        hashes[path.name] = _sync(path)
+        save_file(dense(tensors), path)
+        hashes[path.name] = _synced_hash(path)
     path = folder / STATE
     path.write_text(json.dumps({"step": checkpoint.step, **checkpoint.values}), encoding="utf-8")
-    hashes[STATE] = _sync(path)
+    hashes[STATE] = _synced_hash(path)
     (folder / HASHES).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
-    _sync(folder / HASHES)
-    _sync(folder)
-
-
-def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, and none sharing memory with another, as the file format wants."""
-    seen: set[int] = set()
-    separate = {}
-    for name, tensor in tensors.items():
-        value = tensor.detach().cpu().contiguous()
-        if value.untyped_storage().data_ptr() in seen:
-            value = value.clone()
-        seen.add(value.untyped_storage().data_ptr())
-        separate[name] = value
-    return separate
+    sync(folder / HASHES)
+    sync(folder)
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -219,19 +208,14 @@ def _remove(path: Path) -> None:
     shutil.rmtree(aside)
 
 
+def _synced_hash(path: Path) -> str:
+    sync(path)
+    return _hash(path)
+
+
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> str:
-    """Waits until a file or folder is on the disk; returns the hash of a file."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return _hash(path) if path.is_file() else ""
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from kandinsky.training.data.buckets import bucketed
 from kandinsky.training.data.caption import Captioner
 from kandinsky.training.data.folder import Folder, read_bare_folder, read_folder
 from kandinsky.training.data.hints import with_hints
-from kandinsky.training.data.imports import unpack_dataset, unpack_shards
 from kandinsky.training.data.pictures import AUGMENTATIONS, Augmentation, PictureSet, open_pictures
+from kandinsky.training.data.webdataset import unpack_dataset, unpack_shards
 from kandinsky.training.recipe import Recipe, load_recipe
 from kandinsky.training.seeds import generator
 

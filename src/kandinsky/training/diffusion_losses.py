@@ -51,18 +51,18 @@ def prior_loss(
     A share of the rows gets the empty text, as inference's unconditional half does.
     """
 
-    def loss(turn: StepContext[Examples]) -> Losses:
-        batch = turn.batch
+    def loss(context: StepContext[Examples]) -> Losses:
+        batch = context.batch
         x0 = network.normalise(batch.encoded(encoder)["embeddings"])
         count = len(x0)
-        dropped = (turn.uniform(count) < wanted.condition_dropout).tolist()
+        dropped = (context.uniform(count) < wanted.condition_dropout).tolist()
         texts = ["" if drop else text for text, drop in zip(batch.captions, dropped, strict=True)]
-        t, weights = times.draw(count, turn.generator, turn.device)
-        x = process.add_noise(x0, turn.normal(x0), t)
+        t, weights = times.draw(count, context.generator, context.device)
+        x = process.add_noise(x0, context.normal(x0), t)
         losses = error_of(wanted, predict(x, t, texts), x0)
         if torch.is_grad_enabled():
             times.learn(t, losses)
-        return weighted(weights * losses, {wanted.loss: losses}, batch.weights.to(turn.device))
+        return weighted(weights * losses, {wanted.loss: losses}, batch.weights.to(context.device))
 
     return loss
 
@@ -83,30 +83,30 @@ def decoder_loss(
     """
     posterior = Posterior.of(process, encoder.device)
 
-    def loss(turn: StepContext[Examples]) -> Losses:
-        batch = turn.batch
+    def loss(context: StepContext[Examples]) -> Losses:
+        batch = context.batch
         found = batch.encoded(encoder)
         x0 = found["latents"]
         count = len(x0)
-        cond = condition(batch, found, turn.uniform(count) < wanted.condition_dropout)
-        t, weights = times.draw(count, turn.generator, turn.device)
-        noise = noise_of(turn, x0, wanted)
+        cond = condition(batch, found, context.uniform(count) < wanted.condition_dropout)
+        t, weights = times.draw(count, context.generator, context.device)
+        noise = noise_of(context, x0, wanted)
         counted = places(batch, x0)
         parts = denoising_losses(network, x0, cond, t, noise, wanted, process, posterior, counted)
-        total = sum(parts.values(), torch.zeros(count, device=turn.device))
+        total = sum(parts.values(), torch.zeros(count, device=context.device))
         if torch.is_grad_enabled():
             times.learn(t, total)
-        return weighted(weights * total, parts, batch.weights.to(turn.device))
+        return weighted(weights * total, parts, batch.weights.to(context.device))
 
     return loss
 
 
-def noise_of(turn: StepContext[Examples], x0: Tensor, wanted: DecoderObjective) -> Tensor:
+def noise_of(context: StepContext[Examples], x0: Tensor, wanted: DecoderObjective) -> Tensor:
     """The noise to add to latents (B, C, h, w)."""
-    noise = turn.normal(x0)
+    noise = context.normal(x0)
     if not wanted.offset_noise:
         return noise
-    return with_offset(noise, turn.normal(x0[:, :, :1, :1]), wanted.offset_noise)
+    return with_offset(noise, context.normal(x0[:, :, :1, :1]), wanted.offset_noise)
 
 
 def denoising_losses(

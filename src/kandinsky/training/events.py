@@ -54,7 +54,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Sampled:
-    """A sample sheet was written."""
+    """A sample grid was written."""
 
     stage: str
     step: int

@@ -14,9 +14,9 @@ from kandinsky.training.data.buckets import BucketSampler
 from kandinsky.training.data.cached_encodings import CachedEncodings, PictureSource, encode_once
 from kandinsky.training.data.caption import Captioner
 from kandinsky.training.data.hints import edge_hints
-from kandinsky.training.data.masks import random_regions
-from kandinsky.training.data.order import Order
 from kandinsky.training.data.pictures import AUGMENTATIONS, PictureSet
+from kandinsky.training.data.random_masks import random_regions
+from kandinsky.training.data.samplers import Order
 from kandinsky.training.dataset import augmentation
 from kandinsky.training.events import Event
 from kandinsky.training.task import Source

@@ -24,7 +24,7 @@ from kandinsky.training.checkpoint import (
     save,
 )
 from kandinsky.training.config import Stage
-from kandinsky.training.data.order import EpochSampler, Order
+from kandinsky.training.data.samplers import EpochSampler, Order
 from kandinsky.training.image_grid import write_grid
 from kandinsky.training.learner import Learner, shards
 from kandinsky.training.logs import LossLog
@@ -223,7 +223,7 @@ class _Live:
             world, each = self.run.world, self.stage.accumulate
             for micro in range(each * world.size):
                 indices = self.sampler.next()
-                # Processes take the batches that one alone would take in as many accumulated turns.
+                # Processes take the batches that one alone would take in so many accumulated batches.
                 if micro // each == world.rank:
                     draws = generator(self.run.seed, self.stage.name, "data", step, micro)
                     batches.append(self.task.data.batch(indices, draws))

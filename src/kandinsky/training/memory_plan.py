@@ -129,8 +129,8 @@ def _count(config: TrainConfig, stage: Stage, device: str, folder: Path, inside:
             meter.mark()
             for learner in learners:
                 draws = torch.Generator()
-                turns = [StepContext(batch, step, CPU, draws.manual_seed(0), {}) for batch in batches]
-                learner.update(turns, [other for other in learners if other is not learner], 0.0, step)
+                contexts = [StepContext(batch, step, CPU, draws.manual_seed(0), {}) for batch in batches]
+                learner.update(contexts, [other for other in learners if other is not learner], 0.0, step)
     states = [state for learner in learners for state in learner.optimiser.state.values()]
     rows = {
         "learned": learned,

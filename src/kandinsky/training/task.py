@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.training.config import OptimiserConfig, Stage
-from kandinsky.training.data.order import Order
+from kandinsky.training.data.samplers import Order
 from kandinsky.training.distributed import ALONE, World
 from kandinsky.training.image_grid import ImageGrid
 

@@ -1,6 +1,6 @@
 """MoVQ in the original files: `movq_final.ckpt` of 2.1, and `movq.pt` of 3.x with wrapped encoder norms."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -14,13 +14,8 @@ WRAPPED = "encoder.norm_out.norm_layer.weight"
 """A name that only files with wrapped norms have."""
 
 
-def wraps_norms(names: Iterable[str]) -> bool:
-    """Whether a file of these names calls the encoder's norms `norm_layer`, as the later one does."""
-    return WRAPPED in names
-
-
 def original_movq_map(config: MoVQConfig, wrapped: bool = False) -> KeyMap:
-    """The names of a MoVQ of these sizes in an original file; `wrapped` is what `wraps_norms` says of it."""
+    """The names of a MoVQ of these sizes in an original file; `wrapped` ones have `WRAPPED`."""
     return KeyMap(
         [
             *encoder_entries("wrapped" if wrapped else "plain"),

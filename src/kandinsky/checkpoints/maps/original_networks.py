@@ -34,14 +34,7 @@ from kandinsky.checkpoints.maps.original_unet3 import (
     original_unet3_map,
     scattered,
 )
-from kandinsky.checkpoints.maps.t5 import (
-    TABLES,
-    infer_t5_config,
-    t5_config,
-    t5_json,
-    t5_map,
-    without_decoder,
-)
+from kandinsky.checkpoints.maps.t5 import TABLES, infer_t5_config, t5_config, t5_json, t5_map, without_decoder
 from kandinsky.checkpoints.original import OriginalFolder
 from kandinsky.checkpoints.torchscript import is_torchscript, read_torchscript
 from kandinsky.checkpoints.weights import Tensors, dense, read_pickle, read_tensor_file, read_weights

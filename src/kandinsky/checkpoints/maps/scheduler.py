@@ -7,7 +7,7 @@ reads count, and one that the file lacks has that class's default.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 from kandinsky.checkpoints.files import Json
 from kandinsky.checkpoints.maps.config_fields import real, whole
@@ -16,6 +16,7 @@ from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.schedule import Schedule, Spacing
 
+T = TypeVar("T")
 FILE = "scheduler_config.json"
 DDPM_BETAS, LATENT_BETAS = (0.0001, 0.02), (0.00085, 0.012)
 """The linear betas of Ho et al. 2020 and of latent diffusion: from the first time to the last."""
@@ -51,7 +52,7 @@ class _Class:
     clean_end: bool | None = None
     open_end: bool = False
     betas: tuple[float, float] = DDPM_BETAS
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Json = field(default_factory=dict)
 
 
 _CLASSES: dict[str, _Class] = {
@@ -116,7 +117,7 @@ _CLASSES: dict[str, _Class] = {
 }
 PRIOR_CLASS = "UnCLIPScheduler"
 # What a missing value means in the classes whose default is not the value that we follow.
-_DEFAULTS: dict[str, dict[str, Any]] = {"PNDMScheduler": {"skip_prk_steps": False}}
+_DEFAULTS: Mapping[str, Json] = {"PNDMScheduler": {"skip_prk_steps": False}}
 
 
 def schedule_from_json(json: Json) -> Schedule:
@@ -169,7 +170,7 @@ def _prior_schedule(json: Json) -> Schedule:
     )
 
 
-def _known(json: Json, key: str, default: str, table: Mapping[str, Any]) -> Any:
+def _known(json: Json, key: str, default: str, table: Mapping[str, T]) -> T:
     value = json.get(key, default)
     if not isinstance(value, str) or value not in table:
         raise CheckpointError(f"{FILE} has {key} = {value!r}.", nearest(str(value), table))
@@ -223,7 +224,7 @@ def decoder_schedule_json(
         raise CheckpointError(
             f"A {classes[sampler]} cannot clip.", "Write the file for 'ddpm' or 'ddim', or without clipping."
         )
-    json: dict[str, Any] = {
+    json: dict[str, object] = {
         "_class_name": classes[sampler],
         "beta_end": end,
         "beta_schedule": "linear",

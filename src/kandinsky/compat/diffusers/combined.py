@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.compat.diffusers.inputs import paired, repeated, spread, texts
-from kandinsky.compat.diffusers.pipeline import PRIOR_PREFIX, DiffusionPipeline
+from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
 from kandinsky.compat.diffusers.prior import PriorPipeline
 from kandinsky.core.errors import RequestError
 

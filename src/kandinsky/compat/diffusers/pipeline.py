@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
+from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.checkpoints.diffusers_folder import Folder, write_model_index
 from kandinsky.compat.calls import signed
 from kandinsky.compat.diffusers import loras, offload
@@ -20,8 +21,6 @@ from kandinsky.compat.diffusers.tokenizers import CLIPImageProcessor, CLIPTokeni
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
 from kandinsky.engine import loras as adapters
 from kandinsky.engine.devices import DTYPES, choose_device, choose_dtype
-
-PRIOR_PREFIX = "prior_"
 
 
 class DiffusionPipeline:

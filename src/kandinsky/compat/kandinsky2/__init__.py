@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import kandinsky
+from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.checkpoints.files import INDEX
 from kandinsky.checkpoints.maps.original_files import INPAINTING
 from kandinsky.checkpoints.original import open_original
 from kandinsky.compat.diffusers.files import model_folder
-from kandinsky.compat.diffusers.pipeline import PRIOR_PREFIX
 from kandinsky.compat.diffusers.pipelines import KandinskyV22PriorPipeline
 from kandinsky.compat.kandinsky2.files import original_folder
 from kandinsky.compat.kandinsky2.v2_0 import Kandinsky2

@@ -11,6 +11,9 @@ from kandinsky.training.config.table import Table
 Target = Literal["decoder", "prior"]
 FirstLayer = Literal["extend", "new"]
 Times = Literal["uniform", "second_moment"]
+OF_IMAGES = ("concepts", "looks", "colours", "sketch")
+OF_TEXTS = ("concepts_text", "looks_text", "colours_text", "distillation")
+"""Weights of auxiliary heads, of those that look at image embeddings and at text embeddings."""
 
 
 class MovqObjective(Table):
@@ -76,29 +79,24 @@ class ClipObjective(Table):
     per_concept: int = Field(default=1, ge=1)
 
     @property
-    def of_texts(self) -> bool:
-        """Whether a head looks at text embeddings."""
-        return any((self.concepts_text, self.looks_text, self.colours_text, self.distillation))
-
-    @property
-    def of_images(self) -> bool:
-        """Whether a head looks at image embeddings."""
-        return any((self.concepts, self.looks, self.colours, self.sketch))
+    def of_heads(self) -> str:
+        """The first weight of an auxiliary head that is set, empty without one."""
+        return next((name for name in (*OF_IMAGES, *OF_TEXTS) if getattr(self, name)), "")
 
     @property
     def reads(self) -> bool:
         """Whether any loss needs the text tower."""
-        return bool(self.contrastive or self.text_pairs) or self.of_texts
+        return any(getattr(self, name) for name in ("contrastive", "text_pairs", *OF_TEXTS))
 
     @property
     def sees(self) -> bool:
         """Whether any loss needs the vision tower."""
-        return bool(self.contrastive) or self.of_images
+        return any(getattr(self, name) for name in ("contrastive", *OF_IMAGES))
 
     @property
     def blind(self) -> bool:
         """Whether the embeddings of images are all that is needed of them."""
-        return self.lock == "vision" and not self.of_images
+        return self.lock == "vision" and not any(getattr(self, name) for name in OF_IMAGES)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -305,6 +305,12 @@ class TrainConfig(Table):
                 raise ConfigError(
                     f"stage {stage.name!r} learns from images of one shape.", "Leave data.buckets out."
                 )
+            weighs = stage.objective
+            if isinstance(weighs, ClipObjective) and weighs.of_heads and self.data.recipe is None:
+                raise ConfigError(
+                    f"stage {stage.name!r} weighs {weighs.of_heads}, which a head of a recipe learns from.",
+                    'Set data.recipe, such as "emoji", or leave it out.',
+                )
             if stage.name in seen:
                 raise ConfigError(f"two stages are called {stage.name!r}.", "Give each its own `name`.")
             if stage.init is not None and stage.init not in seen and not Path(stage.init).is_dir():

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from PIL import Image
 
-from kandinsky.core.errors import CheckpointError, DataError
+from kandinsky.training.data.decoded_cache import opened
 from kandinsky.training.data.folder import Folder
+from kandinsky.training.data.samplers import other_examples
 from kandinsky.training.seeds import generator
 
 WIDEST = 2.0
@@ -36,13 +36,8 @@ def bucketed(folder: Folder, size: int, step: int) -> dict[Shape, Folder]:
     """
     found: dict[Shape, list[int]] = {}
     for place, record in enumerate(folder.records):
-        try:
-            with Image.open(folder.root / record.file_name) as picture:
-                width, height = picture.size
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(
-                f"{record.file_name!r} is not a readable picture: {error}.", "Remove it or repair it."
-            ) from error
+        with opened(folder.root / record.file_name) as image:
+            width, height = image.size
         found.setdefault(nearest_shape(height, width, size, step), []).append(place)
     return {
         shape: replace(folder, records=tuple(folder.records[place] for place in found[shape]))
@@ -77,10 +72,7 @@ class BucketSampler:
     def restore(self, state: dict[str, int]) -> None:
         """Continues from `state()`; CheckpointError when the number of examples has changed since."""
         if state["count"] != sum(self.counts):
-            raise CheckpointError(
-                f"The run was started on {state['count']} examples, now there are {sum(self.counts)}.",
-                "Resume with the same data, or start a new run.",
-            )
+            raise other_examples(state["count"], sum(self.counts))
         self.epoch, self.position = state["epoch"], state["position"]
         self._batches = self._shuffle()
 

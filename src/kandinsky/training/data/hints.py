@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from kandinsky.core.edges import edge_map
 from kandinsky.core.errors import DataError
 from kandinsky.training.config import Fit
-from kandinsky.training.data.decode import Pixels, decoded
+from kandinsky.training.data.decoded_cache import Pixels, decoded, opened
 from kandinsky.training.data.folder import PICTURE_SUFFIXES, Folder
 
 TOLERANCE = 0.02
@@ -54,9 +53,9 @@ def decoded_hints(folder: Folder, size: int | tuple[int, int], cache: Path, fit:
     for record in folder.records:
         if not record.hint:
             raise DataError(f"The picture {record.file_name!r} has no hint.", "Give one to each, or to none.")
-        pictures = (folder.root / record.file_name, folder.root / record.hint)
-        shapes = [_proportions(path) for path in pictures]
-        if abs(shapes[1] / shapes[0] - 1) > TOLERANCE:
+        with opened(folder.root / record.file_name) as image, opened(folder.root / record.hint) as hint:
+            ratio = hint.width * image.height / (hint.height * image.width)
+        if abs(ratio - 1) > TOLERANCE:
             raise DataError(
                 f"The hint {record.hint!r} has other proportions than its picture {record.file_name!r}.",
                 "Both are cut in the same way: make them alike.",
@@ -69,13 +68,3 @@ def edge_hints(pixels: Tensor) -> Tensor:
     rows = ((pixels.cpu() + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     found = torch.from_numpy(np.stack([edge_map(row) for row in rows]))
     return (found.float() / 255)[:, None].expand(-1, 3, -1, -1)
-
-
-def _proportions(path: Path) -> float:
-    try:
-        with Image.open(path) as picture:
-            return picture.width / picture.height
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(
-            f"{str(path)!r} is not a readable picture: {error}.", "Remove it or repair it."
-        ) from error

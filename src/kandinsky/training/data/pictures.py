@@ -17,7 +17,7 @@ from kandinsky.core.system import cache_folder
 from kandinsky.training.config import Fit
 from kandinsky.training.data.caption import Caption, names
 from kandinsky.training.data.compose import BACKGROUNDS, composite, place, side_by_side
-from kandinsky.training.data.decode import decoded
+from kandinsky.training.data.decoded_cache import decoded
 from kandinsky.training.data.folder import Folder, Painter, read_folder
 from kandinsky.training.data.hints import decoded_hints
 

@@ -128,10 +128,10 @@ def trajectory_loss(
     """The error of each step against where the teacher's trajectory is then."""
     kind = _kind(base)
 
-    def loss(turn: StepContext[Segment]) -> Losses:
-        batch = turn.batch
+    def loss(context: StepContext[Segment]) -> Losses:
+        batch = context.batch
         predict = _predict(base, batch.captions, batch.embeddings)
-        x, target, step = (value.to(turn.device) for value in (batch.x, batch.target, batch.step))
+        x, target, step = (value.to(context.device) for value in (batch.x, batch.target, batch.step))
         errors = trajectory_errors(solver, kind, predict, objective, x, step, target)
         return Losses(errors.mean(), {objective.loss: errors.detach().mean()})
 
@@ -145,16 +145,16 @@ def consistency_loss(
     process, kind = base.model.schedule_of(SAMPLER).process, _kind(base)
     scale = base.model.guidance(teacher_scale(base, objective)) or 1.0
 
-    def loss(turn: StepContext[Examples]) -> Losses:
-        batch = turn.batch
+    def loss(context: StepContext[Examples]) -> Losses:
+        batch = context.batch
         found = batch.encoded(base)
         x0, embeddings = found["latents"], found.get("embeddings")
         count = len(x0)
-        step = (turn.uniform(count) * solver.count).long()
-        x = process.add_noise(x0, turn.normal(x0), solver.times[step])
+        step = (context.uniform(count) * solver.count).long()
+        x = process.add_noise(x0, context.normal(x0), solver.times[step])
         cond, uncond = (
             base.decoder_condition(
-                batch.captions, embeddings, torch.full((count,), empty, device=turn.device)
+                batch.captions, embeddings, torch.full((count,), empty, device=context.device)
             )
             for empty in (False, True)
         )

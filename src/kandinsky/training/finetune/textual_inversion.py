@@ -68,11 +68,11 @@ class LearnedWord(nn.Module):
 class StepNoise:
     """The draws of one step, for code that draws from `Noise`."""
 
-    def __init__(self, turn: StepContext[Examples]) -> None:
-        self.turn = turn
+    def __init__(self, context: StepContext[Examples]) -> None:
+        self.context = context
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
-        return self.turn.normal(torch.empty(shape, device=self.turn.device))
+        return self.context.normal(torch.empty(shape, device=self.context.device))
 
 
 def new_word(base: BaseCheckpoint, objective: TextualInversionObjective) -> LearnedWord:
@@ -168,31 +168,31 @@ def direct_loss(base: BaseCheckpoint, objective: TextualInversionObjective, time
         times["prior"] = TIME_SAMPLERS[objective.times](base.prior.schedule.process.T)
 
     def prior_errors(
-        captions: Sequence[str], embeddings: Tensor, t: Tensor, turn: StepContext[Examples]
+        captions: Sequence[str], embeddings: Tensor, t: Tensor, context: StepContext[Examples]
     ) -> Tensor:
         stage = base.need_prior()
         x0 = stage.network.normalise(embeddings)
-        x = stage.schedule.process.add_noise(x0, turn.normal(x0), t)
+        x = stage.schedule.process.add_noise(x0, context.normal(x0), t)
         return squared_error(base.predict_prior(x, t, captions), x0)
 
-    def loss(turn: StepContext[Examples]) -> Losses:
-        batch = turn.batch
+    def loss(context: StepContext[Examples]) -> Losses:
+        batch = context.batch
         found = batch.encoded(base)
         count = len(batch.captions)
-        total, parts = torch.zeros(count, device=turn.device), {}
+        total, parts = torch.zeros(count, device=context.device), {}
         for name, module in times.items():
             sampler = cast(TimeSampler, module)
-            t, weights = sampler.draw(count, turn.generator, turn.device)
+            t, weights = sampler.draw(count, context.generator, context.device)
             if decoder is not None and name == "decoder":
                 x0 = found["latents"]
-                errors = decoder.errors(batch.captions, found.get("embeddings"), x0, t, turn.normal(x0))
+                errors = decoder.errors(batch.captions, found.get("embeddings"), x0, t, context.normal(x0))
             else:
-                errors = prior_errors(batch.captions, found["embeddings"], t, turn)
+                errors = prior_errors(batch.captions, found["embeddings"], t, context)
             if torch.is_grad_enabled():
                 sampler.learn(t, errors)
             parts[name] = errors
             total = total + weights * errors
-        return weighted(total, parts, batch.weights.to(turn.device))
+        return weighted(total, parts, batch.weights.to(context.device))
 
     return loss
 
@@ -207,18 +207,18 @@ def sampled_loss(base: BaseCheckpoint, objective: TextualInversionObjective, tim
     sampler = TIME_SAMPLERS[objective.times](decoder.process.T)
     times["decoder"] = sampler
 
-    def loss(turn: StepContext[Examples]) -> Losses:
-        batch = turn.batch
+    def loss(context: StepContext[Examples]) -> Losses:
+        batch = context.batch
         latents = batch.encoded(base)["latents"]
-        t, weights = sampler.draw(len(latents), turn.generator, turn.device)
-        noise = turn.normal(latents)
+        t, weights = sampler.draw(len(latents), context.generator, context.device)
+        noise = context.normal(latents)
         embeddings = None
         if base.prior is not None:
-            embeddings = draw_embeddings(base, batch.captions, objective, StepNoise(turn))
+            embeddings = draw_embeddings(base, batch.captions, objective, StepNoise(context))
         errors = decoder.errors(batch.captions, embeddings, latents, t, noise)
         if torch.is_grad_enabled():
             sampler.learn(t, errors)
-        return weighted(weights * errors, {"mse": errors}, batch.weights.to(turn.device))
+        return weighted(weights * errors, {"mse": errors}, batch.weights.to(context.device))
 
     return loss
 

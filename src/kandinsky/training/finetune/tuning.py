@@ -193,9 +193,9 @@ class HeldOut:
         counts = [min(self.count, len(images)) for images in self.sets]
         for images, count in zip(self.sets, counts, strict=True):
             batch = self.source(plain(images)).batch(range(count), generator(self.ctx.seed, "held out"))
-            turn = StepContext(batch, 0, self.ctx.device, draws, {})
+            context = StepContext(batch, 0, self.ctx.device, draws, {})
             for trainable in self.trainables:
-                for name, value in trainable.loss(turn).parts.items():
+                for name, value in trainable.loss(context).parts.items():
                     key = f"{trainable.name}/{name}"
                     sums[key] = sums.get(key, 0.0) + float(value) * count / sum(counts)
         return sums

@@ -25,13 +25,13 @@ def structure_distance(pictures: Tensor, targets: Tensor) -> Tensor:
         edges = (
             error.diff(dim=-1).abs().flatten(1).mean(1) + error.diff(dim=-2).abs().flatten(1).mean(1)
         ) / 2
-        total = total + edges + 1 - _similarity(a, b)
+        total = total + edges + 1 - similarity(a, b)
         a, b, scales = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2), scales + 1
     return total / max(scales, 1)
 
 
-def _similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Mean SSIM per picture; the constants are those of the paper for a range of 2."""
+def similarity(a: Tensor, b: Tensor) -> Tensor:
+    """The mean SSIM of each pair of images (B, C, H, W), (B,), with the constants for a range of 2."""
     c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
     mean_a, mean_b = F.avg_pool2d(a, _SSIM_WINDOW, 1), F.avg_pool2d(b, _SSIM_WINDOW, 1)
     var_a = F.avg_pool2d(a * a, _SSIM_WINDOW, 1) - mean_a.square()

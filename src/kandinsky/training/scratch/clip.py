@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kandinsky.core.errors import ConfigError
 from kandinsky.training.config import ClipObjective, Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.cached_encodings import (
@@ -16,8 +15,8 @@ from kandinsky.training.data.cached_encodings import (
     encode_once,
 )
 from kandinsky.training.data.caption import equal
-from kandinsky.training.data.order import EpochSampler, GroupSampler, Order
 from kandinsky.training.data.pictures import Batch, PictureSet, words_of
+from kandinsky.training.data.samplers import EpochSampler, GroupSampler, Order
 from kandinsky.training.dataset import augmentation
 from kandinsky.training.events import Event
 from kandinsky.training.objectives.contrastive import contrastive_loss, retrieval_accuracy
@@ -104,7 +103,8 @@ def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pa
     towers = ctx.networks.clip()
     ctx.run.start(stage, "clip", towers, "towers.")
     learned, held_out = ctx.data.split(ctx.data.size(stage))
-    heads = _heads(ctx, objective, learned, ctx.networks.clip_text.projection)
+    width, recipe = ctx.networks.clip_text.projection, ctx.data.recipe
+    heads = None if recipe is None else recipe.heads(objective, learned, width)
     model = ClipWithHeads(towers, heads)
     for name, head in (heads.modules if heads is not None else {}).items():
         if ctx.run.start(stage, "clip", head, f"{name}.", optional=True) and objective.lock == "vision":
@@ -155,20 +155,6 @@ def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pa
 
     trainable = Trainable("clip", model, compare, stage.optimiser, compiled=(towers.text, towers.vision))
     return Task((trainable,), source, order=order, measure=measure)
-
-
-def _heads(
-    ctx: TrainContext, objective: ClipObjective, images: PictureSet, width: int
-) -> AuxiliaryHeads | None:
-    """The heads of the recipe; ConfigError when the objective weighs some and there is no recipe."""
-    if ctx.data.recipe is not None:
-        return ctx.data.recipe.heads(objective, images, width)
-    if objective.of_images or objective.of_texts:
-        raise ConfigError(
-            "objective weighs concepts, looks, colours, sketch or distillation, which are heads of a recipe.",
-            'Set data.recipe, such as "emoji", or leave them out.',
-        )
-    return None
 
 
 def _seen_once(

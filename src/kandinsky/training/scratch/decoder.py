@@ -5,6 +5,7 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
+from kandinsky.checkpoints.maps.scheduler import LATENT_BETAS
 from kandinsky.core.rng import PerPictureRng
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import sample
@@ -45,7 +46,7 @@ def decoder_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
     source = yield from examples_of(ctx, stage, encoders, learned)
     unet = ctx.networks.decoder()
     ctx.run.start(stage, "decoder", unet)
-    process = Process.linear(0.00085, 0.012)
+    process = Process.linear(*LATENT_BETAS)
     times = TIME_SAMPLERS[objective.times](process.T)
     with torch.no_grad():
         empty = encoders.clip.module.see_nothing()

@@ -47,30 +47,21 @@ def movq_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Ba
     distance = perceptual_distance(objective, ctx.device)
     critic = PatchCritic(objective.discriminator_width) if objective.adversarial else None
 
-    def rebuild(turn: StepContext[Batch]) -> Losses:
-        x = cropped(turn.batch.pixels.to(turn.device), objective.crop, turn)
-        y, hidden = reconstruct(movq, objective, x, turn)
-        turn.shared.update(real=x, fake=y.detach())
+    def rebuild(context: StepContext[Batch]) -> Losses:
+        x = cropped(context.batch.pixels.to(context.device), objective.crop, context)
+        y, hidden = reconstruct(movq, objective, x, context)
+        context.shared.update(real=x, fake=y.detach())
         seen = {
             "l1": (y - x).abs().mean(),
             "l2": (y - x).square().mean(),
             "perceptual": distance(y, x).mean(),
         }
         parts = seen | hidden
-        pictures = weighted_sum(
-            seen, {"l1": objective.l1, "l2": objective.l2, "perceptual": objective.perceptual}
-        )
-        total = pictures + weighted_sum(
-            hidden,
-            {
-                "codebook": objective.codebook,
-                "commitment": objective.commitment,
-                "latent_moments": objective.latent_weight,
-            },
-        )
-        if critic is not None and turn.step >= objective.adversarial_from:
+        images = weighted_sum(seen, objective)
+        total = images + weighted_sum(hidden, objective)
+        if critic is not None and context.step >= objective.adversarial_from:
             parts["adversarial"] = generator_hinge_loss(critic(y))
-            pull = adaptive_weight(pictures, parts["adversarial"], movq.decoder.conv_out.weight)
+            pull = adaptive_weight(images, parts["adversarial"], movq.decoder.conv_out.weight)
             total = total + objective.adversarial * pull * parts["adversarial"]
         return Losses(total, parts)
 
@@ -93,18 +84,18 @@ def movq_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Ba
 
 
 def reconstruct(
-    movq: Autoencoder, objective: MovqObjective, x: Tensor, turn: StepContext[Batch]
+    movq: Autoencoder, objective: MovqObjective, x: Tensor, context: StepContext[Batch]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Pictures (B, 3, H, W) as they come back, in float32, and the losses of their latents by name.
 
     A share of the rows is decoded from unquantised latents, with noise if the objective wants it.
     """
     z = movq.encode(x).float()
-    with torch.autocast(turn.device.type, enabled=False):
+    with torch.autocast(context.device.type, enabled=False):
         # In half precision the nearest code would often be another one.
         quantized = movq.quantize(z)
-    noisy = z + objective.latent_noise * turn.normal(z) if objective.latent_noise else z
-    continuous = turn.uniform(len(x)) < objective.continuous
+    noisy = z + objective.latent_noise * context.normal(z) if objective.latent_noise else z
+    continuous = context.uniform(len(x)) < objective.continuous
     y = movq.decode(torch.where(continuous[:, None, None, None], noisy, quantized.latents)).float()
     losses = {
         "codebook": quantized.codebook_loss,
@@ -144,9 +135,10 @@ def unit_latents(source: PictureSource, ctx: TrainContext) -> Callable[[nn.Modul
     return finish
 
 
-def weighted_sum(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """The sum of scalar losses, each times the weight of its name."""
-    return torch.stack([weights[name] * value for name, value in parts.items()]).sum()
+def weighted_sum(parts: dict[str, Tensor], objective: MovqObjective) -> Tensor:
+    """The sum of scalar losses, each times the setting of its name."""
+    weights = [getattr(objective, {"latent_moments": "latent_weight"}.get(name, name)) for name in parts]
+    return torch.stack([weight * value for weight, value in zip(weights, parts.values(), strict=True)]).sum()
 
 
 def reconstruction_psnr(movq: Autoencoder, pictures: PictureSet, device: torch.device) -> float:
@@ -160,8 +152,8 @@ def reconstruction_psnr(movq: Autoencoder, pictures: PictureSet, device: torch.d
 
 
 def _critic(critic: PatchCritic, stage: Stage, objective: MovqObjective) -> Trainable[Batch]:
-    def judge(turn: StepContext[Batch]) -> Losses:
-        real, fake = critic(turn.shared["real"]), critic(turn.shared["fake"])
+    def judge(context: StepContext[Batch]) -> Losses:
+        real, fake = critic(context.shared["real"]), critic(context.shared["fake"])
         return Losses(critic_hinge_loss(real, fake), {"real": real.mean(), "fake": fake.mean()})
 
     rate = objective.discriminator_lr or stage.optimiser.lr
@@ -169,14 +161,14 @@ def _critic(critic: PatchCritic, stage: Stage, objective: MovqObjective) -> Trai
     return Trainable("critic", critic, judge, optimiser, begins=objective.adversarial_from, ema=False)
 
 
-def cropped(x: Tensor, crop: int | None, turn: StepContext[Batch]) -> Tensor:
+def cropped(x: Tensor, crop: int | None, context: StepContext[Batch]) -> Tensor:
     """A random window of `crop` pixels of each picture (B, C, S, S); the pictures when they are no larger."""
     size = x.shape[-1]
     if crop is None or crop >= size:
         return x
     within = torch.arange(crop, device=x.device)
     rows, columns = (
-        (turn.uniform(len(x)) * (size - crop + 1)).long()[:, None] + within for _ in ("top", "left")
+        (context.uniform(len(x)) * (size - crop + 1)).long()[:, None] + within for _ in ("top", "left")
     )
     which = torch.arange(len(x), device=x.device)[:, None, None]
     return x.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

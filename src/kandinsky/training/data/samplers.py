@@ -59,10 +59,7 @@ class EpochSampler:
     def restore(self, state: dict[str, int]) -> None:
         """Continues from `state()`; CheckpointError when the number of examples has changed since."""
         if state["count"] != self.count:
-            raise CheckpointError(
-                f"The run was started on {state['count']} examples, now there are {self.count}.",
-                "Resume with the same data, or start a new run.",
-            )
+            raise other_examples(state["count"], self.count)
         self.epoch, self.position = state["epoch"], state["position"]
         self._order = self._shuffle()
 
@@ -107,9 +104,13 @@ class GroupSampler:
     def restore(self, state: dict[str, int]) -> None:
         """Continues from `state()`; CheckpointError when the examples or groups have changed since."""
         if state.get("examples") != self.examples:
-            raise CheckpointError(
-                f"The run was started on {state.get('examples', state['count'])} examples, now there are "
-                f"{self.examples}.",
-                "Resume with the same data and settings, or start a new run.",
-            )
+            raise other_examples(state.get("examples", state["count"]), self.examples)
         self._order.restore(state)
+
+
+def other_examples(then: int, now: int) -> CheckpointError:
+    """The error of a run that was started on other examples."""
+    return CheckpointError(
+        f"The run was started on {then} examples, now there are {now}.",
+        "Resume with the same data and settings, or start a new run.",
+    )

@@ -15,8 +15,8 @@ from kandinsky.core.errors import ConfigError, DataError
 from kandinsky.core.system import cache_folder
 from kandinsky.training.config import DataConfig, validated
 from kandinsky.training.data.folder import read_folder
-from kandinsky.training.data.imports import unpack_dataset, unpack_shards
 from kandinsky.training.data.pictures import open_pictures
+from kandinsky.training.data.webdataset import unpack_dataset, unpack_shards
 
 
 @pytest.fixture(autouse=True)

@@ -1,16 +1,16 @@
 """Decoding a folder once: a uint8 array at one size, kept on disk under the hash of what it was made from."""
 
 import hashlib
-import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from kandinsky.core.errors import DataError
+from kandinsky.core.errors import DataError, OutputError
+from kandinsky.core.files import write_atomically
 from kandinsky.training.config import Fit
 from kandinsky.training.data.folder import Folder
 
@@ -68,21 +68,28 @@ def _digest(folder: Folder, sources: Sequence[tuple[Path, ...]], shape: tuple[in
     return digest.hexdigest()
 
 
-def _open(path: Path) -> Image.Image:
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, read as far as is asked; DataError that names it when it is none."""
     try:
-        with Image.open(path) as opened:
-            return opened.convert("RGBA")
+        with Image.open(path) as image:
+            yield image
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(
-            f"{str(path)!r} is not a readable picture: {error}.", "Remove it or repair it."
+            f"{path.name!r} is not a readable picture: {error} (in {path.parent}).", "Remove it or repair it."
         ) from error
+
+
+def _rgba(path: Path) -> Image.Image:
+    with opened(path) as image:
+        return image.convert("RGBA")
 
 
 def _decode(source: tuple[Path, ...], shape: tuple[int, int], fit: Fit) -> Pixels:
     """The first of the files, padded or cut as the last one is."""
-    picture = _open(source[0])
+    picture = _rgba(source[0])
     if fit == "cut" and picture.width * shape[0] != picture.height * shape[1]:
-        like = picture if len(source) == 1 else _open(source[-1])
+        like = picture if len(source) == 1 else _rgba(source[-1])
         opaque = like.getchannel("A").getextrema()[0] == 255
         picture = _cut(picture, *shape, opaque=opaque)
     if picture.size != shape[::-1]:
@@ -110,17 +117,7 @@ def _cut(picture: Image.Image, tall: int, wide: int, *, opaque: bool) -> Image.I
 
 
 def _keep(pixels: Pixels, target: Path) -> None:
-    try:
+    # A read-only folder is no reason to fail: the array is in memory already.
+    with suppress(OSError, OutputError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".tmp")
-    except OSError:
-        # A read-only data folder is no reason to fail: the array is in memory already.
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, pixels)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
+        write_atomically(target, lambda file: np.save(file, pixels))
