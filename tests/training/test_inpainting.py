@@ -19,6 +19,7 @@ from kandinsky.generations import convert
 from kandinsky.tasks.start import erode, region_condition
 from kandinsky.training import run_config
 from kandinsky.training.data.random_masks import random_regions
+from kandinsky.training.finetune.base_checkpoint import open_base
 from kandinsky.training.finetune.tuning import group_of
 from kandinsky.training.finetune.widen_unet import place_weights, widened
 from kandinsky.training.objectives.denoising import squared_error
@@ -54,6 +55,14 @@ def test_boxes_are_boxes() -> None:
     for region in random_regions(20, 32, 32, 1.0, torch.Generator().manual_seed(0))[:, 0]:
         rows, columns = region.any(1), region.any(0)
         assert torch.equal(region.bool(), rows[:, None] & columns[None])
+
+
+def test_sample_grids_are_drawn_by_the_widened_decoder(pictures: Path, tmp_path: Path) -> None:
+    """The pipeline went on running the network that was loaded, which is not told of regions."""
+    ctx, _ = build(config(pictures, tmp_path, "full", objective=INPAINTING))
+    base = open_base(ctx, ctx.config.stage[0])
+    assert base.model.extra_channels == 5
+    assert base.pipe.running.network.config == base.model.network.config
 
 
 def test_a_widened_decoder_says_what_it_said() -> None:

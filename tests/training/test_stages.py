@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from kandinsky.training.stages import sources
 from small import CPU, NETWORKS, build, draw_pictures, small_config, turn
 
 from kandinsky import training
@@ -23,6 +22,7 @@ from kandinsky.training import events, run_config
 from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import read_config
 from kandinsky.training.context import TrainContext
+from kandinsky.training.data import cached_encodings
 from kandinsky.training.data.cached_encodings import PictureSource
 from kandinsky.training.data.pictures import AUGMENTATIONS
 from kandinsky.training.examples import Examples
@@ -378,8 +378,8 @@ def test_large_pictures_are_encoded_a_few_at_a_time(
         return {"latents": pixels[:, :, ::8, ::8]}
 
     def encoded(at_once: int, folder: str) -> torch.Tensor:
-        monkeypatch.setattr(sources, "AT_ONCE", at_once * 16 * 16)
-        making = sources.encode_once(pictures, 4, encode, "", tmp_path / folder, 0, "decoder")
+        monkeypatch.setattr(cached_encodings, "AT_ONCE", at_once * 16 * 16)
+        making = cached_encodings.encode_once(pictures, 4, encode, "", tmp_path / folder, 0, "decoder")
         while True:
             try:
                 next(making)

@@ -23,6 +23,7 @@ from kandinsky.training.data.pictures import (
     PictureSet,
     open_pictures,
 )
+from kandinsky.training.recipe import load_recipe
 from tests.training_data.folders import emoji_folder, half_picture
 
 
@@ -252,3 +253,9 @@ def test_captions_of_a_user_stay_as_they_are_written(tmp_path: Path) -> None:
     assert len(asked) == 4
     named = asked.batch([1] * 8, torch.Generator().manual_seed(0), Augmentation(white=0.0)).captions
     assert any("background" in caption or "on " in caption for caption in named)
+
+
+@pytest.mark.parametrize("name", ["emojis", "emoji.captions"])
+def test_a_recipe_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"no recipe '{name}'"):
+        load_recipe(name)

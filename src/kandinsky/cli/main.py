@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 
 MODEL, OUTPUT, TUNING = "Model", "Output", "Fine-tuning"
+FIELDS = "kandinsky.request"
+"""Where the context of a command holds the typed fields of the request."""
 
 
 def _version(asked: bool) -> None:
@@ -139,6 +141,13 @@ class GenerateCommand(TyperCommand):
     def params(self, own: list[Any]) -> None:
         self._own, self._all = own, None
 
+    def invoke(self, ctx: Any) -> object:
+        """Runs the command; the fields of the request that were typed are in the context's `meta`."""
+        own = [parameter.name for parameter in self._own]
+        fields = {name: ctx.params.pop(name) for name in list(ctx.params) if name not in own}
+        ctx.meta[FIELDS] = {name: value for name, value in fields.items() if value is not None}
+        return super().invoke(ctx)
+
 
 def _request_flags() -> list[Any]:
     """A flag for each field of a request, from its declaration."""
@@ -166,14 +175,14 @@ def _request_flags() -> list[Any]:
     return typer.main.get_command(made).params
 
 
-def generate(**given: object) -> None:
+def generate(context: typer.Context, **given: object) -> None:
     """Draw pictures, change them, or repeat one from its file."""
-    flags = Flags(**{name: given.pop(name) for name in Flags.__dataclass_fields__})  # type: ignore[arg-type]
+    flags = Flags(**given)  # type: ignore[arg-type]
     if not (flags.prompts or flags.mix or flags.repeat or flags.requests):
         raise typer.BadParameter("say what to draw, such as 'a red apple'", param_hint="PROMPT")
     if flags.batch_size is not None and flags.requests is None:
         raise typer.BadParameter("goes with --requests: other pictures are drawn one by one")
-    fields = {name: value for name, value in given.items() if value is not None}
+    fields = context.meta[FIELDS]
     if flags.requests is None:
         from kandinsky.cli import generate as command
 
@@ -184,7 +193,12 @@ def generate(**given: object) -> None:
     requests_file.generate(flags, flags.requests, fields)
 
 
-generate.__signature__ = inspect.signature(Flags)  # type: ignore[attr-defined]
+generate.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+        *inspect.signature(Flags).parameters.values(),
+    ]
+)
 app.command(cls=GenerateCommand)(interruptible(generate))
 
 

@@ -90,10 +90,10 @@ class ImagePromptConditioner:
         if self.stage is not None:
             self.stage.schedule.times(request.prior_steps or 1)
         for prompt in request.prompts:
-            if self.stage is None:
-                _check_without_prior(prompt, guided)
             if not isinstance(prompt, str):
                 self._check_widths(prompt)
+            if self.stage is None:
+                _check_without_prior(prompt, guided)
 
     def _check_widths(self, prompt: Prompt) -> None:
         for item, _ in items_of(prompt):

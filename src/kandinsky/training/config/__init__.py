@@ -12,7 +12,6 @@ from kandinsky.training.config.objectives import (
     InpaintingConfig,
     LoraObjective,
     MovqObjective,
-    Objective,
     PriorFromScratch,
     PriorObjective,
     Robust,
@@ -22,11 +21,8 @@ from kandinsky.training.config.objectives import (
 )
 from kandinsky.training.config.run import (
     FINETUNING,
-    METHODS,
     SETTINGS,
     DataConfig,
-    EmaConfig,
-    ExportConfig,
     Fit,
     ModelConfig,
     OptimiserConfig,
@@ -36,11 +32,10 @@ from kandinsky.training.config.run import (
     read_config,
     read_settings,
 )
-from kandinsky.training.config.table import Table, network_config, validated
+from kandinsky.training.config.table import network_config, validated
 
 __all__ = [
     "FINETUNING",
-    "METHODS",
     "SETTINGS",
     "AdapterConfig",
     "ClipObjective",
@@ -50,22 +45,18 @@ __all__ = [
     "DecoderObjective",
     "DistillObjective",
     "DreamBoothObjective",
-    "EmaConfig",
-    "ExportConfig",
     "Fit",
     "FullObjective",
     "InpaintingConfig",
     "LoraObjective",
     "ModelConfig",
     "MovqObjective",
-    "Objective",
     "OptimiserConfig",
     "PriorFromScratch",
     "PriorObjective",
     "Robust",
     "ScheduleConfig",
     "Stage",
-    "Table",
     "Target",
     "TextualInversionObjective",
     "TrainConfig",

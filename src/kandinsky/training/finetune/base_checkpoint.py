@@ -180,7 +180,10 @@ def open_base(ctx: TrainContext, stage: Stage) -> BaseCheckpoint:
     fields = ctx.config.model.model_dump(exclude={"name"})
     dtype = HALVES[stage.precision] if half else "float32"
     pipe = ctx.opens(ctx.config.model.name, **fields, device=ctx.device, dtype=dtype)
-    pipe.model = _grown(stage, pipe.model, ctx.seed)
+    grown = _grown(stage, pipe.model, ctx.seed)
+    if grown is not pipe.model:
+        # A new one: what it runs is the network that was grown, and not the one that was loaded.
+        pipe = Pipeline(grown, pipe.model_id, pipe.settings, pipe.batch_size)
     return BaseCheckpoint(pipe)
 
 
