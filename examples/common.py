@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from kandinsky.training import run_config
 from kandinsky.training.events import Exported
-from kandinsky.training.finetune.base_checkpoint import Base
+from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint
 
 VIEWS = ((0, 1.0), (12, 0.9), (-10, 0.95), (4, 0.8))
 """How the toy is turned, in degrees, and shrunk in each of its four pictures."""
@@ -53,7 +53,7 @@ def on_white(picture: Image.Image, side: int) -> Image.Image:
     return ground.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
 
 
-def embeddings(base: Base, pictures: Sequence[Image.Image]) -> torch.Tensor:
+def embeddings(base: BaseCheckpoint, pictures: Sequence[Image.Image]) -> torch.Tensor:
     """Image embeddings (N, D) of length 1, by the checkpoint's own CLIP."""
     pixels = np.stack([np.array(picture) for picture in pictures])
     values = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -17,7 +17,7 @@ from common import embeddings, learn, on_white, write_sheet, write_toys
 from PIL import Image
 
 import kandinsky
-from kandinsky.training.finetune.base_checkpoint import Base
+from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint
 
 SUBJECT, CLASS = "a zwx toy", "a toy"
 SHOWN, OF_THE_SUBJECT = 8, 8
@@ -50,7 +50,7 @@ def measure(
     found, rows = {}, []
     for name, file in files.items():
         pipe = kandinsky.load(device="cpu")
-        base = Base(pipe)
+        base = BaseCheckpoint(pipe)
         side = int(pipe.model.defaults["width"])
         shown = [on_white(picture, side) for picture in toys]
         wanted = embeddings(base, shown)

@@ -14,7 +14,7 @@ from pathlib import Path
 from common import embeddings, learn, on_white, write_sheet, write_toys
 
 import kandinsky
-from kandinsky.training.finetune.base_checkpoint import Base
+from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint
 
 WORD, BEGINNING = "zwx", "alien"
 BASELINES = ("a toy", "a robot", "an alien", "a purple robot", "a purple and orange toy", "a lamp")
@@ -32,7 +32,7 @@ def measure(out: Path, steps: int | None = None, draw_steps: int = 25) -> dict[s
     file = learn("textual_inversion", changes, steps)
     pipe = kandinsky.load(device="cpu")
     pipe.load_words(file)
-    base = Base(pipe)
+    base = BaseCheckpoint(pipe)
     side = int(pipe.model.defaults["width"])
     shown = [on_white(picture, side) for picture in toys]
     wanted = embeddings(base, shown)

@@ -20,7 +20,7 @@ from tests.checkpoints.hub_server import connected, files_of
 from tests.compat.comparing import close, folder, hole, picture
 from tests.parity.peers import relative
 from tests.reference.folders import NEGATIVE, PRIOR_NEGATIVE, PROMPT, write_first, write_second
-from tests.reference.recorded import HEAD, RELEASE, SECOND, facts, limit, tensors
+from tests.reference.recorded import HEAD, RELEASE, SECOND, facts, levels_agree, limit, tensors
 from tests.tiny import Checkpoints
 
 PICTURES = [
@@ -162,9 +162,8 @@ def test_recorded_runs(
     monkeypatch.setattr(model, "noise", noise)
     monkeypatch.setattr(model, "shared_threshold", True)
     pictures = getattr(model, told["method"])(**arguments_of(case, run))
-    wanted = tensors(case)[f"{run}.image"].numpy().astype(int)
-    difference = np.abs(np.stack([np.asarray(one, dtype=int) for one in pictures]) - wanted)
-    assert difference.max() <= max(1, 3 * facts(case)["sensitivity"][run]["levels"])
+    wanted = tensors(case)[f"{run}.image"].numpy()
+    assert levels_agree(case, run, np.stack([np.asarray(one) for one in pictures]), wanted)
     assert noise.used > 0
 
 

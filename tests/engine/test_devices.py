@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import kandinsky
+from kandinsky.core import system
 from kandinsky.core.errors import RequestError
 from kandinsky.engine import devices
 from kandinsky.engine.devices import DTYPES, LARGE, choose_batch_size, choose_device, choose_dtype
@@ -85,7 +86,7 @@ def test_flags_of_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     for text, has in told.items():
         file = tmp_path / "cpuinfo"
         file.write_text(text)
-        monkeypatch.setattr(devices, "Path", lambda _, file=file: file)
+        monkeypatch.setattr(system, "Path", lambda *_, file=file: file)
         assert devices.bfloat16_in_hardware() is has
     file.unlink()
     assert devices.bfloat16_in_hardware() is None

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -51,6 +52,17 @@ def limit(case: str, group: str) -> float:
     """The largest relative deviation allowed to a group of tensors: ten times its rounding sensitivity."""
     listed = facts(case)["sensitivity"].get(group, {"relative": LEAST})
     return 10 * max(float(listed["relative"]), LEAST)
+
+
+def levels_agree(case: str, run: str, images: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether grey levels moved no more than rounding moves them.
+
+    All but one value in a thousand stay within three times the recorded sensitivity, and those within ten
+    times, as latents do: which value moves farthest depends on the processor's instructions.
+    """
+    levels = facts(case)["sensitivity"][run]["levels"]
+    moved = np.abs(images.astype(int) - wanted.astype(int))
+    return bool(np.mean(moved > max(1, 3 * levels)) <= 1e-3 and moved.max() <= max(1, 10 * levels))
 
 
 def unet_file(case: str, inpainting: bool = False) -> dict[str, Tensor]:
