@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import CPU, build, draw_pictures, small_config, turn
 
+from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.recipes.emoji.heads import ConceptHead, SketchHead, sketch_of
 from kandinsky.training import events, run_config
@@ -20,6 +21,7 @@ from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import ClipObjective, read_config
 from kandinsky.training.data.caption import Caption
 from kandinsky.training.data.samplers import GroupSampler
+from kandinsky.training.scratch import tokens
 
 VISION = {"contrastive": 0.0, "concepts": 1.0, "looks": 0.3, "sketch": 3.0}
 TEXT = {"lock": "vision", "contrastive": 1.0, "concepts_text": 0.5, "per_concept": 2}
@@ -279,3 +281,21 @@ def test_a_finished_vision_tower_sees_each_variant_once(root: Path, tmp_path: Pa
     losses.total.backward()
     assert all(value.grad is None for value in apprentice.towers.vision.parameters())
     assert any(value.grad is not None for value in apprentice.towers.text.parameters())
+
+
+def test_measuring_loads_no_tokenizer_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, task = build(small_config(root, out=str(tmp_path / "run")), "clip")
+    loaded = []
+
+    def counted(folder: Path) -> Tokenizer:
+        loaded.append(folder)
+        return load_tokenizer(folder)
+
+    monkeypatch.setattr(tokens, "load_tokenizer", counted)
+    assert task.measure is not None
+    with torch.no_grad():
+        for _ in range(3):
+            task.measure(torch.Generator())
+    assert len(loaded) == 1

@@ -5,15 +5,20 @@ from typing import Any
 
 import pytest
 
+from kandinsky.cli import train as command
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.movq import MoVQConfig
+from kandinsky.training.api import open_config, run_config
 from kandinsky.training.config import (
+    FINETUNING,
     DecoderObjective,
     MovqObjective,
     TrainConfig,
     network_config,
     read_config,
 )
+from kandinsky.training.config.run import METHODS, OWN_SENTENCES
+from kandinsky.training.methods import METHODS as BUILDERS
 
 MINIMAL: dict[str, Any] = {
     "out": "run",
@@ -98,6 +103,16 @@ def stage(**values: Any) -> dict[str, Any]:
         (stage(method="clip", variants=2), "keeps 2 variants, but needs more"),
         (stage(method="clip", objective={"sketch": 1.0}), "weighs sketch, which a head of a recipe"),
         ({**MINIMAL, "data": {"folder": "x", "groups": ["faces"]}}, "data.groups is for a recipe"),
+        (
+            {"out": "run", "data": {"folder": "x", "recipe": "emoji"}, "max_steps": 1}
+            | {"method": "dreambooth", "objective": {"prompt": "a zwx toy", "class_prompt": "a toy"}},
+            "stage 'dreambooth' brings its own sentences",
+        ),
+        (
+            {"out": "run", "data": {"folder": "x", "recipe": "emoji", "common": 2}, "max_steps": 1}
+            | {"method": "textual_inversion", "objective": {"token": "zwx", "init_from": "red"}},
+            "stage 'textual_inversion' brings its own sentences",
+        ),
         (stage(objective={"method": "clip"}), "objective.method is 'clip', of a stage of method 'movq'"),
         (stage(method="full", objective={"decoder": {"vlb": -1}}), "stage.0.objective.decoder.vlb: input"),
     ],
@@ -121,3 +136,61 @@ def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("out = ")
     with pytest.raises(ConfigError, match="is no TOML"):
         read_config(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"folder": "x", "recipe": "emojis"}}, "there is no recipe 'emojis'"),
+        ({"networks": {"movqq": {}}}, "there is no network 'movqq'. Did you mean 'movq'?"),
+        ({"networks": {"movq": {"chanels": [32]}}}, "networks.movq: there is no setting 'chanels'"),
+        (stage(augmentation="colr"), "There is no augmentation 'colr'. Did you mean 'colour'?"),
+        (stage(augmentation={"miror": 0.5}), "augmentation: there is no setting 'miror'"),
+        (stage(augmentation={"recolour": 0.3}), "augmentation.recolour needs a recipe that measures colours"),
+        (
+            stage(augmentation={"recolour": 0.3}) | {"data": {"folder": "x", "recipe": "emoji"}},
+            "augmentation.recolour needs a recipe that measures colours",
+        ),
+        (
+            {"data": {"folder": "x", "recipe": "emoji", "captions": {"tgas": 0.3}}},
+            "data.captions: there is no setting 'tgas'. Did you mean 'tags'? Known: article, colour_alone",
+        ),
+        (
+            {"data": {"folder": "x", "recipe": "emoji", "captions": {"tags": 1.5}}},
+            "data.captions.tags: input",
+        ),
+        (
+            {"data": {"folder": "x", "recipe": "emoji", "captions": {"tags": -0.1}}},
+            "data.captions.tags: input",
+        ),
+        (
+            {"data": {"folder": "x", "recipe": "emoji", "captions": {"languages": {"tlh": 1}}}},
+            "data.captions.languages: there is no setting 'tlh'",
+        ),
+        (
+            {"data": {"folder": "x", "recipe": "emoji", "captions": {"languages": {"en": -1}}}},
+            "data.captions.languages.en: input",
+        ),
+    ],
+)
+def test_names_are_checked_before_anything_is_written(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    values = {**MINIMAL, **changes, "out": str(tmp_path / "run"), "device": "cpu"}
+    with pytest.raises(ConfigError) as caught:
+        next(iter(run_config(values)))
+    assert message in str(caught.value)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_what_a_recipe_and_its_colours_need_is_accepted() -> None:
+    data = {"folder": "x", "recipe": "emoji", "measure_colours": True, "captions": {"languages": {"en": 1}}}
+    config = open_config({**stage(augmentation={"recolour": 0.3}), "data": data})
+    assert config.data.captions == {"languages": {"en": 1}}
+
+
+def test_every_place_that_lists_methods_has_the_same() -> None:
+    assert BUILDERS.keys() == METHODS
+    assert command.NEEDED.keys() == FINETUNING
+    assert METHODS >= FINETUNING >= OWN_SENTENCES
+    assert command.recipes().keys() >= FINETUNING

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,18 @@ def test_the_teacher_draws_once(
     values["objective"] = values["objective"] | {"guidance_scale": 2.0}
     build(values)
     assert len(calls) == 1 + 2 + 3
+
+
+def test_another_recipe_has_other_trajectories(model: Path, pictures: Path, tmp_path: Path) -> None:
+    ctx, _ = build(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
+    stage = ctx.config.stage[0]
+    base, images = open_base(ctx, stage), ctx.data.split(64)[0]
+    keys = set()
+    for said in ({}, {"recipe": "emoji"}, {"recipe": "emoji", "measure_colours": True}):
+        data = ctx.config.data.model_copy(update=said)
+        other = replace(ctx, config=ctx.config.model_copy(update={"data": data}))
+        keys.add(trajectories._key(other, stage, base, images, "training"))
+    assert len(keys) == 3
 
 
 def test_a_fresh_adapter_changes_nothing(model: Path, pictures: Path, tmp_path: Path) -> None:

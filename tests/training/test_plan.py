@@ -123,6 +123,13 @@ def test_layers_that_a_decoder_is_given_are_in_the_plan(extra: str) -> None:
     assert found.networks["unet"][0] == found.numbers
 
 
+def test_a_run_that_recolours_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = {"folder": "nowhere", "size": 32, "recipe": "emoji", "measure_colours": True}
+    found = plan(config("lora", data=data, augmentation={"recolour": 0.3}, batch=1, variants=0))
+    assert found.peak > found.weights > 0
+
+
 def test_a_run_from_scratch_is_not_planned() -> None:
     scratch = {"out": "nowhere", "data": {"folder": "nowhere"}, "stage": [{"method": "movq", "max_steps": 1}]}
     with pytest.raises(ConfigError, match="no fine-tuning"):

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import tomllib
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from small import CPU, NETWORKS, build, draw_pictures, small_config, turn
 
 from kandinsky import training
 from kandinsky.conditioning.clip_image import CLIP_MEAN
-from kandinsky.core.errors import CheckpointError, ConfigError, DataError
+from kandinsky.core.errors import CheckpointError, ConfigError, DataError, OutputError
 from kandinsky.recipes.emoji import sentence_teacher
 from kandinsky.training import events, run_config
 from kandinsky.training.checkpoint import newest
@@ -384,11 +387,77 @@ def test_large_pictures_are_encoded_a_few_at_a_time(
             try:
                 next(making)
             except StopIteration as done:
-                tensors: dict[str, torch.Tensor] = done.value
-                return tensors["latents"]
+                kept: cached_encodings.CachedEncodings = done.value
+                return kept.tensors["latents"]
 
     assert encoded(8, "eight").shape == (48, 3, 2, 2)
     assert seen == [8] * 6
     seen.clear()
     assert encoded(3, "three").shape == (48, 3, 2, 2)
     assert seen == [3, 1] * 12
+
+
+def encode_with(pictures: PictureSource, folder: Path) -> Path:
+    """Encodes images, or reads them; returns the file."""
+
+    def encode(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"latents": pixels[:, :, ::8, ::8]}
+
+    before = {*folder.glob("*.safetensors")}
+    for _ in cached_encodings.encode_once(pictures, 2, encode, "", folder, 0, "decoder"):
+        pass
+    (path,) = {*folder.glob("*.safetensors")} - before
+    return path
+
+
+def test_the_cache_of_encodings_is_whole_and_without_leftovers(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = TrainContext(read_config(small_config(root, data={"folder": str(root / "pictures")})), CPU)
+    pictures = PictureSource(ctx.data.split(16)[0], AUGMENTATIONS["full"])
+    path = encode_with(pictures, tmp_path)
+    whole = load_file(path)
+    path.unlink()
+    for left in (f".{path.name}.abc.part", f".{path.name}.part"):
+        (tmp_path / left).write_bytes(b"what a killed run left")
+    assert encode_with(pictures, tmp_path) == path
+    assert [*tmp_path.iterdir()] == [path]
+    again = load_file(path)
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+    def full(tensors: object, name: Path) -> None:
+        Path(name).write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    path.unlink()
+    monkeypatch.setattr(cached_encodings, "save_file", full)
+    with pytest.raises(OutputError, match=r"cannot be written \(No space left"):
+        encode_with(pictures, tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_cache_of_encodings_is_written_without_a_copy_in_memory(tmp_path: Path) -> None:
+    tensors = {"latents": torch.ones(4 * 2**20), "more": torch.zeros(2**20)}
+    tracemalloc.start()
+    try:
+        cached_encodings._write(tmp_path / "encodings.safetensors", tensors)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20
+    assert torch.equal(load_file(tmp_path / "encodings.safetensors")["latents"], tensors["latents"])
+
+
+def test_another_recipe_has_other_encodings(root: Path, tmp_path: Path) -> None:
+    made = set()
+    cases: list[dict[str, object]] = [{}, {"recipe": "emoji"}, {"recipe": "emoji", "measure_colours": True}]
+    for settings in cases:
+        data = {"folder": str(root / "pictures"), "cache": str(tmp_path / "decoded"), **settings}
+        ctx = TrainContext(read_config(small_config(tmp_path, data=data)), CPU)
+        source = PictureSource(ctx.data.split(16)[0], AUGMENTATIONS["none"])
+        made.add(cached_encodings._content_hash(source, 1, "", 0))
+    assert len(made) == 3
+    images = source.pictures
+    other = replace(images, mirrorable=~images.mirrorable)
+    made.add(cached_encodings._content_hash(PictureSource(other, AUGMENTATIONS["none"]), 1, "", 0))
+    assert len(made) == 4

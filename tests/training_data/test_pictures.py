@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from kandinsky import recipes
 from kandinsky.core.errors import ConfigError, DataError
 from kandinsky.recipes.emoji.concepts import wasteful
 from kandinsky.recipes.emoji.recipe import concept_of, grammar_of, open_emoji, read_emoji
@@ -259,3 +260,19 @@ def test_captions_of_a_user_stay_as_they_are_written(tmp_path: Path) -> None:
 def test_a_recipe_that_is_not_there_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match=f"no recipe '{name}'"):
         load_recipe(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("import a_package_that_is_nowhere", ModuleNotFoundError, "a_package_that_is_nowhere"),
+        ("import json\n\njson.gone()", AttributeError, "gone"),
+    ],
+)
+def test_a_fault_inside_a_recipe_is_shown(
+    text: str, kind: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(tmp_path)])
+    (tmp_path / "faulty.py").write_text(text)
+    with pytest.raises(kind, match=message):
+        load_recipe("faulty")

@@ -12,11 +12,13 @@ from kandinsky.training import events
 from kandinsky.training.checkpoint import newest, tidy
 from kandinsky.training.config import FINETUNING, SETTINGS, Stage, TrainConfig, read_config
 from kandinsky.training.context import TrainContext
+from kandinsky.training.dataset import check_data
 from kandinsky.training.distributed import join
 from kandinsky.training.export import check_export, export_model, export_stage, makes_model
 from kandinsky.training.loop import is_over, train
 from kandinsky.training.methods import METHODS
 from kandinsky.training.run_folder import CHECKPOINTS
+from kandinsky.training.scratch.networks import NetworkFactory
 from kandinsky.training.seeds import seed_globals
 from kandinsky.training.task import TrainState
 
@@ -80,8 +82,8 @@ def export(source: ConfigSource, *, overrides: Mapping[str, object] | None = Non
     """Writes the newest checkpoints of a run as one folder in diffusers layout; returns it.
 
     Of fine-tuning it writes what the last stage learned, and returns that. It replaces what an earlier
-    export left. Raises what `load_networks` does, ConfigError for an unknown sampler, and OutputError when
-    the folder cannot be written.
+    export left. Raises CheckpointError for a stage that left no whole checkpoint, ConfigError for wrong
+    settings, such as an unknown sampler, and OutputError when the folder cannot be written.
     """
     ctx = TrainContext(open_config(source, overrides), torch.device("cpu"))
     if ctx.config.stage[-1].method in FINETUNING:
@@ -91,8 +93,11 @@ def export(source: ConfigSource, *, overrides: Mapping[str, object] | None = Non
 
 
 def open_config(source: ConfigSource, overrides: Mapping[str, object] | None = None) -> TrainConfig:
-    """Reads a configuration unless it is read already."""
-    return source if isinstance(source, TrainConfig) else read_config(source, overrides)
+    """Reads a configuration unless it is read already, and checks the names in it; ConfigError."""
+    config = source if isinstance(source, TrainConfig) else read_config(source, overrides)
+    check_data(config)
+    NetworkFactory(config.networks)
+    return config
 
 
 def choose_device(name: str) -> torch.device:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from kandinsky.core.errors import ConfigError, nearest
-from kandinsky.training.config import DataConfig, Stage, network_config
+from kandinsky.training.config import DataConfig, Stage, TrainConfig, dataclass_of
 from kandinsky.training.data.buckets import bucketed
 from kandinsky.training.data.caption import Captioner
 from kandinsky.training.data.folder import Folder, read_bare_folder, read_folder
@@ -112,9 +112,22 @@ class Dataset:
 def augmentation(stage: Stage) -> Augmentation:
     """The augmentation that a stage names or spells out; ConfigError for an unknown one."""
     if isinstance(stage.augmentation, dict):
-        return network_config(Augmentation, stage.augmentation, "augmentation")
+        return dataclass_of(Augmentation, stage.augmentation, "augmentation")
     if stage.augmentation not in AUGMENTATIONS:
         raise ConfigError(
             f"There is no augmentation {stage.augmentation!r}.", nearest(stage.augmentation, AUGMENTATIONS)
         )
     return AUGMENTATIONS[stage.augmentation]
+
+
+def check_data(config: TrainConfig) -> None:
+    """Raises ConfigError for a recipe, captions of it or an augmentation that no stage could learn with."""
+    data = config.data
+    if data.recipe is not None:
+        load_recipe(data.recipe).check(data)
+    for stage in config.stage:
+        if augmentation(stage).recolour and not data.measure_colours:
+            raise ConfigError(
+                f"stage {stage.name!r}: augmentation.recolour needs a recipe that measures colours.",
+                "Set data.measure_colours, or leave it out.",
+            )

@@ -7,6 +7,7 @@ one unit: its weights are gathered while it runs, and sharded again when its gra
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, TypeGuard, cast
 
 import torch
@@ -26,18 +27,25 @@ def requested() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1", "yes")
 
 
+@cache
+def _register_outputs() -> None:
+    """Some versions of torch (2.11 is one) find the tensors of a network's output only in containers that
+    are registered, and a network in whose output they find none gets no gradients.
+    """
+    from torch.export import register_dataclass
+
+    for output in OUTPUTS:
+        register_dataclass(output)
+
+
 class ShardedNetworks:
     """Networks that are sharded in place; all processes call its methods together."""
 
     def __init__(self, networks: Sequence[nn.Module], world: World, device: torch.device) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
-        from torch.export import register_dataclass
 
-        # Some versions of torch (2.11 is one) find the tensors of a network's output only in containers that
-        # are registered, and a network in whose output they find none gets no gradients.
-        for output in OUTPUTS:
-            register_dataclass(output)
+        _register_outputs()
         mesh = init_device_mesh(device.type, (world.size,))
         self._networks: list[tuple[nn.Module, type, type]] = []
         for network in networks:

@@ -163,7 +163,9 @@ def _task(
     if isinstance(stage.objective, Tuned) and stage.objective.control and config.data.hints is None:
         # Hints in a column of the data are as large as edges.
         objective["control"] = stage.objective.control.model_copy(update={"hints": "edges"})
-    changes = {"variants": 0, "objective": stage.objective.model_copy(update=objective)}
+    # The grey image has no recipe that could recolour it.
+    changes = {"variants": 0, "augmentation": "none"}
+    changes |= {"objective": stage.objective.model_copy(update=objective)}
     changed = config.model_copy(update={"data": DataConfig(**data), "out": folder})
     ctx = TrainContext(changed, CPU, opens)
     making = METHODS[stage.method](ctx, stage.model_copy(update=changes))

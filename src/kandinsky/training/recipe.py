@@ -42,6 +42,10 @@ class AuxiliaryHeads(Protocol):
 class Recipe(Protocol):
     """What a data set brings that is not images with a caption each."""
 
+    def check(self, data: DataConfig) -> None:
+        """Raises ConfigError for settings that it could not read any folder with."""
+        ...
+
     def read(self, root: Path, data: DataConfig) -> Folder:
         """Reads a folder, and leaves out what the settings do not want; DataError, ConfigError."""
         ...
@@ -53,8 +57,16 @@ class Recipe(Protocol):
 
 def load_recipe(name: str) -> Recipe:
     """The recipe of a name in `kandinsky.recipes`, which is imported for it; ConfigError for another name."""
+    path = f"kandinsky.recipes.{name}"
+    missing = ConfigError(f"data.recipe: there is no recipe {name!r}.", 'There is "emoji".')
     try:
-        recipe: Recipe = importlib.import_module(f"kandinsky.recipes.{name}").RECIPE
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ConfigError(f"data.recipe: there is no recipe {name!r}.", 'There is "emoji".') from error
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        # What a recipe itself fails to import is another matter.
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
+            raise
+        raise missing from error
+    if "RECIPE" not in vars(module):
+        raise missing
+    recipe: Recipe = module.RECIPE
     return recipe

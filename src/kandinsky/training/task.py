@@ -56,7 +56,7 @@ class StepContext(Generic[B]):
 class Trainable(Generic[B]):
     """One module that learns (those of its parameters that require gradients), and what it minimises.
 
-    `begins` is its first step; `ema` whether a average of it is kept; `compiled` are the modules whose
+    `begins` is its first step; `ema` whether an average of it is kept; `compiled` are the modules whose
     forward is worth compiling when the settings ask for it. `finish` changes a float32 copy of the module, in
     evaluation mode with the average as weights, when the stage ends; later stages then load that copy,
     while what a resumed run continues from stays as it was. `networks` are those parts of the module that

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from kandinsky.core.errors import DataError
@@ -36,6 +38,9 @@ _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": "", "”": "", "„": ""
 _NOT_A_WORD = re.compile(r"^[\W\d_]*$")
 _HEAD_ONLY = re.compile(r"^(?!.*\b(with|moon|sun)\b)(.+) face$")
 
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A probability."""
+
 
 @dataclass(frozen=True)
 class CaptionMix:
@@ -47,15 +52,15 @@ class CaptionMix:
     `colour_alone`: nothing but that; `plain`: where people have a plain word for the thing, it is used.
     """
 
-    languages: Mapping[str, float] = field(default_factory=lambda: dict(LANGUAGES))
-    tags: float = 1 / 3
-    article: float = 0.5
-    style: float = 0.4
-    white_named: float = 0.2
-    colour_named: float = 0.9
-    own_colour: float = 0.0
-    colour_alone: float = 0.0
-    plain: float = 0.0
+    languages: Mapping[str, Annotated[float, Field(ge=0)]] = field(default_factory=lambda: dict(LANGUAGES))
+    tags: Share = 1 / 3
+    article: Share = 0.5
+    style: Share = 0.4
+    white_named: Share = 0.2
+    colour_named: Share = 0.9
+    own_colour: Share = 0.0
+    colour_alone: Share = 0.0
+    plain: Share = 0.0
 
 
 def clean_label(label: str, language: str = "en") -> str:

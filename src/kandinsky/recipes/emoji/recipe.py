@@ -10,7 +10,8 @@ from kandinsky.recipes.emoji.concepts import TABLE, Concept, Words, read_concept
 from kandinsky.recipes.emoji.heads import EmojiHeads
 from kandinsky.recipes.emoji.plain_words import plain_nouns
 from kandinsky.recipes.emoji.recolour import kept_palette
-from kandinsky.training.config import ClipObjective, DataConfig, validated
+from kandinsky.recipes.emoji.vocabulary import LANGUAGES
+from kandinsky.training.config import ClipObjective, DataConfig, check_keys, dataclass_of
 from kandinsky.training.data.caption import WrittenCaptions
 from kandinsky.training.data.folder import METADATA, Folder, folder_of, read_folder
 from kandinsky.training.data.pictures import PictureSet, open_pictures
@@ -19,14 +20,17 @@ from kandinsky.training.data.pictures import PictureSet, open_pictures
 class EmojiRecipe:
     """Concepts with words in many languages; the grammar names styles and backgrounds."""
 
+    def check(self, data: DataConfig) -> None:
+        """Raises ConfigError for wrong settings of the grammar."""
+        _mix(data)
+
     def read(self, root: Path, data: DataConfig) -> Folder:
         """The images of the groups that are wanted; see `read_emoji`."""
-        mix = validated(CaptionMix, data.captions, "data.captions") if data.captions else None
         return read_emoji(
             root,
             data.groups,
             keep_wasteful=data.keep_wasteful,
-            mix=mix,
+            mix=_mix(data),
             measure_colours=data.measure_colours,
             common=data.common,
         )
@@ -37,6 +41,14 @@ class EmojiRecipe:
 
 
 RECIPE = EmojiRecipe()
+
+
+def _mix(data: DataConfig) -> CaptionMix | None:
+    if not data.captions:
+        return None
+    mix = dataclass_of(CaptionMix, data.captions, "data.captions")
+    check_keys(mix.languages, LANGUAGES, "data.captions.languages: ")
+    return mix
 
 
 def read_emoji(

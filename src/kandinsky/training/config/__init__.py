@@ -32,7 +32,7 @@ from kandinsky.training.config.run import (
     read_config,
     read_settings,
 )
-from kandinsky.training.config.table import network_config, validated
+from kandinsky.training.config.table import check_keys, dataclass_of, network_config, validated
 
 __all__ = [
     "FINETUNING",
@@ -61,6 +61,8 @@ __all__ = [
     "TextualInversionObjective",
     "TrainConfig",
     "Tuned",
+    "check_keys",
+    "dataclass_of",
     "network_config",
     "read_config",
     "read_settings",

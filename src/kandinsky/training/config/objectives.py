@@ -391,16 +391,11 @@ class DistillObjective(Robust):
         return self
 
 
-Objective = Annotated[
-    MovqObjective
-    | ClipObjective
-    | PriorFromScratch
-    | DecoderFromScratch
-    | LoraObjective
-    | DreamBoothObjective
-    | TextualInversionObjective
-    | FullObjective
-    | DistillObjective,
-    Field(discriminator="method"),
-]
+ScratchObjective = MovqObjective | ClipObjective | PriorFromScratch | DecoderFromScratch
+"""Of the methods that begin with random weights."""
+TuningObjective = (
+    LoraObjective | DreamBoothObjective | TextualInversionObjective | FullObjective | DistillObjective
+)
+"""Of the methods that begin with a whole checkpoint."""
+Objective = Annotated[ScratchObjective | TuningObjective, Field(discriminator="method")]
 """What a stage of each method minimises."""

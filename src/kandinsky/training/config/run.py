@@ -19,21 +19,29 @@ from kandinsky.training.config.objectives import (
     DreamBoothObjective,
     FullObjective,
     Objective,
+    ScratchObjective,
     Target,
     Tuned,
+    TuningObjective,
 )
 from kandinsky.training.config.table import Table, validated
 
 Fit = Literal["cut", "squeeze"]
 """How an image of another shape comes to its own: the longer side is cut, or both are scaled apart."""
-Method = Literal[
-    "movq", "clip", "prior", "decoder", "lora", "dreambooth", "textual_inversion", "full", "distill"
-]
-METHODS: tuple[str, ...] = get_args(Method)
-FINETUNING = frozenset({"lora", "dreambooth", "textual_inversion", "full", "distill"})
+
+
+def _methods(objectives: object) -> frozenset[str]:
+    """The methods of a union of objectives."""
+    return frozenset(kind.model_fields["method"].default for kind in get_args(objectives))
+
+
+FINETUNING = _methods(TuningObjective)
 """Methods that begin with a whole checkpoint."""
+METHODS = _methods(ScratchObjective) | FINETUNING
 BUCKETED = FINETUNING - {"distill"}
 """Methods that learn from images of several shapes."""
+OWN_SENTENCES = frozenset({"dreambooth", "textual_inversion"})
+"""Methods that say of each image what their objective says, and read no captions."""
 SETTINGS = "config.json"
 """The file in which a run leaves its settings, as flags changed them, beside what it makes."""
 
@@ -84,12 +92,13 @@ class Stage(Table):
     small gradients are not lost, and leaves out steps in which that overflows. `variants` is how many
     augmentations of a picture are kept in the cache of latents and embeddings; 0 computes them anew for every
     batch. `augmentation` is one of `data.pictures.AUGMENTATIONS` or a table.
-    `gradient_checkpointing` saves memory for activations and costs time, see `memory.recompute`. With
+    `gradient_checkpointing` saves memory for activations and costs time, see
+    `activation_checkpointing.recompute`. With
     `spread` several processes keep parts of the networks that learn as a whole, and of what is kept beside
     their weights, instead of copies (FSDP).
     """
 
-    method: Method
+    method: str
     name: str = ""
     init: str | None = None
     uses: dict[str, str] = Field(default_factory=dict)
@@ -304,6 +313,11 @@ class TrainConfig(Table):
             if self.data.buckets is not None and stage.method not in BUCKETED:
                 raise ConfigError(
                     f"stage {stage.name!r} learns from images of one shape.", "Leave data.buckets out."
+                )
+            if self.data.recipe is not None and stage.method in OWN_SENTENCES:
+                raise ConfigError(
+                    f"stage {stage.name!r} brings its own sentences and learns from images without a recipe.",
+                    "Leave data.recipe out, and what is set for it.",
                 )
             weighs = stage.objective
             if isinstance(weighs, ClipObjective) and weighs.of_heads and self.data.recipe is None:

@@ -34,8 +34,13 @@ def check_keys(values: Iterable[object], known: Iterable[str], where: str = "") 
 
 def network_config(kind: type[T], values: Mapping[str, object], name: str) -> T:
     """Makes a network's frozen configuration from a table; ConfigError for unknown or wrong keys."""
-    check_keys(values, [field.name for field in fields(kind)], f"networks.{name}: ")  # type: ignore[arg-type]
-    return validated(kind, dict(values), f"networks.{name}")
+    return dataclass_of(kind, values, f"networks.{name}")
+
+
+def dataclass_of(kind: type[T], values: Mapping[str, object], where: str) -> T:
+    """Makes a dataclass from the table at `where`; ConfigError for unknown or wrong keys."""
+    check_keys(values, [field.name for field in fields(kind)], f"{where}: ")  # type: ignore[arg-type]
+    return validated(kind, dict(values), where)
 
 
 def validated(kind: type[T], values: object, where: str) -> T:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kandinsky.core.errors import OutputError
-from kandinsky.core.files import write_atomically
+from kandinsky.core.files import sync
 from kandinsky.training import events
 from kandinsky.training.data.pictures import Augmentation, Batch, PictureSet, words_of
 from kandinsky.training.seeds import generator
@@ -104,15 +104,28 @@ def encode_once(
 
 def _content_hash(source: PictureSource, variants: int, stamp: str, seed: int) -> str:
     digest = hashlib.sha256(f"{variants}|{seed}|{source.augmentation}|{stamp}|".encode())
-    digest.update(source.pictures.pixels.cpu().numpy().tobytes())
-    for ids in (source.pictures.concept_ids, source.pictures.style_ids):
-        digest.update(ids.numpy().tobytes())
+    images = source.pictures
+    # A recipe says what may be mirrored and whether things are recoloured.
+    recipe = [type(images.folder.captioner), None if images.painter is None else type(images.painter)]
+    digest.update(f"{recipe}|".encode())
+    digest.update(images.pixels.cpu().numpy().tobytes())
+    for values in (images.concept_ids, images.style_ids, images.mirrorable):
+        digest.update(values.numpy().tobytes())
     return digest.hexdigest()[:32]
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes the file whole or not at all, without a second copy of it in memory."""
+    aside = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        for left in path.parent.glob(f".{path.name}.*part"):  # by a run that was killed here
+            left.unlink()
+        save_file(tensors, aside)
+        sync(aside)
+        aside.replace(path)
+        sync(path.parent)
+    except (OSError, SafetensorError) as error:
         raise OutputError(f"{path} cannot be written ({error}).", "Free some disk space.") from error
-    write_atomically(path, save(tensors))
+    finally:
+        aside.unlink(missing_ok=True)

@@ -204,7 +204,7 @@ def _key(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, pictures: Pictur
         "guidance_scale": teacher_scale(base, objective),
         "lora": ctx.config.model.lora,
         "augmentation": str(augmentation(stage)),
-        "captions": ctx.config.data.captions,
+        **ctx.config.data.model_dump(include={"recipe", "captions", "measure_colours"}),
         "seed": ctx.seed,
         "purpose": purpose,
         "dtype": str(base.model.dtype),

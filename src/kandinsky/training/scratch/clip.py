@@ -143,7 +143,7 @@ def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pa
         if held_out is None:
             return {}
         if objective.reads:
-            return concept_retrieval(towers, held_out, ctx)
+            return concept_retrieval(towers, held_out, ctx, pairs.tokenize)
         rows = range(min(MEASURED, len(held_out)))
         image = towers.see(held_out.plain(rows).to(ctx.device))
         return {} if heads is None else heads.accuracy(image, held_out.concept_ids[list(rows)])
@@ -186,11 +186,13 @@ def _embed(towers: ClipModel, texts: tuple[Tensor, Tensor], device: torch.device
     return towers.embed(ids.to(device), mask.to(device)).float()
 
 
-def concept_retrieval(towers: ClipModel, images: PictureSet, ctx: TrainContext) -> dict[str, float]:
+def concept_retrieval(
+    towers: ClipModel, images: PictureSet, ctx: TrainContext, tokenize: Tokenize
+) -> dict[str, float]:
     """How often a caption finds an image of its concept among the held-out ones: shares in [0, 1]."""
     rows = range(min(MEASURED, len(images)))
     batch = images.batch(rows, generator(ctx.seed, "retrieval"))
-    text = towers.read(CaptionTokens(ctx)(batch.captions)[0].to(ctx.device)).embedding
+    text = towers.read(tokenize(batch.captions)[0].to(ctx.device)).embedding
     image = towers.see(batch.pixels.to(ctx.device))
     right = equal(batch.facts["concepts"]).to(ctx.device)
     return {f"top{top}": retrieval_accuracy(text, image, right, top) for top in (1, 5)}
