@@ -35,8 +35,7 @@ def test_folders_beside_it_stay(tmp_path: Path, replace: bool) -> None:
 def test_what_appears_in_the_target_meanwhile_stays(tmp_path: Path) -> None:
     target = tmp_path / "model"
     target.mkdir()
-    with pytest.raises(OutputError, match="not empty"), whole_folder(target) as hidden:
-        (hidden / "file").write_text("new")
+    with pytest.raises(OutputError, match="not empty"), whole_folder(target):
         (target / "mine").write_text("kept")
     assert tree(tmp_path) == {"model/mine": "kept"}
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -108,6 +107,6 @@ def test_only_a_full_disk_is_to_be_freed(
         raise OSError(getattr(errno, reason), "refused")
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OutputError, match="Choose another|choose another") as caught:
+    with pytest.raises(OutputError, match=r"[Cc]hoose another") as caught:
         write_atomically(tmp_path / "file", b"")
     assert ("disk space" in str(caught.value)) == (reason in ("ENOSPC", "EDQUOT"))
