@@ -13,8 +13,11 @@ WRONG_TYPE = {
     "int_type": "a whole number",
     "float_type": "a number",
     "string_type": "text",
-    **dict.fromkeys(("tuple_type", "too_long", "missing"), "two numbers"),
+    "string_unicode": "valid text",
+    "string_too_short": "a name",
 }
+LONGEST = 60
+"""Characters of a value in a message."""
 OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than_equal", "finite_number")
 
 
@@ -42,7 +45,9 @@ def translated(
     hint = about[name].hint
     if kind in OUT_OF_RANGE:
         return RequestError(f"{name} {outside(value, fields[name])}.", hint)
-    if value is not None and kind in WRONG_TYPE:
+    if value is None:
+        return RequestError(f"{name} cannot be None.", hint)
+    if kind in WRONG_TYPE:
         return RequestError(f"{name} must be {WRONG_TYPE[kind]}, not {shown(value)}.", hint)
     return RequestError(f"{name} cannot be {shown(value)} ({first['msg']}).", hint)
 
@@ -50,12 +55,13 @@ def translated(
 def outside(value: float, field: FieldInfo) -> str:
     """How a number misses the limits of a field."""
     limits = next(part for part in parts_of(field) if isinstance(part, Interval))
+    given = f"{value:g}" if isinstance(value, float) else shown(value)
     if int in parts_of(field):
-        return f"{value} is outside {limits.ge} to {limits.le}"
+        return f"{given} is outside {limits.ge} to {limits.le}"
     if limits.le is None:
-        return f"{value:g} is not {limits.ge} or more"
+        return f"{given} is not {limits.ge} or more"
     low = f"above {limits.gt} and at most" if limits.ge is None else f"within {limits.ge} to"
-    return f"{value:g} is not {low} {limits.le}"
+    return f"{given} is not {low} {limits.le}"
 
 
 def parts_of(field: FieldInfo) -> list[object]:
@@ -70,5 +76,11 @@ def parts_of(field: FieldInfo) -> list[object]:
 
 
 def shown(value: object) -> str:
-    """A value as a message names it."""
-    return f"{value!r}" if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+    """A value as a message names it, cut where it is long."""
+    if not isinstance(value, str | int | float | None):
+        return f"a {type(value).__name__}"
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of thousands of digits
+        return "(too long to show)"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
