@@ -4,7 +4,6 @@ A field is declared in `Request` and nowhere else: its type and limits, and in `
 messages say of it. `Fields` and `Row` repeat names for type checkers; a test compares them.
 """
 
-import numbers
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +48,7 @@ from kandinsky.core.prompts import (
     prompt_from_json,
     prompt_to_json,
 )
-from kandinsky.core.validation import parts_of, shown, translated
+from kandinsky.core.validation import INTERVAL_HINT, ascending, parts_of, python_number, translated, two
 
 __all__ = ["Embedding", "Fields", "Mix", "MixItem", "Prompt", "PromptLike", "Request", "Row", "mix"]
 
@@ -79,39 +78,8 @@ class About:
     metavar: str | None = None
 
 
-def _python_number(value: object) -> object:
-    """The numbers of numpy and torch as Python's, also from an array without axes; all else as it is."""
-    if getattr(value, "ndim", None) == 0:
-        value = value.item()  # type: ignore[attr-defined]
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return int(value)
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return float(value)
-    return value
-
-
-def _two(ends: object) -> object:
-    """A list or tuple of two as a tuple."""
-    if isinstance(ends, list | tuple):
-        if len(ends) == 2 and not any(end is None for end in ends):
-            return tuple(ends)
-        given = [*map(shown, ends[:3]), *["..."] * (len(ends) > 3)]
-        said = f"({', '.join(given)})"
-    else:
-        said = shown(ends)
-    raise RequestError(f"guidance_interval must be two numbers, not {said}.", INTERVAL_HINT)
-
-
-def _ascending(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] >= ends[1]:
-        raise RequestError(
-            f"guidance_interval goes from {ends[0]:g} to {ends[1]:g}, which is no interval.", INTERVAL_HINT
-        )
-    return ends
-
-
-Whole = Annotated[int, Strict(), BeforeValidator(_python_number)]
-Real = Annotated[float, Strict(), AllowInfNan(False), BeforeValidator(_python_number)]
+Whole = Annotated[int, Strict(), BeforeValidator(python_number)]
+Real = Annotated[float, Strict(), AllowInfNan(False), BeforeValidator(python_number)]
 Side = Annotated[Whole, Interval(ge=SIDES[0], le=SIDES[1])]
 Steps = Annotated[Whole, Interval(ge=1, le=1000)]
 Seed = Annotated[Whole, Interval(ge=0, le=LARGEST_SEED)]
@@ -134,7 +102,6 @@ Each = Annotated[
 
 SIDE_HINT = f"Give {SIDES[0]} to {SIDES[1]} pixels."
 SCALE_HINT = "4 is usual; 1 and below is unguided."
-INTERVAL_HINT = "Give two numbers, such as (0.1, 0.8); 0 is the clean picture and 1 pure noise."
 IMAGE_HINT = "Give a path, a PIL image or an array."
 
 
@@ -220,7 +187,7 @@ class Request(BaseModel):
         Each[Scale | None], About("How closely to follow the prompt.", float, SCALE_HINT, "CFG scale")
     ] = None
     guidance_interval: Annotated[
-        Annotated[tuple[Share, Share], BeforeValidator(_two), AfterValidator(_ascending)] | None,
+        Annotated[tuple[Share, Share], BeforeValidator(two), AfterValidator(ascending)] | None,
         About(
             "Guide only from FROM to TO, 1 being pure noise.",
             tuple[float, float],

@@ -1,5 +1,6 @@
-"""What pydantic says of a value that cannot be, in our words: the field, its value, and what to do."""
+"""Values before pydantic sees them, and what it says of one that cannot be, in our words."""
 
+import numbers
 from collections.abc import Iterator, Mapping
 from typing import Protocol, get_args
 
@@ -18,6 +19,7 @@ WRONG_TYPE = {
 }
 LONGEST = 60
 """Characters of a value in a message."""
+INTERVAL_HINT = "Give two numbers, such as (0.1, 0.8); 0 is the clean picture and 1 pure noise."
 OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than_equal", "finite_number")
 
 
@@ -84,3 +86,35 @@ def shown(value: object) -> str:
     except ValueError:  # Python writes no whole number of thousands of digits
         return "(too long to show)"
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def python_number(value: object) -> object:
+    """The numbers of numpy and torch as Python's, also from an array without axes; all else as it is."""
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()  # type: ignore[attr-defined]
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def two(ends: object) -> object:
+    """The ends of a guidance interval, a list or tuple, as a tuple."""
+    if isinstance(ends, list | tuple):
+        if len(ends) == 2 and not any(end is None for end in ends):
+            return tuple(ends)
+        given = [*map(shown, ends[:3]), *["..."] * (len(ends) > 3)]
+        said = f"({', '.join(given)})"
+    else:
+        said = shown(ends)
+    raise RequestError(f"guidance_interval must be two numbers, not {said}.", INTERVAL_HINT)
+
+
+def ascending(ends: tuple[float, float]) -> tuple[float, float]:
+    """The ends of a guidance interval; RequestError where the second is not above the first."""
+    if ends[0] >= ends[1]:
+        raise RequestError(
+            f"guidance_interval goes from {ends[0]:g} to {ends[1]:g}, which is no interval.", INTERVAL_HINT
+        )
+    return ends
