@@ -25,7 +25,7 @@ DISTRIBUTIONS = {
 }
 """Of import names that differ; the constraints of pydantic come with it."""
 OWN = ("kandinsky", "tests", "benchmarks")
-NOT_INSTALLED = {"triton", "functorch", "_typeshed"}
+NOT_INSTALLED = {"functorch", "_typeshed"}
 """What comes with torch where that can use it, and what only a type checker has."""
 NOT_IMPORTED = {"pytest-xdist", "protobuf", "sentencepiece"}
 """Tests need them without a line that says so: a plugin, and what transformers imports."""

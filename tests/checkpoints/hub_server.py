@@ -26,6 +26,7 @@ class Asked:
     range: str | None
     authorization: str | None
     host: str
+    query: str = ""
 
 
 @dataclass
@@ -110,6 +111,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     self.headers["Range"],
                     self.headers["Authorization"],
                     str(self.headers["Host"]),
+                    urlsplit(self.path).query,
                 )
             )
             if hub.failing:

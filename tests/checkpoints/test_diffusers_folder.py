@@ -122,6 +122,33 @@ def test_the_prior_that_a_readme_names(written: Path, front: str, expected: str 
     assert folder.prior_reference() is None
 
 
+@pytest.mark.parametrize(
+    ("front", "expected"),
+    [
+        (b"title: Caf\xe9\nprior: org/prior", "org/prior"),
+        (b"title: Kandinsky: 2.2\nprior: org/prior", "org/prior"),
+        (b"title: Kandinsky: 2.2\nprior:\n- org/prior\n- org/other", "org/prior"),
+        (b"title: Kandinsky: 2.2\nprior:\n  - 'org/prior'   # the one", "org/prior"),
+        (b'title: Kandinsky: 2.2\nprior: ["org/prior", org/other]', "org/prior"),
+        (b"title: Kandinsky: 2.2\nprior:\ntags:\n- a", None),
+        (b"title: Kandinsky: 2.2\nother_prior: org/x", None),
+        (b"\ttitle: Kandinsky\nprior: org/prior", "org/prior"),
+        (b"prior:\torg/prior", "org/prior"),
+        (b"2: two\nprior: org/prior", "org/prior"),
+        (b"- prior\n- tags", None),
+        (b"words", None),
+        (b"", None),
+    ],
+)
+@pytest.mark.parametrize("end", [b"---", b"..."])
+@pytest.mark.parametrize("begin", [b"---\n", b"\xef\xbb\xbf---\r\n"])
+def test_a_readme_that_is_no_clean_yaml_loads(
+    written: Path, front: bytes, expected: str | None, end: bytes, begin: bytes
+) -> None:
+    (written / "README.md").write_bytes(begin + front + b"\n" + end + b"\n# A model\nprior: not/this\n")
+    assert open_folder(written).prior_reference() == expected
+
+
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(OutputError, match="taken"):

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,9 +15,9 @@ import pytest
 from huggingface_hub import constants
 
 from kandinsky.checkpoints import hub_download
-from kandinsky.checkpoints.hub import cached_models, plan_files, resolve, resolve_files
+from kandinsky.checkpoints.hub import cached_models, list_files, plan_files, resolve, resolve_files
 from kandinsky.core.errors import HubError
-from tests.checkpoints.hub_server import Hub, running
+from tests.checkpoints.hub_server import Hub, connected, running
 
 MODEL = "painters/kandinsky-tiny"
 INDEX = {
@@ -279,6 +281,57 @@ def test_a_changed_bit_of_the_right_length_is_found_out(hub: Hub, load, tmp_path
     assert hub.fetched() == [UNET]
 
 
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("damaged", [True, False])
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_file_that_a_stop_left_unproven_is_not_served(
+    hub: Hub, load, monkeypatch: pytest.MonkeyPatch, links: bool, damaged: bool, pinned: bool
+) -> None:
+    """The file is at its place before its sum is known: a program may be stopped between the two."""
+    with monkeypatch.context() as patch:
+
+        def stop(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError("no links here")
+
+        if not links:
+            monkeypatch.setattr(os, "symlink", refuse)
+        patch.setattr(hub_download.hashlib, "file_digest", stop)
+        hub.changed |= {UNET} if damaged else set()
+        with pytest.raises(KeyboardInterrupt):
+            load(components=["unet"])
+    hub.changed.clear()
+    commit = hub.repos[MODEL].branches["main"]
+    options: dict[str, object] = {"components": ["unet"], **({"revision": commit} if pinned else {})}
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(HubError, match="not in the cache"):
+            load(**{**options, "revision": commit})
+    hub.asked.clear()
+    if damaged:
+        with pytest.raises(HubError, match=rf"{UNET} arrived damaged"):
+            load(**options)
+        assert hub.fetched() == []
+    assert (load(**options) / UNET).read_bytes() == FILES[UNET]
+    assert hub.fetched() == ([UNET] if damaged else [])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert (load(**{**options, "revision": commit}) / UNET).is_file()
+
+
+def test_the_hub_librarys_own_settings_stay(hub: Hub, load, caplog: pytest.LogCaptureFixture) -> None:
+    """Downloads may overlap: what one changes for all, another would keep. Others' downloads are reported."""
+    library = logging.getLogger("huggingface_hub")
+    level, levels = library.level, set()
+    hub.drops[UNET] = [100]
+    load(on_progress=lambda *_: levels.add((library.level, len(warnings.filters))))
+    assert caplog.messages == []
+    assert levels == {(level, len(warnings.filters))}
+    logging.getLogger("huggingface_hub.file_download").warning("of another's download")
+    assert caplog.messages == ["of another's download"]
+
+
 def test_a_server_without_ranges_begins_anew(hub: Hub, load) -> None:
     hub.ignores_range = True
     hub.drops[UNET] = [1000]
@@ -429,6 +482,32 @@ def test_cached_models(hub: Hub, load, tmp_path: Path) -> None:
     (found,) = cached_models(cache)
     assert (found.id, found.path) == (MODEL, folder)
     assert found.bytes == sum(len(c) for c in {FILES[n] for n in [*SMALL, SHARD_INDEX, *PLAIN]})
+
+
+def test_a_link_to_nothing_hides_no_cached_model(hub: Hub, load, tmp_path: Path) -> None:
+    folder = load()
+    (folder / UNET).resolve().unlink()
+    (found,) = cached_models(tmp_path / "cache")
+    assert (found.id, found.path) == (MODEL, folder)
+    assert found.bytes == sum(len(FILES[name]) for name in [*SMALL, SHARD_INDEX, *PLAIN] if name != UNET)
+
+
+def test_cached_models_without_links(hub: Hub, load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    folder = load()
+    assert [(one.path, one.bytes) for one in cached_models(tmp_path / "cache")] == [
+        (folder, sum(len(FILES[name]) for name in [*SMALL, SHARD_INDEX, *PLAIN]))
+    ]
+
+
+def test_names_alone_are_asked_for_without_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connected(monkeypatch, tmp_path / "cache") as hub:
+        hub.publish(MODEL, FILES)
+        assert sorted(list_files(MODEL)) == sorted(FILES)
+        assert [asked.query for asked in hub.asked] == [""]
 
 
 def test_a_variant_is_the_default_where_it_is_the_only_one() -> None:

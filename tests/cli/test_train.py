@@ -98,7 +98,11 @@ def test_either_a_file_or_a_recipe(train: Any, arguments: list[str]) -> None:
 
 def test_unknown_recipes(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--recipe", "emojy") == (1, [])
-    assert "There is no recipe 'emojy'." in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "There is no recipe 'emojy'. Did you mean 'emoji'? See kandinsky train --list." in said
+    assert train("--recipe", "zzz") == (1, [])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "There is no recipe 'zzz'. See kandinsky train --list." in said
 
 
 def test_recipes_are_found_by_name(train: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

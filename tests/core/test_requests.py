@@ -74,6 +74,19 @@ BAD = {
     "too few images": ({"prompt": ["a", "b"], "image": [picture()]}, "1 entries for 2 prompts"),
     "misspelt": ({"stepz": 3}, "stepz.*Did you mean 'steps'"),
     "too many pictures": ({"prompt": ["a"] * 200, "count": 100}, "20000 pictures"),
+    "an array of one whole number": ({"width": np.array([64])}, "width must be a whole number"),
+    "an array that holds true": ({"width": np.array(True)}, "width must be a whole number, not True"),
+    "interval is a set": ({"guidance_interval": {0.1, 0.8}}, "must be two numbers, not a set"),
+    "interval is a range": ({"guidance_interval": range(2)}, "must be two numbers, not a range"),
+    "interval is an iterator": ({"guidance_interval": iter((0.1, 0.8))}, "two numbers, not a tuple_iterator"),
+    "interval is a tensor": ({"guidance_interval": torch.tensor([0.1, 0.8])}, "two numbers, not a Tensor"),
+    "interval is a dict": ({"guidance_interval": {0.1: 1, 0.8: 2}}, "must be two numbers, not a dict"),
+    "interval begins nowhere": ({"guidance_interval": (None, 0.5)}, r"be two numbers, not \(None, 0\.5\)\."),
+    "interval has one end": ({"guidance_interval": [0.5]}, r"must be two numbers, not \(0\.5\)\."),
+    "interval has four ends": ({"guidance_interval": (0, 1, 2, 3)}, r"not \(0, 1, 2, \.\.\.\)\."),
+    "sampler is empty": ({"sampler": ""}, r"sampler must be a name, not ''\."),
+    "sampler is no text": ({"sampler": "\ud800"}, r"sampler must be valid text, not '\\ud800'\."),
+    "seed is None for one": ({"prompt": ["a", "b"], "seed": [1, None]}, r"seed cannot be None\."),
 }
 
 
@@ -83,6 +96,43 @@ def test_bad_requests_name_the_value(name: str) -> None:
     with pytest.raises(RequestError, match=words) as caught:
         Request(**({"prompt": "a fox"} | fields))
     assert caught.value.hint.endswith((".", "?"))
+
+
+LONG: dict[str, tuple[str, object, str]] = {
+    "no float": ("strength", 10**400, f"strength must be a number, not 1{'0' * 56}...."),
+    "100 digits": ("steps", 10**100, f"steps 1{'0' * 56}... is outside 1 to 1000."),
+    "5000 digits": ("steps", 10**5000, "steps (too long to show) is outside 1 to 1000."),
+    "5000 digits of a seed": (
+        "seed",
+        10**5000,
+        "seed (too long to show) is outside 0 to 9223372036854775807.",
+    ),
+    "5000 digits below 0": ("eta", -(10**5000), "eta must be a number, not (too long to show)."),
+    "5000 digits for text": ("negative_prompt", 10**5000, "negative_prompt must be text, not (too long to"),
+    "text": ("width", "x" * 10**6, f"width must be a whole number, not '{'x' * 56}...."),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_values_are_cut(name: str) -> None:
+    field, value, said = LONG[name]
+    with pytest.raises(RequestError) as caught:
+        Request("a", **{field: value})  # type: ignore[arg-type]
+    assert str(caught.value).startswith(said)
+    assert len(str(caught.value)) < 200
+
+
+def test_strength_alone_is_told_what_is_missing() -> None:
+    with pytest.raises(RequestError) as caught:
+        Request("a", strength=0.5)
+    assert caught.value.hint == "Give the image to change."
+
+
+def test_the_prompt_is_not_offered_as_an_option() -> None:
+    with pytest.raises(RequestError) as caught:
+        Request("a", promt="b")  # type: ignore[call-arg]
+    assert caught.value.hint.startswith("Known: count, eta, ")
+    assert " prompt," not in caught.value.hint
 
 
 def test_limits_themselves_are_allowed() -> None:
@@ -97,6 +147,14 @@ def test_numpy_numbers_are_numbers() -> None:
     request = Request("a", width=np.int64(64), guidance_scale=np.float32(2), seed=np.uint8(3))
     assert (request.width, request.guidance_scale, request.seed) == (64, 2.0, 3)
     assert type(request.width) is int
+
+
+@pytest.mark.parametrize("holds", [np.array, torch.tensor])
+def test_numbers_in_arrays_without_axes_are_numbers(holds: Any) -> None:
+    request = Request("a", width=holds(64), seed=[holds(3)], guidance_scale=holds(2.5), eta=holds(1))
+    assert (request.width, request.seed, request.guidance_scale, request.eta) == (64, (3,), 2.5, 1.0)
+    assert type(request.width) is int
+    assert Request("a", guidance_interval=[holds(0.25), 0.5]).guidance_interval == (0.25, 0.5)  # type: ignore[arg-type]
 
 
 def test_rows_follow_prompts_then_count() -> None:
@@ -138,6 +196,8 @@ def test_filled_strength_depends_on_the_mask() -> None:
         ((200, 100), {"height": 40}, (80, 40)),
         ((200, 100), {"width": 30, "height": 50}, (30, 50)),
         ((4000, 1), {}, (4048, 8)),
+        ((88, 99), {"width": 100}, (100, 112)),
+        ((99, 88), {"height": 100}, (112, 100)),
     ],
 )
 def test_filled_size_takes_the_image_shape(
@@ -150,6 +210,8 @@ def test_filled_size_takes_the_image_shape(
 def test_filled_refuses_defaults_it_does_not_know() -> None:
     with pytest.raises(ValueError, match="stepz"):
         Request("a").filled(DEFAULTS | {"stepz": 2})
+    with pytest.raises(ValueError, match="no 'prompt'"):
+        Request("a").filled(DEFAULTS | {"prompt": "b"})
 
 
 @given(

@@ -3,6 +3,7 @@
 Only files are read and written here; what a configuration means is said by the maps and the generations.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,14 +91,23 @@ class Folder:
         readme = self.root / "README.md"
         if not readme.is_file():
             return None
-        from huggingface_hub import metadata_load
+        text = readme.read_text("utf-8-sig", "replace")
+        block = re.match(r"\s*---[ \t]*\n(.*?)^(?:---|\.\.\.)[ \t]*$", text, re.DOTALL | re.MULTILINE)
+        return None if block is None else _prior_in(block[1])
 
-        try:
-            named = (metadata_load(readme) or {}).get("prior")
-        except Exception as error:  # whatever the YAML reader raises
-            raise CheckpointError(f"{readme} has a damaged front matter: {error}.", "Correct it.") from error
-        first = named[0] if isinstance(named, list) and named else named
-        return first if isinstance(first, str) else None
+
+def _prior_in(front_matter: str) -> str | None:
+    from huggingface_hub import RepoCard
+
+    try:
+        named = RepoCard(f"---\n{front_matter}\n---\n").data.get("prior")
+    except Exception:  # whatever the YAML reader raises: many cards are no YAML, and the line is clear
+        found = re.search(
+            r"""^prior:[ \t]*(?:\n[ \t]*-[ \t]+|\[[ \t]*)?["']?([^\s"'#,\]]+)""", front_matter, re.M
+        )
+        return found and found[1]
+    first = named[0] if isinstance(named, list) and named else named
+    return first if isinstance(first, str) else None
 
 
 def open_folder(path: str | Path) -> Folder:

@@ -17,6 +17,7 @@ from kandinsky.checkpoints.hub_download import (
     hub_errors,
     remember,
     storage_of,
+    unproven_files,
 )
 from kandinsky.checkpoints.original_hub import HALVES, plan_original, release_of
 from kandinsky.checkpoints.weight_files import choose, is_small
@@ -114,7 +115,7 @@ def list_files(model: str, *, revision: str | None = None, token: str | None = N
     try:
         if offline:
             raise _not_cached(model, revision, root)
-        return list(_ask(model, revision, root, None, token).files)
+        return list(_ask(model, revision, root, None, token, names_only=True).files)
     except HubUnreachableError:
         if not known:
             raise
@@ -168,13 +169,22 @@ def _not_cached(model: str, revision: str | None, root: Path) -> HubError:
     )
 
 
-def _ask(model: str, revision: str | None, cache: Path, endpoint: str | None, token: str | None) -> Repo:
+def _ask(
+    model: str,
+    revision: str | None,
+    cache: Path,
+    endpoint: str | None,
+    token: str | None,
+    names_only: bool = False,
+) -> Repo:
     """The commit that a revision is at now, with what the hub says of its files."""
     from huggingface_hub import HfApi
 
     with hub_errors(model, revision):
         api = HfApi(endpoint=endpoint, token=token, library_name="kandinsky")
-        info = api.model_info(model, revision=revision, timeout=CONNECT_SECONDS, files_metadata=True)
+        info = api.model_info(
+            model, revision=revision, timeout=CONNECT_SECONDS, files_metadata=not names_only
+        )
     if not info.sha or not _COMMIT.fullmatch(info.sha):
         raise HubError(f"The hub names no commit of {model}.", "Is HF_ENDPOINT a model hub?")
     files = {
@@ -244,7 +254,9 @@ def _in_cache(cache: Path, model: str, revision: str | None, plan: Planner) -> P
     snapshot = _snapshot(cache, model, revision)
     if snapshot is not None:
         with suppress(CheckpointError):
-            if all((snapshot / name).is_file() for name in plan(files_in(snapshot), snapshot.joinpath)):
+            needed = [snapshot / name for name in plan(files_in(snapshot), snapshot.joinpath)]
+            unproven = unproven_files(storage_of(cache, model))
+            if all(path.is_file() and unproven.isdisjoint((path, path.resolve())) for path in needed):
                 return snapshot
     return None
 
@@ -257,17 +269,22 @@ def files_in(folder: Path) -> list[str]:
 def cached_models(cache: Path | None = None) -> list[CachedModel]:
     """The models of this family in the hub's cache, in the order of their ids.
 
-    The path is the folder of the main branch, or the newest one.
+    The path is the folder of the main branch, or the newest one. Links to nothing hide no model: what is left
+    of one takes room.
     """
-    from huggingface_hub import scan_cache_dir
-
     root, _ = _surroundings(cache)
     models = []
-    for repo in scan_cache_dir(root).repos if root.is_dir() else ():
-        known = sorted(repo.revisions, key=lambda one: ("main" in one.refs, one.last_modified))
-        family = [one.snapshot_path for one in known if _is_family(one.snapshot_path)]
-        if repo.repo_type == "model" and family:
-            models.append(CachedModel(repo.repo_id, family[-1], repo.size_on_disk))
+    for storage in root.glob("models--*--*"):
+        snapshots = sorted(storage.glob("snapshots/*"), key=lambda path: path.stat().st_mtime)
+        family = [path for path in snapshots if _is_family(path)]
+        if not family:
+            continue
+        name = storage.name.removeprefix("models--").replace("--", "/", 1)
+        main = _snapshot(root, name, "main")
+        # Links count as what they lead to, once; without links the files lie in the snapshots.
+        files = {path.resolve() for kind in ("blobs", "snapshots") for path in (storage / kind).rglob("*")}
+        size = sum(path.stat().st_size for path in files if path.is_file())
+        models.append(CachedModel(name, main if main and main in family else family[-1], size))
     return sorted(models, key=lambda model: model.id)
 
 

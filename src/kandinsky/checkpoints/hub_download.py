@@ -1,12 +1,13 @@
 """One file from a model hub into the cache that all programs share, proved by the sum that the hub names."""
 
 import hashlib
+import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from logging import ERROR
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -17,6 +18,9 @@ Progress = Callable[[str, int, int], None]
 """Called with the file's name, its bytes that are here, and its bytes in all."""
 
 CONNECT_SECONDS = 10.0
+UNPROVEN = ".unproven"
+"""Ends the name of the note beside a blob that says that its sum is still to be compared."""
+_downloading = ContextVar("_downloading", default=False)
 
 
 class HubUnreachableError(HubError):
@@ -61,23 +65,53 @@ def storage_of(cache: Path, model: str) -> Path:
 def fetch(repo: Repo, name: str, on_progress: Progress | None = None) -> Path:
     """Makes sure that the file `name` of a repository is in the cache, and returns its path there.
 
-    A file that is there costs no request. A broken connection is taken up where it broke. Raises HubError
-    when the file cannot be had, and when a large one is not what the hub says it is.
+    A file that is there costs no request. Within one call a broken connection is taken up where it broke.
+    Raises HubError when the file cannot be had, and when a large one is not what the hub says it is; one that
+    a stopped program left unproven is proved before it is returned.
     """
     parts = PurePosixPath(name).parts
     if PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:
         raise HubError(f"{repo.id} lists a file outside itself: {name!r}.", "Do not trust this repository.")
     path = repo.snapshot.joinpath(*parts)
-    if path.exists():
-        return path
-    from huggingface_hub import hf_hub_download
-
     stated = repo.files.get(name, RemoteFile())
     blob = repo.storage / "blobs" / (stated.sha256 or name)
-    downloads = not blob.exists()
-    with hub_errors(repo.id, repo.commit, name), _silence():
-        if downloads:
-            _check_space(repo, name, stated.size)
+    unproven = blob.with_name(f"{blob.name}{UNPROVEN}")
+    if path.exists() and not unproven.exists():
+        return path
+    if not path.exists():
+        with hub_errors(repo.id, repo.commit, name):
+            if not blob.exists():
+                _check_space(repo, name, stated.size)
+                if stated.sha256 is not None:
+                    unproven.parent.mkdir(parents=True, exist_ok=True)
+                    unproven.write_text(path.relative_to(repo.storage).as_posix(), "utf-8")
+            _download(repo, name, on_progress)
+    if stated.sha256 is not None and unproven.exists():
+        _prove(repo, name, (path.resolve(), blob, path), stated.sha256)
+        unproven.unlink(missing_ok=True)
+    if on_progress is not None:
+        on_progress(name, path.stat().st_size, path.stat().st_size)
+    return path
+
+
+def unproven_files(storage: Path) -> set[Path]:
+    """The files of a model whose content a stopped program has not compared with its sum."""
+    files: set[Path] = set()
+    for note in storage.glob(f"blobs/*{UNPROVEN}"):
+        with suppress(OSError):  # another program may be done with it just now
+            files |= {storage / note.read_text("utf-8"), note.with_suffix("").resolve()}
+    return files
+
+
+def _download(repo: Repo, name: str, on_progress: Progress | None) -> None:
+    from huggingface_hub import hf_hub_download
+
+    for logger in ("huggingface_hub.file_download", "huggingface_hub.utils._http"):
+        logging.getLogger(logger).addFilter(_not_here)
+    # It says of a cache without links that it is larger, which needs no answer.
+    warnings.filterwarnings("ignore", message=".*uses symlinks by default", module="huggingface_hub")
+    begun = _downloading.set(True)
+    try:
         hf_hub_download(
             repo.id,
             name,
@@ -89,11 +123,13 @@ def fetch(repo: Repo, name: str, on_progress: Progress | None = None) -> Path:
             etag_timeout=CONNECT_SECONDS,
             tqdm_class=_bar(name, on_progress),
         )
-    if downloads and stated.sha256 is not None:
-        _prove(repo, name, path, stated.sha256)
-    if on_progress is not None:
-        on_progress(name, path.stat().st_size, path.stat().st_size)
-    return path
+    finally:
+        _downloading.reset(begun)
+
+
+def _not_here(_: logging.LogRecord) -> bool:
+    """Lets through what the hub library writes for others: of our own downloads errors say it, in a line."""
+    return not _downloading.get()
 
 
 def _check_space(repo: Repo, name: str, size: int | None) -> None:
@@ -106,13 +142,13 @@ def _check_space(repo: Repo, name: str, size: int | None) -> None:
         )
 
 
-def _prove(repo: Repo, name: str, path: Path, wanted: str) -> None:
+def _prove(repo: Repo, name: str, places: Sequence[Path], wanted: str) -> None:
     """Raises HubError, and removes the file, when its content has another sum than the hub says."""
-    with path.open("rb") as file:
+    with places[-1].open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != wanted:
-        path.resolve().unlink()
-        path.unlink(missing_ok=True)
+        for place in places:
+            place.unlink(missing_ok=True)
         raise HubError(
             f"{repo.id}/{name} arrived damaged: its SHA-256 is {found}, the hub names {wanted}.", "Try again."
         )
@@ -142,20 +178,6 @@ def _bar(name: str, on_progress: Progress | None) -> type:
         set_description = set_postfix_str = refresh = lambda self, *_, **__: None
 
     return Bar
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps what the hub library writes of retries from the terminal: errors say it, in one line."""
-    from huggingface_hub import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity(ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def remember(repo: Repo, revision: str) -> None:

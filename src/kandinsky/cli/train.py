@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from kandinsky.cli.console import INTERRUPTED, err, say, warn
-from kandinsky.core.errors import ConfigError, OutputError, nearest
+from kandinsky.core.errors import ConfigError, OutputError, nearest, similar
 from kandinsky.core.files import write_atomically
 from kandinsky.training import events
 
@@ -52,7 +52,7 @@ def source(config: Path | None, recipe: str | None) -> Path:
     if config is not None:
         return config if config.exists() or str(config) not in known else known[str(config)]
     if recipe not in known:
-        hint = nearest(str(recipe), known)
+        hint = similar(str(recipe), known)
         raise ConfigError(f"There is no recipe {recipe!r}.", f"{hint} See kandinsky train --list.".strip())
     return known[recipe]
 

@@ -44,9 +44,13 @@ class OutputError(KandinskyError):
     """A result cannot be written where it was asked for."""
 
 
+def similar(name: str, known: Iterable[str]) -> str:
+    """Returns a hint such as `Did you mean 'ddim'?`, or nothing where no name is like a misspelt `name`."""
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"Did you mean {close[0]!r}?" if close else ""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns a hint such as `Did you mean 'ddim'? Known: ddim, ddpm.` for a misspelt `name`."""
     choices = sorted(known)
-    close = difflib.get_close_matches(name, choices, n=1)
-    prefix = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{prefix}Known: {', '.join(choices)}."
+    return f"{similar(name, choices)} Known: {', '.join(choices)}.".strip()

@@ -1,5 +1,6 @@
 """Writing files and folders so that a reader sees the old content or the new, never a half."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -65,31 +66,55 @@ def write_atomically(path: str | Path, data: bytes | Callable[[IO[bytes]], objec
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Gives a hidden folder to write in, which takes the place of `target` when all of it is on the disk.
+def whole_folder(target: str | Path, *, replace: bool = False) -> Iterator[Path]:
+    """Gives a hidden folder to write in, which becomes `target` when all of it is on the disk.
 
-    A folder of that name is whole at any time. Raises OutputError when the disk refuses; nothing is left
-    behind then.
+    `target` must be new or empty at the end too, unless it is to `replace` what is there: that is set aside
+    then, put back when the last step fails or is interrupted, and removed after it. A link stays a link.
+    Raises OutputError when something is in the way or the disk refuses; nothing is left behind then.
     """
-    aside, old = (target.with_name(f".{target.name}.{kind}") for kind in ("part", "old"))
+    aside: Path | None = None
+    target = Path(os.path.realpath(target))
     try:
-        if old.exists() and not target.exists():  # a stop between the two renames below
-            old.rename(target)
-        for left in (aside, old):
-            shutil.rmtree(left, ignore_errors=True)
-        aside.mkdir(parents=True)
+        if not target.name or (not replace and target == Path(os.path.realpath("."))):
+            raise OutputError(f"{target} exists already.", "Give a new folder.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = _beside(target, "part")
         yield aside
+        aside.chmod(0o777 & ~_umask())
         for path in (*sorted(aside.rglob("*")), aside):
             sync(path)
-        if target.exists():
-            target.rename(old)
-        aside.rename(target)
+        if replace and target.exists():
+            _replace(target, aside)
+        else:
+            if target.exists():
+                target.rmdir()
+            aside.rename(target)
         sync(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise _refused(target, error) from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _replace(target: Path, new: Path) -> None:
+    """Puts the folder `new` in the place of `target`, or leaves `target` as it was."""
+    place = _beside(target, "old")
+    old = place / target.name
+    try:
+        target.rename(old)
+        new.rename(target)
+    finally:
+        # Asked of the disk: an interruption may come after a step that is done.
+        if new.exists() and old.exists() and not target.exists():
+            old.rename(target)
+        if not new.exists() or not old.exists():
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _beside(target: Path, kind: str) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=f".{kind}", dir=target.parent))
 
 
 def sync(path: Path) -> None:
@@ -110,10 +135,9 @@ def _fsync(path: Path, mode: int) -> None:
 
 
 def _refused(target: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{target} cannot be written ({error.strerror or error}).",
-        "Free some disk space, or choose another place for it.",
-    )
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = "Free some disk space, or choose another place for it." if full else "Choose another place for it."
+    return OutputError(f"{target} cannot be written ({error.strerror or error}).", hint)
 
 
 def _umask() -> int:

@@ -198,12 +198,11 @@ def size_like(image: Picture, width: int | None, height: int | None, area: float
     """The sides that are given, and the others such that the shape is the image's."""
     across, down = image.size
     if width is not None:
-        zoom = width / across
-    elif height is not None:
-        zoom = height / down
-    else:
-        zoom = math.sqrt(area / (across * down))
-    return {"width": width or _side(across * zoom), "height": height or _side(down * zoom)}
+        return {"width": width, "height": height or _side(width * down / across)}
+    if height is not None:
+        return {"width": _side(height * across / down), "height": height}
+    zoom = math.sqrt(area / (across * down))
+    return {"width": _side(across * zoom), "height": _side(down * zoom)}
 
 
 def _side(length: float) -> int:

@@ -203,6 +203,10 @@ def _parse(stored: str, path: str | Path) -> Metadata:
     return Metadata(request, model, settings, made_by, batch)
 
 
+AFTER_MODEL = ("Denoising strength", "Prior steps", "Prior CFG scale", "Eta")
+"""What `summary` tells last, as other tools look for the steps first."""
+
+
 def summary(metadata: Metadata) -> str:
     """The request as the `parameters` text other tools show: prompt, negative, then `Name: value`."""
     from kandinsky.core.requests import EFFECTIVE_GUIDANCE, about
@@ -216,7 +220,10 @@ def summary(metadata: Metadata) -> str:
     values = {**request, "guidance_scale": request.get(EFFECTIVE_GUIDANCE, request.get("guidance_scale"))}
     values |= {"width": size, "guidance_interval": _span(request.get("guidance_interval"))}
     pairs = {said.summary: values.get(name) for name, said in about().items() if said.summary}
-    pairs |= {"Model": metadata.model or None, "Version": f"kandinsky {metadata.version}"}
+    pairs |= {"Model": metadata.model or None}
+    for name in AFTER_MODEL:
+        pairs[name] = pairs.pop(name)
+    pairs |= {"Version": f"kandinsky {metadata.version}"}
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in pairs.items() if value is not None))
     return "\n".join(lines)
 

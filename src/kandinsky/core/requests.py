@@ -4,7 +4,6 @@ A field is declared in `Request` and nowhere else: its type and limits, and in `
 messages say of it. `Fields` and `Row` repeat names for type checkers; a test compares them.
 """
 
-import numbers
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,12 +44,11 @@ from kandinsky.core.prompts import (
     Prompt,
     PromptLike,
     as_prompt,
-    is_tensor,
     mix,
     prompt_from_json,
     prompt_to_json,
 )
-from kandinsky.core.validation import parts_of, translated
+from kandinsky.core.validation import INTERVAL_HINT, ascending, parts_of, python_number, translated, two
 
 __all__ = ["Embedding", "Fields", "Mix", "MixItem", "Prompt", "PromptLike", "Request", "Row", "mix"]
 
@@ -80,25 +78,8 @@ class About:
     metavar: str | None = None
 
 
-def _python_number(value: object) -> object:
-    """The numbers of numpy and torch as Python's, all else as it is."""
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return int(value)
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return float(value)
-    return value.item() if is_tensor(value) and value.ndim == 0 else value  # type: ignore[attr-defined]
-
-
-def _ascending(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] >= ends[1]:
-        raise RequestError(
-            f"guidance_interval goes from {ends[0]:g} to {ends[1]:g}, which is no interval.", INTERVAL_HINT
-        )
-    return ends
-
-
-Whole = Annotated[int, Strict(), BeforeValidator(_python_number)]
-Real = Annotated[float, Strict(), AllowInfNan(False), BeforeValidator(_python_number)]
+Whole = Annotated[int, Strict(), BeforeValidator(python_number)]
+Real = Annotated[float, Strict(), AllowInfNan(False), BeforeValidator(python_number)]
 Side = Annotated[Whole, Interval(ge=SIDES[0], le=SIDES[1])]
 Steps = Annotated[Whole, Interval(ge=1, le=1000)]
 Seed = Annotated[Whole, Interval(ge=0, le=LARGEST_SEED)]
@@ -121,7 +102,6 @@ Each = Annotated[
 
 SIDE_HINT = f"Give {SIDES[0]} to {SIDES[1]} pixels."
 SCALE_HINT = "4 is usual; 1 and below is unguided."
-INTERVAL_HINT = "Give two numbers, such as (0.1, 0.8); 0 is the clean picture and 1 pure noise."
 IMAGE_HINT = "Give a path, a PIL image or an array."
 
 
@@ -207,7 +187,7 @@ class Request(BaseModel):
         Each[Scale | None], About("How closely to follow the prompt.", float, SCALE_HINT, "CFG scale")
     ] = None
     guidance_interval: Annotated[
-        Annotated[tuple[Share, Share], AfterValidator(_ascending)] | None,
+        Annotated[tuple[Share, Share], BeforeValidator(two), AfterValidator(ascending)] | None,
         About(
             "Guide only from FROM to TO, 1 being pure noise.",
             tuple[float, float],
@@ -244,15 +224,20 @@ class Request(BaseModel):
     ] = 1
 
     def __init__(self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]) -> None:
-        known = type(self).model_fields
-        if unknown := sorted(fields.keys() - known.keys()):
-            raise RequestError(f"A request has no {unknown[0]!r}.", nearest(unknown[0], about(type(self))))
+        known = self._options()
+        if unknown := sorted(fields.keys() - known):
+            raise RequestError(f"A request has no {unknown[0]!r}.", nearest(unknown[0], known))
         if fields.get("count", 1) is None:
             del fields["count"]
         try:
             super().__init__(prompt=prompt, **fields)
         except ValidationError as error:
             raise translated(error, type(self).model_fields, about(type(self))) from None
+
+    @classmethod
+    def _options(cls) -> set[str]:
+        """The fields besides the prompt."""
+        return set(cls.model_fields) - {"prompt"}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Request":
@@ -280,8 +265,11 @@ class Request(BaseModel):
 
     def _check_image(self) -> None:
         if self.image is None:
-            given = "A mask" if self.mask is not None else f"strength {self.strength:g}"
-            raise RequestError(f"{given} is given without an image.", "Give the image that it is for.")
+            if self.mask is not None:
+                raise RequestError("A mask is given without an image.", "Give the image that it is for.")
+            raise RequestError(
+                f"strength {self.strength:g} is given without an image.", "Give the image to change."
+            )
         for index in range(len(self.prompts) if self.mask is not None else 0):
             image, mask = self._of("image", index), self._of("mask", index)
             if mask.size != image.size:
@@ -343,8 +331,9 @@ class Request(BaseModel):
         An image gives its shape, at about the area of the defaults and in multiples of 8; strength is filled
         only where it acts: its default for an image alone, 1 for an image with a mask.
         """
-        if unknown := sorted(set(defaults) - set(type(self).model_fields)):
-            raise ValueError(f"a request has no {unknown[0]!r}; {nearest(unknown[0], about(type(self)))}")
+        known = self._options()
+        if unknown := sorted(defaults.keys() - known):
+            raise ValueError(f"a request has no {unknown[0]!r}; {nearest(unknown[0], known)}")
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         for name in ("guidance_scale", "prior_guidance_scale"):
             given = getattr(self, name)

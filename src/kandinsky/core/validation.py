@@ -1,5 +1,6 @@
-"""What pydantic says of a value that cannot be, in our words: the field, its value, and what to do."""
+"""Values before pydantic sees them, and what it says of one that cannot be, in our words."""
 
+import numbers
 from collections.abc import Iterator, Mapping
 from typing import Protocol, get_args
 
@@ -13,8 +14,12 @@ WRONG_TYPE = {
     "int_type": "a whole number",
     "float_type": "a number",
     "string_type": "text",
-    **dict.fromkeys(("tuple_type", "too_long", "missing"), "two numbers"),
+    "string_unicode": "valid text",
+    "string_too_short": "a name",
 }
+LONGEST = 60
+"""Characters of a value in a message."""
+INTERVAL_HINT = "Give two numbers, such as (0.1, 0.8); 0 is the clean picture and 1 pure noise."
 OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than_equal", "finite_number")
 
 
@@ -42,7 +47,9 @@ def translated(
     hint = about[name].hint
     if kind in OUT_OF_RANGE:
         return RequestError(f"{name} {outside(value, fields[name])}.", hint)
-    if value is not None and kind in WRONG_TYPE:
+    if value is None:
+        return RequestError(f"{name} cannot be None.", hint)
+    if kind in WRONG_TYPE:
         return RequestError(f"{name} must be {WRONG_TYPE[kind]}, not {shown(value)}.", hint)
     return RequestError(f"{name} cannot be {shown(value)} ({first['msg']}).", hint)
 
@@ -50,12 +57,13 @@ def translated(
 def outside(value: float, field: FieldInfo) -> str:
     """How a number misses the limits of a field."""
     limits = next(part for part in parts_of(field) if isinstance(part, Interval))
+    given = f"{value:g}" if isinstance(value, float) else shown(value)
     if int in parts_of(field):
-        return f"{value} is outside {limits.ge} to {limits.le}"
+        return f"{given} is outside {limits.ge} to {limits.le}"
     if limits.le is None:
-        return f"{value:g} is not {limits.ge} or more"
+        return f"{given} is not {limits.ge} or more"
     low = f"above {limits.gt} and at most" if limits.ge is None else f"within {limits.ge} to"
-    return f"{value:g} is not {low} {limits.le}"
+    return f"{given} is not {low} {limits.le}"
 
 
 def parts_of(field: FieldInfo) -> list[object]:
@@ -70,5 +78,43 @@ def parts_of(field: FieldInfo) -> list[object]:
 
 
 def shown(value: object) -> str:
-    """A value as a message names it."""
-    return f"{value!r}" if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+    """A value as a message names it, cut where it is long."""
+    if not isinstance(value, str | int | float | None):
+        return f"a {type(value).__name__}"
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of thousands of digits
+        return "(too long to show)"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def python_number(value: object) -> object:
+    """The numbers of numpy and torch as Python's, also from an array without axes; all else as it is."""
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()  # type: ignore[attr-defined]
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def two(ends: object) -> object:
+    """The ends of a guidance interval, a list or tuple, as a tuple."""
+    if isinstance(ends, list | tuple):
+        if len(ends) == 2 and not any(end is None for end in ends):
+            return tuple(ends)
+        given = [*map(shown, ends[:3]), *["..."] * (len(ends) > 3)]
+        said = f"({', '.join(given)})"
+    else:
+        said = shown(ends)
+    raise RequestError(f"guidance_interval must be two numbers, not {said}.", INTERVAL_HINT)
+
+
+def ascending(ends: tuple[float, float]) -> tuple[float, float]:
+    """The ends of a guidance interval; RequestError where the second is not above the first."""
+    if ends[0] >= ends[1]:
+        raise RequestError(
+            f"guidance_interval goes from {ends[0]:g} to {ends[1]:g}, which is no interval.", INTERVAL_HINT
+        )
+    return ends

@@ -1,3 +1,1 @@
-"""Measuring a checkpoint: features of pictures, KID and FID, retrieval, reconstruction, and the model card's
-numbers.
-"""
+"""Measuring a checkpoint: features of images, KID and FID, retrieval, reconstruction."""

@@ -127,7 +127,7 @@ def _write_copies(
     dtype: torch.dtype = getattr(torch, ctx.config.export.dtype)
     for root, networks in folders.items():
         path = ctx.config.out / (CHECKPOINT_PRIOR if "prior" in networks else CHECKPOINT)
-        with whole_folder(path) as aside:
+        with whole_folder(path, replace=True) as aside:
             _copy_with(Folder(root, {}), networks, aside, dtype)
             if sampling is not None:
                 _note_sampling(aside, sampling)
@@ -255,7 +255,7 @@ def export_model(ctx: TrainContext) -> Path:
     """Writes the newest checkpoints of a run from scratch as the folder `checkpoint` in `out`; returns it."""
     networks, target, settings = load_networks(ctx), ctx.config.out / CHECKPOINT, ctx.config.export
     tokenizer = CaptionTokens(ctx).folder
-    with whole_folder(target) as aside:
+    with whole_folder(target, replace=True) as aside:
         write_checkpoint(
             aside,
             networks,

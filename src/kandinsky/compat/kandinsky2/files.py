@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from kandinsky.checkpoints.files import make_folder
 from kandinsky.checkpoints.hub import files_in, list_files, resolve_files
@@ -57,5 +58,9 @@ def _place(source: Path, target: Path) -> None:
     with suppress(OSError, NotImplementedError):
         target.symlink_to(source.resolve())
         return
-    with source.open("rb") as content:
-        write_atomically(target, lambda file: shutil.copyfileobj(content, file))
+
+    def copied(file: IO[bytes]) -> None:
+        with source.open("rb") as content:
+            shutil.copyfileobj(content, file)
+
+    write_atomically(target, copied)
