@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from small import draw_pictures
 from test_finetuning import build, config, exported
 
 from kandinsky.core.errors import ConfigError
-from kandinsky.training import run_config
+from kandinsky.training import fsdp, run_config
 from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import read_config
 from kandinsky.training.distributed import ALONE, World, launched
@@ -197,3 +198,11 @@ def test_how_many_processes_the_command_starts(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("NPROC_PER_NODE", "many")
     with pytest.raises(ConfigError, match="'many'"):
         command.processes()
+
+
+def test_networks_are_spread_twice_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.device_mesh.init_device_mesh", lambda kind, shape: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            fsdp.ShardedNetworks([], ALONE, torch.device("cpu"))
