@@ -7,14 +7,13 @@ import pytest
 
 import kandinsky
 from kandinsky.engine.pipeline import Pipeline
-from kandinsky.generations import k21, k22
-from kandinsky.generations.few_step_defaults import HIGHER_ORDER
+from kandinsky.generations.few_step_defaults import HIGHER_ORDER, PRIOR_DEFAULTS
 from tests.requests import our_latents
 from tests.tiny import Checkpoints, write_tiny
 from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
 
-PUBLISHED = {"2.1": ("ddim", k21), "2.2": ("ddpm", k22)}
+PUBLISHED = {"2.1": "ddim", "2.2": "ddpm"}
 FIELDS: dict[str, Any] = {"prompt": "fox", "seed": 1, "width": 64, "height": 64, "prior_steps": 2}
 
 
@@ -25,17 +24,17 @@ def load(root: Path, **options: Any) -> Pipeline:
 @pytest.fixture(params=list(PUBLISHED))
 def published(
     request: pytest.FixtureRequest, tiny: Checkpoints, text_image: TextImageCheckpoints
-) -> tuple[Pipeline, str, Any]:
-    """A folder as published, its sampler, and where its numbers are."""
+) -> tuple[Pipeline, str]:
+    """A folder as published, and its sampler."""
     if request.param == "2.2":
         tiny.ours("text2img")
-        return load(tiny.root / "text2img", prior=tiny.root / "prior"), *PUBLISHED["2.2"]
+        return load(tiny.root / "text2img", prior=tiny.root / "prior"), PUBLISHED["2.2"]
     text_image.ours()
-    return load(text_image.root / "decoder", prior=text_image.root / "prior"), *PUBLISHED["2.1"]
+    return load(text_image.root / "decoder", prior=text_image.root / "prior"), PUBLISHED["2.1"]
 
 
-def test_twenty_steps_of_second_order_from_pure_noise(published: tuple[Pipeline, str, Any]) -> None:
-    pipe, sampler, _ = published
+def test_twenty_steps_of_second_order_from_pure_noise(published: tuple[Pipeline, str]) -> None:
+    pipe, sampler = published
     result = pipe.generate(**FIELDS)
     assert (result.request["sampler"], result.request["steps"]) == ("dpmpp_2m", 20)
     times = pipe.model.schedule_of("dpmpp_2m", 20).times(20)
@@ -43,10 +42,10 @@ def test_twenty_steps_of_second_order_from_pure_noise(published: tuple[Pipeline,
     assert pipe.model.schedule.sampler == sampler
 
 
-def test_what_was_published_can_be_asked_for(published: tuple[Pipeline, str, Any]) -> None:
+def test_what_was_published_can_be_asked_for(published: tuple[Pipeline, str]) -> None:
     """To the bit what the checkpoint's own scheduler gives, whose times are left as they are."""
-    pipe, sampler, home = published
-    assert home.DEFAULTS["steps"] == 100
+    pipe, sampler = published
+    assert PRIOR_DEFAULTS["steps"] == 100
     asked = our_latents(pipe, **FIELDS, sampler=sampler, steps=3)
     pipe.model = type(pipe.model)(**{**vars(pipe.model), "schedules": {sampler: pipe.model.schedule}})
     assert our_latents(pipe, **FIELDS, sampler=sampler, steps=3).equal(asked)

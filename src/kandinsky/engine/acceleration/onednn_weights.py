@@ -100,9 +100,10 @@ class PackedLayer(nn.Module):
         return self._own[0].weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the layer's own."""
+        """As the layer's own; the layer itself computes what autocast gives in another dtype."""
         (layer,) = self._own
-        y: Tensor = layer(x) if torch.is_grad_enabled() else self._run(x)
+        plain = torch.is_grad_enabled() or x.dtype != layer.weight.dtype
+        y: Tensor = layer(x) if plain else self._run(x)
         return y
 
 
