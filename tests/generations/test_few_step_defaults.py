@@ -1,5 +1,6 @@
 """Steps and sampler of published checkpoints: fewer by default, the published ones when asked for."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_what_was_published_can_be_asked_for(published: tuple[Pipeline, str]) ->
     pipe, sampler = published
     assert PRIOR_DEFAULTS["steps"] == 100
     asked = our_latents(pipe, **FIELDS, sampler=sampler, steps=3)
-    pipe.model = type(pipe.model)(**{**vars(pipe.model), "schedules": {sampler: pipe.model.schedule}})
+    pipe.model = replace(pipe.model, schedules={sampler: pipe.model.schedule})
     assert our_latents(pipe, **FIELDS, sampler=sampler, steps=3).equal(asked)
     assert pipe.model.schedule_of(sampler, 100).times(100)[0] == 991
 
