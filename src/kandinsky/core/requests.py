@@ -4,6 +4,7 @@ A field is declared in `Request` and nowhere else: its type and limits, and in `
 messages say of it. `Fields` and `Row` repeat names for type checkers; a test compares them.
 """
 
+import numbers
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ from kandinsky.core.prompts import (
     prompt_from_json,
     prompt_to_json,
 )
-from kandinsky.core.validation import INTERVAL_HINT, ascending, parts_of, python_number, translated, two
+from kandinsky.core.validation import INTERVAL_HINT, ascending, parts_of, translated, two
 
 __all__ = ["Embedding", "Fields", "Mix", "MixItem", "Prompt", "PromptLike", "Request", "Row", "mix"]
 
@@ -76,6 +77,15 @@ class About:
     group: str = STEERING
     names: tuple[str, ...] = ()
     metavar: str | None = None
+
+
+def python_number(value: object) -> object:
+    """The numbers of numpy and torch as Python's, also from an array without axes; all else as it is."""
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()  # type: ignore[attr-defined]
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 Whole = Annotated[int, Strict(), BeforeValidator(python_number)]
@@ -331,9 +341,8 @@ class Request(BaseModel):
         An image gives its shape, at about the area of the defaults and in multiples of 8; strength is filled
         only where it acts: its default for an image alone, 1 for an image with a mask.
         """
-        known = self._options()
-        if unknown := sorted(defaults.keys() - known):
-            raise ValueError(f"a request has no {unknown[0]!r}; {nearest(unknown[0], known)}")
+        if unknown := sorted(defaults.keys() - self._options()):
+            raise ValueError(f"a request has no {unknown[0]!r}; {nearest(unknown[0], self._options())}")
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         for name in ("guidance_scale", "prior_guidance_scale"):
             given = getattr(self, name)
@@ -342,8 +351,7 @@ class Request(BaseModel):
         missing.pop("strength", None)
         if self.image is not None and self.strength is None:
             missing["strength"] = 1.0 if self.mask is not None else defaults.get("strength")
-        if self.width is None or self.height is None:
-            missing |= self._filled_size(defaults)
+        missing |= self._filled_size(defaults)
         if self.seed is None:
             missing["seed"] = secrets.randbelow(2**32)
         return self.replaced(**missing)

@@ -1,6 +1,5 @@
 """Values before pydantic sees them, and what it says of one that cannot be, in our words."""
 
-import numbers
 from collections.abc import Iterator, Mapping
 from typing import Protocol, get_args
 
@@ -86,17 +85,6 @@ def shown(value: object) -> str:
     except ValueError:  # Python writes no whole number of thousands of digits
         return "(too long to show)"
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
-
-
-def python_number(value: object) -> object:
-    """The numbers of numpy and torch as Python's, also from an array without axes; all else as it is."""
-    if getattr(value, "ndim", None) == 0:
-        value = value.item()  # type: ignore[attr-defined]
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return int(value)
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return float(value)
-    return value
 
 
 def two(ends: object) -> object:
