@@ -351,7 +351,7 @@ class Request(BaseModel):
         missing.pop("strength", None)
         if self.image is not None and self.strength is None:
             missing["strength"] = 1.0 if self.mask is not None else defaults.get("strength")
-        missing |= self._filled_size(defaults)
+        missing |= {} if self.width and self.height else self._filled_size(defaults)
         if self.seed is None:
             missing["seed"] = secrets.randbelow(2**32)
         return self.replaced(**missing)
