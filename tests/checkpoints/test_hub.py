@@ -320,9 +320,18 @@ def test_a_file_that_a_stop_left_unproven_is_not_served(
     assert (load(**{**options, "revision": commit}) / UNET).is_file()
 
 
-def test_the_hub_librarys_own_settings_stay(hub: Hub, load, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_hub_librarys_own_settings_stay(
+    hub: Hub, load, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Downloads may overlap: what one changes for all, another would keep. Others' downloads are reported."""
     library = logging.getLogger("huggingface_hub")
+    # Another test's library may have made these quieter, or let them keep their records to themselves.
+    for logger in (library, logging.getLogger("huggingface_hub.file_download")):
+        monkeypatch.setattr(logger, "propagate", True)
+        monkeypatch.setattr(logger, "disabled", False)
+        monkeypatch.setattr(logger, "level", logging.WARNING)
+        logger.manager._clear_cache()
+    monkeypatch.setattr(library.manager, "disable", logging.NOTSET)
     level, levels = library.level, set()
     hub.drops[UNET] = [100]
     load(on_progress=lambda *_: levels.add((library.level, len(warnings.filters))))
