@@ -10,7 +10,7 @@ from kandinsky.diffusion.process import Process
 
 
 class BrownianNoise:
-    """Draws the start of P pictures, then the noise of each step of one trajectory, all of one Brownian path.
+    """Draws the start of P images, then the noise of each step of one trajectory, all of one Brownian path.
 
     With the noise-to-signal ratio sigma, ancestral steps add noise of variance sigma_next^2 (1 - sigma_next^2
     / sigma^2) to x / sqrt(alpha_bar), and shrink what was added before by sigma_next^2 / sigma^2: together
@@ -36,7 +36,7 @@ class BrownianNoise:
         return BrownianDraws(self, list(times))
 
     def between(self, t: int, t_next: int) -> Tensor:
-        """The draw of a step; towards a clean end, where none is left in the picture, one of its own."""
+        """The draw of a step; towards a clean end, where none is left in the image, one of its own."""
         if t_next < 0:
             return self._end
         last = self.process.T - 1
@@ -59,8 +59,8 @@ class BrownianDraws:
         return self.noise.between(ends[self.drawn - 2], ends[self.drawn - 1])
 
     def select(self, rows: Sequence[int]) -> "BrownianDraws":
-        """See `Rng`; a trajectory has all its pictures."""
-        raise DataError("Rows of a Brownian path are not drawn alone.", "Run all pictures together.")
+        """See `Rng`; a trajectory has all its images."""
+        raise DataError("Rows of a Brownian path are not drawn alone.", "Run all images together.")
 
     def fork(self) -> "BrownianDraws":
         """See `Rng`."""

@@ -56,7 +56,7 @@ def plot(title: str, panels: Sequence[Panel]) -> bytes:
     return buffer.getvalue()
 
 
-def picture_of(rows: Sequence[dict[str, Any]]) -> bytes:
+def image_of(rows: Sequence[dict[str, Any]]) -> bytes:
     """The curves as a PNG."""
 
     def lines(kind: str, axis: str, value: str) -> list[Line]:
@@ -82,7 +82,7 @@ def picture_of(rows: Sequence[dict[str, Any]]) -> bytes:
     if any(row.get("features") for row in rows):
         panels.append(Panel("Decoder, in Inception features", "network calls", decoder("features")))
     panels.append(Panel("Prior, image embeddings", "network calls", lines("prior", "calls", "latents")))
-    return plot("Distance from 1000 steps (1 = as far as another picture)", panels)
+    return plot("Distance from 1000 steps (1 = as far as another image)", panels)
 
 
 def _draw(pen: ImageDraw.ImageDraw, panel: Panel, across: float) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 METHODS: dict[str, dict[str, Any]] = {
     "textual_inversion": {"token": "zwx", "init_from": "red", "route": "sampled", "prior_steps": 2},
     "lora": {"target": "both"},
-    "dreambooth": {"target": "both", "prompt": "a zwx toy", "class_prompt": "a toy", "class_pictures": 1},
+    "dreambooth": {"target": "both", "prompt": "a zwx toy", "class_prompt": "a toy", "class_images": 1},
     "full": {"target": "both"},
 }
 """Of textual inversion the route that holds most: through the prior and the decoder."""
@@ -101,7 +101,7 @@ def config(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "method": job["method"],
         "out": job["out"],
-        "data": {"folder": job["pictures"], "size": job["size"]},
+        "data": {"folder": job["images"], "size": job["size"]},
         "model": {} if job["model"] is None else {"name": job["model"]},
         "objective": METHODS[job["method"]],
         "batch": job["batch"],
@@ -144,18 +144,18 @@ def measured(job: dict[str, Any]) -> int:
 
 
 def compared(root: Path, name: str, method: str, recomputed: bool) -> tuple[int, int]:
-    """The planned and the measured peak of a row, in bytes; models and pictures lie in `root`."""
+    """The planned and the measured peak of a row, in bytes; models and images lie in `root`."""
     from PIL import Image
 
     from kandinsky.training.memory_plan import plan
 
-    pictures = root / "pictures"
-    pictures.mkdir(exist_ok=True)
+    images = root / "images"
+    images.mkdir(exist_ok=True)
     for number in range(2):
-        Image.new("RGB", (64, 64), "grey").save(pictures / f"{number}.png")
-        (pictures / f"{number}.txt").write_text("a grey square", encoding="utf-8")
+        Image.new("RGB", (64, 64), "grey").save(images / f"{number}.png")
+        (images / f"{number}.txt").write_text("a grey square", encoding="utf-8")
     out = root / f"{name}-{method}-{recomputed}"
-    job: dict[str, Any] = {"method": method, "pictures": str(pictures), "recomputed": recomputed}
+    job: dict[str, Any] = {"method": method, "images": str(images), "recomputed": recomputed}
     folder, nothing = make(root, name), make(root, "nothing")
     model = None if folder is None else str(folder)
     job |= {"size": SIZES[name], "batch": BATCHES[name], "model": model, "out": str(out)}

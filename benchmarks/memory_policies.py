@@ -4,7 +4,7 @@
 
 The model has random weights and the published depth, every width divided by `--divide`. The peer has no 2.0.
 Each row is measured in a process of its own: the largest resident set (VmHWM) of the whole process, imports,
-mapped files and one picture of two steps included, less that of a process that only imports the library.
+mapped files and one image of two steps included, less that of a process that only imports the library.
 The published widths have `divide` squared times the weights, and the same imports. Their matrices are larger
 than any that the C library's allocator keeps when they are freed; here it is told to keep no large ones.
 """
@@ -46,7 +46,7 @@ def make(folder: Path, generation: str, divide: int) -> None:
 
 
 def run_ours(folder: Path, options: dict[str, str]) -> None:
-    """One picture by this library."""
+    """One image by this library."""
     import kandinsky
 
     pipe = kandinsky.load(folder, device="cpu", dtype="float32", **options)  # type: ignore[arg-type]
@@ -55,7 +55,7 @@ def run_ours(folder: Path, options: dict[str, str]) -> None:
 
 
 def run_peer(folder: Path, offload: str) -> None:
-    """One picture by diffusers."""
+    """One image by diffusers."""
     import diffusers
     import torch
 

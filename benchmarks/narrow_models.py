@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.against_diffusers.published import (
     END,
-    PICTURE,
+    IMAGE,
     SQUARED_COSINE,
     T5_MARKS,
     TOKENS,
@@ -69,7 +69,7 @@ def _prior(divide: int, dim: int, text: tuple[int, int], vision: tuple[int, int,
         ),
         "prior_image_encoder": Part(
             networks.CLIP_VISION,
-            ClipVisionConfig(width // divide, deep, 16, wide // divide, PICTURE, 14, dim, "gelu"),
+            ClipVisionConfig(width // divide, deep, 16, wide // divide, IMAGE, 14, dim, "gelu"),
         ),
     }
 

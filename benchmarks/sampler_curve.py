@@ -1,13 +1,13 @@
-"""How far pictures of few steps are from those of a thousand: every sampler, the prior, the named options.
+"""How far images of few steps are from those of a thousand: every sampler, the prior, the named options.
 
-    python -m benchmarks.sampler_curve [--data FOLDER] [--pictures 8] [--kid 64] [--docs PAGE] [--out FOLDER]
+    python -m benchmarks.sampler_curve [--data FOLDER] [--images 8] [--kid 64] [--docs PAGE] [--out FOLDER]
 
 Writes `sampler-curve.json` and `sampler-curve.png` to `--out`, and prints tables in Markdown, which take the
 place of those between the marks of `--docs`. `--data` is the folder of the emoji recipe: prompts are then
-captions of held-out pictures, and KID is measured against these pictures. `--quick` takes seconds.
+captions of held-out images, and KID is measured against these images. `--quick` takes seconds.
 
-Distances are means over pictures, as a share of the mean distance between the references of two different
-pictures: 0 is the same picture, 1 another one. They are taken in latents, and in the features of the FID
+Distances are means over images, as a share of the mean distance between the references of two different
+images: 0 is the same image, 1 another one. They are taken in latents, and in the features of the FID
 Inception where its weights are installed. Every run begins with the same noise. Samplers without fresh noise
 are compared with a reference without (DDIM in 1000 steps), the others with DDPM in 1000 steps on the same
 Brownian path: the noise of a long step is the sum of the noises of the short ones in it, see `BrownianNoise`.
@@ -28,7 +28,7 @@ from torch import Tensor
 import kandinsky
 from benchmarks.against_diffusers.counting import counter
 from benchmarks.brownian import BrownianNoise
-from benchmarks.curve_plot import picture_of
+from benchmarks.curve_plot import image_of
 from benchmarks.curve_tables import rewritten, tables
 from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
@@ -36,7 +36,7 @@ from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.core.errors import DataError
 from kandinsky.core.files import write_atomically
 from kandinsky.core.requests import Request
-from kandinsky.core.rng import PerPictureRng
+from kandinsky.core.rng import PerImageRng
 from kandinsky.evaluation.features import Features, extract, load_inception, to_bytes
 from kandinsky.evaluation.kid import kernel_distance
 from kandinsky.generations.model import Model
@@ -103,7 +103,7 @@ class CountedSteps:
 
 @dataclass(frozen=True)
 class Run:
-    """One trajectory: latents (P, C, h, w), network calls, their rows a picture, CPU seconds a picture."""
+    """One trajectory: latents (P, C, h, w), network calls, their rows an image, CPU seconds an image."""
 
     latents: Tensor
     calls: int
@@ -113,7 +113,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder with what P pictures are made of; every trajectory begins with the same noise."""
+    """A decoder with what P images are made of; every trajectory begins with the same noise."""
 
     model: Model
     request: Request
@@ -134,7 +134,7 @@ class Decoder:
         return Run(last.x, network.calls, network.rows / count, (time.process_time() - began) / count)
 
     def operations(self, **fields: Any) -> float:
-        """Floating-point operations of the network in one trajectory of the first picture."""
+        """Floating-point operations of the network in one trajectory of the first image."""
         cut = {k: None if v is None else v[:1] for k, v in vars(self.conditions.cond).items()}
         cond = replace(self.conditions.cond, **cut)
         uncond = self.conditions.uncond
@@ -157,7 +157,7 @@ def decoder_of(pipe: kandinsky.Pipeline, prompts: Sequence[str]) -> Decoder:
     model = pipe.model
     resolved = resolve(model, Request(list(prompts), seed=0))
     request = resolved.request
-    batch = Batch(resolved.rows, PerPictureRng.from_seeds(request.seeds))
+    batch = Batch(resolved.rows, PerImageRng.from_seeds(request.seeds))
     encoding = encode(model, resolved, [batch])
     while True:
         try:
@@ -184,13 +184,13 @@ class Measured:
 
     def __init__(self, model: Model, reference: Tensor, features: Features | None) -> None:
         self.model, self.reference, self.features = model, reference, features
-        self._seen = None if features is None else features(self._pictures(reference))
+        self._seen = None if features is None else features(self._images(reference))
 
     def __call__(self, run: Run) -> dict[str, float | None]:
         """What is reported of one run."""
         seen = None
         if self.features is not None and self._seen is not None:
-            seen = distance(self.features(self._pictures(run.latents)), self._seen)
+            seen = distance(self.features(self._images(run.latents)), self._seen)
         return {
             "latents": distance(run.latents, self.reference),
             "features": seen,
@@ -200,7 +200,7 @@ class Measured:
         }
 
     @torch.no_grad()
-    def _pictures(self, latents: Tensor) -> Tensor:
+    def _images(self, latents: Tensor) -> Tensor:
         return to_bytes(self.model.codec.decode(latents).clamp(-1, 1))
 
 
@@ -298,7 +298,7 @@ def prior_curve(stage: PriorStage, prompts: Sequence[str], scale: float, quick: 
 def kid_rows(
     pipe: kandinsky.Pipeline, data: Path, count: int, features: Features, say: Say
 ) -> list[dict[str, Any]]:
-    """KID of whole requests, prior included, against the held-out pictures whose captions they are of."""
+    """KID of whole requests, prior included, against the held-out images whose captions they are of."""
     real, captions = held_out(data, int(pipe.model.defaults["width"]), count)
     wanted = extract(features, to_bytes(real))
     found = []
@@ -308,8 +308,8 @@ def kid_rows(
             result = pipe.generate(captions[first : first + pipe.batch_size], seed=first, **fields)
             made += [torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8) for i in result.images]
         side = real.shape[-1]
-        pictures = torch.stack(made).reshape(-1, side, side, 3).permute(0, 3, 1, 2)
-        far = kernel_distance(extract(features, pictures), wanted)
+        images = torch.stack(made).reshape(-1, side, side, 3).permute(0, 3, 1, 2)
+        far = kernel_distance(extract(features, images), wanted)
         found.append(
             {
                 "kind": "kid",
@@ -323,7 +323,7 @@ def kid_rows(
 
 
 def held_out(data: Path, side: int, count: int) -> tuple[Tensor, list[str]]:
-    """Pictures (N, 3, S, S) in [-1, 1] that were never trained on, at most `count`, and their captions."""
+    """Images (N, 3, S, S) in [-1, 1] that were never trained on, at most `count`, and their captions."""
     from kandinsky.recipes.emoji.captions import plain_caption
     from kandinsky.recipes.emoji.recipe import concept_of, open_emoji
 
@@ -349,9 +349,9 @@ def measure(given: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
     """All rows of the report."""
     pipe = kandinsky.load(given.model, device="cpu", batch_size=16)
     features = inception(not given.quick)
-    prompts = list(PROMPTS[: given.pictures])
+    prompts = list(PROMPTS[: given.images])
     if given.data is not None:
-        prompts = held_out(given.data, int(pipe.model.defaults["width"]), given.pictures)[1]
+        prompts = held_out(given.data, int(pipe.model.defaults["width"]), given.images)[1]
     decoder = decoder_of(pipe, prompts)
     rows = curve(decoder, features, (2, 4) if given.quick else given.steps, given.quick, say)
     conditioner = pipe.model.conditioner
@@ -368,9 +368,9 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--model", help="a folder or Hub id; the embedded checkpoint if not given")
     flags.add_argument("--data", type=Path, help="the folder of the emoji recipe")
-    flags.add_argument("--pictures", type=int, default=8, help="how many distances are means over")
+    flags.add_argument("--images", type=int, default=8, help="how many distances are means over")
     flags.add_argument("--steps", type=int, nargs="+", default=STEPS, help="of every sampler")
-    flags.add_argument("--kid", type=int, default=64, help="how many pictures KID is of, 0 for none")
+    flags.add_argument("--kid", type=int, default=64, help="how many images KID is of, 0 for none")
     flags.add_argument("--out", type=Path, default=Path("."), help="where the JSON and the PNG go")
     flags.add_argument("--docs", type=Path, help="a page whose tables are replaced")
     flags.add_argument("--threads", type=int, default=1)
@@ -383,11 +383,11 @@ def main() -> None:
         print(f"[{time.perf_counter() - began:6.0f} s] {text}", file=sys.stderr, flush=True)
 
     rows = measure(given, say)
-    about = {"model": given.model or "embedded", "pictures": given.pictures, "threads": given.threads}
+    about = {"model": given.model or "embedded", "images": given.images, "threads": given.threads}
     given.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"about": about, "rows": rows}, indent=1) + "\n"
     write_atomically(given.out / "sampler-curve.json", text.encode())
-    write_atomically(given.out / "sampler-curve.png", picture_of(rows))
+    write_atomically(given.out / "sampler-curve.png", image_of(rows))
     print(tables(rows))
     if given.docs is not None:
         write_atomically(given.docs, rewritten(given.docs.read_text("utf-8"), tables(rows)).encode())

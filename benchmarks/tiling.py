@@ -1,8 +1,8 @@
-"""Peak memory and error of coding large pictures in strips, against coding them whole.
+"""Peak memory and error of coding large images in strips, against coding them whole.
 
     python -m benchmarks.tiling [--divide 1] [--sides 1024 1536 2048] [--dtype float32] [--encode]
 
-A MoVQ of random weights, its widths divided by `--divide`, decodes latents of noise (or encodes a picture of
+A MoVQ of random weights, its widths divided by `--divide`, decodes latents of noise (or encodes an image of
 noise) once. Each row is measured in a process of its own: its largest resident set (VmHWM) less that before
 the work. The difference is the largest one of any number, beside the largest number.
 """
@@ -29,7 +29,7 @@ def status(name: str) -> int:
 
 
 def child(job: dict[str, Any]) -> None:
-    """Codes one picture, keeps the result and prints what it took."""
+    """Codes one image, keeps the result and prints what it took."""
     import torch
 
     from kandinsky.codecs.autoencoder_codec import AutoencoderCodec

@@ -1,4 +1,4 @@
-"""Fuses a picture with a text, then repaints the upper half: `python examples/fuse_and_inpaint.py`.
+"""Fuses an image with a text, then repaints the upper half: `python examples/fuse_and_inpaint.py`.
 
 Writes cat.png, fused.png and hat.png into the working folder.
 """
@@ -11,7 +11,7 @@ import kandinsky
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Fuse a picture with a text, and repaint a part of it.")
+    parser = argparse.ArgumentParser(description="Fuse an image with a text, and repaint a part of it.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=None, help="the checkpoint's own number if not given")
     options = parser.parse_args()
@@ -21,7 +21,7 @@ def main() -> None:
     (cat,) = drawn.images
     drawn.save("cat.png")
 
-    # A mix lives in the space of image embeddings, so pictures and texts can be parts of it alike.
+    # A mix lives in the space of image embeddings, so images and texts can be parts of it alike.
     fused = pipe.generate(
         kandinsky.mix([cat, "a pizza"], weights=[0.5, 0.5]), seed=options.seed, steps=options.steps
     )

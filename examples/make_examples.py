@@ -1,6 +1,6 @@
-"""Draws the pictures of the README and of docs/ with the embedded checkpoint.
+"""Draws the images of the README and of docs/ with the embedded checkpoint.
 
-    python examples/make_examples.py                    all sheets, into examples/pictures
+    python examples/make_examples.py                    all sheets, into examples/images
     python examples/make_examples.py --only apple mix   some of them
 
 Nothing is picked by hand: every sheet shows consecutive seeds from --seed on, and equal seeds give equal
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 import kandinsky
 from kandinsky.core.files import write_atomically
 
-PICTURES = Path(__file__).resolve().parent / "pictures"
+IMAGES = Path(__file__).resolve().parent / "images"
 GAP = 4
 
 THINGS = (
@@ -40,7 +40,7 @@ THINGS = (
     "a moon",
     "a cup of coffee",
 )
-"""One picture each, in this order: what a first visitor would try."""
+"""One image each, in this order: what a first visitor would try."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ class Studio:
     columns: int
 
     def draw(self, prompt: Any, taken: int = 0, **fields: Any) -> list[Image.Image]:
-        """Pictures of consecutive seeds for a row of which `taken` columns are taken."""
+        """Images of consecutive seeds for a row of which `taken` columns are taken."""
         count = self.columns - taken
         return self.pipe.generate(prompt, seed=self.seed, count=count, steps=self.steps, **fields).images
 
     def one(self, prompt: Any, **fields: Any) -> Image.Image:
-        """The picture of the first seed."""
+        """The image of the first seed."""
         return self.draw(prompt, self.columns - 1, **fields)[0]
 
     @property
     def size(self) -> int:
-        """The side of the checkpoint's pictures in pixels."""
+        """The side of the checkpoint's images in pixels."""
         return int(self.pipe.model.defaults["width"])
 
 
@@ -80,7 +80,7 @@ class Sheet:
 
     @property
     def file(self) -> str:
-        """The name of the picture file."""
+        """The name of the image file."""
         return f"{self.name}.png"
 
 
@@ -94,8 +94,8 @@ def prompts(name: str, texts: Sequence[str]) -> Sheet:
 
 
 def things(studio: Studio) -> Rows:
-    pictures = [studio.one(thing) for thing in THINGS]
-    return [pictures[k : k + studio.columns] for k in range(0, len(pictures), studio.columns)]
+    images = [studio.one(thing) for thing in THINGS]
+    return [images[k : k + studio.columns] for k in range(0, len(images), studio.columns)]
 
 
 def blend(studio: Studio) -> Rows:
@@ -157,13 +157,13 @@ SHEETS: tuple[Sheet, ...] = (
     ),
     Sheet("inpainting", ("a cat, the mask (white is repainted), then “a top hat” there",), repainted),
     Sheet(
-        "variation", ("“a fox”, then variations of that picture", "“a flower”, then variations of it"), varied
+        "variation", ("“a fox”, then variations of that image", "“a flower”, then variations of it"), varied
     ),
 )
 
 
 def sheet_of(rows: Rows) -> Image.Image:
-    """Pictures of one size as a white sheet with small gaps."""
+    """Images of one size as a white sheet with small gaps."""
     width, height = rows[0][0].size
     sheet = Image.new(
         "RGB",
@@ -171,8 +171,8 @@ def sheet_of(rows: Rows) -> Image.Image:
         "white",
     )
     for down, row in enumerate(rows):
-        for across, picture in enumerate(row):
-            sheet.paste(picture, (GAP + (width + GAP) * across, GAP + (height + GAP) * down))
+        for across, image in enumerate(row):
+            sheet.paste(image, (GAP + (width + GAP) * across, GAP + (height + GAP) * down))
     return sheet
 
 
@@ -186,7 +186,7 @@ def as_png(image: Image.Image) -> bytes:
 def page(seed: int, steps: int | None) -> str:
     """The list of sheets as Markdown."""
     parts = [
-        "# Pictures\n",
+        "# Images\n",
         "Drawn by `python examples/make_examples.py` with the embedded checkpoint, "
         f"{f'{steps} steps' if steps else 'its default steps'}, seeds from {seed} on, not picked by hand.\n",
     ]
@@ -197,11 +197,11 @@ def page(seed: int, steps: int | None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw the pictures of the README and of docs/.")
-    parser.add_argument("--out", type=Path, default=PICTURES)
+    parser = argparse.ArgumentParser(description="Draw the images of the README and of docs/.")
+    parser.add_argument("--out", type=Path, default=IMAGES)
     parser.add_argument("--model", default=None, help="a folder or hub id; the embedded one if not given")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--columns", type=int, default=8, help="pictures in a row, at least 3")
+    parser.add_argument("--columns", type=int, default=8, help="images in a row, at least 3")
     parser.add_argument("--steps", type=int, default=None, help="the checkpoint's own number if not given")
     parser.add_argument("--only", nargs="+", choices=[sheet.name for sheet in SHEETS], default=None)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Follows a picture while it is made: `python examples/stream_with_preview.py "a fox" -o fox.png`.
+"""Follows an image while it is made: `python examples/stream_with_preview.py "a fox" -o fox.png`.
 
 Previews go to preview.png every few steps; the decoder of the latents is not run for them.
 """
@@ -10,7 +10,7 @@ import kandinsky
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw a picture and show how it comes about.")
+    parser = argparse.ArgumentParser(description="Draw an image and show how it comes about.")
     parser.add_argument("prompt", nargs="?", default="a fox")
     parser.add_argument("-o", "--output", type=Path, default=Path("fox.png"))
     parser.add_argument("--every", type=int, default=5, help="decoder steps between two previews")

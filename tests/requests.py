@@ -32,14 +32,14 @@ def batches_of(pipe: Pipeline, batch: int | None, fields: dict[str, Any]) -> tup
 
 
 def our_conditions(pipe: Pipeline, **fields: Any) -> Conditions:
-    """The conditions of a request, all pictures in one batch."""
+    """The conditions of a request, all images in one batch."""
     resolved, batches = batches_of(pipe, None, fields)
     (conditions,) = returned(encode(pipe.model, resolved, batches))
     return conditions
 
 
 def our_latents(pipe: Pipeline, batch: int | None = None, **fields: Any) -> torch.Tensor:
-    """The latents of a request, in batches of that many pictures (all of them unless given)."""
+    """The latents of a request, in batches of that many images (all of them unless given)."""
     resolved, batches = batches_of(pipe, batch, fields)
     conditions = returned(encode(pipe.model, resolved, batches))
     parts = []

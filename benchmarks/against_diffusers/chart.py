@@ -1,4 +1,4 @@
-"""Results as a picture: how far ahead this library is, a bar for each row."""
+"""Results as an image: how far ahead this library is, a bar for each row."""
 
 import io
 from collections.abc import Callable

@@ -53,11 +53,11 @@ class Worker:
         told = self._side.told
         return {"seconds": time.perf_counter() - begin, "dtype": told.dtype, "notes": told.notes}
 
-    def run(self, pictures: str | None = None, count: bool = False) -> dict[str, Any]:
+    def run(self, images: str | None = None, count: bool = False) -> dict[str, Any]:
         """Makes the request once; answers with the seconds and operations of the span that counts.
 
-        With `count` operations are counted, which costs a little time; `pictures` is where an .npy file of
-        the pictures goes.
+        With `count` operations are counted, which costs a little time; `images` is where an .npy file of
+        the images goes.
         """
         assert self._job is not None
         assert self._side is not None
@@ -85,8 +85,8 @@ class Worker:
         else:
             with counter:
                 made = once()
-        if pictures is not None:
-            np.save(pictures, np.stack(made))
+        if images is not None:
+            np.save(images, np.stack(made))
         seconds, operations = measured(self._job.span, moments)
         return {
             "seconds": seconds,

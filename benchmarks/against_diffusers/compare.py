@@ -51,7 +51,7 @@ class Measured:
 class Row:
     """One workload in one pairing; a side that was not asked for is None.
 
-    `difference` is the mean and the largest difference of the sides' first pictures, in levels of 255.
+    `difference` is the mean and the largest difference of the sides' first images, in levels of 255.
     `rates` are the machine's, of matrix products by dtype around this row, in operations a second.
     """
 
@@ -118,7 +118,7 @@ def compare(workload: Workload, pairing: str, sides: Sequence[str], folder: Path
     }
     row = Row(workload, pairing, {side: Measured() for side in sides})
     {"warm": _warm, "alone": _alone, "cold": _cold}[workload.kind](row, jobs, setting)
-    files = [_pictures(setting, side) for side in ("ours", "peer")]
+    files = [_images(setting, side) for side in ("ours", "peer")]
     if len(sides) == 2 and all(file.is_file() for file in files):
         row.difference = difference(*files)
     for file in files:
@@ -152,13 +152,13 @@ def _alone(row: Row, jobs: dict[str, Job], setting: Setting) -> None:
 def _cold(row: Row, jobs: dict[str, Job], setting: Setting) -> None:
     commands = {}
     for side, job in jobs.items():
-        picture = setting.scratch / f"{side}.png"
+        image = setting.scratch / f"{side}.png"
         asked = job.asked
         if side == "ours":
             commands[side] = [
                 *(sys.executable, "-m", "kandinsky", "generate", PROMPT, "--seed", str(SEED)),
                 *("--steps", str(asked.steps), "--prior-steps", str(asked.prior_steps)),
-                *("--device", setting.device, "--output", str(picture)),
+                *("--device", setting.device, "--output", str(image)),
             ]
         else:
             told = json.dumps(job.to_json())
@@ -167,7 +167,7 @@ def _cold(row: Row, jobs: dict[str, Job], setting: Setting) -> None:
                 "-m",
                 "benchmarks.against_diffusers.peer_cold",
                 told,
-                str(picture),
+                str(image),
             ]
     for number in range(-1, setting.runs):
         for side, command in commands.items():
@@ -185,7 +185,7 @@ def _load(child: Child, job: Job, noted: Measured, setting: Setting, count: bool
     """Loads a side and makes its first request; returns the seconds of that, in which it may count too."""
     told = child.ask("load", job=job.to_json())
     noted.dtype, noted.notes, noted.load_seconds = told["dtype"], told["notes"], told["seconds"]
-    first = child.ask("run", pictures=str(_pictures(setting, job.side)), count=count and not job.compiled)
+    first = child.ask("run", images=str(_images(setting, job.side)), count=count and not job.compiled)
     noted.operations = first["operations"]
     return float(first["seconds"])
 
@@ -201,7 +201,7 @@ def _child(setting: Setting, side: str) -> Child:
     return Child(setting.scratch / f"{side}.log", setting.threads, setting.device)
 
 
-def _pictures(setting: Setting, side: str) -> Path:
+def _images(setting: Setting, side: str) -> Path:
     return setting.scratch / f"{side}.npy"
 
 
@@ -209,11 +209,11 @@ def _keep_png(setting: Setting, side: str) -> None:
     from PIL import Image
 
     with Image.open(setting.scratch / f"{side}.png") as image:
-        np.save(_pictures(setting, side), np.asarray(image.convert("RGB"))[None])
+        np.save(_images(setting, side), np.asarray(image.convert("RGB"))[None])
 
 
 def difference(ours: Path, theirs: Path) -> tuple[float, float]:
-    """Mean and largest difference of two files of pictures, in levels of 255."""
+    """Mean and largest difference of two files of images, in levels of 255."""
     a, b = (np.load(path).astype(np.int16) for path in (ours, theirs))
     gap = np.abs(a - b)
     return float(gap.mean()), float(gap.max())

@@ -12,9 +12,9 @@ from benchmarks.against_diffusers.request import (
     Asked,
     Job,
     Told,
+    draw_image,
     embeddings,
     mask,
-    picture,
 )
 from benchmarks.against_diffusers.spans import Mark
 from kandinsky.core.events import Denoising, Finished
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Ours:
-    """A loaded pipeline; with a `dtype` pictures are computed together, else as the library likes."""
+    """A loaded pipeline; with a `dtype` images are computed together, else as the library likes."""
 
     def __init__(self, job: Job) -> None:
         self.asked = job.asked
@@ -47,7 +47,7 @@ class Ours:
         return Told(str(self._pipe.model.dtype).removeprefix("torch."), notes)
 
     def run(self, mark: Mark) -> list[np.ndarray[Any, Any]]:
-        """Makes the pictures, (H, W, 3) uint8 each."""
+        """Makes the images, (H, W, 3) uint8 each."""
         for event in self._pipe.stream(_prompt(self.asked), **_fields(self.asked)):
             match event:
                 case Denoising(stage=stage):
@@ -78,7 +78,7 @@ def _fields(asked: Asked) -> dict[str, Any]:
     if asked.reads == "prior":
         fields |= {"prior_steps": asked.prior_steps, "prior_guidance_scale": asked.prior_guidance_scale}
     if asked.form in ("img2img", "inpaint"):
-        fields["image"] = picture(asked)
+        fields["image"] = draw_image(asked)
     if asked.form == "img2img":
         fields["strength"] = asked.strength
     if asked.form == "inpaint":

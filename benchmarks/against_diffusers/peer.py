@@ -18,9 +18,9 @@ from benchmarks.against_diffusers.request import (
     Asked,
     Job,
     Told,
+    draw_image,
     embeddings,
     mask,
-    picture,
 )
 from benchmarks.against_diffusers.spans import Mark
 from kandinsky.core.system import compiler
@@ -76,7 +76,7 @@ class Peer:
         return Told(str(self._pipe.unet.dtype).removeprefix("torch."), self._notes)
 
     def run(self, mark: Mark) -> list[np.ndarray[Any, Any]]:
-        """Makes the pictures, (H, W, 3) uint8 each."""
+        """Makes the images, (H, W, 3) uint8 each."""
         prior = getattr(self._pipe, "prior_pipe", None)
         with _Marked(self._pipe.scheduler, lambda: mark("decoder")):
             if prior is None:
@@ -108,7 +108,7 @@ class Peer:
             cond, uncond = (self._tensor(values) for values in embeddings(asked))
             given |= {"image_embeds": cond, "negative_image_embeds": uncond}
         if asked.form in ("img2img", "inpaint"):
-            given["image"] = picture(asked)
+            given["image"] = draw_image(asked)
         if asked.form == "img2img":
             given["strength"] = asked.strength
         if asked.form == "inpaint":

@@ -1,4 +1,4 @@
-"""What a user of the peer runs for one picture: imports, loading, the picture, a PNG."""
+"""What a user of the peer runs for one image: imports, loading, the image, a PNG."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from benchmarks.against_diffusers.request import Job
 
 
 def main(arguments: list[str]) -> None:
-    """Makes the first picture of a job (JSON) and writes it to a path."""
+    """Makes the first image of a job (JSON) and writes it to a path."""
     from PIL.Image import fromarray
 
     side = Peer(Job.from_json(json.loads(arguments[0])))

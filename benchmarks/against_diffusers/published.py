@@ -21,8 +21,8 @@ from kandinsky.networks.xlmr import MultilingualClipConfig
 
 VOCABULARY, END = 8192, 8191
 """Of the embedded checkpoint's tokenizer, which the priors of these folders borrow."""
-TOKENS, PICTURE = 77, 224
-"""What those priors read: the tokens of a text, the side of a picture."""
+TOKENS, IMAGE = 77, 224
+"""What those priors read: the tokens of a text, the side of an image."""
 XLMR_MARKS, T5_MARKS = ("<s>", "<pad>", "</s>", "<unk>"), ("<pad>", "</s>", "<unk>")
 LETTERS = 256
 """Tokens of letters behind the marks, in the tokenizers of the other text encoders."""
@@ -41,7 +41,7 @@ SQUARED_COSINE = {
 }
 """The scheduler of 3.0."""
 TINY_TEXT = 64
-"""Where a decoder reads texts, its embeddings of texts and pictures and its context are of one width."""
+"""Where a decoder reads texts, its embeddings of texts and images and its context are of one width."""
 SMALL_WIDTHS: dict[str, Any] = {
     "channels": (32, 32, 64, 64),
     "layers": 1,
@@ -102,8 +102,8 @@ def _with_prior(tiny: bool, *, decoder: bool) -> Contents:
     heads = 2 if tiny else 20
     prior = PriorConfig(2, 16, 2, dim, dim, TOKENS) if tiny else PriorConfig(32, 64, 20, dim, dim, TOKENS)
     text = ClipTextConfig(VOCABULARY, dim, 32 if deep else 1, heads, 4 * dim, TOKENS, dim, "gelu", END, "eos")
-    shallow = ClipVisionConfig(32, 1, 2, 64, PICTURE, 56, dim, "gelu")
-    vision = ClipVisionConfig(1664, 48, 16, 8192, PICTURE, 14, dim, "gelu") if deep else shallow
+    shallow = ClipVisionConfig(32, 1, 2, 64, IMAGE, 56, dim, "gelu")
+    vision = ClipVisionConfig(1664, 48, 16, 8192, IMAGE, 14, dim, "gelu") if deep else shallow
     below = _decoder(tiny, unet=decoder, movq=decoder)
     parts = {
         **below.parts,

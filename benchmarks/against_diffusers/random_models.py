@@ -11,7 +11,7 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
-from benchmarks.against_diffusers.published import MODELS, PICTURE, TOKENS, Contents, Part
+from benchmarks.against_diffusers.published import IMAGE, MODELS, TOKENS, Contents, Part
 from kandinsky.checkpoints.diffusers_folder import save_component, write_model_index
 from kandinsky.checkpoints.files import make_folder, write_json
 from kandinsky.checkpoints.maps.scheduler import PRIOR_SCHEDULE_JSON
@@ -61,7 +61,7 @@ def write_model(folder: Path, contents: Contents) -> dict[str, int]:
 def _write_beside_prior(folder: Path) -> Classes:
     """What a prior needs that has no weights."""
     save_component(folder, "prior_scheduler", PRIOR_SCHEDULE_JSON, config_name="scheduler_config.json")
-    preprocess = ClipPreprocess(size=PICTURE).to_json()
+    preprocess = ClipPreprocess(size=IMAGE).to_json()
     save_component(folder, "prior_image_processor", preprocess, config_name="preprocessor_config.json")
     words = folder / "prior_tokenizer"
     shutil.copytree(embedded_folder() / "prior_tokenizer", words, dirs_exist_ok=True)

@@ -127,6 +127,6 @@ def _meaning(rows: Sequence[Row]) -> list[str]:
         *(f"- `{name}`: {text}." for name, text in done.items()),
         "- Times are medians; *ahead* is the median of the peer's over ours, pair by pair (of peaks of "
         "memory where those are the aim). *share* is of the rate of matrix products, by the operations that "
-        "the side itself does. *difference* is the mean and the largest one of the pictures, in levels of "
+        "the side itself does. *difference* is the mean and the largest one of the images, in levels of "
         "255.",
     ]

@@ -70,8 +70,8 @@ class Job:
         return cls(**{**values, "asked": Asked(**values["asked"])})
 
 
-def picture(asked: Asked) -> "Image":
-    """A picture of the request's size to begin with: two colours that fade into each other."""
+def draw_image(asked: Asked) -> "Image":
+    """An image of the request's size to begin with: two colours that fade into each other."""
     import numpy as np
     from PIL.Image import fromarray
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 Span = Literal["whole", "prior", "step", "decode"]
 """All of a request; until the prior's last step; one step of the decoder, on average; from the decoder's last
-step to the pictures."""
+step to the images."""
 Mark = Callable[[str], None]
 """Told by a side at the end of each step, with its stage ("prior" or "decoder")."""
 

@@ -51,7 +51,7 @@ DENOISER = 1_253_057_288
 
 
 def _warm(form: Form, count: int) -> Workload:
-    text = f"{form} of the embedded checkpoint, {count} picture{'s' if count > 1 else ''}, loaded already"
+    text = f"{form} of the embedded checkpoint, {count} image{'s' if count > 1 else ''}, loaded already"
     lacks = "it only repaints with U-Nets of 9 channels" if form == "inpaint" else ""
     return Workload(f"{form}-{count}", text, EMBEDDED, Asked(form=form, count=count), peer_lacks=lacks)
 
@@ -110,7 +110,7 @@ WORKLOADS = {
         *(
             Workload(
                 f"movq-{side}",
-                f"MoVQ, 68 M parameters, latents to a picture of {side} x {side}",
+                f"MoVQ, 68 M parameters, latents to an image of {side} x {side}",
                 "movq",
                 replace(SMALL, reads="embedding", width=side, height=side),
                 "decode",

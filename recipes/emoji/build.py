@@ -1,4 +1,4 @@
-"""Builds the emoji picture folder from npm packages: download, SVG rendering, join on code points.
+"""Builds the emoji image folder from npm packages: download, SVG rendering, join on code points.
 
     pip install resvg-py pillow
     python recipes/emoji/build.py out/emoji [--limit 40] [--size 128] [--packages folder-with-tgz]
@@ -63,7 +63,7 @@ STYLES = (
 
 WORDS = ("emojibase-data@17.0.0", "cldr-annotations-full@48.2.0", "cldr-annotations-derived-full@48.2.0")
 
-NOTICE = """Pictures and captions made by recipes/emoji come from:
+NOTICE = """Images and captions made by recipes/emoji come from:
 
 Microsoft Fluent Emoji (styles fluent-3d, fluent-color, fluent-flat), MIT licence, packaged as
   @lobehub/fluent-emoji-3d 1.1.0, @iconify-json/fluent-emoji 1.2.7, @iconify-json/fluent-emoji-flat 1.2.6
@@ -179,15 +179,15 @@ def render(svg: str, size: int) -> Image.Image:
     return frame
 
 
-def shrink(picture: Image.Image, size: int) -> Image.Image:
-    """All pictures are made at twice the size or more and shrunk alike, whatever drew them."""
-    return picture.resize((size, size), Image.Resampling.LANCZOS)
+def shrink(image: Image.Image, size: int) -> Image.Image:
+    """All images are made at twice the size or more and shrunk alike, whatever drew them."""
+    return image.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def drawings(
     style: Style, tarball: Path, concepts: dict[str, Any], size: int, limit: int | None
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Yields (codepoints, RGBA picture) for every concept that the style draws, in the order of code
+    """Yields (codepoints, RGBA image) for every concept that the style draws, in the order of code
     points.
     """
     if style.lookup == "file":
@@ -213,7 +213,7 @@ def drawings(
 
 
 def write(path: Path, data: bytes) -> None:
-    """Puts a file in place in one step, so that an interrupted build leaves no half picture."""
+    """Puts a file in place in one step, so that an interrupted build leaves no half image."""
     partial = path.with_name(f".{path.name}.part")
     with partial.open("wb") as file:
         file.write(data)
@@ -223,7 +223,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def build(target: Path, packages: Path, size: int, limit: int | None) -> int:
-    """Builds the folder and returns how many pictures it holds."""
+    """Builds the folder and returns how many images it holds."""
     packages.mkdir(parents=True, exist_ok=True)
     (target / "images").mkdir(parents=True, exist_ok=True)
     tarballs = {
@@ -232,10 +232,10 @@ def build(target: Path, packages: Path, size: int, limit: int | None) -> int:
     concepts = read_concepts(tarballs)
     rows = []
     for style in STYLES:
-        for key, picture in drawings(style, tarballs[style.package], concepts, size, limit):
+        for key, image in drawings(style, tarballs[style.package], concepts, size, limit):
             name = f"images/{style.name}_{key}.webp"
             buffer = io.BytesIO()
-            picture.save(buffer, "WEBP", quality=95, method=4)
+            image.save(buffer, "WEBP", quality=95, method=4)
             write(target / name, buffer.getvalue())
             rows.append(
                 {
@@ -247,7 +247,7 @@ def build(target: Path, packages: Path, size: int, limit: int | None) -> int:
                     "style": style.name,
                 }
             )
-        print(f"{style.name}: {sum(row['style'] == style.name for row in rows)} pictures", file=sys.stderr)
+        print(f"{style.name}: {sum(row['style'] == style.name for row in rows)} images", file=sys.stderr)
     lines = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
     write(target / "concepts.json", json.dumps(concepts, ensure_ascii=False, sort_keys=True).encode())
     write(target / "NOTICE", NOTICE.encode())
@@ -257,12 +257,10 @@ def build(target: Path, packages: Path, size: int, limit: int | None) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Build the emoji picture folder from npm packages.")
+    parser = argparse.ArgumentParser(description="Build the emoji image folder from npm packages.")
     parser.add_argument("target", type=Path, help="the folder to write")
-    parser.add_argument("--size", type=int, default=128, help="side of a picture in pixels")
-    parser.add_argument(
-        "--limit", type=int, default=None, help="only the first so many pictures of each style"
-    )
+    parser.add_argument("--size", type=int, default=128, help="side of an image in pixels")
+    parser.add_argument("--limit", type=int, default=None, help="only the first so many images of each style")
     parser.add_argument(
         "--packages", type=Path, default=None, help="where tarballs are kept (default: TARGET/packages)"
     )
@@ -270,7 +268,7 @@ def main() -> None:
     count = build(
         options.target, options.packages or options.target / "packages", options.size, options.limit
     )
-    print(f"{count} pictures in {options.target}")
+    print(f"{count} images in {options.target}")
 
 
 if __name__ == "__main__":

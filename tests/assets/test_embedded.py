@@ -69,7 +69,7 @@ def test_its_card_and_licences_are_beside_it() -> None:
 
 @pytest.mark.parametrize("path", sorted((embedded_folder() / OWN_ADAPTERS).glob("*.safetensors")))
 def test_own_adapters_draw_in_fewer_steps(path: Path, pipe: Pipeline) -> None:
-    """Nearer to the checkpoint's usual pictures than the checkpoint comes in as few steps."""
+    """Nearer to the checkpoint's usual images than the checkpoint comes in as few steps."""
     prompts = ["a red apple", "a fox", "a blue car", "a house"]
     usual = pipe.generate(prompts, seed=0)
     adapted = kandinsky.load(device="cpu", lora={path.stem: 1.0}).generate(prompts, seed=0)
@@ -83,7 +83,7 @@ def test_own_adapters_draw_in_fewer_steps(path: Path, pipe: Pipeline) -> None:
     assert near < 0.7 * far
 
 
-def test_the_peer_draws_the_same_picture(pipe: Pipeline) -> None:
+def test_the_peer_draws_the_same_image(pipe: Pipeline) -> None:
     peer = KandinskyV22CombinedPipeline.from_pretrained(embedded_folder(), torch_dtype=torch.float32)
     peer.set_progress_bar_config(disable=True)
     peer.prior_pipe.set_progress_bar_config(disable=True)
@@ -145,7 +145,7 @@ def test_background_words_act(pipe: Pipeline) -> None:
 
 
 def test_style_words_act(pipe: Pipeline) -> None:
-    """Of real pictures of a thing in four styles, the one nearest to the prompt with a style's word is drawn
+    """Of real images of a thing in four styles, the one nearest to the prompt with a style's word is drawn
     in that style, much oftener than by chance (1 in 4)."""
     concepts = (STYLES / "concepts.txt").read_text("utf-8").splitlines()
     sheet = torch.from_numpy(np.array(Image.open(STYLES / "styles.png"))).permute(2, 0, 1).float()
@@ -155,7 +155,7 @@ def test_style_words_act(pipe: Pipeline) -> None:
     real = torch.nn.functional.normalize(real, dim=1).view(len(concepts), len(STYLE_WORDS), -1)
     asked = [f"{concept}, {word}" for concept in concepts for word in STYLE_WORDS]
     meant = embeddings(pipe, asked).view_as(real)
-    # Beside what all pictures of the thing share.
+    # Beside what all images of the thing share.
     real, meant = real - real.mean(dim=1, keepdim=True), meant - real.mean(dim=1, keepdim=True)
     near = torch.nn.functional.normalize(meant, dim=2) @ torch.nn.functional.normalize(real, dim=2).mT
     right = near.argmax(dim=2) == torch.arange(len(STYLE_WORDS))

@@ -1,4 +1,4 @@
-"""Rows of several runs in one picture: what was written is read again."""
+"""Rows of several runs in one image: what was written is read again."""
 
 import json
 from pathlib import Path

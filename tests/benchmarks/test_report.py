@@ -1,4 +1,4 @@
-"""Ratios pair by pair, tables, JSON and the picture, on numbers that were not measured."""
+"""Ratios pair by pair, tables, JSON and the image, on numbers that were not measured."""
 
 import io
 import json
@@ -76,7 +76,7 @@ def test_the_table_tells_all_of_it(results: Results) -> None:
     assert kept["rows"][0]["sides"]["peer"]["seconds"] == [4, 6, 3]
 
 
-def test_the_picture_has_a_bar_for_each_comparison(results: Results) -> None:
+def test_the_image_has_a_bar_for_each_comparison(results: Results) -> None:
     with Image.open(io.BytesIO(draw_chart(results))) as image:
         pixels = np.asarray(image.convert("RGB"))
     green = (pixels == (0x2F, 0x7D, 0x5B)).all(axis=-1)

@@ -12,7 +12,7 @@ from benchmarks import sampler_curve
 from benchmarks.brownian import BrownianNoise
 from benchmarks.curve_tables import BEGIN, END, rewritten
 from kandinsky.core.errors import DataError
-from kandinsky.core.rng import PerPictureRng, Rng
+from kandinsky.core.rng import PerImageRng, Rng
 from kandinsky.diffusion.loop import sample
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.samplers import make_sampler
@@ -54,11 +54,11 @@ def test_more_steps_on_one_path_come_nearer(name: str) -> None:
     reference = path(1000)
     far = [(path(steps) - reference).std().item() for steps in (10, 40, 160)]
     assert far[2] < 0.6 * far[1] < 0.36 * far[0]
-    other = ancestral(name, 160, start, PerPictureRng.from_seeds([7]))
+    other = ancestral(name, 160, start, PerImageRng.from_seeds([7]))
     assert far[2] < 0.2 * (other - reference).std().item()
 
 
-def test_distance_is_a_share_of_that_of_other_pictures() -> None:
+def test_distance_is_a_share_of_that_of_other_images() -> None:
     reference = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
     assert sampler_curve.distance(reference, reference) == 0
     assert sampler_curve.distance(reference.flip(0), reference) == pytest.approx(1.0)
@@ -68,7 +68,7 @@ def test_distance_is_a_share_of_that_of_other_pictures() -> None:
 def test_the_whole_command(tiny: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"Before\n{BEGIN}\nold\n{END}\nBehind\n", "utf-8")
-    flags = ["--model", str(tiny.combined), "--quick", "--pictures", "2", "--out", str(tmp_path)]
+    flags = ["--model", str(tiny.combined), "--quick", "--images", "2", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["sampler_curve.py", *flags, "--docs", str(page)])
     sampler_curve.main()
     rows = json.loads((tmp_path / "sampler-curve.json").read_text("utf-8"))["rows"]

@@ -1,4 +1,4 @@
-"""Both sides in this process, on the tiny models: the same weights, requests and pictures."""
+"""Both sides in this process, on the tiny models: the same weights, requests and images."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ def chosen(name: str) -> Workload:
     return next(Plan(workloads=(name,), quick=True).chosen())
 
 
-def pictures(
+def images(
     name: str, side: str, models: Path, dtype: str | None = None
 ) -> tuple[np.ndarray, dict[str, float]]:
     workload = chosen(name)
@@ -40,9 +40,9 @@ def pictures(
     worker = Worker(0, "cpu")
     told = worker.load(Job(side, str(folder), workload.asked, workload.span, dtype).to_json())  # type: ignore[arg-type]
     assert dtype in (None, told["dtype"])
-    found = worker.run(str(models / "pictures.npy"), count=True)
+    found = worker.run(str(models / "images.npy"), count=True)
     assert found["seconds"] > 0
-    return np.load(models / "pictures.npy").astype(int), found
+    return np.load(models / "images.npy").astype(int), found
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,10 @@ def pictures(
     ],
 )
 def test_both_sides_draw_the_same(name: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # In bfloat16, which some processors would have us choose, pictures of random weights differ by more.
+    # In bfloat16, which some processors would have us choose, images of random weights differ by more.
     monkeypatch.setattr(devices, "_has_fast_bfloat16", lambda: False)
-    ours, counted = pictures(name, "ours", models)
-    peer, theirs = pictures(name, "peer", models)
+    ours, counted = images(name, "ours", models)
+    peer, theirs = images(name, "peer", models)
     count = chosen(name).asked.count
     assert ours.shape == peer.shape == (count, 64, 64, 3)
     assert ours.std() > 1
@@ -73,14 +73,14 @@ def test_both_sides_draw_the_same(name: str, models: Path, monkeypatch: pytest.M
 
 
 def test_what_the_peer_cannot_do_is_ours_alone(models: Path) -> None:
-    assert pictures("inpaint-1", "ours", models)[0].shape == (1, 64, 64, 3)
+    assert images("inpaint-1", "ours", models)[0].shape == (1, 64, 64, 3)
     plan = Plan(workloads=("inpaint-1",), quick=True)
     assert next(plan.pairings(chosen("inpaint-1"))) == ("default", ["ours"])
 
 
 def test_best_sides_compute_in_the_dtype_asked_for(models: Path) -> None:
     for side in ("ours", "peer"):
-        assert pictures("movq-512", side, models, "bfloat16")[0].shape == (1, 64, 64, 3)
+        assert images("movq-512", side, models, "bfloat16")[0].shape == (1, 64, 64, 3)
 
 
 def test_a_part_computes_in_the_dtype_of_the_whole(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

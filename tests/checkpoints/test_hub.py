@@ -70,7 +70,7 @@ NEVER = [
     "unet/diffusion_pytorch_model.bin",
     "unet/diffusion_pytorch_model.non_ema.safetensors",
     "safety_checker/model.safetensors",
-    "pictures/fox.png",
+    "images/fox.png",
     "kandinsky.ckpt",
     "unet/tricks.py",
 ]

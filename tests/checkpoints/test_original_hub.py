@@ -27,7 +27,7 @@ from tests.requests import our_latents
 
 FIRST, SECOND = "ai-forever/Kandinsky_2.0", "ai-forever/Kandinsky_2.1"
 FIELDS: dict[str, Any] = {"prompt": PROMPT, "seed": 3, "width": 64, "height": 64, "steps": 1}
-NEVER = [".gitattributes", "README.md", "text_encoder/flax_model.msgpack", "pictures/cat.png"]
+NEVER = [".gitattributes", "README.md", "text_encoder/flax_model.msgpack", "images/cat.png"]
 SMALL = ["config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"]
 ENCODER = [*SMALL, "sentencepiece.bpe.model", "pytorch_model.bin"]
 # The repositories as they are published.

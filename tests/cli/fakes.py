@@ -1,4 +1,4 @@
-"""A pipeline without weights, whose pictures depend on all that was asked, to test the command line on."""
+"""A pipeline without weights, whose images depend on all that was asked, to test the command line on."""
 
 import hashlib
 import json

@@ -51,7 +51,7 @@ def pixels(path: str | Path) -> np.ndarray:
         return np.asarray(image)
 
 
-def test_a_picture_and_nothing_else(generate: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_and_nothing_else(generate: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert generate("a red fox", "-o", "fox.png", "--seed", 7) == 0
     assert files() == ["fox.png"]
     assert pixels("fox.png").shape == (16, 16, 3)
@@ -71,7 +71,7 @@ def test_without_a_seed_the_name_tells_it(generate: Command, loader: Loader) -> 
     assert files() == [f"fox-{loader.pipeline.asked[0].seed}.png"]
 
 
-def test_several_pictures_are_numbered(generate: Command, loader: Loader) -> None:
+def test_several_images_are_numbered(generate: Command, loader: Loader) -> None:
     assert (
         generate("a cat", "a dog", "--count", 2, "--seed", 5, "-o", "pets.jpg", "--negative-prompt", "fog")
         == 0
@@ -84,7 +84,7 @@ def test_several_pictures_are_numbered(generate: Command, loader: Loader) -> Non
         ("a dog", 7, 1, "fog"),
         ("a dog", 8, 1, "fog"),
     ]
-    assert len(loader.calls) == 1, "one load serves all pictures"
+    assert len(loader.calls) == 1, "one load serves all images"
 
 
 def test_a_folder_as_output(generate: Command) -> None:
@@ -123,9 +123,7 @@ def test_another_sampler_does_not_inherit_the_noise_of_the_first(generate: Comma
     assert loader.pipeline.asked[2].eta == 0.25
 
 
-def test_input_pictures_are_found_again_or_named(
-    generate: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_input_images_are_found_again_or_named(generate: Command, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (8, 8), "red").save("in.png")
     Image.new("L", (8, 8), 255).save("mask.png")
     assert generate("a hat", "--image", "in.png", "--mask", "mask.png", "--strength", 0.5, "-o", "a.png") == 0
@@ -152,7 +150,7 @@ def test_mix_parts(loader: Loader) -> None:
     assert parse_mix(["a", "b: c"]) == mix(["a", "b: c"])
     with pytest.raises(RequestError, match="'b' has no weight"):
         parse_mix(["a:1", "b"])
-    with pytest.raises(RequestError, match=r"no picture gone\.png"):
+    with pytest.raises(RequestError, match=r"no image gone\.png"):
         parse_mix(["gone.png:1"])
     with pytest.raises(RequestError, match="empty"):
         parse_mix([":1"])
@@ -165,8 +163,8 @@ def test_mix_parts(loader: Loader) -> None:
         ("红苹果", "红苹果"),
         ("हरा सेब", "हरा-सेब"),
         ("../../etc/passwd", "etc-passwd"),
-        ("🍎", "picture"),
-        ("", "picture"),
+        ("🍎", "image"),
+        ("", "image"),
         ("one two three four five six seven eight nine ten", "one-two-three-four-five-six-seven-eight"),
         ("x" * 300, "x" * 40),
     ],
@@ -191,7 +189,7 @@ def test_preview_is_updated_and_removed(generate: Command, loader: Loader) -> No
     assert seen == {}, "no preview unless asked for"
 
 
-def test_ctrl_c_leaves_finished_pictures_only(generate: Command, loader: Loader) -> None:
+def test_ctrl_c_leaves_finished_images_only(generate: Command, loader: Loader) -> None:
     def interrupt(step: int) -> None:
         if len(loader.pipeline.asked) == 2 and step == 3:
             raise KeyboardInterrupt
@@ -253,15 +251,15 @@ BAD = {
     "size": (["fox", "--width", "0"], "width 0"),
     "steps": (["fox", "--steps", "5000"], "steps 5000"),
     "strength": (["fox", "--strength", "1.5"], "strength 1.5"),
-    "text as picture": (["fox", "--image", "notes.png"], "notes.png is not a picture"),
-    "missing picture": (["fox", "--image", "gone.png"], "no picture gone.png"),
+    "text as image": (["fox", "--image", "notes.png"], "notes.png is not an image"),
+    "missing image": (["fox", "--image", "gone.png"], "no image gone.png"),
     "missing folder": (["fox", "-o", "gone/fox.png"], "no folder gone"),
     "file as folder": (["fox", "-o", "notes.png/fox.png"], "no folder notes.png"),
     "no suffix": (["fox", "-o", "fox"], "fox.png"),
-    "wrong suffix": (["fox", "-o", "fox.bpm"], "fox.bpm has no picture format"),
+    "wrong suffix": (["fox", "-o", "fox.bpm"], "fox.bpm has no image format"),
     "mix and prompt": (["fox", "--mix", "a:1"], "'fox' stands beside --mix"),
-    "from a bare picture": (["--from", "bare.png"], "does not hold the request"),
-    "from nothing": (["--from", "gone.png"], "no picture gone.png"),
+    "from a bare image": (["--from", "bare.png"], "does not hold the request"),
+    "from nothing": (["--from", "gone.png"], "no image gone.png"),
     "seed": (["fox", "--seed", "-1"], "seed -1"),
 }
 
@@ -271,7 +269,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     name: str, generate: Command, loader: Loader, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments, words = BAD[name]
-    Path("notes.png").write_text("not a picture")
+    Path("notes.png").write_text("not an image")
     Image.new("RGB", (4, 4)).save("bare.png")
     assert generate(*arguments) == 1
     captured = capsys.readouterr()
@@ -303,7 +301,7 @@ def test_debug_shows_where(loader: Loader) -> None:
     assert loader.pipeline.asked[0].prompt == "--debug"
 
 
-def test_memory_settings_are_not_kept_with_a_picture(generate: Command, loader: Loader) -> None:
+def test_memory_settings_are_not_kept_with_an_image(generate: Command, loader: Loader) -> None:
     """They change no pixel, but for the number of bits of weights."""
     flags = ["--offload", "auto", "--prompt-cache", "texts", "--quantize", "int8", "-o", "a.png"]
     assert generate("a cat", "--seed", 3, "--model", "m", *flags) == 0

@@ -34,7 +34,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     ending.program()
 
 
-def test_a_picture_is_written_before_the_process_ends(
+def test_an_image_is_written_before_the_process_ends(
     exits: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     collected: list[bool] = []

@@ -31,7 +31,7 @@ def test_stage_step_and_time_left_are_shown() -> None:
     text = shown(terminal=True)
     for words in ("2/3 encoding text", "2/3 prior", "25/25", "2/3 decoder", "7/50", "2/3 decoding", "left"):
         assert words in text
-    # The last frame belongs to the present picture only.
+    # The last frame belongs to the present image only.
     assert "loading" not in text.rsplit("2/3 encoding text", maxsplit=1)[-1]
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import kandinsky
 from kandinsky.cli.main import run
-from kandinsky.core.metadata import read_metadata, write_picture
+from kandinsky.core.metadata import read_metadata, write_image
 from kandinsky.core.requests import Mix
 from tests.cli.fakes import FakePipeline, Loader
 
@@ -110,7 +110,7 @@ def test_an_interruption_keeps_what_is_done(generate: Command, loader: Loader) -
     assert len(files()) == 4
 
 
-def test_another_picture_in_the_place_is_no_result(
+def test_another_image_in_the_place_is_no_result(
     generate: Command, loader: Loader, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert generate(LINES) == 0
@@ -121,7 +121,7 @@ def test_another_picture_in_the_place_is_no_result(
         said = capsys.readouterr().err
         assert "is there already" in said
         assert "line 3" in said or flags
-    write_picture(Image.fromarray(np.zeros((4, 4, 3), np.uint8)), "out/0001-a-fox.png")
+    write_image(Image.fromarray(np.zeros((4, 4, 3), np.uint8)), "out/0001-a-fox.png")
     assert generate(LINES) == 1
     assert "asked.jsonl line 1" in capsys.readouterr().err
     assert len(loader.calls) == loads
@@ -138,7 +138,7 @@ BAD: list[tuple[Any, str]] = [
     ({"prompt": "a", "mix": ["b"]}, "mix is not a list of texts"),
     ({"mix": "b"}, "mix is not a list of texts"),
     ({"prompt": "a", "output": "../a.png"}, "no file name"),
-    ({"prompt": "a", "output": "a.txt"}, "no picture format"),
+    ({"prompt": "a", "output": "a.txt"}, "no image format"),
     ({"prompt": "a", "output": "first.png"}, "is the output of line 1 too"),
     ({"prompt": "a", "sampler": "eulr"}, "unknown sampler 'eulr'"),
 ]
@@ -162,7 +162,7 @@ def test_a_bad_line_is_named_and_nothing_is_drawn(
     [
         (("a fox",), "a prompt is given beside --requests"),
         (("--mix", "a:1"), "--mix is given beside --requests"),
-        (("--preview",), "--preview shows one picture"),
+        (("--preview",), "--preview shows one image"),
         (("-o", "nowhere"), "There is no folder nowhere"),
     ],
 )

@@ -64,8 +64,8 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int | str | No
 
 
 def test_flags_reach_the_run(train: Any) -> None:
-    flags = ["--data", "pictures", "--out", "there", "--seed", "3", "--threads", "2", "--resume"]
-    changes = {"data": {"folder": Path("pictures")}, "out": Path("there"), "seed": 3, "threads": 2}
+    flags = ["--data", "images", "--out", "there", "--seed", "3", "--threads", "2", "--resume"]
+    changes = {"data": {"folder": Path("images")}, "out": Path("there"), "seed": 3, "threads": 2}
     assert train("run.toml", *flags) == (0, [(Path("run.toml"), True, changes)])
     assert train("run.toml") == (0, [(Path("run.toml"), False, {})])
 
@@ -116,7 +116,7 @@ def test_lines_where_nobody_watches() -> None:
     assert follow(story(FINISHED), console, quiet=False)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "codec begins of 20: 1.25 million numbers learn" in text
-    assert "codec 50.0% step 10, reconstruction 0.125, 300 pictures/s, 0:01:01 left" in text
+    assert "codec 50.0% step 10, reconstruction 0.125, 300 images/s, 0:01:01 left" in text
     assert "step 11," not in text, "one line in half a minute is enough"
     assert "psnr 25.5" in text
     assert "codec is done after 20 steps: reconstruction 0.1; it is in out/codec" in text

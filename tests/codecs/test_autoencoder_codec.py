@@ -42,21 +42,21 @@ def codec_of(network: Any) -> AutoencoderCodec:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_preview_has_the_colours_of_the_picture(dtype: torch.dtype) -> None:
+def test_a_preview_has_the_colours_of_the_image(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     network = Averages().to(dtype)
     codec = codec_of(network)
-    pictures = F.interpolate(noise(2, 3, 5, 6).clamp(-1, 1), scale_factor=4.0)
-    small = codec.preview(codec.encode(pictures))
+    images = F.interpolate(noise(2, 3, 5, 6).clamp(-1, 1), scale_factor=4.0)
+    small = codec.preview(codec.encode(images))
     assert small.shape == (2, 3, 5, 6)
     tolerance = 1e-5 if dtype == torch.float32 else 0.1
-    assert (small - F.avg_pool2d(pictures, 4)).abs().max() < tolerance
+    assert (small - F.avg_pool2d(images, 4)).abs().max() < tolerance
     encoded = network.encoded
-    codec.preview(codec.encode(pictures))
+    codec.preview(codec.encode(images))
     assert network.encoded == encoded + 1, "the map from latents to colours is found once"
 
 
-def test_a_preview_of_latents_that_hold_no_colour_stays_a_picture() -> None:
+def test_a_preview_of_latents_that_hold_no_colour_stays_an_image() -> None:
     network = Averages()
     nn.init.zeros_(network.quant_conv.weight)
     small = codec_of(network).preview(100 * noise(1, 4, 3, 3))
@@ -69,8 +69,8 @@ def test_results_are_in_the_caller_s_dtype(dtype: torch.dtype) -> None:
     network = redraw(MoVQ(MoVQConfig((32, 64), 1, codebook_size=8))).to(dtype)
     codec = AutoencoderCodec(network)
     assert (codec.downscale, codec.channels) == (2, 4)
-    pictures = noise(2, 3, 8, 12)
-    latents = codec.encode(pictures)
+    images = noise(2, 3, 8, 12)
+    latents = codec.encode(images)
     assert (latents.shape, latents.dtype) == ((2, 4, 4, 6), torch.float32)
     decoded = codec.decode(latents.double())
     assert (decoded.shape, decoded.dtype) == ((2, 3, 8, 12), torch.float64)

@@ -1,4 +1,4 @@
-"""Autoencoders in strips of rows: the same numbers as of the whole picture, from less memory."""
+"""Autoencoders in strips of rows: the same numbers as of the whole image, from less memory."""
 
 from typing import Any
 
@@ -43,20 +43,20 @@ def difference(found: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("area", [1, 100, 36 * 5, 2**17])
 def test_strips_of_any_height_give_the_whole(kind: str, area: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strips, "AREA", area)
-    latents, pictures = noise(2, 4, 9, 7), noise(2, 3, 36, 28, seed=1).clamp(-1, 1)
+    latents, images = noise(2, 4, 9, 7), noise(2, 3, 36, 28, seed=1).clamp(-1, 1)
     whole, striped = CODECS[kind](False), CODECS[kind](True)
     assert difference(striped.decode(latents), whole.decode(latents)) < 1e-5
-    assert difference(striped.encode(pictures), whole.encode(pictures)) < 1e-5
+    assert difference(striped.encode(images), whole.encode(images)) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_other_precisions(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strips, "AREA", 100)
-    latents, pictures = noise(1, 4, 6, 5).to(dtype), noise(1, 3, 24, 20, seed=1).to(dtype)
+    latents, images = noise(1, 4, 6, 5).to(dtype), noise(1, 3, 24, 20, seed=1).to(dtype)
     for make in CODECS.values():
         whole, striped = make(False, dtype), make(True, dtype)
         assert difference(striped.decode(latents), whole.decode(latents)) < TOLERANCE[dtype]
-        assert difference(striped.encode(pictures), whole.encode(pictures)) < TOLERANCE[dtype]
+        assert difference(striped.encode(images), whole.encode(images)) < TOLERANCE[dtype]
 
 
 def test_means_far_from_zero_cost_no_digits() -> None:
@@ -124,7 +124,7 @@ def test_activations_go_while_the_next_ones_come(
     assert len(x._parts) <= 1
 
 
-def test_large_pictures_alone_are_in_strips_of_themselves() -> None:
+def test_large_images_alone_are_in_strips_of_themselves() -> None:
     assert not in_strips("auto", 1024 * 1024)
     assert in_strips("auto", 1024 * 1032)
     assert in_strips(True, 64)

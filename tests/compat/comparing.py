@@ -1,4 +1,4 @@
-"""What the tests of the facades share: generators, pictures, and both sides of a comparison."""
+"""What the tests of the facades share: generators, images, and both sides of a comparison."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def drawn(kind: str, count: int, seed: int = 5) -> Any:
-    """Generators as callers pass them: "one" for all, or a "list" with one for each picture."""
+    """Generators as callers pass them: "one" for all, or a "list" with one for each image."""
     return seeded(seed) if kind == "one" else [seeded(seed + i) for i in range(count)]
 
 
-def picture(width: int = 128, height: int = 64, seed: int = 0) -> Image.Image:
+def draw_image(width: int = 128, height: int = 64, seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
 

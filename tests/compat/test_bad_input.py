@@ -14,14 +14,14 @@ import kandinsky
 from kandinsky.compat import diffusers as compat
 from kandinsky.compat.kandinsky2 import get_kandinsky2
 from kandinsky.core.errors import CheckpointError, HubError, KandinskyError, RequestError, TokenizerError
-from tests.compat.comparing import embeds, folder, hole, picture
+from tests.compat.comparing import draw_image, embeds, folder, hole
 from tests.reference.folders import PROMPT
 from tests.tiny import Checkpoints
 from tests.tiny_text_image import WIDTH, TextImageCheckpoints
 
 Load = Callable[[str, str], Any]
 QUICK: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 1}
-PICTURES = {
+IMAGES = {
     "transparent": Image.new("RGBA", (64, 64), (200, 30, 30, 128)),
     "grey": Image.new("L", (64, 64), 90),
     "16 bits": Image.fromarray(np.full((64, 64), 40_000, np.uint16)),
@@ -56,9 +56,9 @@ def originals(
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.1", "2.2"])
-@pytest.mark.parametrize("kind", PICTURES)
-def test_pictures_of_every_mode_by_the_original_names(version: str, kind: str, originals: Any) -> None:
-    (image,) = originals[version]["img2img"](PICTURES[kind], strength=0.5)
+@pytest.mark.parametrize("kind", IMAGES)
+def test_images_of_every_mode_by_the_original_names(version: str, kind: str, originals: Any) -> None:
+    (image,) = originals[version]["img2img"](IMAGES[kind], strength=0.5)
     assert (image.size, image.mode) == ((64, 64), "RGB")
 
 
@@ -67,19 +67,19 @@ def test_requests_by_the_original_names(version: str, originals: Any) -> None:
     change, repaint = originals[version]["img2img"], originals[version]["inpainting"]
     for strength in (-0.1, 1.1):
         with pytest.raises(RequestError, match=r"strength -0\.1|strength 1\.1"):
-            change(picture(64, 64), strength=strength)
+            change(draw_image(64, 64), strength=strength)
     with pytest.raises(RequestError, match="marks nothing to repaint"):
-        repaint(picture(64, 64), np.ones((64, 64), np.float32))
+        repaint(draw_image(64, 64), np.ones((64, 64), np.float32))
     with pytest.raises(RequestError, match="is not a mask"):
-        repaint(picture(64, 64), np.ones((64, 64, 3), np.float32))
-    with pytest.raises(RequestError, match=r"There is no picture none\.png"):
+        repaint(draw_image(64, 64), np.ones((64, 64, 3), np.float32))
+    with pytest.raises(RequestError, match=r"There is no image none\.png"):
         change("none.png")
-    with pytest.raises(RequestError, match="is not a picture"):
+    with pytest.raises(RequestError, match="is not an image"):
         change(3)
     with pytest.raises(TypeError, match="numsteps"):
-        change(picture(64, 64), numsteps=3)
+        change(draw_image(64, 64), numsteps=3)
     # A mask of another size is resized, as there.
-    (image,) = repaint(picture(64, 64), 1 - hole(32, 32))
+    (image,) = repaint(draw_image(64, 64), 1 - hole(32, 32))
     assert image.size == (64, 64)
 
 
@@ -89,10 +89,10 @@ def test_strengths(strength: Any, ours: Load, text_image: TextImageCheckpoints) 
     assert text_image.decoder
     earlier = compat.KandinskyImg2ImgPipeline.from_pretrained(text_image.root / "decoder")
     with pytest.raises(RequestError, match="strength"):
-        later(embeds(1)[0], picture(64, 64), embeds(1)[1], strength=strength, **QUICK)
+        later(embeds(1)[0], draw_image(64, 64), embeds(1)[1], strength=strength, **QUICK)
     row = np.zeros((1, WIDTH), np.float32)
     with pytest.raises(RequestError, match="strength"):
-        earlier("a fox", picture(64, 64), row, row, strength=strength, **QUICK)
+        earlier("a fox", draw_image(64, 64), row, row, strength=strength, **QUICK)
 
 
 @pytest.mark.parametrize(
@@ -132,14 +132,14 @@ def test_numbers_of_numpy(ours: Load) -> None:
 )
 def test_numbers_of_the_last_release(field: dict[str, Any], originals: Any) -> None:
     with pytest.raises(RequestError, match=r"is 0|0 is outside|prior_steps is '10,5'|guidance_scale is 'x'"):
-        originals["2.2"]["img2img"](picture(64, 64), **field)
+        originals["2.2"]["img2img"](draw_image(64, 64), **field)
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.1"])
 @pytest.mark.parametrize("field", [{"num_steps": 0}, {"num_steps": 1001}, {"guidance_scale": "x"}])
 def test_numbers_of_earlier_releases(version: str, field: dict[str, Any], originals: Any) -> None:
     with pytest.raises(RequestError, match=r"steps|guidance_scale"):
-        originals[version]["img2img"](picture(64, 64), **field)
+        originals[version]["img2img"](draw_image(64, 64), **field)
 
 
 def test_parts_of_another_library(ours: Load, tiny: Checkpoints) -> None:

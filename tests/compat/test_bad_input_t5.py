@@ -16,14 +16,14 @@ from kandinsky.compat import diffusers as compat
 from kandinsky.compat import kandinsky3
 from kandinsky.core.errors import CheckpointError, KandinskyError, RequestError, TokenizerError
 from kandinsky.generations import convert
-from tests.compat.comparing import hole, picture
+from tests.compat.comparing import draw_image, hole
 from tests.tiny_one_text import OneTextCheckpoints
 
 Call = Callable[..., Any]
 SMALL: dict[str, Any] = {"prompt": "p1", "width": 64, "height": 64, "steps": 1}
 ORIGINAL_NAMES = {"prompt": "text", "count": "images_num"}
 PEERS_NAMES = {"steps": "num_inference_steps", "count": "num_images_per_prompt"}
-PICTURES = {
+IMAGES = {
     "transparent": Image.new("RGBA", (64, 64), (200, 30, 30, 128)),
     "grey": Image.new("L", (64, 64), 90),
     "16 bits": Image.fromarray(np.full((64, 64), 40_000, np.uint16)),
@@ -42,7 +42,7 @@ def named(call: Call, names: dict[str, str], without: tuple[str, ...] = ()) -> C
 
 @pytest.fixture(scope="module")
 def roads(one_text: OneTextCheckpoints, third_release: Path, third_first_release: Path) -> dict[str, Call]:
-    """Requests by the words of `generate`, by what makes pictures of them."""
+    """Requests by the words of `generate`, by what makes images of them."""
     folder = one_text.ours()
     pipes = {
         "folder": folder,
@@ -82,27 +82,27 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "half a pixel": (ALL_TEXT_ROADS, {"width": 64.5}, r"width.*64\.5"),
     "steps": (TEXT_ROADS, {"steps": 1001}, "1001"),
     "no step": (TEXT_ROADS, {"steps": 0}, "steps 0 is outside"),
-    "no picture": (ALL_TEXT_ROADS, {"count": 0}, "(count|num_images_per_prompt) (is )?0"),
+    "no image": (ALL_TEXT_ROADS, {"count": 0}, "(count|num_images_per_prompt) (is )?0"),
     "a scale of nothing": (TEXT_ROADS, {"guidance_scale": float("nan")}, "guidance_scale"),
     "a sampler": (NATIVE, {"sampler": "dppm"}, "Did you mean 'ddpm'"),
     "eta": (NATIVE, {"eta": 1.5}, r"eta 1\.5 is not"),
-    "much strength": (CHANGING, {"image": picture(64, 64), "strength": 1.5}, r"strength 1\.5"),
-    "no strength": (CHANGING, {"image": picture(64, 64), "strength": 0}, "strength 0"),
-    "no file": (CHANGING, {"image": "none.png", "strength": 0.5}, r"There is no picture none\.png"),
-    "a number": (CHANGING, {"image": 3, "strength": 0.5}, "is not a picture"),
+    "much strength": (CHANGING, {"image": draw_image(64, 64), "strength": 1.5}, r"strength 1\.5"),
+    "no strength": (CHANGING, {"image": draw_image(64, 64), "strength": 0}, "strength 0"),
+    "no file": (CHANGING, {"image": "none.png", "strength": 0.5}, r"There is no image none\.png"),
+    "a number": (CHANGING, {"image": 3, "strength": 0.5}, "is not an image"),
     "an empty mask": (
         PAINTING,
-        {"image": picture(64, 64), "mask": np.zeros((64, 64), np.float32)},
+        {"image": draw_image(64, 64), "mask": np.zeros((64, 64), np.float32)},
         "marks nothing to repaint",
     ),
     "a mask of another size": (
         NATIVE,
-        {"image": picture(64, 64), "mask": np.ones((32, 64), np.float32)},
+        {"image": draw_image(64, 64), "mask": np.ones((32, 64), np.float32)},
         "is 64 x 32, its image is 64 x 64",
     ),
     "a mask in colours": (
         ("names of its inpainting",),  # elsewhere it is read as grey
-        {"image": picture(64, 64), "mask": np.ones((64, 64, 3), np.float32)},
+        {"image": draw_image(64, 64), "mask": np.ones((64, 64, 3), np.float32)},
         "is not a mask",
     ),
 }
@@ -113,23 +113,23 @@ CASES = [(name, road) for name, (roads, _, _) in REFUSED.items() for road in roa
 def test_requests(name: str, road: str, roads: dict[str, Call]) -> None:
     _, fields, words = REFUSED[name]
     if road == "inpainting" and "image" not in fields:
-        fields = fields | {"image": picture(64, 64), "mask": hole(64, 64)}
+        fields = fields | {"image": draw_image(64, 64), "mask": hole(64, 64)}
     with pytest.raises(RequestError, match=words):
         roads[road](**fields)
 
 
-def test_a_text_named_as_a_picture(roads: dict[str, Call], tmp_path: Path) -> None:
+def test_a_text_named_as_an_image(roads: dict[str, Call], tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_text("a red fox")
     for road in CHANGING:
         with pytest.raises(RequestError, match=r"notes\.png"):
             roads[road](image=tmp_path / "notes.png", strength=0.5)
 
 
-@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("kind", IMAGES)
 @pytest.mark.parametrize("road", [*CHANGING, "inpainting", "names of its inpainting"])
-def test_pictures_of_every_mode(kind: str, road: str, roads: dict[str, Call]) -> None:
+def test_images_of_every_mode(kind: str, road: str, roads: dict[str, Call]) -> None:
     fields = {"mask": hole(64, 64)} if "inpainting" in road else {"strength": 1.0}
-    made = roads[road](image=PICTURES[kind], **fields)
+    made = roads[road](image=IMAGES[kind], **fields)
     (image,) = made if isinstance(made, list) else made.images
     assert (image.size, image.mode) == ((64, 64), "RGB")
 

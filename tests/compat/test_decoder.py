@@ -1,4 +1,4 @@
-"""The decoder pipelines against the peer's: same folder, same draws, same pictures."""
+"""The decoder pipelines against the peer's: same folder, same draws, same images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from PIL import Image
 
 from kandinsky.compat.diffusers import KandinskyV22InpaintPipeline, KandinskyV22Pipeline
 from kandinsky.core.errors import RequestError
-from tests.compat.comparing import SMALL, STEPS, close, drawn, embeds, hole, peer, picture, seeded
+from tests.compat.comparing import SMALL, STEPS, close, draw_image, drawn, embeds, hole, peer, seeded
 from tests.parity.peers import relative
 from tests.tiny import Checkpoints
 
@@ -51,9 +51,9 @@ def test_output_types(tiny: Checkpoints, text2img: Any) -> None:
     tensor = text2img(*embeds(2), generator=seeded(), output_type="pt", **SMALL).images
     assert tensor.shape == (2, 3, 64, 128)
     np.testing.assert_allclose(tensor.permute(0, 2, 3, 1).numpy(), array, atol=1e-6)
-    (pictures,) = text2img(*embeds(2), generator=seeded(), return_dict=False, **SMALL)
-    assert [image.size for image in pictures] == [(128, 64)] * 2
-    np.testing.assert_array_equal(np.asarray(pictures[1]), np.round(array[1] * 255).astype(np.uint8))
+    (images,) = text2img(*embeds(2), generator=seeded(), return_dict=False, **SMALL)
+    assert [image.size for image in images] == [(128, 64)] * 2
+    np.testing.assert_array_equal(np.asarray(images[1]), np.round(array[1] * 255).astype(np.uint8))
     with pytest.raises(RequestError, match="output_type 'jpeg'"):
         text2img(*embeds(1), output_type="jpeg")
 
@@ -85,7 +85,7 @@ def test_embeddings_come_as_tensors_arrays_and_lists(text2img: Any) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_unguided_batches(tiny: Checkpoints, text2img: Any, scale: float) -> None:
-    """The peer cannot do more than one picture per embedding here, so its pictures are made one by one."""
+    """The peer cannot do more than one image per embedding here, so its images are made one by one."""
     fields = {**LATENT, "guidance_scale": scale}
     positive, negative = embeds(2)
     found = text2img(positive, None, num_images_per_prompt=2, generator=drawn("list", 4), **fields).images
@@ -103,7 +103,7 @@ def test_image_to_image(tiny: Checkpoints, img2img: Any, generators: str, streng
     theirs = peer(diffusers.KandinskyV22Img2ImgPipeline, tiny.decoders["text2img"])
     fields: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 6, "strength": strength}
     fields |= {"num_images_per_prompt": 2, "output_type": "latent"}
-    given = [picture(64, 64), picture(80, 56, seed=1), picture(64, 64, seed=2)][:rows]
+    given = [draw_image(64, 64), draw_image(80, 56, seed=1), draw_image(64, 64, seed=2)][:rows]
     positive, negative = embeds(rows)
     expected = theirs(positive, given, negative, generator=drawn(generators, 2 * rows), **fields).images
     found = img2img(positive, given, negative, generator=drawn(generators, 2 * rows), **fields).images
@@ -121,9 +121,9 @@ def test_image_to_image_from_numbers(tiny: Checkpoints, img2img: Any) -> None:
 
 
 def test_image_to_image_is_not_transposed(img2img: Any) -> None:
-    """Latents that are hardly noised are those of the picture, not of its turned canvas."""
+    """Latents that are hardly noised are those of the image, not of its turned canvas."""
     positive, negative = embeds(1)
-    wide = np.asarray(picture()).copy()
+    wide = np.asarray(draw_image()).copy()
     pixels = torch.from_numpy(wide).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
         wanted = img2img.movq.encode(pixels).latents
@@ -138,17 +138,17 @@ def test_inpainting(tiny: Checkpoints, inpaint: Any, generators: str, copies: in
     positive, negative = embeds(1)
     fields: dict[str, Any] = {**LATENT, "num_images_per_prompt": copies}
     theirs = tiny.decoders["inpaint"](
-        positive, picture(), hole(), negative, generator=drawn(generators, copies), **fields
+        positive, draw_image(), hole(), negative, generator=drawn(generators, copies), **fields
     )
-    found = inpaint(positive, picture(), hole(), negative, generator=drawn(generators, copies), **fields)
+    found = inpaint(positive, draw_image(), hole(), negative, generator=drawn(generators, copies), **fields)
     assert close(found.images, theirs.images)
 
 
 @pytest.mark.parametrize("kind", ["pil", "array", "bool", "bytes", "tensor", "other size"])
-def test_kinds_of_pictures_and_masks(tiny: Checkpoints, inpaint: Any, kind: str) -> None:
-    mask, image = hole(), np.asarray(picture())
+def test_kinds_of_images_and_masks(tiny: Checkpoints, inpaint: Any, kind: str) -> None:
+    mask, image = hole(), np.asarray(draw_image())
     given: dict[str, tuple[Any, Any]] = {
-        "pil": (picture(), Image.fromarray((mask * 255).astype(np.uint8))),
+        "pil": (draw_image(), Image.fromarray((mask * 255).astype(np.uint8))),
         "array": (image, mask),
         "bool": (image[None], mask.astype(bool)),
         "bytes": (image.astype(np.float32), mask.astype(np.uint8)),
@@ -156,14 +156,14 @@ def test_kinds_of_pictures_and_masks(tiny: Checkpoints, inpaint: Any, kind: str)
             torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 127.5 - 1,
             torch.from_numpy(mask)[None, None],
         ),
-        "other size": (picture(), Image.fromarray((mask * 255).astype(np.uint8)).resize((64, 32), 0)),
+        "other size": (draw_image(), Image.fromarray((mask * 255).astype(np.uint8)).resize((64, 32), 0)),
     }
     positive, negative = embeds(1)
     expected_mask: Any = mask.copy()
     if kind == "other size":
         expected_mask = given[kind][1]
     theirs = tiny.decoders["inpaint"](
-        positive, picture(), expected_mask, negative, generator=seeded(), **LATENT
+        positive, draw_image(), expected_mask, negative, generator=seeded(), **LATENT
     )
     found = inpaint(positive, *given[kind], negative, generator=seeded(), **LATENT)
     assert close(found.images, theirs.images)
@@ -173,18 +173,18 @@ def test_a_mask_is_left_as_it_was(inpaint: Any) -> None:
     mask = torch.from_numpy(hole())[None, None] * 0.7
     before = mask.clone()
     positive, negative = embeds(1)
-    inpaint(positive, picture(), mask, negative, **SMALL)
+    inpaint(positive, draw_image(), mask, negative, **SMALL)
     assert torch.equal(mask, before)
 
 
-def test_every_picture_keeps_its_own_region(inpaint: Any) -> None:
+def test_every_image_keeps_its_own_region(inpaint: Any) -> None:
     positive, negative = embeds(2)
-    pictures, masks = [picture(), picture(seed=1)], [hole(), hole()[:, ::-1].copy()]
-    together = inpaint(positive, pictures, masks, negative, generator=drawn("list", 2), **LATENT).images
+    images, masks = [draw_image(), draw_image(seed=1)], [hole(), hole()[:, ::-1].copy()]
+    together = inpaint(positive, images, masks, negative, generator=drawn("list", 2), **LATENT).images
     for i, generator in enumerate(drawn("list", 2)):
         row = slice(i, i + 1)
         alone = inpaint(
-            positive[row], pictures[i], masks[i], negative[row], generator=generator, **LATENT
+            positive[row], images[i], masks[i], negative[row], generator=generator, **LATENT
         ).images
         assert relative(together[row], alone) < 1e-5
 
@@ -219,19 +219,19 @@ def test_control_of_an_image(tiny: Checkpoints, ours: Load, generators: str, row
     fields: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 6, "strength": 0.6}
     theirs = peer(diffusers.KandinskyV22ControlnetImg2ImgPipeline, tiny.decoders["control"])
     mine = ours("KandinskyV22ControlnetImg2ImgPipeline", "control")
-    arguments = (positive, [picture(64, 64, seed=seed) for seed in range(rows)], negative, hint)
+    arguments = (positive, [draw_image(64, 64, seed=seed) for seed in range(rows)], negative, hint)
     expected = told_latents(theirs, *arguments, generator=drawn(generators, rows), **fields)
     assert close(told_latents(mine, *arguments, generator=drawn(generators, rows), **fields), expected)
 
 
-def test_control_takes_pictures_and_refuses_other_numbers(ours: Load) -> None:
+def test_control_takes_images_and_refuses_other_numbers(ours: Load) -> None:
     positive, negative = embeds(2)
     mine = ours("KandinskyV22ControlnetPipeline", "control")
-    depth = picture()
+    depth = draw_image()
     tensor = torch.from_numpy(np.asarray(depth).copy()).permute(2, 0, 1)[None] / 255
-    by_picture = mine(positive, negative, depth, generator=seeded(), output_type="latent", **SMALL).images
+    by_image = mine(positive, negative, depth, generator=seeded(), output_type="latent", **SMALL).images
     by_numbers = mine(positive, negative, tensor, generator=seeded(), output_type="latent", **SMALL).images
-    assert close(by_picture, by_numbers, 1e-5)
+    assert close(by_image, by_numbers, 1e-5)
     unguided = mine(
         positive, None, tensor, num_images_per_prompt=2, guidance_scale=1.0, generator=seeded(), **SMALL
     ).images
@@ -246,18 +246,18 @@ def test_any_size(ours: Load, width: int, height: int) -> None:
     size = {"width": width, "height": height, "num_inference_steps": 2}
     (made,) = ours("KandinskyV22Pipeline", "text2img")(positive, negative, **size).images
     (changed,) = ours("KandinskyV22Img2ImgPipeline", "text2img")(
-        positive, picture(), negative, strength=0.5, **size
+        positive, draw_image(), negative, strength=0.5, **size
     ).images
     (filled,) = ours("KandinskyV22InpaintPipeline", "inpaint")(
-        positive, picture(), hole(), negative, **size
+        positive, draw_image(), hole(), negative, **size
     ).images
     assert made.size == changed.size == filled.size == (width, height)
 
 
-def test_pictures_of_any_mode(img2img: Any) -> None:
+def test_images_of_any_mode(img2img: Any) -> None:
     positive, negative = embeds(1)
     for mode in ("RGBA", "L", "P", "1", "I;16"):
-        image = Image.new("I;16", (32, 32), 500) if mode == "I;16" else picture(32, 32).convert(mode)
+        image = Image.new("I;16", (32, 32), 500) if mode == "I;16" else draw_image(32, 32).convert(mode)
         assert img2img(positive, image, negative, strength=0.5, **SMALL).images[0].mode == "RGB"
 
 
@@ -296,10 +296,10 @@ def test_callbacks_of_inpainting(tiny: Checkpoints, inpaint: Any) -> None:
     }
     positive, negative = embeds(1)
     theirs = tiny.decoders["inpaint"](
-        positive, picture(), hole(), negative, generator=seeded(), **fields
+        positive, draw_image(), hole(), negative, generator=seeded(), **fields
     ).images
     by_peer, seen = seen, []
-    found = inpaint(positive, picture(), hole(), negative, generator=seeded(), **fields).images
+    found = inpaint(positive, draw_image(), hole(), negative, generator=seeded(), **fields).images
     assert close(found, theirs)
     assert torch.equal(seen[0]["mask_image"].expand(2, -1, -1, -1), by_peer[0]["mask_image"])
     assert close(seen[0]["masked_image"].expand(2, -1, -1, -1), by_peer[0]["masked_image"])
@@ -326,10 +326,10 @@ def test_the_input_of_another_task_is_told(ours: Load) -> None:
     with pytest.raises(
         RequestError, match=r"KandinskyV22InpaintPipeline inpaints.* 4 channels is of the wrong"
     ):
-        ordinary(positive, picture(), hole(), negative)
+        ordinary(positive, draw_image(), hole(), negative)
     with pytest.raises(RequestError, match="marks nothing"):
-        ours("KandinskyV22InpaintPipeline", "inpaint")(positive, picture(), hole() * 0, negative)
+        ours("KandinskyV22InpaintPipeline", "inpaint")(positive, draw_image(), hole() * 0, negative)
     with pytest.raises(RequestError, match=r"strength 1\.5"):
-        ours("KandinskyV22Img2ImgPipeline", "text2img")(positive, picture(), negative, strength=1.5)
+        ours("KandinskyV22Img2ImgPipeline", "text2img")(positive, draw_image(), negative, strength=1.5)
     with pytest.raises(RequestError, match=r"2 values of embeddings were given for 3 prompts"):
-        ours("KandinskyV22Img2ImgPipeline", "text2img")(embeds(2)[0], [picture()] * 3, embeds(2)[1])
+        ours("KandinskyV22Img2ImgPipeline", "text2img")(embeds(2)[0], [draw_image()] * 3, embeds(2)[1])

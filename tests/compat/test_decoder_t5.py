@@ -13,7 +13,7 @@ from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.events import Finished
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import NumpyRng
-from tests.compat.comparing import close, drawn, picture, seeded
+from tests.compat.comparing import close, draw_image, drawn, seeded
 from tests.tiny_one_text import OneTextCheckpoints
 
 SMALL: dict[str, Any] = {"height": 64, "width": 128, "num_inference_steps": 3, "output_type": "latent"}
@@ -42,13 +42,13 @@ def test_text_to_image(one_text: OneTextCheckpoints, ours: Any, generators: str,
     assert torch.equal(same, ours(PROMPTS, generator=drawn(generators, 2), **fields).images)
 
 
-def test_several_pictures_of_one_prompt(one_text: OneTextCheckpoints, ours: Any) -> None:
+def test_several_images_of_one_prompt(one_text: OneTextCheckpoints, ours: Any) -> None:
     fields = {**SMALL, "num_images_per_prompt": 2, "guidance_scale": 2.0}
     expected = one_text.peer("a fox", generator=seeded(), **fields).images
     assert close(ours("a fox", generator=seeded(), **fields).images, expected)
 
 
-def test_several_pictures_of_several_prompts(ours: Any) -> None:
+def test_several_images_of_several_prompts(ours: Any) -> None:
     """The peer pairs the texts of some with the masks of others."""
     fields = {**SMALL, "num_inference_steps": 1}
     together = ours(
@@ -75,19 +75,19 @@ def test_outputs(one_text: OneTextCheckpoints, ours: Any, kind: str) -> None:
 def test_image_to_image(one_text: OneTextCheckpoints, changing: Any, negative: str | None) -> None:
     assert type(changing) is compat.Kandinsky3Img2ImgPipeline
     fields = {**CHANGE, "negative_prompt": negative}
-    expected = one_text.changer("a big cat", picture(), generator=seeded(4), **fields).images
-    assert close(changing("a big cat", picture(), generator=seeded(4), **fields).images, expected)
-    tensor = torch.from_numpy(np.asarray(picture()).copy()).permute(2, 0, 1)[None] / 255
+    expected = one_text.changer("a big cat", draw_image(), generator=seeded(4), **fields).images
+    assert close(changing("a big cat", draw_image(), generator=seeded(4), **fields).images, expected)
+    tensor = torch.from_numpy(np.asarray(draw_image()).copy()).permute(2, 0, 1)[None] / 255
     assert close(changing("a big cat", tensor, generator=seeded(4), **fields).images, expected)
 
 
 def test_any_image_size_and_mode(changing: Any) -> None:
     """The peer refuses all of these."""
     fields = {**CHANGE, "output_type": "pil"}
-    for image in (picture(70, 50), picture(64, 64).convert("RGBA"), np.zeros((64, 72, 3), np.uint8)):
+    for image in (draw_image(70, 50), draw_image(64, 64).convert("RGBA"), np.zeros((64, 72, 3), np.uint8)):
         (made,) = changing("fox", image, **fields).images
         assert made.size == (image.size if not isinstance(image, np.ndarray) else (72, 64))
-    (made,) = changing("fox", picture(64, 64), **(fields | {"strength": 0.01})).images
+    (made,) = changing("fox", draw_image(64, 64), **(fields | {"strength": 0.01})).images
     assert made.size == (64, 64)
 
 
@@ -108,7 +108,7 @@ def test_states_instead_of_texts(one_text: OneTextCheckpoints, ours: Any) -> Non
 
 
 def test_states_without_what_reads_texts(one_text: OneTextCheckpoints, ours: Any, tmp_path: Path) -> None:
-    """Texts are read and pictures drawn in turn, so that the networks need not be in memory together."""
+    """Texts are read and images drawn in turn, so that the networks need not be in memory together."""
     root = one_text.root / "decoder"
     reading = compat.Kandinsky3Pipeline.from_pretrained(root, unet=None, movq=None)
     embeds, negative, mask, against = reading.encode_prompt("a red fox", True, 2, None, "an old ox")
@@ -122,7 +122,7 @@ def test_states_without_what_reads_texts(one_text: OneTextCheckpoints, ours: Any
         ).images
         assert torch.equal(drawing(generator=drawn("list", 2), **states, **fields).images, expected)
     changing = compat.Kandinsky3Img2ImgPipeline.from_pipe(drawing)
-    assert changing(image=picture(), **both, **CHANGE).images.shape == (2, 4, 8, 16)
+    assert changing(image=draw_image(), **both, **CHANGE).images.shape == (2, 4, 8, 16)
     for fields in ({"prompt": "a fox"}, {**given, "negative_prompt": "an ox"}):
         with pytest.raises(RequestError, match="has no tokenizer to read a text with"):
             drawing(**fields, **SMALL)
@@ -187,12 +187,12 @@ def test_numpy_generators(ours: Any) -> None:
     listed = ours(["fox", "fox"], generator=[noise(), noise()], **SMALL).images
     assert close(listed[:1], expected)
     assert close(listed[1:], expected)
-    with pytest.raises(RequestError, match="2 generators were given for 1 pictures"):
+    with pytest.raises(RequestError, match="2 generators were given for 1 images"):
         ours("fox", generator=[noise(), noise()], **SMALL)
 
 
 def test_numpy_generators_without_the_peers_names(one_text: OneTextCheckpoints, ours: Any) -> None:
-    """Our own path takes them as a source of noise, and gives the same pictures."""
+    """Our own path takes them as a source of noise, and gives the same images."""
 
     def noise() -> np.random.Generator:
         return np.random.Generator(np.random.PCG64(43))
@@ -298,6 +298,6 @@ def test_what_else_is_refused(ours: Any, changing: Any) -> None:
     with pytest.raises(RequestError, match="There is no image"):
         changing("fox", **CHANGE)
     with pytest.raises(RequestError, match=r"strength 1\.5"):
-        changing("fox", picture(), **(CHANGE | {"strength": 1.5}))
+        changing("fox", draw_image(), **(CHANGE | {"strength": 1.5}))
     with pytest.raises(RequestError, match="AutoPipelineForInpainting has no pipeline"):
         compat.AutoPipelineForInpainting.from_pipe(ours)

@@ -17,13 +17,13 @@ from kandinsky.compat import kandinsky2
 from kandinsky.compat.kandinsky2 import get_kandinsky2, get_kandinsky2_0, get_kandinsky2_1
 from kandinsky.core.errors import CheckpointError, HubError, RequestError
 from tests.checkpoints.hub_server import connected, files_of
-from tests.compat.comparing import close, folder, hole, picture
+from tests.compat.comparing import close, draw_image, folder, hole
 from tests.parity.peers import relative
 from tests.reference.folders import NEGATIVE, PRIOR_NEGATIVE, PROMPT, write_first, write_second
 from tests.reference.recorded import HEAD, RELEASE, SECOND, facts, levels_agree, limit, tensors
 from tests.tiny import Checkpoints
 
-PICTURES = [
+IMAGES = [
     pytest.param(case, run, id=f"{case}-{run}")
     for case in (RELEASE, HEAD, SECOND)
     for run in facts(case)["runs"]
@@ -139,12 +139,12 @@ def arguments_of(case: str, run: str) -> dict[str, Any]:
         given["negative_prior_prompt"] = PRIOR_NEGATIVE
     if "negative_decoder_prompt" in given:
         given["negative_decoder_prompt"] = NEGATIVE
-    picture_in = Image.fromarray(found["image_in"].numpy())
+    image_in = Image.fromarray(found["image_in"].numpy())
     if told["method"] == "mix_images":
-        return given | {"images_texts": [PROMPT, picture_in]}
+        return given | {"images_texts": [PROMPT, image_in]}
     given["prompt"] = PROMPT
     if told["method"] in ("generate_img2img", "generate_inpainting"):
-        given["pil_img"] = picture_in
+        given["pil_img"] = image_in
     if told["method"] == "generate_inpainting":
         given["img_mask"] = found["mask_in"].numpy()
     if case != SECOND:
@@ -152,7 +152,7 @@ def arguments_of(case: str, run: str) -> dict[str, Any]:
     return given
 
 
-@pytest.mark.parametrize(("case", "run"), PICTURES)
+@pytest.mark.parametrize(("case", "run"), IMAGES)
 def test_recorded_runs(
     case: str, run: str, models: dict[tuple[str, str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,9 +161,9 @@ def test_recorded_runs(
     noise = Replay(case, run)
     monkeypatch.setattr(model, "noise", noise)
     monkeypatch.setattr(model, "shared_threshold", True)
-    pictures = getattr(model, told["method"])(**arguments_of(case, run))
+    images = getattr(model, told["method"])(**arguments_of(case, run))
     wanted = tensors(case)[f"{run}.image"].numpy()
-    assert levels_agree(case, run, np.stack([np.asarray(one) for one in pictures]), wanted)
+    assert levels_agree(case, run, np.stack([np.asarray(one) for one in images]), wanted)
     assert noise.used > 0
 
 
@@ -233,7 +233,7 @@ def test_step_strings_of_the_prior(models: dict[tuple[str, str], Any], prior_ste
 def test_batches_and_sizes_that_the_original_cannot_do(models: dict[tuple[str, str], Any]) -> None:
     plain, hole_maker = models[SECOND, "text2img"], models[SECOND, "inpainting"]
     odd = {"num_steps": 2, "prior_steps": "2", "h": 72, "w": 100, "batch_size": 2}
-    image = picture(90, 70)
+    image = draw_image(90, 70)
     mask = np.ones((70, 90), dtype=np.uint8)
     mask[20:50, 30:60] = 0
     for made in (
@@ -254,7 +254,7 @@ def test_masks_of_every_kind_keep_where_they_are_one(models: dict[tuple[str, str
 
     def made(mask: Any) -> bytes:
         torch.manual_seed(1)
-        return model.generate_inpainting(PROMPT, picture(64, 64), mask, **fields)[0].tobytes()
+        return model.generate_inpainting(PROMPT, draw_image(64, 64), mask, **fields)[0].tobytes()
 
     wanted = made(keep)
     for mask in (
@@ -282,9 +282,9 @@ def test_encoders_by_hand(models: dict[tuple[str, str], Any]) -> None:
     assert zero.shape == (3, 64)
     size = model._stage().vision.config.image_size
     assert torch.equal(model.encode_images(torch.zeros(1, 3, size, size)), zero[:1])
-    by_picture = model.encode_images(picture(64, 64), is_pil=True)
-    assert by_picture.shape == (1, 64)
-    assert not close(by_picture, zero[:1], 1e-3)
+    by_image = model.encode_images(draw_image(64, 64), is_pil=True)
+    assert by_image.shape == (1, 64)
+    assert not close(by_image, zero[:1], 1e-3)
 
 
 def test_the_first_release_s_options(models: dict[tuple[str, str], Any]) -> None:
@@ -303,9 +303,9 @@ def test_the_first_release_s_options(models: dict[tuple[str, str], Any]) -> None
     ]
     assert len(set(kinds)) == 4
     torch.manual_seed(2)
-    (kept,) = model.generate_img2img(PROMPT, picture(64, 64), strength=0.99, num_steps=10)
-    (changed,) = model.generate_img2img(PROMPT, picture(64, 64), strength=0.1, num_steps=10)
-    original = np.asarray(picture(64, 64), dtype=float)
+    (kept,) = model.generate_img2img(PROMPT, draw_image(64, 64), strength=0.99, num_steps=10)
+    (changed,) = model.generate_img2img(PROMPT, draw_image(64, 64), strength=0.1, num_steps=10)
+    original = np.asarray(draw_image(64, 64), dtype=float)
     distance = [np.abs(np.asarray(one, dtype=float) - original).mean() for one in (kept, changed)]
     assert distance[0] < distance[1]
 
@@ -320,7 +320,7 @@ def test_what_cannot_be_is_told(
     with pytest.raises(RequestError, match=r"sampler 'ddim'.*ddim_sampler"):
         model.generate_text2img(PROMPT, sampler="ddim")
     with pytest.raises(RequestError, match=r"strength 1\.2 is outside 0 to 1"):
-        model.generate_img2img(PROMPT, picture(), strength=1.2)
+        model.generate_img2img(PROMPT, draw_image(), strength=1.2)
     with pytest.raises(RequestError, match="step string 'fast27'"):
         model.generate_clip_emb(PROMPT, prior_steps="fast27")
     with pytest.raises(RequestError, match="1 items are mixed with 2 weights"):
@@ -349,8 +349,8 @@ def test_the_u_net_of_another_task_is_told(
     """The original code fails inside its network on these, or on nothing but noise."""
     plain, repainting = models[case, "text2img"], models[case, "inpainting"]
     with pytest.raises(RequestError, match=r"generate_inpainting inpaints.* 4 channels is of the wrong kind"):
-        plain.generate_inpainting(PROMPT, picture(64, 64), 1 - hole(64, 64))
-    for method, inputs in (("text2img", ()), ("img2img", (picture(64, 64),))):
+        plain.generate_inpainting(PROMPT, draw_image(64, 64), 1 - hole(64, 64))
+    for method, inputs in (("text2img", ()), ("img2img", (draw_image(64, 64),))):
         with pytest.raises(RequestError, match="9 channels is of an inpainting checkpoint"):
             getattr(repainting, f"generate_{method}")(PROMPT, *inputs)
     if case == SECOND:
@@ -375,7 +375,7 @@ def test_the_last_release_s_u_net_of_another_task_is_told(tiny: Checkpoints, tas
         "cpu", "text2img" if kind == "text2img" else "inpainting", model_version="2.2", **places
     )
     fields: dict[str, Any] = {"decoder_steps": 1, "prior_steps": 1, "h": 64, "w": 64}
-    repaint = partial(model.generate_inpainting, "a fox", picture(64, 64), 1 - hole(64, 64), **fields)
+    repaint = partial(model.generate_inpainting, "a fox", draw_image(64, 64), 1 - hole(64, 64), **fields)
     draw = partial(model.generate_text2img, "a fox", **fields)
     with pytest.raises(RequestError, match=r"wrong kind of checkpoint|of an inpainting checkpoint"):
         (repaint if kind == "text2img" else draw)()
@@ -420,13 +420,13 @@ def test_the_last_release(tiny: Checkpoints, task: str) -> None:
         torch.manual_seed(5)
         told = fields | changes
         if task == "text2img":
-            pictures = model.generate_text2img("a fox", **told)
+            images = model.generate_text2img("a fox", **told)
         elif task == "img2img":
-            pictures = model.generate_img2img("a fox", picture(), **told)
+            images = model.generate_img2img("a fox", draw_image(), **told)
         else:
-            pictures = model.generate_inpainting("a fox", picture(), 1 - hole(), **told)
-        assert [one.size for one in pictures] == [(100, 64)] * 2
-        return [one.tobytes() for one in pictures]
+            images = model.generate_inpainting("a fox", draw_image(), 1 - hole(), **told)
+        assert [one.size for one in images] == [(100, 64)] * 2
+        return [one.tobytes() for one in images]
 
     plain = made()
     assert made() == plain
@@ -434,10 +434,10 @@ def test_the_last_release(tiny: Checkpoints, task: str) -> None:
     assert made(negative_decoder_prompt="ugly") != plain
     if task == "text2img":
         torch.manual_seed(5)
-        mixed = model.mix_images(["a fox", picture()], [0.5, 0.5], **fields)
+        mixed = model.mix_images(["a fox", draw_image()], [0.5, 0.5], **fields)
         assert [one.size for one in mixed] == [(100, 64)] * 2
         # A task that was not asked for works all the same where the U-Net can do it.
-        assert model.generate_img2img("a fox", picture(), **fields)[0].size == (100, 64)
+        assert model.generate_img2img("a fox", draw_image(), **fields)[0].size == (100, 64)
     assert model.unet is model.decoder.unet
     assert model.image_encoder is model.prior.image_encoder
 
@@ -464,7 +464,7 @@ def test_the_last_release_keeps_where_the_mask_is_one(tiny: Checkpoints) -> None
     embeds = model.prior("a fox", num_inference_steps=2)
     torch.manual_seed(1)
     (wanted,) = model.decoder(
-        **embeds, image=picture(), mask_image=hole(), height=64, width=128, num_inference_steps=3
+        **embeds, image=draw_image(), mask_image=hole(), height=64, width=128, num_inference_steps=3
     ).images
     plain = type(model.prior).__call__
 
@@ -477,6 +477,6 @@ def test_the_last_release_keeps_where_the_mask_is_one(tiny: Checkpoints) -> None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(model.prior), "__call__", reseeded)
         (found,) = model.generate_inpainting(
-            "a fox", picture(), 1 - hole(), decoder_steps=3, prior_steps=2, h=64, w=128
+            "a fox", draw_image(), 1 - hole(), decoder_steps=3, prior_steps=2, h=64, w=128
         )
     assert found.tobytes() == wanted.tobytes()

@@ -13,7 +13,7 @@ from PIL import Image
 from kandinsky.compat import kandinsky3
 from kandinsky.core.errors import CheckpointError, RequestError
 from tests.checkpoints.hub_server import connected, files_of
-from tests.compat.comparing import picture
+from tests.compat.comparing import draw_image
 from tests.parity.peers import relative
 from tests.reference.folders import THIRD_PROMPT
 from tests.reference.recorded import THIRD, tensors
@@ -95,7 +95,7 @@ def test_torchs_own_seed_repeats_a_call(drawing: Any) -> None:
 
 
 def test_the_draws_are_those_of_the_original(drawing: Any) -> None:
-    """With torch's generator seeded as it was there, the recorded picture comes out."""
+    """With torch's generator seeded as it was there, the recorded image comes out."""
     torch.manual_seed(1302)
     (image,) = drawing(THIRD_PROMPT, width=64, height=64, steps=10, eta=0.0)
     expected = tensors(THIRD)["t2i_eta0.image"][0].numpy()
@@ -146,7 +146,7 @@ def test_masks(painting: Any) -> None:
 
     def made(form: Any, **fields: Any) -> bytes:
         torch.manual_seed(2)
-        (image,) = painting(THIRD_PROMPT, picture(), form, steps=1, **fields)
+        (image,) = painting(THIRD_PROMPT, draw_image(), form, steps=1, **fields)
         assert image.size == (128, 64)
         return bytes(image.tobytes())
 
@@ -163,8 +163,8 @@ def test_masks(painting: Any) -> None:
     ("size", "wanted"),
     [((70, 140), (64, 128)), ((127, 64), (64, 64)), ((40, 30), (64, 64)), ((2048, 64), (2048, 64))],
 )
-def test_sizes_of_inpainted_pictures(painting: Any, size: Any, wanted: Any) -> None:
-    (image,) = painting("p1", picture(*size), np.ones(size[::-1]), steps=1)
+def test_sizes_of_inpainted_images(painting: Any, size: Any, wanted: Any) -> None:
+    (image,) = painting("p1", draw_image(*size), np.ones(size[::-1]), steps=1)
     assert image.size == wanted
 
 
@@ -265,7 +265,7 @@ def test_what_calls_refuse(drawing: Any, fields: dict[str, Any], words: str) -> 
 def test_the_wrong_kind_of_unet(drawing: Any, painting: Any) -> None:
     drawn = kandinsky3.Kandinsky3InpaintingPipeline(drawing.model)
     with pytest.raises(RequestError, match="wrong kind of checkpoint"):
-        drawn("p1", picture(), np.ones((64, 128)))
+        drawn("p1", draw_image(), np.ones((64, 128)))
     painted = kandinsky3.Kandinsky3T2IPipeline(painting.model)
     with pytest.raises(RequestError, match="of an inpainting checkpoint"):
         painted("p1", **SMALL)
@@ -276,7 +276,7 @@ def test_the_wrong_kind_of_unet(drawing: Any, painting: Any) -> None:
         (np.full((64, 128), np.nan), "outside 0 to 1"),
     ):
         with pytest.raises(RequestError, match=words):
-            painting("p1", picture(), mask)
+            painting("p1", draw_image(), mask)
 
 
 def test_missing_parts_are_fetched(

@@ -12,7 +12,7 @@ from torch import nn
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import CheckpointError, RequestError
 from tests.checkpoints.hub_server import connected, files_of
-from tests.compat.comparing import PRIOR_STEPS, SMALL, close, folder, picture, seeded
+from tests.compat.comparing import PRIOR_STEPS, SMALL, close, draw_image, folder, seeded
 from tests.tiny import Checkpoints
 
 Load = Callable[[str, str], Any]
@@ -31,8 +31,8 @@ def test_components_of_a_folder_each(tiny: Checkpoints) -> None:
     theirs = tiny.prior.tokenizer("a fox", padding="max_length", max_length=77, return_tensors="pt")
     assert torch.equal(words.input_ids, theirs.input_ids)
     assert torch.equal(words.attention_mask, theirs.attention_mask)
-    pixels = prior.image_processor(picture(), return_tensors="pt").pixel_values
-    assert close(pixels, tiny.prior.image_processor(picture(), return_tensors="pt").pixel_values, 1e-5)
+    pixels = prior.image_processor(draw_image(), return_tensors="pt").pixel_values
+    assert close(pixels, tiny.prior.image_processor(draw_image(), return_tensors="pt").pixel_values, 1e-5)
     with torch.no_grad():
         features = text_encoder(words.input_ids)
         expected = tiny.prior.text_encoder(theirs.input_ids)

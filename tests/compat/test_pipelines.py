@@ -17,12 +17,12 @@ from tests.compat.comparing import (
     PRIOR_STEPS,
     SMALL,
     close,
+    draw_image,
     drawn,
     embeds,
     folder,
     hole,
     peer,
-    picture,
     seeded,
 )
 from tests.tiny import Checkpoints
@@ -68,7 +68,7 @@ def test_combined_text_to_image(
     assert close(combined(["a fox", "a cat"], generator=seeded(), **fields).images, expected)
 
 
-def test_combined_with_a_generator_per_picture(tiny: Checkpoints, combined: Any) -> None:
+def test_combined_with_a_generator_per_image(tiny: Checkpoints, combined: Any) -> None:
     theirs = theirs_combined(tiny, "KandinskyV22CombinedPipeline", "text2img")
     expected = theirs(["a fox", "a cat"], generator=drawn("list", 2), **WHOLE).images
     assert close(combined(["a fox", "a cat"], generator=drawn("list", 2), **WHOLE).images, expected)
@@ -82,19 +82,19 @@ def test_combined_image_to_image(tiny: Checkpoints, combined: Any, negative: str
     fields: dict[str, Any] = {**WHOLE, "width": 64, "num_inference_steps": 6, "strength": 0.5}
     theirs = theirs_combined(tiny, "KandinskyV22Img2ImgCombinedPipeline", "text2img")
     fields["negative_prompt"] = negative and [negative] * rows
-    arguments = ["a fox", "a cat", "a"][:rows], [picture(64, 64, seed=seed) for seed in range(rows)]
+    arguments = ["a fox", "a cat", "a"][:rows], [draw_image(64, 64, seed=seed) for seed in range(rows)]
     expected = theirs(*arguments, generator=seeded(), **fields).images
     assert close(ours(*arguments, generator=seeded(), **fields).images, expected)
 
 
 def test_combined_images_are_paired_with_their_prompts(combined: Any) -> None:
     ours = compat.AutoPipelineForImage2Image.from_pipe(combined)
-    pictures = [picture(64, 64), picture(64, 64, seed=1)]
+    images = [draw_image(64, 64), draw_image(64, 64, seed=1)]
     fields: dict[str, Any] = {**WHOLE, "width": 64, "num_inference_steps": 6, "num_images_per_prompt": 2}
-    together = ours(["a fox", "a cat"], pictures, generator=drawn("list", 4), **fields).images
+    together = ours(["a fox", "a cat"], images, generator=drawn("list", 4), **fields).images
     fields["num_images_per_prompt"] = 1
     for i, generator in enumerate(drawn("list", 4)):
-        alone = ours(["a fox", "a cat"][i // 2], pictures[i // 2], generator=generator, **fields).images
+        alone = ours(["a fox", "a cat"][i // 2], images[i // 2], generator=generator, **fields).images
         assert close(together[i : i + 1], alone, 1e-5)
 
 
@@ -105,9 +105,9 @@ def test_combined_inpainting(tiny: Checkpoints, negative: str | None) -> None:
     assert type(ours) is compat.KandinskyV22InpaintCombinedPipeline
     theirs = theirs_combined(tiny, "KandinskyV22InpaintCombinedPipeline", "inpaint")
     fields: dict[str, Any] = {**WHOLE, "negative_prompt": negative}
-    expected = theirs("a hat", picture(), hole(), generator=seeded(), **fields).images
-    assert close(ours("a hat", picture(), hole(), generator=seeded(), **fields).images, expected)
-    two = ours("a hat", picture(), hole(), num_images_per_prompt=2, generator=seeded(), **WHOLE).images
+    expected = theirs("a hat", draw_image(), hole(), generator=seeded(), **fields).images
+    assert close(ours("a hat", draw_image(), hole(), generator=seeded(), **fields).images, expected)
+    two = ours("a hat", draw_image(), hole(), num_images_per_prompt=2, generator=seeded(), **WHOLE).images
     assert len(two) == 2
 
 
@@ -251,7 +251,7 @@ def test_another_unet_acts_in_both_halves(combined: Any, ours: Load) -> None:
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_a_compiled_unet_gives_the_same_pictures(tiny: Checkpoints, ours: Load, in_place: bool) -> None:
+def test_a_compiled_unet_gives_the_same_images(tiny: Checkpoints, ours: Load, in_place: bool) -> None:
     """One graph serves all steps, whether the module is compiled in place or wrapped."""
     mine = compat.KandinskyV22Pipeline(**ours("KandinskyV22Pipeline", "text2img").components)
     plain = mine(*embeds(1), generator=seeded(), **LATENT).images
@@ -348,7 +348,7 @@ def test_offloading_brings_modules_and_takes_them_back(monkeypatch: pytest.Monke
     assert len(moved) == 4
 
 
-def test_offloaded_pipelines_give_the_same_pictures(combined: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offloaded_pipelines_give_the_same_images(combined: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a second name of the processor as the accelerator, all but the moving itself happens."""
     plain = combined("a fox", generator=seeded(), **WHOLE).images
     monkeypatch.setattr("kandinsky.compat.diffusers.pipeline.choose_device", lambda _: torch.device("cpu"))
@@ -360,24 +360,24 @@ def test_offloaded_pipelines_give_the_same_pictures(combined: Any, monkeypatch: 
         assert mine._offload is None
 
 
-def test_pictures_and_grids(tmp_path: Path) -> None:
-    image = picture(16, 8)
+def test_images_and_grids(tmp_path: Path) -> None:
+    image = draw_image(16, 8)
     image.save(tmp_path / "one.png")
     assert compat.load_image(str(tmp_path / "one.png")).size == (16, 8)
     assert compat.load_image(image.convert("RGBA")).mode == "RGB"
     assert compat.load_image(image, convert_method=lambda found: found.convert("L")).mode == "L"
-    grid = compat.make_image_grid([image, picture(16, 8, 1), image, image], rows=2, cols=2)
+    grid = compat.make_image_grid([image, draw_image(16, 8, 1), image, image], rows=2, cols=2)
     assert grid.size == (32, 16)
-    assert grid.crop((16, 0, 32, 8)).tobytes() == picture(16, 8, 1).tobytes()
+    assert grid.crop((16, 0, 32, 8)).tobytes() == draw_image(16, 8, 1).tobytes()
     assert compat.make_image_grid([image], 1, 1, resize=4).size == (4, 4)
-    with pytest.raises(RequestError, match="3 pictures do not fill 2 x 2"):
+    with pytest.raises(RequestError, match="3 images do not fill 2 x 2"):
         compat.make_image_grid([image] * 3, 2, 2)
-    with pytest.raises(RequestError, match="There is no picture"):
+    with pytest.raises(RequestError, match="There is no image"):
         compat.load_image(str(tmp_path / "none.png"))
 
 
 def test_the_peer_s_pipelines_are_not_needed_to_follow_one(ours: Load, tiny: Checkpoints) -> None:
-    """Stages may be mixed: embeddings of the peer's prior, pictures of our decoder."""
+    """Stages may be mixed: embeddings of the peer's prior, images of our decoder."""
     theirs = peer(diffusers.KandinskyV22PriorPipeline, tiny.prior)
     output = theirs("a fox", generator=seeded(), num_inference_steps=PRIOR_STEPS)
     assert ours("KandinskyV22Pipeline", "text2img")(**output, **LATENT).images.shape == (1, 4, 8, 16)

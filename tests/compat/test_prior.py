@@ -11,7 +11,7 @@ from torch import nn
 
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import RequestError
-from tests.compat.comparing import PRIOR_STEPS, close, drawn, folder, peer, picture, seeded
+from tests.compat.comparing import PRIOR_STEPS, close, draw_image, drawn, folder, peer, seeded
 from tests.tiny import Checkpoints
 
 Load = Callable[[str, str], Any]
@@ -57,7 +57,7 @@ def test_a_generator_for_every_row_draws_as_the_peer_does(tiny: Checkpoints, pri
     assert close(found.negative_image_embeds, theirs.negative_image_embeds)
 
 
-def test_a_generator_for_every_picture_keeps_its_draws_under_negative_prompts(prior: Any) -> None:
+def test_a_generator_for_every_image_keeps_its_draws_under_negative_prompts(prior: Any) -> None:
     fields = {**STEPS, "generator": drawn("list", 2), "guidance_scale": 1.0}
     plain = prior(["a fox", "a cat"], **fields)
     fields["generator"] = drawn("list", 2)
@@ -130,7 +130,7 @@ def test_callbacks_change_what_comes_next(tiny: Checkpoints, prior: Any) -> None
 
 
 def test_interpolation_and_the_draws_after_it(tiny: Checkpoints, prior: Any) -> None:
-    items: list[Any] = ["a cat", picture(40, 56), "a dog", torch.randn(1, 3, 28, 28, generator=seeded(3))]
+    items: list[Any] = ["a cat", draw_image(40, 56), "a dog", torch.randn(1, 3, 28, 28, generator=seeded(3))]
     theirs, mine = seeded(9), seeded(9)
     expected = tiny.prior.interpolate(items, [0.3, 0.2, 0.4, 0.1], generator=theirs, **STEPS)
     found = prior.interpolate(items, [0.3, 0.2, 0.4, 0.1], generator=mine, **STEPS)
@@ -153,7 +153,7 @@ def test_interpolation_against_negative_prompts(
 def test_interpolation_says_what_does_not_fit(prior: Any) -> None:
     with pytest.raises(RequestError, match="2 items are mixed with 1 weights"):
         prior.interpolate(["a", "b"], [1.0])
-    with pytest.raises(RequestError, match="is not a picture"):
+    with pytest.raises(RequestError, match="is not an image"):
         prior.interpolate([3.5], [1.0])
 
 
@@ -164,7 +164,7 @@ def test_from_an_embedding(tiny: Checkpoints, ours: Load, strength: float) -> No
         peer(KandinskyV22PriorEmb2EmbPipeline, tiny.prior),
         ours("KandinskyV22PriorEmb2EmbPipeline", "prior"),
     )
-    image = picture(56, 40)
+    image = draw_image(56, 40)
     raw = tiny.prior._encode_image if hasattr(tiny.prior, "_encode_image") else None
     assert (
         raw is None
@@ -183,16 +183,16 @@ def test_from_an_embedding(tiny: Checkpoints, ours: Load, strength: float) -> No
 
 
 def test_from_an_embedding_takes_a_step_at_least(ours: Load) -> None:
-    found = ours("KandinskyV22PriorEmb2EmbPipeline", "prior")("a fox", picture(), strength=0.01, **STEPS)
+    found = ours("KandinskyV22PriorEmb2EmbPipeline", "prior")("a fox", draw_image(), strength=0.01, **STEPS)
     assert found.image_embeds.shape == (1, 20)
 
 
 def test_from_an_embedding_interpolates_texts(ours: Load, prior: Any) -> None:
     fields: dict[str, Any] = {**STEPS, "generator": seeded(1)}
-    plain = prior.interpolate(["a cat", picture()], [0.5, 0.5], **fields)
+    plain = prior.interpolate(["a cat", draw_image()], [0.5, 0.5], **fields)
     fields["generator"] = seeded(1)
     found = ours("KandinskyV22PriorEmb2EmbPipeline", "prior").interpolate(
-        ["a cat", picture()], [0.5, 0.5], **fields
+        ["a cat", draw_image()], [0.5, 0.5], **fields
     )
     assert torch.equal(found.image_embeds, plain.image_embeds)
     assert torch.equal(found.negative_image_embeds, plain.negative_image_embeds)
@@ -208,7 +208,7 @@ def test_unfit_values_are_told(prior: Any) -> None:
         prior("a fox", output_type="pil")
     with pytest.raises(RequestError, match="prompt is"):
         prior([])
-    with pytest.raises(RequestError, match="3 generators were given for 2 pictures"):
+    with pytest.raises(RequestError, match="3 generators were given for 2 images"):
         prior(["a", "b"], generator=drawn("list", 3), **STEPS)
     with pytest.raises(RequestError, match="2 values of negative_prompt were given for 3 prompts"):
         prior(["a", "b", "c"], negative_prompt=["d", "e"], **STEPS)

@@ -144,5 +144,5 @@ def test_what_cannot_be_is_told() -> None:
         mine.step(x, 998, x)
     with pytest.raises(RequestError, match=r"eta 1\.5 is outside"):
         mine.step(x, 1, x, eta=1.5)
-    with pytest.raises(RequestError, match="3 generators were given for 1 pictures"):
+    with pytest.raises(RequestError, match="3 generators were given for 1 images"):
         both("ddpm")[0].step(x, 1, x, generator=drawn("list", 3))

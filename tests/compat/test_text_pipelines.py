@@ -12,7 +12,7 @@ from torch import nn
 
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import CheckpointError, RequestError
-from tests.compat.comparing import close, drawn, hole, peer, picture, seeded
+from tests.compat.comparing import close, draw_image, drawn, hole, peer, seeded
 from tests.tiny_text_image import WIDTH, TextImageCheckpoints
 
 STEPS = {"num_inference_steps": 3}
@@ -72,7 +72,7 @@ def test_prior(
 
 
 def test_interpolation(text_image: TextImageCheckpoints, ours: Callable[..., Any]) -> None:
-    items = ["a cat", picture(40, 56)]
+    items = ["a cat", draw_image(40, 56)]
     expected = text_image.prior.interpolate(items, [0.3, 0.7], generator=seeded(9), **STEPS)
     found = ours("KandinskyPriorPipeline").interpolate(items, [0.3, 0.7], generator=seeded(9), **STEPS)
     assert close(found.image_embeds, expected.image_embeds)
@@ -117,8 +117,8 @@ def test_image_to_image(
     theirs = peer(diffusers.KandinskyImg2ImgPipeline, text_image.decoder)
     fields: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 6, "strength": strength}
     fields["negative_prompt"] = ["ugly", "grey", ""][:rows]
-    pictures = [picture(64, 64), picture(80, 56, seed=1), picture(64, 64, seed=2)][:rows]
-    arguments = (["a fox", "a cat", "a"][:rows], pictures, *embeds(rows))
+    images = [draw_image(64, 64), draw_image(80, 56, seed=1), draw_image(64, 64, seed=2)][:rows]
+    arguments = (["a fox", "a cat", "a"][:rows], images, *embeds(rows))
     expected = told_latents(theirs, *arguments, generator=drawn(generators, rows), **fields)
     found = told_latents(
         ours("KandinskyImg2ImgPipeline"), *arguments, generator=drawn(generators, rows), **fields
@@ -137,9 +137,9 @@ def test_inpainting(
 ) -> None:
     fields: dict[str, Any] = {**SMALL, "num_images_per_prompt": copies, "negative_prompt": against}
     positive, negative = embeds(1)
-    arguments = ("a hat", picture(), hole(), positive, negative)
+    arguments = ("a hat", draw_image(), hole(), positive, negative)
     expected = told_latents(text_image.inpainting, *arguments, generator=drawn(generators, copies), **fields)
-    arguments = ("a hat", picture(), hole(), positive, negative)
+    arguments = ("a hat", draw_image(), hole(), positive, negative)
     found = told_latents(
         ours("KandinskyInpaintPipeline"), *arguments, generator=drawn(generators, copies), **fields
     )
@@ -159,17 +159,17 @@ def test_combined_text_to_image(
 def test_combined_image_to_image(text_image: TextImageCheckpoints, ours: Callable[..., Any]) -> None:
     theirs = theirs_combined(text_image, "KandinskyImg2ImgCombinedPipeline")
     fields = {**WHOLE, "width": 64, "num_inference_steps": 6, "strength": 0.6}
-    expected = told_latents(theirs, "a fox", picture(64, 64), generator=seeded(), **fields)
+    expected = told_latents(theirs, "a fox", draw_image(64, 64), generator=seeded(), **fields)
     pipe = ours("KandinskyImg2ImgCombinedPipeline")
-    assert close(told_latents(pipe, "a fox", picture(64, 64), generator=seeded(), **fields), expected)
-    assert len(pipe("a fox", picture(64, 64), num_images_per_prompt=2, **fields).images) == 2
+    assert close(told_latents(pipe, "a fox", draw_image(64, 64), generator=seeded(), **fields), expected)
+    assert len(pipe("a fox", draw_image(64, 64), num_images_per_prompt=2, **fields).images) == 2
 
 
 def test_combined_inpainting(text_image: TextImageCheckpoints, ours: Callable[..., Any]) -> None:
     theirs = theirs_combined(text_image, "KandinskyInpaintCombinedPipeline", "inpainting")
-    expected = told_latents(theirs, "a hat", picture(), hole(), generator=seeded(), **WHOLE)
+    expected = told_latents(theirs, "a hat", draw_image(), hole(), generator=seeded(), **WHOLE)
     pipe = ours("KandinskyInpaintCombinedPipeline")
-    assert close(told_latents(pipe, "a hat", picture(), hole(), generator=seeded(), **WHOLE), expected)
+    assert close(told_latents(pipe, "a hat", draw_image(), hole(), generator=seeded(), **WHOLE), expected)
 
 
 def test_copies_of_several_prompts_are_paired(ours: Callable[..., Any]) -> None:
@@ -211,7 +211,7 @@ def test_small_strengths_and_other_sizes(ours: Callable[..., Any]) -> None:
     for strength in (0.001, 0.05):
         found = pipe(
             "a",
-            picture(),
+            draw_image(),
             positive,
             negative,
             strength=strength,
@@ -221,11 +221,11 @@ def test_small_strengths_and_other_sizes(ours: Callable[..., Any]) -> None:
         )
         latents.append(found.images)
     with torch.no_grad():
-        wide = torch.from_numpy(np.asarray(picture()).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+        wide = torch.from_numpy(np.asarray(draw_image()).copy()).permute(2, 0, 1)[None] / 127.5 - 1
         clean = pipe.movq.encode(wide).latents
     assert latents[0].shape == clean.shape
     assert torch.corrcoef(torch.stack([latents[0].flatten(), clean.flatten()]))[0, 1] > 0.9
-    (odd,) = pipe("a", picture(), positive, negative, height=72, width=100, **STEPS).images
+    (odd,) = pipe("a", draw_image(), positive, negative, height=72, width=100, **STEPS).images
     assert odd.size == (100, 72)
 
 

@@ -18,8 +18,8 @@ from tests.tiny_text_image import TextImageCheckpoints
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("inversion") / "pictures"
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inversion") / "images"
     folder.mkdir()
     for number, colour in enumerate(("red", "blue", "green")):
         Image.new("RGB", (80, 64), colour).save(folder / f"{number}.png")
@@ -36,8 +36,8 @@ def cache(text_image: TextImageCheckpoints, tmp_path_factory: pytest.TempPathFac
     return root
 
 
-def flags(pictures: Path, cache: Path, out: Path, *more: str) -> list[str]:
-    needed = ["--data_root", str(pictures), "--placeholder_token", "sapsan", "--initializer_token", "a"]
+def flags(images: Path, cache: Path, out: Path, *more: str) -> list[str]:
+    needed = ["--data_root", str(images), "--placeholder_token", "sapsan", "--initializer_token", "a"]
     return [*needed, "--cache_root", str(cache), "--output_dir", str(out), "--device", "cpu", *more]
 
 
@@ -59,9 +59,9 @@ def test_the_defaults_are_those_of_the_script() -> None:
     assert read_config(script.configuration(cut, Path("b/2_1"), 5)).data.fit == "cut"
 
 
-def test_the_files_of_the_script(pictures: Path, cache: Path, tmp_path: Path) -> None:
+def test_the_files_of_the_script(images: Path, cache: Path, tmp_path: Path) -> None:
     short = ["--epochs", "2", "--log_embed_frequency", "1", "--train_batch_size", "2", "--img_size", "64"]
-    asked = flags(pictures, cache, tmp_path / "out", *short, "--learning_rate", "0.01")
+    asked = flags(images, cache, tmp_path / "out", *short, "--learning_rate", "0.01")
     assert script.main(asked) == 0
     out = tmp_path / "out"
     assert sorted(path.name for path in out.glob("*.bin")) == [
@@ -90,22 +90,22 @@ def test_the_files_of_the_script(pictures: Path, cache: Path, tmp_path: Path) ->
     assert script.main([*asked, "--resume"]) == 0
 
 
-def test_pictures_of_the_word_at_intervals(
-    pictures: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_images_of_the_word_at_intervals(
+    images: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script, "SHOWN_STEPS", 1)
     short = ["--epochs", "1", "--log_image_frequency", "1", "--img_size", "64"]
-    assert script.main(flags(pictures, cache, tmp_path / "out", *short)) == 0
+    assert script.main(flags(images, cache, tmp_path / "out", *short)) == 0
     with Image.open(tmp_path / "out" / "images" / "1_epoch_images.jpg") as sheet:
         assert sheet.format == "JPEG"
         assert sheet.width > 4 * 64
 
 
-def test_mistakes(pictures: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = script.parser().parse_args(flags(pictures, cache, tmp_path, "--epochs", "0"))
+def test_mistakes(images: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = script.parser().parse_args(flags(images, cache, tmp_path, "--epochs", "0"))
     with pytest.raises(ConfigError, match="--epochs is 0"):
         script.configuration(asked, cache, 3)
-    known = flags(pictures, cache, tmp_path / "out", "--placeholder_token", "b")
+    known = flags(images, cache, tmp_path / "out", "--placeholder_token", "b")
     assert script.main(known) == 1
     assert "error: " in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""Pictures for CLIP against the peer's image processor."""
+"""Images for CLIP against the peer's image processor."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.parity.peers import image_processor
 SIZES = [(28, 28), (29, 28), (28, 30), (97, 31), (31, 97), (3, 200), (200, 3), (1, 1), (5, 7), (500, 333)]
 
 
-def picture(width: int, height: int) -> Image.Image:
+def draw_image(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8))
 
 
@@ -23,14 +23,14 @@ def test_as_the_peer(size: int) -> None:
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}, do_convert_rgb=True
     )
     for width, height in SIZES:
-        image = picture(width, height)
+        image = draw_image(width, height)
         theirs = torch.as_tensor(np.asarray(peer(image, return_tensors="np").pixel_values))
         assert (ours([image]) - theirs).abs().max() < 1e-6, (width, height)
 
 
-def test_a_batch_is_its_pictures() -> None:
+def test_a_batch_is_its_images() -> None:
     ours = ClipPreprocess(size=14)
-    images = [picture(*size) for size in SIZES[:4]]
+    images = [draw_image(*size) for size in SIZES[:4]]
     assert torch.equal(ours(images), torch.cat([ours([image]) for image in images]))
 
 
@@ -39,7 +39,7 @@ def test_there_and_back_through_the_peer() -> None:
     assert ClipPreprocess.from_json(ours.to_json()) == ours
     peer = image_processor().from_dict(ours.to_json())
     assert ClipPreprocess.from_json(peer.to_dict()) == ours
-    image = picture(50, 41)
+    image = draw_image(50, 41)
     theirs = torch.as_tensor(np.asarray(peer(image, return_tensors="np").pixel_values))
     assert (ours([image]) - theirs).abs().max() < 1e-6
     assert ClipPreprocess.from_json({}) == ClipPreprocess()

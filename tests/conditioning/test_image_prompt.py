@@ -60,10 +60,10 @@ def test_each_text_is_encoded_once(tiny: Checkpoints, calls: Counter[str]) -> No
     assert calls == {"ClipText": 2, "Prior": 1, "ClipVision": 1}
     calls.clear()
     list(pipe.stream("a fox", **SETTINGS))
-    assert calls == {"ClipText": 2, "Prior": 1}, "the embedding of no picture is kept"
+    assert calls == {"ClipText": 2, "Prior": 1}, "the embedding of no image is kept"
 
 
-def test_each_picture_is_encoded_once(pipe: Pipeline, calls: Counter[str]) -> None:
+def test_each_image_is_encoded_once(pipe: Pipeline, calls: Counter[str]) -> None:
     assert pipe.model.conditioner.stage.zero_embedding is not None  # type: ignore[attr-defined]
     calls.clear()
     list(pipe.stream(kandinsky.mix([GREY, RED, GREY]), count=2, **SETTINGS))
@@ -179,7 +179,7 @@ def test_a_text_that_is_too_long_is_told_once(pipe: Pipeline) -> None:
     ("prompt", "words"),
     [
         ("a fox", "so it cannot read a text"),
-        (GREY, "so it cannot read a picture"),
+        (GREY, "so it cannot read an image"),
         (kandinsky.Embedding([0.1] * WIDTH), "needs its negative beside it"),
         (kandinsky.mix([kandinsky.Embedding([0.1] * WIDTH), "a fox"]), "cannot read a text"),
     ],

@@ -36,14 +36,14 @@ def test_weak_edges_count_where_strong_ones_lead_to_them() -> None:
     assert not edge_map(both, low=0.2, high=0.2)[-1].any()
 
 
-def test_a_flat_picture_has_none() -> None:
+def test_a_flat_image_has_none() -> None:
     assert not edge_map(np.full((8, 8, 3), 77, np.uint8)).any()
 
 
-def test_edges_of_a_user_picture() -> None:
-    picture = Image.new("RGB", (100, 50), "white")
-    ImageDraw.Draw(picture).ellipse((10, 5, 90, 45), fill="navy")
-    drawn = kandinsky.edges(picture, 64, 32)
+def test_edges_of_a_user_image() -> None:
+    image = Image.new("RGB", (100, 50), "white")
+    ImageDraw.Draw(image).ellipse((10, 5, 90, 45), fill="navy")
+    drawn = kandinsky.edges(image, 64, 32)
     assert (drawn.mode, drawn.size) == ("RGB", (64, 32))
     values = np.asarray(drawn)[..., 0] > 0
     # A closed curve: outside and inside are apart.
@@ -55,6 +55,6 @@ def test_edges_of_a_user_picture() -> None:
             outside[y, x] = True
             front += [(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)]
     assert not outside[16, 32]
-    assert kandinsky.edges(picture).size == (100, 50)
+    assert kandinsky.edges(image).size == (100, 50)
     with pytest.raises(RequestError):
         kandinsky.edges("nowhere.png")

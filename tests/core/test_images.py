@@ -1,4 +1,4 @@
-"""Every kind of picture a user may have, as RGB, as a mask and as a tensor."""
+"""Every kind of image a user may have, as RGB, as a mask and as a tensor."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from kandinsky.core.images import (
     Picture,
     crop,
     mask_array,
-    open_picture,
+    open_image,
+    read_image,
     read_mask,
-    read_picture,
     round_up,
     to_pil,
     to_tensor,
@@ -34,9 +34,9 @@ def pixel(image: Image.Image, at: tuple[int, int] = (0, 0)) -> object:
 
 def test_transparency_is_laid_on_white() -> None:
     half = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [0, 0, 0, 128]]], np.uint8)
-    opened = open_picture(Image.fromarray(half))
+    opened = open_image(Image.fromarray(half))
     assert [pixel(opened, (x, 0)) for x in range(3)] == [(200, 0, 0), (255, 255, 255), (127, 127, 127)]
-    assert np.array_equal(np.asarray(open_picture(half)), np.asarray(opened))
+    assert np.array_equal(np.asarray(open_image(half)), np.asarray(opened))
 
 
 def test_palette_with_transparency(tmp_path: Path) -> None:
@@ -44,13 +44,13 @@ def test_palette_with_transparency(tmp_path: Path) -> None:
     image.putpalette([255, 0, 0, 0, 255, 0])
     image.putpixel((1, 0), 1)
     image.save(tmp_path / "p.png", transparency=1)
-    opened = open_picture(tmp_path / "p.png")
+    opened = open_image(tmp_path / "p.png")
     assert (opened.mode, pixel(opened), pixel(opened, (1, 0))) == ("RGB", (255, 0, 0), (255, 255, 255))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
 def test_modes_become_rgb(mode: str) -> None:
-    opened = open_picture(Image.new("RGB", (3, 2), "white").convert(mode))
+    opened = open_image(Image.new("RGB", (3, 2), "white").convert(mode))
     assert (opened.mode, opened.size) == ("RGB", (3, 2))
     assert min(np.asarray(opened).ravel()) >= 254
 
@@ -59,15 +59,15 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     depth = np.array([[0, 32768, 65535]], np.uint16)
     Image.fromarray(depth).save(tmp_path / "depth.png")
     for source in (tmp_path / "depth.png", depth, Image.fromarray(depth.astype(np.int32))):
-        assert np.asarray(open_picture(source))[0, :, 0].tolist() == [0, 128, 255]
+        assert np.asarray(open_image(source))[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_floating_pictures_are_scaled() -> None:
+def test_floating_images_are_scaled() -> None:
     values = np.array([[0.0, 0.5, 1.0]], np.float32)
     for source in (values, Image.fromarray(values)):
-        assert np.asarray(open_picture(source))[0, :, 1].tolist() == [0, 128, 255]
+        assert np.asarray(open_image(source))[0, :, 1].tolist() == [0, 128, 255]
     wide = Image.fromarray(np.array([[0.0, 100.0]], np.float32))
-    assert np.asarray(open_picture(wide))[0, :, 0].tolist() == [0, 100]
+    assert np.asarray(open_image(wide))[0, :, 0].tolist() == [0, 100]
 
 
 def test_orientation_is_applied(tmp_path: Path) -> None:
@@ -75,19 +75,19 @@ def test_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned
     image.save(tmp_path / "turned.jpg", exif=exif.tobytes())
-    assert open_picture(tmp_path / "turned.jpg").size == (2, 4)
+    assert open_image(tmp_path / "turned.jpg").size == (2, 4)
 
 
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert pixel(open_picture(tmp_path / "a.gif")) == (255, 0, 0)
+    assert pixel(open_image(tmp_path / "a.gif")) == (255, 0, 0)
 
 
 def test_text_named_png_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.png").write_text("not a picture")
-    with pytest.raises(RequestError, match=r"notes\.png is not a picture"):
-        open_picture(tmp_path / "notes.png")
+    (tmp_path / "notes.png").write_text("not an image")
+    with pytest.raises(RequestError, match=r"notes\.png is not an image"):
+        open_image(tmp_path / "notes.png")
 
 
 def test_truncated_files_are_refused(tmp_path: Path) -> None:
@@ -95,13 +95,13 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
     data = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "half.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(RequestError, match=r"half\.png"):
-        open_picture(tmp_path / "half.png")
+        open_image(tmp_path / "half.png")
 
 
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("nowhere.png", "no picture nowhere.png"),
+        ("nowhere.png", "no image nowhere.png"),
         (np.zeros((2, 3, 5)), "2 x 3 x 5"),
         (np.zeros((0, 4)), "0 x 4"),
         (np.zeros(4), "shape 4"),
@@ -111,29 +111,29 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
         (np.full((2, 2), 300), "300"),
         (np.full((2, 2), "a"), "<U1"),
         (Image.fromarray(np.full((2, 2), -1.0, np.float32)), "negative"),
-        (object(), "object is not a picture"),
+        (object(), "object is not an image"),
     ],
 )
-def test_what_is_no_picture(source: object, words: str) -> None:
+def test_what_is_no_image(source: object, words: str) -> None:
     with pytest.raises(RequestError, match=words):
-        open_picture(source)  # type: ignore[arg-type]
+        open_image(source)  # type: ignore[arg-type]
 
 
-def test_a_folder_is_no_picture(tmp_path: Path) -> None:
+def test_a_folder_is_no_image(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="cannot be read"):
-        open_picture(tmp_path)
+        open_image(tmp_path)
 
 
 def test_fingerprints_depend_on_pixels_only(tmp_path: Path) -> None:
     image = Image.fromarray(noise(5, 7))
     image.save(tmp_path / "a.png")
     image.save(tmp_path / "b.bmp")
-    digests = {read_picture(source).sha256 for source in (image, str(tmp_path / "a.png"), tmp_path / "b.bmp")}
+    digests = {read_image(source).sha256 for source in (image, str(tmp_path / "a.png"), tmp_path / "b.bmp")}
     assert len(digests) == 1
-    assert read_picture(image.rotate(180)).sha256 not in digests
-    assert read_picture(tmp_path / "a.png").path == str(tmp_path / "a.png")
-    assert read_picture(Image.open(tmp_path / "a.png")).path == str(tmp_path / "a.png")
-    assert read_picture(image) == Picture(image)
+    assert read_image(image.rotate(180)).sha256 not in digests
+    assert read_image(tmp_path / "a.png").path == str(tmp_path / "a.png")
+    assert read_image(Image.open(tmp_path / "a.png")).path == str(tmp_path / "a.png")
+    assert read_image(image) == Picture(image)
 
 
 def test_masks_from_everything(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The request inside the picture, in each format, and results on disk."""
+"""The request inside the image, in each format, and results on disk."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from kandinsky.core import files
 from kandinsky.core.errors import OutputError, RequestError
 from kandinsky.core.events import Result
 from kandinsky.core.files import check_writable, write_atomically
-from kandinsky.core.metadata import Metadata, check_picture_path, read_metadata, summary, write_picture
+from kandinsky.core.metadata import Metadata, check_image_path, read_metadata, summary, write_image
 from kandinsky.core.requests import Embedding, Request, mix
 
 DEFAULTS: dict[str, Any] = {"width": 16, "height": 16, "steps": 25, "guidance_scale": 4.0, "sampler": "ddpm"}
@@ -34,7 +34,7 @@ def metadata(prompt: Any = PROMPT, **fields: Any) -> Metadata:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_metadata_survives_every_format(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
-    assert write_picture(image(), path, metadata()) == path
+    assert write_image(image(), path, metadata()) == path
     assert read_metadata(path) == metadata()
     assert Image.open(path).size == (16, 16)
     assert os.listdir(tmp_path) == [path.name]
@@ -42,8 +42,8 @@ def test_metadata_survives_every_format(tmp_path: Path, suffix: str) -> None:
 
 def test_png_pixels_are_exact_and_bytes_repeat(tmp_path: Path) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
-    one = write_picture(noise, tmp_path / "1.png", metadata())
-    two = write_picture(noise, tmp_path / "2.png", metadata())
+    one = write_image(noise, tmp_path / "1.png", metadata())
+    two = write_image(noise, tmp_path / "2.png", metadata())
     assert one.read_bytes() == two.read_bytes()
     assert np.array_equal(np.asarray(Image.open(one)), np.asarray(noise))
 
@@ -68,7 +68,7 @@ def test_other_tools_find_the_steps_first() -> None:
 
 def test_other_tools_find_their_chunk(tmp_path: Path) -> None:
     meta = metadata("a fox", negative_prompt="blurry")
-    write_picture(image(), tmp_path / "a.png", meta)
+    write_image(image(), tmp_path / "a.png", meta)
     text = Image.open(tmp_path / "a.png").info["parameters"]
     assert text == summary(meta)
     assert text.splitlines() == [
@@ -77,7 +77,7 @@ def test_other_tools_find_their_chunk(tmp_path: Path) -> None:
         "Steps: 25, Sampler: ddpm, CFG scale: 4.0, Seed: 7, Size: 16x16, Model: some/model, "
         "Version: kandinsky 1.2.3",
     ]
-    write_picture(image(), tmp_path / "a.jpg", meta)
+    write_image(image(), tmp_path / "a.jpg", meta)
     comment = Image.open(tmp_path / "a.jpg").getexif().get_ifd(0x8769)[0x9286]
     assert comment == b"UNICODE\x00" + text.encode("utf-16-be")
 
@@ -92,7 +92,7 @@ def test_long_embeddings_fit(tmp_path: Path) -> None:
     vector = np.random.default_rng(0).normal(size=1280).astype(np.float32)
     meta = metadata(Embedding(vector, vector))
     for suffix in (".png", ".jpg", ".webp"):
-        write_picture(image(), tmp_path / f"e{suffix}", meta)
+        write_image(image(), tmp_path / f"e{suffix}", meta)
         assert Request.from_json(read_metadata(tmp_path / f"e{suffix}").request).prompt == Embedding(
             vector, vector
         )
@@ -100,22 +100,22 @@ def test_long_embeddings_fit(tmp_path: Path) -> None:
 
 def test_too_much_for_jpeg_is_said(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"cannot be encoded.*\.png"):
-        write_picture(image(), tmp_path / "a.jpg", metadata("word " * 20_000))
+        write_image(image(), tmp_path / "a.jpg", metadata("word " * 20_000))
     assert os.listdir(tmp_path) == []
-    write_picture(image(), tmp_path / "a.png", metadata("word " * 20_000))
+    write_image(image(), tmp_path / "a.png", metadata("word " * 20_000))
     assert read_metadata(tmp_path / "a.png") == metadata("word " * 20_000)
 
 
-def test_pictures_without_a_request(tmp_path: Path) -> None:
-    write_picture(image(), tmp_path / "bare.png")
+def test_images_without_a_request(tmp_path: Path) -> None:
+    write_image(image(), tmp_path / "bare.png")
     image().save(tmp_path / "other.jpg")
     for name in ("bare.png", "other.jpg"):
         with pytest.raises(RequestError, match="does not hold the request"):
             read_metadata(tmp_path / name)
-    with pytest.raises(RequestError, match="no picture"):
+    with pytest.raises(RequestError, match="no image"):
         read_metadata(tmp_path / "none.png")
     (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(RequestError, match="not a picture"):
+    with pytest.raises(RequestError, match="not an image"):
         read_metadata(tmp_path / "text.png")
 
 
@@ -141,7 +141,7 @@ def test_newer_layouts_are_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_suffixes(tmp_path: Path) -> None:
-    for write in (lambda p: write_picture(image(), p), check_picture_path):
+    for write in (lambda p: write_image(image(), p), check_image_path):
         with pytest.raises(OutputError, match=r"Known: \.jpeg, \.jpg, \.png, \.webp"):
             write(tmp_path / "a.pgn")
     assert os.listdir(tmp_path) == []

@@ -29,7 +29,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def picture(width: int = 12, height: int = 10, shade: int = 90) -> Image.Image:
+def draw_image(width: int = 12, height: int = 10, shade: int = 90) -> Image.Image:
     return Image.fromarray(np.full((height, width, 3), shade, np.uint8))
 
 
@@ -61,19 +61,19 @@ BAD = {
     "prior guidance inf": ({"prior_guidance_scale": float("inf")}, "prior_guidance_scale inf "),
     "eta 2": ({"eta": 2}, "eta 2 "),
     "sampler 3": ({"sampler": 3}, "sampler .*3"),
-    "strength 1.5": ({"image": picture(), "strength": 1.5}, "strength 1.5 "),
-    "strength 0": ({"image": picture(), "strength": 0}, "strength 0 "),
+    "strength 1.5": ({"image": draw_image(), "strength": 1.5}, "strength 1.5 "),
+    "strength 0": ({"image": draw_image(), "strength": 0}, "strength 0 "),
     "strength alone": ({"strength": 0.5}, "without an image"),
     "mask alone": ({"mask": half_mask()}, "without an image"),
-    "mask of another size": ({"image": picture(), "mask": half_mask(12, 11)}, "12 x 11.*12 x 10"),
-    "mask marks nothing": ({"image": picture(), "mask": np.zeros((10, 12))}, "nothing to repaint"),
-    "image is a number": ({"image": 3}, "int is not a picture"),
-    "image is a list of lists": ({"image": [[1, 2]]}, "list is not a picture"),
+    "mask of another size": ({"image": draw_image(), "mask": half_mask(12, 11)}, "12 x 11.*12 x 10"),
+    "mask marks nothing": ({"image": draw_image(), "mask": np.zeros((10, 12))}, "nothing to repaint"),
+    "image is a number": ({"image": 3}, "int is not an image"),
+    "image is a list of lists": ({"image": [[1, 2]]}, "list is not an image"),
     "too many negatives": ({"negative_prompt": ["a", "b"]}, "2 entries for 1 prompts"),
     "negative is a number": ({"negative_prompt": 3}, "negative_prompt .*3"),
-    "too few images": ({"prompt": ["a", "b"], "image": [picture()]}, "1 entries for 2 prompts"),
+    "too few images": ({"prompt": ["a", "b"], "image": [draw_image()]}, "1 entries for 2 prompts"),
     "misspelt": ({"stepz": 3}, "stepz.*Did you mean 'steps'"),
-    "too many pictures": ({"prompt": ["a"] * 200, "count": 100}, "20000 pictures"),
+    "too many images": ({"prompt": ["a"] * 200, "count": 100}, "20000 images"),
     "an array of one whole number": ({"width": np.array([64])}, "width must be a whole number"),
     "an array that holds true": ({"width": np.array(True)}, "width must be a whole number, not True"),
     "interval is a set": ({"guidance_interval": {0.1, 0.8}}, "must be two numbers, not a set"),
@@ -139,7 +139,7 @@ def test_limits_themselves_are_allowed() -> None:
     limits = {"width": 8, "height": 8192, "steps": 1, "prior_steps": 1000, "seed": LARGEST_SEED}
     request = Request("a", guidance_scale=0, **limits)
     assert {name: getattr(request, name) for name in limits} == limits
-    request = Request("a", image=picture(), strength=1, eta=1)
+    request = Request("a", image=draw_image(), strength=1, eta=1)
     assert (request.strength, request.eta) == (1, 1)
 
 
@@ -158,7 +158,7 @@ def test_numbers_in_arrays_without_axes_are_numbers(holds: Any) -> None:
 
 
 def test_rows_follow_prompts_then_count() -> None:
-    request = Request(["a", "b"], negative_prompt=["x", None], image=picture(), count=2, seed=5)
+    request = Request(["a", "b"], negative_prompt=["x", None], image=draw_image(), count=2, seed=5)
     rows = [(row.prompt, row.negative_prompt, row.seed) for row in request.rows()]
     assert rows == [("a", "x", 5), ("a", "x", 6), ("b", None, 7), ("b", None, 8)]
     assert all(row.image == request.image for row in request.rows())
@@ -182,9 +182,9 @@ def test_random_seeds_differ() -> None:
 
 
 def test_filled_strength_depends_on_the_mask() -> None:
-    assert Request("a", image=picture()).filled(DEFAULTS).strength == 0.3
-    assert Request("a", image=picture(), mask=half_mask()).filled(DEFAULTS).strength == 1.0
-    assert Request("a", image=picture(), mask=half_mask(), strength=0.5).filled(DEFAULTS).strength == 0.5
+    assert Request("a", image=draw_image()).filled(DEFAULTS).strength == 0.3
+    assert Request("a", image=draw_image(), mask=half_mask()).filled(DEFAULTS).strength == 1.0
+    assert Request("a", image=draw_image(), mask=half_mask(), strength=0.5).filled(DEFAULTS).strength == 0.5
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_filled_strength_depends_on_the_mask() -> None:
 def test_filled_size_takes_the_image_shape(
     size: tuple[int, int], asked: dict[str, int], expected: tuple[int, int]
 ) -> None:
-    filled = Request("a", image=picture(*size), **asked).filled(DEFAULTS)  # type: ignore[arg-type]
+    filled = Request("a", image=draw_image(*size), **asked).filled(DEFAULTS)  # type: ignore[arg-type]
     assert (filled.width, filled.height) == expected
 
 
@@ -282,9 +282,9 @@ def test_mixes_and_embeddings_are_stored_whole() -> None:
     assert torch.equal(torch.tensor(back.prompts[1].values), vector)  # type: ignore[union-attr]
 
 
-def test_pictures_are_found_again_and_verified(tmp_path: Path) -> None:
+def test_images_are_found_again_and_verified(tmp_path: Path) -> None:
     file = tmp_path / "in.png"
-    picture().save(file)
+    draw_image().save(file)
     request = Request(mix([file, "a"]), image=str(file), mask=half_mask(), seed=1)
     stored = json.loads(json.dumps(request.to_json()))
     with pytest.raises(RequestError, match="given in memory"):
@@ -298,7 +298,7 @@ def test_pictures_are_found_again_and_verified(tmp_path: Path) -> None:
         Request.from_json(stored, mask=half_mask())
     assert Request.from_json(stored, moved, mask=half_mask()) == request
 
-    picture(shade=91).save(moved / "in.png")
+    draw_image(shade=91).save(moved / "in.png")
     with pytest.raises(RequestError, match="changed"):
         Request.from_json(stored, moved, mask=half_mask())
 
@@ -311,8 +311,8 @@ def test_damaged_stores_are_refused(data: dict[str, Any]) -> None:
         Request.from_json(data)
 
 
-def test_a_picture_as_prompt_is_a_variation() -> None:
-    prompt = Request(picture()).prompts[0]
+def test_an_image_as_prompt_is_a_variation() -> None:
+    prompt = Request(draw_image()).prompts[0]
     assert isinstance(prompt, Mix)
     assert isinstance(prompt.items[0], Picture)
     assert prompt.weights == (1.0,)
@@ -333,8 +333,8 @@ def test_equal_weights_by_default() -> None:
         (["a", "b"], [1, float("inf")], "inf"),
         (["a", "b"], [0, 0], "All mixing weights are 0"),
         (["a"], ["much"], "much"),
-        (["a", 3], None, "int is not a picture"),
-        ([Path("no-such.png")], None, "no picture no-such.png"),
+        (["a", 3], None, "int is not an image"),
+        ([Path("no-such.png")], None, "no image no-such.png"),
     ],
 )
 def test_bad_mixes(items: Any, weights: Any, words: str) -> None:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kandinsky.core.rng import NumpyRng, PerPictureRng
+from kandinsky.core.rng import NumpyRng, PerImageRng
 from tests.replay import ReplayRng
 
 SHAPES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3)
@@ -15,7 +15,7 @@ SHAPES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, m
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4), SHAPES)
 def test_a_row_is_what_its_generator_gives_alone(seeds: list[int], shapes: list[tuple[int, int]]) -> None:
-    rng = PerPictureRng.from_seeds(seeds)
+    rng = PerImageRng.from_seeds(seeds)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     for shape in shapes:
         drawn = rng.normal((len(seeds), *shape))
@@ -28,11 +28,11 @@ def test_a_row_is_what_its_generator_gives_alone(seeds: list[int], shapes: list[
 def test_selected_rows_share_their_generators(data: st.DataObject) -> None:
     seeds = [3, 4, 5, 6]
     rows = data.draw(st.lists(st.sampled_from(range(4)), min_size=1, max_size=4, unique=True))
-    rng, alone = PerPictureRng.from_seeds(seeds), PerPictureRng.from_seeds([seeds[row] for row in rows])
+    rng, alone = PerImageRng.from_seeds(seeds), PerImageRng.from_seeds([seeds[row] for row in rows])
     first = rng.select(rows).normal((len(rows), 2))
     assert torch.equal(first, alone.normal((len(rows), 2)))
     # What some rows have drawn is gone for them, and for them only.
-    after, fresh = rng.normal((4, 2)), PerPictureRng.from_seeds(seeds).normal((4, 2))
+    after, fresh = rng.normal((4, 2)), PerImageRng.from_seeds(seeds).normal((4, 2))
     second = alone.normal((len(rows), 2))
     for row in range(4):
         wanted = second[rows.index(row)] if row in rows else fresh[row]
@@ -40,7 +40,7 @@ def test_selected_rows_share_their_generators(data: st.DataObject) -> None:
 
 
 def test_a_fork_begins_again_and_touches_nothing() -> None:
-    rng = PerPictureRng.from_seeds([1, 2])
+    rng = PerImageRng.from_seeds([1, 2])
     first = rng.normal((2, 3))
     fork = rng.fork()
     assert torch.equal(fork.normal((2, 3)), first)
@@ -54,13 +54,13 @@ def test_a_fork_begins_again_and_touches_nothing() -> None:
 def test_a_generator_that_was_used_before_begins_where_it_was_given() -> None:
     generator = torch.Generator().manual_seed(9)
     torch.randn(5, generator=generator)
-    rng = PerPictureRng([generator])
+    rng = PerImageRng([generator])
     first = rng.normal((1, 4))
     assert torch.equal(rng.fork().normal((1, 4)), first)
 
 
 def test_double_precision_is_drawn_as_such() -> None:
-    drawn = PerPictureRng.from_seeds([7], torch.float64).normal((1, 5))
+    drawn = PerImageRng.from_seeds([7], torch.float64).normal((1, 5))
     assert torch.equal(
         drawn, torch.randn((1, 5), generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     )
@@ -68,7 +68,7 @@ def test_double_precision_is_drawn_as_such() -> None:
 
 def test_rows_without_a_generator_are_not_made_up() -> None:
     with pytest.raises(ValueError, match="asked for 3 rows of noise from 2 generators"):
-        PerPictureRng.from_seeds([1, 2]).normal((3, 4))
+        PerImageRng.from_seeds([1, 2]).normal((3, 4))
 
 
 def test_a_record_plays_back_in_order() -> None:

@@ -29,7 +29,7 @@ def noised(t: int, shape: tuple[int, ...] = (3, 4, 6, 5)) -> tuple[Tensor, Tenso
 
 @given(t=st.integers(0, 999), name=st.sampled_from(sorted(PARAMETRIZATIONS)))
 @settings(max_examples=40, deadline=None)
-def test_every_reading_recovers_the_picture_and_the_noise(t: int, name: str) -> None:
+def test_every_reading_recovers_the_image_and_the_noise(t: int, name: str) -> None:
     x0, noise, x, abar = noised(t)
     truth = {"epsilon": noise, "sample": x0, "velocity": PROCESS.velocity(x0, noise, t)}[name]
     prediction = PARAMETRIZATIONS[name](truth, x, abar)
@@ -88,7 +88,7 @@ def test_static_constraint_and_the_choice_of_eps() -> None:
 
 @pytest.mark.parametrize("largest", [1.0, 2.0, math.inf])
 @pytest.mark.parametrize("ratio", [0.5, 0.95, 0.995])
-def test_percentile_constraint_is_per_picture(ratio: float, largest: float) -> None:
+def test_percentile_constraint_is_per_image(ratio: float, largest: float) -> None:
     x0 = torch.randn(3, 4, 9, 9, generator=torch.Generator().manual_seed(1)) * torch.tensor(
         [0.1, 1.0, 7.0]
     ).reshape(3, 1, 1, 1)

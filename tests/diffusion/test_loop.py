@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.core.rng import PerPictureRng
+from kandinsky.core.rng import PerImageRng
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import Step, sample
 from kandinsky.diffusion.parametrization import Prediction, epsilon
@@ -30,7 +30,7 @@ ALL = pytest.mark.parametrize("name", sorted(SAMPLERS))
 
 def run(name: str, process: Process, times: list[int], rows: int = 1, **options: float) -> list[Tensor]:
     x = torch.randn(rows, 2, 3, generator=torch.Generator().manual_seed(rows))
-    rng = PerPictureRng.from_seeds(range(rows))
+    rng = PerImageRng.from_seeds(range(rows))
     denoise = Gaussian(process).denoise
     return [s.x for s in sample(make_sampler(name, process, **options), denoise, x, times, rng)]
 
@@ -56,18 +56,18 @@ def test_every_sampler_runs_at_random_counts(n: int, name: str, cosine: bool) ->
 
 
 @ALL
-def test_a_picture_of_a_batch_equals_the_picture_alone(name: str) -> None:
+def test_an_image_of_a_batch_equals_the_image_alone(name: str) -> None:
     def network(x: Tensor, t: float) -> Tensor:
         return crooked_eps(x, t, LINEAR)
 
     denoise = make_denoiser(network, LINEAR, epsilon)
     x = torch.randn(3, 4, 5, 5)
     times = leading(9, 1000, 1)
-    together = [*sample(make_sampler(name, LINEAR), denoise, x, times, PerPictureRng.from_seeds([7, 8, 9]))][
+    together = [*sample(make_sampler(name, LINEAR), denoise, x, times, PerImageRng.from_seeds([7, 8, 9]))][
         -1
     ].x
     for row in range(3):
-        rng = PerPictureRng.from_seeds([7 + row])
+        rng = PerImageRng.from_seeds([7 + row])
         alone = [*sample(make_sampler(name, LINEAR), denoise, x[row : row + 1], times, rng)][-1].x
         torch.testing.assert_close(alone, together[row : row + 1], rtol=0, atol=1e-6)
 
@@ -77,7 +77,7 @@ def test_steps_say_where_they_are(name: str) -> None:
     times = leading(5, 1000, 1)
     x = torch.randn(1, 2, 3)
     steps = [
-        *sample(make_sampler(name, LINEAR), Gaussian(LINEAR).denoise, x, times, PerPictureRng.from_seeds([0]))
+        *sample(make_sampler(name, LINEAR), Gaussian(LINEAR).denoise, x, times, PerImageRng.from_seeds([0]))
     ]
     assert [s.index for s in steps] == list(range(5))
     assert {s.total for s in steps} == {5}
@@ -91,9 +91,9 @@ def test_the_result_does_not_depend_on_the_working_dtype_of_x(name: str) -> None
     x = torch.randn(1, 2, 3).half()
     denoise = Gaussian(LINEAR).denoise
     sampler = make_sampler(name, LINEAR)
-    half = [*sample(sampler, denoise, x, [800, 400, 1], PerPictureRng.from_seeds([0]))][-1].x
-    full = [*sample(sampler, denoise, x.float(), [800, 400, 1], PerPictureRng.from_seeds([0]))][-1].x
-    double = [*sample(sampler, denoise, x.double(), [800, 400, 1], PerPictureRng.from_seeds([0]))][-1].x
+    half = [*sample(sampler, denoise, x, [800, 400, 1], PerImageRng.from_seeds([0]))][-1].x
+    full = [*sample(sampler, denoise, x.float(), [800, 400, 1], PerImageRng.from_seeds([0]))][-1].x
+    double = [*sample(sampler, denoise, x.double(), [800, 400, 1], PerImageRng.from_seeds([0]))][-1].x
     assert half.dtype == torch.float32
     assert torch.equal(half, full)
     assert double.dtype == torch.float64
@@ -112,7 +112,7 @@ def test_draws_are_made_only_where_they_act(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "options"), [("ddpm", {}), ("ddim", {"eta": 1.0})])
 def test_the_last_step_may_be_without_noise(name: str, options: dict[str, Any]) -> None:
-    """Then its mean is the result, also where the process does not end on a clean picture."""
+    """Then its mean is the result, also where the process does not end on a clean image."""
     process = LINEAR.ending_at_the_first()
     draws = [torch.randn(1, 2, 3) for _ in range(3)]
     denoise, times, x = Gaussian(process).denoise, [900, 500, 100], torch.randn(1, 2, 3)
@@ -145,7 +145,7 @@ def test_renoising_ends_on_the_last_prediction() -> None:
     assert steps[-1].x is steps[-1].prediction.x0
 
 
-def test_eta_changes_the_picture_and_is_refused_where_it_cannot() -> None:
+def test_eta_changes_the_image_and_is_refused_where_it_cannot() -> None:
     times = leading(10, 1000, 1)
     still, a, b = (run("ddim", LINEAR, times, eta=eta)[-1] for eta in (0.0, 0.3, 1.0))
     assert not torch.allclose(still, a)
@@ -197,9 +197,9 @@ def test_learned_variance_needs_variance_channels_and_acts() -> None:
             return Prediction(plain.x0, plain.eps, None if frac is None else torch.full_like(x, frac))
 
         sampler = make_sampler("ddpm", LINEAR, variance="learned_range")
-        return next(iter(sample(sampler, denoise, x, [500, 450], PerPictureRng.from_seeds([0])))).x
+        return next(iter(sample(sampler, denoise, x, [500, 450], PerImageRng.from_seeds([0])))).x
 
-    rng = PerPictureRng.from_seeds([0])
+    rng = PerImageRng.from_seeds([0])
     small = next(iter(sample(make_sampler("ddpm", LINEAR), Gaussian(LINEAR).denoise, x, [500, 450], rng))).x
     torch.testing.assert_close(with_frac(0.0), small)
     assert not torch.allclose(with_frac(1.0), small, atol=1e-3)
@@ -217,7 +217,7 @@ def test_projection_pins_after_every_step(name: str) -> None:
         seen.append(t_next)
         return mask * known + (1 - mask) * x
 
-    rng = PerPictureRng.from_seeds([0])
+    rng = PerImageRng.from_seeds([0])
     sampler = make_sampler(name, LINEAR)
     steps = [*sample(sampler, Gaussian(LINEAR).denoise, torch.randn(1, 2, 3), [700, 300, 1], rng, project)]
     assert seen == [300, 1, -1]
@@ -237,7 +237,7 @@ def test_closing_frees_everything_at_once(name: str) -> None:
     witness = Witness()
     x = torch.randn(1, 2, 3, dtype=torch.float64)
     watched = [weakref.ref(witness), weakref.ref(x)]
-    steps = sample(make_sampler(name, LINEAR), witness, x, leading(9, 1000, 1), PerPictureRng.from_seeds([0]))
+    steps = sample(make_sampler(name, LINEAR), witness, x, leading(9, 1000, 1), PerImageRng.from_seeds([0]))
     del witness, x
     gc.disable()
     try:
@@ -263,7 +263,7 @@ def test_gradients_flow_only_when_asked_for_and_the_callers_mode_is_left_alone()
 
     def last(**options: bool) -> Tensor:
         result = torch.zeros(())
-        rng = PerPictureRng.from_seeds([0])
+        rng = PerImageRng.from_seeds([0])
         for step in sample(
             make_sampler("dpmpp_2m", LINEAR), denoise, torch.ones(1, 2, 3), [700, 300, 1], rng, **options
         ):
@@ -295,7 +295,7 @@ def test_times_outside_the_process_are_refused() -> None:
 
 def test_fractional_times_work_between_the_whole_ones() -> None:
     x = torch.ones(1, 2, 3)
-    rng = PerPictureRng.from_seeds([0])
+    rng = PerImageRng.from_seeds([0])
     ends = [
         [*sample(make_sampler("ddim", LINEAR), Gaussian(LINEAR).denoise, x, [800, middle, 1], rng)][-1]
         .x.mean()
@@ -310,7 +310,7 @@ def test_fractional_times_work_between_the_whole_ones() -> None:
 def test_latents_sent_into_the_loop_take_the_place_of_its_own(name: str) -> None:
     def trajectory(x: Tensor, times: list[int]) -> Generator[Step, Tensor | None, None]:
         denoise = Gaussian(LINEAR).denoise
-        return sample(make_sampler(name, LINEAR), denoise, x, times, PerPictureRng.from_seeds([1]))
+        return sample(make_sampler(name, LINEAR), denoise, x, times, PerImageRng.from_seeds([1]))
 
     begin = torch.ones(1, 2, 3)
     kept, changed = trajectory(begin, [900, 500]), trajectory(begin, [900, 500])
@@ -320,7 +320,7 @@ def test_latents_sent_into_the_loop_take_the_place_of_its_own(name: str) -> None
 
 
 def test_sent_latents_are_what_the_next_step_starts_from() -> None:
-    denoise, rng = Gaussian(LINEAR).denoise, PerPictureRng.from_seeds([1])
+    denoise, rng = Gaussian(LINEAR).denoise, PerImageRng.from_seeds([1])
     sampler, wanted = make_sampler("ddim", LINEAR), torch.full((1, 2, 3), 0.5)
     run = sample(sampler, denoise, torch.ones(1, 2, 3), [900, 500], rng)
     next(run)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from kandinsky.core.rng import PerPictureRng
+from kandinsky.core.rng import PerImageRng
 from kandinsky.diffusion.loop import sample
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.samplers import make_sampler
@@ -27,7 +27,7 @@ def error_of(name: str, steps: int) -> float:
     times = list(range(FIRST, LAST, -stride))
     assert len(times) == steps
     x = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(1, 1, 9)
-    rng = PerPictureRng.from_seeds([0])
+    rng = PerImageRng.from_seeds([0])
     *_, last = sample(make_sampler(name, process), world.denoise, x, times, rng)
     return (last.x - world.flow(x, FIRST, -1)).abs().max().item()
 
@@ -73,7 +73,7 @@ def test_moments_of_many_samples(name: str, options: dict[str, float]) -> None:
     world = Gaussian(process)
     count = 20_000
     x = torch.randn(1, 1, count, generator=torch.Generator().manual_seed(1))
-    rng = PerPictureRng.from_seeds([2])
+    rng = PerImageRng.from_seeds([2])
     # Enough steps that what is left is the noise of the estimate: 0.4 / sqrt(20000) = 0.003.
     *_, last = sample(make_sampler(name, process, **options), world.denoise, x, linspaced(250, 1000), rng)
     assert last.x.mean().item() == pytest.approx(world.mean, abs=0.01)

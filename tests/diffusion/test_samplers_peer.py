@@ -10,7 +10,7 @@ import torch
 from diffusers.schedulers import UnCLIPScheduler
 from torch import Tensor
 
-from kandinsky.core.rng import PerPictureRng
+from kandinsky.core.rng import PerImageRng
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import sample
@@ -59,7 +59,7 @@ def our_path(
     denoise = make_denoiser(
         network, process, parametrization, None, () if constraint is None else (constraint,)
     )
-    rng = PerPictureRng.from_seeds(SEEDS, x.dtype)
+    rng = PerImageRng.from_seeds(SEEDS, x.dtype)
     sampler = make_sampler(name, process, **options)
     return [step.x for step in sample(sampler, denoise, x, times, rng)]
 
@@ -248,7 +248,7 @@ def test_heun(dtype: torch.dtype, n: int) -> None:
 @pytest.mark.parametrize("process", [LINEAR, COSINE], ids=["linear", "cosine"])
 @pytest.mark.parametrize("n", [2, 8, 30])
 def test_dpmpp_2m(process: Process, n: int) -> None:
-    # The peer's "leading" counts n + 1 intervals, so ours is given its times; both end on a clean picture.
+    # The peer's "leading" counts n + 1 intervals, so ours is given its times; both end on a clean image.
     schedule = BETAS if process is LINEAR else {"beta_schedule": "squaredcos_cap_v2"}
     peer = diffusers.DPMSolverMultistepScheduler(
         **schedule,

@@ -36,12 +36,12 @@ def test_any_number_of_steps_has_times(steps: int, sections: str) -> None:
     assert all(0 <= later < earlier < 1000 for earlier, later in pairwise(times))
 
 
-def test_pictures_are_noised_for_the_first_time_that_is_left() -> None:
+def test_images_are_noised_for_the_first_time_that_is_left() -> None:
     begin = Schedule(PROCESS, offset=1).beginning(10, 0.35)
     assert (begin.times, begin.t, begin.process) == ([201, 101, 1], 201, PROCESS)
 
 
-def test_pictures_may_be_noised_to_a_level_of_their_own() -> None:
+def test_images_may_be_noised_to_a_level_of_their_own() -> None:
     schedule = Schedule(PROCESS, offset=1, image_noise=ImageNoise(OTHER, back=2))
     begin = schedule.beginning(10, 0.35)
     assert (begin.times, begin.t, begin.process) == ([201, 101, 1], 348, OTHER)
@@ -103,7 +103,7 @@ def test_the_known_region_is_pasted_at_its_place() -> None:
     torch.testing.assert_close(after.eps, eps_of(after.x0, x, 0.5))
 
 
-def test_a_bound_may_be_that_of_the_first_picture() -> None:
+def test_a_bound_may_be_that_of_the_first_image() -> None:
     x0 = torch.stack([torch.linspace(-2, 2, 36).reshape(4, 3, 3), torch.full((4, 3, 3), 9.0)])
     prediction = Prediction(x0, x0)
     of_first = Constraint("percentile", max=100.0, of_first=True).apply(prediction, x0, 0.5).x0

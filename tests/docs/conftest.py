@@ -53,7 +53,7 @@ class Published:
         return self.small.generate(prompt, **(fields | self.cheap))
 
     def warm_up(self, **fields: Any) -> None:
-        Request("a picture", **fields)
+        Request("an image", **fields)
         self.small.warm_up(**(fields | self.cheap))
 
 

@@ -47,7 +47,7 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 
 def links(page: Path) -> Iterator[str]:
-    """The targets of links and pictures that lie in this repository."""
+    """The targets of links and images that lie in this repository."""
     prose = _FENCE.sub("", page.read_text(encoding="utf-8"))
     for match in _LINK.finditer(prose):
         if not match[1].startswith(("http://", "https://", "#")):

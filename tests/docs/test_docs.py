@@ -14,7 +14,7 @@ from tests.docs.scripts import make_examples
 
 INSTALL = 'pip install . && kandinsky generate "a red apple" -o apple.png'
 TEST = "pip install '.[test]' && pytest"
-PICTURES = "examples/pictures"
+IMAGES = "examples/images"
 
 
 def names(pages: list[Path]) -> list[str]:
@@ -83,9 +83,9 @@ def test_links_lead_somewhere() -> None:
     for page in PAGES:
         for target in links(page):
             path = (page.parent / target).resolve()
-            if path.parent == REPOSITORY / PICTURES and path.suffix == ".png":
+            if path.parent == REPOSITORY / IMAGES and path.suffix == ".png":
                 assert path.name in sheets, f"{page.name}: nothing draws {target}"
-            elif path != REPOSITORY / PICTURES / "README.md":
+            elif path != REPOSITORY / IMAGES / "README.md":
                 assert path.exists(), f"{page.name}: {target}"
 
 

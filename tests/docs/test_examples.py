@@ -46,15 +46,15 @@ def test_the_gallery_draws_its_sheets(here: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(gallery, "THINGS", gallery.THINGS[:3])
     # One sheet of every kind; the others differ from "apple" in their prompts only.
     kinds = ["things", "apple", "mix", "image-to-image", "inpainting", "variation"]
-    settings = ["--out", "pictures", "--steps", "1", "--columns", "3", "--only", *kinds]
+    settings = ["--out", "images", "--steps", "1", "--columns", "3", "--only", *kinds]
     monkeypatch.setattr(sys, "argv", ["make_examples.py", *settings])
     gallery.main()
-    text = (here / "pictures" / "README.md").read_text(encoding="utf-8")
+    text = (here / "images" / "README.md").read_text(encoding="utf-8")
     for sheet in gallery.SHEETS:
         assert f"]({sheet.file})" in text
         if sheet.name not in kinds:
             continue
-        image = Image.open(here / "pictures" / sheet.file)
+        image = Image.open(here / "images" / sheet.file)
         side = (image.width - gallery.GAP) // 3
         assert (image.height - gallery.GAP) // side == len(sheet.rows), sheet.name
 
@@ -92,7 +92,7 @@ def test_a_word_is_learned(
 def test_the_learned_word_is_nearer_to_the_toy_than_any_other_prompt(here: Path) -> None:
     found = load_script("learn_a_word").measure(here / "toy")
     word = found.pop("a zwx")
-    found.pop("the pictures themselves")
+    found.pop("the images themselves")
     assert word > max(found.values()) + 0.1, found
 
 

@@ -1,4 +1,4 @@
-"""Adapters on the embedded model: exact off, equal when merged, noted in pictures, one clear error each."""
+"""Adapters on the embedded model: exact off, equal when merged, noted in images, one clear error each."""
 
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def test_several_adapters_for_several_networks(pipe: Pipeline, tmp_path: Path) -
         pipe.load_lora(file, 0.5)
         alone[name] = draw(pipe)
     assert pipe.loras == {"one": 0.5, "two": 0.5, "three": 0.5}
-    assert len({picture.tobytes() for picture in alone.values()}) == 3
+    assert len({image.tobytes() for image in alone.values()}) == 3
     pipe.unload_lora("three")
     assert np.array_equal(draw(pipe), alone["two"])
     again = save_lora(pipe.model, tmp_path / "again" / "x.safetensors", "one")
@@ -102,7 +102,7 @@ def test_a_decoder_that_reads_texts_keeps_its_encoders_apart(
     assert len(set(seen)) == 4
 
 
-def test_a_picture_made_with_an_adapter_is_repeated_with_it(
+def test_an_image_made_with_an_adapter_is_repeated_with_it(
     pipe: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

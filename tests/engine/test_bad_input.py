@@ -14,7 +14,7 @@ import kandinsky
 from kandinsky.core.errors import CheckpointError, KandinskyError, RequestError
 from tests.tiny import DECODERS, WIDTH, Checkpoints
 
-PICTURE = np.zeros((16, 16, 3), np.uint8)
+IMAGE = np.zeros((16, 16, 3), np.uint8)
 Damage = Callable[[Path], Any]
 
 
@@ -76,11 +76,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "takes 7 channels, its codec makes 4",
     ),
     "variances": (lambda p: change_json(p / "unet" / "config.json", out_channels=5), "gives 5 channels"),
-    "picture size": (
+    "image size": (
         lambda p: change_json(
             p / "prior_image_processor" / "preprocessor_config.json", size=48, crop_size=48
         ),
-        "the image processor's picture has size 48, the other parts want 32",
+        "the image processor's image has size 48, the other parts want 32",
     ),
     "embedding size": (
         lambda p: change_json(p / "prior_image_encoder" / "config.json", projection_dim=8),
@@ -163,14 +163,14 @@ def test_devices_and_dtypes(options: dict[str, Any], words: str, tiny: Checkpoin
 
 REQUESTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "no mask": ("inpaint", {}, "inpainting checkpoint, and it needs an image with a mask"),
-    "image only": ("inpaint", {"image": PICTURE}, "needs an image with a mask"),
-    "no hint": ("control", {}, "needs a hint picture"),
-    "hint": ("text2img", {"hint": PICTURE}, "does not take a hint"),
+    "image only": ("inpaint", {"image": IMAGE}, "needs an image with a mask"),
+    "no hint": ("control", {}, "needs a hint image"),
+    "hint": ("text2img", {"hint": IMAGE}, "does not take a hint"),
     "sampler": ("text2img", {"sampler": "dppm"}, "Did you mean 'ddpm'"),
     "eta": ("text2img", {"eta": 0.3}, r"eta 0\.3 cannot act in sampler 'ddpm'"),
     "embedding": ("text2img", {"prompt": kandinsky.Embedding([0.0] * 3)}, "which takes 20"),
     "steps": ("text2img", {"steps": 1001}, "steps 1001 is outside"),
-    "strength": ("text2img", {"strength": 1.5, "image": PICTURE}, r"strength 1\.5 is not"),
+    "strength": ("text2img", {"strength": 1.5, "image": IMAGE}, r"strength 1\.5 is not"),
 }
 
 
@@ -197,7 +197,7 @@ def test_more_steps_than_the_process_has(tiny: Checkpoints, tmp_path: Path) -> N
 
 def test_every_decoder_has_its_request(tiny: Checkpoints) -> None:
     mask = np.ones((16, 16), np.uint8)
-    wanted = {"text2img": {}, "inpaint": {"image": PICTURE, "mask": mask}, "control": {"hint": PICTURE}}
+    wanted = {"text2img": {}, "inpaint": {"image": IMAGE, "mask": mask}, "control": {"hint": IMAGE}}
     assert wanted.keys() == DECODERS.keys()
     for kind, fields in wanted.items():
         (image,) = tiny.ours(kind).generate("a", seed=1, steps=1, prior_steps=1, **fields).images

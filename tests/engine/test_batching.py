@@ -1,4 +1,4 @@
-"""Requests of all kinds in shared batches: each picture is what it is alone, and comes to its own request."""
+"""Requests of all kinds in shared batches: each image is what it is alone, and comes to its own request."""
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ from tests.tiny_text_image import TextImageCheckpoints
 QUICK: dict[str, Any] = {"steps": 2, "width": 64, "height": 64}
 
 
-def noise_picture(seed: int) -> np.ndarray:
+def noise_image(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8)
 
 
@@ -51,7 +51,7 @@ class Recorder:
 
 
 def latents_of(pipe: Pipeline, requests: list[Request], batch_size: int) -> dict[tuple[int, int], Tensor]:
-    """The latents of each picture, by the number of its request and its place there."""
+    """The latents of each image, by the number of its request and its place there."""
     recorder = Recorder(pipe.model.codec)
     watched = Pipeline(replace(pipe.model, codec=recorder))
     results = watched.generate_batch(requests, batch_size)
@@ -64,7 +64,7 @@ def latents_of(pipe: Pipeline, requests: list[Request], batch_size: int) -> dict
 
 
 def check_alone(pipe: Pipeline, requests: list[Request], batch_size: int) -> None:
-    """The first and the last pictures that are drawn are the same alone."""
+    """The first and the last images that are drawn are the same alone."""
     together = latents_of(pipe, requests, batch_size)
     for index, place in {next(iter(together)), next(reversed(together))}:
         found = together[index, place]
@@ -104,7 +104,7 @@ def requests(draw: st.DrawFn, prompts: list[Any], prior: bool, sampler: list[str
             "prior_negative_prompt": each([None, "a dog"]),
         }
     if draw(st.integers(0, 2)) == 0:
-        fields["image"] = each([noise_picture(3), noise_picture(4)])
+        fields["image"] = each([noise_image(3), noise_image(4)])
         fields["strength"] = draw(st.sampled_from([0.6, 1.0]))
         if draw(st.booleans()):
             fields["mask"] = each([mask(32), mask(48)])
@@ -113,7 +113,7 @@ def requests(draw: st.DrawFn, prompts: list[Any], prior: bool, sampler: list[str
 
 PROMPTS: list[Any] = [
     *TEXTS,
-    kandinsky.mix(["a cat", noise_picture(1)], [0.7, 0.3]),
+    kandinsky.mix(["a cat", noise_image(1)], [0.7, 0.3]),
     kandinsky.Embedding([0.1] * WIDTH),
 ]
 
@@ -126,7 +126,7 @@ def test_requests_together_are_requests_alone(asked: list[Request], tiny: Checkp
 
 
 @settings(max_examples=3, deadline=None)
-@given(asked=st.lists(requests([*TEXTS, noise_picture(1)], True, [None, "ddpm"]), min_size=2, max_size=3))
+@given(asked=st.lists(requests([*TEXTS, noise_image(1)], True, [None, "ddpm"]), min_size=2, max_size=3))
 def test_decoders_that_read_the_text_too(asked: list[Request], text_image: TextImageCheckpoints) -> None:
     check_alone(text_image.ours(), asked, 4)
 
@@ -167,7 +167,7 @@ def test_requests_share_batches_where_they_can(tiny: Checkpoints) -> None:
         Request("a dog", seed=2, prior_steps=1, guidance_scale=1, **QUICK),
         Request("a cow", seed=2, prior_steps=1, guidance_scale=3, **(QUICK | {"steps": 3})),
         Request(["a hen", "an owl"], seed=[4, 8], prior_steps=1, negative_prompt="fog", count=2, **QUICK),
-        Request("a hat", seed=5, prior_steps=1, image=noise_picture(1), **QUICK),
+        Request("a hat", seed=5, prior_steps=1, image=noise_image(1), **QUICK),
     ]
     groups = groups_of([pipe.resolve(request) for request in asked])
     assert [[one.request for one in group.members] for group in groups] == [[0, 1, 4, 4, 4, 4], [2], [3], [5]]
@@ -179,7 +179,7 @@ def test_requests_share_batches_where_they_can(tiny: Checkpoints) -> None:
     assert [result.request["guidance_scale"] for result in results[:3]] == [3, 5, 1]
 
 
-def test_a_request_finishes_when_its_last_picture_does(tiny: Checkpoints) -> None:
+def test_a_request_finishes_when_its_last_image_does(tiny: Checkpoints) -> None:
     pipe = tiny.own()
     asked = [
         Request("a fox", seed=1, prior_steps=1, **QUICK),

@@ -92,7 +92,7 @@ def test_flags_of_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert devices.bfloat16_in_hardware() is None
 
 
-def test_a_large_model_is_loaded_in_bfloat16_and_its_pictures_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_model_is_loaded_in_bfloat16_and_its_images_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_has_fast_bfloat16", lambda: True)
     assert kandinsky.load(prior=False, device="cpu").model.dtype == torch.float32
     monkeypatch.setattr(devices, "LARGE", 14_000_000)
@@ -105,7 +105,7 @@ def test_a_large_model_is_loaded_in_bfloat16_and_its_pictures_say_so(monkeypatch
     assert repeated.images[0].tobytes() == result.images[0].tobytes()
 
 
-def test_how_many_pictures_are_drawn_together() -> None:
+def test_how_many_images_are_drawn_together() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert [choose_batch_size(cpu, n) for n in (LARGE, LARGE + 1)] == [4, 1]
     assert choose_batch_size(cuda, 10 * LARGE) == 4

@@ -1,4 +1,4 @@
-"""Memory policies: the same pictures with weights that come and go, and proof that they do go."""
+"""Memory policies: the same images with weights that come and go, and proof that they do go."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ from kandinsky.engine.weight_residency import bytes_of, names_in
 from kandinsky.generations import convert
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet3 import UNet3
-from tests.parity.test_generate import picture
+from tests.parity.test_generate import draw_image
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
@@ -41,11 +41,11 @@ def resident(pipe: Pipeline) -> int:
 
 @pytest.mark.parametrize("offload", AWAY)
 @pytest.mark.parametrize("sampler", [None, "heun"])
-def test_the_pictures_are_the_same(one_text: OneTextCheckpoints, offload: str, sampler: str | None) -> None:
+def test_the_images_are_the_same(one_text: OneTextCheckpoints, offload: str, sampler: str | None) -> None:
     """Twice, since the second request brings everything anew."""
     plain, away = one_text.ours(), one_text.ours(offload=offload)
     assert away.offload == offload
-    for fields in ({"count": 2}, {"image": picture(64, 64), "strength": 0.5, "steps": 4}):
+    for fields in ({"count": 2}, {"image": draw_image(64, 64), "strength": 0.5, "steps": 4}):
         assert pixels(away, sampler=sampler, **fields) == pixels(plain, sampler=sampler, **fields)
         assert resident(away) == 0
     assert resident(plain) == sum(map(bytes_of, plain.model.modules.values()))

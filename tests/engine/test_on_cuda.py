@@ -1,4 +1,4 @@
-"""The embedded checkpoint on a GPU: pictures as on a CPU, whatever is loaded in which way."""
+"""The embedded checkpoint on a GPU: images as on a CPU, whatever is loaded in which way."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.cuda
 ASKED: dict[str, Any] = {"seed": 5, "steps": 8, "prior_steps": 6}
 PROMPT = "a red apple"
 LEVELS = 3.0
-"""Mean difference of pictures of half precision, in levels of 255."""
+"""Mean difference of images of half precision, in levels of 255."""
 
 
 def drawn(pipe: Pipeline, prompt: Any = PROMPT, **fields: Any) -> np.ndarray:
@@ -53,12 +53,12 @@ def test_as_on_a_cpu(dtype: str, exact: Pipeline) -> None:
 
 
 def test_every_task(half: Pipeline, exact: Pipeline) -> None:
-    picture = drawn(exact)[0].astype(np.uint8)
-    mask = np.zeros(picture.shape[:2], bool)
+    image = drawn(exact)[0].astype(np.uint8)
+    mask = np.zeros(image.shape[:2], bool)
     mask[:20] = True
     for fields in (
-        {"image": picture, "strength": 0.6},
-        {"image": picture, "mask": mask},
+        {"image": image, "strength": 0.6},
+        {"image": image, "mask": mask},
         {"guidance_interval": (0.2, 0.8)},
         {"reuse": 2},
         {"sampler": "heun"},
@@ -88,8 +88,8 @@ def test_requests_in_turns(offload: str, half: Pipeline) -> None:
                 found[place] = np.asarray(event.result.images[0]).astype(int)
             else:
                 assert place in (0, 1) or isinstance(event, Denoising)
-    for place, picture in enumerate(expected):
-        assert far(found[place], picture) < LEVELS
+    for place, image in enumerate(expected):
+        assert far(found[place], image) < LEVELS
 
 
 def test_memory_comes_back() -> None:

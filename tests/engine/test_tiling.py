@@ -1,4 +1,4 @@
-"""`tiling` of `load`: who is told, and pictures that stay what they are."""
+"""`tiling` of `load`: who is told, and images that stay what they are."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.tiny_one_text import OneTextCheckpoints
 QUICK = {"seed": 3, "steps": 2, "width": 64, "height": 64}
 
 
-def test_pictures_in_strips_are_the_pictures(tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_in_strips_are_the_images(tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     monkeypatch.setattr("kandinsky.codecs.strips.AREA", 64 * 5)
     whole, striped = tiny.own(tiling=False), tiny.own(tiling=True)
@@ -36,9 +36,7 @@ def test_strips_go_with_weights_that_come_and_go(
     assert np.array_equal(np.asarray(wanted.images[0]), np.asarray(found.images[0]))
 
 
-def test_large_pictures_are_in_strips_by_themselves(
-    tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_images_are_in_strips_by_themselves(tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
     from kandinsky.codecs import autoencoder_codec, strips
 
     coded: list[tuple[int, ...]] = []

@@ -73,7 +73,7 @@ def test_fid_of_covariances_that_do_not_commute() -> None:
     assert frechet_distance(x, y) == pytest.approx(frechet_distance(y, x), rel=1e-8)
 
 
-def test_fid_with_fewer_pictures_than_features() -> None:
+def test_fid_with_fewer_images_than_features() -> None:
     x, y = normal(5, 12, 0), normal(6, 12, 1, shift=1.0)
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-5)
     assert frechet_distance(x, y) > 5

@@ -17,9 +17,9 @@ class Counting:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        self.batches.append(len(pictures))
-        pixels = pictures.float()
+    def __call__(self, images: Tensor) -> Tensor:
+        self.batches.append(len(images))
+        pixels = images.float()
         return torch.cat((pixels.mean(dim=(2, 3)), pixels.std(dim=(2, 3))), dim=1)
 
 
@@ -30,34 +30,34 @@ def some(count: int, seed: int = 0) -> Tensor:
 
 
 def test_batches_give_what_one_batch_gives() -> None:
-    network, pictures, told = Counting(), some(7), list[tuple[int, int]]()
-    found = extract(network, pictures, batch_size=3, report=lambda done, total: told.append((done, total)))
-    assert torch.equal(found, Counting()(pictures))
+    network, images, told = Counting(), some(7), list[tuple[int, int]]()
+    found = extract(network, images, batch_size=3, report=lambda done, total: told.append((done, total)))
+    assert torch.equal(found, Counting()(images))
     assert network.batches == [3, 3, 1]
     assert told == [(3, 7), (6, 7), (7, 7)]
 
 
 def test_kept_features_belong_to_the_pixels(tmp_path: Path) -> None:
-    network, pictures = Counting(), some(4)
-    first = extract(network, pictures, cache=tmp_path)
-    assert torch.equal(extract(network, pictures, cache=tmp_path), first)
+    network, images = Counting(), some(4)
+    first = extract(network, images, cache=tmp_path)
+    assert torch.equal(extract(network, images, cache=tmp_path), first)
     assert len(network.batches) == 1
-    changed = pictures.clone()
+    changed = images.clone()
     changed[2, 1, 3, 3] ^= 1
     assert not torch.equal(extract(network, changed, cache=tmp_path), first)
-    extract(network, pictures, cache=tmp_path, name="other")
+    extract(network, images, cache=tmp_path, name="other")
     assert len(network.batches) == 3
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_damaged_file_is_computed_again(tmp_path: Path) -> None:
-    network, pictures = Counting(), some(4)
-    first = extract(network, pictures, cache=tmp_path)
+    network, images = Counting(), some(4)
+    first = extract(network, images, cache=tmp_path)
     (kept,) = tmp_path.iterdir()
     kept.write_bytes(b"\x93NUMPY broken")
-    assert torch.equal(extract(network, pictures, cache=tmp_path), first)
+    assert torch.equal(extract(network, images, cache=tmp_path), first)
     np.save(kept, np.zeros((2, 2), dtype=np.float32))
-    assert torch.equal(extract(network, pictures, cache=tmp_path), first)
+    assert torch.equal(extract(network, images, cache=tmp_path), first)
     assert len(network.batches) == 3
 
 
@@ -66,7 +66,7 @@ def test_rounding_as_in_a_file() -> None:
     assert to_bytes(pixels).tolist() == [0, 0, 128, 128, 255, 255]
 
 
-def test_wrong_pictures_are_refused() -> None:
+def test_wrong_images_are_refused() -> None:
     with pytest.raises(DataError, match="float32"):
         extract(Counting(), some(2).float())
     with pytest.raises(DataError, match=r"\(0, 3, 8, 8\)"):
@@ -89,13 +89,13 @@ def test_the_published_inception() -> None:
         pytest.skip(str(error))
     rows = torch.arange(64, dtype=torch.float32)
     wave = ((torch.sin(rows / 4)[:, None] + torch.cos(rows / 6)[None]) * 63 + 128).to(torch.uint8)
-    pictures = torch.stack(
+    images = torch.stack(
         [torch.stack((wave, wave.T, 255 - wave)), torch.full((3, 64, 64), 128, dtype=torch.uint8)]
     )
-    found = features(pictures)
+    found = features(images)
     assert found.shape == (2, 2048)
     assert bool(found.isfinite().all())
-    # Pooled after a ReLU, and one picture does not depend on its neighbour.
+    # Pooled after a ReLU, and one image does not depend on its neighbour.
     assert bool((found >= 0).all())
-    assert torch.allclose(features(pictures[:1]), found[:1], atol=1e-4)
+    assert torch.allclose(features(images[:1]), found[:1], atol=1e-4)
     assert float((found[0] - found[1]).norm()) > 5

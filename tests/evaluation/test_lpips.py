@@ -91,17 +91,17 @@ def test_heads_of_their_own_file(trunk: Path, heads: Path) -> None:
     assert float(network(waves(0.0), waves(2.0))) == pytest.approx(wanted, rel=1e-4)
 
 
-def test_gradients_reach_the_pictures_only(trunk: Path, heads: Path) -> None:
+def test_gradients_reach_the_images_only(trunk: Path, heads: Path) -> None:
     network = load_perceptual("alexnet", trunk_file=trunk, heads_file=heads)
-    picture = waves(0.3).requires_grad_()
-    network(picture, waves(0.0)).sum().backward()
-    assert picture.grad is not None
-    assert float(picture.grad.abs().max()) > 0
+    image = waves(0.3).requires_grad_()
+    network(image, waves(0.0)).sum().backward()
+    assert image.grad is not None
+    assert float(image.grad.abs().max()) > 0
     assert all(parameter.grad is None for parameter in network.parameters())
-    # A step against the gradient brings the pictures nearer.
+    # A step against the gradient brings the images nearer.
     with torch.no_grad():
-        step = picture - 0.05 * picture.grad / picture.grad.norm() * 10
-        assert float(network(step, waves(0.0))) < float(network(picture, waves(0.0)))
+        step = image - 0.05 * image.grad / image.grad.norm() * 10
+        assert float(network(step, waves(0.0))) < float(network(image, waves(0.0)))
 
 
 def test_gradient_is_finite_where_features_are_zero(trunk: Path, heads: Path) -> None:
@@ -110,10 +110,10 @@ def test_gradient_is_finite_where_features_are_zero(trunk: Path, heads: Path) ->
         for layer in stage.children():
             if isinstance(layer, torch.nn.Conv2d) and layer.bias is not None:
                 layer.bias.fill_(-1e6)
-    picture = torch.zeros(1, 3, 64, 64, requires_grad=True)
-    network(picture, waves(0.0)).sum().backward()
-    assert picture.grad is not None
-    assert bool(picture.grad.isfinite().all())
+    image = torch.zeros(1, 3, 64, 64, requires_grad=True)
+    network(image, waves(0.0)).sum().backward()
+    assert image.grad is not None
+    assert bool(image.grad.isfinite().all())
 
 
 class Danger:

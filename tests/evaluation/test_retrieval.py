@@ -10,7 +10,7 @@ GALLERY = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.0], [0.7, 0
 CONCEPTS = torch.tensor([7, 7, 3, 9, 4])
 
 
-def test_a_concept_counts_once_and_by_its_nearest_picture() -> None:
+def test_a_concept_counts_once_and_by_its_nearest_image() -> None:
     queries = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0]])
     # From the right: 7 (twice, but one concept), 4, 3, 9.
     assert concept_ranks(queries, torch.tensor([7, 4, 3, 9]), GALLERY, CONCEPTS).tolist() == [0, 1, 2, 3]
@@ -39,7 +39,7 @@ def test_constant_features_find_nothing() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(DataError, match="no picture of concept 5"):
+    with pytest.raises(DataError, match="no image of concept 5"):
         concept_ranks(GALLERY[:1], torch.tensor([5]), GALLERY, CONCEPTS)
-    with pytest.raises(DataError, match="no picture to search with"):
+    with pytest.raises(DataError, match="no image to search with"):
         retrieval(GALLERY[:0], CONCEPTS[:0], GALLERY, CONCEPTS)

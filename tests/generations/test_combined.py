@@ -77,7 +77,7 @@ def test_half_precision_is_what_is_written_by_default(tmp_path: Path) -> None:
     assert half < 0.6 * whole
 
 
-def test_the_peer_draws_the_same_picture(tiny: Checkpoints) -> None:
+def test_the_peer_draws_the_same_image(tiny: Checkpoints) -> None:
     theirs = peer_of(tiny.combined)(PROMPTS, generator=generators(3, 2), **PEER).images
     ours = tiny.own(batch_size=2).generate(PROMPTS, seed=3).images
     off = differences(ours, theirs)
@@ -105,7 +105,7 @@ def test_the_peer_steers_away_from_the_same_embedding(tiny: Checkpoints) -> None
     assert differences(ours, theirs).max() <= 2
 
 
-def test_the_peer_edits_the_same_picture(tiny: Checkpoints) -> None:
+def test_the_peer_edits_the_same_image(tiny: Checkpoints) -> None:
     pipe = tiny.own()
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)).resize((64, 64))
     peer = peer_of(tiny.combined, KandinskyV22Img2ImgCombinedPipeline)

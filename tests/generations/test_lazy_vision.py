@@ -1,4 +1,4 @@
-"""A large vision tower waits in its files: texts never bring it, pictures do, and nothing else changes."""
+"""A large vision tower waits in its files: texts never bring it, images do, and nothing else changes."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from kandinsky.engine.pipeline import Pipeline
 from kandinsky.generations import loading
 from kandinsky.generations.lazy_vision import LazyVisionTower
 
-PICTURE = Image.fromarray(np.arange(48 * 48 * 3, dtype=np.uint8).reshape(48, 48, 3))
+IMAGE = Image.fromarray(np.arange(48 * 48 * 3, dtype=np.uint8).reshape(48, 48, 3))
 
 
 def drawn(pipe: Pipeline, prompt: object = "a red fox") -> Result:
@@ -41,7 +41,7 @@ def test_texts_leave_it_in_its_files_and_read_it_once(cache: Path, monkeypatch: 
     pipe = waiting(monkeypatch)
     assert drawn(pipe).images[0].tobytes() == usual.images[0].tobytes()
     assert is_away(pipe)
-    assert len(list((cache / "no-picture").iterdir())) == 1
+    assert len(list((cache / "no-image").iterdir())) == 1
 
     def refuse(*_: object) -> torch.Tensor:
         raise AssertionError("the tower was read again")
@@ -50,10 +50,10 @@ def test_texts_leave_it_in_its_files_and_read_it_once(cache: Path, monkeypatch: 
     assert drawn(waiting(monkeypatch)).images[0].tobytes() == usual.images[0].tobytes()
 
 
-def test_pictures_bring_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = drawn(kandinsky.load(device="cpu", dtype="float32"), kandinsky.mix(["a fox", PICTURE]))
+def test_images_bring_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = drawn(kandinsky.load(device="cpu", dtype="float32"), kandinsky.mix(["a fox", IMAGE]))
     pipe = waiting(monkeypatch)
-    mixed = drawn(pipe, kandinsky.mix(["a fox", PICTURE]))
+    mixed = drawn(pipe, kandinsky.mix(["a fox", IMAGE]))
     assert mixed.images[0].tobytes() == usual.images[0].tobytes()
     assert not is_away(pipe)
 
@@ -62,7 +62,7 @@ def test_a_damaged_cache_is_made_anew_and_none_is_needed(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = drawn(waiting(monkeypatch)).images[0].tobytes()
-    (file,) = (cache / "no-picture").iterdir()
+    (file,) = (cache / "no-image").iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[:-3])
     assert drawn(waiting(monkeypatch)).images[0].tobytes() == first

@@ -18,7 +18,7 @@ from kandinsky.core.requests import Request
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.tasks.start import start
 from tests.parity.peers import relative
-from tests.parity.test_generate import picture
+from tests.parity.test_generate import draw_image
 from tests.reference.folders import THIRD_PROMPT
 from tests.requests import batches_of, our_latents
 from tests.tiny_one_text import OneTextCheckpoints
@@ -44,8 +44,8 @@ def flash(third_release: Path) -> Pipeline:
 
 
 def test_the_network_is_told_of_the_region(inpainting: Pipeline) -> None:
-    """By the mask, as it is, and by the latents of the picture with the region grey."""
-    image, mask = picture(64, 64), hole(64, 64)
+    """By the mask, as it is, and by the latents of the image with the region grey."""
+    image, mask = draw_image(64, 64), hole(64, 64)
     fields = SMALL | {"prompt": PROMPT, "image": image, "mask": mask, "seed": 1}
     request, (batch,) = batches_of(inpainting, None, fields)
     begin = start(inpainting.model, request, batch)
@@ -60,11 +60,11 @@ def test_the_network_is_told_of_the_region(inpainting: Pipeline) -> None:
     assert relative(shown, inpainting.model.codec.encode(pixels)) > 1e-3
 
 
-def test_inpainting_listens_to_the_picture_the_mask_and_the_text(inpainting: Pipeline) -> None:
-    fields = SMALL | {"prompt": PROMPT, "image": picture(64, 64), "mask": hole(64, 64), "seed": 1}
+def test_inpainting_listens_to_the_image_the_mask_and_the_text(inpainting: Pipeline) -> None:
+    fields = SMALL | {"prompt": PROMPT, "image": draw_image(64, 64), "mask": hole(64, 64), "seed": 1}
     usual = our_latents(inpainting, **fields)
     for change in (
-        {"image": picture(64, 64, 1)},
+        {"image": draw_image(64, 64, 1)},
         {"mask": 1 - hole(64, 64)},
         {"prompt": "p5 p4"},
         {"negative_prompt": "p1 p2"},
@@ -74,8 +74,8 @@ def test_inpainting_listens_to_the_picture_the_mask_and_the_text(inpainting: Pip
         assert relative(our_latents(inpainting, **(fields | change)), usual) > 1e-3, change
 
 
-def test_an_inpainted_picture_does_not_depend_on_its_batch(inpainting: Pipeline) -> None:
-    images, masks = [picture(70, 50), picture(70, 50, 1)], [hole(70, 50), 1 - hole(70, 50)]
+def test_an_inpainted_image_does_not_depend_on_its_batch(inpainting: Pipeline) -> None:
+    images, masks = [draw_image(70, 50), draw_image(70, 50, 1)], [hole(70, 50), 1 - hole(70, 50)]
     fields: dict[str, Any] = {"steps": 2, "width": 70, "height": 50, "seed": 3}
     both = inpainting.generate([PROMPT, "p1 p2"], image=images, mask=masks, count=1, **fields).images
     for row, prompt in enumerate([PROMPT, "p1 p2"]):
@@ -89,7 +89,7 @@ def test_an_inpainting_checkpoint_needs_a_mask(inpainting: Pipeline) -> None:
     with pytest.raises(RequestError, match="inpainting checkpoint, and it needs an image with a mask"):
         inpainting.generate(PROMPT, **SMALL)
     with pytest.raises(RequestError, match="needs an image with a mask"):
-        inpainting.generate(PROMPT, image=picture(64, 64), **SMALL)
+        inpainting.generate(PROMPT, image=draw_image(64, 64), **SMALL)
 
 
 def test_few_steps(flash: Pipeline) -> None:
@@ -99,7 +99,7 @@ def test_few_steps(flash: Pipeline) -> None:
     for steps in (1, 2, 3, 4):
         (image,) = flash.generate(PROMPT, width=64, height=64, seed=1, steps=steps).images
         assert (image.tobytes() == usual.images[0].tobytes()) is (steps == 4)
-    fields = {"width": 64, "height": 64, "seed": 1, "image": picture(64, 64), "strength": 0.5}
+    fields = {"width": 64, "height": 64, "seed": 1, "image": draw_image(64, 64), "strength": 0.5}
     events = list(flash.stream(PROMPT, **fields))
     assert sum(isinstance(event, kandinsky.Denoising) for event in events) == 2
 
@@ -121,7 +121,7 @@ def test_what_few_steps_refuse(flash: Pipeline, fields: dict[str, Any], words: s
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m", "euler", "heun", "plms", "unipc"])
 @pytest.mark.parametrize("steps", [1, 5])
 def test_samplers_of_original_files(third_first_release: Path, sampler: str, steps: int) -> None:
-    """The original code gives black pictures for these numbers of steps."""
+    """The original code gives black images for these numbers of steps."""
     pipe = kandinsky.load(third_first_release, device="cpu", dtype="float32")
     latents = our_latents(pipe, prompt=PROMPT, sampler=sampler, seed=1, **(SMALL | {"steps": steps}))
     assert torch.isfinite(latents).all()
@@ -130,14 +130,14 @@ def test_samplers_of_original_files(third_first_release: Path, sampler: str, ste
 def test_image_to_image_from_original_files(third_first_release: Path) -> None:
     """The original code has none."""
     pipe = kandinsky.load(third_first_release, device="cpu", dtype="float32")
-    image = picture(64, 64)
+    image = draw_image(64, 64)
     encoded = pipe.model.codec.encode(to_tensor([image], 64, 64))
     fields = SMALL | {"prompt": PROMPT, "image": image, "seed": 1, "steps": 20}
     far = [relative(our_latents(pipe, strength=s, **fields), encoded) for s in (0.05, 0.4, 1.0)]
     assert far[0] < far[1] < far[2]
 
 
-def test_the_request_repeats_the_picture(third_release: Path) -> None:
+def test_the_request_repeats_the_image(third_release: Path) -> None:
     pipe = kandinsky.load(third_release, device="cpu", dtype="float32")
     result = pipe.generate(PROMPT, seed=5, **SMALL)
     *_, last = pipe.run(Request.from_json(result.request))

@@ -15,11 +15,11 @@ from kandinsky.checkpoints.weights import read_tensor_file
 from kandinsky.core.errors import CheckpointError, KandinskyError, RequestError
 from kandinsky.core.events import Warned
 from kandinsky.core.images import to_tensor
-from kandinsky.core.rng import PerPictureRng
+from kandinsky.core.rng import PerImageRng
 from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.engine.pipeline import Pipeline
 from tests.parity.peers import relative
-from tests.parity.test_generate import picture
+from tests.parity.test_generate import draw_image
 from tests.reference.folders import NEGATIVE, PRIOR_NEGATIVE, PROMPT
 from tests.requests import our_conditions, our_latents
 from tests.tiny import Checkpoints
@@ -65,20 +65,20 @@ def test_every_sampler(sampler: str, steps: int, first: Pipeline, second: Pipeli
 @pytest.mark.parametrize("variant", [None, "inpainting"])
 def test_inpainting_in_batches(first_release: Path, variant: str | None) -> None:
     pipe = load(first_release, variant=variant, batch_size=2)
-    images = [picture(64, 64, seed) for seed in (1, 2)]
+    images = [draw_image(64, 64, seed) for seed in (1, 2)]
     fields = FIELDS | {"prompt": [PROMPT] * 2, "image": images, "mask": MASK, "eta": 0.0}
     both = our_latents(pipe, **fields)
     second = our_latents(pipe, **(FIELDS | {"image": images[1], "mask": MASK, "seed": 4, "eta": 0.0}))
     assert relative(both[1:], second) < 1e-4
     if variant is None:
-        # An ordinary network is pinned to the draw of the posterior that the picture's seed makes first.
+        # An ordinary network is pinned to the draw of the posterior that the image's seed makes first.
         pixels = to_tensor(images[:1], 64, 64)
-        encoded = pipe.model.codec.encode(pixels, PerPictureRng.from_seeds([3]))
+        encoded = pipe.model.codec.encode(pixels, PerImageRng.from_seeds([3]))
         assert relative(both[:1, ..., :3], encoded[..., :3]) < 1e-5
 
 
-def test_pictures_depend_on_their_own_seed_alone(first: Pipeline, second: Pipeline) -> None:
-    """Percentiles too are each picture's own, whatever the original code measured."""
+def test_images_depend_on_their_own_seed_alone(first: Pipeline, second: Pipeline) -> None:
+    """Percentiles too are each image's own, whatever the original code measured."""
     for pipe, more in ((first, {}), (second, {"prior_steps": 2})):
         fields = FIELDS | {"sampler": "ddpm", "steps": 3} | more
         both = our_latents(pipe, batch=2, **(fields | {"count": 2}))
@@ -86,7 +86,7 @@ def test_pictures_depend_on_their_own_seed_alone(first: Pipeline, second: Pipeli
 
 
 def test_strengths(first: Pipeline) -> None:
-    image = picture(64, 64)
+    image = draw_image(64, 64)
     encoded = first.model.codec.encode(to_tensor([image], 64, 64))
     fields = FIELDS | {"image": image, "steps": 10, "sampler": "ddpm"}
     far, near = (

@@ -11,7 +11,7 @@ from kandinsky.checkpoints.maps.scheduler import (
     decoder_schedule_json,
     schedule_from_json,
 )
-from kandinsky.core.rng import PerPictureRng
+from kandinsky.core.rng import PerImageRng
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.loop import sample
 from kandinsky.diffusion.parametrization import Prediction
@@ -59,7 +59,7 @@ def test_any_number_of_steps(name: str, sampler: str) -> None:
         eta = taken.eta if sampler == taken.sampler else None
         made = make_sampler(sampler, taken.process, variance=taken.variance, eta=eta)
         x = torch.ones(1, 1, 1, 1)
-        rng = PerPictureRng.from_seeds([steps])
+        rng = PerImageRng.from_seeds([steps])
         *_, last = sample(made, all_zero(taken), x, taken.times(steps), rng)
         assert torch.isfinite(last.x).all(), steps
         # A single leading time is the lowest one, which takes hardly any noise away.

@@ -61,8 +61,8 @@ def test_a_layer_without_numbers_of_its_own_and_gradients() -> None:
 
 @pytest.mark.parametrize("affine", [False, True])
 @torch.no_grad()
-def test_large_pictures_lose_nothing(affine: bool) -> None:
-    """torch's own is off by 0.001 here, and by more the larger a picture is."""
+def test_large_images_lose_nothing(affine: bool) -> None:
+    """torch's own is off by 0.001 here, and by more the larger an image is."""
     x = (noise(1, CHANNELS, 720, 1280) + 2).contiguous(memory_format=torch.channels_last)
     norm = nn.GroupNorm(GROUPS, CHANNELS, eps=1e-3, affine=affine)
     if affine:

@@ -72,7 +72,7 @@ def test_announced_steps_do_without_what_only_preparing_reads() -> None:
 
 @pytest.mark.parametrize("rows", CONVENTIONS)
 @torch.no_grad()
-def test_a_picture_does_not_depend_on_the_texts_beside_it(rows: MaskedRows) -> None:
+def test_an_image_does_not_depend_on_the_texts_beside_it(rows: MaskedRows) -> None:
     network = _network()
     texts = [_text(n, n + 1, seed=n, masked_rows=rows) for n in (2, 6, 4)]
     texts.append(_text(3, 3, seed=7, masked_rows=rows, null=torch.tensor([True])))

@@ -29,7 +29,7 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def image_processor() -> Any:
-    """The peer's class of processors of pictures for CLIP that resizes with Pillow, as we do.
+    """The peer's class of processors of images for CLIP that resizes with Pillow, as we do.
 
     Where torchvision is installed its default resizes with that, and rounds pixels otherwise.
     """

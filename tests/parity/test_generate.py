@@ -1,4 +1,4 @@
-"""Whole requests against the peer's 2.2 pipelines: same folders, same seeds, same pictures."""
+"""Whole requests against the peer's 2.2 pipelines: same folders, same seeds, same images."""
 
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,12 @@ def generators(seed: int, count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed + i) for i in range(count)]
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def draw_image(width: int, height: int, seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def same_pictures(ours: list[Image.Image], theirs: list[Image.Image]) -> bool:
+def same_images(ours: list[Image.Image], theirs: list[Image.Image]) -> bool:
     """Equal to 8-bit rounding, which a random decoder amplifies, and nearly everywhere exactly."""
     pairs = [
         np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)) for a, b in zip(ours, theirs, strict=True)
@@ -60,7 +60,7 @@ def test_text_to_image(tiny: Checkpoints, batch: int, width: int, height: int) -
     embeds, negative = tiny.prior(
         prompts, num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False
     )
-    assert same_pictures(
+    assert same_images(
         pipe.generate(**fields).images, peer(embeds, negative, generator=draws, **options).images
     )
 
@@ -136,7 +136,7 @@ def test_negative_prompts(tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("strength", [0.3, 0.5, 1.0])
 def test_image_to_image(tiny: Checkpoints, strength: float) -> None:
-    image = picture(64, 64)
+    image = draw_image(64, 64)
     draws = generators(11, 2)
     embeds, negative = tiny.prior(
         ["fox", "cat"], num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False
@@ -170,7 +170,7 @@ def test_image_to_image(tiny: Checkpoints, strength: float) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 64)])
 def test_inpainting(tiny: Checkpoints, width: int, height: int) -> None:
-    image = picture(width, height)
+    image = draw_image(width, height)
     mask = np.zeros((height, width), dtype=np.float32)
     mask[8:40, 16:56] = 1.0
     draws = generators(13, 1)
@@ -195,7 +195,7 @@ def test_inpainting(tiny: Checkpoints, width: int, height: int) -> None:
 
 
 def test_an_ordinary_decoder_inpaints_by_pinning(tiny: Checkpoints) -> None:
-    image, mask = picture(64, 64), np.zeros((64, 64), dtype=np.float32)
+    image, mask = draw_image(64, 64), np.zeros((64, 64), dtype=np.float32)
     mask[:, 32:] = 1.0
     pipe = tiny.ours("text2img")
     ours = our_latents(pipe, prompt="hat", image=image, mask=mask, seed=1, steps=STEPS, prior_steps=2)
@@ -205,7 +205,7 @@ def test_an_ordinary_decoder_inpaints_by_pinning(tiny: Checkpoints) -> None:
 
 
 def test_control(tiny: Checkpoints) -> None:
-    hint = picture(64, 64, seed=4)
+    hint = draw_image(64, 64, seed=4)
     draws = generators(17, 2)
     embeds, negative = tiny.prior(
         ["fox", "cat"], num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False
@@ -239,7 +239,7 @@ def test_control(tiny: Checkpoints) -> None:
 
 
 def test_interpolation(tiny: Checkpoints) -> None:
-    image = picture(40, 60)
+    image = draw_image(40, 60)
     draw = torch.Generator().manual_seed(19)
     mixed = tiny.prior.interpolate(
         ["a cat", image, "a dog"], [0.3, 0.3, 0.4], num_inference_steps=PRIOR_STEPS, generator=draw

@@ -11,7 +11,7 @@ from kandinsky.core.events import Warned
 from kandinsky.core.images import to_tensor
 from kandinsky.core.requests import Request
 from tests.parity.peers import relative
-from tests.parity.test_generate import generators, picture, same_pictures
+from tests.parity.test_generate import draw_image, generators, same_images
 from tests.requests import our_conditions, our_latents
 from tests.tiny_one_text import OneTextCheckpoints
 
@@ -37,7 +37,7 @@ def test_text_to_image(one_text: OneTextCheckpoints, batch: int, width: int, hei
     assert relative(our_latents(pipe, **fields), theirs) < 1e-4
     assert relative(our_latents(pipe, batch=1, **fields), theirs) < 1e-4
     images = one_text.peer(prompts, generator=generators(7, batch), **options).images
-    assert same_pictures(pipe.generate(**fields).images, images)
+    assert same_images(pipe.generate(**fields).images, images)
 
 
 def test_in_double_precision(one_text: OneTextCheckpoints) -> None:
@@ -88,7 +88,7 @@ def test_the_request_tells_the_effective_scale(one_text: OneTextCheckpoints) -> 
     assert result.request["effective_guidance_scale"] == 4.0
     again = Request.from_json(result.request)
     assert again.guidance_scale == 3.0
-    assert same_pictures(
+    assert same_images(
         list(one_text.ours().run(again))[-1].result.images,  # type: ignore[union-attr]
         result.images,
     )
@@ -117,7 +117,7 @@ def test_a_negative_prompt_has_its_own_length(one_text: OneTextCheckpoints) -> N
     assert none.uncond.mask.sum() == 0
 
 
-def test_a_picture_does_not_depend_on_its_batch(one_text: OneTextCheckpoints) -> None:
+def test_an_image_does_not_depend_on_its_batch(one_text: OneTextCheckpoints) -> None:
     """In the peer the longest prompt acts on the others."""
     prompts, negatives = ["a fox", "a very long prompt of a cat and a dog", "x"], ["bad", None, "awful ugly"]
     fields = FIELDS | {"prompt": prompts, "negative_prompt": negatives, "seed": 9}
@@ -127,7 +127,7 @@ def test_a_picture_does_not_depend_on_its_batch(one_text: OneTextCheckpoints) ->
         assert relative(together[row : row + 1], our_latents(one_text.ours(), **alone)) < 1e-4
 
 
-def test_several_pictures_of_several_prompts(one_text: OneTextCheckpoints) -> None:
+def test_several_images_of_several_prompts(one_text: OneTextCheckpoints) -> None:
     """The peer pairs the texts of some with the masks of others."""
     both = our_conditions(one_text.ours(), prompt=["a fox", "a long prompt"], count=2, seed=1, **SIZE)
     for row, prompt in enumerate(["a fox", "a fox", "a long prompt", "a long prompt"]):
@@ -140,7 +140,7 @@ def test_several_pictures_of_several_prompts(one_text: OneTextCheckpoints) -> No
 
 @pytest.mark.parametrize(("strength", "batch"), [(0.3, 1), (0.55, 3), (1.0, 1)])
 def test_image_to_image(one_text: OneTextCheckpoints, strength: float, batch: int) -> None:
-    images, prompts = [picture(64, 64, seed) for seed in range(batch)], PROMPTS[:batch]
+    images, prompts = [draw_image(64, 64, seed) for seed in range(batch)], PROMPTS[:batch]
     options = {"image": images, "num_inference_steps": 10, "strength": strength}
     theirs = peers_latents(one_text.changer, prompts, generators(11, batch), **options)
     fields = FIELDS | {"prompt": prompts, "image": images, "strength": strength, "seed": 11, "steps": 10}
@@ -148,7 +148,7 @@ def test_image_to_image(one_text: OneTextCheckpoints, strength: float, batch: in
 
 
 def test_image_to_image_with_a_negative_prompt(one_text: OneTextCheckpoints) -> None:
-    image = picture(64, 64)
+    image = draw_image(64, 64)
     options = {"image": image, "num_inference_steps": 10, "strength": 0.4, "negative_prompt": "a dog"}
     theirs = peers_latents(one_text.changer, "a cat", generators(2, 1), **options)
     fields = FIELDS | {"prompt": "a cat", "negative_prompt": "a dog", "image": image, "seed": 2}
@@ -158,19 +158,19 @@ def test_image_to_image_with_a_negative_prompt(one_text: OneTextCheckpoints) -> 
 
 @pytest.mark.parametrize(("width", "height"), [(72, 64), (100, 70)])
 def test_any_size(one_text: OneTextCheckpoints, width: int, height: int) -> None:
-    """What the peer gives is rounded up, ours is cropped; the peer refuses such sizes for pictures."""
+    """What the peer gives is rounded up, ours is cropped; the peer refuses such sizes for images."""
     options: dict[str, Any] = {"width": width, "height": height, "num_inference_steps": 1}
     (theirs,) = one_text.peer("fox", generator=generators(4, 1), **options).images
     fields: dict[str, Any] = {"prompt": "fox", "seed": 4, "steps": 1, "width": width, "height": height}
     (ours,) = one_text.ours().generate(**fields).images
-    assert same_pictures([ours], [theirs.crop((0, 0, width, height))])
-    image = picture(width, height)
+    assert same_images([ours], [theirs.crop((0, 0, width, height))])
+    image = draw_image(width, height)
     (changed,) = one_text.ours().generate(image=image, strength=0.3, **fields).images
     assert changed.size == (width, height)
 
 
 def test_an_ordinary_decoder_inpaints_by_pinning(one_text: OneTextCheckpoints) -> None:
-    image, mask = picture(64, 64), np.zeros((64, 64), dtype=np.float32)
+    image, mask = draw_image(64, 64), np.zeros((64, 64), dtype=np.float32)
     mask[:, 32:] = 1.0
     pipe = one_text.ours()
     ours = our_latents(pipe, prompt="hat", image=image, mask=mask, seed=1, **FIELDS)
@@ -197,7 +197,7 @@ def test_other_samplers(one_text: OneTextCheckpoints, sampler: str, steps: int) 
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "a picture": ({"prompt": np.zeros((8, 8, 3), np.uint8)}, "reads texts only"),
+    "an image": ({"prompt": np.zeros((8, 8, 3), np.uint8)}, "reads texts only"),
     "prior steps": ({"prior_steps": 5}, "prior_steps 5 is given, but this checkpoint has no prior"),
     "a hint": ({"hint": np.zeros((8, 8, 3), np.uint8)}, "does not take a hint"),
     "a sampler": ({"sampler": "dppm"}, "Did you mean 'ddpm'"),

@@ -13,7 +13,7 @@ from kandinsky.checkpoints.maps.scheduler import TEXT_IMAGE_SCHEDULES
 from kandinsky.core.events import Warned
 from kandinsky.core.images import to_tensor
 from tests.parity.peers import relative
-from tests.parity.test_generate import generators, picture, same_pictures
+from tests.parity.test_generate import draw_image, generators, same_images
 from tests.requests import our_conditions, our_latents
 from tests.tiny_text_image import TextImageCheckpoints
 
@@ -55,7 +55,7 @@ def test_text_to_image(text_image: TextImageCheckpoints, batch: int, width: int,
     for draw, state in zip(draws, states, strict=True):
         draw.set_state(state)
     images = text_image.decoder(prompts, embeds, zeros, generator=draws, **options).images
-    assert same_pictures(pipe.generate(**fields).images, images)
+    assert same_images(pipe.generate(**fields).images, images)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 7.0])
@@ -98,7 +98,7 @@ def test_negative_prompts(text_image: TextImageCheckpoints, monkeypatch: pytest.
 
 @pytest.mark.parametrize(("strength", "batch"), [(0.3, 1), (0.55, 3), (1.0, 1)])
 def test_image_to_image(text_image: TextImageCheckpoints, strength: float, batch: int) -> None:
-    images = [picture(64, 64, seed) for seed in range(batch)]
+    images = [draw_image(64, 64, seed) for seed in range(batch)]
     prompts, draws = PROMPTS[:batch], generators(11, batch)
     embeds, zeros = embedded(text_image, prompts, draws)
     peer = KandinskyImg2ImgPipeline(**text_image.decoder.components)
@@ -111,14 +111,14 @@ def test_image_to_image(text_image: TextImageCheckpoints, strength: float, batch
 
 def test_the_least_change_of_an_image(text_image: TextImageCheckpoints) -> None:
     """The peer's noise level wraps to the far end of its table here, and gives pure noise."""
-    pipe, image = text_image.ours(), picture(64, 64)
+    pipe, image = text_image.ours(), draw_image(64, 64)
     ours = our_latents(pipe, prompt="fox", image=image, strength=0.001, seed=1, steps=10, prior_steps=2)
     assert relative(ours, pipe.model.codec.encode(to_tensor([image], 64, 64))) < 0.1
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 64)])
 def test_inpainting(text_image: TextImageCheckpoints, width: int, height: int) -> None:
-    image, mask = picture(width, height), np.zeros((height, width), dtype=np.float32)
+    image, mask = draw_image(width, height), np.zeros((height, width), dtype=np.float32)
     mask[8:40, 16:56] = 1.0
     draws = generators(13, 1)
     embeds, zeros = embedded(text_image, ["hat"], draws)
@@ -132,7 +132,7 @@ def test_inpainting(text_image: TextImageCheckpoints, width: int, height: int) -
 
 
 def test_an_ordinary_decoder_inpaints_by_pinning(text_image: TextImageCheckpoints) -> None:
-    image, mask = picture(64, 64), np.zeros((64, 64), dtype=np.float32)
+    image, mask = draw_image(64, 64), np.zeros((64, 64), dtype=np.float32)
     mask[:, 32:] = 1.0
     pipe = text_image.ours()
     ours = our_latents(pipe, prompt="hat", image=image, mask=mask, seed=1, **FIELDS)
@@ -142,7 +142,7 @@ def test_an_ordinary_decoder_inpaints_by_pinning(text_image: TextImageCheckpoint
 
 
 def test_interpolation(text_image: TextImageCheckpoints) -> None:
-    image, draw = picture(40, 60), torch.Generator().manual_seed(19)
+    image, draw = draw_image(40, 60), torch.Generator().manual_seed(19)
     items, weights = ["a cat", image, "a dog"], [0.3, 0.3, 0.4]
     made = text_image.prior.interpolate(items, weights, num_inference_steps=PRIOR_STEPS, generator=draw)
     conditions = our_conditions(
@@ -172,8 +172,8 @@ def _second_scheduler() -> dict[str, Any]:
     return {key: value for key, value in json.items() if not key.startswith("_")}
 
 
-def test_several_pictures_of_several_prompts(text_image: TextImageCheckpoints) -> None:
-    """Each picture has the text and the embedding of one and the same prompt."""
+def test_several_images_of_several_prompts(text_image: TextImageCheckpoints) -> None:
+    """Each image has the text and the embedding of one and the same prompt."""
     fields = SIZE | {"prior_steps": 2, "seed": 31}
     both = our_conditions(text_image.ours(), prompt=PROMPTS[:2], count=2, **fields)
     for row, prompt in enumerate([PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1]]):

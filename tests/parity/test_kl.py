@@ -31,9 +31,9 @@ def test_encodes_and_decodes_as_the_peer(
     dtype: torch.dtype, tolerance: float, shape: tuple[int, ...]
 ) -> None:
     peer, ours = _pair(TINY, dtype)
-    picture = noise(*shape, dtype=dtype)
-    mean, log_variance = ours.encode(picture)
-    theirs = peer.encode(picture).latent_dist
+    image = noise(*shape, dtype=dtype)
+    mean, log_variance = ours.encode(image)
+    theirs = peer.encode(image).latent_dist
     assert mean.shape == (shape[0], 4, shape[2] // 4, shape[3] // 4)
     assert relative(mean, theirs.mean) < tolerance
     assert relative(log_variance, theirs.logvar) < tolerance
@@ -46,10 +46,10 @@ def test_the_log_variance_is_clamped() -> None:
     peer, ours = _pair(TINY, torch.float32)
     for network in (peer, ours):
         network.quant_conv.weight.mul_(1e4)
-    picture = noise(1, 3, 16, 16)
-    log_variance = ours.encode(picture)[1]
+    image = noise(1, 3, 16, 16)
+    log_variance = ours.encode(image)[1]
     assert (float(log_variance.min()), float(log_variance.max())) == (-30, 20)
-    assert relative(log_variance, peer.encode(picture).latent_dist.logvar) < 1e-4
+    assert relative(log_variance, peer.encode(image).latent_dist.logvar) < 1e-4
 
 
 def test_a_round_trip_of_names_is_the_identity() -> None:

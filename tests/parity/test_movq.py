@@ -17,10 +17,10 @@ def test_encodes_and_decodes_as_the_peer(
     peer = redraw(VQModel(**MOVQ_TINY)).to(dtype)
     ours = MoVQ(movq_config(peer.config)).to(dtype)
     ours.load_state_dict(MOVQ.to_native(peer.state_dict()))
-    picture = noise(*shape, dtype=dtype)
+    image = noise(*shape, dtype=dtype)
     latents = noise(shape[0], 4, shape[2] // 8, shape[3] // 8, seed=1, dtype=dtype)
     with torch.no_grad():
-        assert relative(ours.encode(picture), peer.encode(picture).latents) < tolerance
+        assert relative(ours.encode(image), peer.encode(image).latents) < tolerance
         assert (
             relative(ours.decode(latents), peer.decode(latents, force_not_quantize=True).sample) < tolerance
         )

@@ -74,6 +74,6 @@ def test_movq() -> None:
     config = infer_movq_config(file)
     peer = VQModel.from_config(movq_json(config)).eval()
     peer.load_state_dict(MOVQ.to_foreign(original_movq_map(config).to_native(file)))
-    picture, latents = noise(1, 3, 16, 24), noise(1, 4, 4, 6, seed=1)
-    assert relative(ours.encode(picture), peer.encode(picture).latents) < 1e-5
+    image, latents = noise(1, 3, 16, 24), noise(1, 4, 4, 6, seed=1)
+    assert relative(ours.encode(image), peer.encode(image).latents) < 1e-5
     assert relative(ours.decode(latents), peer.decode(latents, force_not_quantize=True).sample) < 1e-5

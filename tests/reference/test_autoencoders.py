@@ -83,11 +83,11 @@ def test_a_movq_without_codebook_does_not_quantise() -> None:
 
 @pytest.mark.parametrize(("case", "run"), RUNS)
 @torch.no_grad()
-def test_pictures_of_whole_runs(case: str, run: str) -> None:
+def test_images_of_whole_runs(case: str, run: str) -> None:
     found = tensors(case)
     network: AutoencoderKL | MoVQ = _movq(weights(SECOND, "movq")) if case == SECOND else _kl()
     decoded = network.decode(found[f"{run}.latents"])
-    picture = found[f"{run}.image"]
-    height, width = picture.shape[1:3]
+    image = found[f"{run}.image"]
+    height, width = image.shape[1:3]
     ours = ((decoded + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1)[:, :height, :width]
-    assert (ours - picture).abs().max() <= max(1, facts(case)["sensitivity"][run]["levels"])
+    assert (ours - image).abs().max() <= max(1, facts(case)["sensitivity"][run]["levels"])

@@ -28,7 +28,7 @@ from tests.requests import returned
 
 SAMPLERS = {"p_sampler": "ddpm", "ddim_sampler": "ddim", "plms_sampler": "plms"}
 BOUNDS = {"clip_denoised": k20.CLIPPING, "none": None}
-PICTURES = [
+IMAGES = [
     pytest.param(case, run, id=f"{case}-{run}")
     for case in (RELEASE, HEAD, SECOND)
     for run in facts(case)["runs"]
@@ -67,7 +67,7 @@ def pipelines(first_release: Path, second_release: Path) -> dict[tuple[str, bool
 
 
 def batchwise(schedule: Schedule) -> Schedule:
-    """The originals measure percentiles on the first picture of a batch, for all of it."""
+    """The originals measure percentiles on the first image of a batch, for all of it."""
     return replace(
         schedule,
         constraints=tuple(replace(part, of_first=part.kind == "percentile") for part in schedule.constraints),
@@ -94,9 +94,9 @@ def request_of(case: str, run: str) -> Request:
     told, found = facts(case)["runs"][run], tensors(case)
     given = told["arguments"]
     mixed = told["method"] == "mix_images"
-    picture = found["image_in"].numpy() if "image_in" in told["inputs"] else None
+    image = found["image_in"].numpy() if "image_in" in told["inputs"] else None
     fields: dict[str, Any] = {
-        "prompt": kandinsky.mix([PROMPT, picture], given["weights"]) if mixed else PROMPT,
+        "prompt": kandinsky.mix([PROMPT, image], given["weights"]) if mixed else PROMPT,
         "seed": 0,
         "steps": given["num_steps"],
         "guidance_scale": given["guidance_scale"],
@@ -112,8 +112,8 @@ def request_of(case: str, run: str) -> Request:
         fields["eta"] = given["ddim_eta"]
     if "negative_prior_prompt" in given:
         fields |= {"prior_negative_prompt": PRIOR_NEGATIVE, "negative_prompt": NEGATIVE}
-    if picture is not None and not mixed:
-        fields["image"] = picture
+    if image is not None and not mixed:
+        fields["image"] = image
     if told["method"] == "generate_inpainting":
         fields["mask"] = 1 - found["mask_in"].numpy()
     if "strength" in given:
@@ -131,8 +131,8 @@ def model_of(pipe: Pipeline, case: str, run: str) -> Model:
     return replace(model, schedule=schedules["ddim"], schedules=schedules)
 
 
-@pytest.mark.parametrize(("case", "run"), PICTURES)
-def test_pictures(case: str, run: str, pipelines: dict[tuple[str, bool], Pipeline]) -> None:
+@pytest.mark.parametrize(("case", "run"), IMAGES)
+def test_images(case: str, run: str, pipelines: dict[tuple[str, bool], Pipeline]) -> None:
     told = facts(case)["runs"][run]
     inpainting = told["method"] == "generate_inpainting"
     pipe = pipelines[case, inpainting]
@@ -148,10 +148,10 @@ def test_pictures(case: str, run: str, pipelines: dict[tuple[str, bool], Pipelin
         ours = torch.cat([conditions.cond.image_embedding, conditions.uncond.image_embedding])
         assert relative(ours, wanted) < limit(case, run)
     assert relative(last.x / scale, found[f"{run}.latents"]) < limit(case, run)
-    picture = found[f"{run}.image"].numpy()
-    height, width = picture.shape[1:3]
+    image = found[f"{run}.image"].numpy()
+    height, width = image.shape[1:3]
     pixels = np.stack(to_pil(crop(model.codec.decode(last.x), width, height)))
-    assert levels_agree(case, run, pixels, picture)
+    assert levels_agree(case, run, pixels, image)
 
 
 @pytest.mark.parametrize("run", EMBEDDINGS)
@@ -171,7 +171,7 @@ def test_embeddings(run: str, pipelines: dict[tuple[str, bool], Pipeline]) -> No
 
 
 def test_calls_come_at_the_recorded_times(pipelines: dict[tuple[str, bool], Pipeline]) -> None:
-    for case, run in (parameter.values for parameter in PICTURES):
+    for case, run in (parameter.values for parameter in IMAGES):
         given = facts(case)["runs"][run]["arguments"]
         schedule = pipelines[case, False].model.schedules.get(SAMPLERS[given["sampler"]])
         schedule = schedule or pipelines[case, False].model.schedule

@@ -86,11 +86,11 @@ def test_clip() -> None:
     said = text(found["clip.ids"].long())
     assert relative(said.hidden, found["clip.text_seq"]) < allowed
     assert relative(said.embedding, found["clip.text_feat"]) < allowed
-    pictures = torch.cat(
+    images = torch.cat(
         [found["clip.image"], torch.zeros_like(found["clip.image"]), found["clip.pil_preprocessed"]]
     )
     features = torch.cat([found["clip.image_feat"], found["clip.zero_image_feat"], found["clip.pil_feat"]])
-    assert relative(vision(pictures), features) < allowed
+    assert relative(vision(images), features) < allowed
     assert identical(ORIGINAL_CLIP_TEXT.to_foreign(natives[0]), halves[0])
     assert identical(ORIGINAL_CLIP_VISION.to_foreign(natives[1]), halves[1])
     wanted = facts(SECOND)["configuration"]["clip"]

@@ -152,7 +152,7 @@ def test_movq() -> None:
 
 @pytest.mark.parametrize(("case", "run"), RUNS)
 @torch.no_grad()
-def test_pictures_of_whole_runs(case: str, run: str) -> None:
+def test_images_of_whole_runs(case: str, run: str) -> None:
     found, file = tensors(case), weights(THIRD, "movq")
     config = infer_movq_config(file)
     network = load_strict(

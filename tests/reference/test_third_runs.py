@@ -72,10 +72,10 @@ def test_the_facade(run: str, third_release: Path) -> None:
     images = pipe(THIRD_PROMPT, *inputs, **told["arguments"])
     assert not pipe.left
     assert relative(torch.cat(witness.__dict__["seen"]), found[f"{run}.latents"]) < limit(THIRD, run)
-    pixels, picture = np.stack(images).astype(int), found[f"{run}.image"].numpy()
+    pixels, image = np.stack(images).astype(int), found[f"{run}.image"].numpy()
     # The original cuts numbers off where we round them, and random weights enlarge what rounding changes.
-    assert np.abs(pixels - picture).max() <= 3
-    assert (np.abs(pixels - picture) > 1).mean() < 1e-3
+    assert np.abs(pixels - image).max() <= 3
+    assert (np.abs(pixels - image) > 1).mean() < 1e-3
 
 
 @pytest.fixture(scope="module")

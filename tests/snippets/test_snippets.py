@@ -1,6 +1,6 @@
 """Code in the form that users have: only its import lines and the paths of its models are changed.
 
-Each piece for the peer is run twice, with the peer and with ours, and must make the same picture. Pieces
+Each piece for the peer is run twice, with the peer and with ours, and must make the same image. Pieces
 for the original code run with ours alone; what it makes is held to the original's own record elsewhere.
 """
 
@@ -98,13 +98,13 @@ def run(code: str) -> dict[str, Any]:
     return space
 
 
-def pixels(picture: Image.Image) -> "np.ndarray[Any, np.dtype[Any]]":
-    return np.asarray(picture, dtype=int)
+def pixels(image: Image.Image) -> "np.ndarray[Any, np.dtype[Any]]":
+    return np.asarray(image, dtype=int)
 
 
 @contextmanager
 def corrected() -> Iterator[None]:
-    """The peer without what it is known to do wrong here, and without a compiler that changes no picture.
+    """The peer without what it is known to do wrong here, and without a compiler that changes no image.
 
     It noises embeddings outside of the space that its prior works in.
     """
@@ -121,7 +121,7 @@ def corrected() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("path", SNIPPETS)
-def test_the_same_picture_from_the_same_code(
+def test_the_same_image_from_the_same_code(
     path: Path, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

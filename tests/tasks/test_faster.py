@@ -138,7 +138,7 @@ def by_hand(pipe: Pipeline, interval: tuple[float, float]) -> Tensor:
 
 
 def _after_the_prior(pipe: Pipeline) -> torch.Generator:
-    """The generator of the picture, where the prior has left it."""
+    """The generator of the image, where the prior has left it."""
     generator = torch.Generator().manual_seed(FIELDS["seed"])
     steps = pipe.model.defaults["prior_steps"]
     dim = pipe.model.network.config.image_dim
@@ -155,7 +155,7 @@ def test_an_interval_equals_the_formula(pipe: Pipeline, interval: tuple[float, f
 
 @pytest.mark.parametrize("on", ON)
 @pytest.mark.parametrize("sampler", ["heun", "plms", "dpmpp_2m", "ddpm"])
-def test_a_picture_of_a_batch_is_the_picture_alone(pipe: Pipeline, on: dict[str, Any], sampler: str) -> None:
+def test_an_image_of_a_batch_is_the_image_alone(pipe: Pipeline, on: dict[str, Any], sampler: str) -> None:
     fields = FIELDS | on | {"sampler": sampler}
     together = our_latents(pipe, **(fields | {"count": 2}))
     (single,) = our_latents(pipe, **(fields | {"seed": FIELDS["seed"] + 1}))
@@ -164,7 +164,7 @@ def test_a_picture_of_a_batch_is_the_picture_alone(pipe: Pipeline, on: dict[str,
 
 
 @pytest.mark.parametrize("on", ON)
-def test_pictures_that_are_changed(pipe: Pipeline, on: dict[str, Any]) -> None:
+def test_images_that_are_changed(pipe: Pipeline, on: dict[str, Any]) -> None:
     image = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
     mask = np.zeros((64, 64), np.uint8)
     mask[:, 32:] = 255

@@ -1,4 +1,4 @@
-"""Whole requests on a tiny checkpoint: pictures alone and in batches, sizes, samplers, events, cancelling."""
+"""Whole requests on a tiny checkpoint: images alone and in batches, sizes, samplers, events, cancelling."""
 
 import gc
 import weakref
@@ -26,7 +26,7 @@ def pixels(result: kandinsky.Result) -> list[np.ndarray]:
     return [np.asarray(image) for image in result.images]
 
 
-def noise_picture(seed: int, width: int = 64, height: int = 64) -> np.ndarray:
+def noise_image(seed: int, width: int = 64, height: int = 64) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -45,9 +45,9 @@ def pipe(tiny: Checkpoints) -> Pipeline:
 PROMPTS: list[Any] = [
     "a red fox",
     "",
-    kandinsky.mix(["a cat", noise_picture(1)], [0.7, 0.3]),
+    kandinsky.mix(["a cat", noise_image(1)], [0.7, 0.3]),
     kandinsky.Embedding([0.1] * WIDTH),
-    noise_picture(2, 20, 31),
+    noise_image(2, 20, 31),
 ]
 
 
@@ -73,7 +73,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
         "height": 64,
     }
     if draw(st.booleans()):
-        fields["image"] = each([noise_picture(3), noise_picture(4)])
+        fields["image"] = each([noise_image(3), noise_image(4)])
         if draw(st.booleans()):
             fields["mask"] = each([half_mask(True), half_mask(False)])
         fields["strength"] = draw(st.sampled_from([None, 0.1, 0.6, 1.0]))
@@ -81,7 +81,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def alone(fields: dict[str, Any], index: int) -> dict[str, Any]:
-    """The request for one picture of a request."""
+    """The request for one image of a request."""
     row = index // fields["count"]
     single = {
         name: value[row] if isinstance(value, list) else value
@@ -93,7 +93,7 @@ def alone(fields: dict[str, Any], index: int) -> dict[str, Any]:
 
 @settings(max_examples=10, deadline=None)
 @given(fields=requests(), data=st.data())
-def test_a_picture_of_a_batch_is_the_picture_alone(
+def test_an_image_of_a_batch_is_the_image_alone(
     fields: dict[str, Any], data: st.DataObject, pipe: Pipeline
 ) -> None:
     together = our_latents(pipe, **fields)
@@ -105,7 +105,7 @@ def test_a_picture_of_a_batch_is_the_picture_alone(
 
 @settings(max_examples=6, deadline=None)
 @given(fields=requests(), data=st.data())
-def test_one_at_a_time_is_the_picture_alone_to_the_bit(
+def test_one_at_a_time_is_the_image_alone_to_the_bit(
     fields: dict[str, Any], data: st.DataObject, pipe: Pipeline
 ) -> None:
     together = pixels(pipe.generate(**fields))
@@ -163,7 +163,7 @@ def test_eta_is_the_share_of_fresh_noise(pipe: Pipeline) -> None:
 def test_events_and_totals(tiny: Checkpoints) -> None:
     pipe = tiny.own(batch_size=2)
     events = list(
-        pipe.stream(["a fox", noise_picture(1), "a cat"], negative_prompt=["", "a house", ""], **QUICK)
+        pipe.stream(["a fox", noise_image(1), "a cat"], negative_prompt=["", "a house", ""], **QUICK)
     )
     kinds = [type(event).__name__ for event in events]
     assert kinds[0] == "Encoding"
@@ -184,7 +184,7 @@ def test_events_and_totals(tiny: Checkpoints) -> None:
     assert len(finished.result.images) == 3
 
 
-def test_previews_are_small_pictures(tiny: Checkpoints) -> None:
+def test_previews_are_small_images(tiny: Checkpoints) -> None:
     pipe = tiny.own(batch_size=2)
     for event in pipe.stream("a fox", count=2, **QUICK):
         if isinstance(event, Denoising) and event.stage == "decoder":
@@ -281,8 +281,8 @@ def test_the_caller_s_gradient_mode_is_left_alone(pipe: Pipeline) -> None:
 
 TASKS: dict[str, dict[str, Any]] = {
     "text": {},
-    "image": {"image": noise_picture(3), "strength": 0.5},
-    "region": {"image": noise_picture(3), "mask": half_mask(True)},
+    "image": {"image": noise_image(3), "strength": 0.5},
+    "region": {"image": noise_image(3), "mask": half_mask(True)},
 }
 
 
@@ -298,13 +298,13 @@ def test_other_precisions(tiny: Checkpoints, dtype: str) -> None:
         difference = (found - exact).abs().max() / exact.abs().max()
         # float64 draws other noise, as the peer does; half precision only rounds.
         assert 0 < difference < (2.0 if dtype == "float64" else 0.2), name
-    (picture,) = pixels(pipe.generate("a fox", **one_step))
-    assert picture.std() > 0
+    (image,) = pixels(pipe.generate("a fox", **one_step))
+    assert image.std() > 0
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_other_precisions_of_the_other_decoders(tiny: Checkpoints, dtype: str) -> None:
     one_step = QUICK | {"steps": 1, "prior_steps": 1}
-    for kind, fields in (("inpaint", TASKS["region"]), ("control", {"hint": noise_picture(4)})):
+    for kind, fields in (("inpaint", TASKS["region"]), ("control", {"hint": noise_image(4)})):
         found = our_latents(tiny.ours(kind, dtype=dtype), prompt="a", **fields, **one_step)
         assert found.isfinite().all(), kind

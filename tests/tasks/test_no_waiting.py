@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kandinsky.core.rng import PerPictureRng
+from kandinsky.core.rng import PerImageRng
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import sample
@@ -55,7 +55,7 @@ def test_no_step_of_any_sampler_waits_for_the_device(name: str) -> None:
     constraints = [Constraint("static"), Constraint("percentile", max=2.0, rederive_eps=True)]
     denoise = make_denoiser(prepared.step, process, epsilon, 4.0, constraints)
     steps = sample(
-        make_sampler(name, process), denoise, noise(1, 4, 8, 8), times, PerPictureRng.from_seeds([0])
+        make_sampler(name, process), denoise, noise(1, 4, 8, 8), times, PerImageRng.from_seeds([0])
     )
     next(steps)
     with Recorded() as seen:

@@ -1,4 +1,4 @@
-"""Where denoising begins: eroded masks, latents of pictures, sizes."""
+"""Where denoising begins: eroded masks, latents of images, sizes."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.requests import Request
-from kandinsky.core.rng import PerPictureRng
+from kandinsky.core.rng import PerImageRng
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.tasks.resolve import resolve
 from kandinsky.tasks.start import Start, erode, start
 from tests.tiny import Checkpoints
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 
 
 @settings(max_examples=40, deadline=None)
@@ -31,7 +31,7 @@ def test_erosion_is_that_of_the_peer(height: int, width: int, seed: int, share: 
 def started(pipe: Pipeline, **fields: Any) -> Start:
     resolved = resolve(pipe.model, Request("a fox", **({"seed": 1, "steps": 10} | fields)))
     rows = resolved.rows
-    rng = PerPictureRng.from_seeds([row.seed for row in rows], pipe.model.working_dtype)
+    rng = PerImageRng.from_seeds([row.seed for row in rows], pipe.model.working_dtype)
     return start(pipe.model, resolved, Batch(rows, rng))
 
 
@@ -44,13 +44,13 @@ def pipe(tiny: Checkpoints) -> Pipeline:
     ("strength", "kept"), [(1e-9, 1), (0.05, 1), (0.1, 1), (0.19, 1), (0.3, 3), (0.999, 9), (1.0, 10)]
 )
 def test_strength_keeps_a_part_of_the_times(pipe: Pipeline, strength: float, kept: int) -> None:
-    begin = started(pipe, image=PICTURE, strength=strength)
+    begin = started(pipe, image=IMAGE, strength=strength)
     assert begin.times == pipe.model.schedule.times(10)[-kept:]
 
 
-def test_a_picture_starts_at_the_noise_of_its_first_time(pipe: Pipeline) -> None:
-    begin = started(pipe, image=PICTURE, strength=0.5)
-    pixels = torch.from_numpy(PICTURE / 127.5 - 1).permute(2, 0, 1)[None].float()
+def test_an_image_starts_at_the_noise_of_its_first_time(pipe: Pipeline) -> None:
+    begin = started(pipe, image=IMAGE, strength=0.5)
+    pixels = torch.from_numpy(IMAGE / 127.5 - 1).permute(2, 0, 1)[None].float()
     latents = pipe.model.codec.encode(pixels)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
     wanted = pipe.model.schedule.process.add_noise(latents, noise, begin.times[0])
@@ -62,13 +62,13 @@ def test_a_picture_starts_at_the_noise_of_its_first_time(pipe: Pipeline) -> None
 def test_a_region_pins_what_is_known_at_its_own_noise(pipe: Pipeline) -> None:
     mask = np.zeros((64, 64), np.uint8)
     mask[:, 32:] = 255
-    begin = started(pipe, image=PICTURE, mask=mask)
+    begin = started(pipe, image=IMAGE, mask=mask)
     assert begin.project is not None
     noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
     assert torch.equal(begin.x, noise), "a region starts from noise"
     x = torch.full_like(begin.x, 7.0)
     clean = begin.project(x, -1)
-    pixels = torch.from_numpy(PICTURE / 127.5 - 1).permute(2, 0, 1)[None].float()
+    pixels = torch.from_numpy(IMAGE / 127.5 - 1).permute(2, 0, 1)[None].float()
     latents = pipe.model.codec.encode(pixels)
     assert torch.allclose(clean[..., :3], latents[..., :3], atol=1e-6)
     assert (clean[..., 3:] == 7.0).all(), "eroded by one"
@@ -82,14 +82,14 @@ def test_sizes_are_rounded_up_to_the_networks_multiple(pipe: Pipeline, width: in
     assert pipe.model.multiple == 64
     shape = (1, 4, -(-height // 64) * 8, -(-width // 64) * 8)
     assert started(pipe, width=width, height=height).x.shape == shape
-    assert started(pipe, width=width, height=height, image=PICTURE).x.shape == shape
+    assert started(pipe, width=width, height=height, image=IMAGE).x.shape == shape
 
 
 def test_an_inpainting_network_is_told_the_known_latents(tiny: Checkpoints) -> None:
     pipe = tiny.ours("inpaint", dtype="float64")
     mask = np.zeros((64, 64), np.uint8)
     mask[:32] = 255
-    begin = started(pipe, image=PICTURE, mask=mask)
+    begin = started(pipe, image=IMAGE, mask=mask)
     assert begin.extra is not None
     assert begin.extra.shape == (1, 5, 8, 8)
     assert begin.extra.dtype == torch.float64

@@ -20,7 +20,7 @@ AT_THE_DISK = ("fsync", "rename", "replace", "rmdir", "unlink", "mkdir")
 
 
 KINDS = ("disk", "event")
-"""A moment is a look at the disk, or an event that the run tells of: a step, a picture encoded."""
+"""A moment is a look at the disk, or an event that the run tells of: a step, an image encoded."""
 
 
 def live(config: dict[str, Any], at: tuple[str, int] | None, told: Connection) -> None:

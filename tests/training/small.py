@@ -1,4 +1,4 @@
-"""A dozen drawn pictures with captions and the smallest networks that have every part, for whole runs in
+"""A dozen drawn images with captions and the smallest networks that have every part, for whole runs in
 seconds.
 """
 
@@ -23,16 +23,16 @@ WORDS = {
 }
 
 
-def draw_pictures(folder: Path) -> Path:
+def draw_images(folder: Path) -> Path:
     folder.mkdir()
     for number, (colour, word) in enumerate(WORDS.items()):
         for shape in ("circle", "square", "bar"):
-            picture = Image.new("RGBA", (32, 32))
-            pen = ImageDraw.Draw(picture)
+            image = Image.new("RGBA", (32, 32))
+            pen = ImageDraw.Draw(image)
             box = {"circle": (4, 4, 28, 28), "square": (6, 6, 26, 26), "bar": (2, 12, 30, 20)}[shape]
             (pen.ellipse if shape == "circle" else pen.rectangle)(box, fill=colour)
             name = f"{number}-{shape}"
-            picture.save(folder / f"{name}.png")
+            image.save(folder / f"{name}.png")
             caption = f"{colour} {shape}" if shape != "bar" else f"{word} {shape}"
             (folder / f"{name}.txt").write_text(caption, encoding="utf-8")
     return folder
@@ -80,7 +80,7 @@ def small_config(root: Path, **changes: Any) -> dict[str, Any]:
     stage = {"batch": 4, "max_steps": 3, "save_every": 2, "sample_every": 3, "log_every": 1}
     return {
         "out": str(root / "run"),
-        "data": {"folder": str(root / "pictures"), "size": 16, "held_out": 3},
+        "data": {"folder": str(root / "images"), "size": 16, "held_out": 3},
         "threads": 1,
         "device": "cpu",
         "networks": NETWORKS,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import CPU, build, draw_pictures, small_config, turn
+from small import CPU, build, draw_images, small_config, turn
 
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import CheckpointError, ConfigError
@@ -30,7 +30,7 @@ TEXT = {"lock": "vision", "contrastive": 1.0, "concepts_text": 0.5, "per_concept
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clip")
-    draw_pictures(folder / "pictures")
+    draw_images(folder / "images")
     return folder
 
 
@@ -63,9 +63,9 @@ def test_concept_logits_are_scaled_cosines_and_know_their_concepts() -> None:
     assert head.classes(torch.tensor([5, 2, 3, 9, 10, 0])).tolist() == [1, 0, -1, 2, -1, -1]
 
 
-def test_a_sketch_is_the_picture_at_a_quarter_of_its_size() -> None:
-    pictures = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(sketch_of(pictures), F.avg_pool2d(pictures, 4))
+def test_a_sketch_is_the_image_at_a_quarter_of_its_size() -> None:
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(sketch_of(images), F.avg_pool2d(images, 4))
     assert SketchHead(8)(torch.zeros(2, 8)).shape == sketch_of(torch.zeros(2, 3, 128, 128)).shape
 
 
@@ -111,7 +111,7 @@ def test_the_loss_is_the_weighted_sum_of_what_each_head_says(root: Path, tmp_pat
     torch.testing.assert_close(losses.total, torch.as_tensor(expected))
 
 
-def test_two_things_in_a_picture_are_an_example_of_neither(root: Path, tmp_path: Path) -> None:
+def test_two_things_in_an_image_are_an_example_of_neither(root: Path, tmp_path: Path) -> None:
     stage = {"method": "clip", "batch": 4, "max_steps": 1, "objective": VISION}
     stage["augmentation"] = {"pair": 1.0}
     _, task = build(emoji_config(root, out=str(tmp_path / "run"), stage=[stage]), "clip")
@@ -188,7 +188,7 @@ def test_an_abandoned_stage_of_pairs_resumes_to_the_same_weights(at: int, root: 
     assert all(torch.equal(value, ours[name]) for name, value in theirs.items())
 
 
-def test_vision_first_and_texts_against_it_find_the_right_pictures(root: Path, tmp_path: Path) -> None:
+def test_vision_first_and_texts_against_it_find_the_right_images(root: Path, tmp_path: Path) -> None:
     config = two_stages(root, tmp_path / "run", steps=120)
     config["data"]["held_out"] = 0
     for stage in config["stage"]:
@@ -240,7 +240,7 @@ def test_an_order_of_other_examples_is_refused() -> None:
         ({"objective": {"contrastive": 0}}, "no tower learns anything"),
         ({"objective": {"lock": "text", "contrastive": 0, "concepts_text": 1}}, "no tower learns anything"),
         ({"objective": {"lock": "vision", "contrastive": 0, "sketch": 1}}, "no tower learns anything"),
-        ({"objective": {"per_concept": 3}}, "a batch of 4 is not made of 3 pictures a concept"),
+        ({"objective": {"per_concept": 3}}, "a batch of 4 is not made of 3 images a concept"),
         ({"objective": {"lock": "both"}}, "objective.lock"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import draw_pictures
+from small import draw_images
 from test_finetuning import OBJECTIVES, build, config, exported
 from torch import Tensor
 
@@ -30,14 +30,14 @@ POKEMON = (
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_pictures(tmp_path_factory.mktemp("components") / "pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_images(tmp_path_factory.mktemp("components") / "images")
 
 
-def of_v3(one_text: OneTextCheckpoints, pictures: Path, out: Path) -> dict[str, Any]:
+def of_v3(one_text: OneTextCheckpoints, images: Path, out: Path) -> dict[str, Any]:
     one_text.ours()
-    values = config(pictures, out, "full", objective={"target": "decoder"})
-    values["data"] = {"folder": str(pictures), "size": 64}
+    values = config(images, out, "full", objective={"target": "decoder"})
+    values["data"] = {"folder": str(images), "size": 64}
     values["model"] = {"name": str(one_text.root / "decoder")}
     return values
 
@@ -48,11 +48,11 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
 
 
 def test_a_run_of_our_own_and_the_peer_reads_it(
-    one_text: OneTextCheckpoints, pictures: Path, tmp_path: Path
+    one_text: OneTextCheckpoints, images: Path, tmp_path: Path
 ) -> None:
     from diffusers import Kandinsky3UNet as Peer
 
-    values = of_v3(one_text, pictures, tmp_path / "run")
+    values = of_v3(one_text, images, tmp_path / "run")
     result = exported(run_config(values))
     folder = write_component(values, tmp_path / "run", tmp_path / "out", "unet")
     assert folder == tmp_path / "out" / "unet"
@@ -81,9 +81,9 @@ def test_a_run_of_our_own_and_the_peer_reads_it(
 
 @pytest.mark.parametrize("form", ["file", "compiled", "shards"])
 def test_the_results_of_other_trainers(
-    form: str, one_text: OneTextCheckpoints, pictures: Path, tmp_path: Path
+    form: str, one_text: OneTextCheckpoints, images: Path, tmp_path: Path
 ) -> None:
-    values = of_v3(one_text, pictures, tmp_path / "run")
+    values = of_v3(one_text, images, tmp_path / "run")
     wanted = {name: value + 1 for name, value in tensors_of(one_text.root / "decoder" / "unet").items()}
     named = {f"unet.{name}": value for name, value in wanted.items()}
     if form == "compiled":
@@ -109,7 +109,7 @@ def test_the_results_of_other_trainers(
     assert all(torch.equal(written[name], value) for name, value in wanted.items())
 
 
-def test_the_prior_and_the_command_line(tiny: Checkpoints, pictures: Path, tmp_path: Path) -> None:
+def test_the_prior_and_the_command_line(tiny: Checkpoints, images: Path, tmp_path: Path) -> None:
     tiny.ours("text2img")
     config_file = tmp_path / "prior.toml"
     config_file.write_text(
@@ -134,10 +134,8 @@ def test_the_prior_and_the_command_line(tiny: Checkpoints, pictures: Path, tmp_p
     assert ended.value.code == 2
 
 
-def test_a_damaged_result_leaves_nothing(
-    one_text: OneTextCheckpoints, pictures: Path, tmp_path: Path
-) -> None:
-    values = of_v3(one_text, pictures, tmp_path / "run")
+def test_a_damaged_result_leaves_nothing(one_text: OneTextCheckpoints, images: Path, tmp_path: Path) -> None:
+    values = of_v3(one_text, images, tmp_path / "run")
     torch.save({"unet.conv_in.weight": torch.zeros(1)}, tmp_path / "bad.pth")
     with pytest.raises(CheckpointError):
         write_component(values, tmp_path / "bad.pth", tmp_path / "out", "unet")
@@ -158,12 +156,12 @@ def test_the_built_in_runs_have_the_published_values() -> None:
         assert set(stage.objective.prompts) == {"yoda pokemon"}
 
 
-def test_a_built_in_run_by_its_name_on_local_pictures(
-    one_text: OneTextCheckpoints, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_built_in_run_by_its_name_on_local_images(
+    one_text: OneTextCheckpoints, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one_text.ours()
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(pictures, "pokemon")
+    shutil.copytree(images, "pokemon")
     for extra in list(Path("pokemon").iterdir())[4:]:
         if extra.suffix == ".png":
             extra.unlink()
@@ -199,17 +197,15 @@ def test_the_settings_that_a_run_leaves_are_read_again(tmp_path: Path) -> None:
         again = read_settings(tmp_path)
         assert again is not None
         assert again.model_dump() == read.model_dump()
-    of_a_dataset = read.model_copy(update={"data": DataConfig(dataset="someone/pictures")})
+    of_a_dataset = read.model_copy(update={"data": DataConfig(dataset="someone/images")})
     (tmp_path / "config.json").write_text(json.dumps(of_a_dataset.model_dump(mode="json")))
     assert read_settings(tmp_path) == of_a_dataset
     assert read_settings(tmp_path / "nowhere") is None
 
 
-def test_sheets_draw_the_prompts(pictures: Path, tmp_path: Path) -> None:
-    values = config(
-        pictures, tmp_path, "lora", objective={"prompts": ["a", "b", "c"], "adapter": {"rank": 1}}
-    )
+def test_sheets_draw_the_prompts(images: Path, tmp_path: Path) -> None:
+    values = config(images, tmp_path, "lora", objective={"prompts": ["a", "b", "c"], "adapter": {"rank": 1}})
     _, task = build(values)
     assert task.grid is not None
-    # Three pictures side by side, two pixels apart.
+    # Three images side by side, two pixels apart.
     assert task.grid(torch.Generator()).shape == (32, 3 * 32 + 4, 3)

@@ -22,7 +22,7 @@ from kandinsky.training.methods import METHODS as BUILDERS
 
 MINIMAL: dict[str, Any] = {
     "out": "run",
-    "data": {"folder": "pictures"},
+    "data": {"folder": "images"},
     "stage": [{"method": "movq", "max_steps": 5}, {"method": "decoder", "max_minutes": 1.5}],
 }
 
@@ -34,7 +34,7 @@ def test_toml_becomes_stages(tmp_path: Path) -> None:
         out = "run"
         seed = 7
         [data]
-        folder = "pictures"
+        folder = "images"
         size = 32
         [networks.movq]
         channels = [32, 64]
@@ -51,7 +51,7 @@ def test_toml_becomes_stages(tmp_path: Path) -> None:
         """
     )
     config = read_config(path, {"seed": 9, "data": {"size": 64}})
-    assert (config.seed, config.data.size, config.data.folder) == (9, 64, Path("pictures"))
+    assert (config.seed, config.data.size, config.data.folder) == (9, 64, Path("images"))
     first, second = config.stage
     assert isinstance(first.objective, MovqObjective)
     assert first.objective.perceptual == 0.5

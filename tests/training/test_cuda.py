@@ -1,4 +1,4 @@
-"""Each stage on a GPU: in half precision, from pictures and from encodings, resumed, and finished."""
+"""Each stage on a GPU: in half precision, from images and from encodings, resumed, and finished."""
 
 import math
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import draw_pictures, small_config
+from small import draw_images, small_config
 
 import kandinsky
 from kandinsky.training import events, run_config
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.cuda
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cuda")
-    draw_pictures(folder / "pictures")
+    draw_images(folder / "images")
     return folder
 
 
@@ -81,7 +81,7 @@ def test_the_decoder(
     trains(root, tmp_path, whole, {"method": "decoder", "variants": variants, "objective": objective})
 
 
-def test_pictures_live_on_the_gpu_and_the_model_is_usable_without_one(root: Path, whole: Path) -> None:
+def test_images_live_on_the_gpu_and_the_model_is_usable_without_one(root: Path, whole: Path) -> None:
     from kandinsky.training.config import read_config
 
     ctx = TrainContext(read_config(small_config(root)), torch.device("cuda"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import CPU, draw_pictures, turn
+from small import CPU, draw_images, turn
 
 import kandinsky
 from kandinsky.checkpoints.files import OWN_ADAPTERS
@@ -78,17 +78,17 @@ def test_the_recipe_is_one() -> None:
     assert read.stage[0].name == "few-step"
 
 
-def test_its_memory_is_not_planned(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_its_memory_is_not_planned(model: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="teacher draws"):
-        plan(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
+        plan(config(model, images, tmp_path, SETTINGS["trajectories"]))
 
 
 # --- whole runs
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_pictures(tmp_path_factory.mktemp("distillation") / "pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_images(tmp_path_factory.mktemp("distillation") / "images")
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +96,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny(tmp_path_factory.mktemp("distillation") / "model")
 
 
-def config(
-    model: Path, pictures: Path, out: Path, objective: dict[str, Any], **changes: Any
-) -> dict[str, Any]:
+def config(model: Path, images: Path, out: Path, objective: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {
         "out": str(out),
         "model": {"name": str(model)},
-        "data": {"folder": str(pictures), "size": 64, "held_out": 3},
+        "data": {"folder": str(images), "size": 64, "held_out": 3},
         "threads": 1,
         "device": "cpu",
         "method": "distill",
@@ -142,14 +140,14 @@ def pixels(pipe: Any, **fields: Any) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def learned(model: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def learned(model: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("distillation") / "learned"
-    return exported(run_config(config(model, pictures, out, SETTINGS["trajectories"]))).path
+    return exported(run_config(config(model, images, out, SETTINGS["trajectories"]))).path
 
 
 @pytest.mark.parametrize("kind", list(SETTINGS))
-def test_what_is_learned_draws_in_few_steps(kind: str, model: Path, pictures: Path, tmp_path: Path) -> None:
-    happened = [*run_config(config(model, pictures, tmp_path, SETTINGS[kind]))]
+def test_what_is_learned_draws_in_few_steps(kind: str, model: Path, images: Path, tmp_path: Path) -> None:
+    happened = [*run_config(config(model, images, tmp_path, SETTINGS[kind]))]
     result = happened[-1]
     assert isinstance(result, events.Exported)
     assert [event.values.keys() for event in happened if isinstance(event, events.Measured)] == [{"psnr"}]
@@ -185,9 +183,9 @@ def reader(
 
 @pytest.mark.parametrize("kind", ["trajectories", "consistency"])
 def test_decoders_that_read_texts_learn_few_steps_too(
-    kind: str, reader: dict[str, Any], pictures: Path, tmp_path: Path
+    kind: str, reader: dict[str, Any], images: Path, tmp_path: Path
 ) -> None:
-    values = config(Path(), pictures, tmp_path, SETTINGS[kind]) | {"model": reader}
+    values = config(Path(), images, tmp_path, SETTINGS[kind]) | {"model": reader}
     result = exported(run_config(values))
     pipe = kandinsky.load(reader["name"], prior=reader.get("prior"), device="cpu", dtype="float32")
     asked = {"seed": 3, "width": 64, "height": 64} | ({"prior_steps": 2} if "prior" in reader else {})
@@ -201,10 +199,10 @@ def test_decoders_that_read_texts_learn_few_steps_too(
 
 @pytest.mark.parametrize("kind", list(SETTINGS))
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-    kind: str, model: Path, pictures: Path, tmp_path: Path
+    kind: str, model: Path, images: Path, tmp_path: Path
 ) -> None:
     """Interrupted twice: while the teacher draws, and between two steps."""
-    values = config(model, pictures, tmp_path / "whole", SETTINGS[kind])
+    values = config(model, images, tmp_path / "whole", SETTINGS[kind])
     exported(run_config(values))
     parts = values | {"out": str(tmp_path / "parts")}
     drawing = run_config(parts)
@@ -225,9 +223,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     assert logs[0] == logs[1]
 
 
-def test_trajectories_are_what_requests_draw(model: Path, pictures: Path, tmp_path: Path) -> None:
-    """The last state decodes to the picture of the same request, the first is its noise."""
-    ctx, _ = build(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
+def test_trajectories_are_what_requests_draw(model: Path, images: Path, tmp_path: Path) -> None:
+    """The last state decodes to the image of the same request, the first is its noise."""
+    ctx, _ = build(config(model, images, tmp_path, SETTINGS["trajectories"]))
     base = open_base(ctx, ctx.config.stage[0])
     objective = ctx.config.stage[0].objective_as(DistillObjective)
     states, embeddings = draw_trajectories(base, objective, ["a red fox", "a cat"], 5, 64)
@@ -240,12 +238,12 @@ def test_trajectories_are_what_requests_draw(model: Path, pictures: Path, tmp_pa
     )
     drawn = pipe.generate(["a red fox", "a cat"], seed=5)
     decoded = ((base.model.codec.decode(states[:, -1]) * 0.5 + 0.5).clamp(0, 1) * 255).round()
-    for picture, wanted in zip(drawn.images, decoded.permute(0, 2, 3, 1).numpy(), strict=True):
-        assert np.abs(np.asarray(picture).astype(float) - wanted).max() <= 1
+    for image, wanted in zip(drawn.images, decoded.permute(0, 2, 3, 1).numpy(), strict=True):
+        assert np.abs(np.asarray(image).astype(float) - wanted).max() <= 1
 
 
-def test_examples_are_the_steps_of_trajectories(model: Path, pictures: Path, tmp_path: Path) -> None:
-    _, task = build(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
+def test_examples_are_the_steps_of_trajectories(model: Path, images: Path, tmp_path: Path) -> None:
+    _, task = build(config(model, images, tmp_path, SETTINGS["trajectories"]))
     source = task.data
     assert isinstance(source, SegmentSource)
     assert len(source) == 5 * 2
@@ -258,10 +256,10 @@ def test_examples_are_the_steps_of_trajectories(model: Path, pictures: Path, tmp
 
 
 def test_the_teacher_draws_once(
-    model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Again only where a file is damaged, and for other settings."""
-    values = config(model, pictures, tmp_path, SETTINGS["trajectories"])
+    values = config(model, images, tmp_path, SETTINGS["trajectories"])
     build(values)
     calls = []
     real = trajectories.draw_trajectories
@@ -284,8 +282,8 @@ def test_the_teacher_draws_once(
     assert len(calls) == 1 + 2 + 3
 
 
-def test_another_recipe_has_other_trajectories(model: Path, pictures: Path, tmp_path: Path) -> None:
-    ctx, _ = build(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
+def test_another_recipe_has_other_trajectories(model: Path, given_images: Path, tmp_path: Path) -> None:
+    ctx, _ = build(config(model, given_images, tmp_path, SETTINGS["trajectories"]))
     stage = ctx.config.stage[0]
     base, images = open_base(ctx, stage), ctx.data.split(64)[0]
     keys = set()
@@ -296,9 +294,9 @@ def test_another_recipe_has_other_trajectories(model: Path, pictures: Path, tmp_
     assert len(keys) == 3
 
 
-def test_a_fresh_adapter_changes_nothing(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_fresh_adapter_changes_nothing(model: Path, images: Path, tmp_path: Path) -> None:
     """To the last bit; and the student it is draws what the checkpoint draws in as few unguided steps."""
-    ctx, task = build(config(model, pictures, tmp_path, SETTINGS["trajectories"]))
+    ctx, task = build(config(model, images, tmp_path, SETTINGS["trajectories"]))
     base = open_base(ctx, ctx.config.stage[0])
     objective = ctx.config.stage[0].objective_as(DistillObjective)
     kept = task.data.kept  # type: ignore[attr-defined]
@@ -308,9 +306,9 @@ def test_a_fresh_adapter_changes_nothing(model: Path, pictures: Path, tmp_path: 
     assert torch.equal(draw_few(base, of, kept), before)
 
 
-def test_only_the_student_learns(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_only_the_student_learns(model: Path, images: Path, tmp_path: Path) -> None:
     for kind, settings in SETTINGS.items():
-        _, task = build(config(model, pictures, tmp_path / kind, settings))
+        _, task = build(config(model, images, tmp_path / kind, settings))
         (trainable,) = task.trainables
         batch = task.data.batch(range(2), torch.Generator().manual_seed(1))
         trainable.loss(turn(batch)).total.backward()
@@ -318,18 +316,18 @@ def test_only_the_student_learns(model: Path, pictures: Path, tmp_path: Path) ->
         assert any(float(value.grad.abs().max()) > 0 for value in trainable.module.parameters())  # type: ignore[union-attr]
 
 
-def test_half_precision_and_every_kind_of_layer(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_half_precision_and_every_kind_of_layer(model: Path, images: Path, tmp_path: Path) -> None:
     layers = {"unet": ["conv_in", "conv1", "to_q", "add_k_proj", "time_emb_proj", "image_embeds"]}
     objective = {"trajectories": 2, "adapter": {"rank": 2, "layers": layers}}
-    result = exported(run_config(config(model, pictures, tmp_path, objective, precision="bf16")))
+    result = exported(run_config(config(model, images, tmp_path, objective, precision="bf16")))
     base, pipe = (kandinsky.load(model, device="cpu") for _ in range(2))
     pipe.load_lora(result.path)
     assert not np.array_equal(pixels(pipe), pixels(base))
 
 
-def test_the_student_comes_nearer_to_its_teacher(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_the_student_comes_nearer_to_its_teacher(model: Path, images: Path, tmp_path: Path) -> None:
     changes = {"max_steps": 60, "save_every": 60, "sample_every": 0, "batch": 4, "optimiser": {"lr": 3e-3}}
-    values = config(model, pictures, tmp_path, SETTINGS["whole"] | {"trajectories": 2}, **changes)
+    values = config(model, images, tmp_path, SETTINGS["whole"] | {"trajectories": 2}, **changes)
     losses = [event.losses["loss"] for event in run_config(values) if isinstance(event, events.Progress)]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
@@ -386,7 +384,7 @@ def test_a_sampling_that_cannot_be_is_refused(said: Any) -> None:
 def test_a_models_own_adapter_is_known_by_its_name(
     model: Path, learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also on the command line, and in a picture that is made again from its own file."""
+    """Also on the command line, and in an image that is made again from its own file."""
     (model / OWN_ADAPTERS).mkdir()
     (model / OWN_ADAPTERS / "few-step.safetensors").write_bytes(learned.read_bytes())
     pipe = kandinsky.load(model, device="cpu", lora={"few-step": 1.0})
@@ -410,11 +408,11 @@ def _cli(arguments: list[str]) -> None:
     assert left.value.code == 0
 
 
-def test_the_peer_visits_the_same_times_and_ends_clean(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_the_peer_visits_the_same_times_and_ends_clean(model: Path, images: Path, tmp_path: Path) -> None:
     """A whole student's folder says how it is drawn in the peer's own words."""
     from diffusers import DDIMScheduler
 
-    result = exported(run_config(config(model, pictures, tmp_path, SETTINGS["whole"])))
+    result = exported(run_config(config(model, images, tmp_path, SETTINGS["whole"])))
     scheduler = DDIMScheduler.from_pretrained(result.path, subfolder="scheduler")
     scheduler.set_timesteps(2)
     assert scheduler.timesteps.tolist() == [999, 499]
@@ -423,7 +421,7 @@ def test_the_peer_visits_the_same_times_and_ends_clean(model: Path, pictures: Pa
     assert index["scheduler"] == ["diffusers", "DDIMScheduler"]
 
 
-def test_the_peer_draws_the_same_picture_with_the_adapter(model: Path, learned: Path) -> None:
+def test_the_peer_draws_the_same_image_with_the_adapter(model: Path, learned: Path) -> None:
     """By its own DDIM with trailing times, unguided, as the file's sampling says."""
     from diffusers import DDIMScheduler
     from diffusers.pipelines.kandinsky2_2 import KandinskyV22CombinedPipeline

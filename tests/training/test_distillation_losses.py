@@ -35,7 +35,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["eps", "x0", "v"])
 def test_a_landing_is_the_step_of_the_sampler(kind: Any) -> None:
-    """Of `ddim`, which draws the student's pictures, with the parametrization that belongs to the network."""
+    """Of `ddim`, which draws the student's images, with the parametrization that belongs to the network."""
     of = rungs(2, 8)
     parametrization = PARAMETRIZATIONS[{"eps": "epsilon", "x0": "sample", "v": "velocity"}[kind]]
     x, said = normal(2, 4, 3, 3), normal(2, 4, 3, 3, seed=1)

@@ -1,4 +1,4 @@
-"""Fine-tuning of the embedded checkpoint: every method from pictures to a file that acts."""
+"""Fine-tuning of the embedded checkpoint: every method from images to a file that acts."""
 
 import json
 from collections.abc import Generator, Iterator
@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from small import CPU, draw_pictures, turn
+from small import CPU, draw_images, turn
 
 import kandinsky
 from kandinsky.adapters.lora import applied_to
@@ -38,7 +38,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "dreambooth": {
         "prompt": "a zwx disc",
         "class_prompt": "a disc",
-        "class_pictures": 2,
+        "class_images": 2,
         "class_steps": 1,
         "adapter": {"rank": 2, "dora": True},
     },
@@ -48,14 +48,14 @@ QUICK: dict[str, Any] = {"steps": 2, "prior_steps": 2, "seed": 3}
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_pictures(tmp_path_factory.mktemp("finetuning") / "pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_images(tmp_path_factory.mktemp("finetuning") / "images")
 
 
-def config(pictures: Path, out: Path, method: str, **changes: Any) -> dict[str, Any]:
+def config(images: Path, out: Path, method: str, **changes: Any) -> dict[str, Any]:
     return {
         "out": str(out),
-        "data": {"folder": str(pictures), "size": 32},
+        "data": {"folder": str(images), "size": 32},
         "threads": 1,
         "device": "cpu",
         "method": method,
@@ -102,8 +102,8 @@ def apply(result: events.Exported) -> Any:
 
 
 @pytest.mark.parametrize("method", list(OBJECTIVES))
-def test_what_is_learned_is_written_and_acts(method: str, pictures: Path, tmp_path: Path) -> None:
-    result = exported(run_config(config(pictures, tmp_path / "run", method)))
+def test_what_is_learned_is_written_and_acts(method: str, images: Path, tmp_path: Path) -> None:
+    result = exported(run_config(config(images, tmp_path / "run", method)))
     prompt = "a zwx" if method == "textual_inversion" else "a red disc"
     base = kandinsky.load(device="cpu")
     changed = apply(result)
@@ -111,18 +111,18 @@ def test_what_is_learned_is_written_and_acts(method: str, pictures: Path, tmp_pa
     assert result.use == {"full": "--model", "textual_inversion": "--words"}.get(method, "--lora")
     first = result.path.read_bytes() if result.path.is_file() else draw(changed, prompt).tobytes()
     # Once more, from the run's checkpoints alone.
-    again = exported(run_config(config(pictures, tmp_path / "run", method), resume=True))
+    again = exported(run_config(config(images, tmp_path / "run", method), resume=True))
     assert (
         again.path.read_bytes() if again.path.is_file() else draw(apply(again), prompt).tobytes()
     ) == first
-    assert export(config(pictures, tmp_path / "run", method)) == result.path
+    assert export(config(images, tmp_path / "run", method)) == result.path
 
 
 @pytest.mark.parametrize("method", list(OBJECTIVES))
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(method: str, pictures: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(method: str, images: Path, tmp_path: Path) -> None:
     objective = OBJECTIVES[method] | ({} if method == "textual_inversion" else {"target": "prior"})
     objective.pop("frozen", None)
-    values = config(pictures, tmp_path / "whole", method, objective=objective)
+    values = config(images, tmp_path / "whole", method, objective=objective)
     exported(run_config(values))
     parts = values | {"out": str(tmp_path / "parts")}
     stopped = run_config(parts)
@@ -139,9 +139,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(method: str, pictures: 
         assert all(torch.equal(tensor, ours.tensors[file][name]) for name, tensor in tensors.items())
 
 
-def test_only_what_should_learn_does(pictures: Path, tmp_path: Path) -> None:
+def test_only_what_should_learn_does(images: Path, tmp_path: Path) -> None:
     for method in OBJECTIVES:
-        _, task = build(config(pictures, tmp_path / method, method))
+        _, task = build(config(images, tmp_path / method, method))
         batch = task.data.batch(range(2), torch.Generator().manual_seed(1))
         for trainable in task.trainables:
             trainable.loss(turn(batch)).total.backward()
@@ -155,22 +155,22 @@ def test_only_what_should_learn_does(pictures: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_half_precision_and_accumulation(method: str, pictures: Path, tmp_path: Path) -> None:
+def test_half_precision_and_accumulation(method: str, images: Path, tmp_path: Path) -> None:
     """Frozen networks are in half precision where nothing of them learns; what learns never is."""
     objective = OBJECTIVES[method] | {"target": "prior"}
     objective.pop("frozen", None)
     changes = {"precision": "bf16", "accumulate": 2, "optimiser": {"lr": 1e-3}, "objective": objective}
-    ctx, task = build(config(pictures, tmp_path, method, **changes))
+    ctx, task = build(config(images, tmp_path, method, **changes))
     weights = {value.dtype for value in task.trainables[0].module.parameters()}
     assert weights == {torch.float32}
     vision = open_base(ctx, ctx.config.stage[0]).need_prior().vision
     assert vision.projection.weight.dtype == (torch.bfloat16 if method == "lora" else torch.float32)
-    result = exported(run_config(config(pictures, tmp_path / "run", method, **changes)))
+    result = exported(run_config(config(images, tmp_path / "run", method, **changes)))
     assert not np.array_equal(draw(apply(result)), draw(kandinsky.load(device="cpu")))
 
 
-def test_words_leave_the_vocabulary_alone(pictures: Path, tmp_path: Path) -> None:
-    result = exported(run_config(config(pictures, tmp_path, "textual_inversion")))
+def test_words_leave_the_vocabulary_alone(images: Path, tmp_path: Path) -> None:
+    result = exported(run_config(config(images, tmp_path, "textual_inversion")))
     pipe, base = kandinsky.load(device="cpu"), kandinsky.load(device="cpu")
     before = draw(pipe)
     assert pipe.load_words(result.path) == ["zwx"]
@@ -190,8 +190,8 @@ def test_what_is_shared_tells_of_no_disk() -> None:
     assert without_paths(said) == kept
 
 
-def test_an_adapter_file_says_where_it_comes_from(pictures: Path, tmp_path: Path) -> None:
-    result = exported(run_config(config(pictures, tmp_path, "lora")))
+def test_an_adapter_file_says_where_it_comes_from(images: Path, tmp_path: Path) -> None:
+    result = exported(run_config(config(images, tmp_path, "lora")))
     notes = read_lora(result.path).notes
     assert notes["stage"]["objective"]["adapter"]["rank"] == 2
     assert len(notes["data"]) == 64
@@ -200,8 +200,8 @@ def test_an_adapter_file_says_where_it_comes_from(pictures: Path, tmp_path: Path
     assert names == {"unet", "prior_prior", "prior_text_encoder"}
 
 
-def test_a_whole_checkpoint_keeps_what_did_not_learn(pictures: Path, tmp_path: Path) -> None:
-    values = config(pictures, tmp_path, "full", objective={"target": "prior"})
+def test_a_whole_checkpoint_keeps_what_did_not_learn(images: Path, tmp_path: Path) -> None:
+    values = config(images, tmp_path, "full", objective={"target": "prior"})
     result = exported(run_config(values))
     base = kandinsky.load(device="cpu")
     pipe = kandinsky.load(result.path, device="cpu")
@@ -217,8 +217,8 @@ def test_a_whole_checkpoint_keeps_what_did_not_learn(pictures: Path, tmp_path: P
     assert not (result.path / "README.md").exists()
 
 
-def test_class_pictures_are_drawn_once_and_weighed(pictures: Path, tmp_path: Path) -> None:
-    values = config(pictures, tmp_path, "dreambooth")
+def test_class_images_are_drawn_once_and_weighed(images: Path, tmp_path: Path) -> None:
+    values = config(images, tmp_path, "dreambooth")
     values["objective"] = OBJECTIVES["dreambooth"] | {"class_weight": 0.25}
     _, task = build(values)
     drawn = sorted((tmp_path / "dreambooth" / "class").iterdir())
@@ -237,7 +237,7 @@ def test_class_pictures_are_drawn_once_and_weighed(pictures: Path, tmp_path: Pat
 
 
 def test_a_class_is_drawn_with_the_guidance_that_is_given(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
     stream = kandinsky.Pipeline.stream
@@ -245,7 +245,7 @@ def test_a_class_is_drawn_with_the_guidance_that_is_given(
         kandinsky.Pipeline, "stream", lambda *told, **fields: asked.append(fields) or stream(*told, **fields)
     )
     for name, given in (("guided", {}), ("free", {"class_prior_guidance_scale": 1.0})):
-        values = config(pictures, tmp_path / name, "dreambooth")
+        values = config(images, tmp_path / name, "dreambooth")
         values["objective"] = OBJECTIVES["dreambooth"] | given
         build(values)
     scales = [fields.get("prior_guidance_scale") for fields in asked]
@@ -260,12 +260,12 @@ def test_the_mean_is_that_of_the_paper() -> None:
 
 @pytest.mark.parametrize("route", ["direct", "sampled"])
 def test_a_decoder_that_reads_texts_learns_a_row_in_each_encoder(
-    route: str, text_image: TextImageCheckpoints, pictures: Path, tmp_path: Path
+    route: str, text_image: TextImageCheckpoints, images: Path, tmp_path: Path
 ) -> None:
     text_image.ours()
     objective = {"token": "zwxq", "init_from": "a", "route": route, "prior_steps": 2}
-    values = config(pictures, tmp_path, "textual_inversion", objective=objective)
-    values["data"] = {"folder": str(pictures), "size": 64}
+    values = config(images, tmp_path, "textual_inversion", objective=objective)
+    values["data"] = {"folder": str(images), "size": 64}
     values["model"] = {
         "name": str(text_image.root / "decoder"),
         "prior": str(text_image.root / "prior"),
@@ -281,7 +281,7 @@ def test_a_decoder_that_reads_texts_learns_a_row_in_each_encoder(
 
 @pytest.mark.parametrize("method", list(OBJECTIVES))
 def test_the_newest_generation_learns_too(
-    method: str, one_text: OneTextCheckpoints, pictures: Path, tmp_path: Path
+    method: str, one_text: OneTextCheckpoints, images: Path, tmp_path: Path
 ) -> None:
     one_text.ours()
     objective = OBJECTIVES[method] | {"target": "decoder", "adapter": {"rank": 2, "text_encoders": True}}
@@ -289,8 +289,8 @@ def test_the_newest_generation_learns_too(
         objective = {"token": "zwxq", "init_from": "a"}
     elif method == "full":
         objective = {"frozen": ["attentions"]}
-    values = config(pictures, tmp_path, method, objective=objective)
-    values["data"] = {"folder": str(pictures), "size": 64}
+    values = config(images, tmp_path, method, objective=objective)
+    values["data"] = {"folder": str(images), "size": 64}
     values["model"] = {"name": str(one_text.root / "decoder")}
     result = exported(run_config(values))
     pipe = kandinsky.load(one_text.root / "decoder", device="cpu", dtype="float32")
@@ -303,16 +303,14 @@ def test_the_newest_generation_learns_too(
     assert pipe.generate("a zwxq", **told).images[0].tobytes() != before
 
 
-def test_original_files_learn_but_are_not_written(
-    first_release: Path, pictures: Path, tmp_path: Path
-) -> None:
-    values = config(pictures, tmp_path, "lora", objective={"adapter": {"rank": 2, "text_encoders": True}})
-    values["data"] = {"folder": str(pictures), "size": 64}
+def test_original_files_learn_but_are_not_written(first_release: Path, images: Path, tmp_path: Path) -> None:
+    values = config(images, tmp_path, "lora", objective={"adapter": {"rank": 2, "text_encoders": True}})
+    values["data"] = {"folder": str(images), "size": 64}
     values["model"] = {"name": str(first_release)}
     result = exported(run_config(values))
     names = {name.partition(".")[0] for name in load_file(result.path)}
     assert names == {"unet", "text_encoder", "text_encoder_2"}
-    values = config(pictures, tmp_path / "full", "full", objective={})
+    values = config(images, tmp_path / "full", "full", objective={})
     values["model"] = {"name": str(first_release)}
     with pytest.raises(ConfigError, match="kandinsky convert"):
         [*run_config(values)]
@@ -347,25 +345,25 @@ def _of(model: dict[str, str]) -> dict[str, Any]:
     ],
 )
 def test_mistakes_are_named_before_anything_is_learned(
-    method: str, changes: dict[str, Any], message: str, pictures: Path, tmp_path: Path
+    method: str, changes: dict[str, Any], message: str, images: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(KandinskyError, match=message):
-        [*run_config(config(pictures, tmp_path / "run", method, **changes))]
+        [*run_config(config(images, tmp_path / "run", method, **changes))]
     assert not [*tmp_path.rglob("step-*")]
 
 
-def test_pictures_that_cannot_be_learned_from(tmp_path: Path) -> None:
+def test_images_that_cannot_be_learned_from(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="holds no images"):
         [*run_config(config(tmp_path / "empty", tmp_path / "run", "textual_inversion"))]
     (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="not a readable picture"):
+    (tmp_path / "bad" / "a.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="not a readable image"):
         [*run_config(config(tmp_path / "bad", tmp_path / "run", "textual_inversion"))]
 
 
-def test_a_word_that_is_known_is_not_loaded_again(pictures: Path, tmp_path: Path) -> None:
-    result = exported(run_config(config(pictures, tmp_path, "textual_inversion")))
+def test_a_word_that_is_known_is_not_loaded_again(images: Path, tmp_path: Path) -> None:
+    result = exported(run_config(config(images, tmp_path, "textual_inversion")))
     pipe = kandinsky.load(device="cpu")
     pipe.load_words(result.path)
     with pytest.raises(KandinskyError, match="in the vocabulary already"):
@@ -387,7 +385,7 @@ def test_embeddings_of_the_original_format_are_read(tmp_path: Path) -> None:
 
 
 def test_the_command_line_needs_no_file(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
@@ -397,7 +395,7 @@ def test_the_command_line_needs_no_file(
         assert isinstance(ended.value.code, int)
         return ended.value.code
 
-    flags = ["--data", str(pictures), "--steps", "1", "--device", "cpu", "-q", "--threads", "1"]
+    flags = ["--data", str(images), "--steps", "1", "--device", "cpu", "-q", "--threads", "1"]
     word = ["--token", "zwx", "--init-from", "red", "--out", "run", "--size", "32"]
     assert command("train", "--method", "textual_inversion", *flags, *word) == 0
     told = ["--steps", "1", "--prior-steps", "1", "--seed", "1", "--device", "cpu", "-q", "-o", "a.png"]
@@ -420,15 +418,15 @@ def test_templates_are_whole_configurations(method: str) -> None:
     assert json.loads(read.model_dump_json())["out"].startswith("runs/")
 
 
-def test_the_base_is_bare_again_for_the_next_stage(pictures: Path, tmp_path: Path) -> None:
-    ctx, _ = build(config(pictures, tmp_path, "lora"))
+def test_the_base_is_bare_again_for_the_next_stage(images: Path, tmp_path: Path) -> None:
+    ctx, _ = build(config(images, tmp_path, "lora"))
     stage = ctx.config.stage[0]
     assert not any(applied_to(module) for module in open_base(ctx, stage).model.modules.values())
 
 
-def test_a_stage_says_its_own_captions_after_one_without_captions(pictures: Path, tmp_path: Path) -> None:
+def test_a_stage_says_its_own_captions_after_one_without_captions(images: Path, tmp_path: Path) -> None:
     """Two stages of one run at one size: a word that learns from templates, then adapters from captions."""
-    stages = [config(pictures, tmp_path, method) for method in ("textual_inversion", "lora")]
+    stages = [config(images, tmp_path, method) for method in ("textual_inversion", "lora")]
     kept = ("method", "batch", "max_steps", "objective")
     shared = {name: stages[0][name] for name in ("out", "data", "device")}
     values = shared | {"stage": [{name: stage[name] for name in kept} for stage in stages]}
@@ -446,13 +444,13 @@ def steps_of(making: Generator[events.Event, None, Task[Any]]) -> Iterator[Any]:
     yield (yield from making)
 
 
-def test_cached_and_fresh_examples_are_of_one_kind(pictures: Path, tmp_path: Path) -> None:
-    fresh = build(config(pictures, tmp_path / "a", "lora"))[1].data
-    cached = build(config(pictures, tmp_path / "b", "lora", variants=1, augmentation="none"))[1].data
+def test_cached_and_fresh_examples_are_of_one_kind(images: Path, tmp_path: Path) -> None:
+    fresh = build(config(images, tmp_path / "a", "lora"))[1].data
+    cached = build(config(images, tmp_path / "b", "lora", variants=1, augmentation="none"))[1].data
     one: Examples = fresh.batch([0, 1], torch.Generator().manual_seed(0))
     two: Examples = cached.batch([0, 1], torch.Generator().manual_seed(0))
     base = BaseCheckpoint(kandinsky.load(device="cpu"))
-    ctx = TrainContext(read_config(config(pictures, tmp_path, "lora")), CPU)
+    ctx = TrainContext(read_config(config(images, tmp_path, "lora")), CPU)
     plain = ctx.data.split(ctx.data.size(ctx.config.stage[0]))[0].plain([0, 1])
     assert one.pixels is not None
     assert two.encodings is not None
@@ -461,6 +459,6 @@ def test_cached_and_fresh_examples_are_of_one_kind(pictures: Path, tmp_path: Pat
         assert torch.allclose(two.encodings[name], value, atol=2e-3 * float(value.abs().max()))
 
 
-def test_a_wrong_target_is_refused(pictures: Path, tmp_path: Path) -> None:
+def test_a_wrong_target_is_refused(images: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="target"):
-        read_config(config(pictures, tmp_path, "lora", objective={"target": "vae"}))
+        read_config(config(images, tmp_path, "lora", objective={"target": "vae"}))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import CPU, NETWORKS, build, draw_pictures, small_config, turn
+from small import CPU, NETWORKS, build, draw_images, small_config, turn
 
 import kandinsky
 from kandinsky.core.errors import CheckpointError, ConfigError, OutputError
@@ -28,7 +28,7 @@ MOVQ = MoVQConfig(channels=(32, 32), layers=1, codebook_size=32)
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finish")
-    draw_pictures(folder / "pictures")
+    draw_images(folder / "images")
     return folder
 
 
@@ -58,19 +58,19 @@ def network(values: dict[str, torch.Tensor]) -> MoVQ:
 def test_standardising_changes_the_latents_and_nothing_that_is_decoded() -> None:
     torch.manual_seed(0)
     movq = MoVQ(MOVQ).eval()
-    pictures = [torch.randn(4, 3, 16, 16) for _ in range(3)]
+    images = [torch.randn(4, 3, 16, 16) for _ in range(3)]
     # Latents far from standard, as a trained encoder's are.
     movq.quant_conv.weight.mul_(torch.tensor([9.0, 0.2, 3.0, 1.0])[:, None, None, None])
     movq.quant_conv.bias.add_(torch.tensor([5.0, -2.0, 0.0, 1.0]))  # type: ignore[union-attr]
     codes = torch.randint(32, (2, 8, 8))
-    x = pictures[0]
+    x = images[0]
     before = movq.decode(movq.encode(x)), movq.decode(movq.codebook(codes).permute(0, 3, 1, 2))
     assert movq.encode(x).mean().abs() > 0.5
-    normalise_latents(movq, *latent_statistics(movq, pictures))
+    normalise_latents(movq, *latent_statistics(movq, images))
     after = movq.decode(movq.encode(x)), movq.decode(movq.codebook(codes).permute(0, 3, 1, 2))
     for old, new in zip(before, after, strict=True):
         torch.testing.assert_close(new, old, atol=1e-5, rtol=1e-5)
-    z = torch.cat([movq.encode(batch) for batch in pictures])
+    z = torch.cat([movq.encode(batch) for batch in images])
     torch.testing.assert_close(z.mean(dim=(0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(z.std(dim=(0, 2, 3), correction=0), torch.ones(4), atol=1e-4, rtol=0)
 
@@ -141,7 +141,7 @@ def test_without_the_option_the_running_mean_is_what_is_loaded(root: Path, tmp_p
     assert "movq.final" not in newest_tensors(tmp_path / "run")
 
 
-def test_windows_are_cut_from_each_picture_at_its_own_place() -> None:
+def test_windows_are_cut_from_each_image_at_its_own_place() -> None:
     size, crop = 12, 5
     place = torch.arange(size * size).reshape(1, 1, size, size).float()
     x = torch.cat([place, place + 1000]).repeat(8, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Learning to follow hint pictures: given ones, edges, and the checkpoints and adapters that come out."""
+"""Learning to follow hint images: given ones, edges, and the checkpoints and adapters that come out."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from small import draw_pictures
+from small import draw_images
 from test_finetuning import OBJECTIVES, build, config, exported
 
 import kandinsky
@@ -22,7 +22,7 @@ from kandinsky.tasks.start import hint_condition
 from kandinsky.training import run_config
 from kandinsky.training.data.folder import read_folder
 from kandinsky.training.data.hints import edge_hints, with_hints
-from kandinsky.training.data.pictures import Augmentation, open_pictures
+from kandinsky.training.data.images import Augmentation, open_images
 from kandinsky.training.finetune.widen_unet import with_controlnet
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
@@ -31,16 +31,16 @@ EDGES: dict[str, Any] = {"control": {"hints": "edges"}}
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_pictures(tmp_path_factory.mktemp("hints") / "pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_images(tmp_path_factory.mktemp("hints") / "images")
 
 
 @pytest.fixture(scope="module")
-def hints(pictures: Path) -> Path:
-    """The alpha of each picture, under its name."""
-    folder = pictures.parent / "hints"
+def hints(images: Path) -> Path:
+    """The alpha of each image, under its name."""
+    folder = images.parent / "hints"
     folder.mkdir()
-    for path in pictures.glob("*.png"):
+    for path in images.glob("*.png"):
         Image.open(path).getchannel("A").save(folder / path.with_suffix(".bmp").name)
     return folder
 
@@ -49,15 +49,15 @@ def of(model: Path, prior: Path) -> dict[str, str]:
     return {"name": str(model), "prior": str(prior)}
 
 
-def test_hints_are_placed_as_their_pictures_are(pictures: Path, hints: Path) -> None:
-    folder = with_hints(read_folder(pictures), hints)
-    found = open_pictures(folder, 32)
+def test_hints_are_placed_as_their_images_are(images: Path, hints: Path) -> None:
+    folder = with_hints(read_folder(images), hints)
+    found = open_images(folder, 32)
     assert found.hints is not None
     moving = Augmentation(mirror=1.0, move=1.0, pair=0.3, white=1.0)
     batch = found.batch(range(12), torch.Generator().manual_seed(0), moving)
     assert batch.hints is not None
     assert batch.hints.shape == (12, 3, 32, 32)
-    # The hint of each picture is its alpha, so that wherever it was put they stay the same.
+    # The hint of each image is its alpha, so that wherever it was put they stay the same.
     assert torch.allclose(batch.hints, batch.alpha.expand(-1, 3, -1, -1), atol=1e-5)
     assert not torch.equal(batch.hints, found.batch(range(12), torch.Generator(), Augmentation()).hints)
     half = found.where(torch.arange(12) < 6)
@@ -65,17 +65,17 @@ def test_hints_are_placed_as_their_pictures_are(pictures: Path, hints: Path) -> 
     assert torch.equal(half.hints, found.hints[:6])
 
 
-def test_a_hint_is_padded_or_cut_as_its_picture_is(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
+def test_a_hint_is_padded_or_cut_as_its_image_is(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
     (tmp_path / "hints").mkdir()
     ramp = Image.fromarray(np.tile(np.arange(0, 240, 4, dtype=np.uint8), (30, 1)))
     clear = Image.merge("RGBA", [ramp, ramp, ramp, Image.new("L", ramp.size, 255)])
     clear.putpixel((0, 0), (0, 0, 0, 0))
-    for name, picture in (("cut", ramp), ("padded", clear)):
-        picture.save(tmp_path / "pictures" / f"{name}.png")
-        (tmp_path / "pictures" / f"{name}.txt").write_text(name)
+    for name, image in (("cut", ramp), ("padded", clear)):
+        image.save(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "images" / f"{name}.txt").write_text(name)
         ramp.save(tmp_path / "hints" / f"{name}.png")
-    found = open_pictures(with_hints(read_folder(tmp_path / "pictures"), tmp_path / "hints"), 30)
+    found = open_images(with_hints(read_folder(tmp_path / "images"), tmp_path / "hints"), 30)
     assert found.hints is not None
     cut, padded = found.hints[0, 0], found.hints[1, 0]
     assert torch.equal(cut, found.pixels[0, 0])
@@ -83,28 +83,28 @@ def test_a_hint_is_padded_or_cut_as_its_picture_is(tmp_path: Path) -> None:
     assert int(padded[15].max()) > int(cut.max())
 
 
-def test_hints_of_metadata(pictures: Path, hints: Path, tmp_path: Path) -> None:
+def test_hints_of_metadata(images: Path, hints: Path, tmp_path: Path) -> None:
     rows = [{"file_name": f"{n}-bar.png", "caption": "a bar", "hint": f"{n}-bar.bmp"} for n in (0, 1)]
     for row in rows:
-        shutil.copy(pictures / row["file_name"], tmp_path)
+        shutil.copy(images / row["file_name"], tmp_path)
         shutil.copy(hints / row["hint"], tmp_path)
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    assert open_pictures(tmp_path, 32).hints is not None
+    assert open_images(tmp_path, 32).hints is not None
     (tmp_path / "metadata.jsonl").unlink()
     lines = ["file_name,caption,conditioning_image", *(",".join(row.values()) for row in rows)]
     (tmp_path / "metadata.csv").write_text("\n".join(lines))
-    assert open_pictures(tmp_path, 32).hints is not None
+    assert open_images(tmp_path, 32).hints is not None
     (tmp_path / "metadata.csv").write_text("\n".join([*lines[:2], "1-bar.png,a bar,"]))
     with pytest.raises(DataError, match=r"'1-bar.png' has no hint"):
-        open_pictures(tmp_path, 32)
+        open_images(tmp_path, 32)
     Image.new("L", (40, 32)).save(tmp_path / "1-bar.bmp")
     (tmp_path / "metadata.csv").write_text("\n".join(lines))
     with pytest.raises(DataError, match="other proportions"):
-        open_pictures(tmp_path, 32)
+        open_images(tmp_path, 32)
 
 
-def test_training_sees_the_edges_that_a_user_makes(pictures: Path) -> None:
-    plain = open_pictures(pictures, 32).plain([0])
+def test_training_sees_the_edges_that_a_user_makes(images: Path) -> None:
+    plain = open_images(images, 32).plain([0])
     shown = Image.fromarray(((plain[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
     ours = edge_hints(plain)[0].permute(1, 2, 0).numpy()
     assert np.array_equal(np.asarray(kandinsky.edges(shown)), ours * 255)
@@ -131,14 +131,14 @@ def test_a_decoder_that_is_shown_hints_says_what_it_said() -> None:
         with_controlnet(shown, "extend")
 
 
-def test_a_decoder_learns_to_follow_edges(pictures: Path, tmp_path: Path) -> None:
-    values = config(pictures, tmp_path, "full", objective=EDGES, sample_every=3)
+def test_a_decoder_learns_to_follow_edges(images: Path, tmp_path: Path) -> None:
+    values = config(images, tmp_path, "full", objective=EDGES, sample_every=3)
     result = exported(run_config(values))
     pipe = kandinsky.load(result.path, device="cpu")
     assert pipe.model.hints
     (sheet,) = (tmp_path / "full" / "samples").glob("*.png")
     assert Image.open(sheet).size == (4 * 32 + 3 * 2, 2 * 32 + 2)
-    photo = Image.open(pictures / "0-circle.png")
+    photo = Image.open(images / "0-circle.png")
     told: dict[str, Any] = {"seed": 1, "steps": 2, "prior_steps": 2}
     drawn = [
         np.asarray(pipe.generate("a disc", hint=hint, **told).images[0])
@@ -146,18 +146,16 @@ def test_a_decoder_learns_to_follow_edges(pictures: Path, tmp_path: Path) -> Non
     ]
     assert not np.array_equal(*drawn)
     # Such a decoder learns on without being told to; adapters of it too.
-    values = config(pictures, tmp_path / "more", "lora", objective=EDGES | {"adapter": {"rank": 1}})
+    values = config(images, tmp_path / "more", "lora", objective=EDGES | {"adapter": {"rank": 1}})
     assert exported(run_config(values | {"model": {"name": str(result.path)}})).use == "--lora"
 
 
-def test_the_peer_reads_such_a_decoder(
-    tiny: Checkpoints, pictures: Path, hints: Path, tmp_path: Path
-) -> None:
+def test_the_peer_reads_such_a_decoder(tiny: Checkpoints, images: Path, hints: Path, tmp_path: Path) -> None:
     from diffusers import UNet2DConditionModel
 
     tiny.ours("text2img")
-    values = config(pictures, tmp_path, "full", objective={"control": {}, "frozen": ["resblocks"]})
-    values["data"] = {"folder": str(pictures), "size": 64, "hints": str(hints)}
+    values = config(images, tmp_path, "full", objective={"control": {}, "frozen": ["resblocks"]})
+    values["data"] = {"folder": str(images), "size": 64, "hints": str(hints)}
     values |= {"model": of(tiny.root / "text2img", tiny.root / "prior"), "export": {"dtype": "float32"}}
     result = exported(run_config(values))
     assert open_folder(result.path).kind == "KandinskyV22ControlnetPipeline"
@@ -175,12 +173,12 @@ def test_the_peer_reads_such_a_decoder(
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_published_control_decoder_learns(
-    method: str, tiny: Checkpoints, pictures: Path, hints: Path, tmp_path: Path
+    method: str, tiny: Checkpoints, images: Path, hints: Path, tmp_path: Path
 ) -> None:
     tiny.ours("control")
     objectives: dict[str, dict[str, Any]] = {"lora": {"adapter": {"rank": 1}}, "full": {}}
-    values = config(pictures, tmp_path, method, objective=objectives[method], sample_every=3)
-    values["data"] = {"folder": str(pictures), "size": 64, "hints": str(hints), "held_out": 2}
+    values = config(images, tmp_path, method, objective=objectives[method], sample_every=3)
+    values["data"] = {"folder": str(images), "size": 64, "hints": str(hints), "held_out": 2}
     values["model"] = of(tiny.root / "control", tiny.root / "prior")
     result = exported(run_config(values))
     pipe = kandinsky.load(
@@ -195,12 +193,12 @@ def test_a_published_control_decoder_learns(
     assert pipe.generate("p0", hint=hint, seed=1, **told).images[0].size == (64, 64)
 
 
-def test_the_hint_reaches_the_loss(tiny: Checkpoints, pictures: Path, hints: Path, tmp_path: Path) -> None:
+def test_the_hint_reaches_the_loss(tiny: Checkpoints, images: Path, hints: Path, tmp_path: Path) -> None:
     from small import turn
 
     tiny.ours("control")
-    values = config(pictures, tmp_path, "full", objective={})
-    values["data"] = {"folder": str(pictures), "size": 64, "hints": str(hints)}
+    values = config(images, tmp_path, "full", objective={})
+    values["data"] = {"folder": str(images), "size": 64, "hints": str(hints)}
     values["model"] = of(tiny.root / "control", tiny.root / "prior")
     _, task = build(values)
     batch = task.data.batch([0, 1], torch.Generator().manual_seed(0))
@@ -215,11 +213,11 @@ def test_the_hint_reaches_the_loss(tiny: Checkpoints, pictures: Path, hints: Pat
     assert float(learned.abs().sum()) > 0
 
 
-def test_words_of_such_a_checkpoint(tiny: Checkpoints, pictures: Path, tmp_path: Path) -> None:
+def test_words_of_such_a_checkpoint(tiny: Checkpoints, images: Path, tmp_path: Path) -> None:
     tiny.ours("control")
     objective = {"token": "zwxq", "init_from": "a"}
-    values = config(pictures, tmp_path, "textual_inversion", objective=objective, sample_every=3)
-    values["data"] = {"folder": str(pictures), "size": 64}
+    values = config(images, tmp_path, "textual_inversion", objective=objective, sample_every=3)
+    values["data"] = {"folder": str(images), "size": 64}
     values["model"] = of(tiny.root / "control", tiny.root / "prior")
     assert exported(run_config(values)).use == "--words"
 
@@ -231,38 +229,36 @@ def test_words_of_such_a_checkpoint(tiny: Checkpoints, pictures: Path, tmp_path:
         ("full", {"objective": {"target": "prior"} | EDGES}, "objective.control is of the decoder"),
         ("full", {"objective": EDGES | {"inpainting": {}}}, "learns one of them"),
         ("full", {"objective": {"control": {}}}, "the data has none"),
-        ("full", {"objective": EDGES, "variants": 2}, "variants = 0|pictures themselves"),
+        ("full", {"objective": EDGES, "variants": 2}, "variants = 0|images themselves"),
         ("full", {"objective": {"control": {}}, "data": {"hints": "nowhere"}}, "no folder 'nowhere'"),
         ("dreambooth", {"objective": OBJECTIVES["dreambooth"] | {"whole": True} | EDGES}, "follows hint"),
     ],
 )
-def test_mistakes(method: str, changes: dict[str, Any], message: str, pictures: Path, tmp_path: Path) -> None:
-    values = config(pictures, tmp_path / "run", method)
+def test_mistakes(method: str, changes: dict[str, Any], message: str, images: Path, tmp_path: Path) -> None:
+    values = config(images, tmp_path / "run", method)
     changes = {**changes, "data": {**values["data"], **changes.get("data", {})}}
     with pytest.raises(KandinskyError, match=message):
         [*run_config(values | changes)]
 
 
-def test_other_generations_take_no_hints(
-    one_text: OneTextCheckpoints, pictures: Path, tmp_path: Path
-) -> None:
+def test_other_generations_take_no_hints(one_text: OneTextCheckpoints, images: Path, tmp_path: Path) -> None:
     one_text.ours()
-    values = config(pictures, tmp_path, "full", objective=EDGES)
+    values = config(images, tmp_path, "full", objective=EDGES)
     values["model"] = {"name": str(one_text.root / "decoder")}
     with pytest.raises(ConfigError, match="cannot take hints"):
         [*run_config(values)]
     (tmp_path / "some").mkdir()
     with pytest.raises(DataError, match="has no hint in"):
-        with_hints(read_folder(pictures), tmp_path / "some")
+        with_hints(read_folder(images), tmp_path / "some")
 
 
 def test_the_flag_of_the_command(
-    pictures: Path, hints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, hints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     flags = [
         "--data",
-        str(pictures),
+        str(images),
         "--size",
         "32",
         "--steps",

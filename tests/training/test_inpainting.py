@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import draw_pictures, turn
+from small import draw_images, turn
 from test_finetuning import OBJECTIVES, build, config, exported
 
 import kandinsky
@@ -31,8 +31,8 @@ INPAINTING: dict[str, Any] = {"inpainting": {"box": 0.5}}
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_pictures(tmp_path_factory.mktemp("inpainting") / "pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_images(tmp_path_factory.mktemp("inpainting") / "images")
 
 
 def test_regions_are_drawn_from_the_generator_alone() -> None:
@@ -57,9 +57,9 @@ def test_boxes_are_boxes() -> None:
         assert torch.equal(region.bool(), rows[:, None] & columns[None])
 
 
-def test_sample_grids_are_drawn_by_the_widened_decoder(pictures: Path, tmp_path: Path) -> None:
+def test_sample_grids_are_drawn_by_the_widened_decoder(images: Path, tmp_path: Path) -> None:
     """The pipeline went on running the network that was loaded, which is not told of regions."""
-    ctx, _ = build(config(pictures, tmp_path, "full", objective=INPAINTING))
+    ctx, _ = build(config(images, tmp_path, "full", objective=INPAINTING))
     base = open_base(ctx, ctx.config.stage[0])
     assert base.model.extra_channels == 5
     assert base.pipe.running.network.config == base.model.network.config
@@ -110,9 +110,9 @@ def test_losses_count_inside_the_mask() -> None:
     assert float(squared_error(output, target)) == pytest.approx(6.5)
 
 
-def test_nothing_is_learned_outside_the_mask(pictures: Path, tmp_path: Path) -> None:
+def test_nothing_is_learned_outside_the_mask(images: Path, tmp_path: Path) -> None:
     objective = {"masked": "alpha", "adapter": {"rank": 1}}
-    _, task = build(config(pictures, tmp_path, "lora", objective=objective))
+    _, task = build(config(images, tmp_path, "lora", objective=objective))
     batch = task.data.batch([0, 1], torch.Generator().manual_seed(0))
     assert batch.alpha is not None
     assert batch.alpha.shape == (2, 1, 32, 32)
@@ -123,9 +123,9 @@ def test_nothing_is_learned_outside_the_mask(pictures: Path, tmp_path: Path) -> 
         assert float(loss(turn(batch)).total) > 0
 
 
-def test_a_text_to_image_decoder_becomes_one_for_inpainting(pictures: Path, tmp_path: Path) -> None:
+def test_a_text_to_image_decoder_becomes_one_for_inpainting(images: Path, tmp_path: Path) -> None:
     objective = INPAINTING | {"masked": "region", "outside": 0.5, "frozen": ["resblocks"]}
-    values = config(pictures, tmp_path, "full", objective=objective, sample_every=3)
+    values = config(images, tmp_path, "full", objective=objective, sample_every=3)
     result = exported(run_config(values))
     assert open_folder(result.path).kind == "KandinskyV22InpaintCombinedPipeline"
     pipe = kandinsky.load(result.path, device="cpu")
@@ -143,13 +143,13 @@ def test_a_text_to_image_decoder_becomes_one_for_inpainting(pictures: Path, tmp_
     learned, kept = ours.state_dict(), theirs.state_dict()
     assert all(torch.equal(learned[name], kept[name]) for name in frozen)
     assert not torch.equal(learned["down.1.attentions.0.qkv.weight"], kept["down.1.attentions.0.qkv.weight"])
-    picture, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64))
+    image, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 32, 64))
-    drawn = pipe.generate("a disc", image=picture, mask=mask, seed=1, steps=2, prior_steps=2).images[0]
+    drawn = pipe.generate("a disc", image=image, mask=mask, seed=1, steps=2, prior_steps=2).images[0]
     assert np.abs(np.asarray(drawn)[:, 48:].astype(int) - (255, 0, 0)).mean() < 60
     assert list((tmp_path / "full").rglob("*.png"))
     # Such a decoder learns on without being told to; adapters of it too.
-    values = config(pictures, tmp_path / "more", "lora", objective={"adapter": {"rank": 1}})
+    values = config(images, tmp_path / "more", "lora", objective={"adapter": {"rank": 1}})
     exported(run_config(values | {"model": {"name": str(result.path)}}))
 
 
@@ -161,16 +161,16 @@ def test_original_names_of_groups() -> None:
     assert not any("context_kv" in name or "shortcut" in name for name in both)
 
 
-def test_the_newest_generation_repaints(one_text: OneTextCheckpoints, pictures: Path, tmp_path: Path) -> None:
+def test_the_newest_generation_repaints(one_text: OneTextCheckpoints, images: Path, tmp_path: Path) -> None:
     one_text.ours()
-    values = config(pictures, tmp_path, "full", objective=INPAINTING | {"frozen": ["attention", "resblocks"]})
-    values["data"] = {"folder": str(pictures), "size": 64}
+    values = config(images, tmp_path, "full", objective=INPAINTING | {"frozen": ["attention", "resblocks"]})
+    values["data"] = {"folder": str(images), "size": 64}
     values["model"] = {"name": str(one_text.root / "decoder")}
     result = exported(run_config(values))
     pipe = kandinsky.load(result.path, device="cpu", dtype="float32")
-    assert (pipe.model.extra_channels, pipe.model.tells_region) == (5, "masked_picture")
-    picture, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64), 255)
-    told: dict[str, Any] = {"image": picture, "mask": mask, "width": 64, "height": 64, "steps": 2}
+    assert (pipe.model.extra_channels, pipe.model.tells_region) == (5, "masked_image")
+    image, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64), 255)
+    told: dict[str, Any] = {"image": image, "mask": mask, "width": 64, "height": 64, "steps": 2}
     assert pipe.generate("a", seed=1, **told).images[0].size == (64, 64)
     values["variants"] = 1
     with pytest.raises(ConfigError, match="variants = 0"):
@@ -178,7 +178,7 @@ def test_the_newest_generation_repaints(one_text: OneTextCheckpoints, pictures: 
 
 
 def test_earlier_generations_repaint(
-    first_release: Path, text_image: TextImageCheckpoints, pictures: Path, tmp_path: Path
+    first_release: Path, text_image: TextImageCheckpoints, images: Path, tmp_path: Path
 ) -> None:
     text_image.ours()
     convert(open_checkpoint(first_release), tmp_path / "first", "diffusers")
@@ -190,14 +190,14 @@ def test_earlier_generations_repaint(
         },
     }
     for kind, model in models.items():
-        values = config(pictures, tmp_path / kind, "full", objective=INPAINTING | {"frozen": ["resblocks"]})
-        values["data"] = {"folder": str(pictures), "size": 64}
+        values = config(images, tmp_path / kind, "full", objective=INPAINTING | {"frozen": ["resblocks"]})
+        values["data"] = {"folder": str(images), "size": 64}
         result = exported(run_config(values | {"model": model, "max_steps": 1}))
         assert open_folder(result.path).kind == kind
         pipe = kandinsky.load(result.path, **_beside(model), device="cpu", dtype="float32")
         assert pipe.model.extra_channels == 5
-        picture, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64), 255)
-        told: dict[str, Any] = {"image": picture, "mask": mask, "width": 64, "height": 64, "steps": 1}
+        image, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64), 255)
+        told: dict[str, Any] = {"image": image, "mask": mask, "width": 64, "height": 64, "steps": 1}
         assert pipe.generate("p0", seed=1, **told).images[0].size == (64, 64)
 
 
@@ -205,25 +205,25 @@ def _beside(model: dict[str, str]) -> dict[str, Any]:
     return {name: value for name, value in model.items() if name == "prior"}
 
 
-def test_a_published_inpainting_decoder_learns(tiny: Checkpoints, pictures: Path, tmp_path: Path) -> None:
+def test_a_published_inpainting_decoder_learns(tiny: Checkpoints, images: Path, tmp_path: Path) -> None:
     tiny.ours("inpaint")
-    values = config(pictures, tmp_path, "lora", objective={"adapter": {"rank": 1}}, variants=1)
-    values["data"] = {"folder": str(pictures), "size": 64}
+    values = config(images, tmp_path, "lora", objective={"adapter": {"rank": 1}}, variants=1)
+    values["data"] = {"folder": str(images), "size": 64}
     values["model"] = {"name": str(tiny.root / "inpaint"), "prior": str(tiny.root / "prior")}
     assert exported(run_config(values)).use == "--lora"
 
 
 @pytest.mark.parametrize("method", ["dreambooth", "textual_inversion"])
 def test_such_a_decoder_draws_sheets_and_its_class(
-    method: str, text_image: TextImageCheckpoints, pictures: Path, tmp_path: Path
+    method: str, text_image: TextImageCheckpoints, images: Path, tmp_path: Path
 ) -> None:
     text_image.ours("inpainting")
     objectives: dict[str, dict[str, Any]] = {
         "dreambooth": OBJECTIVES["dreambooth"] | {"target": "decoder"},
         "textual_inversion": {"token": "zwxq", "init_from": "a"},
     }
-    values = config(pictures, tmp_path, method, objective=objectives[method], max_steps=1, sample_every=1)
-    values["data"] = {"folder": str(pictures), "size": 64}
+    values = config(images, tmp_path, method, objective=objectives[method], max_steps=1, sample_every=1)
+    values["data"] = {"folder": str(images), "size": 64}
     values["model"] = {"name": str(text_image.root / "inpainting"), "prior": str(text_image.root / "prior")}
     exported(run_config(values))
     assert list((tmp_path / method / "samples").glob("*.png"))
@@ -235,9 +235,9 @@ def test_such_a_decoder_draws_sheets_and_its_class(
         ("lora", {"objective": INPAINTING}, "Adapters cannot hold"),
         ("full", {"objective": {"target": "prior"} | INPAINTING}, "only the prior learns"),
         ("full", {"objective": {"masked": "region"}}, "repaints none"),
-        ("full", {"objective": {"masked": "alpha"}, "variants": 2}, "variants = 0|pictures themselves"),
+        ("full", {"objective": {"masked": "alpha"}, "variants": 2}, "variants = 0|images themselves"),
     ],
 )
-def test_mistakes(method: str, changes: dict[str, Any], message: str, pictures: Path, tmp_path: Path) -> None:
+def test_mistakes(method: str, changes: dict[str, Any], message: str, images: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        [*run_config(config(pictures, tmp_path / "run", method, **changes))]
+        [*run_config(config(images, tmp_path / "run", method, **changes))]

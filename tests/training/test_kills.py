@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from kills import KINDS, assert_same_end, run_to
-from small import draw_pictures, small_config
+from small import draw_images, small_config
 
 from kandinsky.training import run_config
 
@@ -18,7 +18,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "dreambooth": {
         "prompt": "a zwx disc",
         "class_prompt": "a disc",
-        "class_pictures": 2,
+        "class_images": 2,
         "class_steps": 1,
         "adapter": {"rank": 2},
     },
@@ -31,9 +31,9 @@ SCRATCH = ("prior", "decoder")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, and a tiny model made of them in the folder `run`."""
+    """Images, and a tiny model made of them in the folder `run`."""
     folder = tmp_path_factory.mktemp("kills")
-    draw_pictures(folder / "pictures")
+    draw_images(folder / "images")
     [*run_config(small_config(folder))]
     return folder
 
@@ -46,7 +46,7 @@ def config(root: Path, out: Path, method: str) -> dict[str, Any]:
         return whole | {"stage": [stage | {"uses": uses}]}
     return {
         "out": str(out),
-        "data": {"folder": str(root / "pictures"), "size": 16},
+        "data": {"folder": str(root / "images"), "size": 16},
         "model": {"name": str(root / "run" / "checkpoint")},
         "threads": 1,
         "device": "cpu",

@@ -119,16 +119,16 @@ def test_a_network_without_blocks() -> None:
 
 def test_runs_learn_the_same(tmp_path: Path) -> None:
     from safetensors.torch import load_file
-    from small import draw_pictures
+    from small import draw_images
     from test_finetuning import config, exported
 
     from kandinsky.training import run_config
 
-    pictures = draw_pictures(tmp_path / "pictures")
+    images = draw_images(tmp_path / "images")
     objective = {"target": "both", "adapter": {"rank": 1, "dropout": 0.5}}
     files = []
     for on in (False, True):
-        values = config(pictures, tmp_path / str(on), "lora", objective=objective)
+        values = config(images, tmp_path / str(on), "lora", objective=objective)
         result = exported(run_config(values | {"gradient_checkpointing": on}))
         files.append(load_file(result.path))
     assert all(torch.equal(files[1][name], value) for name, value in files[0].items())

@@ -44,13 +44,13 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def pictures(count: int, size: int = 32, seed: int = 0) -> Tensor:
+def images(count: int, size: int = 32, seed: int = 0) -> Tensor:
     small = randn(count, 3, size // 8, size // 8, seed=seed)
     return nn.functional.interpolate(small, (size, size), mode="bicubic").tanh()
 
 
-def test_structure_distance_is_zero_only_for_equal_pictures_and_grows_with_blur() -> None:
-    x = pictures(2)
+def test_structure_distance_is_zero_only_for_equal_images_and_grows_with_blur() -> None:
+    x = images(2)
     blurred = nn.functional.avg_pool2d(x, 5, 1, 2)
     more = nn.functional.avg_pool2d(x, 9, 1, 4)
     assert structure_distance(x, x).abs().max() < 1e-6
@@ -59,7 +59,7 @@ def test_structure_distance_is_zero_only_for_equal_pictures_and_grows_with_blur(
 
 
 def test_structure_distance_sees_each_row_alone_and_has_a_gradient() -> None:
-    x, y = pictures(3), pictures(3, seed=1).requires_grad_()
+    x, y = images(3), images(3, seed=1).requires_grad_()
     together = structure_distance(y, x)
     alone = torch.cat([structure_distance(y[i : i + 1], x[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone)
@@ -70,8 +70,8 @@ def test_structure_distance_sees_each_row_alone_and_has_a_gradient() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 0.05])
 def test_similarity_is_that_of_the_paper(scale: float) -> None:
-    """Wang et al. 2004, eq. 13, written out for every window; faint pictures show the constants."""
-    a, b = (scale * pictures(1, 16, seed)[0].double() for seed in (0, 1))
+    """Wang et al. 2004, eq. 13, written out for every window; faint images show the constants."""
+    a, b = (scale * images(1, 16, seed)[0].double() for seed in (0, 1))
     c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
     values = []
     for plane in range(3):
@@ -107,7 +107,7 @@ def test_adaptive_weight_balances_gradient_norms() -> None:
 
 def test_the_critic_looks_at_patches() -> None:
     critic = PatchCritic(width=8, levels=2)
-    x = pictures(1)
+    x = images(1)
     changed = x.clone()
     changed[:, :, -4:, -4:] = 0
     difference = (critic.layers[0](x) - critic.layers[0](changed)).abs()
@@ -129,9 +129,9 @@ def test_contrastive_loss_spreads_its_target_over_all_right_answers() -> None:
     text, image, scale = randn(3, 8), randn(3, 8, seed=1), torch.tensor(0.7)
     fits = torch.tensor([[True, True, False], [False, True, False], [False, True, True]])
     logits = cosine_logits(text, image, scale)
-    by_caption, by_picture = logits.log_softmax(1), logits.log_softmax(0)
+    by_caption, by_image = logits.log_softmax(1), logits.log_softmax(0)
     first = (by_caption[0, :2].mean() + by_caption[1, 1] + by_caption[2, 1:].mean()) / 3
-    second = (by_picture[0, 0] + by_picture[:, 1].mean() + by_picture[2, 2]) / 3
+    second = (by_image[0, 0] + by_image[:, 1].mean() + by_image[2, 2]) / 3
     torch.testing.assert_close(contrastive_loss(text, image, scale, fits), -(first + second) / 2)
 
 

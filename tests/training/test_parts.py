@@ -154,8 +154,8 @@ def test_checkpoints_keep_shared_and_strided_tensors(tmp_path: Path) -> None:
 
 
 def test_grid_and_sheet(tmp_path: Path) -> None:
-    pictures = torch.stack([torch.full((3, 4, 6), value) for value in (-2.0, 0.0, 1.0)])
-    sheet = grid(pictures, 2)
+    images = torch.stack([torch.full((3, 4, 6), value) for value in (-2.0, 0.0, 1.0)])
+    sheet = grid(images, 2)
     assert sheet.shape == (8 + GAP, 12 + GAP, 3)
     assert (sheet[:4, :6] == 0).all()
     assert (sheet[:4, 6 + GAP :] == 128).all()

@@ -29,7 +29,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 
 
 def config(method: str, **changes: Any) -> dict[str, Any]:
-    """A run whose pictures are nowhere."""
+    """A run whose images are nowhere."""
     return {
         "method": method,
         "out": "nowhere",
@@ -81,7 +81,7 @@ def test_norms_are_wide_under_autocast_of_another_device() -> None:
         pytest.param("full", marks=pytest.mark.slow),
     ],
 )
-def test_every_method_is_planned_without_pictures(
+def test_every_method_is_planned_without_images(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

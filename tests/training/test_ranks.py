@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import draw_pictures
+from small import draw_images
 from test_finetuning import build, config, exported
 
 from kandinsky.core.errors import ConfigError
@@ -65,9 +65,9 @@ def together(
 
 
 def test_two_processes_learn_what_one_does_in_two_turns(tmp_path: Path) -> None:
-    pictures = draw_pictures(tmp_path / "pictures")
+    images = draw_images(tmp_path / "images")
     objective = {"target": "prior", "adapter": {"rank": 2}}
-    values = config(pictures, tmp_path / "one", "lora", objective=objective, accumulate=2)
+    values = config(images, tmp_path / "one", "lora", objective=objective, accumulate=2)
     alone = load_file(exported(run_config(values)).path)
     shared = values | {"out": str(tmp_path / "two"), "accumulate": 1}
     for process in together(shared, 2, tmp_path):
@@ -84,10 +84,10 @@ def test_two_processes_learn_what_one_does_in_two_turns(tmp_path: Path) -> None:
 
 def spread_run(tmp_path: Path) -> dict[str, Any]:
     """Settings of the same run in one process, done, and in two with half of everything each, to be done."""
-    pictures = draw_pictures(tmp_path / "pictures")
+    images = draw_images(tmp_path / "images")
     objective = {"target": "prior", "text_encoders": True}
     changes = {"max_steps": 2, "save_every": 1, "sample_every": 2, "optimiser": {"lr": 1e-4}}
-    values = config(pictures, tmp_path / "one", "full", objective=objective, accumulate=2, **changes)
+    values = config(images, tmp_path / "one", "full", objective=objective, accumulate=2, **changes)
     values["data"]["held_out"] = 2
     exported(run_config(values))
     return values | {"out": str(tmp_path / "two"), "accumulate": 1}
@@ -116,8 +116,8 @@ def test_one_process_and_two_continue_what_two_began(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = draw_pictures(tmp_path / "pictures")
-    values = config(pictures, tmp_path / "run", "full", objective={"target": "prior"}, spread=True)
+    images = draw_images(tmp_path / "images")
+    values = config(images, tmp_path / "run", "full", objective={"target": "prior"}, spread=True)
     _, task = build(values)
     (trainable,) = task.trainables
     stage = read_config(values | {"optimiser": {"kind": "adafactor"}}).stage[0]
@@ -147,9 +147,9 @@ def same_run(ours: Path, theirs: Path) -> None:
 
 
 def test_histories_of_losses_are_shared(tmp_path: Path) -> None:
-    pictures = draw_pictures(tmp_path / "pictures")
+    images = draw_images(tmp_path / "images")
     objective = {"target": "prior", "prior": {"times": "second_moment"}, "adapter": {"rank": 2}}
-    values = config(pictures, tmp_path / "one", "lora", objective=objective, accumulate=2, max_steps=2)
+    values = config(images, tmp_path / "one", "lora", objective=objective, accumulate=2, max_steps=2)
     exported(run_config(values))
     shared = values | {"out": str(tmp_path / "two"), "accumulate": 1}
     for process in together(shared, 2, tmp_path):

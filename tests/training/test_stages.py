@@ -1,4 +1,4 @@
-"""Whole runs of the four stages on drawn pictures with the real, tiny networks."""
+"""Whole runs of the four stages on drawn images with the real, tiny networks."""
 
 import json
 import math
@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from small import CPU, NETWORKS, build, draw_pictures, small_config, turn
+from small import CPU, NETWORKS, build, draw_images, small_config, turn
 
 from kandinsky import training
 from kandinsky.conditioning.clip_image import CLIP_MEAN
@@ -26,8 +26,8 @@ from kandinsky.training.checkpoint import newest
 from kandinsky.training.config import read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data import cached_encodings
-from kandinsky.training.data.cached_encodings import PictureSource
-from kandinsky.training.data.pictures import AUGMENTATIONS
+from kandinsky.training.data.cached_encodings import ImageSource
+from kandinsky.training.data.images import AUGMENTATIONS
 from kandinsky.training.examples import Examples
 from kandinsky.training.export import load_networks
 from kandinsky.training.scratch.clip_model import vision_pixels
@@ -41,7 +41,7 @@ NAMES = ("movq", "clip", "prior", "decoder")
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stages")
-    draw_pictures(folder / "pictures")
+    draw_images(folder / "images")
     return folder
 
 
@@ -111,7 +111,7 @@ def event_stage(event: Any) -> str:
     return getattr(event, "stage", "")
 
 
-def test_cached_encodings_are_those_of_the_pictures(whole: tuple[Path, list[Any]], root: Path) -> None:
+def test_cached_encodings_are_those_of_the_images(whole: tuple[Path, list[Any]], root: Path) -> None:
     config = small_config(root, out=str(whole[0]))
     ctx, cached = build(config, "decoder")
     stage = ctx.config.stage[3]
@@ -268,9 +268,9 @@ def test_ctrl_c_saves_and_stops_and_resume_goes_on(root: Path, tmp_path: Path) -
     assert isinstance(rest[-1], events.Finished)
 
 
-def test_pictures_of_the_test_split_are_never_opened(root: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
-    draw_pictures(folder)
+def test_images_of_the_test_split_are_never_opened(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    draw_images(folder)
     lines = []
     for number, path in enumerate(sorted(folder.glob("*.png"))):
         caption = path.with_suffix(".txt").read_text(encoding="utf-8")
@@ -303,7 +303,7 @@ def test_bad_settings_are_one_error_each_and_write_nothing(root: Path, tmp_path:
         assert not (tmp_path / "run").exists()
     later: list[tuple[dict[str, Any], str]] = [
         ({"stage": [stage]}, "'decoder' needs a 'movq', and no stage before it makes one"),
-        ({"data": {"folder": str(root / "pictures"), "size": 16, "held_out": 12}}, "only 12 pictures"),
+        ({"data": {"folder": str(root / "images"), "size": 16, "held_out": 12}}, "only 12 images"),
         ({"stage": [{"method": "movq", "max_steps": 1, "augmentation": "ful"}]}, "Did you mean 'full'"),
         ({"stage": [{"method": "movq", "max_steps": 1, "objective": {"crop": 13}}]}, "no multiple of 2"),
     ]
@@ -326,7 +326,7 @@ def test_a_run_in_the_way_an_unfinished_stage_and_other_sizes_are_refused(
         list(run_config(broken(root, tmp_path, stage=[stage], networks=networks)))
 
 
-def test_missing_pictures_or_perceptual_weights_are_data_errors(root: Path, tmp_path: Path) -> None:
+def test_missing_images_or_perceptual_weights_are_data_errors(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         list(run_config(broken(root, tmp_path, data={"folder": str(tmp_path / "none")})))
     objective = {"features": "lpips", "lpips_trunk_file": str(tmp_path / "none")}
@@ -349,7 +349,7 @@ def test_an_unconditional_text_is_the_empty_one(whole: tuple[Path, list[Any]], r
 def test_recipes_fit_together_and_are_small_enough_to_ship(recipe: str, root: Path, tmp_path: Path) -> None:
     values = tomllib.loads((RECIPES / f"{recipe}.toml").read_text())
     values |= {"out": str(tmp_path / "run"), "threads": 1, "device": "cpu"}
-    values["data"] |= {"folder": str(root / "pictures"), "held_out": 0}
+    values["data"] |= {"folder": str(root / "images"), "held_out": 0}
     for stage in values["stage"]:
         stage |= {"max_steps": 1, "batch": 4, "sample_every": 0, "variants": min(stage.get("variants", 0), 1)}
         stage["precision"] = "fp32"
@@ -369,11 +369,11 @@ def test_recipes_fit_together_and_are_small_enough_to_ship(recipe: str, root: Pa
     assert 40e6 < sum(path.stat().st_size for path in files) < 56e6
 
 
-def test_large_pictures_are_encoded_a_few_at_a_time(
+def test_large_images_are_encoded_a_few_at_a_time(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ctx = TrainContext(read_config(small_config(root, data={"folder": str(root / "pictures")})), CPU)
-    pictures = PictureSource(ctx.data.split(16)[0], AUGMENTATIONS["full"])
+    ctx = TrainContext(read_config(small_config(root, data={"folder": str(root / "images")})), CPU)
+    images = ImageSource(ctx.data.split(16)[0], AUGMENTATIONS["full"])
     seen: list[int] = []
 
     def encode(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -382,7 +382,7 @@ def test_large_pictures_are_encoded_a_few_at_a_time(
 
     def encoded(at_once: int, folder: str) -> torch.Tensor:
         monkeypatch.setattr(cached_encodings, "AT_ONCE", at_once * 16 * 16)
-        making = cached_encodings.encode_once(pictures, 4, encode, "", tmp_path / folder, 0, "decoder")
+        making = cached_encodings.encode_once(images, 4, encode, "", tmp_path / folder, 0, "decoder")
         while True:
             try:
                 next(making)
@@ -397,14 +397,14 @@ def test_large_pictures_are_encoded_a_few_at_a_time(
     assert seen == [3, 1] * 12
 
 
-def encode_with(pictures: PictureSource, folder: Path) -> Path:
+def encode_with(images: ImageSource, folder: Path) -> Path:
     """Encodes images, or reads them; returns the file."""
 
     def encode(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"latents": pixels[:, :, ::8, ::8]}
 
     before = {*folder.glob("*.safetensors")}
-    for _ in cached_encodings.encode_once(pictures, 2, encode, "", folder, 0, "decoder"):
+    for _ in cached_encodings.encode_once(images, 2, encode, "", folder, 0, "decoder"):
         pass
     (path,) = {*folder.glob("*.safetensors")} - before
     return path
@@ -413,14 +413,14 @@ def encode_with(pictures: PictureSource, folder: Path) -> Path:
 def test_the_cache_of_encodings_is_whole_and_without_leftovers(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ctx = TrainContext(read_config(small_config(root, data={"folder": str(root / "pictures")})), CPU)
-    pictures = PictureSource(ctx.data.split(16)[0], AUGMENTATIONS["full"])
-    path = encode_with(pictures, tmp_path)
+    ctx = TrainContext(read_config(small_config(root, data={"folder": str(root / "images")})), CPU)
+    images = ImageSource(ctx.data.split(16)[0], AUGMENTATIONS["full"])
+    path = encode_with(images, tmp_path)
     whole = load_file(path)
     path.unlink()
     for left in (f".{path.name}.abc.part", f".{path.name}.part"):
         (tmp_path / left).write_bytes(b"what a killed run left")
-    assert encode_with(pictures, tmp_path) == path
+    assert encode_with(images, tmp_path) == path
     assert [*tmp_path.iterdir()] == [path]
     again = load_file(path)
     assert all(torch.equal(again[name], value) for name, value in whole.items())
@@ -432,7 +432,7 @@ def test_the_cache_of_encodings_is_whole_and_without_leftovers(
     path.unlink()
     monkeypatch.setattr(cached_encodings, "save_file", full)
     with pytest.raises(OutputError, match=r"cannot be written \(No space left"):
-        encode_with(pictures, tmp_path)
+        encode_with(images, tmp_path)
     assert not [*tmp_path.iterdir()]
 
 
@@ -452,12 +452,12 @@ def test_another_recipe_has_other_encodings(root: Path, tmp_path: Path) -> None:
     made = set()
     cases: list[dict[str, object]] = [{}, {"recipe": "emoji"}, {"recipe": "emoji", "measure_colours": True}]
     for settings in cases:
-        data = {"folder": str(root / "pictures"), "cache": str(tmp_path / "decoded"), **settings}
+        data = {"folder": str(root / "images"), "cache": str(tmp_path / "decoded"), **settings}
         ctx = TrainContext(read_config(small_config(tmp_path, data=data)), CPU)
-        source = PictureSource(ctx.data.split(16)[0], AUGMENTATIONS["none"])
+        source = ImageSource(ctx.data.split(16)[0], AUGMENTATIONS["none"])
         made.add(cached_encodings._content_hash(source, 1, "", 0))
     assert len(made) == 3
-    images = source.pictures
+    images = source.images
     other = replace(images, mirrorable=~images.mirrorable)
-    made.add(cached_encodings._content_hash(PictureSource(other, AUGMENTATIONS["none"]), 1, "", 0))
+    made.add(cached_encodings._content_hash(ImageSource(other, AUGMENTATIONS["none"]), 1, "", 0))
     assert len(made) == 4

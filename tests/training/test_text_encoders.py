@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import draw_pictures
+from small import draw_images
 from test_finetuning import OBJECTIVES, build, config, exported
 
 import kandinsky
@@ -31,8 +31,8 @@ LEARN = {
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_pictures(tmp_path_factory.mktemp("text-encoders") / "pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_images(tmp_path_factory.mktemp("text-encoders") / "images")
 
 
 @pytest.fixture(scope="session")
@@ -56,20 +56,20 @@ def models(
     }
 
 
-def of(model: dict[str, str], pictures: Path, out: Path, method: str, objective: Any) -> dict[str, Any]:
+def of(model: dict[str, str], images: Path, out: Path, method: str, objective: Any) -> dict[str, Any]:
     target = "both" if "prior" in model else "decoder"
-    values = config(pictures, out, method, objective={"target": target} | objective, max_steps=2)
-    values["data"] = {"folder": str(pictures), "size": 64}
+    values = config(images, out, method, objective={"target": target} | objective, max_steps=2)
+    values["data"] = {"folder": str(images), "size": 64}
     return values | {"model": model, "export": {"dtype": "float32"}}
 
 
 @pytest.mark.parametrize("generation", list(LEARN))
 def test_all_weights(
-    generation: str, models: dict[str, dict[str, str]], pictures: Path, tmp_path: Path
+    generation: str, models: dict[str, dict[str, str]], images: Path, tmp_path: Path
 ) -> None:
     model = models[generation]
     # A rate that moves what single precision holds, so that what did not learn is what stayed the same.
-    values = of(model, pictures, tmp_path, "full", {"text_encoders": True})
+    values = of(model, images, tmp_path, "full", {"text_encoders": True})
     found = [event for event in run_config(values) if isinstance(event, events.Exported)]
     places = {"name": str(found[0].path)} | ({"prior": str(found[1].path)} if "prior" in model else {})
     assert [event.use for event in found] == ["--model", "--prior"][: len(found)]
@@ -92,9 +92,9 @@ def test_all_weights(
 
 
 @pytest.mark.parametrize("generation", list(LEARN))
-def test_adapters(generation: str, models: dict[str, dict[str, str]], pictures: Path, tmp_path: Path) -> None:
+def test_adapters(generation: str, models: dict[str, dict[str, str]], images: Path, tmp_path: Path) -> None:
     objective = {"adapter": {"rank": 2, "text_encoders": True}}
-    values = of(models[generation], pictures, tmp_path, "lora", objective)
+    values = of(models[generation], images, tmp_path, "lora", objective)
     result = exported(run_config(values))
     tensors = load_file(result.path)
     assert {name.partition(".")[0] for name in tensors} == LEARN[generation]
@@ -115,9 +115,9 @@ def test_adapters(generation: str, models: dict[str, dict[str, str]], pictures: 
     assert pipe.generate("p0", **told).images[0].tobytes() != before
 
 
-def test_text_encoders_alone(models: dict[str, dict[str, str]], pictures: Path, tmp_path: Path) -> None:
+def test_text_encoders_alone(models: dict[str, dict[str, str]], images: Path, tmp_path: Path) -> None:
     objective = {"text_encoders": True, "frozen": ["unet."]}
-    _, task = build(of(models["one_text"], pictures, tmp_path, "full", objective))
+    _, task = build(of(models["one_text"], images, tmp_path, "full", objective))
     (trainable,) = task.trainables
     learned = {name for name, value in trainable.module.named_parameters() if value.requires_grad}
     assert learned
@@ -125,13 +125,13 @@ def test_text_encoders_alone(models: dict[str, dict[str, str]], pictures: Path, 
 
 
 def test_the_peer_reads_a_taught_text_encoder(
-    models: dict[str, dict[str, str]], pictures: Path, tmp_path: Path
+    models: dict[str, dict[str, str]], images: Path, tmp_path: Path
 ) -> None:
     from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
     for generation, peer in (("image", CLIPTextModelWithProjection), ("one_text", T5EncoderModel)):
         out = tmp_path / generation
-        values = of(models[generation], pictures, out, "full", {"text_encoders": True})
+        values = of(models[generation], images, out, "full", {"text_encoders": True})
         result = [event for event in run_config(values) if isinstance(event, events.Exported)][-1]
         folder = write_component(values, out, tmp_path / f"{generation}-out", "text_encoder")
         network = peer.from_pretrained(folder)
@@ -145,24 +145,24 @@ def test_the_peer_reads_a_taught_text_encoder(
         )
 
 
-def test_one_subject_with_its_text_encoder(pictures: Path, tmp_path: Path) -> None:
+def test_one_subject_with_its_text_encoder(images: Path, tmp_path: Path) -> None:
     objective = OBJECTIVES["dreambooth"] | {
         "whole": True,
         "target": "prior",
         "adapter": {"text_encoders": True},
     }
-    result = exported(run_config(config(pictures, tmp_path, "dreambooth", objective=objective)))
+    result = exported(run_config(config(images, tmp_path, "dreambooth", objective=objective)))
     ours, base = kandinsky.load(result.path, device="cpu").model, kandinsky.load(device="cpu").model
     name = "text_encoder"
     states = [model.modules[name].state_dict() for model in (ours, base)]
     assert any(not torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
-def test_a_decoder_that_reads_no_texts(pictures: Path, tmp_path: Path) -> None:
+def test_a_decoder_that_reads_no_texts(images: Path, tmp_path: Path) -> None:
     for method, objective in (
         ("full", {"text_encoders": True}),
         ("lora", {"adapter": {"text_encoders": True}}),
     ):
-        values = config(pictures, tmp_path / method, method, objective=objective)
+        values = config(images, tmp_path / method, method, objective=objective)
         with pytest.raises(ConfigError, match="reads no texts itself"):
             [*run_config(values)]

@@ -46,7 +46,7 @@ CONCEPTS: dict[str, dict[str, Any]] = {
 }
 
 
-def half_picture(size: int = 16, colour: tuple[int, int, int] = (200, 40, 20)) -> Image.Image:
+def half_image(size: int = 16, colour: tuple[int, int, int] = (200, 40, 20)) -> Image.Image:
     """Opaque on the left half, transparent on the right."""
     pixels = np.zeros((size, size, 4), dtype=np.uint8)
     pixels[:, : size // 2] = (*colour, 255)
@@ -63,7 +63,7 @@ def emoji_folder(
     for s, style in enumerate(styles):
         for c, key in enumerate(table):
             name = f"images/{style}_{key}.png"
-            half_picture(colour=(10 + 40 * c, 10 + 60 * s, 90)).save(root / name)
+            half_image(colour=(10 + 40 * c, 10 + 60 * s, 90)).save(root / name)
             held = style == styles[-1] and key == "1F34E"
             rows.append(
                 {"file_name": name, "codepoints": key, "style": style, "split": "test" if held else "train"}

@@ -1,4 +1,4 @@
-"""Pictures of several shapes: the shapes, the order, and a run on them."""
+"""Images of several shapes: the shapes, the order, and a run on them."""
 
 import json
 from collections import Counter
@@ -14,7 +14,7 @@ from kandinsky.training.config import read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.buckets import BucketSampler, bucketed, nearest_shape
 from kandinsky.training.data.folder import read_folder
-from kandinsky.training.data.pictures import open_pictures
+from kandinsky.training.data.images import open_images
 
 
 @pytest.mark.parametrize(
@@ -35,28 +35,28 @@ def test_shapes_keep_the_area(height: int, width: int, shape: tuple[int, int]) -
 def folder_of(root: Path) -> Path:
     root.mkdir()
     for number, size in enumerate([(40, 40), (80, 40), (80, 42), (40, 80), (50, 50)]):
-        picture = Image.new("RGB", size, "red")
-        picture.paste("yellow", (0, 0, 2, size[1]))
-        picture.paste("yellow", (size[0] - 2, 0, *size))
-        picture.save(root / f"{number}.png")
+        image = Image.new("RGB", size, "red")
+        image.paste("yellow", (0, 0, 2, size[1]))
+        image.paste("yellow", (size[0] - 2, 0, *size))
+        image.save(root / f"{number}.png")
         (root / f"{number}.txt").write_text(f"number {number}")
     return root
 
 
-def test_pictures_go_to_the_nearest_shape(tmp_path: Path) -> None:
-    found = bucketed(read_folder(folder_of(tmp_path / "pictures")), 32, 8)
+def test_images_go_to_the_nearest_shape(tmp_path: Path) -> None:
+    found = bucketed(read_folder(folder_of(tmp_path / "images")), 32, 8)
     names = {shape: [record.file_name for record in part.records] for shape, part in found.items()}
     assert names == {(24, 48): ["1.png", "2.png"], (32, 32): ["0.png", "4.png"], (48, 24): ["3.png"]}
-    wide = open_pictures(found[24, 48], (24, 48))
+    wide = open_images(found[24, 48], (24, 48))
     assert wide.shape == (24, 48)
     assert wide.plain([0]).shape == (1, 3, 24, 48)
-    # Nothing of a picture of that shape is cut off: its edges are where they were.
+    # Nothing of an image of that shape is cut off: its edges are where they were.
     row = wide.plain([0])[0, 1, 12]
     assert bool((row[[0, -1]] > 0.5).all())
     assert bool((row[2:-2] < -0.5).all())
-    (tmp_path / "pictures" / "0.png").write_bytes(b"none")
-    with pytest.raises(DataError, match=r"'0\.png' is not a readable picture"):
-        bucketed(read_folder(tmp_path / "pictures"), 32, 8)
+    (tmp_path / "images" / "0.png").write_bytes(b"none")
+    with pytest.raises(DataError, match=r"'0\.png' is not a readable image"):
+        bucketed(read_folder(tmp_path / "images"), 32, 8)
 
 
 def test_batches_are_of_one_bucket_and_an_epoch_has_everything() -> None:
@@ -86,7 +86,7 @@ def test_a_run_on_shapes(variants: int, tmp_path: Path) -> None:
         "max_steps": 4,
         "variants": variants,
         "sample_every": 4,
-        "data": {"folder": str(folder_of(tmp_path / "pictures")), "size": 64, "buckets": 16},
+        "data": {"folder": str(folder_of(tmp_path / "images")), "size": 64, "buckets": 16},
         "objective": {"adapter": {"rank": 1}},
     }
     assert isinstance([*run_config(values)][-1], events.Exported)
@@ -100,7 +100,7 @@ def test_shapes_that_do_not_fit(tmp_path: Path) -> None:
         "out": str(tmp_path / "run"),
         "method": "lora",
         "max_steps": 1,
-        "data": {"folder": str(folder_of(tmp_path / "pictures")), "size": 36, "buckets": 9},
+        "data": {"folder": str(folder_of(tmp_path / "images")), "size": 36, "buckets": 9},
     }
     with pytest.raises(ConfigError, match="do not fit this checkpoint"):
         [*run_config(values)]
@@ -111,19 +111,19 @@ def test_shapes_that_do_not_fit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["dreambooth", "textual_inversion"])
-def test_few_pictures_in_their_shapes(method: str, tmp_path: Path) -> None:
+def test_few_images_in_their_shapes(method: str, tmp_path: Path) -> None:
     objectives = {
         "dreambooth": {
             "prompt": "a zwx box",
             "class_prompt": "a box",
-            "class_pictures": 1,
+            "class_images": 1,
             "class_steps": 1,
             "target": "prior",
             "adapter": {"rank": 1},
         },
         "textual_inversion": {"token": "zwx", "init_from": "red"},
     }
-    folder = folder_of(tmp_path / "pictures")
+    folder = folder_of(tmp_path / "images")
     values = {
         "out": str(tmp_path / "run"),
         "method": method,
@@ -147,8 +147,8 @@ def test_few_pictures_in_their_shapes(method: str, tmp_path: Path) -> None:
         assert all(name == f"{height}x{width}" for name, (width, height) in shapes.items())
 
 
-def test_shapes_of_test_pictures_alone_are_left_out(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "pictures")
+def test_shapes_of_test_images_alone_are_left_out(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "images")
     rows = [
         {"file_name": f"{n}.png", "caption": str(n), "split": "test" if n == 3 else "train"} for n in range(5)
     ]
@@ -166,9 +166,9 @@ def test_shapes_of_test_pictures_alone_are_left_out(tmp_path: Path) -> None:
     assert sum(map(len, held_out)) == 1
 
 
-def test_transparent_pictures_get_room(tmp_path: Path) -> None:
+def test_transparent_images_get_room(tmp_path: Path) -> None:
     Image.new("RGBA", (40, 20), (255, 0, 0, 128)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("a")
-    alpha = open_pictures(tmp_path, (40, 40)).pixels[0, 3]
+    alpha = open_images(tmp_path, (40, 40)).pixels[0, 3]
     assert bool((alpha[10:30] == 128).all())
     assert not torch.cat([alpha[:10], alpha[30:]]).any()

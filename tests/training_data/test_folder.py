@@ -9,7 +9,7 @@ from kandinsky.core.errors import DataError
 from kandinsky.recipes.emoji.recipe import grammar_of, read_emoji
 from kandinsky.training.data.caption import WrittenCaptions
 from kandinsky.training.data.folder import Folder, read_folder
-from tests.training_data.folders import CONCEPTS, emoji_folder, half_picture
+from tests.training_data.folders import CONCEPTS, emoji_folder, half_image
 
 
 def written(folder: Folder) -> list[tuple[str, str]]:
@@ -30,8 +30,8 @@ def test_reads_concepts_and_records(tmp_path: Path) -> None:
 
 
 def test_reads_captions_from_metadata(tmp_path: Path) -> None:
-    half_picture().save(tmp_path / "a.png")
-    half_picture().save(tmp_path / "b.png")
+    half_image().save(tmp_path / "a.png")
+    half_image().save(tmp_path / "b.png")
     rows = [
         {"file_name": "a.png", "caption": "a red thing"},
         {"file_name": "b.png", "caption": "красное", "language": "ru", "split": "test"},
@@ -42,9 +42,9 @@ def test_reads_captions_from_metadata(tmp_path: Path) -> None:
     assert [record.split for record in folder.records] == ["train", "test"]
 
 
-def test_reads_text_files_beside_pictures(tmp_path: Path) -> None:
+def test_reads_text_files_beside_images(tmp_path: Path) -> None:
     for name, caption in (("x", "one\n line "), ("y", "two"), ("z", "two")):
-        half_picture().save(tmp_path / f"{name}.png")
+        half_image().save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text(caption, encoding="utf-8")
     folder = read_folder(tmp_path)
     assert [written(folder)[record.concept][0] for record in folder.records] == ["one line", "two", "two"]
@@ -53,9 +53,9 @@ def test_reads_text_files_beside_pictures(tmp_path: Path) -> None:
 def test_errors_name_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder"):
         read_folder(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="holds no images"):
         read_folder(tmp_path)
-    half_picture().save(tmp_path / "lonely.png")
+    half_image().save(tmp_path / "lonely.png")
     with pytest.raises(DataError, match=r"lonely\.txt"):
         read_folder(tmp_path)
     metadata = tmp_path / "metadata.jsonl"

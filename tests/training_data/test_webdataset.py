@@ -1,4 +1,4 @@
-"""Tables of captions, shards, Hugging Face datasets, and where decoded pictures are kept."""
+"""Tables of captions, shards, Hugging Face datasets, and where decoded images are kept."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from kandinsky.core.errors import ConfigError, DataError
 from kandinsky.core.system import cache_folder
 from kandinsky.training.config import DataConfig, validated
 from kandinsky.training.data.folder import read_folder
-from kandinsky.training.data.pictures import open_pictures
+from kandinsky.training.data.images import open_images
 from kandinsky.training.data.webdataset import unpack_dataset, unpack_shards
 
 
@@ -25,26 +25,26 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def picture(colour: str = "red") -> bytes:
+def draw_image(colour: str = "red") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), colour).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def table(root: Path, columns: str, rows: list[str]) -> Path:
-    (root / "pictures").mkdir()
-    (root / "pictures" / "a.png").write_bytes(picture())
-    (root / "pictures" / "b.png").write_bytes(picture("blue"))
+    (root / "images").mkdir()
+    (root / "images" / "a.png").write_bytes(draw_image())
+    (root / "images" / "b.png").write_bytes(draw_image("blue"))
     (root / "metadata.csv").write_text("\n".join([columns, *rows]) + "\n", encoding="utf-8")
     return root
 
 
 @pytest.mark.parametrize("column", ["image_name", "paths", "file_name"])
 def test_a_table_of_captions(column: str, tmp_path: Path) -> None:
-    table(tmp_path, f",{column},caption", ['0,pictures/a.png,"one, two"', "1,pictures/b.png,ein Öl"])
+    table(tmp_path, f",{column},caption", ['0,images/a.png,"one, two"', "1,images/b.png,ein Öl"])
     for given in (tmp_path, tmp_path / "metadata.csv"):
         folder = read_folder(given)
-        assert [record.file_name for record in folder.records] == ["pictures/a.png", "pictures/b.png"]
+        assert [record.file_name for record in folder.records] == ["images/a.png", "images/b.png"]
         assert list(folder.captioner.corpus()) == ["one, two", "ein Öl"]
 
 
@@ -52,18 +52,18 @@ def test_absolute_paths_in_a_table(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     table(tmp_path, "image_name,caption", [])
     listed = tmp_path / "elsewhere" / "list.csv"
-    listed.write_text(f"image_name,caption\n{tmp_path / 'pictures' / 'a.png'},one\n")
-    assert len(open_pictures(listed, 8)) == 1
+    listed.write_text(f"image_name,caption\n{tmp_path / 'images' / 'a.png'},one\n")
+    assert len(open_images(listed, 8)) == 1
 
 
 @pytest.mark.parametrize(
     ("columns", "rows", "message"),
     [
-        ("image,caption", ["pictures/a.png,one"], "none of the columns file_name"),
-        ("image_name,words", ["pictures/a.png,one"], "none of the columns caption"),
-        ("image_name,caption", ["pictures/c.png,one"], "line 2 names 'pictures/c.png'"),
-        ("image_name,caption", ["pictures/a.png,one", "pictures/b.png,"], "line 3 .* has no caption"),
-        ("image_name,caption", [], "holds no pictures"),
+        ("image,caption", ["images/a.png,one"], "none of the columns file_name"),
+        ("image_name,words", ["images/a.png,one"], "none of the columns caption"),
+        ("image_name,caption", ["images/c.png,one"], "line 2 names 'images/c.png'"),
+        ("image_name,caption", ["images/a.png,one", "images/b.png,"], "line 3 .* has no caption"),
+        ("image_name,caption", [], "holds no images"),
     ],
 )
 def test_mistakes_in_a_table(columns: str, rows: list[str], message: str, tmp_path: Path) -> None:
@@ -85,10 +85,10 @@ def test_shards_are_unpacked_once(tmp_path: Path, own_cache: Path) -> None:
     data.mkdir()
     shard(
         data / "0.tar",
-        {"x/a.png": picture(), "x/a.txt": b"one", "x/b.png": picture("blue"), "x/b.txt": b"two"},
+        {"x/a.png": draw_image(), "x/a.txt": b"one", "x/b.png": draw_image("blue"), "x/b.txt": b"two"},
     )
     told = json.dumps({"caption": "three"}).encode()
-    shard(data / "1.tar", {"../../c.png": picture("green"), "../../c.json": told})
+    shard(data / "1.tar", {"../../c.png": draw_image("green"), "../../c.json": told})
     folder = unpack_shards(data)
     assert folder is not None
     assert own_cache in folder.parents
@@ -105,7 +105,7 @@ def test_shards_are_unpacked_once(tmp_path: Path, own_cache: Path) -> None:
 
 @pytest.mark.parametrize(
     ("files", "message"),
-    [({"a.png": b"x"}, "'a' has no caption"), ({"a.txt": b"one"}, "'a' has no picture")],
+    [({"a.png": b"x"}, "'a' has no caption"), ({"a.txt": b"one"}, "'a' has no image")],
 )
 def test_mistakes_in_shards(files: dict[str, bytes], message: str, tmp_path: Path, own_cache: Path) -> None:
     shard(tmp_path / "0.tar", files)
@@ -143,13 +143,13 @@ def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         return rows
 
     stand_in(monkeypatch, load_dataset=load)
-    folder = unpack_dataset("somebody/pictures", "train[:2]")
-    assert asked == [("somebody/pictures", "train[:2]")]
+    folder = unpack_dataset("somebody/images", "train[:2]")
+    assert asked == [("somebody/images", "train[:2]")]
     assert list(read_folder(folder).captioner.corpus()) == ["one", "two"]
     with pytest.raises(ConfigError, match="no column 'words'"):
-        unpack_dataset("somebody/pictures", "train", caption="words")
-    with pytest.raises(DataError, match="holds a str, no pictures"):
-        unpack_dataset("somebody/pictures", "train", image="text")
+        unpack_dataset("somebody/images", "train", caption="words")
+    with pytest.raises(DataError, match="holds a str, no images"):
+        unpack_dataset("somebody/images", "train", image="text")
 
 
 def test_datasets_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,9 +171,9 @@ def test_a_source_is_needed() -> None:
 
 
 def test_nothing_is_written_into_the_folder(tmp_path: Path, own_cache: Path) -> None:
-    data = table(tmp_path, "image_name,caption", ["pictures/a.png,one"])
+    data = table(tmp_path, "image_name,caption", ["images/a.png,one"])
     before = sorted(path.relative_to(data) for path in data.rglob("*"))
-    open_pictures(data, 8)
+    open_images(data, 8)
     after = sorted(p.relative_to(data) for p in data.rglob("*") if own_cache not in (p, *p.parents))
     assert after == before
     assert list(own_cache.rglob("*.npy"))

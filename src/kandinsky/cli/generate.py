@@ -23,7 +23,7 @@ from kandinsky.core.metadata import (
     library_version,
     metadata_of,
     read_metadata,
-    write_picture,
+    write_image,
 )
 from kandinsky.core.requests import Mix, Request, file_fields, mix
 
@@ -66,7 +66,7 @@ def generate(flags: "Flags", fields: Mapping[str, object]) -> None:
             bars.start(f"{index + 1}/{len(job.outputs)}" if len(job.outputs) > 1 else "")
             request = job.request.alone(index)
             result = _follow(pipe, request, bars, output if flags.preview else None, warned)
-            write_picture(result.images[0], output, metadata_with(result, pipe, job.settings))
+            write_image(result.images[0], output, metadata_with(result, pipe, job.settings))
             if not flags.quiet:
                 say(str(output))
 
@@ -154,8 +154,8 @@ def parse_lora(text: str) -> tuple[str, float]:
 def parse_mix(parts: Sequence[str], folder: Path | None = None) -> Mix:
     """Reads `TEXT_OR_FILE:WEIGHT` parts, files in `folder`; with no weight at all, all count the same.
 
-    A part that is an existing file, or is named like a picture, is a picture. Raises RequestError for a
-    picture that cannot be opened, for weights on some parts only, and as `mix` does.
+    A part that is an existing file, or is named like an image, is an image. Raises RequestError for an
+    image that cannot be opened, for weights on some parts only, and as `mix` does.
     """
     split = [_split(part) for part in parts]
     weights = [weight for _, weight in split if weight is not None]
@@ -202,9 +202,9 @@ def _prompt(flags: "Flags") -> object:
 def _note_differences(stored: Metadata) -> None:
     here = library_version()
     if stored.version != here:
-        warn(f"that picture was made by version {stored.version}, this is {here}; the last bits may differ.")
+        warn(f"that image was made by version {stored.version}, this is {here}; the last bits may differ.")
     if stored.batch > 1:
-        warn(f"that picture was computed in a batch of {stored.batch}; the last bits may differ.")
+        warn(f"that image was computed in a batch of {stored.batch}; the last bits may differ.")
 
 
 def _follow(
@@ -235,7 +235,7 @@ def _follow(
 def _write_preview(event: Denoising, path: Path) -> None:
     every = max(1, event.total // PREVIEWS_PER_IMAGE)
     if event.preview is not None and event.step % every == 0 and event.step < event.total:
-        write_picture(event.preview()[0], path)
+        write_image(event.preview()[0], path)
 
 
 def metadata_with(result: Result, pipe: "Pipeline", settings: Mapping[str, JsonValue]) -> Metadata:

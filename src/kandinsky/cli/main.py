@@ -20,7 +20,7 @@ DEBUG = "--debug"
 
 app = typer.Typer(
     name="kandinsky",
-    help="Draw, edit and mix pictures with the Kandinsky models, and train them.",
+    help="Draw, edit and mix images with the Kandinsky models, and train them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,7 +47,7 @@ def main(
         bool, typer.Option(DEBUG, help="Show where an error came from. Works anywhere.")
     ] = False,
 ) -> None:
-    """Draw, edit and mix pictures with the Kandinsky models, and train them."""
+    """Draw, edit and mix images with the Kandinsky models, and train them."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Flags:
 
     prompts: Annotated[
         list[str] | None,
-        Argument(metavar="[PROMPT]...", help="What to draw; several prompts make several pictures."),
+        Argument(metavar="[PROMPT]...", help="What to draw; several prompts make several images."),
     ] = None
     mix: Annotated[
         list[str] | None,
@@ -94,11 +94,11 @@ class Flags:
     ] = None
     tiling: Annotated[
         bool | None,
-        Option(help="Code pictures in strips, for less memory; large ones always.", rich_help_panel=MODEL),
+        Option(help="Code images in strips, for less memory; large ones always.", rich_help_panel=MODEL),
     ] = None
     compile: Annotated[
         bool | None,
-        Option(help="Run the U-Net by torch.compile: for many pictures on a GPU.", rich_help_panel=MODEL),
+        Option(help="Run the U-Net by torch.compile: for many images on a GPU.", rich_help_panel=MODEL),
     ] = None
     output: Annotated[
         Path | None,
@@ -106,9 +106,7 @@ class Flags:
     ] = None
     repeat: Annotated[
         Path | None,
-        Option(
-            "--from", metavar="PICTURE", help="Repeat this picture; flags change it.", rich_help_panel=OUTPUT
-        ),
+        Option("--from", metavar="IMAGE", help="Repeat this image; flags change it.", rich_help_panel=OUTPUT),
     ] = None
     requests: Annotated[
         Path | None,
@@ -176,12 +174,12 @@ def _request_flags() -> list[Any]:
 
 
 def generate(context: typer.Context, **given: object) -> None:
-    """Draw pictures, change them, or repeat one from its file."""
+    """Draw images, change them, or repeat one from its file."""
     flags = Flags(**given)  # type: ignore[arg-type]
     if not (flags.prompts or flags.mix or flags.repeat or flags.requests):
         raise typer.BadParameter("say what to draw, such as 'a red apple'", param_hint="PROMPT")
     if flags.batch_size is not None and flags.requests is None:
-        raise typer.BadParameter("goes with --requests: other pictures are drawn one by one")
+        raise typer.BadParameter("goes with --requests: other images are drawn one by one")
     fields = context.meta[FIELDS]
     if flags.requests is None:
         from kandinsky.cli import generate as command
@@ -257,13 +255,13 @@ def train(
         str | None,
         typer.Option(
             metavar="FOLDER|edges",
-            help="Hint pictures that the decoder learns to follow.",
+            help="Hint images that the decoder learns to follow.",
             rich_help_panel=TUNING,
         ),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Of pictures, in pixels.", rich_help_panel=TUNING)] = None,
+    size: Annotated[int | None, typer.Option(help="Of images, in pixels.", rich_help_panel=TUNING)] = None,
     steps: Annotated[int | None, typer.Option(help="How many.", rich_help_panel=TUNING)] = None,
-    data: Annotated[Path | None, typer.Option(help="The folder of pictures and captions.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder of images and captions.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where checkpoints, losses and samples go.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue where it stopped.")] = False,
     export_only: Annotated[
@@ -374,7 +372,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
 def program() -> None:
     """Runs the command line as a process of its own.
 
-    Pictures are written when `generate` ends, so that the interpreter is not taken apart then: with torch in
+    Images are written when `generate` ends, so that the interpreter is not taken apart then: with torch in
     it that takes as long as a third of its import.
     """
     try:

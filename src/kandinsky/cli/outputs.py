@@ -1,4 +1,4 @@
-"""Where pictures go: the names the user gave, or names of prompt and seed that replace nothing."""
+"""Where images go: the names the user gave, or names of prompt and seed that replace nothing."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from kandinsky.core.errors import OutputError
 from kandinsky.core.events import numbered
 from kandinsky.core.images import Picture
-from kandinsky.core.metadata import check_picture_path
+from kandinsky.core.metadata import check_image_path
 from kandinsky.core.requests import Embedding, Mix, Prompt, Request
 
 LONGEST_SLUG = 40
@@ -30,7 +30,7 @@ def slug(prompt: Prompt) -> str:
         if name and len(name) + 1 + len(word) > LONGEST_SLUG:
             break
         name = f"{name}-{word}" if name else word[:LONGEST_SLUG]
-    return name or "picture"
+    return name or "image"
 
 
 def _word(item: str | Picture | Embedding) -> str:
@@ -38,7 +38,7 @@ def _word(item: str | Picture | Embedding) -> str:
         case str():
             return item
         case Picture():
-            return Path(item.path).stem if item.path else "picture"
+            return Path(item.path).stem if item.path else "image"
         case _:
             return "embedding"
 
@@ -46,14 +46,14 @@ def _word(item: str | Picture | Embedding) -> str:
 def targets(output: Path | None, request: Request) -> list[Path]:
     """One path per image of a request that has a seed, each checked to be writable.
 
-    A file name is used as it is for one picture and numbered for several; a folder, or nothing (the current
+    A file name is used as it is for one image and numbered for several; a folder, or nothing (the current
     folder), gets names of prompt and seed, with a further number where that name is taken. Raises
     OutputError.
     """
     if output is not None and not output.is_dir():
         if not output.suffix:
             raise OutputError(
-                f"{output} has no picture format.", f"Name it {output.name}.png, or create that folder first."
+                f"{output} has no image format.", f"Name it {output.name}.png, or create that folder first."
             )
         names = [output] if request.size == 1 else [numbered(output, index) for index in range(request.size)]
     else:
@@ -61,7 +61,7 @@ def targets(output: Path | None, request: Request) -> list[Path]:
         for index, seed in enumerate(request.seeds):
             name = f"{slug(request.prompts[index // request.count])}-{seed}.png"
             names.append(_free((output or Path()) / name, names))
-    return [check_picture_path(name) for name in names]
+    return [check_image_path(name) for name in names]
 
 
 def _free(path: Path, taken: Sequence[Path]) -> Path:

@@ -16,7 +16,7 @@ from kandinsky.cli.outputs import slug
 from kandinsky.cli.progress import Bars
 from kandinsky.core.errors import KandinskyError, OutputError, RequestError, nearest
 from kandinsky.core.events import Finished, Warned, numbered
-from kandinsky.core.metadata import Metadata, check_picture_path, read_metadata, single, write_picture
+from kandinsky.core.metadata import Metadata, check_image_path, read_metadata, single, write_image
 from kandinsky.core.requests import Request, file_fields
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ OWN = ("mix", "output")
 
 @dataclass(frozen=True)
 class Wanted:
-    """One picture that is still to be drawn: the request for it alone, its line, and where it goes."""
+    """One image that is still to be drawn: the request for it alone, its line, and where it goes."""
 
     line: int
     request: Request
@@ -37,10 +37,10 @@ class Wanted:
 
 
 def generate(flags: "Flags", path: Path, fields: Mapping[str, object]) -> None:
-    """Draws what the lines ask for, each picture written as soon as it is done, its path printed.
+    """Draws what the lines ask for, each image written as soon as it is done, its path printed.
 
     Lines of the file at `path` are JSON objects with the fields of a request; "mix" holds parts as --mix
-    takes them, and "output" a file name. The typed `fields` are what a line does not say. Pictures that are
+    takes them, and "output" a file name. The typed `fields` are what a line does not say. Images that are
     there already are left alone. All lines are checked before anything is loaded, and against the model
     before anything is drawn: RequestError and OutputError name the line.
     """
@@ -72,7 +72,7 @@ def _draw(
                 case Finished(result=result, index=index):
                     done += 1
                     output = wanted[index].output
-                    write_picture(result.images[0], output, metadata_with(result, pipe, settings))
+                    write_image(result.images[0], output, metadata_with(result, pipe, settings))
                     if not flags.quiet:
                         say(str(output))
                 case Warned(message=message) if message not in warned and not flags.quiet:
@@ -86,7 +86,7 @@ def _folder(flags: "Flags") -> Path:
         if value:
             raise RequestError(f"{name} is given beside --requests.", "Write it into a line of the file.")
     if flags.preview:
-        raise RequestError("--preview shows one picture, and --requests draws many.", "Leave it out.")
+        raise RequestError("--preview shows one image, and --requests draws many.", "Leave it out.")
     folder = flags.output or Path()
     if not folder.is_dir():
         raise OutputError(f"There is no folder {folder}.", "Create it, then give it as -o.")
@@ -168,23 +168,23 @@ def _path(value: object, name: str, base: Path) -> Any:
     if isinstance(value, list):
         return [_path(one, name, base) for one in value]
     if value is not None and not isinstance(value, str):
-        raise RequestError(f"{name} is no file name.", "Write the path of a picture.")
+        raise RequestError(f"{name} is no file name.", "Write the path of an image.")
     return None if value is None else base / value
 
 
 def _outputs(name: object, folder: Path, line: int, request: Request) -> list[Path]:
-    """Where the pictures of a line go: names of its number and prompt, so that they are found again."""
+    """Where the images of a line go: names of its number and prompt, so that they are found again."""
     if name is None:
         name = f"{line:04d}-{slug(request.prompts[0])}.png"
     if not isinstance(name, str) or Path(name).name != name:
         raise OutputError(f"output is {name!r}, which is no file name.", "Name it without a folder.")
     path = folder / name
     count = request.size
-    return [check_picture_path(path if count == 1 else numbered(path, index)) for index in range(count)]
+    return [check_image_path(path if count == 1 else numbered(path, index)) for index in range(count)]
 
 
 def _is_done(path: Path, request: Request, index: int, model: str | None, given_seed: bool) -> bool:
-    """Whether a picture is there; OutputError when something else is in its place."""
+    """Whether an image is there; OutputError when something else is in its place."""
     if not path.exists():
         return False
     try:
@@ -206,7 +206,7 @@ def _is_done(path: Path, request: Request, index: int, model: str | None, given_
 
 
 def _plain(value: Any) -> Any:
-    """Stored values without the paths of input pictures, which are told by their fingerprints."""
+    """Stored values without the paths of input images, which are told by their fingerprints."""
     if isinstance(value, Mapping):
         return {name: _plain(one) for name, one in value.items() if name != "path"}
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

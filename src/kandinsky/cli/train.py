@@ -110,9 +110,9 @@ def _given(**values: object) -> Settings:
 
 
 def hint_overrides(hints: str | None) -> Settings:
-    """What the flag for hint pictures replaces: the edges of the pictures, or a folder of hints for them.
+    """What the flag for hint images replaces: the edges of the images, or a folder of hints for them.
 
-    Hints go with the pictures themselves, so that no variants of latents can be kept.
+    Hints go with the images themselves, so that no variants of latents can be kept.
     """
     if hints is None:
         return {}
@@ -294,7 +294,7 @@ class _Shown:
 
 def _progress_text(event: events.Progress) -> str:
     return (
-        f"step {event.step}, {_numbers(event.losses)}, {event.pictures_per_second:.0f} pictures/s, "
+        f"step {event.step}, {_numbers(event.losses)}, {event.images_per_second:.0f} images/s, "
         f"{_duration(event.remaining)} left"
     )
 

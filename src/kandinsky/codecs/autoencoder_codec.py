@@ -14,11 +14,11 @@ from kandinsky.networks.kl import AutoencoderKL
 from kandinsky.networks.movq import MoVQ
 
 LARGE = 1024 * 1024
-"""Pixels beyond which a picture is not coded as a whole unless that is asked for."""
+"""Pixels beyond which an image is not coded as a whole unless that is asked for."""
 
 
 def in_strips(tiling: Tiling, pixels: int) -> bool:
-    """Whether a picture of so many pixels is coded in strips: by its own size, never by that of its batch."""
+    """Whether an image of so many pixels is coded in strips: by its own size, never by that of its batch."""
     return pixels > LARGE if tiling == "auto" else tiling
 
 
@@ -47,22 +47,22 @@ class AutoencoderCodec:
         return self.network.post_quant_conv.in_channels
 
     @torch.no_grad()
-    def encode(self, pictures: Tensor, rng: Noise | None = None) -> Tensor:
+    def encode(self, images: Tensor, rng: Noise | None = None) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / f, W / f) in the images' dtype.
 
         Where there is a posterior they are drawn from it by `rng`, one draw of their shape, and are its mean
         without.
         """
-        given, network = self._given(pictures), self.network
+        given, network = self._given(images), self.network
         if in_strips(self.tiling, given.shape[2] * given.shape[3]):
             said = network.read(strips.one_by_one(partial(strips.encode, network.encoder), given))
         else:
             said = network.encode(given)
         mean, log_variance = (said, None) if isinstance(said, Tensor) else said
-        latents = mean.to(pictures.dtype)
+        latents = mean.to(images.dtype)
         if rng is not None and log_variance is not None:
             noise = rng.normal(tuple(latents.shape)).to(latents)
-            latents = latents + torch.exp(0.5 * log_variance.to(pictures.dtype)) * noise
+            latents = latents + torch.exp(0.5 * log_variance.to(images.dtype)) * noise
         return latents if self.scale == 1.0 else self.scale * latents
 
     @torch.no_grad()

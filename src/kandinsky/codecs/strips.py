@@ -1,8 +1,8 @@
-"""Autoencoders evaluated in strips of rows: the numbers of the whole picture from a fraction of its memory.
+"""Autoencoders evaluated in strips of rows: the numbers of the whole image from a fraction of its memory.
 
 Plain tiles differ from the whole, since its norms and its attention see all of it. Here each norm has its
-statistics of the whole picture, gathered while its input is made; convolutions read the rows beside their
-strip; and what attends is at the size of the latents, where the picture stays whole. Nothing is computed
+statistics of the whole image, gathered while its input is made; convolutions read the rows beside their
+strip; and what attends is at the size of the latents, where the image stays whole. Nothing is computed
 twice but those rows, and an activation goes while the next one is made of it.
 """
 
@@ -25,7 +25,7 @@ Rows: TypeAlias = Callable[[int, int], Tensor]
 
 
 Tiling: TypeAlias = bool | Literal["auto"]
-"""Whether pictures are coded in strips; "auto": those of more than 1024 x 1024 pixels."""
+"""Whether images are coded in strips; "auto": those of more than 1024 x 1024 pixels."""
 
 
 def check_tiling(tiling: object) -> Tiling:
@@ -36,7 +36,7 @@ def check_tiling(tiling: object) -> Tiling:
 
 
 def one_by_one(code: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    """Codes the pictures of a batch one after the other, for the memory of one."""
+    """Codes the images of a batch one after the other, for the memory of one."""
     return torch.cat([code(row) for row in torch.split(batch, 1)])
 
 
@@ -121,11 +121,11 @@ def decode(decoder: Decoder, x: Tensor, latents: Tensor | None) -> Tensor:
     return _last(decoder.norm_out, decoder.conv_out, strips, latents)
 
 
-def encode(encoder: Encoder, pictures: Tensor) -> Tensor:
-    """As the encoder's own on pictures (B, 3, H, W)."""
+def encode(encoder: Encoder, images: Tensor) -> Tensor:
+    """As the encoder's own on images (B, 3, H, W)."""
     *levels, last = encoder.down
-    pixels, strips = Strips.of(pictures), Strips(pictures.shape[2], _groups_of(encoder.norm_out))
-    for a, b in _strips(pictures.shape[2], pictures.shape[3]):
+    pixels, strips = Strips.of(images), Strips(images.shape[2], _groups_of(encoder.norm_out))
+    for a, b in _strips(images.shape[2], images.shape[3]):
         strips.add(_convolved(encoder.conv_in, pixels.rows, a, b, pixels.height))
     for level in levels:
         assert isinstance(level, Level)
@@ -136,7 +136,7 @@ def encode(encoder: Encoder, pictures: Tensor) -> Tensor:
 
 
 def _strips(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """Where strips of a picture begin and end."""
+    """Where strips of an image begin and end."""
     rows = max(1, AREA // width)
     return ((a, min(a + rows, height)) for a in range(0, height, rows))
 
@@ -193,7 +193,7 @@ def _downsampled(level: Level, x: Strips) -> Strips:
     height, width = x.height // 2, _width(x) // 2
     made = Strips(height, _groups_of(level.resnets[-1].norm1))  # type: ignore[arg-type]
     for a, b in _strips(height, width):
-        # A row and a column of zeros end the picture: only the last strip has that row.
+        # A row and a column of zeros end the image: only the last strip has that row.
         rows = F.pad(x.rows(2 * a, min(2 * b + 1, x.height)), (0, 1, 0, int(b == height)))
         made.add(level.resample.conv(rows))
         x.drop(2 * b)

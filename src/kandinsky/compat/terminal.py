@@ -30,7 +30,7 @@ def progress_bar(wanted: bool = True) -> Iterator[Show]:
 
 
 def shown(events: Iterable[Event], progress: bool = True) -> "list[Image]":
-    """The pictures of a request's events; steps are shown, and what was not read of a text is warned of."""
+    """The images of a request's events; steps are shown, and what was not read of a text is warned of."""
     images: list[Image] = []
     with progress_bar(progress) as show:
         for event in events:

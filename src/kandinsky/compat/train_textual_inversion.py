@@ -28,50 +28,50 @@ SHOWN = (
 SHOWN_STEPS, PRIOR_STEPS, PRIOR_GUIDANCE = 50, 5, 4.0
 FAILED, STOPPED = 1, 130
 LAST = "learned_embeds.bin"
-EMBEDDINGS, PICTURES = "{}_epoch_embeds.bin", "{}_epoch_images.jpg"
+EMBEDDINGS, IMAGES = "{}_epoch_embeds.bin", "{}_epoch_images.jpg"
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags, with the original script's defaults."""
     made = argparse.ArgumentParser(
         prog="python -m kandinsky.compat.train_textual_inversion",
-        description="Learn a word from a few pictures, as the original script for Kandinsky 2.1 did.",
+        description="Learn a word from a few images, as the original script for Kandinsky 2.1 did.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     flags: list[tuple[str, Any, Any, str]] = [
-        ("data_root", str, None, "folder of pictures; captions are not read"),
+        ("data_root", str, None, "folder of images; captions are not read"),
         ("placeholder_token", str, None, "the new word"),
         ("initializer_token", str, None, "a known word of one token, where the new one begins"),
         ("cache_root", str, CACHE, "folder in which 2_1 holds the original files, fetched when missing"),
         ("learnable_property", str, "object", "object or style"),
         ("output_dir", str, "textual-inversion", "where the results go"),
         ("device", str, "cuda:0", "such as cuda:0 or cpu"),
-        ("img_size", int, 512, "side of the pictures in pixels"),
-        ("train_batch_size", int, 1, "pictures a step"),
-        ("epochs", int, 1000, "how often each picture is seen"),
+        ("img_size", int, 512, "side of the images in pixels"),
+        ("train_batch_size", int, 1, "images a step"),
+        ("epochs", int, 1000, "how often each image is seen"),
         ("learning_rate", float, 1e-4, "of AdamW"),
-        ("num_workers", int, 0, "accepted and not used: pictures are decoded once"),
+        ("num_workers", int, 0, "accepted and not used: images are decoded once"),
         ("adam_beta1", float, 0.9, "of AdamW"),
         ("adam_beta2", float, 0.999, "of AdamW"),
         ("adam_weight_decay", float, 1e-2, "of AdamW"),
         ("adam_epsilon", float, 1e-8, "of AdamW"),
-        ("log_image_frequency", int, -1, "epochs between pictures; -1 draws none"),
+        ("log_image_frequency", int, -1, "epochs between images; -1 draws none"),
         ("log_embed_frequency", int, 500, "epochs between files of the word"),
         ("seed", int, 0, "of everything random in it; not in the original"),
     ]
     for name, kind, default, said in flags:
         made.add_argument(f"--{name}", type=kind, default=default, required=default is None, help=said)
-    made.add_argument("--center_crop", action="store_true", help="cut pictures to squares, do not squeeze")
+    made.add_argument("--center_crop", action="store_true", help="cut images to squares, do not squeeze")
     made.add_argument("--resume", action="store_true", help="continue a run; not in the original")
     return made
 
 
-def configuration(given: argparse.Namespace, model: Path, pictures: int) -> dict[str, Any]:
-    """The run that the flags ask for, on so many `pictures`; ConfigError for numbers that make none."""
+def configuration(given: argparse.Namespace, model: Path, images: int) -> dict[str, Any]:
+    """The run that the flags ask for, on so many `images`; ConfigError for numbers that make none."""
     for name in ("epochs", "train_batch_size", "log_embed_frequency"):
         if getattr(given, name) < 1:
             raise ConfigError(f"--{name} is {getattr(given, name)}.", "Give a number from 1 up.")
-    epoch = steps_of(given, pictures)
+    epoch = steps_of(given, images)
     draws = given.log_image_frequency > 0
     return {
         "out": given.output_dir,
@@ -112,9 +112,9 @@ def configuration(given: argparse.Namespace, model: Path, pictures: int) -> dict
     }
 
 
-def steps_of(given: argparse.Namespace, pictures: int) -> int:
+def steps_of(given: argparse.Namespace, images: int) -> int:
     """How many steps an epoch has."""
-    return -(-pictures // int(given.train_batch_size))
+    return -(-images // int(given.train_batch_size))
 
 
 def run(given: argparse.Namespace) -> Iterator[Any]:
@@ -129,10 +129,10 @@ def run(given: argparse.Namespace) -> Iterator[Any]:
     from kandinsky.training.checkpoint import read
     from kandinsky.training.data.folder import read_bare_folder
 
-    pictures = len(read_bare_folder(given.data_root).records)
+    images = len(read_bare_folder(given.data_root).records)
     model = original_folder("2.1", False, given.cache_root)
-    out, epoch = Path(given.output_dir), steps_of(given, pictures)
-    for event in run_config(configuration(given, model, pictures), resume=given.resume):
+    out, epoch = Path(given.output_dir), steps_of(given, images)
+    for event in run_config(configuration(given, model, images), resume=given.resume):
         match event:
             case events.Saved(step=step, path=path) if step % (epoch * given.log_embed_frequency) == 0:
                 learned = read(path, {"words.ema"}).tensors["words.ema"]
@@ -142,7 +142,7 @@ def run(given: argparse.Namespace) -> Iterator[Any]:
             case events.Sampled(step=step, path=path):
                 (out / "images").mkdir(exist_ok=True)
                 with Image.open(path) as sheet:
-                    sheet.save(out / "images" / PICTURES.format(step // epoch), quality=95)
+                    sheet.save(out / "images" / IMAGES.format(step // epoch), quality=95)
             case events.Exported(path=path):
                 write_original_words(out / LAST, read_words(path))
         yield event

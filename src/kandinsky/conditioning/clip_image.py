@@ -1,4 +1,4 @@
-"""Pictures as CLIP's vision tower expects them."""
+"""Images as CLIP's vision tower expects them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,9 +68,9 @@ class ClipPreprocess:
             "size": {"shortest_edge": self.size},
         }
 
-    def __call__(self, pictures: "Sequence[Image]") -> Tensor:
-        """RGB pictures of any sizes to (B, 3, size, size) float32, normalised."""
-        rows = torch.from_numpy(np.stack([self._cropped(picture) for picture in pictures]))
+    def __call__(self, images: "Sequence[Image]") -> Tensor:
+        """RGB images of any sizes to (B, 3, size, size) float32, normalised."""
+        rows = torch.from_numpy(np.stack([self._cropped(image) for image in images]))
         return self.normalise(rows.permute(0, 3, 1, 2).float() / 255.0)
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -78,13 +78,13 @@ class ClipPreprocess:
         mean, std = (torch.tensor(v, device=pixels.device)[:, None, None] for v in (self.mean, self.std))
         return (pixels - mean) / std
 
-    def _cropped(self, picture: "Image") -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def _cropped(self, image: "Image") -> np.ndarray[Any, np.dtype[np.uint8]]:
         from PIL.Image import Resampling
 
-        short, long = sorted(picture.size)
+        short, long = sorted(image.size)
         scaled = int(self.size * long / short)
-        size = (self.size, scaled) if picture.width <= picture.height else (scaled, self.size)
-        array = np.asarray(picture.resize(size, Resampling.BICUBIC).convert("RGB"))
+        size = (self.size, scaled) if image.width <= image.height else (scaled, self.size)
+        array = np.asarray(image.resize(size, Resampling.BICUBIC).convert("RGB"))
         top, left = (array.shape[0] - self.size) // 2, (array.shape[1] - self.size) // 2
         return array[top : top + self.size, left : left + self.size]
 

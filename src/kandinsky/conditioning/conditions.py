@@ -13,11 +13,11 @@ from kandinsky.core.rng import Rng
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Pictures that are denoised together: their rows of the request, and the source of their noise.
+    """Images that are denoised together: their rows of the request, and the source of their noise.
 
     `pixels` (B, 3, H, W) in [-1, 1], `hint` (B, 3, H, W) and `mask` (B, 1, H, W) in [0, 1] (1 = repaint), all
-    of the size that the latents stand for, replace the rows' pictures where there are numbers instead of
-    8-bit pictures.
+    of the size that the latents stand for, replace the rows' images where there are numbers instead of
+    8-bit images.
     """
 
     rows: Sequence[Row]
@@ -29,7 +29,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """Network conditions, one row a picture; `uncond` is None when nothing is guided."""
+    """Network conditions, one row an image; `uncond` is None when nothing is guided."""
 
     cond: Any
     uncond: Any | None

@@ -31,7 +31,7 @@ def check_texts(request: Request) -> None:
         if not isinstance(prompt, str):
             raise RequestError(
                 f"This decoder reads texts only, no {type(prompt).__name__.lower()}.",
-                "Give a text, or load a checkpoint with a prior to mix and to vary pictures.",
+                "Give a text, or load a checkpoint with a prior to mix and to vary images.",
             )
     for name in OF_THE_PRIOR:
         if (value := getattr(request, name)) is not None:

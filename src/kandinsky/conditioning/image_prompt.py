@@ -63,7 +63,7 @@ class Encodings:
     def image(self, image: Picture) -> Tensor:
         """The image's embedding (1, D), computed at most once."""
         if image not in self.images:
-            self.images[image] = self.stage.encode_picture(image)
+            self.images[image] = self.stage.encode_image(image)
         return self.images[image]
 
     def prior(self, texts: tuple[str, ...], steps: int) -> PreparedPrior:
@@ -228,7 +228,7 @@ def _own_negative(prompt: Prompt) -> tuple[float, ...] | None:
 def _check_without_prior(prompt: Prompt, guided: bool) -> None:
     for item, _ in items_of(prompt):
         if not isinstance(item, Embedding):
-            raise _without_prior(f"so it cannot read a {'text' if isinstance(item, str) else 'picture'}")
+            raise _without_prior(f"so it cannot read a {'text' if isinstance(item, str) else 'image'}")
     if guided and _own_negative(prompt) is None:
         raise _without_prior("so an embedding needs its negative beside it to be guided")
 

@@ -1,4 +1,4 @@
-"""The first of two stages: texts and pictures become image embeddings, texts by a diffusion of their own.
+"""The first of two stages: texts and images become image embeddings, texts by a diffusion of their own.
 
 Source: Ramesh et al. 2022 (unCLIP, arXiv 2204.06125), section 2.2.
 """
@@ -45,7 +45,7 @@ class Stepping(Protocol):
 
 
 class Waiting(Protocol):
-    """A vision tower whose weights come with the first picture, or by `bring`; `of_nothing` is its
+    """A vision tower whose weights come with the first image, or by `bring`; `of_nothing` is its
     `zero_embedding`."""
 
     def __call__(self, pixels: Tensor) -> Tensor: ...
@@ -96,9 +96,9 @@ class PriorStage:
         return self.network.query.dtype
 
     @torch.no_grad()
-    def encode_picture(self, picture: Picture) -> Tensor:
-        """A picture's image embedding (1, D)."""
-        return self.see(self.preprocess([picture.image]))
+    def encode_image(self, image: Picture) -> Tensor:
+        """An image's image embedding (1, D)."""
+        return self.see(self.preprocess([image.image]))
 
     def see(self, pixels: Tensor) -> Tensor:
         """The embeddings (B, D) of normalised pixels (B, 3, S, S)."""
@@ -107,7 +107,7 @@ class PriorStage:
 
     @cached_property
     def zero_embedding(self) -> Tensor:
-        """The embedding (1, D) of an all-zero normalised picture, which stands for no picture at all."""
+        """The embedding (1, D) of an all-zero normalised image, which stands for no image at all."""
         size = self.vision.config.image_size
         with torch.no_grad():
             if self.waiting is not None:

@@ -1,8 +1,8 @@
-"""Edges of a picture, as a hint for decoders that were taught to follow them."""
+"""Edges of an image, as a hint for decoders that were taught to follow them."""
 
 from typing import TYPE_CHECKING
 
-from kandinsky.core.images import PictureLike, open_picture, to_array
+from kandinsky.core.images import ImageLike, open_image, to_array
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,28 +14,28 @@ SMOOTHING = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
 def edges(
-    picture: PictureLike,
+    image: ImageLike,
     width: int | None = None,
     height: int | None = None,
     *,
     low: float = 0.1,
     high: float = 0.2,
 ) -> "Image":
-    """The edges of a picture, white on black, RGB.
+    """The edges of an image, white on black, RGB.
 
     It is resized to `width` x `height` pixels before (its own size when they are None): edges are one pixel
     wide, so give the size that is to be drawn. `low` and `high` are those of `edge_map`. Raises RequestError
-    when this is no picture.
+    when this is no image.
     """
     import PIL.Image
 
-    opened = open_picture(picture)
+    opened = open_image(image)
     pixels = to_array(opened, width or opened.width, height or opened.height)
     return PIL.Image.fromarray(edge_map(pixels, low, high)).convert("RGB")
 
 
 def edge_map(pixels: "NDArray[np.uint8]", low: float = 0.1, high: float = 0.2) -> "NDArray[np.uint8]":
-    """Edges of a picture (H, W, 3) uint8 as (H, W) uint8: 255 on an edge, which is one pixel wide, else 0.
+    """Edges of an image (H, W, 3) uint8 as (H, W) uint8: 255 on an edge, which is one pixel wide, else 0.
 
     An edge begins where brightness changes by `high` and goes on while it does by `low`, both in units of the
     step from black to white, before smoothing. Source: Canny 1986, "A computational approach to edge

@@ -37,7 +37,7 @@ class ConfigError(KandinskyError, ValueError):
 
 
 class DataError(KandinskyError):
-    """Pictures, captions or other input data are missing or unreadable."""
+    """Images, captions or other input data are missing or unreadable."""
 
 
 class OutputError(KandinskyError):

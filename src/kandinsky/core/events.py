@@ -22,7 +22,7 @@ class Encoding:
 class Denoising:
     """Step `step` of `total` (from 1) of the prior or of the decoder is done.
 
-    `preview`, where there is one, decodes the present estimate cheaply into one small picture per picture
+    `preview`, where there is one, decodes the present estimate cheaply into one small image per image
     asked for; it costs nothing until it is called, and is valid until the stream goes on.
     """
 
@@ -34,7 +34,7 @@ class Denoising:
 
 @dataclass(frozen=True)
 class Decoding:
-    """The latents are being decoded into pictures."""
+    """The latents are being decoded into images."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Warned:
 
 @dataclass(frozen=True)
 class Result:
-    """The pictures of a request, their seeds, and what was asked with every default filled in.
+    """The images of a request, their seeds, and what was asked with every default filled in.
 
-    `images[i]` is a PIL RGB picture made from `seeds[i]`; `request` holds JSON values (`Request.from_json`
+    `images[i]` is a PIL RGB image made from `seeds[i]`; `request` holds JSON values (`Request.from_json`
     reads them); `model` names the checkpoint, as `load` takes it; `settings` are the other arguments of
-    `load` that shape pixels; `batch` is how many pictures were computed at once (0: all of them).
+    `load` that shape pixels; `batch` is how many images were computed at once (0: all of them).
     """
 
     images: "list[Image]"
@@ -61,17 +61,17 @@ class Result:
     batch: int = 0
 
     def save(self, path: str | Path) -> list[Path]:
-        """Writes every picture with the metadata that repeats it, and returns where.
+        """Writes every image with the metadata that repeats it, and returns where.
 
-        The suffix chooses the format (.png, .jpg, .webp). One picture goes to `path` itself; several go to
+        The suffix chooses the format (.png, .jpg, .webp). One image goes to `path` itself; several go to
         `name-0001.png`, `name-0002.png`, ..., or wherever `{index}` and `{seed}` in `path` lead. Existing
         files are replaced. Raises OutputError when that cannot be written.
         """
-        from kandinsky.core.metadata import metadata_of, write_picture
+        from kandinsky.core.metadata import metadata_of, write_image
 
         targets = self._targets(Path(path))
         for index, (image, target) in enumerate(zip(self.images, targets, strict=True)):
-            write_picture(image, target, metadata_of(self, index))
+            write_image(image, target, metadata_of(self, index))
         return targets
 
     def _targets(self, path: Path) -> list[Path]:
@@ -83,7 +83,7 @@ class Result:
                     f"{path.name} is not a pattern ({error}).", "Use {index} and {seed}."
                 ) from error
             if len(set(names)) < len(names):
-                raise OutputError(f"{path.name} gives several pictures one name.", "Put {index} into it.")
+                raise OutputError(f"{path.name} gives several images one name.", "Put {index} into it.")
             return [path.with_name(name) for name in names]
         if len(self.images) == 1:
             return [path]

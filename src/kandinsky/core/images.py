@@ -1,4 +1,4 @@
-"""Pictures at the edge: whatever a user has becomes an RGB picture, a mask of zeros and ones, or a tensor."""
+"""Images at the edge: whatever a user has becomes an RGB image, a mask of zeros and ones, or a tensor."""
 
 import hashlib
 import math
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 SIDES = (8, 8192)
 """The least and the most pixels of a side."""
-PictureLike: TypeAlias = "str | Path | Image | NDArray[Any] | Picture"
-"""What a user may give where a picture is asked for; a plain string is a path."""
+ImageLike: TypeAlias = "str | Path | Image | NDArray[Any] | Picture"
+"""What a user may give where an image is asked for; a plain string is a path."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One validated input picture, mode RGB (or L for a mask), and the file it came from, if any."""
+    """One validated input image, mode RGB (or L for a mask), and the file it came from, if any."""
 
     image: "Image"
     path: str | None = None
@@ -43,8 +43,8 @@ class Picture:
 
     @property
     def name(self) -> str:
-        """The file's name, or the start of the fingerprint for a picture given in memory."""
-        return Path(self.path).name if self.path else f"picture {self.sha256[:8]}"
+        """The file's name, or the start of the fingerprint for an image given in memory."""
+        return Path(self.path).name if self.path else f"image {self.sha256[:8]}"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Picture) and self.sha256 == other.sha256
@@ -53,30 +53,30 @@ class Picture:
         return hash(self.sha256)
 
 
-def open_picture(source: "PictureLike") -> "Image":
-    """Opens a path, a PIL image or an array as an 8-bit RGB picture.
+def open_image(source: "ImageLike") -> "Image":
+    """Opens a path, a PIL image or an array as an 8-bit RGB image.
 
-    Transparency is laid on white, the camera's orientation is applied, 16-bit and floating pictures are
+    Transparency is laid on white, the camera's orientation is applied, 16-bit and floating images are
     scaled, of an animation the first frame counts. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4):
-    uint8 in 0..255, uint16 in 0..65535, floats in 0..1, or bool. Raises RequestError when this is not a
-    picture.
+    uint8 in 0..255, uint16 in 0..65535, floats in 0..1, or bool. Raises RequestError when this is not an
+    image.
     """
-    return read_picture(source).image
+    return read_image(source).image
 
 
-def read_picture(source: "PictureLike") -> Picture:
-    """As `open_picture`, keeping the path beside the pixels."""
+def read_image(source: "ImageLike") -> Picture:
+    """As `open_image`, keeping the path beside the pixels."""
     if isinstance(source, Picture):
         return source if source.image.mode == "RGB" else Picture(source.image.convert("RGB"), source.path)
     image, path = _open(source)
     return Picture(_on_background(image, 255).convert("RGB"), path)
 
 
-def read_mask(source: "PictureLike") -> Picture:
-    """Opens a mask as an 8-bit grey picture, in which white (255) means repaint.
+def read_mask(source: "ImageLike") -> Picture:
+    """Opens a mask as an 8-bit grey image, in which white (255) means repaint.
 
-    Takes what `open_picture` takes, and integer arrays of zeros and ones; what is transparent is kept, not
-    repainted. Raises RequestError when this is not a picture.
+    Takes what `open_image` takes, and integer arrays of zeros and ones; what is transparent is kept, not
+    repainted. Raises RequestError when this is not an image.
     """
     import numpy as np
 
@@ -99,23 +99,21 @@ def _open(source: "str | Path | Image | NDArray[Any]") -> "tuple[Image, str | No
         return _from_array(source), None
     if isinstance(source, PIL.Image.Image):
         path = source.filename if isinstance(source, PIL.ImageFile.ImageFile) else None
-        return _eight_bit(_upright(source, "the picture")), str(path) if path else None
+        return _eight_bit(_upright(source, "the image")), str(path) if path else None
     if not isinstance(source, (str, Path)):
         raise RequestError(
-            f"A {type(source).__name__} is not a picture.",
+            f"A {type(source).__name__} is not an image.",
             "Give a path, a PIL image or a numpy array (H, W, 3).",
         )
     try:
         with PIL.Image.open(source) as file:
             return _eight_bit(_upright(file, str(source))), str(source)
     except FileNotFoundError as error:
-        raise RequestError(f"There is no picture {source}.", "Check the path.") from error
+        raise RequestError(f"There is no image {source}.", "Check the path.") from error
     except PIL.UnidentifiedImageError as error:
-        raise RequestError(
-            f"{source} is not a picture.", "PNG, JPEG, WebP, GIF, TIFF and BMP are."
-        ) from error
+        raise RequestError(f"{source} is not an image.", "PNG, JPEG, WebP, GIF, TIFF and BMP are.") from error
     except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise RequestError(f"{source} cannot be read ({error}).", "Is it a complete picture file?") from error
+        raise RequestError(f"{source} cannot be read ({error}).", "Is it a complete image file?") from error
 
 
 def _upright(image: "Image", name: str) -> "Image":
@@ -138,7 +136,7 @@ def _eight_bit(image: "Image") -> "Image":
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all() or values.min() < 0:
         raise RequestError(
-            f"A picture of mode {image.mode} has negative or non-finite values.",
+            f"An image of mode {image.mode} has negative or non-finite values.",
             "Scale it to 0..1 or to 0..255.",
         )
     top = values.max()
@@ -168,7 +166,7 @@ def _from_array(array: "NDArray[Any]") -> "Image":
         array = array[..., 0]
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))):
         raise RequestError(
-            f"An array of shape {shape} is not a picture.", "Pictures are (H, W), (H, W, 3) or (H, W, 4)."
+            f"An array of shape {shape} is not an image.", "Images are (H, W), (H, W, 3) or (H, W, 4)."
         )
     if array.dtype == bool:
         values = array * np.float64(255)
@@ -181,11 +179,11 @@ def _from_array(array: "NDArray[Any]") -> "Image":
         if not (values.min() >= 0 and values.max() <= limit):
             raise RequestError(
                 f"An array of {array.dtype} holds values from {values.min():g} to {values.max():g}.",
-                "Floating pictures are in 0..1, whole-number pictures in 0..255.",
+                "Floating images are in 0..1, whole-number images in 0..255.",
             )
         values = values * (255 / limit)
     else:
-        raise RequestError(f"An array of {array.dtype} is not a picture.", "Use uint8 or float32.")
+        raise RequestError(f"An array of {array.dtype} is not an image.", "Use uint8 or float32.")
     return PIL.Image.fromarray(np.round(values).astype(np.uint8))
 
 
@@ -210,31 +208,31 @@ def _side(length: float) -> int:
     return min(max(round_up(round(length), low), low), high)
 
 
-def to_array(picture: "Image", width: int, height: int) -> "NDArray[np.uint8]":
+def to_array(image: "Image", width: int, height: int) -> "NDArray[np.uint8]":
     """Resizes to width x height (bicubic, reducing gap 1, as the peer does) and returns (H, W, 3) uint8."""
     import numpy as np
     from PIL.Image import Resampling
 
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Resampling.BICUBIC, reducing_gap=1)
-    return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+    if image.size != (width, height):
+        image = image.resize((width, height), Resampling.BICUBIC, reducing_gap=1)
+    return np.asarray(image.convert("RGB"), dtype=np.uint8)
 
 
-def to_tensor(pictures: "Sequence[Image]", width: int, height: int, multiple: int = 1) -> "Tensor":
-    """Resizes pictures to width x height and stacks them as (N, 3, H', W') float32 in -1..1.
+def to_tensor(images: "Sequence[Image]", width: int, height: int, multiple: int = 1) -> "Tensor":
+    """Resizes images to width x height and stacks them as (N, 3, H', W') float32 in -1..1.
 
     H' and W' are height and width rounded up to `multiple`; the added right and bottom margin repeats the
-    edge, so that `crop` of a result gives the picture back uncut.
+    edge, so that `crop` of a result gives the image back uncut.
     """
     import numpy as np
     import torch
 
-    rows = [_padded(to_array(picture, width, height), multiple) for picture in pictures]
+    rows = [_padded(to_array(image, width, height), multiple) for image in images]
     stacked = torch.from_numpy(np.stack(rows).transpose(0, 3, 1, 2).copy())
     return stacked.to(torch.float32) / 127.5 - 1.0
 
 
-def mask_array(mask: "PictureLike", width: int, height: int, multiple: int = 1) -> "NDArray[np.float32]":
+def mask_array(mask: "ImageLike", width: int, height: int, multiple: int = 1) -> "NDArray[np.float32]":
     """The mask at width x height (Lanczos, as the peer does) as (H', W') float32 of 0 (keep) and 1 (repaint).
 
     H' and W' are rounded up to `multiple` with the edge repeated; values from one half on count as 1.
@@ -258,12 +256,12 @@ def _padded(array: "NDArray[Any]", multiple: int) -> "NDArray[Any]":
 
 
 def crop(tensor: "Tensor", width: int, height: int) -> "Tensor":
-    """The top left width x height of pictures (N, C, H', W')."""
+    """The top left width x height of images (N, C, H', W')."""
     return tensor[..., :height, :width]
 
 
 def to_pil(tensor: "Tensor") -> "list[Image]":
-    """Turns decoded pictures (N, 3, H, W) in -1..1 into PIL images: clamp(0.5 x + 0.5), then round(255 x)."""
+    """Turns decoded images (N, 3, H, W) in -1..1 into PIL images: clamp(0.5 x + 0.5), then round(255 x)."""
     import numpy as np
     import PIL.Image
 
@@ -271,43 +269,43 @@ def to_pil(tensor: "Tensor") -> "list[Image]":
     return [PIL.Image.fromarray(row) for row in np.round(values * 255).astype(np.uint8)]
 
 
-def picture_to_json(picture: Picture) -> "dict[str, JsonValue]":
-    """Path, size and fingerprint of an input picture; the pixels themselves stay where they are."""
+def image_to_json(image: Picture) -> "dict[str, JsonValue]":
+    """Path, size and fingerprint of an input image; the pixels themselves stay where they are."""
     return {
-        "path": picture.path,
-        "size": list(picture.size),
-        "sha256": picture.sha256,
-        "mode": picture.image.mode,
+        "path": image.path,
+        "size": list(image.size),
+        "sha256": image.sha256,
+        "mode": image.image.mode,
     }
 
 
-def picture_from_json(data: Any, folder: Path | None = None) -> Picture:
-    """Finds a stored input picture again, at its path or by its name in `folder`, and checks its fingerprint.
+def image_from_json(data: Any, folder: Path | None = None) -> Picture:
+    """Finds a stored input image again, at its path or by its name in `folder`, and checks its fingerprint.
 
-    Raises RequestError when it cannot be found or is not the same picture any more.
+    Raises RequestError when it cannot be found or is not the same image any more.
     """
     try:
         path, digest, mode = data["path"], data["sha256"], data.get("mode", "RGB")
     except (KeyError, TypeError, AttributeError) as error:
         raise RequestError(
-            f"{str(data)[:60]!r} is not a stored picture.", "Was the metadata edited?"
+            f"{str(data)[:60]!r} is not a stored image.", "Was the metadata edited?"
         ) from error
     if path is None:
         raise RequestError(
-            f"The input picture (sha256 {digest[:12]}) was given in memory, so it cannot be found again.",
-            "Give the picture itself again.",
+            f"The input image (sha256 {digest[:12]}) was given in memory, so it cannot be found again.",
+            "Give the image itself again.",
         )
     places = [Path(path)] if folder is None else [Path(path), folder / path, folder / Path(path).name]
     found = [place for place in places if place.is_file()]
     if not found:
         raise RequestError(
-            f"The input picture {path} is missing.", "Put it back, or give it again at its new place."
+            f"The input image {path} is missing.", "Put it back, or give it again at its new place."
         )
     for place in found:
-        picture = read_mask(place) if mode == "L" else read_picture(place)
-        if picture.sha256 == digest:
-            return picture
+        image = read_mask(place) if mode == "L" else read_image(place)
+        if image.sha256 == digest:
+            return image
     raise RequestError(
-        f"The input picture {found[0]} has changed since (sha256 {picture.sha256[:12]}, was {digest[:12]}).",
-        "Restore the old one, or give a picture explicitly.",
+        f"The input image {found[0]} has changed since (sha256 {image.sha256[:12]}, was {digest[:12]}).",
+        "Restore the old one, or give an image explicitly.",
     )

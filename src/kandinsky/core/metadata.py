@@ -1,4 +1,4 @@
-"""The request inside the picture: what is needed to repeat it, in our own words and in those other tools
+"""The request inside the image: what is needed to repeat it, in our own words and in those other tools
 read.
 
 PNG has two text chunks: `kandinsky`, our JSON, and `parameters`, the one-line summary that the Stable
@@ -30,17 +30,17 @@ LAYOUT = 1
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 # EXIF tags: the sub-directory with the user comment, the comment itself, and the software that made the
-# picture.
+# image.
 EXIF_DETAILS, USER_COMMENT, SOFTWARE = 0x8769, 0x9286, 0x0131
 COMMENT_IS_UNICODE = b"UNICODE\x00"
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What repeats one picture: its own request (`Request.to_json`, count 1), the model and the other load
+    """What repeats one image: its own request (`Request.to_json`, count 1), the model and the other load
     arguments.
 
-    `batch` is how many pictures were computed together with it: alone (1) means that the same machine repeats
+    `batch` is how many images were computed together with it: alone (1) means that the same machine repeats
     it to the last bit.
     """
 
@@ -60,7 +60,7 @@ def library_version() -> str:
 
 
 def metadata_of(result: "Result", index: int) -> Metadata:
-    """The metadata of picture `index` of a result."""
+    """The metadata of image `index` of a result."""
     alone = single(result.request, index)
     return Metadata(
         alone, result.model, dict(result.settings), library_version(), result.batch or len(result.images)
@@ -79,27 +79,27 @@ def single(data: Mapping[str, Any], index: int) -> dict[str, Any]:
     return alone | {"seed": seed_of(data["seed"], index, count), "count": 1}
 
 
-def check_picture_path(path: str | Path) -> Path:
-    """Makes sure, before the work, that a picture can be written at `path`: a known suffix, a folder that
+def check_image_path(path: str | Path) -> Path:
+    """Makes sure, before the work, that an image can be written at `path`: a known suffix, a folder that
     takes files.
 
     Raises OutputError otherwise.
     """
     target = Path(path)
     if target.suffix.lower() not in FORMATS:
-        raise OutputError(f"{target.name} has no picture format.", nearest(target.suffix.lower(), FORMATS))
+        raise OutputError(f"{target.name} has no image format.", nearest(target.suffix.lower(), FORMATS))
     return check_writable(target)
 
 
-def write_picture(image: "Image", path: str | Path, metadata: Metadata | None = None) -> Path:
-    """Writes a picture in the format of its suffix (.png, .jpg, .webp), with its metadata, in one step.
+def write_image(image: "Image", path: str | Path, metadata: Metadata | None = None) -> Path:
+    """Writes an image in the format of its suffix (.png, .jpg, .webp), with its metadata, in one step.
 
-    The same picture and metadata give the same bytes. Raises OutputError when the suffix is unknown, when the
+    The same image and metadata give the same bytes. Raises OutputError when the suffix is unknown, when the
     place cannot be written, or when the metadata is too long for the format.
     """
     target = Path(path)
     if target.suffix.lower() not in FORMATS:
-        raise OutputError(f"{target.name} has no picture format.", nearest(target.suffix.lower(), FORMATS))
+        raise OutputError(f"{target.name} has no image format.", nearest(target.suffix.lower(), FORMATS))
     kind = FORMATS[target.suffix.lower()]
     buffer = io.BytesIO()
     options = {"PNG": _png_options, "JPEG": _exif_options, "WEBP": _exif_options}[kind](metadata)
@@ -153,9 +153,9 @@ def _exif_options(metadata: Metadata | None) -> dict[str, Any]:
 
 
 def read_metadata(path: str | Path) -> Metadata:
-    """Reads back what `write_picture` stored.
+    """Reads back what `write_image` stored.
 
-    Raises RequestError when there is no such picture, or when it holds no request of this library.
+    Raises RequestError when there is no such image, or when it holds no request of this library.
     """
     import PIL.Image
 
@@ -164,11 +164,11 @@ def read_metadata(path: str | Path) -> Metadata:
             image.load()  # text chunks may come after the pixels
             stored = image.info.get(CHUNK) or _from_xmp(image.info.get("xmp"))
     except FileNotFoundError as error:
-        raise RequestError(f"There is no picture {path}.", "Check the path.") from error
+        raise RequestError(f"There is no image {path}.", "Check the path.") from error
     except PIL.UnidentifiedImageError as error:
-        raise RequestError(f"{path} is not a picture.", "Give one that this library made.") from error
+        raise RequestError(f"{path} is not an image.", "Give one that this library made.") from error
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise RequestError(f"{path} cannot be read ({error}).", "Is it a complete picture file?") from error
+        raise RequestError(f"{path} cannot be read ({error}).", "Is it a complete image file?") from error
     if stored is None:
         raise RequestError(
             f"{path} does not hold the request that made it.", "Editors and web sites often remove metadata."
@@ -247,5 +247,5 @@ def _prompt_text(prompt: object) -> str:
                 f"{_prompt_text(item)}:{weight:g}" for item, weight in zip(items, weights, strict=False)
             )
         case {"sha256": str(digest)} if isinstance(prompt, Mapping):
-            return Path(prompt.get("path") or f"picture-{digest[:8]}").name
+            return Path(prompt.get("path") or f"image-{digest[:8]}").name
     return "(embedding)"

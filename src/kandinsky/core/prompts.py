@@ -1,4 +1,4 @@
-"""What a picture is asked by: text, a weighted mix of texts and pictures, or an embedding."""
+"""What an image is asked by: text, a weighted mix of texts and images, or an embedding."""
 
 import array
 import base64
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kandinsky.core.errors import RequestError
-from kandinsky.core.images import Picture, picture_from_json, picture_to_json, read_picture
+from kandinsky.core.images import Picture, image_from_json, image_to_json, read_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,7 +57,7 @@ def _vector(source: object) -> tuple[float, ...]:
     if values.ndim != 1 or values.size == 0:
         shape = " x ".join(map(str, values.shape)) or "one number"
         raise RequestError(
-            f"An embedding of shape {shape} is not one vector.", "Give one Embedding per picture."
+            f"An embedding of shape {shape} is not one vector.", "Give one Embedding per image."
         )
     if not np.isfinite(values).all():
         raise RequestError(
@@ -73,12 +73,12 @@ def is_tensor(value: object) -> bool:
 
 
 MixItem: TypeAlias = "str | Path | Image | NDArray[Any] | Picture | Embedding | Tensor"
-"""What can be mixed: a string is a text, a Path is a picture file, a tensor is an embedding."""
+"""What can be mixed: a string is a text, a Path is an image file, a tensor is an embedding."""
 
 
 @dataclass(frozen=True)
 class Mix:
-    """A weighted sum of texts, pictures and embeddings in the space of image embeddings (weights are not
+    """A weighted sum of texts, images and embeddings in the space of image embeddings (weights are not
     normalised).
 
     Raises RequestError when it is empty, when the numbers of items and weights differ, and for weights that
@@ -91,7 +91,7 @@ class Mix:
     def __post_init__(self) -> None:
         if not self.items:
             raise RequestError(
-                "There is nothing to mix.", "Give texts or pictures, such as mix(['a cat', picture])."
+                "There is nothing to mix.", "Give texts or images, such as mix(['a cat', image])."
             )
         if len(self.items) != len(self.weights):
             raise RequestError(
@@ -105,15 +105,13 @@ class Mix:
 
 
 def mix(items: Sequence[MixItem], weights: Sequence[float] | None = None) -> Mix:
-    """Mixes texts, pictures and embeddings into one prompt; without weights all count the same and sum to 1.
+    """Mixes texts, images and embeddings into one prompt; without weights all count the same and sum to 1.
 
-    A string is a text; a picture file is given as pathlib.Path. Raises RequestError as Mix does, and for an
+    A string is a text; an image file is given as pathlib.Path. Raises RequestError as Mix does, and for an
     item that is none of these.
     """
     if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
-        raise RequestError(
-            f"{items!r} is not a list to mix.", "Give a list, such as mix(['a cat', picture])."
-        )
+        raise RequestError(f"{items!r} is not a list to mix.", "Give a list, such as mix(['a cat', image]).")
     parts = tuple(_item(item) for item in items)
     if weights is None:
         return Mix(parts, (1 / len(parts),) * len(parts) if parts else ())
@@ -132,12 +130,12 @@ def _item(item: object) -> str | Picture | Embedding:
         return item
     if is_tensor(item):
         return Embedding(item)
-    return read_picture(item)  # type: ignore[arg-type]  # says itself what is wrong with the rest
+    return read_image(item)  # type: ignore[arg-type]  # says itself what is wrong with the rest
 
 
 Prompt: TypeAlias = str | Mix | Embedding
 PromptLike: TypeAlias = "Prompt | MixItem"
-"""One prompt as users may give it: a picture alone asks for variations of it."""
+"""One prompt as users may give it: an image alone asks for variations of it."""
 
 
 def as_prompt(value: object) -> Prompt:
@@ -158,13 +156,13 @@ def prompt_to_json(prompt: Prompt) -> "JsonValue":
         negative = None if prompt.negative is None else _pack(prompt.negative)
         return {"embedding": _pack(prompt.values), "negative": negative}
     items = [
-        picture_to_json(item) if isinstance(item, Picture) else prompt_to_json(item) for item in prompt.items
+        image_to_json(item) if isinstance(item, Picture) else prompt_to_json(item) for item in prompt.items
     ]
     return {"mix": items, "weights": list(prompt.weights)}
 
 
 def prompt_from_json(data: Any, folder: Path | None = None) -> Prompt:
-    """Reads what `prompt_to_json` made; RequestError for other data or a missing or changed picture."""
+    """Reads what `prompt_to_json` made; RequestError for other data or a missing or changed image."""
     match data:
         case str():
             return data
@@ -177,7 +175,7 @@ def prompt_from_json(data: Any, folder: Path | None = None) -> Prompt:
 
 def _item_from_json(data: Any, folder: Path | None) -> str | Picture | Embedding:
     if isinstance(data, Mapping) and "sha256" in data:
-        return picture_from_json(data, folder)
+        return image_from_json(data, folder)
     prompt = prompt_from_json(data, folder)
     if isinstance(prompt, Mix):
         raise RequestError("A mix is stored inside a mix.", "Was the metadata edited?")

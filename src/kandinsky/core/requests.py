@@ -30,12 +30,12 @@ from pydantic import (
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.images import (
     SIDES,
+    ImageLike,
     Picture,
-    PictureLike,
-    picture_from_json,
-    picture_to_json,
+    image_from_json,
+    image_to_json,
+    read_image,
     read_mask,
-    read_picture,
     size_like,
 )
 from kandinsky.core.prompts import (
@@ -59,7 +59,7 @@ MOST_IMAGES = 10_000
 EFFECTIVE_GUIDANCE = "effective_guidance_scale"
 """A result's request has this too where the checkpoint means something of its own by guidance_scale: the
 scale in the usual meaning, in which 1 is unguided."""
-PROMPT, INPUT, STEERING = "Prompt", "Input pictures", "Steering"
+PROMPT, INPUT, STEERING = "Prompt", "Input images", "Steering"
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ Share = Annotated[Real, Interval(ge=0, le=1)]
 Scale = Annotated[Real, Interval(ge=0)]
 Text = Annotated[str, Strict()]
 Name = Annotated[Text, MinLen(1)]
-Image = Annotated[InstanceOf[Picture], BeforeValidator(read_picture)]
+Image = Annotated[InstanceOf[Picture], BeforeValidator(read_image)]
 Mask = Annotated[InstanceOf[Picture], BeforeValidator(read_mask)]
 NoText = Annotated[InstanceOf[Mix] | InstanceOf[Embedding], BeforeValidator(as_prompt)]
 OnePrompt = Annotated[Text | NoText, Field(union_mode="left_to_right")]
@@ -120,9 +120,9 @@ class Fields(TypedDict, total=False):
 
     negative_prompt: str | Sequence[str | None] | None
     prior_negative_prompt: str | Sequence[str | None] | None
-    image: "PictureLike | Sequence[PictureLike] | None"
-    mask: "PictureLike | Sequence[PictureLike] | None"
-    hint: "PictureLike | Sequence[PictureLike] | None"
+    image: "ImageLike | Sequence[ImageLike] | None"
+    mask: "ImageLike | Sequence[ImageLike] | None"
+    hint: "ImageLike | Sequence[ImageLike] | None"
     strength: float | None
     steps: int | None
     sampler: str | None
@@ -156,12 +156,12 @@ class Row:
 class Request(BaseModel):
     """What is asked of one call; None means the checkpoint's published default.
 
-    `prompt` is one text, Mix, Embedding or picture (a variation), or a list of these; negative prompts,
-    images, masks, hints and guidance scales are one for all or one per prompt, and so is the seed: picture i
-    uses seed + i, or picture j of a prompt its seed + j. strength is in (0, 1], steps and prior_steps in
+    `prompt` is one text, Mix, Embedding or image (a variation), or a list of these; negative prompts,
+    images, masks, hints and guidance scales are one for all or one per prompt, and so is the seed: image i
+    uses seed + i, or image j of a prompt its seed + j. strength is in (0, 1], steps and prior_steps in
     1..1000, guidance scales 0 or more, eta in 0..1, width and height in 8..8192 pixels, seed in 0..2**63 - 1,
     count at least 1. In a mask white (1) means repaint. `guidance_interval` is where the decoder is guided,
-    from and to a share of the noising, 0 being the clean picture and 1 pure noise; elsewhere its network is
+    from and to a share of the noising, 0 being the clean image and 1 pure noise; elsewhere its network is
     evaluated once instead of twice. With `reuse` N its deep features are computed in every N-th step only
     (1: in each). Both save time at a price, and are off unless given. Raises RequestError naming the first
     value that cannot be.
@@ -174,12 +174,12 @@ class Request(BaseModel):
     prior_negative_prompt: Annotated[
         Each[Text | None], About("The same for the prior alone.", group=PROMPT)
     ] = None
-    image: Annotated[Each[Image] | None, About("A picture to change.", Path, IMAGE_HINT, group=INPUT)] = None
+    image: Annotated[Each[Image] | None, About("An image to change.", Path, IMAGE_HINT, group=INPUT)] = None
     mask: Annotated[
         Each[Mask] | None, About("White marks what to repaint in it.", Path, IMAGE_HINT, group=INPUT)
     ] = None
     hint: Annotated[
-        Each[Image] | None, About("A picture to follow (ControlNet models).", Path, IMAGE_HINT, group=INPUT)
+        Each[Image] | None, About("An image to follow (ControlNet models).", Path, IMAGE_HINT, group=INPUT)
     ] = None
     strength: Annotated[
         Strength | None,
@@ -213,7 +213,7 @@ class Request(BaseModel):
     seed: Annotated[
         Each[Seed] | None,
         About(
-            "Picture i uses seed + i; random if not given.",
+            "Image i uses seed + i; random if not given.",
             int,
             "Any whole number from 0 will do.",
             "Seed",
@@ -230,7 +230,7 @@ class Request(BaseModel):
     eta: Annotated[Share | None, About("Noise of ddim, 0 to 1.", float, "0 is without noise.", "Eta")] = None
     count: Annotated[
         Count,
-        About("Pictures per prompt.", int, "Give the number of pictures.", names=("--count", "-n")),
+        About("Images per prompt.", int, "Give the number of images.", names=("--count", "-n")),
     ] = 1
 
     def __init__(self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]) -> None:
@@ -264,12 +264,10 @@ class Request(BaseModel):
         if self.image is not None or self.mask is not None or self.strength is not None:
             self._check_image()
         if self.size > MOST_IMAGES:
-            raise RequestError(
-                f"{self.size} pictures are too many for one request.", "Ask for them in parts."
-            )
+            raise RequestError(f"{self.size} images are too many for one request.", "Ask for them in parts.")
         if self.seed is not None and max(self.seeds) > LARGEST_SEED:
             raise RequestError(
-                f"seed {self.seed} leaves no seeds for {self.size} pictures.", f"Stay below {LARGEST_SEED}."
+                f"seed {self.seed} leaves no seeds for {self.size} images.", f"Stay below {LARGEST_SEED}."
             )
         return self
 
@@ -368,7 +366,7 @@ class Request(BaseModel):
         return type(self)(**(kept | fields))
 
     def to_json(self) -> dict[str, JsonValue]:
-        """This request as JSON values for `from_json`; input pictures as path, size and fingerprint."""
+        """This request as JSON values for `from_json`; input images as path, size and fingerprint."""
         return {name: _to_json(name, getattr(self, name)) for name in type(self).model_fields}
 
     @classmethod
@@ -377,14 +375,14 @@ class Request(BaseModel):
     ) -> "Request":
         """Reads what `to_json` made, with `changes` in place of the stored fields.
 
-        Input pictures are looked for at their stored path, then in `folder`. Raises RequestError when one is
+        Input images are looked for at their stored path, then in `folder`. Raises RequestError when one is
         missing or not the same any more, or when the data is no request.
         """
         if not isinstance(data, Mapping) or "prompt" not in data:
             raise RequestError("The stored request has no prompt.", "Was the metadata edited?")
         place = None if folder is None else Path(folder)
         stored = {name: value for name, value in data.items() if name not in (*changes, EFFECTIVE_GUIDANCE)}
-        readers = {"prompt": prompt_from_json} | dict.fromkeys(file_fields(cls), picture_from_json)
+        readers = {"prompt": prompt_from_json} | dict.fromkeys(file_fields(cls), image_from_json)
         for name, read in readers.items():
             value = stored.get(name)
             if isinstance(value, list):
@@ -412,7 +410,7 @@ def per_prompt(request: type[Request] = Request) -> tuple[str, ...]:
 
 @cache
 def file_fields(request: type[Request] = Request) -> tuple[str, ...]:
-    """The fields that hold input pictures, which users give as files."""
+    """The fields that hold input images, which users give as files."""
     return tuple(name for name, said in about(request).items() if said.type is Path)
 
 
@@ -421,7 +419,7 @@ def _to_json(name: str, value: Any) -> JsonValue:
         return [_to_json(name, one) for one in value]
     if name == "prompt" and not isinstance(value, str):
         return prompt_to_json(value)
-    made: JsonValue = picture_to_json(value) if isinstance(value, Picture) else value
+    made: JsonValue = image_to_json(value) if isinstance(value, Picture) else value
     return made
 
 

@@ -1,4 +1,4 @@
-"""Randomness: one CPU generator per picture, so that a picture depends on its seed and never on its batch."""
+"""Randomness: one CPU generator per image, so that an image depends on its seed and never on its batch."""
 
 import copy
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class Noise(Protocol):
-    """What the loop draws from: standard normal values, one row per picture."""
+    """What the loop draws from: standard normal values, one row per image."""
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
-        """Draws a standard normal tensor of `shape`; the first axis is the picture."""
+        """Draws a standard normal tensor of `shape`; the first axis is the image."""
         ...
 
 
@@ -21,7 +21,7 @@ class Rng(Noise, Protocol):
     """The draws of a whole request, which some of its rows may need alone or once more."""
 
     def select(self, rows: Sequence[int]) -> "Rng":
-        """The same source for some of its pictures only; what it draws is gone for this source too."""
+        """The same source for some of its images only; what it draws is gone for this source too."""
         ...
 
     def fork(self) -> "Rng":
@@ -29,7 +29,7 @@ class Rng(Noise, Protocol):
         ...
 
 
-class PerPictureRng:
+class PerImageRng:
     """Draws row i from generator i on the CPU, in float32 unless told otherwise.
 
     The draws equal what `torch.randn((1, *shape[1:]), generator=g)` gives for each generator in turn, which
@@ -42,7 +42,7 @@ class PerPictureRng:
         self._beginnings = [g.get_state() for g in self.generators]
 
     @classmethod
-    def from_seeds(cls, seeds: Sequence[int], dtype: torch.dtype = torch.float32) -> "PerPictureRng":
+    def from_seeds(cls, seeds: Sequence[int], dtype: torch.dtype = torch.float32) -> "PerImageRng":
         """One fresh generator per seed."""
         return cls([torch.Generator("cpu").manual_seed(seed) for seed in seeds], dtype)
 
@@ -52,20 +52,20 @@ class PerPictureRng:
         rows = [torch.randn((1, *shape[1:]), generator=g, dtype=self.dtype) for g in self.generators]
         return torch.cat(rows)
 
-    def select(self, rows: Sequence[int]) -> "PerPictureRng":
-        chosen = PerPictureRng([self.generators[row] for row in rows], self.dtype)
+    def select(self, rows: Sequence[int]) -> "PerImageRng":
+        chosen = PerImageRng([self.generators[row] for row in rows], self.dtype)
         chosen._beginnings = [self._beginnings[row] for row in rows]
         return chosen
 
-    def fork(self) -> "PerPictureRng":
+    def fork(self) -> "PerImageRng":
         generators = [torch.Generator("cpu") for _ in self.generators]
         for generator, state in zip(generators, self._beginnings, strict=True):
             generator.set_state(state)
-        return PerPictureRng(generators, self.dtype)
+        return PerImageRng(generators, self.dtype)
 
 
 class NumpyRng:
-    """Draws the rows of all pictures at once from NumPy's generator, as doubles, and casts them to `dtype`.
+    """Draws the rows of all images at once from NumPy's generator, as doubles, and casts them to `dtype`.
 
     That is how code for MindSpore draws from a generator such as `np.random.Generator(np.random.PCG64(43))`.
     """

@@ -18,7 +18,7 @@ WRONG_TYPE = {
 }
 LONGEST = 60
 """Characters of a value in a message."""
-INTERVAL_HINT = "Give two numbers, such as (0.1, 0.8); 0 is the clean picture and 1 pure noise."
+INTERVAL_HINT = "Give two numbers, such as (0.1, 0.8); 0 is the clean image and 1 pure noise."
 OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than_equal", "finite_number")
 
 

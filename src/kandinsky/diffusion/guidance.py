@@ -13,7 +13,7 @@ from kandinsky.diffusion.parametrization import Prediction
 class Interval:
     """Where guidance acts: at times t of a process of T with low <= t / T <= high.
 
-    0 is the clean picture and 1 pure noise, so that all times lie in the default. Source: Kynkaanniemi et al.
+    0 is the clean image and 1 pure noise, so that all times lie in the default. Source: Kynkaanniemi et al.
     2024, arXiv 2404.07724; there in noise levels.
     """
 
@@ -26,7 +26,7 @@ class Interval:
 
 
 EVERYWHERE = Interval()
-"""From the clean picture to pure noise."""
+"""From the clean image to pure noise."""
 
 
 def is_guided(scale: float | Tensor | None) -> bool:
@@ -37,7 +37,7 @@ def is_guided(scale: float | Tensor | None) -> bool:
 
 
 def joint(scales: Sequence[float | None]) -> float | Tensor | None:
-    """The scales of the pictures of a batch as one: a number where all are equal, else a tensor (B,).
+    """The scales of the images of a batch as one: a number where all are equal, else a tensor (B,).
 
     None, which is unguided, counts as 1 beside others.
     """
@@ -49,7 +49,7 @@ def joint(scales: Sequence[float | None]) -> float | Tensor | None:
 def combine(uncond: Prediction, cond: Prediction, scale: float | Tensor) -> Prediction:
     """Returns uncond + scale (cond - uncond), with the variances of `cond`.
 
-    `scale` is one number or a (B,) tensor, one per picture; 1 gives `cond`. Source:
+    `scale` is one number or a (B,) tensor, one per image; 1 gives `cond`. Source:
     arXiv 2207.12598, eq. 6 with w = scale - 1.
     """
     if isinstance(scale, Tensor):

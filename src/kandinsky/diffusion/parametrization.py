@@ -14,7 +14,7 @@ from kandinsky.core.errors import CheckpointError
 class Prediction:
     """What a network said about x_t, in one meaning.
 
-    `x0` and `eps` are the predicted clean picture and noise, shaped like x. `var_frac` is where between the
+    `x0` and `eps` are the predicted clean image and noise, shaped like x. `var_frac` is where between the
     posterior variance (0) and beta (1) the log-variance lies (arXiv 2102.09672, eq. 15), or None for a
     network without variance channels; a network may leave [0, 1].
     """
@@ -38,7 +38,7 @@ def epsilon(output: Tensor, x: Tensor, abar: float) -> Prediction:
 
 
 def sample(output: Tensor, x: Tensor, abar: float) -> Prediction:
-    """Reads `output` as the clean picture; shapes, dtype and errors as in `epsilon`."""
+    """Reads `output` as the clean image; shapes, dtype and errors as in `epsilon`."""
     x0, var_frac = _split(output, x)
     return Prediction(x0, eps_of(x0, x, abar), var_frac)
 

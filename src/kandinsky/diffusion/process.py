@@ -1,4 +1,4 @@
-"""The forward process: how much of the picture is left at each time, and what follows from it."""
+"""The forward process: how much of the image is left at each time, and what follows from it."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Process:
     `betas` and `alpha_bar` are (T,) tables on the CPU, alpha_bar strictly between 0 and 1 and falling; they
     are float32 or float64, as in the code that the weights were published with. `final_alpha_bar` in (0, 1]
     is the value at every negative time, that is after the last step: 1 where a sampler ends on a clean
-    picture, the first table entry where a checkpoint asks to stop there.
+    image, the first table entry where a checkpoint asks to stop there.
     """
 
     betas: Tensor
@@ -51,7 +51,7 @@ class Process:
         return cls.from_betas(torch.tensor(betas, dtype=dtype), dtype=dtype)
 
     def ending_at_the_first(self) -> "Process":
-        """The same process, whose end is its first time's alpha_bar and no clean picture."""
+        """The same process, whose end is its first time's alpha_bar and no clean image."""
         return Process(self.betas, self.alpha_bar, self._alpha_bar_values[0])
 
     def spread(self, stride: int) -> "Process":

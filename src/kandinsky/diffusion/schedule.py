@@ -23,7 +23,7 @@ Spacing = Literal["leading", "linspaced", "trailing", "respaced", "counted_down"
 
 @dataclass(frozen=True)
 class ImageNoise:
-    """How a picture is noised before it is changed.
+    """How an image is noised before it is changed.
 
     `process` None is the schedule's own. `back` None noises to the first time that is kept, a number to time
     int(T x strength) - `back`. Kept are the last int(steps x strength) times or, with `by_level`, those that
@@ -37,7 +37,7 @@ class ImageNoise:
 
 @dataclass(frozen=True)
 class Beginning:
-    """The times that are left to do on a picture, which is noised by `process` to time `t`."""
+    """The times that are left to do on an image, which is noised by `process` to time `t`."""
 
     times: list[int]
     process: Process
@@ -55,7 +55,7 @@ class Schedule:
     counts as the end; `sections` makes the section string of respaced times from a count. `only` are the
     times that the checkpoint is made for, where it is made for few. `process_of(steps)` is there where the
     process itself has as many times as there are steps; `taken` gives the settings for a count then. With
-    `noises_noise` a picture that begins with noise is noised like any other, which draws twice.
+    `noises_noise` an image that begins with noise is noised like any other, which draws twice.
     `replace_known_region` says whether inpainting puts the known region back after each step.
     """
 
@@ -111,7 +111,7 @@ class Schedule:
         return linspaced(steps + more, table)[:steps]
 
     def beginning(self, steps: int, strength: float) -> Beginning:
-        """Where a picture's way begins that is changed by `strength` in (0, 1]; `steps` are for all of it.
+        """Where an image's way begins that is changed by `strength` in (0, 1]; `steps` are for all of it.
 
         Raises RequestError as `times` does, and for another strength.
         """

@@ -97,12 +97,12 @@ def respaced(spec: str, T: int) -> list[int]:
 def tail(times: Sequence[int], strength: float) -> list[int]:
     """Returns the last int(len(times) * strength) of `times`, at least one.
 
-    They are what is left to do on a picture noised to the first of them. `strength` in (0, 1]: 1 keeps all
+    They are what is left to do on an image noised to the first of them. `strength` in (0, 1]: 1 keeps all
     times. Raises RequestError outside that range.
     """
     if not 0 < strength <= 1:
         raise RequestError(
-            f"strength {strength} is outside (0, 1].", "Use 1 to ignore the picture, 0.3 to retouch it."
+            f"strength {strength} is outside (0, 1].", "Use 1 to ignore the image, 0.3 to retouch it."
         )
     kept = max(1, int(len(times) * strength))
     return list(times[len(times) - kept :])

@@ -18,7 +18,7 @@ LARGE = 200_000_000
 """A CPU computes denoisers of more weights in bfloat16, where it has it: they take half the time and memory.
 Smaller ones gain little, so they keep float32."""
 BATCH = 4
-"""Pictures that are drawn together where that pays."""
+"""Images that are drawn together where that pays."""
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
@@ -68,9 +68,9 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device, paramete
 
 
 def choose_batch_size(device: torch.device, parameters: int) -> int:
-    """How many pictures a denoiser of so many `parameters` draws together, unless it is told.
+    """How many images a denoiser of so many `parameters` draws together, unless it is told.
 
-    On a CPU large ones gain nothing by it, and take more memory; small ones draw eight pictures in little
+    On a CPU large ones gain nothing by it, and take more memory; small ones draw eight images in little
     more than half of the time.
     """
     return 1 if device.type == "cpu" and parameters > LARGE else BATCH

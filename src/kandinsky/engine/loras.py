@@ -72,7 +72,7 @@ def located(source: str | Path, folder: Path | None = None) -> Path:
 
 
 def sampling_in(path: Path) -> Sampling | None:
-    """What an adapter says of how pictures are drawn with it; None where it says nothing.
+    """What an adapter says of how images are drawn with it; None where it says nothing.
 
     Raises CheckpointError for a file that cannot be read.
     """

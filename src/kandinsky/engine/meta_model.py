@@ -26,7 +26,7 @@ def meta_model(
     """A checkpoint whose networks are on the meta device; the arguments are those of `load`.
 
     Of a Hub id in diffusers layout only the small files are fetched. Original files, whose sizes stand in
-    their tensors, are loaded whole, onto the CPU. Pictures cannot be drawn with it. Raises what `load` does.
+    their tensors, are loaded whole, onto the CPU. Images cannot be drawn with it. Raises what `load` does.
     """
     sources = open_sources(model, prior, variant, revision, weights=False)
     if any(isinstance(source, OriginalFolder) for source in sources):

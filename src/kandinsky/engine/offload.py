@@ -197,10 +197,10 @@ class OffloadedCodec:
         """See `Codec`."""
         return self.own.channels
 
-    def encode(self, pictures: Tensor, rng: Rng | None = None) -> Tensor:
+    def encode(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """See `Codec`."""
         self.residence.only(self.network)
-        return self.own.encode(pictures, rng)
+        return self.own.encode(images, rng)
 
     def decode(self, latents: Tensor) -> Tensor:
         """See `Codec`."""

@@ -20,7 +20,7 @@ from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.events import Event, Finished, Result
 from kandinsky.core.prompts import PromptLike
 from kandinsky.core.requests import EFFECTIVE_GUIDANCE, Fields, Request, Row
-from kandinsky.core.rng import PerPictureRng, Rng
+from kandinsky.core.rng import PerImageRng, Rng
 from kandinsky.engine import loras
 from kandinsky.engine.acceleration.networks import accelerated, accelerated_model, laid_out_model
 from kandinsky.engine.acceleration.torch_compile import warming_request
@@ -95,7 +95,7 @@ class Pipeline:
         return label
 
     def set_lora_scale(self, name: str, scale: float) -> None:
-        """Changes how strongly an adapter acts; with 0 pictures are bit for bit those without it."""
+        """Changes how strongly an adapter acts; with 0 images are bit for bit those without it."""
         loras.set_scale(self.model, name, scale)
         self._note_loras()
 
@@ -105,7 +105,7 @@ class Pipeline:
         self._note_loras()
 
     def merge_loras(self) -> None:
-        """Adds the adapters to the weights, for pictures as fast as without any; any change undoes it.
+        """Adds the adapters to the weights, for images as fast as without any; any change undoes it.
 
         Raises RequestError where weights come from their files, or are quantized.
         """
@@ -149,7 +149,7 @@ class Pipeline:
             self.settings["lora"] = {**acting}
 
     def generate(self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]) -> Result:
-        """Makes the pictures of one request; see `Request` for the fields, their ranges and errors."""
+        """Makes the images of one request; see `Request` for the fields, their ranges and errors."""
         for event in self.stream(prompt, **fields):
             if isinstance(event, Finished):
                 return event.result
@@ -167,7 +167,7 @@ class Pipeline:
     def run(self, request: Request, rng: RngMaker | None = None) -> Generator[Event, None, None]:
         """Streams an already built request.
 
-        `rng` makes the noise of a batch from its seeds; without it there is one generator per picture.
+        `rng` makes the noise of a batch from its seeds; without it there is one generator per image.
         """
         return self._events([self.resolve(request)], self.batch_size, rng or self._rng)
 
@@ -184,8 +184,8 @@ class Pipeline:
     ) -> Generator[Event, None, None]:
         """Runs several requests, which share batches of the networks wherever they can.
 
-        Those can that differ in nothing but prompts, negative prompts, input pictures, seeds, counts and
-        guidance scales; the others run after one another. Each picture is what it would be alone, to
+        Those can that differ in nothing but prompts, negative prompts, input images, seeds, counts and
+        guidance scales; the others run after one another. Each image is what it would be alone, to
         rounding; with a `batch_size` (default: the pipeline's) of 1, to the bit. `Finished` comes for each
         request when it is done, with its place in `requests`. All are checked before this returns; raises
         RequestError that names the first one that cannot be.
@@ -201,7 +201,7 @@ class Pipeline:
         return self._events(resolved, size, self._rng)
 
     def warm_up(self, **fields: Unpack[Fields]) -> None:
-        """Draws a picture in one step and throws it away, so that the next such one waits for nothing.
+        """Draws an image in one step and throws it away, so that the next such one waits for nothing.
 
         With `compile` the networks are compiled for its width, height and count; `fields` are as in
         `generate`, and the model's defaults count where they are left out.
@@ -223,7 +223,7 @@ class Pipeline:
         return resolve(model, request)
 
     def _rng(self, seeds: Sequence[int]) -> Rng:
-        return PerPictureRng.from_seeds(seeds, self.model.working_dtype)
+        return PerImageRng.from_seeds(seeds, self.model.working_dtype)
 
     def _events(
         self, requests: Sequence[Resolved], batch_size: int, rng: RngMaker
@@ -279,7 +279,7 @@ def load(
 
     `prior` is the folder or Hub id of the prior; without it the decoder's README says which, and with False
     the decoder is loaded alone and takes embeddings only. `device` and `dtype` default to the best of this
-    machine, see `choose_dtype`; pictures' metadata names the dtype. `variant` picks files such as "fp16" (the
+    machine, see `choose_dtype`; images' metadata names the dtype. `variant` picks files such as "fp16" (the
     only one there is need not be named), or "inpainting" and "flash" among original files; `revision` pins a
     Hub commit. `behaviour` chooses where the same weights were published with several ways to run them, such
     as "release-2022" (the usual one) and "head-2023".
@@ -287,7 +287,7 @@ def load(
     `offload` chooses what is in memory: "none" (as without it) all weights, "parts" each network only while
     it runs, "layers" a T5 text encoder one layer at a time as well, "auto" the first of these that fits into
     free memory. `quantize` holds weights in "int8" or "int4" (an extra library). `prompt_cache` is a folder
-    in which texts, once read, are kept. `tiling` codes pictures in strips of rows, for less memory and equal
+    in which texts, once read, are kept. `tiling` codes images in strips of rows, for less memory and equal
     to rounding: True all, False none, "auto" (as without it) those of more than 1024 x 1024 pixels. `compile`
     runs the denoising network through torch.compile, now, for the default size; see `Pipeline.warm_up`.
     `on_progress(file, done, total)` is told of downloads. Raises CheckpointError (HubError for downloads) or

@@ -1,4 +1,4 @@
-"""How a checkpoint with an adapter wants pictures drawn, where that differs from the checkpoint alone."""
+"""How a checkpoint with an adapter wants images drawn, where that differs from the checkpoint alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

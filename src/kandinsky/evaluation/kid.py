@@ -1,4 +1,4 @@
-"""How far two sets of pictures are apart in feature space: KID, fit for small sets, and FID."""
+"""How far two sets of images are apart in feature space: KID, fit for small sets, and FID."""
 
 from dataclasses import dataclass
 
@@ -45,10 +45,10 @@ def kernel_distance(
     """KID between features (N, D) and (M, D): the mean of `mmd_squared` over random subsets (Binkowski 2018).
 
     Subsets are drawn without replacement and hold at most half of the smaller set: the mean stays unbiased,
-    and the deviation says how much it depends on the pictures. The same seed gives the same value. Multiply
+    and the deviation says how much it depends on the images. The same seed gives the same value. Multiply
     by 1000 to compare with papers that report KID x 10^3.
 
-    Raises DataError for fewer than two pictures or different widths.
+    Raises DataError for fewer than two images or different widths.
     """
     _check(first, second)
     size = min(subset_size, max(2, min(len(first), len(second)) // 2))
@@ -73,7 +73,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     The trace of the root of the product of covariances comes from symmetric eigenproblems: tr (A B)^1/2 =
     tr (A^1/2 B A^1/2)^1/2, which is real and needs no general matrix root.
 
-    Raises DataError for fewer than two pictures or different widths.
+    Raises DataError for fewer than two images or different widths.
     """
     _check(first, second)
     x, y = first.double(), second.double()
@@ -90,5 +90,5 @@ def _check(first: Tensor, second: Tensor) -> None:
     if min(len(first), len(second)) < 2 or first.shape[1:] != second.shape[1:] or first.ndim != 2:
         raise DataError(
             f"Features of shapes {tuple(first.shape)} and {tuple(second.shape)} cannot be compared.",
-            "Both sets need at least two pictures and one kind of feature.",
+            "Both sets need at least two images and one kind of feature.",
         )

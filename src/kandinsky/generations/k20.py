@@ -55,7 +55,7 @@ def release_schedules(
     """The settings of the release of November 2022, with which the published examples were made.
 
     Both its samplers bound predictions by `bound`, then paste the known region; "ddim" makes the noise agree
-    with the result, and ends on a clean picture. "plms" came later and has the settings it came with.
+    with the result, and ends on a clean image. "plms" came later and has the settings it came with.
     """
     bounds = () if bound is None else (bound,)
     ddpm = _ddpm((*bounds, Constraint("replace_known_region")), replace_known_region)

@@ -62,8 +62,8 @@ ORIGINAL_DEFAULTS: Mapping[str, object] = {
 def published(schedule: Schedule, replace_known_region: bool) -> Schedule:
     """The settings of the diffusers pipelines around a scheduler's.
 
-    In both codes pictures are noised by another process than the one they are denoised by.
-    Pictures are noised to time int(1000 strength) - 2; `replace_known_region` is for networks that are not
+    In both codes images are noised by another process than the one they are denoised by.
+    Images are noised to time int(1000 strength) - 2; `replace_known_region` is for networks that are not
     told of the known region.
     """
     noise = ImageNoise(Process.linear(*DDPM_BETAS), back=2)
@@ -77,14 +77,14 @@ def original_schedules(replace_known_region: bool) -> dict[str, Schedule]:
     neither. `replace_known_region` is for networks that are not told of the known region.
     """
     process = Process.linear(*LATENT_BETAS, dtype=torch.float64)
-    pictures = Process.linear(*DDPM_BETAS, dtype=torch.float64)
+    images = Process.linear(*DDPM_BETAS, dtype=torch.float64)
     return {
         "ddim": Schedule(
             process.ending_at_the_first(),
             sampler="ddim",
             spacing="respaced",
             sections="ddim{}",
-            image_noise=ImageNoise(pictures, back=1, by_level=True),
+            image_noise=ImageNoise(images, back=1, by_level=True),
             replace_known_region=replace_known_region,
         ),
         "ddpm": Schedule(
@@ -96,7 +96,7 @@ def original_schedules(replace_known_region: bool) -> dict[str, Schedule]:
             ),
             variance="learned_range",
             spacing="respaced",
-            image_noise=ImageNoise(pictures),
+            image_noise=ImageNoise(images),
             replace_known_region=replace_known_region,
         ),
     }

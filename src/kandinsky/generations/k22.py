@@ -93,7 +93,7 @@ def write_combined(
 
     `networks` go by the names of components. The tokenizer's files belong into `prior_tokenizer` beside
     them. `defaults` are request fields for our own settings; their "sampler" also chooses the scheduler's
-    class where the peer could run it. `sample_size` is the side of the usual picture in latents. The model
+    class where the peer could run it. `sample_size` is the side of the usual image in latents. The model
     index is written last, so that a folder that has one is complete. Raises OutputError, and CheckpointError
     for a network that the layout cannot describe.
     """

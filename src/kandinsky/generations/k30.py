@@ -213,7 +213,7 @@ def assembled(
         defaults={},
         device=place.device,
         dtype=place.dtype,
-        tells_region="masked_picture",
+        tells_region="masked_image",
         guidance_offset=GUIDANCE_OFFSET,
     )
 

@@ -1,6 +1,6 @@
-"""A large vision tower that stays in its files until a picture comes.
+"""A large vision tower that stays in its files until an image comes.
 
-Texts alone need one number of it: the embedding of no picture. That is a constant of the weights, so it is
+Texts alone need one number of it: the embedding of no image. That is a constant of the weights, so it is
 computed a block at a time, once, and kept in the folder for caches.
 """
 
@@ -46,7 +46,7 @@ class LazyVisionTower:
             self._bring(self.network.state_dict())
 
     def of_nothing(self) -> Tensor:
-        """The embedding (1, P) of an all-zero normalised picture, from the cache if it is known there."""
+        """The embedding (1, P) of an all-zero normalised image, from the cache if it is known there."""
         path = self._path()
         known = _known(path, (1, self.network.config.projection))
         if known is not None:
@@ -82,7 +82,7 @@ class LazyVisionTower:
 
     def _path(self) -> Path:
         said = f"{self.weights.identity()} {self.network.config} {self.dtype}"
-        return cache_folder() / "no-picture" / f"{sha256(said.encode()).hexdigest()}.safetensors"
+        return cache_folder() / "no-image" / f"{sha256(said.encode()).hexdigest()}.safetensors"
 
 
 def _drop(module: nn.Module) -> None:

@@ -131,7 +131,7 @@ def _check_prior(
             "the text encoder's hidden states": (text.width, prior.text_width),
             "the text encoder's embedding": (text.projection, prior.embedding_dim),
             "the image encoder's embedding": (vision.projection, prior.embedding_dim),
-            "the image processor's picture": (preprocess.size, vision.image_size),
+            "the image processor's image": (preprocess.size, vision.image_size),
         },
         "the other parts want",
     )

@@ -14,7 +14,7 @@ from kandinsky.diffusion.schedule import Schedule
 
 
 class Codec(Protocol):
-    """Pictures <-> latents; the only home of scale factors.
+    """Images <-> latents; the only home of scale factors.
 
     A codec with a posterior draws from it by `rng`, and gives its mean without one.
     """
@@ -25,7 +25,7 @@ class Codec(Protocol):
     @property
     def channels(self) -> int: ...
 
-    def encode(self, pictures: Tensor, rng: Rng | None = None) -> Tensor: ...
+    def encode(self, images: Tensor, rng: Rng | None = None) -> Tensor: ...
 
     def decode(self, latents: Tensor) -> Tensor: ...
 
@@ -55,9 +55,9 @@ class Network(Protocol):
     ) -> Prepared: ...
 
 
-TellsRegion = Literal["masked_latents", "masked_picture"]
-"""How an inpainting network is told of the known region: by the picture's latents, zero outside an eroded
-mask, and that mask; or by a mask, and the latents of the picture made grey elsewhere."""
+TellsRegion = Literal["masked_latents", "masked_image"]
+"""How an inpainting network is told of the known region: by the image's latents, zero outside an eroded
+mask, and that mask; or by a mask, and the latents of the image made grey elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Model:
 
     `schedule` is the one of its own sampler, `schedules` are those of samplers that its publishers ran with
     other settings. `modules` names every nn.Module that holds weights (for placement); `defaults` are request
-    fields; `hints` says whether a hint picture is needed; `tells_region` what an inpainting network was
+    fields; `hints` says whether a hint image is needed; `tells_region` what an inpainting network was
     trained on; `guidance_offset` is what its publishers' guidance scale lacks of the one in `combine`;
     `dtype` is what the networks compute in, `working_dtype` what noise, latents and the sampler are in. Width
     and height are rounded up to `multiple` pixels inside, and cropped back; `extra_channels` are those that

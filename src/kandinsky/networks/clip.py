@@ -45,7 +45,7 @@ class ClipTextConfig:
 class ClipVisionConfig:
     """The shape of a vision tower; `image_size` and `patch` in pixels.
 
-    Raises ConfigError when the heads do not divide the width or a picture holds no whole patch.
+    Raises ConfigError when the heads do not divide the width or an image holds no whole patch.
     """
 
     width: int
@@ -61,8 +61,8 @@ class ClipVisionConfig:
         check_divides(f"{self.heads} heads", self.heads, [self.width], "a width of {}")
         if not 0 < self.patch <= self.image_size:
             raise ConfigError(
-                f"Patches of {self.patch} pixels do not fit a picture of {self.image_size}.",
-                "Choose a patch between 1 and the picture's size.",
+                f"Patches of {self.patch} pixels do not fit an image of {self.image_size}.",
+                "Choose a patch between 1 and the image's size.",
             )
 
 
@@ -145,7 +145,7 @@ class ClipVision(nn.Module):
         if tuple(pixels.shape[1:]) != (3, size, size):
             raise RequestError(
                 f"Pixels of shape {tuple(pixels.shape)} do not fit this image encoder.",
-                f"Resize pictures to (batch, 3, {size}, {size}).",
+                f"Resize images to (batch, 3, {size}, {size}).",
             )
         patches = self.patches(pixels).flatten(2).transpose(1, 2)
         first = self.class_token.expand(len(pixels), 1, -1)

@@ -1,4 +1,4 @@
-"""A learned perceptual distance between pictures: features of a classifier, weighted by channel."""
+"""A learned perceptual distance between images: features of a classifier, weighted by channel."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -34,7 +34,7 @@ TRUNKS: dict[str, tuple[tuple[Layer, ...], ...]] = {
 
 @dataclass(frozen=True)
 class PerceptualConfig:
-    """Which classifier looks at the pictures."""
+    """Which classifier looks at the images."""
 
     trunk: Literal["alexnet", "vgg16"] = "vgg16"
 
@@ -42,7 +42,7 @@ class PerceptualConfig:
 class PerceptualLoss(nn.Module):
     """The distance of Zhang 2018 (LPIPS, equation 1), usable as a metric and as a training loss.
 
-    Parameters are frozen: gradients reach the pictures only.
+    Parameters are frozen: gradients reach the images only.
     """
 
     def __init__(self, config: PerceptualConfig) -> None:
@@ -70,7 +70,7 @@ class PerceptualLoss(nn.Module):
     def features(self, pixels: Tensor) -> list[Tensor]:
         """Five maps of unit-length features, (B, C, h, w), from `pixels` (B, 3, H, W) in [-1, 1].
 
-        H and W are at least 32 (AlexNet) or 16 (VGG): smaller pictures vanish in the pooling.
+        H and W are at least 32 (AlexNet) or 16 (VGG): smaller images vanish in the pooling.
         """
         x = (pixels - self.mean) / self.std
         maps = []
@@ -82,7 +82,7 @@ class PerceptualLoss(nn.Module):
         return maps
 
     def forward(self, pixels: Tensor, target: Tensor) -> Tensor:
-        """The distance of each pair, (B,), 0 for equal pictures; both (B, 3, H, W) in [-1, 1]."""
+        """The distance of each pair, (B,), 0 for equal images; both (B, 3, H, W) in [-1, 1]."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and target.requires_grad):
             wanted = self.features(target)
         distance = torch.zeros(len(pixels), device=pixels.device, dtype=pixels.dtype)

@@ -25,7 +25,7 @@ class UNet2Config:
     """Sizes of a 2.x U-Net; the defaults are the published decoder conditioned on an image embedding.
 
     `condition` is what it listens to: "image" (an image embedding), "text_image" (also a text's hidden states
-    and embedding), "image_hint" (an image embedding and a hint picture) or "two_texts" (the hidden states of
+    and embedding), "image_hint" (an image embedding and a hint image) or "two_texts" (the hidden states of
     two text encoders and the embedding of the first). `text_dim` is the width of a text embedding,
     `text_hidden_dim` and `second_text_dim` those of the two encoders' states. The first level has no
     attention, all others do. Raises ConfigError for widths that groups or heads do not divide.
@@ -65,7 +65,7 @@ class UNet2Config:
 
 @dataclass(frozen=True)
 class UNet2Condition:
-    """What a 2.x U-Net is told, one row a picture.
+    """What a 2.x U-Net is told, one row an image.
 
     `image_embedding` (B, D) for all but "two_texts"; `text_hidden` (B, L, W) and `text_embedding` (B, P) for
     "text_image" and "two_texts", the latter also `second_text_hidden` (B, L', W'); `hint` (B, 3, 8h, 8w) in
@@ -175,7 +175,7 @@ class TwoTextsConditioning(nn.Module):
 
 
 class HintEncoder(nn.Module):
-    """A hint picture (B, 3, 8h, 8w) in [0, 1] to (B, 4, h, w) channels for the network's input."""
+    """A hint image (B, 3, 8h, 8w) in [0, 1] to (B, 4, h, w) channels for the network's input."""
 
     PLAN = (
         (3, 16, 1),

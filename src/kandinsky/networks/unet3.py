@@ -72,7 +72,7 @@ class UNet3Config:
 
 @dataclass(frozen=True)
 class UNet3Condition:
-    """What a 3.x U-Net is told, one row a picture.
+    """What a 3.x U-Net is told, one row an image.
 
     `hidden` (B, L, text_dim) are a text encoder's states and `mask` (B, L) is 1 on those of tokens; what
     stands in masked states does not matter. `lengths` (B,) says how many of the L belong to each text: its

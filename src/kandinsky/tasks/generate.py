@@ -76,8 +76,8 @@ def generate(
                 for index in sorted({one.request for one in part}):
                     if len(made := images[index]) == len(requests[index].rows):
                         images[index] = {}
-                        pictures = [made[place] for place in sorted(made)]
-                        yield Finished(finish(requests[index], pictures, largest[index]), index)
+                        given_images = [made[place] for place in sorted(made)]
+                        yield Finished(finish(requests[index], given_images, largest[index]), index)
 
 
 def groups_of(requests: Sequence[Resolved]) -> list[Group]:

@@ -80,7 +80,7 @@ def _check(model: Model, request: Request, guided: bool) -> None:
         )
     if model.hints and request.hint is None:
         raise RequestError(
-            f"{model.name}: this checkpoint needs a hint picture.", "Give hint=, for example a depth map."
+            f"{model.name}: this checkpoint needs a hint image.", "Give hint=, for example a depth map."
         )
     if request.hint is not None and not model.hints:
         raise RequestError(

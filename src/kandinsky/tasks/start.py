@@ -93,7 +93,7 @@ def region_condition(
 ) -> Tensor:
     """What an inpainting network sees of a region, as channels (B, C + 1, h, w) behind the latents.
 
-    `pixels` (B, 3, H, W) are needed where the network sees a masked picture, their `latents` (B, C, h, w)
+    `pixels` (B, 3, H, W) are needed where the network sees a masked image, their `latents` (B, C, h, w)
     where it sees masked latents; `repaint` (B, 1, H, W) is 1 inside. `rng` is for codecs that draw.
     """
     if model.tells_region == "masked_latents":
@@ -115,7 +115,7 @@ def batch_hint(model: Model, resolved: Resolved, batch: Batch) -> Tensor:
 
 
 def hint_condition(model: Model, hint: Tensor) -> Tensor:
-    """Hint pictures (B, 3, H, W) in [0, 1], of the size to be drawn, as the network takes them.
+    """Hint images (B, 3, H, W) in [0, 1], of the size to be drawn, as the network takes them.
 
     It looks at as many pixels for each latent as the published ones do, whatever the codec's scale is.
     """
@@ -165,7 +165,7 @@ def _known(model: Model, repaint: Tensor) -> Tensor:
 
 
 def _kept(repaint: Tensor, scale: int) -> Tensor:
-    """What masks at picture size leave as it is, (B, 1, h, w) at latent size, 1 = known."""
+    """What masks at image size leave as it is, (B, 1, h, w) at latent size, 1 = known."""
     size = (repaint.shape[-2] // scale, repaint.shape[-1] // scale)
     return F.interpolate(1.0 - repaint, size=size, mode="nearest")
 

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m kandinsky.training", description="Run a training configuration."
     )
     parser.add_argument("config", type=Path, help="a TOML file")
-    parser.add_argument("--data", help="the folder of pictures and captions")
+    parser.add_argument("--data", help="the folder of images and captions")
     parser.add_argument("--out", help="where checkpoints, losses and samples go")
     parser.add_argument("--device", help="cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="continue where it stopped")

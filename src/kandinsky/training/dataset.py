@@ -14,7 +14,7 @@ from kandinsky.training.data.buckets import bucketed
 from kandinsky.training.data.caption import Captioner
 from kandinsky.training.data.folder import Folder, read_bare_folder, read_folder
 from kandinsky.training.data.hints import with_hints
-from kandinsky.training.data.pictures import AUGMENTATIONS, Augmentation, PictureSet, open_pictures
+from kandinsky.training.data.images import AUGMENTATIONS, Augmentation, ImageSet, open_images
 from kandinsky.training.data.webdataset import unpack_dataset, unpack_shards
 from kandinsky.training.recipe import Recipe, load_recipe
 from kandinsky.training.seeds import generator
@@ -69,14 +69,12 @@ class Dataset:
         hints = self.config.hints
         return folder if hints is None else with_hints(folder, hints)
 
-    def split(self, size: int, captioner: Captioner | None = None) -> tuple[PictureSet, PictureSet | None]:
+    def split(self, size: int, captioner: Captioner | None = None) -> tuple[ImageSet, ImageSet | None]:
         """The images to learn from, and those held out (None when there are none)."""
         (learned,), held_out = self._held_out([self._open(self.records(captioner), size)])
         return learned, next(iter(held_out), None)
 
-    def shapes(
-        self, size: int, captioner: Captioner | None = None
-    ) -> tuple[list[PictureSet], list[PictureSet]]:
+    def shapes(self, size: int, captioner: Captioner | None = None) -> tuple[list[ImageSet], list[ImageSet]]:
         """As `split`, each in sets of one shape; see `data.buckets`."""
         folder = self.records(captioner)
         if self.config.buckets is None:
@@ -86,18 +84,18 @@ class Dataset:
         groups = bucketed(trained, size, self.config.buckets)
         return self._held_out([self._open(group, shape) for shape, group in groups.items()])
 
-    def _open(self, folder: Folder, size: int | tuple[int, int]) -> PictureSet:
+    def _open(self, folder: Folder, size: int | tuple[int, int]) -> ImageSet:
         data = self.config
-        images = open_pictures(folder, size, styles=data.styles, cache=data.cache, fit=data.fit)
+        images = open_images(folder, size, styles=data.styles, cache=data.cache, fit=data.fit)
         return images.to(self.device)
 
-    def _held_out(self, sets: list[PictureSet]) -> tuple[list[PictureSet], list[PictureSet]]:
+    def _held_out(self, sets: list[ImageSet]) -> tuple[list[ImageSet], list[ImageSet]]:
         count, total = self.config.held_out, sum(len(images) for images in sets)
         if count == 0:
             return sets, []
         if count >= total:
             raise ConfigError(
-                f"data.held_out is {count}, but there are only {total} pictures.", "Hold out fewer."
+                f"data.held_out is {count}, but there are only {total} images.", "Hold out fewer."
             )
         chosen = torch.randperm(total, generator=generator(self.seed, "held out"))[:count]
         before = [0, *accumulate(len(images.folder.records) for images in sets)]

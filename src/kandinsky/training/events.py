@@ -29,7 +29,7 @@ class Preparing:
 class Progress:
     """`step` steps are done; `losses` are those of the last logged step.
 
-    `fraction` in [0, 1] of the stage, `pictures_per_second` since this process started, `remaining` in
+    `fraction` in [0, 1] of the stage, `images_per_second` since this process started, `remaining` in
     seconds.
     """
 
@@ -39,7 +39,7 @@ class Progress:
     fraction: float
     losses: dict[str, float]
     rate: float
-    pictures_per_second: float
+    images_per_second: float
     remaining: float
 
 

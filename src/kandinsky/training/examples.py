@@ -11,10 +11,10 @@ from torch import Tensor
 from kandinsky.training.config import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.buckets import BucketSampler
-from kandinsky.training.data.cached_encodings import CachedEncodings, PictureSource, encode_once
+from kandinsky.training.data.cached_encodings import CachedEncodings, ImageSource, encode_once
 from kandinsky.training.data.caption import Captioner
 from kandinsky.training.data.hints import edge_hints
-from kandinsky.training.data.pictures import AUGMENTATIONS, PictureSet
+from kandinsky.training.data.images import AUGMENTATIONS, ImageSet
 from kandinsky.training.data.random_masks import random_regions
 from kandinsky.training.data.samplers import Order
 from kandinsky.training.dataset import augmentation
@@ -91,7 +91,7 @@ ExampleSource = Source[Examples]
 class Plain:
     """Images, augmented anew for every batch."""
 
-    source: PictureSource
+    source: ImageSource
 
     def __len__(self) -> int:
         return len(self.source)
@@ -205,12 +205,12 @@ class TrainingData:
     """
 
     source: ExampleSource
-    shown: PictureSet
-    held_out: Sequence[PictureSet] = ()
+    shown: ImageSet
+    held_out: Sequence[ImageSet] = ()
     order: Callable[[int, int], Order] | None = None
 
 
-Wrap = Callable[[PictureSet, ExampleSource], Generator[Event, None, ExampleSource]]
+Wrap = Callable[[ImageSet, ExampleSource], Generator[Event, None, ExampleSource]]
 """What makes of images of one shape, and the examples they are, the examples to learn from."""
 
 
@@ -238,10 +238,10 @@ def training_data(
 
 
 def examples_of(
-    ctx: TrainContext, stage: Stage, encoder: Encoder, images: PictureSet
+    ctx: TrainContext, stage: Stage, encoder: Encoder, images: ImageSet
 ) -> Generator[Event, None, ExampleSource]:
     """The rows of a set of images: from the cache when the stage keeps variants, else the images."""
-    source = PictureSource(images, augmentation(stage))
+    source = ImageSource(images, augmentation(stage))
     if stage.variants == 0:
         return Plain(source)
     encode, stamp = encoder.encode, encoder.stamp
@@ -251,6 +251,6 @@ def examples_of(
     return Cached(encoded)
 
 
-def plain(images: PictureSet) -> Plain:
+def plain(images: ImageSet) -> Plain:
     """Images as they are, on white where they are transparent."""
-    return Plain(PictureSource(images, AUGMENTATIONS["none"]))
+    return Plain(ImageSource(images, AUGMENTATIONS["none"]))

@@ -35,7 +35,7 @@ from kandinsky.training.memory_meter import CudaAutocast, FakeTensors, MemoryMet
 from kandinsky.training.methods import METHODS
 from kandinsky.training.task import StepContext, Task
 
-CAPTION = "a picture of a thing of some colour that stands on a table in front of a window"
+CAPTION = "an image of a thing of some colour that stands on a table in front of a window"
 """The caption of each image: about as long as captions are."""
 CPU = torch.device("cpu")
 
@@ -147,7 +147,7 @@ def _task(
     config: TrainConfig, stage: Stage, folder: Path, opens: Callable[..., Pipeline]
 ) -> tuple[TrainContext, Task[Examples]]:
     """The task of a stage, made as for a run, on one grey image."""
-    images = folder / "pictures"
+    images = folder / "images"
     for place in (images, folder / stage.name / CLASS_FOLDER):
         place.mkdir(parents=True)
         Image.new("RGB", (64, 64), "grey").save(place / "00000.png")
@@ -159,7 +159,7 @@ def _task(
         data["hints"] = images
     objective: dict[str, object] = {}
     if isinstance(stage.objective, DreamBoothObjective) and stage.objective.preserves:
-        objective["class_pictures"] = 1
+        objective["class_images"] = 1
     if isinstance(stage.objective, Tuned) and stage.objective.control and config.data.hints is None:
         # Hints in a column of the data are as large as edges.
         objective["control"] = stage.objective.control.model_copy(update={"hints": "edges"})

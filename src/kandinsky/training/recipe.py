@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kandinsky.core.errors import ConfigError
 from kandinsky.training.config import ClipObjective, DataConfig
 from kandinsky.training.data.folder import Folder
-from kandinsky.training.data.pictures import Batch, PictureSet
+from kandinsky.training.data.images import Batch, ImageSet
 
 
 class AuxiliaryHeads(Protocol):
@@ -50,7 +50,7 @@ class Recipe(Protocol):
         """Reads a folder, and leaves out what the settings do not want; DataError, ConfigError."""
         ...
 
-    def heads(self, objective: ClipObjective, images: PictureSet, width: int) -> AuxiliaryHeads:
+    def heads(self, objective: ClipObjective, images: ImageSet, width: int) -> AuxiliaryHeads:
         """The heads that an objective weighs, for embeddings of a width."""
         ...
 

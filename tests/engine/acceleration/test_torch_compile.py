@@ -1,4 +1,4 @@
-"""`compile` of `load`: the same pictures, and nothing left to compile when the first is asked for."""
+"""`compile` of `load`: the same images, and nothing left to compile when the first is asked for."""
 
 from collections.abc import Callable
 from functools import partial
@@ -51,7 +51,7 @@ def pixels(pipe: Pipeline, prompt: Any = "a fox", **fields: Any) -> np.ndarray:
     return np.asarray(pipe.generate(prompt, **(QUICK | fields)).images[0]).astype(int)
 
 
-def test_pictures_are_the_same_and_nothing_is_left_to_compile(
+def test_images_are_the_same_and_nothing_is_left_to_compile(
     tiny: Checkpoints, traced: Callable[[], int]
 ) -> None:
     pipe, plain = tiny.own(compile=True), tiny.own()

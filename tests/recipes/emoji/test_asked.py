@@ -1,4 +1,4 @@
-"""What pictures are found to show, on pictures that are known."""
+"""What images are found to show, on images that are known."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from kandinsky.recipes.emoji.plain_words import LANGUAGES, plain_nouns
 from kandinsky.recipes.emoji.vocabulary import COLOURS
 
 
-def picture(ground: str, thing: str) -> torch.Tensor:
+def draw_image(ground: str, thing: str) -> torch.Tensor:
     """(3, 64, 64) in [-1, 1]: a square of one named colour on another."""
     colours = {name: torch.tensor(rgb) / 127.5 - 1 for name, rgb in COLOURS.items()}
     pixels = colours[ground][:, None, None].repeat(1, 64, 64)
@@ -20,13 +20,13 @@ def picture(ground: str, thing: str) -> torch.Tensor:
 
 def test_grounds_and_things_are_told_apart() -> None:
     pairs = [("white", "red"), ("green", "red"), ("red", "green"), ("white", "black"), ("blue", "yellow")]
-    pictures = torch.stack([picture(*pair) for pair in pairs])
-    assert [NAMES[i] for i in asked.nearest_grounds(pictures).tolist()] == [ground for ground, _ in pairs]
-    assert [NAMES[i] for i in asked.thing_colours(pictures).tolist()] == [thing for _, thing in pairs]
-    assert asked.white(pictures).tolist() == [True, False, False, True, False]
+    images = torch.stack([draw_image(*pair) for pair in pairs])
+    assert [NAMES[i] for i in asked.nearest_grounds(images).tolist()] == [ground for ground, _ in pairs]
+    assert [NAMES[i] for i in asked.thing_colours(images).tolist()] == [thing for _, thing in pairs]
+    assert asked.white(images).tolist() == [True, False, False, True, False]
 
 
-def test_an_empty_picture_shows_nothing() -> None:
+def test_an_empty_image_shows_nothing() -> None:
     assert asked.thing_colours(torch.ones(1, 3, 64, 64)).tolist() == [-1]
 
 

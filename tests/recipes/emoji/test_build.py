@@ -28,7 +28,7 @@ def recipe() -> ModuleType:
     return module
 
 
-def picture_bytes(colour: str, size: tuple[int, int], form: str) -> bytes:
+def image_bytes(colour: str, size: tuple[int, int], form: str) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGBA", size, colour).save(buffer, form, lossless=True)
     return buffer.getvalue()
@@ -43,7 +43,7 @@ def renderer(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         drawn.append(svg_string)
         box = [float(n) for n in svg_string.split('viewBox="')[1].split('"', maxsplit=1)[0].split()]
         scale = min(width / box[2], height / box[3])
-        return picture_bytes("green", (round(box[2] * scale), round(box[3] * scale)), "PNG")
+        return image_bytes("green", (round(box[2] * scale), round(box[3] * scale)), "PNG")
 
     module = ModuleType("resvg_py")
     module.svg_to_bytes = svg_to_bytes  # type: ignore[attr-defined]
@@ -68,7 +68,7 @@ def dump(value: Any) -> bytes:
 @pytest.fixture
 def packages(tmp_path: Path, recipe: ModuleType) -> Path:
     folder = tmp_path / "packages"
-    webp = picture_bytes("red", (32, 32), "WEBP")
+    webp = image_bytes("red", (32, 32), "WEBP")
     pack(folder, recipe, recipe.STYLES[0].package, {"assets/1f34e.webp": webp, "assets/2764-fe0f.webp": webp})
     icons = {
         "width": 32,
@@ -150,9 +150,9 @@ def test_builds_a_folder_that_opens(
     assert 'viewBox="0 0 128 64"' in "".join(renderer)
     assert "Apache-2.0" in (target / "NOTICE").read_text()
     assert not list(target.rglob("*.part"))
-    pictures = open_emoji(target, 16, split="all", groups=("all",))
-    assert len(pictures) == 9
-    wide = pictures.pixels[6]
+    images = open_emoji(target, 16, split="all", groups=("all",))
+    assert len(images) == 9
+    wide = images.pixels[6]
     # A drawing twice as wide as high stands in the middle, with nothing above and below.
     assert int(wide[3, 8].min()) > 250
     assert int(wide[3, 1].max()) <= 2

@@ -135,7 +135,7 @@ def test_adjectives_stand_behind_the_article(concepts: dict[str, tuple[int, Conc
     assert {
         "a 3D red apple",
         "the 3D red apple",
-        "a picture of a 3D red apple",
+        "an image of a 3D red apple",
         "a red apple, 3D render",
     } <= made
     assert not any(text.startswith("3D") or "3D a" in text or "3D the" in text for text in made)

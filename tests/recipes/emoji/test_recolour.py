@@ -18,13 +18,13 @@ RED, BLUE, GREY = (NAMES.index(name) for name in ("red", "blue", "grey"))
 
 
 def layer(*parts: tuple[tuple[int, int, int], int]) -> torch.Tensor:
-    """A premultiplied picture (4, 64, 64) of upright stripes of (colour, width), transparent to the right."""
-    picture, left = torch.zeros(4, 64, 64), 0
+    """A premultiplied image (4, 64, 64) of upright stripes of (colour, width), transparent to the right."""
+    image, left = torch.zeros(4, 64, 64), 0
     for colour, width in parts:
-        picture[:3, :, left : left + width] = torch.tensor(colour, dtype=torch.float32)[:, None, None]
-        picture[3, :, left : left + width] = 255
+        image[:3, :, left : left + width] = torch.tensor(colour, dtype=torch.float32)[:, None, None]
+        image[3, :, left : left + width] = 255
         left += width
-    return picture
+    return image
 
 
 def test_lab_goes_there_and_back() -> None:
@@ -50,11 +50,11 @@ def test_the_dominant_colour_is_measured_with_its_shades() -> None:
 
 
 def test_a_thing_takes_another_colour_and_keeps_shades_and_other_colours() -> None:
-    pictures = torch.stack([layer(((230, 60, 60), 20), ((170, 30, 30), 20), ((255, 255, 255), 10))] * 3)
-    palette = measured(pictures)
-    found = recoloured(pictures, palette, torch.tensor([BLUE, GREY, -1]))
-    assert torch.equal(found[2], pictures[2])
-    assert torch.equal(found[:, 3], pictures[:, 3])
+    images = torch.stack([layer(((230, 60, 60), 20), ((170, 30, 30), 20), ((255, 255, 255), 10))] * 3)
+    palette = measured(images)
+    found = recoloured(images, palette, torch.tensor([BLUE, GREY, -1]))
+    assert torch.equal(found[2], images[2])
+    assert torch.equal(found[:, 3], images[:, 3])
     pixel = found[:, :3, 32] / 255
     assert named(lab_of(pixel[0, :, 10])) == BLUE
     assert named(lab_of(pixel[1, :, 10])) == GREY

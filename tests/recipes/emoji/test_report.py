@@ -13,7 +13,7 @@ from kandinsky.core.errors import DataError
 from kandinsky.recipes.emoji.report import (
     Backgrounds,
     Measures,
-    RealPictures,
+    RealImages,
     Reference,
     Subject,
     evaluate_embedded,
@@ -22,7 +22,7 @@ from kandinsky.recipes.emoji.report import (
 CONCEPTS, STYLES, SIZE = 8, 2, 8
 
 
-def picture(concept: int, style: int, wobble: float = 0.0) -> Tensor:
+def draw_image(concept: int, style: int, wobble: float = 0.0) -> Tensor:
     """A square of a colour that tells the concept; the style is the frame's brightness."""
     bits = [1.0 if concept >> k & 1 else -1.0 for k in range(3)]
     drawn = torch.full((3, SIZE, SIZE), 0.2 * style - 0.1)
@@ -30,14 +30,14 @@ def picture(concept: int, style: int, wobble: float = 0.0) -> Tensor:
     return drawn
 
 
-def features(pictures: Tensor) -> Tensor:
-    pixels = pictures.float() / 127.5 - 1
+def features(images: Tensor) -> Tensor:
+    pixels = images.float() / 127.5 - 1
     return torch.cat((pixels[:, :, 4, 4] * 3, pixels[:, :1, 0, 0]), dim=1)
 
 
-def real(pairs: Sequence[tuple[int, int]], wobble: float = 0.0) -> RealPictures:
-    return RealPictures(
-        torch.stack([picture(c, s, wobble) for c, s in pairs]),
+def real(pairs: Sequence[tuple[int, int]], wobble: float = 0.0) -> RealImages:
+    return RealImages(
+        torch.stack([draw_image(c, s, wobble) for c, s in pairs]),
         torch.tensor([c for c, _ in pairs]),
         torch.tensor([s for _, s in pairs]),
     )
@@ -59,7 +59,7 @@ def reference() -> Reference:
 def oracle(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
     """Draws what English asks for; in Russian always thing 1."""
     words = [caption.split() for caption in captions]
-    return torch.stack([picture(int(w[1]) if w[0] == "thing" else 1, int(w[3]), 0.02) for w in words])
+    return torch.stack([draw_image(int(w[1]) if w[0] == "thing" else 1, int(w[3]), 0.02) for w in words])
 
 
 def grey(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
@@ -73,7 +73,7 @@ def test_numbers(reference: Reference, tmp_path: Path) -> None:
     )
     report = evaluate_embedded(
         reference,
-        Subject(oracle, lambda pictures: pictures * 0.9),
+        Subject(oracle, lambda images: images * 0.9),
         measures,
         untrained=Subject(grey, torch.zeros_like),
         output=tmp_path / "numbers.json",
@@ -87,23 +87,23 @@ def test_numbers(reference: Reference, tmp_path: Path) -> None:
     assert report["trained"]["fid"] < 0.1 < report["untrained"]["fid"]
     assert report["trained"]["reconstruction"]["psnr"] > report["untrained"]["reconstruction"]["psnr"] + 10
     assert report["trained"]["reconstruction"]["lpips"] is None
-    assert {"features: gallery", "pictures: ru"} <= set(told)
+    assert {"features: gallery", "images: ru"} <= set(told)
 
 
 def test_styles_and_backgrounds_that_captions_name(reference: Reference) -> None:
-    # A picture of style 1 is framed in a brighter grey; thing 1 in Russian is drawn in the style asked for.
+    # An image of style 1 is framed in a brighter grey; thing 1 in Russian is drawn in the style asked for.
     palette = [(115, 115, 115), (140, 140, 140), (0, 0, 255)]
     asked = Backgrounds([f"thing 3 style {k}" for k in (0, 1, 1, 0)], [0, 1, 1, 2], palette)
     report = evaluate_embedded(
         replace(reference, backgrounds=asked), Subject(oracle), Measures(features), untrained=Subject(grey)
     )
-    assert report["real"]["style"] == {"right": 1.0, "chance": 0.5, "pictures": 4}
+    assert report["real"]["style"] == {"right": 1.0, "chance": 0.5, "images": 4}
     assert [report["trained"]["style"][language]["right"] for language in ("en", "ru")] == [1.0, 1.0]
     assert report["untrained"]["style"]["en"]["right"] == 0.5
-    assert report["trained"]["background"] == {"right": 0.75, "chance": pytest.approx(1 / 3), "pictures": 4}
+    assert report["trained"]["background"] == {"right": 0.75, "chance": pytest.approx(1 / 3), "images": 4}
 
 
-def test_real_pictures_of_another_style_are_the_yardstick(reference: Reference) -> None:
+def test_real_images_of_another_style_are_the_yardstick(reference: Reference) -> None:
     report = evaluate_embedded(reference, Subject(oracle), Measures(features))
     other = report["real"]["retrieval_other_style"]
     # Here the styles differ in the frame only, so another style finds the concept always.
@@ -113,7 +113,7 @@ def test_real_pictures_of_another_style_are_the_yardstick(reference: Reference) 
     assert "reconstruction" not in report["trained"]
 
 
-def test_seeds_are_consecutive_and_pictures_repeat(reference: Reference) -> None:
+def test_seeds_are_consecutive_and_images_repeat(reference: Reference) -> None:
     asked: list[int] = []
 
     def counting(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
@@ -124,17 +124,17 @@ def test_seeds_are_consecutive_and_pictures_repeat(reference: Reference) -> None
     assert asked == [5, 6, 7, 8] * 2
 
 
-def test_features_of_real_pictures_are_kept(reference: Reference, tmp_path: Path) -> None:
+def test_features_of_real_images_are_kept(reference: Reference, tmp_path: Path) -> None:
     shown: list[int] = []
 
-    def counting(pictures: Tensor) -> Tensor:
-        shown.append(len(pictures))
-        return features(pictures)
+    def counting(images: Tensor) -> Tensor:
+        shown.append(len(images))
+        return features(images)
 
     first = evaluate_embedded(reference, Subject(oracle), Measures(counting, cache=tmp_path))
     seen = sum(shown)
     assert evaluate_embedded(reference, Subject(oracle), Measures(counting, cache=tmp_path)) == first
-    # The second time only the eight generated pictures are looked at.
+    # The second time only the eight generated images are looked at.
     assert sum(shown) - seen == 8
 
 
@@ -148,5 +148,5 @@ def test_errors(reference: Reference) -> None:
             Subject(oracle),
             Measures(features),
         )
-    with pytest.raises(DataError, match="4 pictures, 3 concepts"):
-        RealPictures(reference.held_out.pixels, torch.arange(3), torch.arange(4))
+    with pytest.raises(DataError, match="4 images, 3 concepts"):
+        RealImages(reference.held_out.pixels, torch.arange(3), torch.arange(4))

@@ -1,4 +1,4 @@
-"""Things in colours: what pictures get, what captions say of it, and which captions are true of which."""
+"""Things in colours: what images get, what captions say of it, and which captions are true of which."""
 
 import random
 from pathlib import Path
@@ -12,20 +12,20 @@ from kandinsky.recipes.emoji.colours import NAMES
 from kandinsky.recipes.emoji.recipe import grammar_of, read_emoji
 from kandinsky.recipes.emoji.recolour import Palette
 from kandinsky.training.data.caption import Caption
-from kandinsky.training.data.pictures import Augmentation, PictureSet, open_pictures
+from kandinsky.training.data.images import Augmentation, ImageSet, open_images
 from tests.training_data.folders import emoji_folder
 
 GROUPS = ("core",)
 
 
 @pytest.fixture(scope="module")
-def coloured(tmp_path_factory: pytest.TempPathFactory) -> PictureSet:
+def coloured(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     folder = emoji_folder(tmp_path_factory.mktemp("tints") / "set", styles=("noto", "flat"))
     mix = CaptionMix(languages={"en": 0.5, "ru": 0.3, "hi": 0.2}, own_colour=0.5, style=0.0, tags=0.0)
-    return open_pictures(read_emoji(folder, GROUPS, mix=mix, measure_colours=True), 64)
+    return open_images(read_emoji(folder, GROUPS, mix=mix, measure_colours=True), 64)
 
 
-def test_a_given_colour_is_seen_and_named(coloured: PictureSet) -> None:
+def test_a_given_colour_is_seen_and_named(coloured: ImageSet) -> None:
     rows = list(range(len(coloured))) * 20
     draws = torch.Generator().manual_seed(0)
     batch = coloured.batch(rows, draws, Augmentation(white=1.0, recolour=1.0))
@@ -44,7 +44,7 @@ def test_a_given_colour_is_seen_and_named(coloured: PictureSet) -> None:
     assert all("red" in text or "красн" in text for text in says)
 
 
-def test_own_colours_are_measured_and_named_now_and_then(coloured: PictureSet) -> None:
+def test_own_colours_are_measured_and_named_now_and_then(coloured: ImageSet) -> None:
     assert isinstance(coloured.painter, Palette)
     batch = coloured.batch(list(range(len(coloured))) * 20, torch.Generator().manual_seed(0))
     assert bool((tints_of(batch.facts) < len(NAMES)).all())
@@ -57,24 +57,24 @@ def test_own_colours_are_measured_and_named_now_and_then(coloured: PictureSet) -
 
 
 def test_without_measured_colours_none_are_given(tmp_path: Path) -> None:
-    pictures = open_pictures(read_emoji(emoji_folder(tmp_path / "set"), GROUPS), 16)
+    images = open_images(read_emoji(emoji_folder(tmp_path / "set"), GROUPS), 16)
     draws = torch.Generator().manual_seed(0)
-    batch = pictures.batch([0, 1], draws)
+    batch = images.batch([0, 1], draws)
     assert tints_of(batch.facts).tolist() == [-1, -1]
     assert not bool(batch.names("tints").any())
     with pytest.raises(ConfigError, match="recolour needs a recipe"):
-        pictures.batch([0, 1], draws, Augmentation(recolour=1.0))
+        images.batch([0, 1], draws, Augmentation(recolour=1.0))
 
 
 def test_common_things_are_seen_more_often(tmp_path: Path) -> None:
     folder = emoji_folder(tmp_path / "set")
-    once, often = (open_pictures(read_emoji(folder, GROUPS, common=count), 16) for count in (1, 3))
+    once, often = (open_images(read_emoji(folder, GROUPS, common=count), 16) for count in (1, 3))
     assert len(once) == 3
     assert len(often) == 9
     assert sorted(set(often.files.tolist())) == once.files.tolist()
 
 
-def test_words_for_other_colours_leave_the_caption(coloured: PictureSet) -> None:
+def test_words_for_other_colours_leave_the_caption(coloured: ImageSet) -> None:
     mix = CaptionMix(own_colour=1.0, style=0.0, tags=0.0, plain=0.0)
     grammar = CaptionGrammar(grammar_of(coloured.folder).concepts, mix)
     apple = next(i for i, one in enumerate(grammar.concepts) if one.name == "red apple")

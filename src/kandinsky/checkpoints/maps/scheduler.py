@@ -245,7 +245,7 @@ def decoder_schedule_json(
 def few_steps_json(json: Json) -> dict[str, object]:
     """The scheduler_config.json of a decoder that was distilled to a few steps of DDIM, from its teacher's.
 
-    They are trailing, and end on a clean picture.
+    They are trailing, and end on a clean image.
     """
     process = ("beta_end", "beta_schedule", "beta_start", "num_train_timesteps", "prediction_type")
     return {

@@ -52,7 +52,7 @@ class CombinedPipeline(DiffusionPipeline):
         return found
 
     def _call(self, given: dict[str, Any]) -> Any:
-        """Pictures of the prompts: the prior's half of a call, then the decoder's."""
+        """Images of the prompts: the prior's half of a call, then the decoder's."""
         wanted = signature(self.DECODER.__call__).parameters
         of_prior, of_decoder = _split_latents(given["latents"], "latents" in wanted)
         told = {
@@ -73,18 +73,18 @@ class CombinedPipeline(DiffusionPipeline):
 
 
 def _rows(given: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    """What is given for each prompt or for all of them, as a row a picture: texts and pictures."""
+    """What is given for each prompt or for all of them, as a row an image: texts and images."""
     copies, prompts = given["num_images_per_prompt"], texts(given["prompt"])
     made: dict[str, Any] = {"prompt": repeated(prompts, copies)}
     if given["negative_prompt"] is not None:
         negatives = texts(given["negative_prompt"], "negative_prompt")
         made["negative_prompt"] = repeated(paired(negatives, len(prompts), "negative_prompt"), copies)
-    pictures = [name for name in ("image", "mask_image") if name in given]
-    return made | {name: spread(given[name], rows, copies) for name in pictures}
+    images = [name for name in ("image", "mask_image") if name in given]
+    return made | {name: spread(given[name], rows, copies) for name in images}
 
 
 def _split_latents(latents: Tensor | None, decoder_takes_them: bool) -> tuple[Tensor | None, Tensor | None]:
-    """Given latents as (the prior's, the decoder's): embeddings (B, D) are the prior's, pictures' the
+    """Given latents as (the prior's, the decoder's): embeddings (B, D) are the prior's, images' the
     decoder's.
 
     Raises RequestError for other shapes, and for the decoder's where it begins at an image.

@@ -1,4 +1,4 @@
-"""What decoder pipelines do: image embeddings, beside texts or alone, become pictures."""
+"""What decoder pipelines do: image embeddings, beside texts or alone, become images."""
 
 import warnings
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.compat.diffusers.callbacks import LATENTS, Callbacks, follow, warned
 from kandinsky.compat.diffusers.generators import rng_of
 from kandinsky.compat.diffusers.inputs import (
-    Pictures,
+    Images,
     counted,
     embeddings,
     images,
@@ -24,7 +24,7 @@ from kandinsky.compat.diffusers.inputs import (
 )
 from kandinsky.compat.diffusers.models import native_of
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
-from kandinsky.compat.diffusers.postprocess import check_output_type, output, pictures
+from kandinsky.compat.diffusers.postprocess import check_output_type, decoded_images, output
 from kandinsky.compat.diffusers.schedulers import schedule_of
 from kandinsky.compat.diffusers.step_networks import Steered
 from kandinsky.compat.kinds import check_kind
@@ -56,16 +56,16 @@ class Told:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Pictures of a call, one for all prompts or one for each; None where its task has none."""
+    """Images of a call, one for all prompts or one for each; None where its task has none."""
 
-    image: Pictures | None = None
+    image: Images | None = None
     mask: list[Picture] | None = None
-    hint: Pictures | None = None
+    hint: Images | None = None
 
     @property
     def counts(self) -> list[int]:
-        """How many pictures of each kind there are."""
-        return [len(found.pictures) for found in (self.image, self.hint) if found is not None]
+        """How many images of each kind there are."""
+        return [len(found.images) for found in (self.image, self.hint) if found is not None]
 
 
 class DecoderPipeline(DiffusionPipeline):
@@ -100,7 +100,7 @@ class DecoderPipeline(DiffusionPipeline):
         return model, network
 
     def _call(self, given: dict[str, Any]) -> Any:
-        """Pictures of one request: num_images_per_prompt of each prompt, all in one batch."""
+        """Images of one request: num_images_per_prompt of each prompt, all in one batch."""
         kind = check_output_type(given["output_type"])
         callbacks = self._callbacks(given)
         counted(given["num_images_per_prompt"], "num_images_per_prompt")
@@ -121,9 +121,9 @@ class DecoderPipeline(DiffusionPipeline):
             prompt=[
                 Embedding(row, None if negative is None else negative[i]) for i, row in enumerate(embeds)
             ],
-            image=rows(None if inputs.image is None else inputs.image.pictures, "image"),
+            image=rows(None if inputs.image is None else inputs.image.images, "image"),
             mask=rows(inputs.mask, "mask_image"),
-            hint=rows(None if inputs.hint is None else inputs.hint.pictures, "hint"),
+            hint=rows(None if inputs.hint is None else inputs.hint.images, "hint"),
             seed=0,  # nothing is drawn from it
             **fields,
         )
@@ -135,12 +135,14 @@ class DecoderPipeline(DiffusionPipeline):
         with self._ready("unet", "movq"):
             steps = denoise(model, resolved, batch, conditions)
             x = follow(steps, callbacks, network.tensors, network.change, self._progress)
-            return output(pictures(model, x, fields["width"], fields["height"], kind), given["return_dict"])
+            return output(
+                decoded_images(model, x, fields["width"], fields["height"], kind), given["return_dict"]
+            )
 
     def _embeds(
         self, given: Mapping[str, Any], told: Told | None, inputs: Inputs
     ) -> tuple[Tensor, Tensor | None]:
-        """Embeddings and what to steer away from, a row a picture; the latter is None when nothing is
+        """Embeddings and what to steer away from, a row an image; the latter is None when nothing is
         guided."""
         positive = embeddings(given["image_embeds"], "image_embeds")
         prompts = max(len(positive), len(told.prompts) if told else 1, *inputs.counts, 1)
@@ -158,7 +160,7 @@ class DecoderPipeline(DiffusionPipeline):
     def _conditions(
         self, model: Model, embeds: Tensor, negative: Tensor | None, told: Told | None, copies: int
     ) -> Conditions:
-        """What the network is told, a row a picture."""
+        """What the network is told, a row an image."""
         cond = UNet2Condition(embeds.to(model.device, model.dtype))
         if negative is None:
             return Conditions(cond, None)
@@ -216,7 +218,7 @@ class TextDecoderPipeline(DecoderPipeline):
 
 
 def _inputs(given: Mapping[str, Any], multiple: int) -> Inputs:
-    """The pictures of a call."""
+    """The images of a call."""
     size = given["width"], given["height"], multiple
     hint = images(given["hint"], *size, hint=True) if "hint" in given else None
     if "mask_image" in given:
@@ -239,8 +241,8 @@ def _each(rows: Tensor, prompts: int, copies: int) -> Tensor:
     return torch.stack(repeated(paired(list(rows), prompts, "embeddings"), copies))
 
 
-def stacked_pixels(found: Pictures | None, prompts: int, copies: int) -> Tensor | None:
-    """Pictures that came as numbers, (B, 3, H, W)."""
+def stacked_pixels(found: Images | None, prompts: int, copies: int) -> Tensor | None:
+    """Images that came as numbers, (B, 3, H, W)."""
     if found is None or found.pixels is None:
         return None
     return torch.stack(repeated(paired(found.pixels, prompts, "image"), copies))

@@ -1,4 +1,4 @@
-"""What pipelines do whose decoder reads the states of one text: prompts or their states become pictures."""
+"""What pipelines do whose decoder reads the states of one text: prompts or their states become images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,17 +13,17 @@ from kandinsky.compat.diffusers.callbacks import follow, warned
 from kandinsky.compat.diffusers.decoder import DecoderPipeline, stacked_pixels
 from kandinsky.compat.diffusers.files import model_folder
 from kandinsky.compat.diffusers.generators import rng_of
-from kandinsky.compat.diffusers.inputs import Pictures, counted, images, paired, repeated, split, texts
+from kandinsky.compat.diffusers.inputs import Images, counted, images, paired, repeated, split, texts
 from kandinsky.compat.diffusers.models import native_of
 from kandinsky.compat.diffusers.pipeline import made_of
-from kandinsky.compat.diffusers.postprocess import check_output_type, output, pictures
+from kandinsky.compat.diffusers.postprocess import check_output_type, decoded_images, output
 from kandinsky.compat.diffusers.step_networks import SteeredByText
 from kandinsky.compat.kinds import check_kind
 from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.conditioning.one_text import OneTextConditioner, StatesReader, stacked
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.core.images import read_picture
+from kandinsky.core.images import read_image
 from kandinsky.core.requests import Request
 from kandinsky.diffusion.guidance import is_guided
 from kandinsky.generations.k30 import FEW_STEPS, assembled
@@ -97,7 +97,7 @@ class OneTextPipeline(DecoderPipeline):
         return OneTextConditioner(self._reader(0), self.device, self.dtype)
 
     def _call(self, given: dict[str, Any]) -> Any:
-        """Pictures of one request: num_images_per_prompt of each prompt, all in one batch."""
+        """Images of one request: num_images_per_prompt of each prompt, all in one batch."""
         kind = check_output_type(given["output_type"])
         callbacks = self._callbacks(given)
         model, network = self._model()
@@ -105,9 +105,7 @@ class OneTextPipeline(DecoderPipeline):
         copies = counted(given["num_images_per_prompt"], "num_images_per_prompt")
         found, fields = _started(given, model.multiple)
         prompts, negatives = _told(given)
-        row_images = (
-            None if found is None else repeated(paired(found.pictures, len(prompts), "image"), copies)
-        )
+        row_images = None if found is None else repeated(paired(found.images, len(prompts), "image"), copies)
         request = Request(
             repeated(prompts, copies),
             negative_prompt=repeated(negatives, copies),
@@ -127,7 +125,9 @@ class OneTextPipeline(DecoderPipeline):
         with self._ready("unet", "movq"):
             steps = denoise(model, resolved, batch, conditions)
             x = follow(steps, callbacks, network.tensors, network.change, self._progress)
-            return output(pictures(model, x, fields["width"], fields["height"], kind), given["return_dict"])
+            return output(
+                decoded_images(model, x, fields["width"], fields["height"], kind), given["return_dict"]
+            )
 
     def _told_network(
         self,
@@ -136,7 +136,7 @@ class OneTextPipeline(DecoderPipeline):
         given: Mapping[str, Any],
         guided: bool,
     ) -> Conditions:
-        """What the network is told, a row a picture: given states, or those of the prompts."""
+        """What the network is told, a row an image: given states, or those of the prompts."""
         copies = given["num_images_per_prompt"]
         embeds, mask, negative, against = (given[name] for name in EMBEDS)
         if embeds is None or (guided and negative is None and given["negative_prompt"] is not None):
@@ -269,13 +269,13 @@ class _NoEncoder:
         raise RequestError("This pipeline has no text_encoder.", "Give one, or the states of texts.")
 
 
-def _started(given: Mapping[str, object], multiple: int) -> tuple[Pictures | None, dict[str, Any]]:
-    """The pictures that a call begins at, and the request's fields that follow; an image gives the size."""
+def _started(given: Mapping[str, object], multiple: int) -> tuple[Images | None, dict[str, Any]]:
+    """The images that a call begins at, and the request's fields that follow; an image gives the size."""
     if "image" not in given:
         return None, {"width": given["width"], "height": given["height"]}
     if given["image"] is None:
         raise RequestError("There is no image.", "Give image, or use the text-to-image pipeline.")
     first = split(given["image"])[0]
-    width, height = first.shape[:-3:-1] if isinstance(first, Tensor) else read_picture(first).size
+    width, height = first.shape[:-3:-1] if isinstance(first, Tensor) else read_image(first).size
     found = images(given["image"], width, height, multiple)
     return found, {"width": width, "height": height, "strength": given["strength"]}

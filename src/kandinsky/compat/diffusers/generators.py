@@ -1,4 +1,4 @@
-"""Noise from the generators that callers pass: none, one for the whole batch, or one per picture."""
+"""Noise from the generators that callers pass: none, one for the whole batch, or one per image."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -15,7 +15,7 @@ Generators: TypeAlias = "Generator | Sequence[Generator] | None"
 
 
 class SharedRng:
-    """Draws the rows of all pictures at once from one generator, or from torch's own when it is None.
+    """Draws the rows of all images at once from one generator, or from torch's own when it is None.
 
     Draws are made in `dtype` on the generator's device (`device` for torch's own), like the peer's.
     """
@@ -53,8 +53,8 @@ class ListedRng:
         """See `Rng`."""
         if shape[0] != len(self.sources):
             raise RequestError(
-                f"{len(self.sources)} generators were given for {shape[0]} pictures.",
-                "Give one generator per picture, or one for all.",
+                f"{len(self.sources)} generators were given for {shape[0]} images.",
+                "Give one generator per image, or one for all.",
             )
         return torch.cat([source.normal((1, *shape[1:])) for source in self.sources])
 
@@ -86,7 +86,7 @@ class GivenFirst:
         if tuple(given.shape) != tuple(shape):
             raise RequestError(
                 f"latents of shape {tuple(given.shape)} were given, {tuple(shape)} is needed.",
-                "The shape follows from the number of pictures and their size.",
+                "The shape follows from the number of images and their size.",
             )
         return given
 
@@ -102,7 +102,7 @@ class GivenFirst:
 def rng_of(
     generator: Generators, count: int, dtype: torch.dtype, device: torch.device, latents: Tensor | None = None
 ) -> Rng:
-    """The source of noise for `count` pictures; given `latents` replace what is drawn first.
+    """The source of noise for `count` images; given `latents` replace what is drawn first.
 
     Raises RequestError for a list of another length than `count` (a list of one counts as one generator), and
     for anything else.
@@ -121,8 +121,8 @@ def rng_of(
         rng = ListedRng([_of_one(one, dtype, device) for one in generator])
     else:
         raise RequestError(
-            f"{len(generator)} generators were given for {count} pictures.",
-            "Give one generator per picture, or one for all.",
+            f"{len(generator)} generators were given for {count} images.",
+            "Give one generator per image, or one for all.",
         )
     return rng if latents is None else GivenFirst(latents, rng)
 

@@ -134,7 +134,7 @@ class UNet2DConditionModel(Part):
     def set_attn_processor(self, processor: object) -> None:
         """Accepts the published processors; raises RequestError for one that might change the attention.
 
-        Attention here is fused and exact whichever of them is set, so that setting one changes no picture.
+        Attention here is fused and exact whichever of them is set, so that setting one changes no image.
         """
         self._processors = check_processors(processor, list(self.attn_processors))
 
@@ -187,16 +187,16 @@ class VQModel(Part):
     FORMAT: ClassVar[Component] = networks.MOVQ
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
-        """Pictures (B, 3, H, W) in -1..1 to unquantised latents."""
+        """Images (B, 3, H, W) in -1..1 to unquantised latents."""
         latents = cast(MoVQ, self.native).encode(x)
         return VQEncoderOutput(latents) if return_dict else (latents,)
 
     def decode(self, h: Tensor, force_not_quantize: bool = False, return_dict: bool = True) -> Any:
-        """Latents (B, C, h, w) to pictures, about -1..1; quantised first unless `force_not_quantize`."""
+        """Latents (B, C, h, w) to images, about -1..1; quantised first unless `force_not_quantize`."""
         network = cast(MoVQ, self.native)
         latents = h if force_not_quantize else network.quantize(h).latents
-        pictures = network.decode(latents)
-        return DecoderOutput(pictures) if return_dict else (pictures,)
+        images = network.decode(latents)
+        return DecoderOutput(images) if return_dict else (images,)
 
 
 class PriorTransformer(Part):

@@ -52,7 +52,7 @@ class Output:
 
 @dataclass(eq=False)
 class ImagePipelineOutput(Output):
-    """`images`: a list of PIL pictures, an array (B, H, W, 3) or a tensor (B, 3, H, W), both in 0..1, or
+    """`images`: a list of PIL images, an array (B, H, W, 3) or a tensor (B, 3, H, W), both in 0..1, or
     latents."""
 
     images: object
@@ -97,14 +97,14 @@ class BaseModelOutput(Output):
 
 @dataclass(eq=False)
 class DecoderOutput(Output):
-    """`sample`: decoded pictures (B, 3, H, W), about -1..1."""
+    """`sample`: decoded images (B, 3, H, W), about -1..1."""
 
     sample: object
 
 
 @dataclass(eq=False)
 class VQEncoderOutput(Output):
-    """`latents`: encoded pictures (B, C, h, w)."""
+    """`latents`: encoded images (B, C, h, w)."""
 
     latents: object
 

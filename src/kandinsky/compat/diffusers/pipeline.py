@@ -217,7 +217,7 @@ class DiffusionPipeline:
         loras.load_lora(self, pretrained_model_name_or_path_or_dict, weight_name, adapter_name)
 
     def unload_lora_weights(self) -> None:
-        """Takes all adapters off; pictures are then bit for bit those without."""
+        """Takes all adapters off; images are then bit for bit those without."""
         adapters.unload_lora(loras.networks_of(self))
 
     def delete_adapters(self, adapter_names: str | list[str]) -> None:

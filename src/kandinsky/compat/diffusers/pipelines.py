@@ -53,21 +53,21 @@ STATES = "prompt_embeds negative_prompt_embeds attention_mask negative_attention
 HALVES = "height width prior_guidance_scale prior_num_inference_steps generator latents"
 ON_STEP_ENDS = f"prior_callback_on_step_end prior_callback_on_step_end_tensor_inputs {ON_STEP_END}"
 
-OF_EMBEDDINGS = "Pictures of the embeddings (B, D), num_images_per_prompt each, of exactly width x height."
-OF_PROMPTS = "Pictures of the prompts, num_images_per_prompt each, of exactly width x height."
+OF_EMBEDDINGS = "Images of the embeddings (B, D), num_images_per_prompt each, of exactly width x height."
+OF_PROMPTS = "Images of the prompts, num_images_per_prompt each, of exactly width x height."
 CHANGED = (
-    "Pictures that keep something of `image`, one for all prompts or one for each, the less the higher "
+    "Images that keep something of `image`, one for all prompts or one for each, the less the higher "
     "`strength` in (0, 1] is."
 )
 REPAINTED = (
-    "Pictures in which `image` is repainted where `mask_image` is white (1), each one for all prompts or one "
+    "Images in which `image` is repainted where `mask_image` is white (1), each one for all prompts or one "
     "for each; a tensor as the image is in -1..1."
 )
 CONTROLLED = (
-    "Pictures under `hint`, a tensor (B, 3, H, W) in 0..1 or a picture, one for all embeddings or for each."
+    "Images under `hint`, a tensor (B, 3, H, W) in 0..1 or an image, one for all embeddings or for each."
 )
 EMBEDDED = (
-    "Embeddings of the prompts, and of the negative prompts or of no picture: `image_embeds` and "
+    "Embeddings of the prompts, and of the negative prompts or of no image: `image_embeds` and "
     "`negative_image_embeds`, (B x num_images_per_prompt, D) each."
 )
 
@@ -102,7 +102,7 @@ class KandinskyV22PriorPipeline(PriorPipeline):
 class KandinskyV22PriorEmb2EmbPipeline(PriorPipeline):
     """The prior of Kandinsky 2.2, from an image's embedding instead of noise.
 
-    The image is one or several pictures, normalised pixels (B, 3, S, S), or embeddings (B, D). Unlike in the
+    The image is one or several images, normalised pixels (B, 3, S, S), or embeddings (B, D). Unlike in the
     peer the embedding is noised in the space that the prior works in, and a step at least is taken.
     """
 
@@ -150,7 +150,7 @@ class KandinskyV22InpaintPipeline(DecoderPipeline):
 
 
 class KandinskyV22ControlnetPipeline(DecoderPipeline):
-    """Text-to-image with Kandinsky 2.2 under a hint picture, such as a depth map."""
+    """Text-to-image with Kandinsky 2.2 under a hint image, such as a depth map."""
 
     __call__ = called(
         f"image_embeds negative_image_embeds hint {SETTINGS} num_images_per_prompt generator latents "
@@ -160,12 +160,12 @@ class KandinskyV22ControlnetPipeline(DecoderPipeline):
 
 
 class KandinskyV22ControlnetImg2ImgPipeline(DecoderPipeline):
-    """Image-to-image with Kandinsky 2.2 under a hint picture."""
+    """Image-to-image with Kandinsky 2.2 under a hint image."""
 
     __call__ = called(
         f"image_embeds image negative_image_embeds hint {SETTINGS} strength num_images_per_prompt generator "
         f"{CALLBACK}",
-        f"{CHANGED} They are under `hint`, a tensor (B, 3, H, W) in 0..1 or a picture.",
+        f"{CHANGED} They are under `hint`, a tensor (B, 3, H, W) in 0..1 or an image.",
     )
 
 

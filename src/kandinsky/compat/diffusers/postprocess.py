@@ -1,4 +1,4 @@
-"""Latents as what was asked for: PIL pictures, an array, a tensor, or the latents themselves."""
+"""Latents as what was asked for: PIL images, an array, a tensor, or the latents themselves."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def check_output_type(output_type: str | None) -> str:
     return output_type
 
 
-def pictures(model: Model, latents: Tensor, width: int, height: int, output_type: str) -> Any:
+def decoded_images(model: Model, latents: Tensor, width: int, height: int, output_type: str) -> Any:
     """Decodes latents (B, C, h, w) to width x height.
 
     "pil" gives a list; "np" an array (B, H, W, 3) and "pt" a tensor (B, 3, H, W), both float in 0..1;

@@ -1,4 +1,4 @@
-"""What prior pipelines do: texts and pictures become image embeddings."""
+"""What prior pipelines do: texts and images become image embeddings."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.prior_stage import EncodedText, PriorStage
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import RequestError, nearest
-from kandinsky.core.images import read_picture
+from kandinsky.core.images import read_image
 from kandinsky.core.rng import Rng
 from kandinsky.diffusion.guidance import is_guided
 from kandinsky.diffusion.times import tail
@@ -169,7 +169,7 @@ class PriorPipeline(DiffusionPipeline):
         return KandinskyPriorPipelineOutput(*parts) if given["return_dict"] else parts
 
     def get_zero_embed(self, batch_size: int = 1, device: Any = None) -> Tensor:
-        """The embedding that stands for no picture, (batch_size, D)."""
+        """The embedding that stands for no image, (batch_size, D)."""
         with self._ready("image_encoder"):
             return self._stage.zero_embedding.repeat(batch_size, 1).to(device or self.device)
 
@@ -186,7 +186,7 @@ class PriorPipeline(DiffusionPipeline):
         guidance_scale: float = 4.0,
         device: Any = None,
     ) -> KandinskyPriorPipelineOutput:
-        """The weighted sum of texts (through the prior), pictures and tensors.
+        """The weighted sum of texts (through the prior), images and tensors.
 
         A tensor (B, 3, S, S) is normalised pixels, (1, D) or (D,) an embedding. The weights are not
         normalised. Texts are drawn in the order of the list from one generator, then the negative prompt.
@@ -230,7 +230,7 @@ class PriorPipeline(DiffusionPipeline):
             rng.normal(tuple(x.shape))
 
     def _encoded(self, image: Any, copies: int) -> Tensor:
-        """The embeddings of one or several pictures, pixels or embeddings, each `copies` times: (B, D)."""
+        """The embeddings of one or several images, pixels or embeddings, each `copies` times: (B, D)."""
         if isinstance(image, list | tuple):
             return torch.cat([self._encoded(one, copies) for one in image])
         stage = self._stage
@@ -241,15 +241,15 @@ class PriorPipeline(DiffusionPipeline):
                 pixels = image if image.ndim == 4 else image[None]
                 found = stage.see(pixels)
             else:
-                found = stage.encode_picture(read_picture(image))
+                found = stage.encode_image(read_image(image))
         return found.repeat_interleave(copies, dim=0)
 
     def _embeds(self, ask: Asked, begin: Begin, callbacks: Callbacks = Callbacks()) -> tuple[Tensor, Tensor]:
         """Embeddings of the prompts, and of what to steer away from: (B x copies, D) each.
 
         Negative prompts are rows of the same batch, behind the prompts, so that one generator draws as
-        the peer does. A list with one generator per picture gives each negative row the draws of its
-        picture from their beginning, so that the picture's own do not depend on it.
+        the peer does. A list with one generator per image gives each negative row the draws of its
+        image from their beginning, so that the image's own do not depend on it.
         """
         stage = self._stage
         rows = repeated(ask.prompts + ask.negatives, ask.copies)

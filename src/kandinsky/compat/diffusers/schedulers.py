@@ -66,7 +66,7 @@ class SchedulerMixin:
 
     @property
     def alphas_cumprod(self) -> Tensor:
-        """The share of the picture's variance that is left at each time, (T,)."""
+        """The share of the image's variance that is left at each time, (T,)."""
         return self.schedule.process.alpha_bar
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:

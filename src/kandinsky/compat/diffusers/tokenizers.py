@@ -1,4 +1,4 @@
-"""Tokenizers and picture preprocessing as components: called in the familiar way, saved with the rest."""
+"""Tokenizers and image preprocessing as components: called in the familiar way, saved with the rest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from kandinsky.compat.diffusers.outputs import Output
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.files import write_atomically
-from kandinsky.core.images import open_picture
+from kandinsky.core.images import open_image
 
 PROCESSOR_FILE = "preprocessor_config.json"
 
@@ -84,7 +84,7 @@ class T5Tokenizer(CLIPTokenizer):
 
 
 class CLIPImageProcessor:
-    """What CLIP's vision tower wants done to pictures."""
+    """What CLIP's vision tower wants done to images."""
 
     def __init__(self, native: ClipPreprocess | None = None) -> None:
         self.native = native or ClipPreprocess()
@@ -100,9 +100,9 @@ class CLIPImageProcessor:
         return cls.from_folder(*component_folder(path, subfolder))
 
     def __call__(self, images: Any, return_tensors: str = "pt", **ignored: Any) -> BatchFeature:
-        """One picture or a list of them to normalised pixels."""
+        """One image or a list of them to normalised pixels."""
         several = images if isinstance(images, list | tuple) else [images]
-        return BatchFeature(self.native([open_picture(image) for image in several]))
+        return BatchFeature(self.native([open_image(image) for image in several]))
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes preprocessor_config.json into a folder; raises OutputError when it cannot be written."""

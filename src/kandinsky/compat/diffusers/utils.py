@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.core.errors import DataError, RequestError
-from kandinsky.core.images import open_picture
+from kandinsky.core.images import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,10 +19,10 @@ LARGEST_DOWNLOAD = 256 * 1024 * 1024
 
 
 def load_image(image: Any, convert_method: Any = None) -> "Image":
-    """A picture from a path, an http(s) address or a PIL image, as RGB; `convert_method(picture)` replaces
+    """An image from a path, an http(s) address or a PIL image, as RGB; `convert_method(image)` replaces
     that.
 
-    Raises DataError for an address that does not answer, RequestError for what is no picture.
+    Raises DataError for an address that does not answer, RequestError for what is no image.
     """
     source = image
     if isinstance(image, str) and image.startswith(("http://", "https://")):
@@ -30,11 +30,13 @@ def load_image(image: Any, convert_method: Any = None) -> "Image":
     elif isinstance(image, str):
         source = Path(image)
     if convert_method is None:
-        return open_picture(source)
+        return open_image(source)
     import PIL.Image
 
-    picture: Image = convert_method(source if isinstance(source, PIL.Image.Image) else PIL.Image.open(source))
-    return picture
+    given_image: Image = convert_method(
+        source if isinstance(source, PIL.Image.Image) else PIL.Image.open(source)
+    )
+    return given_image
 
 
 def _downloaded(address: str) -> "Image":
@@ -49,17 +51,17 @@ def _downloaded(address: str) -> "Image":
             f"{address} cannot be loaded ({error}).", "Check the address and the network."
         ) from error
     if len(data) > LARGEST_DOWNLOAD:
-        raise DataError(f"{address} holds more than {LARGEST_DOWNLOAD} bytes.", "Is it a picture?")
+        raise DataError(f"{address} holds more than {LARGEST_DOWNLOAD} bytes.", "Is it an image?")
     try:
-        picture = PIL.Image.open(io.BytesIO(data))
-        picture.load()
+        image = PIL.Image.open(io.BytesIO(data))
+        image.load()
     except (OSError, ValueError) as error:
-        raise DataError(f"{address} is not a picture.", "Give the address of the picture itself.") from error
-    return picture
+        raise DataError(f"{address} is not an image.", "Give the address of the image itself.") from error
+    return image
 
 
 def make_image_grid(images: Sequence[Any], rows: int, cols: int, resize: int | None = None) -> "Image":
-    """Pictures side by side, row after row, each of the first one's size (or resize x resize pixels).
+    """Images side by side, row after row, each of the first one's size (or resize x resize pixels).
 
     Raises RequestError unless there are rows x cols of them.
     """
@@ -67,14 +69,14 @@ def make_image_grid(images: Sequence[Any], rows: int, cols: int, resize: int | N
 
     if rows < 1 or cols < 1 or len(images) != rows * cols:
         raise RequestError(
-            f"{len(images)} pictures do not fill {rows} x {cols}.",
+            f"{len(images)} images do not fill {rows} x {cols}.",
             f"Use {math.ceil(len(images) / max(cols, 1))} rows, or fewer columns.",
         )
-    pictures = [open_picture(image) for image in images]
+    given_images = [open_image(image) for image in images]
     if resize is not None:
-        pictures = [picture.resize((resize, resize)) for picture in pictures]
-    width, height = pictures[0].size
+        given_images = [source.resize((resize, resize)) for source in given_images]
+    width, height = given_images[0].size
     grid = PIL.Image.new("RGB", (cols * width, rows * height))
-    for index, picture in enumerate(pictures):
-        grid.paste(picture, (index % cols * width, index // cols * height))
+    for index, source in enumerate(given_images):
+        grid.paste(source, (index % cols * width, index // cols * height))
     return grid

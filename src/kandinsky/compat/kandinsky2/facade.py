@@ -34,7 +34,7 @@ class Facade:
 
     `noise(shape)` draws what the original code would draw: from torch's own generator on the model's device,
     so that `torch.manual_seed` makes calls repeatable. With `shared_threshold` the predictions of all
-    pictures are bound by what is measured on the first one, as the original code does, and pictures depend
+    images are bound by what is measured on the first one, as the original code does, and images depend
     on their batch; without it each is bound by its own.
     """
 
@@ -74,7 +74,7 @@ class Facade:
     def _run(
         self, model: Model, prompt: Any, fields: Mapping[str, Any], rng: Rng, progress: bool = True
     ) -> list[Image]:
-        """The pictures of one request, all in one batch; what was not read of a prompt is warned of."""
+        """The images of one request, all in one batch; what was not read of a prompt is warned of."""
         request = Request(prompt, **fields)
         pipe = Pipeline(model, batch_size=request.size)
         return shown(pipe.run(request, lambda _: rng), progress)

@@ -1,4 +1,4 @@
-"""Input pictures and masks in the original code's conventions."""
+"""Input images and masks in the original code's conventions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +9,12 @@ from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from kandinsky.core.errors import RequestError, nearest
-from kandinsky.core.images import open_picture, to_array
+from kandinsky.core.images import open_image, to_array
 
 SAMPLERS = {"p_sampler": "ddpm", "ddim_sampler": "ddim", "plms_sampler": "plms"}
 SMALLEST_CHANGE = 1e-6
 SIDE = 64
-"""What the sides of a picture made from noise are rounded up to, whatever the network could do with."""
+"""What the sides of an image made from noise are rounded up to, whatever the network could do with."""
 
 
 def sampler_name(name: str) -> str:
@@ -25,17 +25,17 @@ def sampler_name(name: str) -> str:
 
 
 def change_of(strength: float) -> float:
-    """Our strength of theirs, in which 1 keeps all of a picture and 0 nothing.
+    """Our strength of theirs, in which 1 keeps all of an image and 0 nothing.
 
     Raises RequestError outside 0 to 1. Where theirs is 1 a single step is left.
     """
     if isinstance(strength, bool) or not 0 <= strength <= 1:
-        raise RequestError(f"strength {strength} is outside 0 to 1.", "Here 1 keeps all of the picture.")
+        raise RequestError(f"strength {strength} is outside 0 to 1.", "Here 1 keeps all of the image.")
     return max(1 - strength, SMALLEST_CHANGE)
 
 
 def inputs_of(given: Mapping[str, Any], width: int, height: int) -> dict[str, Any]:
-    """The request fields of a call's picture, mask and strength, where it has them."""
+    """The request fields of a call's image, mask and strength, where it has them."""
     fields: dict[str, Any] = {}
     if "pil_img" in given:
         fields["image"] = sized(given["pil_img"], width, height)
@@ -46,16 +46,16 @@ def inputs_of(given: Mapping[str, Any], width: int, height: int) -> dict[str, An
     return fields
 
 
-def sized(picture: Any, width: int, height: int) -> Image:
-    """A picture at width x height."""
-    return fromarray(to_array(open_picture(picture), width, height))
+def sized(image: Any, width: int, height: int) -> Image:
+    """An image at width x height."""
+    return fromarray(to_array(open_image(image), width, height))
 
 
 def repainted(mask: object, width: int, height: int) -> NDArray[np.bool_]:
     """Where a mask asks for repainting, (height, width): everywhere but where it is 1 (or 255, in bytes up
     to 255).
 
-    Takes an array (H, W), a tensor or a PIL picture of any size; resized to the nearest value. Raises
+    Takes an array (H, W), a tensor or a PIL image of any size; resized to the nearest value. Raises
     RequestError for anything else.
     """
     if isinstance(mask, Image):

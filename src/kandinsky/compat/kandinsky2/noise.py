@@ -1,4 +1,4 @@
-"""Noise as the original code draws it, so that the same draws give the same pictures."""
+"""Noise as the original code draws it, so that the same draws give the same images."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,12 +9,12 @@ Draw = Callable[[tuple[int, ...]], Tensor]
 
 
 class OriginalNoise:
-    """A source for one call of a method: pictures are the first halves of batches of twice their number.
+    """A source for one call of a method: images are the first halves of batches of twice their number.
 
     The other halves belong to rows that the original code samples and never uses. It also draws after the
     last step of the prior, where nothing is added; such draws are made up for when the decoder, or a
     second trajectory of the prior, begins. `prior_steps` is the length of a trajectory, and `plain` how
-    many of the decoder's first draws are not doubled: those for encoding and for noising an input picture.
+    many of the decoder's first draws are not doubled: those for encoding and for noising an input image.
     """
 
     def __init__(self, draw: Draw, prior_steps: int = 0, plain: int = 0) -> None:

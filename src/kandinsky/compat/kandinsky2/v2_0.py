@@ -43,14 +43,14 @@ DEFAULTS: dict[str, object] = {
 
 
 def made(names: str, does: str, method: str) -> Any:
-    """A method that makes pictures."""
+    """A method that makes images."""
     return signed(lambda model, given: model._generate(given), names, DEFAULTS, does, method)
 
 
 class Kandinsky2(Facade):
-    """Kandinsky 2.0; every method returns a list of PIL pictures.
+    """Kandinsky 2.0; every method returns a list of PIL images.
 
-    `image_size` is what input pictures are resized to; `behaviour` is which state of the original code is
+    `image_size` is what input images are resized to; `behaviour` is which state of the original code is
     followed. `ddim_eta` acts in that of the release only.
     """
 
@@ -60,24 +60,24 @@ class Kandinsky2(Facade):
     generate_text2img = made(
         "prompt num_steps batch_size guidance_scale progress dynamic_threshold_v denoised_type h w sampler "
         "ddim_eta",
-        "Pictures of a prompt, of exactly w x h.",
+        "Images of a prompt, of exactly w x h.",
         "generate_text2img",
     )
     generate_img2img = made(
         "prompt pil_img strength num_steps guidance_scale progress dynamic_threshold_v denoised_type sampler "
         "ddim_eta",
-        "A picture that keeps the more of `pil_img` the higher `strength` in 0 to 1 is.",
+        "An image that keeps the more of `pil_img` the higher `strength` in 0 to 1 is.",
         "generate_img2img",
     )
     generate_inpainting = made(
         "prompt pil_img img_mask num_steps guidance_scale progress dynamic_threshold_v denoised_type sampler "
         "ddim_eta",
-        "A picture in which `pil_img` is kept where `img_mask` is 1 and repainted elsewhere.",
+        "An image in which `pil_img` is kept where `img_mask` is 1 and repainted elsewhere.",
         "generate_inpainting",
     )
 
     def _generate(self, given: dict[str, Any]) -> list[Image]:
-        """The pictures of any of the three tasks, told apart by the inputs they have."""
+        """The images of any of the three tasks, told apart by the inputs they have."""
         self._check_kind(given)
         size = width, height = given.get("w", self.image_size), given.get("h", self.image_size)
         if "pil_img" not in given:
@@ -87,13 +87,13 @@ class Kandinsky2(Facade):
         )
         fields |= {"count": given.get("batch_size", 1), "width": size[0], "height": size[1]}
         fields |= inputs_of(given, *size)
-        # What an input picture draws before anything is doubled: its encoding, and then its noise.
+        # What an input image draws before anything is doubled: its encoding, and then its noise.
         plain = len(fields.keys() & {"image", "strength"})
         schedules = self._schedules(given["denoised_type"], given["dynamic_threshold_v"])
         model = replace(self.pipe.model, schedule=schedules["ddim"], schedules=schedules)
         noise = OriginalNoise(self.noise, plain=plain)
-        pictures = self._run(model, given["prompt"], fields, noise, given["progress"])
-        return [picture.crop((0, 0, width, height)) for picture in pictures]
+        images = self._run(model, given["prompt"], fields, noise, given["progress"])
+        return [image.crop((0, 0, width, height)) for image in images]
 
     def _fields(self, steps: int, guidance_scale: float, sampler: str, eta: float) -> dict[str, Any]:
         name = sampler_name(sampler)

@@ -16,7 +16,7 @@ from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.conditioning.text_image import TextImageConditioner
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.core.images import Picture, open_picture, round_up
+from kandinsky.core.images import Picture, open_image, round_up
 from kandinsky.core.prompts import Embedding
 from kandinsky.diffusion.times import respaced
 from kandinsky.generations.k21 import original_prior_schedule, original_schedules
@@ -41,26 +41,26 @@ SETTINGS = "num_steps batch_size guidance_scale h w sampler prior_cf_scale prior
 
 
 def made(names: str, does: str, method: str) -> Any:
-    """A method that makes pictures of a prompt."""
+    """A method that makes images of a prompt."""
     return signed(lambda model, given: model._generate(given), names, DEFAULTS, does, method)
 
 
 class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
-    """Kandinsky 2.1; pictures come as lists of PIL pictures, embeddings as tensors (batch_size, D)."""
+    """Kandinsky 2.1; images come as lists of PIL images, embeddings as tensors (batch_size, D)."""
 
     generate_text2img = made(
         f"prompt {SETTINGS} negative_prior_prompt negative_decoder_prompt",
-        "Pictures of a prompt, of exactly w x h.",
+        "Images of a prompt, of exactly w x h.",
         "generate_text2img",
     )
     generate_img2img = made(
         f"prompt pil_img strength {SETTINGS}",
-        "Pictures that keep the more of `pil_img` the higher `strength` in 0 to 1 is.",
+        "Images that keep the more of `pil_img` the higher `strength` in 0 to 1 is.",
         "generate_img2img",
     )
     generate_inpainting = made(
         f"prompt pil_img img_mask {SETTINGS} negative_prior_prompt negative_decoder_prompt",
-        "Pictures in which `pil_img` is kept where `img_mask` is 1 and repainted elsewhere. Unlike in the "
+        "Images in which `pil_img` is kept where `img_mask` is 1 and repainted elsewhere. Unlike in the "
         "original code, `negative_decoder_prompt` acts.",
         "generate_inpainting",
     )
@@ -68,18 +68,18 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
         lambda model, given: model._mix(**given),
         f"images_texts weights {SETTINGS} negative_prior_prompt negative_decoder_prompt",
         DEFAULTS,
-        "Pictures of the weighted sum of texts and pictures, one and the same for all of them. Raises "
+        "Images of the weighted sum of texts and images, one and the same for all of them. Raises "
         "RequestError when there are not as many weights as items.",
         "mix_images",
     )
 
     def _generate(self, given: dict[str, Any]) -> list[Image]:
-        """The pictures of a prompt in any of the three tasks, told apart by the inputs they have."""
+        """The images of a prompt in any of the three tasks, told apart by the inputs they have."""
         fields = inputs_of(given, given["w"], given["h"])
         if "negative_prior_prompt" in given:
             fields["prior_negative_prompt"] = given["negative_prior_prompt"]
             fields["negative_prompt"] = given["negative_decoder_prompt"] or None
-        return self._pictures(given["prompt"], fields, given, given["batch_size"])
+        return self._images(given["prompt"], fields, given, given["batch_size"])
 
     def _mix(
         self,
@@ -92,7 +92,7 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
         negative_decoder_prompt: str,
         **settings: object,
     ) -> list[Image]:
-        """The pictures of a mix, `batch_size` of one sum; `settings` are those of the decoder."""
+        """The images of a mix, `batch_size` of one sum; `settings` are those of the decoder."""
         if not images_texts or len(images_texts) != len(weights):
             raise RequestError(
                 f"{len(images_texts)} items are mixed with {len(weights)} weights.", "Give one per item."
@@ -115,7 +115,7 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
         )
         prompts = [Embedding(row, other) for row, other in zip(mixed, against, strict=True)]
         told = {**settings, "prior_cf_scale": prior_cf_scale, "prior_steps": prior_steps}
-        return self._pictures(prompts, {}, told, 1)
+        return self._images(prompts, {}, told, 1)
 
     def generate_clip_emb(
         self,
@@ -139,17 +139,17 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
         return embedding
 
     def encode_images(self, image: Any, is_pil: bool = False) -> Tensor:
-        """The image embedding (B, D) of a PIL picture or, unless `is_pil`, of normalised pixels (B, 3, S,
+        """The image embedding (B, D) of a PIL image or, unless `is_pil`, of normalised pixels (B, 3, S,
         S)."""
         stage = self._stage()
         if is_pil or not isinstance(image, Tensor):
-            return stage.encode_picture(Picture(open_picture(image)))
+            return stage.encode_image(Picture(open_image(image)))
         with torch.no_grad():
             embedding: Tensor = stage.see(image)
         return embedding
 
     def create_zero_img_emb(self, batch_size: int) -> Tensor:
-        """The embedding that stands for no picture, (batch_size, D)."""
+        """The embedding that stands for no image, (batch_size, D)."""
         return self._stage().zero_embedding.repeat(batch_size, 1)
 
     @property
@@ -192,10 +192,10 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
         changed.__dict__["zero_embedding"] = stage.zero_embedding
         return changed
 
-    def _pictures(
+    def _images(
         self, prompt: Any, fields: Mapping[str, Any], given: Mapping[str, Any], count: int
     ) -> list[Image]:
-        """`count` pictures of each prompt by the settings `given`."""
+        """`count` images of each prompt by the settings `given`."""
         self._check_kind(given)
         width, height = given["w"], given["h"]
         if "image" not in fields:
@@ -215,8 +215,8 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
             "prior_steps": steps,
             "prior_guidance_scale": given["prior_cf_scale"],
         }
-        pictures = self._run(self._model(stage), prompt, told, noise)
-        return [picture.crop((0, 0, given["w"], given["h"])) for picture in pictures]
+        images = self._run(self._model(stage), prompt, told, noise)
+        return [image.crop((0, 0, given["w"], given["h"])) for image in images]
 
     def _model(self, stage: PriorStage) -> Model:
         """The model as the original code runs it, whichever layout its files had."""

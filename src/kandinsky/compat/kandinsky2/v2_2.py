@@ -52,12 +52,12 @@ def _whole(steps: str | int) -> int:
 
 
 def made(names: str, does: str, method: str, **own: object) -> Any:
-    """A method that makes pictures."""
+    """A method that makes images."""
     return signed(lambda model, given: model._generate(given), names, {**DEFAULTS, **own}, does, method)
 
 
 class Kandinsky2_2:  # noqa: N801  (the name that existing code uses)
-    """Kandinsky 2.2; every method returns a list of PIL pictures of exactly w x h.
+    """Kandinsky 2.2; every method returns a list of PIL images of exactly w x h.
 
     `prior` and `decoder` are pipelines of `kandinsky.compat.diffusers`; every method works whatever the
     task is that was asked for, as far as the decoder's U-Net can do it.
@@ -85,26 +85,26 @@ class Kandinsky2_2:  # noqa: N801  (the name that existing code uses)
         """Where the model is."""
         return self.decoder.device
 
-    generate_text2img = made(f"prompt {SETTINGS}", "Pictures of a prompt.", "generate_text2img")
+    generate_text2img = made(f"prompt {SETTINGS}", "Images of a prompt.", "generate_text2img")
     generate_img2img = made(
         f"prompt image strength {SETTINGS}",
-        "Pictures that keep the less of `image` the higher `strength` in (0, 1] is: not as in 2.0 and 2.1.",
+        "Images that keep the less of `image` the higher `strength` in (0, 1] is: not as in 2.0 and 2.1.",
         "generate_img2img",
         decoder_steps=100,
     )
     generate_inpainting = made(
         f"prompt pil_img img_mask {SETTINGS}",
-        "Pictures in which `pil_img` is kept where `img_mask` is 1 and repainted elsewhere.",
+        "Images in which `pil_img` is kept where `img_mask` is 1 and repainted elsewhere.",
         "generate_inpainting",
     )
     mix_images = made(
         f"images_texts weights {SETTINGS}",
-        "Pictures of the weighted sum of texts and pictures.",
+        "Images of the weighted sum of texts and images.",
         "mix_images",
     )
 
     def _generate(self, given: dict[str, Any]) -> list[Image]:
-        """The pictures of any of the tasks, told apart by the inputs they have."""
+        """The images of any of the tasks, told apart by the inputs they have."""
         told = {
             "num_images_per_prompt": given["batch_size"],
             "num_inference_steps": _whole(given["prior_steps"]),

@@ -1,4 +1,4 @@
-"""Noise as the original code draws it, so that the same draws give the same pictures."""
+"""Noise as the original code draws it, so that the same draws give the same images."""
 
 from collections.abc import Callable, Sequence
 

@@ -21,7 +21,7 @@ from kandinsky.conditioning.conditions import Batch
 from kandinsky.conditioning.one_text import OneTextConditioner
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Result
-from kandinsky.core.images import open_picture
+from kandinsky.core.images import open_image
 from kandinsky.core.requests import Request, Row
 from kandinsky.engine.acceleration.networks import accelerated_model
 from kandinsky.generations.model import Model
@@ -29,7 +29,7 @@ from kandinsky.tasks.generate import generate
 from kandinsky.tasks.resolve import Resolved, resolve
 
 LARGEST_AREA = 1024 * 1024
-"""Input pictures above it are made smaller."""
+"""Input images above it are made smaller."""
 
 
 class Facade:
@@ -54,10 +54,10 @@ class Facade:
         """Draws a standard normal tensor in float32."""
         return torch.randn(shape, device=self.device)
 
-    def _pictures(
+    def _images(
         self, fields: Mapping[str, object], count: int, size: int, eta: float, mask: Tensor | None = None
     ) -> list[Image]:
-        """The pictures of a request, `count` of its prompt, `size` at once; `eta` is the square of ours."""
+        """The images of a request, `count` of its prompt, `size` at once; `eta` is the square of ours."""
         if not isinstance(fields["prompt"], str):
             raise RequestError(f"text is a {type(fields['prompt']).__name__}.", "Give one text.")
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -100,15 +100,13 @@ class Kandinsky3T2IPipeline(Facade):
         steps: int = 50,
         eta: float = 1.0,
     ) -> list[Image]:
-        """`images_num` pictures of a text, `bs` at once; guided by (w + 1) cond - w uncond.
+        """`images_num` images of a text, `bs` at once; guided by (w + 1) cond - w uncond.
 
         `eta` in 0 to 1 is the share of fresh noise in each step's variance.
         """
         check_kind(type(self).__name__, self.model, inpainting=False)
         fields = {"prompt": text, "negative_prompt": negative_text, "width": width, "height": height}
-        return self._pictures(
-            {**fields, "guidance_scale": guidance_scale, "steps": steps}, images_num, bs, eta
-        )
+        return self._images({**fields, "guidance_scale": guidance_scale, "steps": steps}, images_num, bs, eta)
 
 
 class Kandinsky3T2IFlashPipeline(Facade):
@@ -126,7 +124,7 @@ class Kandinsky3T2IFlashPipeline(Facade):
         steps: int = 50,
         eta: float = 1.0,
     ) -> list[Image]:
-        """`images_num` pictures of a text, `bs` at once.
+        """`images_num` images of a text, `bs` at once.
 
         As in the original code, `guidance_scale`, `steps` and `eta` are accepted and do nothing; so is
         `negative_text`, of which a warning tells.
@@ -136,7 +134,7 @@ class Kandinsky3T2IFlashPipeline(Facade):
                 "This network works without guidance: negative_text does nothing.", UserWarning, stacklevel=2
             )
         fields = {"prompt": text, "width": width, "height": height}
-        return self._pictures(fields, images_num, bs, 1.0)
+        return self._images(fields, images_num, bs, 1.0)
 
 
 class Kandinsky3InpaintingPipeline(Facade):
@@ -154,19 +152,19 @@ class Kandinsky3InpaintingPipeline(Facade):
         guidance_weight_text: float = 4,
         eta: float = 1.0,
     ) -> list[Image]:
-        """`images_num` pictures in which `image` is repainted where `mask` (H, W) is 1.
+        """`images_num` images in which `image` is repainted where `mask` (H, W) is 1.
 
         The image is made smaller where it has more than 1024 x 1024 pixels, and its sides multiples of 64; so
         are those of the results. What `mask` repaints in part is hidden as a whole.
         """
         check_kind(type(self).__name__, self.model, inpainting=True)
-        picture = open_picture(image)
-        width, height = _sides(*picture.size)
+        source = open_image(image)
+        width, height = _sides(*source.size)
         repaint = _resized(_mask(mask), width, height)
         fields = {
             "prompt": text,
             "negative_prompt": negative_text,
-            "image": picture.resize((width, height), Resampling.BICUBIC),
+            "image": source.resize((width, height), Resampling.BICUBIC),
             "mask": repaint > 0,
             "width": width,
             "height": height,
@@ -174,7 +172,7 @@ class Kandinsky3InpaintingPipeline(Facade):
             "steps": steps,
         }
         told = torch.from_numpy(repaint)[None, None]
-        return self._pictures(fields, images_num, bs, eta, told)
+        return self._images(fields, images_num, bs, eta, told)
 
 
 def _result(resolved: Resolved, images: list[Image], batch: int) -> Result:
@@ -188,7 +186,7 @@ def _sides(width: int, height: int) -> tuple[int, int]:
 
 
 def _mask(mask: object) -> NDArray[np.float32]:
-    """A mask (H, W) as numbers in 0..1, from an array, a tensor or a PIL picture; raises RequestError for
+    """A mask (H, W) as numbers in 0..1, from an array, a tensor or a PIL image; raises RequestError for
     others."""
     if isinstance(mask, Image):
         mask = np.asarray(mask.convert("L"))

@@ -1,4 +1,4 @@
-"""Denoising networks run through torch.compile, which is done before the first picture and not during it."""
+"""Denoising networks run through torch.compile, which is done before the first image and not during it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -47,7 +47,7 @@ def _run(denoise: Denoise, fixed_of: Callable[[Tensor], Fixed], x: Tensor, row: 
 
 
 def warming_request(model: Model, **fields: Any) -> Request:
-    """A request that takes a model once through all it does for a picture of that size and count.
+    """A request that takes a model once through all it does for an image of that size and count.
 
     `fields` are those of a request, of which width, height, count and guidance matter here.
     """
@@ -57,7 +57,7 @@ def warming_request(model: Model, **fields: Any) -> Request:
         needed["hint"] = grey
     if model.extra_channels:
         needed |= {"image": grey, "mask": np.ones((64, 64), bool)}
-    request = Request("a picture", **(needed | fields))
+    request = Request("an image", **(needed | fields))
     try:
         model.conditioner.check(request, guided=False)
     except RequestError:

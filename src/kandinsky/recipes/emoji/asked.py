@@ -33,7 +33,7 @@ CHOICES = 200
 """Among how many things the one that was asked for has to be found."""
 
 BORDER = 0.04
-"""The share of the side that counts as the edge of a picture, where its ground is seen."""
+"""The share of the side that counts as the edge of an image, where its ground is seen."""
 UNLIKE = 14.0
 """In Lab: what differs from the ground by more is the thing."""
 WHITE_ENOUGH = 92.0
@@ -99,42 +99,42 @@ def choices(keys: Sequence[str], count: int = CHOICES) -> list[str]:
     shown = dict.fromkeys(alike(sorted(set(keys))))
     wanted = dict.fromkeys(alike([*COMMON, *COLOURED, *GROUNDED]))
     if missing := [key for key in wanted if key not in shown]:
-        raise DataError(f"There is no picture of {missing[0]}.", "Measure with the groups core and faces.")
+        raise DataError(f"There is no image of {missing[0]}.", "Measure with the groups core and faces.")
     others = [key for key in shown if key not in wanted]
     order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0)).tolist()
     return [*wanted, *(others[i] for i in order)][:count]
 
 
-def grounds(pictures: Tensor) -> Tensor:
-    """The grounds of pictures (B, 3, H, W) in [-1, 1], in Lab (B, 3): the medians of their edges."""
-    wide = max(1, round(BORDER * pictures.shape[-1]))
-    edge = torch.ones(pictures.shape[-2:], dtype=torch.bool)
+def grounds(images: Tensor) -> Tensor:
+    """The grounds of images (B, 3, H, W) in [-1, 1], in Lab (B, 3): the medians of their edges."""
+    wide = max(1, round(BORDER * images.shape[-1]))
+    edge = torch.ones(images.shape[-2:], dtype=torch.bool)
     edge[wide:-wide, wide:-wide] = False
-    pixels = (pictures[..., edge].float() / 2 + 0.5).clamp(0, 1).transpose(1, 2)
+    pixels = (images[..., edge].float() / 2 + 0.5).clamp(0, 1).transpose(1, 2)
     return lab_of(pixels.median(dim=1).values)
 
 
-def white(pictures: Tensor) -> Tensor:
-    """Which pictures (B,) bool have a white ground."""
-    found = grounds(pictures)
+def white(images: Tensor) -> Tensor:
+    """Which images (B,) bool have a white ground."""
+    found = grounds(images)
     found_white: Tensor = (found[:, 0] > WHITE_ENOUGH) & (found[:, 1:].norm(dim=1) < 8)
     return found_white
 
 
-def things(pictures: Tensor) -> list[Tensor]:
-    """The pixels (P, 3) in Lab of what stands before the ground of each picture."""
-    lab = lab_of((pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1))
-    away = (lab - grounds(pictures)[:, None, None]).norm(dim=-1) > UNLIKE
+def things(images: Tensor) -> list[Tensor]:
+    """The pixels (P, 3) in Lab of what stands before the ground of each image."""
+    lab = lab_of((images.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1))
+    away = (lab - grounds(images)[:, None, None]).norm(dim=-1) > UNLIKE
     return [pixels[mask] for pixels, mask in zip(lab, away, strict=True)]
 
 
-def thing_colours(pictures: Tensor) -> Tensor:
-    """The named colour (B,) of the largest cluster of what each picture shows, -1 where nothing is shown.
+def thing_colours(images: Tensor) -> Tensor:
+    """The named colour (B,) of the largest cluster of what each image shows, -1 where nothing is shown.
 
     A white thing on a white ground is seen by its edges alone.
     """
     found = []
-    for pixels in things(pictures):
+    for pixels in things(images):
         if len(pixels) < 16:
             found.append(-1)
             continue
@@ -143,10 +143,10 @@ def thing_colours(pictures: Tensor) -> Tensor:
     return torch.tensor(found)
 
 
-def nearest_grounds(pictures: Tensor) -> Tensor:
+def nearest_grounds(images: Tensor) -> Tensor:
     """Which of the twelve named colours (B,) each ground is nearest to."""
     targets = torch.stack([target_lab(number) for number in range(len(NAMES))])
-    return torch.cdist(grounds(pictures), targets).argmin(dim=1)
+    return torch.cdist(grounds(images), targets).argmin(dim=1)
 
 
 def blind_prompts(seed: int = 0) -> list[str]:

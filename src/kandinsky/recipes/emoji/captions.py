@@ -46,7 +46,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class CaptionMix:
     """How often each part of a caption appears; all but `languages` are probabilities.
 
-    `tags`: describing words instead of the label. `article`: "a", "the", "a picture of a" and the like.
+    `tags`: describing words instead of the label. `article`: "a", "the", "an image of a" and the like.
     `style`: the style is named. `white_named`, `colour_named`: the background is named when it is white, and
     when it is not; `own_colour`: the thing's own colour is named (one that it was given always is), and
     `colour_alone`: nothing but that; `plain`: where people have a plain word for the thing, it is used.
@@ -100,7 +100,7 @@ def plain_names(concept: Concept, language: str) -> tuple[str, ...]:
 
 
 def mirrorable(concept: Concept) -> bool:
-    """Whether the mirrored picture still shows the concept: not symbols, nothing that names a side."""
+    """Whether the mirrored image still shows the concept: not symbols, nothing that names a side."""
     english = concept.words.get("en")
     named = concept.name if english is None else f"{concept.name} {english.label}"
     return concept.group != "symbols" and not names_a_side(named)
@@ -144,7 +144,7 @@ def _pick(rng: random.Random, choices: Sequence[str], weights: tuple[float, ...]
 
 
 class CaptionGrammar:
-    """Says what a picture shows; every word is drawn from the `random.Random` given, and nothing else.
+    """Says what an image shows; every word is drawn from the `random.Random` given, and nothing else.
 
     A tag counts by how few concepts share it (as inverse document frequency): "apple" says more than "food".
     """

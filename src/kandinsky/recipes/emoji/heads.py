@@ -12,7 +12,7 @@ from kandinsky.recipes.emoji.captions import tints_of
 from kandinsky.recipes.emoji.sentence_teacher import WIDTH, Teacher, load_teacher
 from kandinsky.recipes.emoji.vocabulary import COLOURS
 from kandinsky.training.config import ClipObjective
-from kandinsky.training.data.pictures import Batch, PictureSet
+from kandinsky.training.data.images import Batch, ImageSet
 from kandinsky.training.objectives.contrastive import (
     class_loss,
     cosine_logits,
@@ -84,7 +84,7 @@ class ColoursHead(nn.Module):
 
 
 class SketchHead(nn.Module):
-    """A small copy of the picture read off its embedding, so that the embedding carries layout and colour."""
+    """A small copy of the image read off its embedding, so that the embedding carries layout and colour."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -93,14 +93,14 @@ class SketchHead(nn.Module):
         )
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """Embeddings (B, P) to pictures (B, 3, 16, 16), about [-1, 1]."""
+        """Embeddings (B, P) to images (B, 3, 16, 16), about [-1, 1]."""
         sketch: Tensor = self.layers(embeddings)
         return sketch.view(-1, 3, SKETCH, SKETCH)
 
 
-def sketch_of(pictures: Tensor) -> Tensor:
-    """Pictures (B, 3, S, S) shrunk to sketches (B, 3, 16, 16) by averaging."""
-    return F.adaptive_avg_pool2d(pictures, SKETCH)
+def sketch_of(images: Tensor) -> Tensor:
+    """Images (B, 3, S, S) shrunk to sketches (B, 3, 16, 16) by averaging."""
+    return F.adaptive_avg_pool2d(images, SKETCH)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class EmojiHeads:
     teacher: Teacher | None
 
     @classmethod
-    def of(cls, objective: ClipObjective, images: PictureSet, width: int) -> "EmojiHeads":
+    def of(cls, objective: ClipObjective, images: ImageSet, width: int) -> "EmojiHeads":
         """Untrained heads for embeddings of a width; DataError when the sentence encoder is not installed."""
         named, looked = objective.concepts or objective.concepts_text, objective.looks or objective.looks_text
         teacher = load_teacher() if objective.teacher is not None else None

@@ -14,7 +14,7 @@ from kandinsky.recipes.emoji.vocabulary import LANGUAGES
 from kandinsky.training.config import ClipObjective, DataConfig, check_keys, dataclass_of
 from kandinsky.training.data.caption import WrittenCaptions
 from kandinsky.training.data.folder import METADATA, Folder, folder_of, read_folder
-from kandinsky.training.data.pictures import PictureSet, open_pictures
+from kandinsky.training.data.images import ImageSet, open_images
 
 
 class EmojiRecipe:
@@ -35,7 +35,7 @@ class EmojiRecipe:
             common=data.common,
         )
 
-    def heads(self, objective: ClipObjective, images: PictureSet, width: int) -> EmojiHeads:
+    def heads(self, objective: ClipObjective, images: ImageSet, width: int) -> EmojiHeads:
         """The heads that an objective weighs, for embeddings of a width."""
         return EmojiHeads.of(objective, images, width)
 
@@ -87,8 +87,8 @@ def read_emoji(
     kept = tuple(replace(one, times=left[one.concept]) for one in folder.records if one.concept in left)
     if not kept:
         raise DataError(
-            f"No picture of groups {', '.join(groups)} is in {str(path)!r}.",
-            f"It holds {len(folder.records)} pictures in all.",
+            f"No image of groups {', '.join(groups)} is in {str(path)!r}.",
+            f"It holds {len(folder.records)} images in all.",
         )
     grammar = CaptionGrammar(concepts, mix, folder.styles)
     return replace(folder, records=kept, captioner=grammar, painter=kept_palette if measure_colours else None)
@@ -102,13 +102,13 @@ def open_emoji(
     groups: Sequence[str] = ("core",),
     keep_wasteful: bool = False,
     styles: Sequence[str] | None = None,
-) -> PictureSet:
-    """Opens the images of an emoji folder; see `read_emoji` and `open_pictures`."""
+) -> ImageSet:
+    """Opens the images of an emoji folder; see `read_emoji` and `open_images`."""
     folder = read_emoji(root, groups, keep_wasteful=keep_wasteful)
-    return open_pictures(folder, size, split=split, styles=styles)
+    return open_images(folder, size, split=split, styles=styles)
 
 
-def concept_of(images: PictureSet, index: int) -> Concept:
+def concept_of(images: ImageSet, index: int) -> Concept:
     """What image `index` of an emoji folder shows."""
     return grammar_of(images.folder).concepts[int(images.concept_ids[index])]
 

@@ -1,4 +1,4 @@
-"""The colour of what a picture shows: measured over its opaque pixels, and changed to another one."""
+"""The colour of what an image shows: measured over its opaque pixels, and changed to another one."""
 
 import hashlib
 from contextlib import suppress
@@ -17,7 +17,7 @@ from kandinsky.recipes.emoji.colours import GREY_CHROMA, NAMES, lab_of, named, r
 CLUSTERS = 6
 _ROUNDS = 12
 _SIDE = 32
-"""Palettes are measured on pictures averaged down to about this side."""
+"""Palettes are measured on images averaged down to about this side."""
 _DARK = 0.6
 """Lightness counts this much in distances: the shaded side of a thing has the colour of the lit one."""
 _SAME_HUE = 0.42
@@ -31,7 +31,7 @@ _SOFT = 60.0
 
 @dataclass(frozen=True)
 class Palette:
-    """What colours pictures consist of.
+    """What colours images consist of.
 
     `centres` (N, K, 3) in Lab; `main` (N, K) bool, the clusters that are shades of the dominant colour;
     `colours` (N,) int64, that colour's id in `NAMES`, -1 where no colour dominates or none has a name;
@@ -65,18 +65,18 @@ class Palette:
 
     @property
     def changeable(self) -> Tensor:
-        """Which pictures (N,) bool have one colour that another may take the place of."""
+        """Which images (N,) bool have one colour that another may take the place of."""
         return self.shares >= LEAST
 
 
 def measured(layers: Tensor) -> Palette:
-    """The palettes of premultiplied RGBA pictures (N, 4, S, S), 0 to 255; nothing is drawn at random."""
+    """The palettes of premultiplied RGBA images (N, 4, S, S), 0 to 255; nothing is drawn at random."""
     found = [_measure(layer.float()) for layer in layers]
     return Palette(*(torch.stack(column) for column in zip(*found, strict=True)))
 
 
 def kept_palette(layers: Tensor, cache: Path) -> Palette:
-    """What `measured` finds, read from `cache` where the same pictures were measured before."""
+    """What `measured` finds, read from `cache` where the same images were measured before."""
     name = hashlib.blake2b(layers.numpy().tobytes(), digest_size=16).hexdigest()
     path = cache / f"palette-1-{name}.safetensors"
     if path.is_file():

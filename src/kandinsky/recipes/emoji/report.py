@@ -1,4 +1,4 @@
-"""The numbers of a model card: what a checkpoint reaches on pictures that it was never trained on."""
+"""The numbers of a model card: what a checkpoint reaches on images that it was never trained on."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +19,12 @@ from kandinsky.networks.lpips import PerceptualLoss
 from kandinsky.recipes.emoji.style_accuracy import StyleReader, background_share
 
 Generate = Callable[[Sequence[str], Sequence[int]], Tensor]
-"""Captions (B) and seeds (B) to pictures (B, 3, H, W) in [-1, 1]."""
+"""Captions (B) and seeds (B) to images (B, 3, H, W) in [-1, 1]."""
 
 
 @dataclass(frozen=True)
-class RealPictures:
-    """Pictures (N, 3, H, W) in [-1, 1] with concept ids and style ids (N,) int64."""
+class RealImages:
+    """Images (N, 3, H, W) in [-1, 1] with concept ids and style ids (N,) int64."""
 
     pixels: Tensor
     concepts: Tensor
@@ -33,13 +33,13 @@ class RealPictures:
     def __post_init__(self) -> None:
         if not len(self.pixels) == len(self.concepts) == len(self.styles) > 0:
             raise DataError(
-                f"{len(self.pixels)} pictures, {len(self.concepts)} concepts, {len(self.styles)} styles.",
-                "Each picture needs one of each, and there must be one.",
+                f"{len(self.pixels)} images, {len(self.concepts)} concepts, {len(self.styles)} styles.",
+                "Each image needs one of each, and there must be one.",
             )
 
-    def where(self, keep: Tensor) -> "RealPictures":
+    def where(self, keep: Tensor) -> "RealImages":
         """Those for which `keep` (N,) bool is true."""
-        return RealPictures(self.pixels[keep], self.concepts[keep], self.styles[keep])
+        return RealImages(self.pixels[keep], self.concepts[keep], self.styles[keep])
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,23 @@ class Backgrounds:
 class Reference:
     """What a model is measured against.
 
-    `held_out`: pictures never trained on, with one caption each in every language of `captions` (the first is
-    the main one, the others are only searched for); captions name the style. `trained`: the pictures it was
-    trained on. `gallery`: every real picture, to search among. `style_names` by style id, for the report.
-    `backgrounds`: captions whose pictures are only asked for their background.
+    `held_out`: images never trained on, with one caption each in every language of `captions` (the first is
+    the main one, the others are only searched for); captions name the style. `trained`: the images it was
+    trained on. `gallery`: every real image, to search among. `style_names` by style id, for the report.
+    `backgrounds`: captions whose images are only asked for their background.
     """
 
-    held_out: RealPictures
+    held_out: RealImages
     captions: Mapping[str, Sequence[str]]
-    trained: RealPictures
-    gallery: RealPictures
+    trained: RealImages
+    gallery: RealImages
     style_names: Sequence[str] = ()
     backgrounds: Backgrounds | None = None
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One set of weights: a way to make pictures and, if wanted, the autoencoder's way there and back."""
+    """One set of weights: a way to make images and, if wanted, the autoencoder's way there and back."""
 
     generate: Generate
     reconstruct: Reconstruct | None = None
@@ -79,7 +79,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Measures:
-    """What measuring needs; `seed` decides subsets and is the first picture's seed, `cache` keeps real
+    """What measuring needs; `seed` decides subsets and is the first image's seed, `cache` keeps real
     features.
     """
 
@@ -99,26 +99,26 @@ def evaluate_embedded(
     untrained: Subject | None = None,
     output: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Measures a checkpoint on held-out captions, beside what real pictures and untrained weights reach.
+    """Measures a checkpoint on held-out captions, beside what real images and untrained weights reach.
 
-    Returns (and writes to `output` as JSON): `real` (KID of held-out against trained-on pictures of the same
-    styles; retrieval with real pictures of another style; how often a classifier of styles is right on
-    held-out pictures), `trained` and `untrained` (KID and FID against the held-out pictures, retrieval by
+    Returns (and writes to `output` as JSON): `real` (KID of held-out against trained-on images of the same
+    styles; retrieval with real images of another style; how often a classifier of styles is right on
+    held-out images), `trained` and `untrained` (KID and FID against the held-out images, retrieval by
     language (`untrained` in the first one alone), how often style and background are those that the caption
     names, reconstruction PSNR and LPIPS), and the counts behind them.
 
-    Raises DataError when captions and pictures do not fit each other, OutputError when the file cannot be
+    Raises DataError when captions and images do not fit each other, OutputError when the file cannot be
     written.
     """
     if not reference.captions:
         raise DataError(
-            "There is no caption to make a picture from.", "Give captions in at least one language."
+            "There is no caption to make an image from.", "Give captions in at least one language."
         )
     for language, texts in reference.captions.items():
         if len(texts) != len(reference.held_out.pixels):
             raise DataError(
-                f"{len(texts)} captions in {language!r}, {len(reference.held_out.pixels)} held-out pictures.",
-                "Each held-out picture needs one caption.",
+                f"{len(texts)} captions in {language!r}, {len(reference.held_out.pixels)} held-out images.",
+                "Each held-out image needs one caption.",
             )
     gallery = _features(reference.gallery.pixels, measures, "gallery")
     held_out = _features(reference.held_out.pixels, measures, "held-out")
@@ -143,7 +143,7 @@ def evaluate_embedded(
 
 @dataclass(frozen=True)
 class _Real:
-    """Features of the held-out pictures and of the gallery; `styles` is None where there is one style."""
+    """Features of the held-out images and of the gallery; `styles` is None where there is one style."""
 
     held_out: Tensor
     gallery: Tensor
@@ -151,7 +151,7 @@ class _Real:
 
 
 def _style_reader(reference: Reference, gallery: Tensor) -> StyleReader | None:
-    """A classifier fitted on those pictures of the gallery that are not held out."""
+    """A classifier fitted on those images of the gallery that are not held out."""
     shown, held = reference.gallery, reference.held_out
     pairs = set(zip(held.concepts.tolist(), held.styles.tolist(), strict=True))
     named = zip(shown.concepts.tolist(), shown.styles.tolist(), strict=True)
@@ -188,7 +188,7 @@ def _real(reference: Reference, measures: Measures, real: _Real) -> dict[str, An
 
 
 def _other_styles(reference: Reference, gallery: Tensor) -> dict[str, dict[str, float]]:
-    """What another artist's drawing of the held-out concepts reaches, searched for as a generated picture is.
+    """What another artist's drawing of the held-out concepts reaches, searched for as a generated image is.
 
     Keys are "style of the query -> style searched".
     """
@@ -221,7 +221,7 @@ def _pooled(searches: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _matched(reference: Reference, seed: int) -> Tensor:
-    """Trained-on pictures with the held-out share of each style, as many as there are held-out ones if
+    """Trained-on images with the held-out share of each style, as many as there are held-out ones if
     possible.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -260,7 +260,7 @@ def _subject(reference: Reference, subject: Subject, measures: Measures, real: _
 
 
 def _by_style(reference: Reference, seen: Tensor, gallery: Tensor) -> dict[str, float]:
-    """Searches for each generated picture among the real ones of the style that its caption asked for."""
+    """Searches for each generated image among the real ones of the style that its caption asked for."""
     held, shown, searches = reference.held_out, reference.gallery, []
     for style in torch.unique(held.styles).tolist():
         rows, there = held.styles == style, shown.styles == style
@@ -275,5 +275,5 @@ def _generate(generate: Generate, captions: Sequence[str], measures: Measures, s
         last = min(first + measures.batch_size, len(captions))
         made.append(generate(captions[first:last], range(measures.seed + first, measures.seed + last)).cpu())
         if measures.progress is not None:
-            measures.progress(f"pictures: {stage}", last, len(captions))
+            measures.progress(f"images: {stage}", last, len(captions))
     return torch.cat(made)

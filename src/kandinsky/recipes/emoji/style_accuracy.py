@@ -1,4 +1,4 @@
-"""Whether the style and the background that a caption names are those of the picture."""
+"""Whether the style and the background that a caption names are those of the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ CORNER = 4
 
 @dataclass(frozen=True)
 class Share:
-    """How many of `pictures` have what was asked for, in [0, 1]; `chance` is what guessing gives."""
+    """How many of `images` have what was asked for, in [0, 1]; `chance` is what guessing gives."""
 
     right: float
     chance: float
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True)
 class StyleReader:
-    """A linear classifier of styles on features (N, D), fitted on real pictures by ridge regression.
+    """A linear classifier of styles on features (N, D), fitted on real images by ridge regression.
 
     `known` (K,) are the style ids that it tells apart.
     """
@@ -60,17 +60,17 @@ class StyleReader:
         return self.known[(x @ self.weights + self.shares).argmax(dim=1)]
 
     def share(self, features: Tensor, asked: Tensor) -> Share:
-        """How many of the pictures with these features are in the style asked for, ids (N,)."""
+        """How many of the images with these features are in the style asked for, ids (N,)."""
         return _share(self(features) == asked, len(self.known))
 
 
-def background_share(pictures: Tensor, asked: Tensor, palette: Sequence[tuple[int, int, int]]) -> Share:
-    """How many pictures (N, 3, H, W) in [-1, 1] have, of a palette of RGB 0 to 255, the colour asked for.
+def background_share(images: Tensor, asked: Tensor, palette: Sequence[tuple[int, int, int]]) -> Share:
+    """How many images (N, 3, H, W) in [-1, 1] have, of a palette of RGB 0 to 255, the colour asked for.
 
-    `asked` (N,) are indices into the palette. A picture's background is the mean of its two upper corners;
+    `asked` (N,) are indices into the palette. An image's background is the mean of its two upper corners;
     its colour is the nearest by Euclidean distance in RGB. Raises DataError for an empty set.
     """
-    corners = torch.cat((pictures[..., :CORNER, :CORNER], pictures[..., :CORNER, -CORNER:]), dim=-1)
+    corners = torch.cat((images[..., :CORNER, :CORNER], images[..., :CORNER, -CORNER:]), dim=-1)
     colours = corners.double().mean(dim=(2, 3))
     nearest = torch.cdist(colours, torch.tensor(palette, dtype=torch.float64) / 127.5 - 1).argmin(dim=1)
     return _share(nearest == asked, len(palette))
@@ -78,5 +78,5 @@ def background_share(pictures: Tensor, asked: Tensor, palette: Sequence[tuple[in
 
 def _share(right: Tensor, choices: int) -> Share:
     if len(right) == 0:
-        raise DataError("There is no picture to look at.", "Give at least one.")
+        raise DataError("There is no image to look at.", "Give at least one.")
     return Share(float(right.double().mean()), 1 / choices, len(right))

@@ -129,9 +129,9 @@ class DecoderObjective(Robust):
     """The decoder's losses; `vlb` weighs the learned variance's bound, `min_snr` caps the loss weights when
     set.
 
-    `condition_dropout` is the share of rows that see the embedding of an empty picture. `offset_noise` is the
+    `condition_dropout` is the share of rows that see the embedding of an empty image. `offset_noise` is the
     deviation of noise that is the same in all places of a channel, added to the usual: it lets a decoder
-    learn pictures darker and lighter than the middle.
+    learn images darker and lighter than the middle.
     """
 
     target: Literal["eps", "x0", "v"] = "eps"
@@ -275,7 +275,7 @@ class FullObjective(Tuned):
 class DreamBoothObjective(Tuned):
     """One subject learns a name, and its class stays as varied as it was (arXiv 2208.12242).
 
-    `prompt` names the subject ("a zwx toy"), `class_prompt` its class ("a toy"). `class_pictures` images of
+    `prompt` names the subject ("a zwx toy"), `class_prompt` its class ("a toy"). `class_images` images of
     the class are drawn by the checkpoint itself before, and their loss counts `class_weight` (their eq. 2);
     0 of either leaves that out. `class_steps` and `class_prior_guidance_scale` are of the requests that draw
     them: what is guided once more when it is asked for is best drawn with little guidance. With `whole` all
@@ -286,7 +286,7 @@ class DreamBoothObjective(Tuned):
     target: Literal["decoder", "prior", "both"] = "both"
     prompt: str = ""
     class_prompt: str = ""
-    class_pictures: int = Field(default=64, ge=0)
+    class_images: int = Field(default=64, ge=0)
     class_weight: float = Field(default=1.0, ge=0)
     class_steps: int | None = Field(default=None, ge=1)
     class_prior_guidance_scale: float | None = Field(default=None, ge=1)
@@ -300,7 +300,7 @@ class DreamBoothObjective(Tuned):
     @property
     def preserves(self) -> bool:
         """Whether images of the class are learned from along with those of the subject."""
-        return self.class_pictures > 0 and self.class_weight > 0
+        return self.class_images > 0 and self.class_weight > 0
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -309,7 +309,7 @@ class DreamBoothObjective(Tuned):
         if self.preserves and not self.class_prompt.strip():
             raise ConfigError(
                 "objective.class_prompt is not set.",
-                'Name the class, such as "a toy", or set class_pictures = 0.',
+                'Name the class, such as "a toy", or set class_images = 0.',
             )
         return self
 

@@ -90,8 +90,8 @@ class Stage(Table):
     says which stage gives each frozen network, the last one before it when nothing is said, or a folder of
     another run's stage. In half precision weights that learn stay in float32; "fp16" scales the loss so that
     small gradients are not lost, and leaves out steps in which that overflows. `variants` is how many
-    augmentations of a picture are kept in the cache of latents and embeddings; 0 computes them anew for every
-    batch. `augmentation` is one of `data.pictures.AUGMENTATIONS` or a table.
+    augmentations of an image are kept in the cache of latents and embeddings; 0 computes them anew for every
+    batch. `augmentation` is one of `data.images.AUGMENTATIONS` or a table.
     `gradient_checkpointing` saves memory for activations and costs time, see
     `activation_checkpointing.recompute`. With
     `spread` several processes keep parts of the networks that learn as a whole, and of what is kept beside
@@ -160,7 +160,7 @@ class Stage(Table):
             )
         if isinstance(self.objective, ClipObjective) and self.batch % self.objective.per_concept:
             raise ConfigError(
-                f"a batch of {self.batch} is not made of {self.objective.per_concept} pictures a concept.",
+                f"a batch of {self.batch} is not made of {self.objective.per_concept} images a concept.",
                 "Choose a multiple for `batch`.",
             )
         return self

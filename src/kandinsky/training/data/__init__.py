@@ -1,1 +1,1 @@
-"""Pictures with captions: folders, the caption grammar, batches, and the tokenizer trained on them."""
+"""Images with captions: folders, the caption grammar, batches, and the tokenizer trained on them."""

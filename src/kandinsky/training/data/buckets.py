@@ -1,4 +1,4 @@
-"""Pictures of several shapes: each in the bucket of the shape nearest to its own, batches within a bucket."""
+"""Images of several shapes: each in the bucket of the shape nearest to its own, batches within a bucket."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ Shape = tuple[int, int]
 
 
 def nearest_shape(height: int, width: int, size: int, step: int) -> Shape:
-    """The shape for a picture: about `size` squared pixels in all, sides multiples of `step`.
+    """The shape for an image: about `size` squared pixels in all, sides multiples of `step`.
 
     The longer side is at most twice the shorter.
     """
@@ -30,9 +30,9 @@ def nearest_shape(height: int, width: int, size: int, step: int) -> Shape:
 
 
 def bucketed(folder: Folder, size: int, step: int) -> dict[Shape, Folder]:
-    """A folder's records by their shapes, in the order of the shapes; pictures are not decoded for that.
+    """A folder's records by their shapes, in the order of the shapes; images are not decoded for that.
 
-    Raises DataError for a file that is no picture.
+    Raises DataError for a file that is no image.
     """
     found: dict[Shape, list[int]] = {}
     for place, record in enumerate(folder.records):

@@ -13,7 +13,7 @@ from torch import Tensor
 from kandinsky.core.errors import OutputError
 from kandinsky.core.files import sync
 from kandinsky.training import events
-from kandinsky.training.data.pictures import Augmentation, Batch, PictureSet, words_of
+from kandinsky.training.data.images import Augmentation, Batch, ImageSet, words_of
 from kandinsky.training.seeds import generator
 
 CHUNK, AT_ONCE = 64, 2**21
@@ -23,18 +23,18 @@ Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class PictureSource:
+class ImageSource:
     """Batches straight from a set of images."""
 
-    pictures: PictureSet
+    images: ImageSet
     augmentation: Augmentation
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Batch:
         """Augmented images with captions."""
-        return self.pictures.batch(indices, generator, self.augmentation)
+        return self.images.batch(indices, generator, self.augmentation)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class CachedEncodings:
     `tensors` are encodings in half precision and, as integers, the facts of the images.
     """
 
-    images: PictureSet
+    images: ImageSet
     tensors: dict[str, Tensor]
     variants: int
 
@@ -64,7 +64,7 @@ class CachedEncodings:
 
 
 def encode_once(
-    source: PictureSource,
+    source: ImageSource,
     variants: int,
     encode: Callable[[Tensor], dict[str, Tensor]],
     stamp: str,
@@ -80,12 +80,12 @@ def encode_once(
     path = folder / f"{_content_hash(source, variants, stamp, seed)}.safetensors"
     if path.is_file():
         try:
-            return CachedEncodings(source.pictures, load_file(path), variants)
+            return CachedEncodings(source.images, load_file(path), variants)
         except SafetensorError:
             path.unlink()
     count = len(source)
     columns: dict[str, list[Tensor]] = {}
-    height, width = source.pictures.shape
+    height, width = source.images.shape
     rows = max(1, AT_ONCE // (height * width))
     chunk = min(CHUNK, max(1, rows // variants))
     for first in range(0, count, chunk):
@@ -99,12 +99,12 @@ def encode_once(
     tensors = {name: torch.cat(parts).cpu().contiguous() for name, parts in columns.items()}
     _write(path, tensors)
     yield events.Preparing(stage, "latents and embeddings", count, count)
-    return CachedEncodings(source.pictures, tensors, variants)
+    return CachedEncodings(source.images, tensors, variants)
 
 
-def _content_hash(source: PictureSource, variants: int, stamp: str, seed: int) -> str:
+def _content_hash(source: ImageSource, variants: int, stamp: str, seed: int) -> str:
     digest = hashlib.sha256(f"{variants}|{seed}|{source.augmentation}|{stamp}|".encode())
-    images = source.pictures
+    images = source.images
     # A recipe says what may be mirrored and whether things are recoloured.
     recipe = [type(images.folder.captioner), None if images.painter is None else type(images.painter)]
     digest.update(f"{recipe}|".encode())

@@ -23,21 +23,19 @@ _FORMAT = "premultiplied-1"
 def decoded(
     folder: Folder, size: int | tuple[int, int], cache: Path, fit: Fit = "cut", *, hints: bool = False
 ) -> Pixels:
-    """All pictures of a folder as premultiplied RGBA, (N, 4, H, W) uint8, in the order of its records.
+    """All images of a folder as premultiplied RGBA, (N, 4, H, W) uint8, in the order of its records.
 
-    `size` is the side of squares, or (H, W). With `fit` "cut" a transparent picture of another shape is
+    `size` is the side of squares, or (H, W). With `fit` "cut" a transparent image of another shape is
     padded, an opaque one is cut to its middle; with "squeeze" both are scaled. With `hints` these are the
-    records' hints, padded or cut as their pictures are. The array is memory-mapped from `cache` when it is
+    records' hints, padded or cut as their images are. The array is memory-mapped from `cache` when it is
     there, and written there (atomically) when the folder allows it.
 
-    Raises DataError for a size outside 8 to 2048 or a file that is no picture.
+    Raises DataError for a size outside 8 to 2048 or a file that is no image.
     """
     shape = (size, size) if isinstance(size, int) else size
     for side in shape:
         if not 8 <= side <= LARGEST:
-            raise DataError(
-                f"Pictures of {side} px cannot be prepared.", f"Choose a size from 8 to {LARGEST}."
-            )
+            raise DataError(f"Images of {side} px cannot be prepared.", f"Choose a size from 8 to {LARGEST}.")
     name = "x".join(str(side) for side in dict.fromkeys(shape))
     sources = [
         (folder.root / record.hint, folder.root / record.file_name)
@@ -45,7 +43,7 @@ def decoded(
         else (folder.root / record.file_name,)
         for record in folder.records
     ]
-    target = cache / f"pictures-{name}-{_digest(folder, sources, shape, fit)}.npy"
+    target = cache / f"images-{name}-{_digest(folder, sources, shape, fit)}.npy"
     if target.is_file():
         try:
             # Copy-on-write: torch wants a writable array, and the file must stay as it is.
@@ -76,7 +74,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(
-            f"{path.name!r} is not a readable picture: {error} (in {path.parent}).", "Remove it or repair it."
+            f"{path.name!r} is not a readable image: {error} (in {path.parent}).", "Remove it or repair it."
         ) from error
 
 
@@ -87,32 +85,32 @@ def _rgba(path: Path) -> Image.Image:
 
 def _decode(source: tuple[Path, ...], shape: tuple[int, int], fit: Fit) -> Pixels:
     """The first of the files, padded or cut as the last one is."""
-    picture = _rgba(source[0])
-    if fit == "cut" and picture.width * shape[0] != picture.height * shape[1]:
-        like = picture if len(source) == 1 else _rgba(source[-1])
+    image = _rgba(source[0])
+    if fit == "cut" and image.width * shape[0] != image.height * shape[1]:
+        like = image if len(source) == 1 else _rgba(source[-1])
         opaque = like.getchannel("A").getextrema()[0] == 255
-        picture = _cut(picture, *shape, opaque=opaque)
-    if picture.size != shape[::-1]:
+        image = _cut(image, *shape, opaque=opaque)
+    if image.size != shape[::-1]:
         # Pillow resizes RGBA with the colours weighted by alpha, so that no dark fringe appears.
-        picture = picture.resize(shape[::-1], Image.Resampling.LANCZOS)
-    straight = np.asarray(picture, dtype=np.float32)
+        image = image.resize(shape[::-1], Image.Resampling.LANCZOS)
+    straight = np.asarray(image, dtype=np.float32)
     alpha = straight[..., 3:]
     colours = np.rint(straight[..., :3] * alpha / 255)
     return np.concatenate((colours, alpha), axis=-1).astype(np.uint8).transpose(2, 0, 1)
 
 
-def _cut(picture: Image.Image, tall: int, wide: int, *, opaque: bool) -> Image.Image:
-    """The picture in the proportions `tall` to `wide`: cut where it is opaque, else with room around it."""
-    width, height = picture.size
+def _cut(image: Image.Image, tall: int, wide: int, *, opaque: bool) -> Image.Image:
+    """The image in the proportions `tall` to `wide`: cut where it is opaque, else with room around it."""
+    width, height = image.size
     longer = width * tall > height * wide
     if opaque:
         kept = (height * wide / tall, height) if longer else (width, width * tall / wide)
         new_width, new_height = max(1, round(kept[0])), max(1, round(kept[1]))
         left, top = (width - new_width) // 2, (height - new_height) // 2
-        return picture.crop((left, top, left + new_width, top + new_height))
+        return image.crop((left, top, left + new_width, top + new_height))
     needed = (width, width * tall / wide) if longer else (height * wide / tall, height)
     frame = Image.new("RGBA", (round(needed[0]), round(needed[1])))
-    frame.paste(picture, ((frame.width - width) // 2, (frame.height - height) // 2))
+    frame.paste(image, ((frame.width - width) // 2, (frame.height - height) // 2))
     return frame
 
 

@@ -18,7 +18,7 @@ FILE_COLUMNS = ("file_name", "image_name", "paths", "image_path", "path")
 CAPTION_COLUMNS = ("caption", "text", "prompt")
 HINT_COLUMNS = ("hint", "hint_image", "conditioning_image")
 """What tables of images call their files, captions and hints, in the order in which they are looked for."""
-PICTURE_SUFFIXES = frozenset({".png", ".webp", ".jpg", ".jpeg", ".bmp", ".gif"})
+IMAGE_SUFFIXES = frozenset({".png", ".webp", ".jpg", ".jpeg", ".bmp", ".gif"})
 
 Captioned = tuple[str, str, Mapping[str, object]]
 """A file under the root, its caption, and what else its row says."""
@@ -82,7 +82,7 @@ def read_folder(root: str | Path) -> Folder:
     if path.suffix == ".csv" and path.is_file():
         return _captioned(path.parent, _rows_of_table(path))
     if not path.is_dir():
-        raise DataError(f"There is no folder {str(path)!r}.", "Give the folder that holds the pictures.")
+        raise DataError(f"There is no folder {str(path)!r}.", "Give the folder that holds the images.")
     if (path / METADATA).is_file():
         return _captioned(path, _rows_of_lines(path / METADATA))
     if (path / TABLE).is_file():
@@ -97,7 +97,7 @@ def read_bare_folder(root: str | Path, captioner: Captioner = Templates(("",))) 
     """
     path = Path(root)
     if not path.is_dir():
-        raise DataError(f"There is no folder {str(path)!r}.", "Give the folder that holds the pictures.")
+        raise DataError(f"There is no folder {str(path)!r}.", "Give the folder that holds the images.")
     return folder_of(path, [Record(_name(file, path), 0, "", "train") for file in _files(path)], captioner)
 
 
@@ -116,7 +116,7 @@ def read_lines(metadata: Path) -> Iterator[tuple[str, dict[str, object]]]:
             except json.JSONDecodeError as error:
                 raise DataError(f"{place} is not JSON: {error}.", "Write one object a line.") from error
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-                raise DataError(f"{place} has no file_name.", "Each line names its picture.")
+                raise DataError(f"{place} has no file_name.", "Each line names its image.")
             _check_there(metadata, place, row["file_name"])
             yield place, row
 
@@ -125,14 +125,14 @@ def folder_of(root: Path, records: list[Record], captioner: Captioner) -> Folder
     """A folder of these records; DataError when there are none."""
     if not records:
         raise DataError(
-            f"The folder {str(root)!r} holds no pictures.",
-            "Expected metadata.jsonl, or pictures with .txt captions.",
+            f"The folder {str(root)!r} holds no images.",
+            "Expected metadata.jsonl, or images with .txt captions.",
         )
     return Folder(root, tuple(records), captioner, tuple(sorted({record.style for record in records})))
 
 
 def _files(root: Path) -> list[Path]:
-    return sorted(file for file in root.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
+    return sorted(file for file in root.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _name(file: Path, root: Path) -> str:
@@ -148,7 +148,7 @@ def _check_there(table: Path, place: str, name: str) -> None:
 
 
 def _rows_of_lines(metadata: Path) -> Iterator[Captioned]:
-    hint = 'Add "caption": "what the picture shows".'
+    hint = 'Add "caption": "what the image shows".'
     if (metadata.parent / "concepts.json").is_file():
         hint = "The folder has concepts.json: name the recipe that built it in data.recipe."
     for place, row in read_lines(metadata):
@@ -176,7 +176,7 @@ def _rows_of_table(table: Path) -> Iterator[Captioned]:
             name, caption = (str(row[column] or "").strip() for column in chosen)
             _check_there(table, place, name)
             if not caption:
-                raise DataError(f"{place} ({name!r}) has no caption.", "Write what the picture shows.")
+                raise DataError(f"{place} ({name!r}) has no caption.", "Write what the image shows.")
             yield name, caption, row
 
 
@@ -185,12 +185,12 @@ def _rows_of_files(root: Path) -> Iterator[Captioned]:
         text = image.with_suffix(".txt")
         if not text.is_file():
             raise DataError(
-                f"The picture {image.name!r} has no caption file {text.name!r}.",
-                "Put a .txt beside each picture, or write metadata.jsonl with file_name and caption.",
+                f"The image {image.name!r} has no caption file {text.name!r}.",
+                "Put a .txt beside each image, or write metadata.jsonl with file_name and caption.",
             )
         caption = " ".join(text.read_text(encoding="utf-8").split())
         if not caption:
-            raise DataError(f"The caption file {text.name!r} is empty.", "Write what the picture shows.")
+            raise DataError(f"The caption file {text.name!r} is empty.", "Write what the image shows.")
         yield _name(image, root), caption, {}
 
 

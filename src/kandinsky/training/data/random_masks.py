@@ -21,7 +21,7 @@ SMOOTHING = 8
 
 
 def random_regions(count: int, height: int, width: int, box: float, generator: torch.Generator) -> Tensor:
-    """What to repaint in `count` pictures, (B, 1, height, width) float32: 1 inside, 0 outside, never empty.
+    """What to repaint in `count` images, (B, 1, height, width) float32: 1 inside, 0 outside, never empty.
 
     `box` is the share of rows whose region is a box. Draws come from `generator` (on the CPU) alone.
     """
@@ -90,6 +90,6 @@ def _smooth(points: Points) -> Points:
 
 
 def _filled(outline: Points, height: int, width: int) -> npt.NDArray[np.bool_]:
-    picture = Image.new("1", (width, height))
-    ImageDraw.Draw(picture).polygon([(float(p.real), float(p.imag)) for p in outline], fill=1)
-    return np.asarray(picture, dtype=bool)
+    image = Image.new("1", (width, height))
+    ImageDraw.Draw(image).polygon([(float(p.real), float(p.imag)) for p in outline], fill=1)
+    return np.asarray(image, dtype=bool)

@@ -1,4 +1,4 @@
-"""Pictures with captions that do not lie in a folder: shards of a WebDataset, and Hugging Face datasets.
+"""Images with captions that do not lie in a folder: shards of a WebDataset, and Hugging Face datasets.
 
 They are unpacked once into the cache folder, as files with a `metadata.jsonl`, and read from there.
 """
@@ -19,20 +19,20 @@ from PIL import Image
 
 from kandinsky.core.errors import ConfigError, DataError, OutputError, nearest
 from kandinsky.core.system import cache_folder
-from kandinsky.training.data.folder import CAPTION_COLUMNS, METADATA, PICTURE_SUFFIXES
+from kandinsky.training.data.folder import CAPTION_COLUMNS, IMAGE_SUFFIXES, METADATA
 
 SHARDS = ".tar"
 UNPACKED = "datasets"
 IMAGE_COLUMNS = ("image", "img", "picture")
 Row = tuple[bytes, str, str]
-"""A picture's file, its suffix and its caption."""
+"""An image's file, its suffix and its caption."""
 
 
 def unpack_shards(root: Path) -> Path | None:
     """Unpacks the `.tar` shards that `root` is or holds; returns the folder, None where there are none.
 
-    In a shard files of one name with different endings belong together: a picture, and its caption as `.txt`
-    or under `caption` in `.json`. Raises DataError for a damaged shard and for a picture without a caption.
+    In a shard files of one name with different endings belong together: an image, and its caption as `.txt`
+    or under `caption` in `.json`. Raises DataError for a damaged shard and for an image without a caption.
     """
     shards = [root] if root.is_file() and root.suffix == SHARDS else sorted(root.glob(f"*{SHARDS}"))
     if not shards:
@@ -96,13 +96,13 @@ def _rows_of_table(table: Iterable[Any], image: str, caption: str) -> Iterator[R
         said = row[caption]
         said = said[0] if isinstance(said, list) and said else said
         buffer = io.BytesIO()
-        picture = row[image]
-        if not isinstance(picture, Image.Image):
+        source = row[image]
+        if not isinstance(source, Image.Image):
             raise DataError(
-                f"The dataset's column {image!r} holds a {type(picture).__name__}, no pictures.",
+                f"The dataset's column {image!r} holds a {type(source).__name__}, no images.",
                 "Set data.image_column.",
             )
-        picture.convert("RGBA" if "A" in picture.getbands() else "RGB").save(buffer, "PNG")
+        source.convert("RGBA" if "A" in source.getbands() else "RGB").save(buffer, "PNG")
         yield buffer.getvalue(), ".png", str(said)
 
 
@@ -129,7 +129,7 @@ def _rows_of_shard(shard: Path) -> Iterator[Row]:
 
 
 def _row(shard: Path, name: str, parts: dict[str, bytes]) -> Row:
-    suffix = next((suffix for suffix in parts if suffix in PICTURE_SUFFIXES), None)
+    suffix = next((suffix for suffix in parts if suffix in IMAGE_SUFFIXES), None)
     caption = parts.get(".txt", b"").decode("utf-8", "replace")
     if not caption and ".json" in parts:
         try:
@@ -139,10 +139,10 @@ def _row(shard: Path, name: str, parts: dict[str, bytes]) -> Row:
         if isinstance(told, dict):
             caption = next((str(told[key]) for key in CAPTION_COLUMNS if told.get(key)), "")
     if suffix is None or not caption.strip():
-        lacking = "picture" if suffix is None else "caption"
+        lacking = "image" if suffix is None else "caption"
         raise DataError(
             f"In the shard {shard} {name.strip('/')!r} has no {lacking}.",
-            "Each name needs a picture, and a .txt or a .json with caption.",
+            "Each name needs an image, and a .txt or a .json with caption.",
         )
     return parts[suffix], suffix, " ".join(caption.split())
 

@@ -104,7 +104,7 @@ class BaseCheckpoint:
         for side in sides:
             if side % self.model.multiple:
                 raise ConfigError(
-                    f"Pictures of {side} pixels do not fit this checkpoint.",
+                    f"Images of {side} pixels do not fit this checkpoint.",
                     f"Choose a multiple of {self.model.multiple}.",
                 )
 

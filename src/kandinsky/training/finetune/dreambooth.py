@@ -7,13 +7,13 @@ from PIL import Image
 from torch import nn
 
 from kandinsky.core.errors import ConfigError
-from kandinsky.core.metadata import write_picture
+from kandinsky.core.metadata import write_image
 from kandinsky.training import events
 from kandinsky.training.config import DreamBoothObjective, Stage, Target
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.caption import Templates
 from kandinsky.training.data.folder import read_bare_folder
-from kandinsky.training.data.pictures import PictureSet, open_pictures
+from kandinsky.training.data.images import ImageSet, open_images
 from kandinsky.training.examples import (
     Examples,
     ExampleSource,
@@ -37,13 +37,11 @@ def dreambooth_task(ctx: TrainContext, stage: Stage) -> Generator[events.Event, 
     base = open_base(ctx, stage)
     if base.model.hints:
         raise ConfigError(
-            f"{base.pipe.model_id} follows hint pictures, and pictures of the class have none.",
+            f"{base.pipe.model_id} follows hint images, and images of the class have none.",
             'Set method = "lora" or "full", or begin with another decoder.',
         )
 
-    def with_class(
-        subject: PictureSet, source: ExampleSource
-    ) -> Generator[events.Event, None, ExampleSource]:
+    def with_class(subject: ImageSet, source: ExampleSource) -> Generator[events.Event, None, ExampleSource]:
         """Images of the subject in one shape, each with one of its class in that shape."""
         if not objective.preserves:
             return source
@@ -52,7 +50,7 @@ def dreambooth_task(ctx: TrainContext, stage: Stage) -> Generator[events.Event, 
             folder /= "x".join(str(side) for side in subject.shape)
         yield from draw_class(base, objective, folder, subject.shape, stage.name)
         drawn = read_bare_folder(folder, Templates((objective.class_prompt,)))
-        images = open_pictures(drawn, subject.shape).to(ctx.device)
+        images = open_images(drawn, subject.shape).to(ctx.device)
         others = yield from examples_of(ctx, stage, base, images)
         return PriorPreservationSource(source, others, objective.class_weight)
 
@@ -78,13 +76,13 @@ def draw_class(
         fields["steps"] = objective.class_steps
     if base.prior is not None and objective.class_prior_guidance_scale is not None:
         fields["prior_guidance_scale"] = objective.class_prior_guidance_scale
-    for number in range(objective.class_pictures):
+    for number in range(objective.class_images):
         path = folder / f"{number:05d}.png"
         if path.is_file() and _readable(path):
             continue
-        yield events.Preparing(stage, "pictures of the class", number, objective.class_pictures)
-        write_picture(base.pipe.generate(objective.class_prompt, seed=number, **fields).images[0], path)
-    yield events.Preparing(stage, "pictures of the class", objective.class_pictures, objective.class_pictures)
+        yield events.Preparing(stage, "images of the class", number, objective.class_images)
+        write_image(base.pipe.generate(objective.class_prompt, seed=number, **fields).images[0], path)
+    yield events.Preparing(stage, "images of the class", objective.class_images, objective.class_images)
 
 
 def _readable(path: Path) -> bool:

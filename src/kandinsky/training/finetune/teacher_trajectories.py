@@ -16,7 +16,7 @@ from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.errors import CheckpointError
 from kandinsky.core.images import to_pil
 from kandinsky.core.requests import Request
-from kandinsky.core.rng import PerPictureRng
+from kandinsky.core.rng import PerImageRng
 from kandinsky.engine.acceleration.networks import accelerated_model
 from kandinsky.engine.sampling_defaults import Sampling
 from kandinsky.tasks.generate import denoise, encode
@@ -25,7 +25,7 @@ from kandinsky.tasks.start import start
 from kandinsky.training import events
 from kandinsky.training.config import DistillObjective, Stage
 from kandinsky.training.context import TrainContext
-from kandinsky.training.data.pictures import PictureSet
+from kandinsky.training.data.images import ImageSet
 from kandinsky.training.dataset import augmentation
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint
 from kandinsky.training.run_folder import weights_stamp
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Trajectories:
-    """N pictures that a teacher drew.
+    """N images that a teacher drew.
 
     `states` (N, steps + 1, C, h, w) are latents from pure noise to the end, `embeddings` (N, D) what the
     decoder was told where it hears image embeddings.
@@ -107,7 +107,7 @@ def draw_trajectories(
 ) -> tuple[Tensor, Tensor | None]:
     """The states and embeddings of `Trajectories`, drawn under these prompts as a request would be.
 
-    Row i is from seed `seed` + i; pictures are `side` pixels wide and high.
+    Row i is from seed `seed` + i; images are `side` pixels wide and high.
     """
     scale = teacher_scale(base, objective)
     model = accelerated_model(Sampling({"sampler": objective.solver}, "trailing").applied(base.model))
@@ -122,11 +122,11 @@ def draw_trajectories(
     )
     resolved = resolve(model, request)
     rows = resolved.rows
-    batch = Batch(rows, PerPictureRng.from_seeds([row.seed for row in rows], model.working_dtype))
+    batch = Batch(rows, PerImageRng.from_seeds([row.seed for row in rows], model.working_dtype))
     conditions = _result(encode(model, resolved, [batch]))[0]
-    assert isinstance(batch.rng, PerPictureRng)
+    assert isinstance(batch.rng, PerImageRng)
     # The same draws twice: the loop does not show where it begins.
-    rng = PerPictureRng(batch.rng.generators, model.working_dtype)
+    rng = PerImageRng(batch.rng.generators, model.working_dtype)
     states = [start(model, resolved, replace(batch, rng=rng.fork())).x]
     stride = objective.solver_steps // objective.steps
     for step in denoise(model, resolved, replace(batch, rng=rng), conditions):
@@ -138,15 +138,15 @@ def draw_trajectories(
 
 
 def kept_trajectories(
-    ctx: TrainContext, stage: Stage, base: BaseCheckpoint, pictures: PictureSet, count: int, purpose: str
+    ctx: TrainContext, stage: Stage, base: BaseCheckpoint, images: ImageSet, count: int, purpose: str
 ) -> Generator[events.Event, None, Trajectories]:
-    """`count` trajectories of pictures and their captions, drawn now or read where they were drawn before.
+    """`count` trajectories of images and their captions, drawn now or read where they were drawn before.
 
     They are kept in chunks, so that a run that was killed draws the rest only. Another teacher, other
-    pictures and other settings make new ones. Raises OutputError when the disk does not take them.
+    images and other settings make new ones. Raises OutputError when the disk does not take them.
     """
     objective = stage.objective_as(DistillObjective)
-    folder = ctx.run.cache / f"trajectories-{_key(ctx, stage, base, pictures, purpose)}"
+    folder = ctx.run.cache / f"trajectories-{_key(ctx, stage, base, images, purpose)}"
     parts: list[Trajectories] = []
     what = f"trajectories of the teacher ({purpose})"
     for first in range(0, count, objective.chunk):
@@ -155,7 +155,7 @@ def kept_trajectories(
         if found is None:
             yield events.Preparing(stage.name, what, first, count)
             rows = min(objective.chunk, count - first)
-            _write(path, _draw(ctx, stage, base, pictures, first, rows, purpose))
+            _write(path, _draw(ctx, stage, base, images, first, rows, purpose))
             found = _read(path)
         assert found is not None
         parts.append(found)
@@ -172,31 +172,31 @@ def _draw(
     ctx: TrainContext,
     stage: Stage,
     base: BaseCheckpoint,
-    pictures: PictureSet,
+    images: ImageSet,
     first: int,
     count: int,
     purpose: str,
 ) -> Trajectories:
     objective = stage.objective_as(DistillObjective)
     draws = generator(ctx.seed, "trajectories", purpose, first)
-    rows = torch.randint(len(pictures), (count,), generator=draws)
-    batch = pictures.batch(rows, draws, augmentation(stage))
+    rows = torch.randint(len(images), (count,), generator=draws)
+    batch = images.batch(rows, draws, augmentation(stage))
     reads = torch.rand(count, generator=draws) < objective.from_text
     shown = to_pil(batch.pixels)
     # Without a prior nothing but texts is understood.
     prompts = [
-        caption if base.prior is None or read else picture
-        for caption, picture, read in zip(batch.captions, shown, reads.tolist(), strict=True)
+        caption if base.prior is None or read else image
+        for caption, image, read in zip(batch.captions, shown, reads.tolist(), strict=True)
     ]
     # Another purpose begins with other noise.
     offset = int(torch.randint(2**40, (1,), generator=generator(ctx.seed, "noise", purpose)))
     states, embeddings = draw_trajectories(
-        base, objective, prompts, FIRST_SEED + offset + first, pictures.shape[1]
+        base, objective, prompts, FIRST_SEED + offset + first, images.shape[1]
     )
     return Trajectories(batch.captions, states, embeddings)
 
 
-def _key(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, pictures: PictureSet, purpose: str) -> str:
+def _key(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, images: ImageSet, purpose: str) -> str:
     objective = stage.objective_as(DistillObjective)
     teacher = objective.model_dump(include={"steps", "solver_steps", "solver", "from_text", "chunk"})
     said = {
@@ -212,8 +212,8 @@ def _key(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, pictures: Pictur
     }
     digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     digest.update(weights_stamp(base.model.modules).encode())
-    digest.update(pictures.pixels.cpu().numpy().tobytes())
-    for ids in (pictures.concept_ids, pictures.style_ids):
+    digest.update(images.pixels.cpu().numpy().tobytes())
+    for ids in (images.concept_ids, images.style_ids):
         digest.update(ids.numpy().tobytes())
     return digest.hexdigest()[:32]
 

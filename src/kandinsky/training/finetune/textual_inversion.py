@@ -157,7 +157,7 @@ class DecoderErrors:
 
 
 def direct_loss(base: BaseCheckpoint, objective: TextualInversionObjective, times: nn.ModuleDict) -> Loss:
-    """The prior's error about the pictures' embeddings, and that of a decoder that reads texts, given them.
+    """The prior's error about the images' embeddings, and that of a decoder that reads texts, given them.
 
     Nothing is drawn from the prior, so a step costs what one step of each network's own training does.
     """
@@ -201,7 +201,7 @@ def sampled_loss(base: BaseCheckpoint, objective: TextualInversionObjective, tim
     """The decoder's error under the embedding that the prior draws for the caption, gradient through both."""
     if base.model.hints:
         raise ConfigError(
-            f"{base.pipe.model_id} follows hint pictures, and here there are none.", 'Set route = "direct".'
+            f"{base.pipe.model_id} follows hint images, and here there are none.", 'Set route = "direct".'
         )
     decoder = DecoderErrors.of(base)
     sampler = TIME_SAMPLERS[objective.times](decoder.process.T)

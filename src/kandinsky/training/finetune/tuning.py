@@ -23,7 +23,7 @@ from kandinsky.training.config import (
     Tuned,
 )
 from kandinsky.training.context import TrainContext
-from kandinsky.training.data.pictures import PictureSet
+from kandinsky.training.data.images import ImageSet
 from kandinsky.training.diffusion_losses import Loss, decoder_loss, prior_loss
 from kandinsky.training.events import Event
 from kandinsky.training.examples import (
@@ -182,7 +182,7 @@ class HeldOut:
     """The images that are measured on, up to `count` of each set; `source` makes examples of plain ones."""
 
     ctx: TrainContext
-    sets: Sequence[PictureSet]
+    sets: Sequence[ImageSet]
     trainables: Sequence[Trainable[Examples]]
     source: Callable[[ExampleSource], ExampleSource] = lambda examples: examples
     count: int = MEASURED
@@ -215,17 +215,17 @@ def _check_conditions(stage: Stage, base: BaseCheckpoint, data: TrainingData) ->
     draws = "decoder" in objective.targets
     if base.model.hints and draws and not _from_edges(objective) and data.shown.hints is None:
         raise DataError(
-            f"{base.pipe.model_id} follows hint pictures, and the data has none.",
+            f"{base.pipe.model_id} follows hint images, and the data has none.",
             'Set data.hints, add a column "hint", or set objective.control.hints = "edges".',
         )
     if objective.masked == "region" and not base.inpaints:
         raise ConfigError(
             'objective.masked is "region", but the decoder repaints none.', "Add [objective.inpainting]."
         )
-    seen = base.model.hints or (base.inpaints and base.model.tells_region == "masked_picture")
+    seen = base.model.hints or (base.inpaints and base.model.tells_region == "masked_image")
     if stage.variants and (objective.masked == "alpha" or (seen and draws)):
         raise ConfigError(
-            f"{stage.variants} variants are kept as latents, but the loss needs the pictures themselves.",
+            f"{stage.variants} variants are kept as latents, but the loss needs the images themselves.",
             "Set variants = 0.",
         )
 

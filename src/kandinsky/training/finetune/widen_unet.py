@@ -33,7 +33,7 @@ def widened(model: Model, first_layer: FirstLayer) -> Model:
 
 
 def with_controlnet(model: Model, first_layer: FirstLayer) -> Model:
-    """A model whose network also takes a hint picture, as the published ones do; otherwise as `widened`.
+    """A model whose network also takes a hint image, as the published ones do; otherwise as `widened`.
 
     With "extend" the network overlooks hints at first, and says what it said (compare the zero convolutions
     of Zhang et al. 2023, arXiv 2302.05543, section 3.1). Raises ConfigError for a network that is told

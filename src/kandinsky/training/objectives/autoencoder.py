@@ -11,14 +11,14 @@ _SSIM_WINDOW = 5
 _SMALLEST = 8
 
 
-def structure_distance(pictures: Tensor, targets: Tensor) -> Tensor:
+def structure_distance(images: Tensor, targets: Tensor) -> Tensor:
     """A perceptual distance that needs no weights: edges and local structure at halving sizes, (B,), >= 0.
 
     Both (B, C, H, W) in [-1, 1], sides at least 8. At each scale the mean absolute difference of the first
     differences along both axes, plus 1 - SSIM (Wang et al. 2004, IEEE TIP 13(4), eq. 13) over 5 x 5 windows.
     """
-    total = torch.zeros(len(pictures), device=pictures.device, dtype=torch.float32)
-    a, b = pictures.float(), targets.float()
+    total = torch.zeros(len(images), device=images.device, dtype=torch.float32)
+    a, b = images.float(), targets.float()
     scales = 0
     while min(a.shape[-2:]) >= _SMALLEST and scales < 3:
         error = a - b
@@ -76,7 +76,7 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
 
 
 class PatchCritic(nn.Module):
-    """Says of each patch of a picture whether it looks real (Isola et al. 2017, arXiv 1611.07004, section
+    """Says of each patch of an image whether it looks real (Isola et al. 2017, arXiv 1611.07004, section
     3.2.2).
 
     (B, 3, H, W) to (B, 1, h, w). Group norm instead of the published batch norm: batches of a small machine
@@ -98,7 +98,7 @@ class PatchCritic(nn.Module):
         layers.append(nn.Conv2d(channels, 1, 3, 1, 1))
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] to logits (B, 1, h, w), high where real."""
-        logits: Tensor = self.layers(pictures)
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] to logits (B, 1, h, w), high where real."""
+        logits: Tensor = self.layers(images)
         return logits

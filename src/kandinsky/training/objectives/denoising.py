@@ -68,7 +68,7 @@ def clean_of(kind: Target, posterior: Posterior, output: Tensor, x: Tensor, t: T
 
 
 def squared_error(output: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Mean squared error of each row, (B,); `counted` (B, 1, h, w) weighs the places of pictures."""
+    """Mean squared error of each row, (B,); `counted` (B, 1, h, w) weighs the places of images."""
     return _mean((output.float() - target.float()).square(), counted)
 
 
@@ -118,7 +118,7 @@ def variance_bound(
     from -1 (the posterior's) to 1 (beta), Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 14 (log-
     interpolation). The mean is taken as it is (no gradient, their section 3.1), so this trains the variance
     alone. Time 0 is the likelihood of x0 in bins of 1/255, other times the divergence from the true
-    posterior (their eq. 4 to 7). `counted` (B, 1, h, w) weighs the places of pictures.
+    posterior (their eq. 4 to 7). `counted` (B, 1, h, w) weighs the places of images.
     """
     x0, x, raw = x0.float(), x.float(), raw.float()
     part = (raw + 1) / 2

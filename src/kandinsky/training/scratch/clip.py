@@ -10,12 +10,12 @@ from kandinsky.training.config import ClipObjective, Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.cached_encodings import (
     CachedEncodings,
-    PictureSource,
+    ImageSource,
     Tokenize,
     encode_once,
 )
 from kandinsky.training.data.caption import equal
-from kandinsky.training.data.pictures import Batch, PictureSet, words_of
+from kandinsky.training.data.images import Batch, ImageSet, words_of
 from kandinsky.training.data.samplers import EpochSampler, GroupSampler, Order
 from kandinsky.training.dataset import augmentation
 from kandinsky.training.events import Event
@@ -58,7 +58,7 @@ class Pairs:
 class PairSource:
     """Images with as many captions each as the objective has a use for."""
 
-    source: PictureSource
+    source: ImageSource
     tokenize: Tokenize
     objective: ClipObjective
 
@@ -74,7 +74,7 @@ class PairSource:
         captions = self.tokenize(batch.captions) if self.objective.reads else None
         others = None
         if self.objective.text_pairs:
-            again = self.source.pictures.folder.captioner.captions(batch.facts, words_of(generator))
+            again = self.source.images.folder.captioner.captions(batch.facts, words_of(generator))
             others = self.tokenize([caption.text for caption in again])
         return Pairs(batch, captions, others, embeddings)
 
@@ -112,7 +112,7 @@ def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pa
             head.requires_grad_(False)
     towers.vision.requires_grad_(objective.sees and objective.lock != "vision")
     towers.text.requires_grad_(objective.reads and objective.lock != "text")
-    pairs = PairSource(PictureSource(learned, augmentation(stage)), CaptionTokens(ctx), objective)
+    pairs = PairSource(ImageSource(learned, augmentation(stage)), CaptionTokens(ctx), objective)
     source = yield from _seen_once(ctx, stage, pairs, towers)
     weights = {"contrastive": objective.contrastive, "text_pairs": objective.text_pairs}
     weights |= heads.weights if heads is not None else {}
@@ -187,7 +187,7 @@ def _embed(towers: ClipModel, texts: tuple[Tensor, Tensor], device: torch.device
 
 
 def concept_retrieval(
-    towers: ClipModel, images: PictureSet, ctx: TrainContext, tokenize: Tokenize
+    towers: ClipModel, images: ImageSet, ctx: TrainContext, tokenize: Tokenize
 ) -> dict[str, float]:
     """How often a caption finds an image of its concept among the held-out ones: shares in [0, 1]."""
     rows = range(min(MEASURED, len(images)))

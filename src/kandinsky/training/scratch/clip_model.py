@@ -21,13 +21,13 @@ class ClipModel(nn.Module):
         self.text, self.vision = ClipText(text), ClipVision(vision)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    def see(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1], of any size, to image embeddings (B, P)."""
-        embedding: Tensor = self.vision(vision_pixels(pictures, self.vision.config.image_size))
+    def see(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1], of any size, to image embeddings (B, P)."""
+        embedding: Tensor = self.vision(vision_pixels(images, self.vision.config.image_size))
         return embedding
 
     def see_nothing(self) -> Tensor:
-        """The embedding (1, P) of a picture that is zero after normalisation: the decoder's empty
+        """The embedding (1, P) of an image that is zero after normalisation: the decoder's empty
         condition.
         """
         size = self.vision.config.image_size
@@ -47,12 +47,12 @@ class ClipModel(nn.Module):
         return features
 
 
-def vision_pixels(pictures: Tensor, size: int) -> Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1] as the vision tower takes them: `size` pixels, shifted and scaled."""
-    if pictures.shape[-2:] != (size, size):
-        pictures = F.interpolate(pictures.float(), (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
-    mean, std = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
-    return (pictures * 0.5 + 0.5 - mean) / std
+def vision_pixels(images: Tensor, size: int) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] as the vision tower takes them: `size` pixels, shifted and scaled."""
+    if images.shape[-2:] != (size, size):
+        images = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+    mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
+    return (images * 0.5 + 0.5 - mean) / std
 
 
 def trimmed(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

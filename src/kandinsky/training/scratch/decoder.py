@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.checkpoints.maps.scheduler import LATENT_BETAS
-from kandinsky.core.rng import PerPictureRng
+from kandinsky.core.rng import PerImageRng
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import sample
 from kandinsky.diffusion.parametrization import PARAMETRIZATIONS
@@ -15,8 +15,8 @@ from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import leading
 from kandinsky.training.config import DecoderFromScratch, Stage
 from kandinsky.training.context import TrainContext
-from kandinsky.training.data.cached_encodings import PictureSource
-from kandinsky.training.data.pictures import Augmentation
+from kandinsky.training.data.cached_encodings import ImageSource
+from kandinsky.training.data.images import Augmentation
 from kandinsky.training.diffusion_losses import decoder_loss
 from kandinsky.training.events import Event
 from kandinsky.training.examples import Examples, Plain, examples_of
@@ -70,7 +70,7 @@ def decoder_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
         if held_out is None:
             return {}
         rows = range(min(MEASURED, len(held_out)))
-        batch = Plain(PictureSource(held_out, Augmentation())).batch(rows, generator(ctx.seed, "held out"))
+        batch = Plain(ImageSource(held_out, Augmentation())).batch(rows, generator(ctx.seed, "held out"))
         losses = loss(StepContext(batch, 0, ctx.device, draws, {}))
         return {name: float(value) for name, value in losses.parts.items()}
 
@@ -88,7 +88,7 @@ def draw_latents(
         output: Tensor = unet(x, torch.full((len(x),), t, device=x.device), condition)
         return output
 
-    rng = PerPictureRng.from_seeds(range(shape[0]))
+    rng = PerImageRng.from_seeds(range(shape[0]))
     x = rng.normal(tuple(shape)).to(next(unet.parameters()).device)
     denoiser = make_denoiser(network, process, PARAMETRIZATIONS[prediction], GUIDANCE)
     *_, last = sample(make_sampler("ddim", process), denoiser, x, leading(STEPS, process.T, 1), rng)

@@ -41,7 +41,7 @@ class FrozenEncoders:
         for side in sides:
             if side % self.multiple:
                 raise ConfigError(
-                    f"Pictures of {side} pixels do not fit these networks.",
+                    f"Images of {side} pixels do not fit these networks.",
                     f"Choose a multiple of {self.multiple} pixels.",
                 )
 

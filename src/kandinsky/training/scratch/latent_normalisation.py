@@ -12,13 +12,13 @@ _DEAD = 1e-6
 
 
 @torch.no_grad()
-def latent_statistics(movq: Autoencoder, pictures: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (C,) of the latents of batches of pictures (B, 3, H, W) in [-1, 1].
+def latent_statistics(movq: Autoencoder, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (C,) of the latents of batches of images (B, 3, H, W) in [-1, 1].
 
     A channel that never changes has deviation 1, so that it can be divided by.
     """
     count, total, square = 0, torch.zeros(()), torch.zeros(())
-    for batch in pictures:
+    for batch in images:
         latents = movq.encode(batch).double()
         count += latents.numel() // latents.shape[1]
         total = total + latents.sum(dim=(0, 2, 3))

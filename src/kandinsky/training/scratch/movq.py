@@ -9,8 +9,8 @@ from kandinsky.checkpoints.lpips_weights import load_perceptual
 from kandinsky.core.errors import ConfigError
 from kandinsky.training.config import MovqObjective, Stage
 from kandinsky.training.context import TrainContext
-from kandinsky.training.data.cached_encodings import PictureSource
-from kandinsky.training.data.pictures import Batch, PictureSet
+from kandinsky.training.data.cached_encodings import ImageSource
+from kandinsky.training.data.images import Batch, ImageSet
 from kandinsky.training.dataset import augmentation
 from kandinsky.training.events import Event
 from kandinsky.training.image_grid import ImageGrid, grid
@@ -65,7 +65,7 @@ def movq_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Ba
             total = total + objective.adversarial * pull * parts["adversarial"]
         return Losses(total, parts)
 
-    source = PictureSource(learned, augmentation(stage))
+    source = ImageSource(learned, augmentation(stage))
     finish = unit_latents(source, ctx) if objective.standardise else None
     compiled = (movq.encoder, movq.decoder)
     trainables = [Trainable("movq", movq, rebuild, stage.optimiser, compiled=compiled, finish=finish)]
@@ -86,7 +86,7 @@ def movq_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Ba
 def reconstruct(
     movq: Autoencoder, objective: MovqObjective, x: Tensor, context: StepContext[Batch]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Pictures (B, 3, H, W) as they come back, in float32, and the losses of their latents by name.
+    """Images (B, 3, H, W) as they come back, in float32, and the losses of their latents by name.
 
     A share of the rows is decoded from unquantised latents, with noise if the objective wants it.
     """
@@ -106,23 +106,23 @@ def reconstruct(
 
 
 def perceptual_distance(objective: MovqObjective, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """The distance of picture pairs that the objective names, (B, 3, H, W) twice to (B,)."""
+    """The distance of image pairs that the objective names, (B, 3, H, W) twice to (B,)."""
     if objective.features == "structure":
         return structure_distance
     network = load_perceptual(
         objective.lpips_trunk, trunk_file=objective.lpips_trunk_file, heads_file=objective.lpips_heads_file
     ).to(device)
 
-    def distance(pictures: Tensor, targets: Tensor) -> Tensor:
+    def distance(images: Tensor, targets: Tensor) -> Tensor:
         # The classifier has seen nothing outside the range; the other losses pull such values back.
-        value: Tensor = network(pictures.clamp(-1, 1), targets)
+        value: Tensor = network(images.clamp(-1, 1), targets)
         return value
 
     return distance
 
 
-def unit_latents(source: PictureSource, ctx: TrainContext) -> Callable[[nn.Module], None]:
-    """Gives an autoencoder latents of mean 0 and deviation 1 over training pictures, see `standardise`."""
+def unit_latents(source: ImageSource, ctx: TrainContext) -> Callable[[nn.Module], None]:
+    """Gives an autoencoder latents of mean 0 and deviation 1 over training images, see `standardise`."""
 
     def finish(movq: nn.Module) -> None:
         assert isinstance(movq, Autoencoder)
@@ -141,11 +141,11 @@ def weighted_sum(parts: dict[str, Tensor], objective: MovqObjective) -> Tensor:
     return torch.stack([weight * value for weight, value in zip(weights, parts.values(), strict=True)]).sum()
 
 
-def reconstruction_psnr(movq: Autoencoder, pictures: PictureSet, device: torch.device) -> float:
-    """Mean peak signal-to-noise ratio in dB of pictures on white, decoded from unquantised latents."""
+def reconstruction_psnr(movq: Autoencoder, images: ImageSet, device: torch.device) -> float:
+    """Mean peak signal-to-noise ratio in dB of images on white, decoded from unquantised latents."""
     values: list[Tensor] = []
-    for first in range(0, len(pictures), 64):
-        x = pictures.plain(range(first, min(first + 64, len(pictures)))).to(device)
+    for first in range(0, len(images), 64):
+        x = images.plain(range(first, min(first + 64, len(images)))).to(device)
         error = (movq.decode(movq.encode(x)).float().clamp(-1, 1) - x).square().flatten(1).mean(1)
         values.append(10 * (4 / error.clamp(min=1e-10)).log10())
     return float(torch.cat(values).mean())
@@ -162,7 +162,7 @@ def _critic(critic: PatchCritic, stage: Stage, objective: MovqObjective) -> Trai
 
 
 def cropped(x: Tensor, crop: int | None, context: StepContext[Batch]) -> Tensor:
-    """A random window of `crop` pixels of each picture (B, C, S, S); the pictures when they are no larger."""
+    """A random window of `crop` pixels of each image (B, C, S, S); the images when they are no larger."""
     size = x.shape[-1]
     if crop is None or crop >= size:
         return x

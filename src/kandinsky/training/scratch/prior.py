@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 import torch
 from torch import Tensor
 
-from kandinsky.core.rng import PerPictureRng
+from kandinsky.core.rng import PerImageRng
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import sample
 from kandinsky.diffusion.parametrization import sample as read_x0
@@ -97,7 +97,7 @@ def draw_embeddings(prior: Prior, condition: PriorCondition, process: Process) -
         output: Tensor = prior(x, torch.full((len(x),), t, device=device), condition)
         return output
 
-    rng = PerPictureRng.from_seeds(range(count))
+    rng = PerImageRng.from_seeds(range(count))
     x = rng.normal((count, prior.config.embedding_dim)).to(device)
     denoiser = make_denoiser(network, process, read_x0)
     *_, last = sample(make_sampler("ddim", process), denoiser, x, linspaced(STEPS, process.T), rng)

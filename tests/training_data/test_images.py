@@ -18,14 +18,14 @@ from kandinsky.recipes.emoji.vocabulary import COLOUR_WORDS, COLOURS
 from kandinsky.training.data.compose import composite, place
 from kandinsky.training.data.decoded_cache import decoded
 from kandinsky.training.data.folder import read_folder
-from kandinsky.training.data.pictures import (
+from kandinsky.training.data.images import (
     AUGMENTATIONS,
     Augmentation,
-    PictureSet,
-    open_pictures,
+    ImageSet,
+    open_images,
 )
 from kandinsky.training.recipe import load_recipe
-from tests.training_data.folders import emoji_folder, half_picture
+from tests.training_data.folders import emoji_folder, half_image
 
 
 @pytest.fixture
@@ -34,14 +34,14 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def everything(root: Path) -> PictureSet:
+def everything(root: Path) -> ImageSet:
     return open_emoji(root, 16, groups=("all",), keep_wasteful=True)
 
 
-def names(pictures: PictureSet) -> set[tuple[str, str]]:
+def names(images: ImageSet) -> set[tuple[str, str]]:
     return {
-        (concept_of(pictures, i).name, pictures.folder.styles[int(pictures.style_ids[i])])
-        for i in range(len(pictures))
+        (concept_of(images, i).name, images.folder.styles[int(images.style_ids[i])])
+        for i in range(len(images))
     }
 
 
@@ -70,11 +70,11 @@ def test_groups_and_wasteful_signs(root: Path) -> None:
         open_emoji(root, 16, groups=("poeple",))
     with pytest.raises(ConfigError, match="'cubism'"):
         open_emoji(root, 16, styles=("cubism",))
-    with pytest.raises(DataError, match="No picture of split 'validation'"):
+    with pytest.raises(DataError, match="No image of split 'validation'"):
         open_emoji(root, 16, split="validation")
 
 
-def test_pixels_are_laid_over_the_named_colour(everything: PictureSet) -> None:
+def test_pixels_are_laid_over_the_named_colour(everything: ImageSet) -> None:
     colours = list(COLOURS)
     batch = everything.batch(range(8), torch.Generator().manual_seed(0), Augmentation(white=0.3))
     assert batch.pixels.shape == (8, 3, 16, 16)
@@ -96,7 +96,7 @@ def test_half_transparent_pixels_mix(tmp_path: Path) -> None:
     assert torch.allclose(mixed[0, :, 0, 0], wanted, atol=1e-3)
 
 
-def test_a_batch_is_a_function_of_the_generator(everything: PictureSet) -> None:
+def test_a_batch_is_a_function_of_the_generator(everything: ImageSet) -> None:
     options = AUGMENTATIONS["full"]
     generator = torch.Generator().manual_seed(3)
     everything.batch(range(4), generator, options)
@@ -110,7 +110,7 @@ def test_a_batch_is_a_function_of_the_generator(everything: PictureSet) -> None:
     assert other.captions != first.captions
 
 
-def test_mirror_swaps_the_sides_but_never_of_what_names_one(everything: PictureSet) -> None:
+def test_mirror_swaps_the_sides_but_never_of_what_names_one(everything: ImageSet) -> None:
     batch = everything.batch(
         range(len(everything)), torch.Generator().manual_seed(0), Augmentation(mirror=1.0, white=1.0)
     )
@@ -123,7 +123,7 @@ def test_mirror_swaps_the_sides_but_never_of_what_names_one(everything: PictureS
         assert left_is_white == bool(batch.facts["mirrored"][i])
 
 
-def test_pairs_stand_side_by_side(everything: PictureSet) -> None:
+def test_pairs_stand_side_by_side(everything: ImageSet) -> None:
     batch = everything.batch(
         range(len(everything)), torch.Generator().manual_seed(0), Augmentation(pair=1.0, white=1.0)
     )
@@ -132,12 +132,12 @@ def test_pairs_stand_side_by_side(everything: PictureSet) -> None:
     assert bool((batch.facts["beside"] != batch.facts["concepts"]).all())
     white = torch.ones(3)
     for i in torch.nonzero(paired).flatten().tolist():
-        picture = batch.pixels[i]
-        # Half pictures at half size: colour in columns 0 to 3 and 8 to 11, in the middle rows.
-        assert torch.equal(picture[:, 0, 0], white)
-        assert not torch.equal(picture[:, 8, 1], white)
-        assert not torch.equal(picture[:, 8, 9], white)
-        assert torch.equal(picture[:, 8, 6], white)
+        image = batch.pixels[i]
+        # Half images at half size: colour in columns 0 to 3 and 8 to 11, in the middle rows.
+        assert torch.equal(image[:, 0, 0], white)
+        assert not torch.equal(image[:, 8, 1], white)
+        assert not torch.equal(image[:, 8, 9], white)
+        assert torch.equal(image[:, 8, 6], white)
 
 
 def test_placing_keeps_the_ink() -> None:
@@ -153,7 +153,7 @@ def test_placing_keeps_the_ink() -> None:
     assert torch.allclose(placed[1, :, 6:, 3:9], blocks, atol=1e-5)
 
 
-def test_plain_pictures(everything: PictureSet) -> None:
+def test_plain_images(everything: ImageSet) -> None:
     white = everything.plain([0, 1])
     assert bool((white[:, :, :, 8:] == 1).all())
     black = everything.plain([0], "black")
@@ -169,7 +169,7 @@ def test_decoding_is_kept_and_follows_the_content(root: Path, tmp_path: Path) ->
     stamp = kept.stat().st_mtime_ns
     assert np.array_equal(decoded(read_emoji(root, ("all",)), 16, cache), first)
     assert kept.stat().st_mtime_ns == stamp
-    half_picture(colour=(1, 2, 3)).save(root / "images" / "noto_1F431.png")
+    half_image(colour=(1, 2, 3)).save(root / "images" / "noto_1F431.png")
     changed = decoded(read_emoji(root, ("all",)), 16, cache)
     assert not np.array_equal(changed, first)
     assert len(list(cache.iterdir())) == 2
@@ -184,7 +184,7 @@ def test_a_damaged_cache_is_made_again(root: Path, tmp_path: Path) -> None:
 
 
 def test_resizing_makes_no_dark_fringe(tmp_path: Path) -> None:
-    half_picture(64, (255, 255, 255)).save(tmp_path / "a.png")
+    half_image(64, (255, 255, 255)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("white", encoding="utf-8")
     pixels = decoded(read_folder(tmp_path), 8, tmp_path / "cache")[0]
     # White premultiplied by alpha is alpha, at the edge too.
@@ -194,8 +194,8 @@ def test_resizing_makes_no_dark_fringe(tmp_path: Path) -> None:
 def test_opaque_photographs_are_cut_square_and_keep_no_colour(tmp_path: Path) -> None:
     Image.new("RGB", (30, 20), (10, 200, 30)).save(tmp_path / "photo.jpg")
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "photo.jpg", "caption": "green"}))
-    pictures = open_pictures(tmp_path, 8)
-    batch = pictures.batch([0, 0], torch.Generator().manual_seed(0), AUGMENTATIONS["full"])
+    images = open_images(tmp_path, 8)
+    batch = images.batch([0, 0], torch.Generator().manual_seed(0), AUGMENTATIONS["full"])
     assert batch.facts["backgrounds"].tolist() == [-1, -1]
     assert batch.captions == ("green", "green")
     assert torch.allclose(
@@ -203,23 +203,23 @@ def test_opaque_photographs_are_cut_square_and_keep_no_colour(tmp_path: Path) ->
     )
 
 
-def test_bad_pictures_and_sizes_are_named(tmp_path: Path) -> None:
-    (tmp_path / "bad.png").write_text("not a picture")
+def test_bad_images_and_sizes_are_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("not an image")
     (tmp_path / "bad.txt").write_text("x")
     with pytest.raises(DataError, match=r"bad\.png"):
-        open_pictures(tmp_path, 16)
+        open_images(tmp_path, 16)
     with pytest.raises(DataError, match="4 px"):
-        open_pictures(tmp_path, 4)
+        open_images(tmp_path, 4)
 
 
-def test_a_set_can_be_split(everything: PictureSet) -> None:
+def test_a_set_can_be_split(everything: ImageSet) -> None:
     part = everything.where(everything.style_ids == 0)
     assert len(part) == 5
     assert torch.equal(part.plain([0]), everything.plain([int(torch.nonzero(everything.style_ids == 0)[0])]))
     assert torch.equal(part.to("cpu").plain([1]), part.plain([1]))
 
 
-def test_a_batch_knows_what_its_captions_name(everything: PictureSet) -> None:
+def test_a_batch_knows_what_its_captions_name(everything: ImageSet) -> None:
     batch = everything.batch(range(len(everything)), torch.Generator().manual_seed(0))
     assert batch.names("styles").dtype == batch.names("backgrounds").dtype == torch.bool
     assert batch.names("styles").shape == batch.facts["concepts"].shape
@@ -243,10 +243,10 @@ def test_pixels_lie_in_one_way_decoded_or_from_the_cache(tmp_path: Path) -> None
 def test_captions_of_a_user_stay_as_they_are_written(tmp_path: Path) -> None:
     """No background is named, and no caption is taken for the code point of a thing that shows nothing."""
     for number, caption in enumerate(("красная игрушка", "2650", "31-20E3", "a toy on white")):
-        half_picture().save(tmp_path / f"{number}.png")
+        half_image().save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text(caption, encoding="utf-8")
-    pictures = open_pictures(tmp_path, 16)
-    batch = pictures.batch([0, 1, 2, 3] * 8, torch.Generator().manual_seed(0), AUGMENTATIONS["colour"])
+    images = open_images(tmp_path, 16)
+    batch = images.batch([0, 1, 2, 3] * 8, torch.Generator().manual_seed(0), AUGMENTATIONS["colour"])
     assert batch.captions == ("красная игрушка", "2650", "31-20E3", "a toy on white") * 8
     assert len(set(batch.facts["backgrounds"].tolist())) > 2
     # The recipe's grammar was asked for: it names backgrounds, and drops nothing either.

@@ -79,7 +79,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class PictureSet:
+class ImageSet:
     """Images in memory, premultiplied RGBA uint8 (N, 4, S, S), with their captions.
 
     `concept_ids` (N,) int64 are what they show, `style_ids` point into `folder.styles`, `files` into
@@ -104,15 +104,15 @@ class PictureSet:
         """Height and width of an image in pixels."""
         return int(self.pixels.shape[-2]), int(self.pixels.shape[-1])
 
-    def to(self, device: torch.device | str) -> "PictureSet":
+    def to(self, device: torch.device | str) -> "ImageSet":
         """The same set with its pixels on `device`; draws stay on the CPU, so batches do not change."""
         hints = None if self.hints is None else self.hints.to(device)
         return replace(self, pixels=self.pixels.to(device), hints=hints)
 
-    def where(self, keep: Tensor) -> "PictureSet":
+    def where(self, keep: Tensor) -> "ImageSet":
         """The images for which `keep` (N,) bool is true."""
         there = keep.to(self.pixels.device)
-        return PictureSet(
+        return ImageSet(
             self.folder,
             self.pixels[there],
             self.files[keep],
@@ -187,7 +187,7 @@ class Draws:
     facts: dict[str, Tensor]
 
     @classmethod
-    def of(cls, images: PictureSet, rows: Tensor, chance: Tensor, options: Augmentation) -> "Draws":
+    def of(cls, images: ImageSet, rows: Tensor, chance: Tensor, options: Augmentation) -> "Draws":
         """Decides by `chance` (B, 8), uniform in [0, 1)."""
         opaque = images.opaque[rows]
         mirrored = (chance[:, 0] < options.mirror) & images.mirrorable[rows]
@@ -233,7 +233,7 @@ def words_of(generator: torch.Generator) -> random.Random:
     return random.Random(int(torch.randint(2**62, (1,), generator=generator)))
 
 
-def open_pictures(
+def open_images(
     root: str | Path | Folder,
     size: int | tuple[int, int] = 64,
     *,
@@ -241,7 +241,7 @@ def open_pictures(
     styles: Sequence[str] | None = None,
     cache: str | Path | None = None,
     fit: Fit = "cut",
-) -> PictureSet:
+) -> ImageSet:
     """Opens the images of a folder, or of one that is read already, at one size.
 
     `size` is the side of squares, or (height, width). `split` is "train" or "test" (or whatever the metadata
@@ -262,10 +262,10 @@ def open_pictures(
     ]
     if not kept:
         raise DataError(
-            f"No picture of split {split!r} is in {str(folder.root)!r}.",
-            f"It holds {len(folder.records)} pictures in all.",
+            f"No image of split {split!r} is in {str(folder.root)!r}.",
+            f"It holds {len(folder.records)} images in all.",
         )
-    kept_in = Path(cache) if cache is not None else cache_folder() / "pictures"
+    kept_in = Path(cache) if cache is not None else cache_folder() / "images"
     everything, hints = decoded(folder, size, kept_in, fit), decoded_hints(folder, size, kept_in, fit)
     files = torch.tensor(kept)
     painter = None
@@ -276,7 +276,7 @@ def open_pictures(
     # differently otherwise, and a resumed run would not be exact.
     pixels = torch.from_numpy(everything)[files].contiguous()
     records = [folder.records[place] for place in kept]
-    return PictureSet(
+    return ImageSet(
         folder,
         pixels,
         files,
