@@ -11,18 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 WIDTH, HEIGHT, TOP = 560, 480, 60
 LEFT, RIGHT, HEAD, FOOT = 64, 16, 40, 56
 INK, PALE = "#1f2430", "#e3e5ea"
-COLOURS = (
-    "#7a4fb0",
-    "#2f7d5b",
-    "#b3503a",
-    "#1f6fb2",
-    "#c28a00",
-    "#3aa6a6",
-    "#d1478c",
-    "#6b6b6b",
-    "#222222",
-    "#99b33a",
-)
+COLOURS = ("#7a4fb0", "#2f7d5b", "#b3503a", "#1f6fb2", "#c28a00", "#3aa6a6", "#d1478c", "#6b6b6b", "#222222", "#99b33a")
 SMALLEST = 1e-4
 """Distances below are drawn there: 0 has no logarithm."""
 
@@ -69,9 +58,7 @@ def image_of(rows: Sequence[dict[str, Any]]) -> bytes:
 
     def decoder(value: str) -> list[Line]:
         below = [line for line in lines("spacing", "calls", value) if line.name == "leading"]
-        published = [
-            Line(f"{line.name} as published", line.points) for line in lines("published", "calls", value)
-        ]
+        published = [Line(f"{line.name} as published", line.points) for line in lines("published", "calls", value)]
         return [
             *lines("sampler", "calls", value),
             *published,
@@ -93,10 +80,7 @@ def _draw(pen: ImageDraw.ImageDraw, panel: Panel, across: float) -> None:
     def at(x: float, y: float) -> tuple[float, float]:
         right = math.log(x / low) / math.log(max(high / low, 1.01))
         up = math.log(max(y, SMALLEST) / bottom) / math.log(top / bottom)
-        return (
-            across + LEFT + right * (WIDTH - LEFT - RIGHT),
-            TOP + HEIGHT - FOOT - up * (HEIGHT - HEAD - FOOT),
-        )
+        return (across + LEFT + right * (WIDTH - LEFT - RIGHT), TOP + HEIGHT - FOOT - up * (HEIGHT - HEAD - FOOT))
 
     pen.text((across + LEFT, TOP + 8), panel.title, INK, _font(17))
     for tick in _ticks(bottom, top):

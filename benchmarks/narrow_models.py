@@ -64,12 +64,10 @@ def _prior(divide: int, dim: int, text: tuple[int, int], vision: tuple[int, int,
     return {
         "prior_prior": Part(networks.PRIOR, PriorConfig(32, 64 // divide, 20, dim, dim, TOKENS)),
         "prior_text_encoder": Part(
-            networks.CLIP_TEXT,
-            ClipTextConfig(VOCABULARY, dim, layers, heads, 4 * dim, TOKENS, dim, "gelu", END, "eos"),
+            networks.CLIP_TEXT, ClipTextConfig(VOCABULARY, dim, layers, heads, 4 * dim, TOKENS, dim, "gelu", END, "eos")
         ),
         "prior_image_encoder": Part(
-            networks.CLIP_VISION,
-            ClipVisionConfig(width // divide, deep, 16, wide // divide, IMAGE, 14, dim, "gelu"),
+            networks.CLIP_VISION, ClipVisionConfig(width // divide, deep, 16, wide // divide, IMAGE, 14, dim, "gelu")
         ),
     }
 
@@ -79,9 +77,7 @@ def two_texts(divide: int) -> Contents:
     dims = {"text_dim": 768, "text_hidden_dim": 1024, "second_text_dim": 512}
     second = T5Config(250_112 // divide, 512 // divide, 8, 6, 64 // divide, 1024 // divide, "gelu_tanh")
     parts = {
-        "unet": _unet2(
-            divide, condition="two_texts", **{key: value // divide for key, value in dims.items()}
-        ),
+        "unet": _unet2(divide, condition="two_texts", **{key: value // divide for key, value in dims.items()}),
         "vae": Part(networks.KL, KLConfig(channels=_over((128, 256, 512, 512), divide, 32))),
         "text_encoder": _multilingual(divide),
         "text_encoder_2": Part(networks.SECOND_TEXT, second),
@@ -112,9 +108,7 @@ def image(divide: int) -> Contents:
         "movq": _movq(divide),
         **_prior(divide, dim, (32, 20), (1664, 48, 8192)),
     }
-    return Contents(
-        "KandinskyV22CombinedPipeline", parts, decoder_schedule_json(*LATENT_BETAS, clip=True), prior=True
-    )
+    return Contents("KandinskyV22CombinedPipeline", parts, decoder_schedule_json(*LATENT_BETAS, clip=True), prior=True)
 
 
 def one_text(divide: int) -> Contents:
@@ -137,9 +131,4 @@ def one_text(divide: int) -> Contents:
     return Contents("Kandinsky3Pipeline", parts, SQUARED_COSINE, T5_MARKS)
 
 
-GENERATIONS: dict[str, Callable[[int], Contents]] = {
-    "2.0": two_texts,
-    "2.1": text_image,
-    "2.2": image,
-    "3.0": one_text,
-}
+GENERATIONS: dict[str, Callable[[int], Contents]] = {"2.0": two_texts, "2.1": text_image, "2.2": image, "3.0": one_text}

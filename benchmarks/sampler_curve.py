@@ -267,9 +267,7 @@ def _named(option: dict[str, Any]) -> str:
 def prior_curve(stage: PriorStage, prompts: Sequence[str], scale: float, quick: bool) -> list[dict[str, Any]]:
     """The prior's samplers and steps: distances of image embeddings from those of a thousand steps."""
     texts = [stage.encode_text(text) for text in ("",) * len(prompts) + tuple(prompts)]
-    start = torch.randn(
-        len(prompts), stage.network.config.embedding_dim, generator=torch.Generator().manual_seed(2)
-    )
+    start = torch.randn(len(prompts), stage.network.config.embedding_dim, generator=torch.Generator().manual_seed(2))
     noise = BrownianNoise(start, stage.schedule.process, seed=3)
 
     def run(sampler: str, steps: int) -> tuple[Tensor, float]:
@@ -295,9 +293,7 @@ def prior_curve(stage: PriorStage, prompts: Sequence[str], scale: float, quick: 
     return found
 
 
-def kid_rows(
-    pipe: kandinsky.Pipeline, data: Path, count: int, features: Features, say: Say
-) -> list[dict[str, Any]]:
+def kid_rows(pipe: kandinsky.Pipeline, data: Path, count: int, features: Features, say: Say) -> list[dict[str, Any]]:
     """KID of whole requests, prior included, against the held-out images whose captions they are of."""
     real, captions = held_out(data, int(pipe.model.defaults["width"]), count)
     wanted = extract(features, to_bytes(real))
@@ -311,12 +307,7 @@ def kid_rows(
         images = torch.stack(made).reshape(-1, side, side, 3).permute(0, 3, 1, 2)
         far = kernel_distance(extract(features, images), wanted)
         found.append(
-            {
-                "kind": "kid",
-                "name": _named(fields) if fields else "defaults",
-                "kid": far.value,
-                "std": far.std,
-            }
+            {"kind": "kid", "name": _named(fields) if fields else "defaults", "kid": far.value, "std": far.std}
         )
         say(f"KID {_named(fields)}: {far.value:.4f}")
     return found
@@ -330,9 +321,7 @@ def held_out(data: Path, side: int, count: int) -> tuple[Tensor, list[str]]:
     test = open_emoji(data, side, split="test", groups=["core"])
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:count]
     styles = test.folder.styles
-    captions = [
-        plain_caption(concept_of(test, i), "en", styles[int(test.style_ids[i])]) for i in order.tolist()
-    ]
+    captions = [plain_caption(concept_of(test, i), "en", styles[int(test.style_ids[i])]) for i in order.tolist()]
     return test.plain(order), captions
 
 

@@ -22,9 +22,7 @@ def main() -> None:
     drawn.save("cat.png")
 
     # A mix lives in the space of image embeddings, so images and texts can be parts of it alike.
-    fused = pipe.generate(
-        kandinsky.mix([cat, "a pizza"], weights=[0.5, 0.5]), seed=options.seed, steps=options.steps
-    )
+    fused = pipe.generate(kandinsky.mix([cat, "a pizza"], weights=[0.5, 0.5]), seed=options.seed, steps=options.steps)
     fused.save("fused.png")
 
     # White is repainted, black is kept.

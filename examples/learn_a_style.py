@@ -65,13 +65,7 @@ def inked(images: Sequence[Image.Image]) -> float:
     return float((np.linalg.norm(pixels - nearest, axis=1) <= LEVELS).mean())
 
 
-def measure(
-    data: Path,
-    out: Path,
-    steps: int | None = None,
-    draw_steps: int = 25,
-    count: int = 40,
-) -> dict[str, float]:
+def measure(data: Path, out: Path, steps: int | None = None, draw_steps: int = 25, count: int = 40) -> dict[str, float]:
     """Learns the style; returns how much is in its inks, of prints and of drawings before and after."""
     held = held_out(data)
     labels = sorted({one.label for one in held})

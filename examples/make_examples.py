@@ -86,11 +86,7 @@ class Sheet:
 
 def prompts(name: str, texts: Sequence[str]) -> Sheet:
     """A sheet of one prompt a row."""
-    return Sheet(
-        name,
-        tuple(f"“{text}”" for text in texts),
-        lambda studio: [studio.draw(text) for text in texts],
-    )
+    return Sheet(name, tuple(f"“{text}”" for text in texts), lambda studio: [studio.draw(text) for text in texts])
 
 
 def things(studio: Studio) -> Rows:
@@ -145,10 +141,7 @@ SHEETS: tuple[Sheet, ...] = (
     prompts("languages", ["a red apple", "красное яблоко", "ein roter Apfel", "红苹果"]),
     prompts("fox", ["a fox", "лиса", "ein Fuchs", "狐狸"]),
     prompts("styles", ["a cat, 3D", "a cat, gradient", "a cat, flat", "a cat, noto", "a cat, blob"]),
-    prompts(
-        "backgrounds",
-        ["a star on a blue background", "a star on a pink background", "звезда на зелёном фоне"],
-    ),
+    prompts("backgrounds", ["a star on a blue background", "a star on a pink background", "звезда на зелёном фоне"]),
     Sheet("mix", ("from “a cat” to “a pizza”", "from “a fox” to “a flower”"), blend),
     Sheet(
         "image-to-image",
@@ -156,20 +149,14 @@ SHEETS: tuple[Sheet, ...] = (
         changed,
     ),
     Sheet("inpainting", ("a cat, the mask (white is repainted), then “a top hat” there",), repainted),
-    Sheet(
-        "variation", ("“a fox”, then variations of that image", "“a flower”, then variations of it"), varied
-    ),
+    Sheet("variation", ("“a fox”, then variations of that image", "“a flower”, then variations of it"), varied),
 )
 
 
 def sheet_of(rows: Rows) -> Image.Image:
     """Images of one size as a white sheet with small gaps."""
     width, height = rows[0][0].size
-    sheet = Image.new(
-        "RGB",
-        (GAP + (width + GAP) * max(map(len, rows)), GAP + (height + GAP) * len(rows)),
-        "white",
-    )
+    sheet = Image.new("RGB", (GAP + (width + GAP) * max(map(len, rows)), GAP + (height + GAP) * len(rows)), "white")
     for down, row in enumerate(rows):
         for across, image in enumerate(row):
             sheet.paste(image, (GAP + (width + GAP) * across, GAP + (height + GAP) * down))

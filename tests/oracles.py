@@ -30,9 +30,7 @@ def imports_oracle(node: ast.AST) -> bool:
             return any(is_oracle(name.name) for name in names)
         case ast.ImportFrom(module=module, level=0):
             return is_oracle(module)
-        case ast.Call(
-            func=ast.Name(id=called) | ast.Attribute(attr=called), args=[ast.Constant(value=name), *_]
-        ):
+        case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called), args=[ast.Constant(value=name), *_]):
             return called in BY_NAME and is_oracle(str(name))
     return False
 
@@ -75,9 +73,7 @@ class Module:
         return [node for node in self.tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
-def _types(
-    module: Module, definition: str, tree: ast.AST, nodes: list[ast.AST]
-) -> dict[str, tuple[str, str]]:
+def _types(module: Module, definition: str, tree: ast.AST, nodes: list[ast.AST]) -> dict[str, tuple[str, str]]:
     """The classes of the names in a definition, as far as they are written down, each with a module."""
     types: dict[str, tuple[str, str]] = {}
     if "." in definition:
@@ -154,9 +150,7 @@ class Oracles:
             return True
         return any(self.needs(*used) for used in set(self._used(module, definition, tree, nodes)))
 
-    def _used(
-        self, module: Module, definition: str, tree: ast.AST, nodes: list[ast.AST]
-    ) -> Iterator[tuple[str, str]]:
+    def _used(self, module: Module, definition: str, tree: ast.AST, nodes: list[ast.AST]) -> Iterator[tuple[str, str]]:
         """What a definition uses, as modules and names: names, methods of what it is given, fixtures."""
         types = _types(module, definition, tree, nodes)
         if isinstance(tree, Function):

@@ -54,9 +54,7 @@ def networks() -> dict[str, Any]:
     torch.manual_seed(0)
     words = len(_tokenizer().vocabulary)
     text = ClipTextConfig(words, WIDTH, 2, 2, 32, TOKENS, WIDTH, "gelu", words - 1, "eos")
-    unet = UNet2Config(
-        channels=(16, 16, 32, 32), layers=1, head_dim=8, context_dim=16, groups=8, image_dim=WIDTH
-    )
+    unet = UNet2Config(channels=(16, 16, 32, 32), layers=1, head_dim=8, context_dim=16, groups=8, image_dim=WIDTH)
     return {
         "unet": redraw(UNet2(unet)),
         "movq": redraw(MoVQ(MoVQConfig(channels=(32, 32, 32, 32), layers=1, codebook_size=32))),
@@ -128,17 +126,13 @@ def save_prior(root: Path, dtype: torch.dtype = torch.float32) -> Any:
         clip_sample=True,
         clip_sample_range=10.0,
     )
-    peer = KandinskyV22PriorPipeline(
-        **parts, tokenizer=words, scheduler=scheduler, image_processor=processor
-    ).to(dtype)
+    peer = KandinskyV22PriorPipeline(**parts, tokenizer=words, scheduler=scheduler, image_processor=processor).to(dtype)
     peer.save_pretrained(root)
     peer.set_progress_bar_config(disable=True)
     return peer
 
 
-def save_decoder(
-    root: Path, kind: str = "text2img", dtype: torch.dtype = torch.float32, **scheduler: Any
-) -> Any:
+def save_decoder(root: Path, kind: str = "text2img", dtype: torch.dtype = torch.float32, **scheduler: Any) -> Any:
     """A decoder folder of one kind by the peer; returns the peer's pipeline on the same weights."""
     from diffusers import DDPMScheduler, UNet2DConditionModel, VQModel
     from diffusers.pipelines.kandinsky2_2 import (

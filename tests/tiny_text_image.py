@@ -106,13 +106,7 @@ def save_prior(root: Path) -> Any:
 
 def save_decoder(root: Path, inpainting: bool = False) -> Any:
     """A decoder folder; returns the peer's pipeline on the same weights."""
-    from diffusers import (
-        DDIMScheduler,
-        KandinskyInpaintPipeline,
-        KandinskyPipeline,
-        UNet2DConditionModel,
-        VQModel,
-    )
+    from diffusers import DDIMScheduler, KandinskyInpaintPipeline, KandinskyPipeline, UNet2DConditionModel, VQModel
     from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
 
     torch.manual_seed(1)

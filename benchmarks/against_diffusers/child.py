@@ -88,11 +88,7 @@ class Worker:
         if images is not None:
             np.save(images, np.stack(made))
         seconds, operations = measured(self._job.span, moments)
-        return {
-            "seconds": seconds,
-            "operations": operations,
-            "whole": moments[-1].seconds - moments[0].seconds,
-        }
+        return {"seconds": seconds, "operations": operations, "whole": moments[-1].seconds - moments[0].seconds}
 
     def rate(self, dtype: str, side: int | None = None) -> dict[str, Any]:
         """Operations a second of a product of large square matrices: what this machine can do at best."""

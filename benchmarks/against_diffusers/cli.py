@@ -27,26 +27,16 @@ def command(
     workloads: Annotated[
         list[str] | None, typer.Argument(metavar="[WORKLOAD]...", help="What to measure; all if not given.")
     ] = None,
-    side: Annotated[
-        list[str] | None, typer.Option(help="ours, ours-best, peer or peer-best; repeat it.")
-    ] = None,
-    dtype: Annotated[
-        list[str] | None, typer.Option(help="What the best sides compute in; repeat it.")
-    ] = None,
+    side: Annotated[list[str] | None, typer.Option(help="ours, ours-best, peer or peer-best; repeat it.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="What the best sides compute in; repeat it.")] = None,
     runs: Annotated[int, typer.Option(help="How often each side is measured.")] = 5,
     threads: Annotated[int, typer.Option(help="Of the CPU; 0 is the usual number.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     prior_steps: Annotated[int | None, typer.Option(help="Where the prior is what counts.")] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="The best sides compiled; ours on a GPU only.")
-    ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="The best sides compiled; ours on a GPU only.")] = False,
     small: Annotated[bool, typer.Option("--quick", help="Tiny models: see that all of it works.")] = False,
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Keep the random weights here.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write the table, JSON and a chart here.")
-    ] = None,
+    weights: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep the random weights here.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the table, JSON and a chart here.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The table only.")] = False,
 ) -> None:
     """Measure speed and memory beside diffusers, on the same weights."""

@@ -162,13 +162,7 @@ def _cold(row: Row, jobs: dict[str, Job], setting: Setting) -> None:
             ]
         else:
             told = json.dumps(job.to_json())
-            commands[side] = [
-                sys.executable,
-                "-m",
-                "benchmarks.against_diffusers.peer_cold",
-                told,
-                str(image),
-            ]
+            commands[side] = [sys.executable, "-m", "benchmarks.against_diffusers.peer_cold", told, str(image)]
     for number in range(-1, setting.runs):
         for side, command in commands.items():
             seconds, peak = run_once(command, setting.scratch / f"{side}.log", setting.threads)

@@ -42,12 +42,7 @@ SQUARED_COSINE = {
 """The scheduler of 3.0."""
 TINY_TEXT = 64
 """Where a decoder reads texts, its embeddings of texts and images and its context are of one width."""
-SMALL_WIDTHS: dict[str, Any] = {
-    "channels": (32, 32, 64, 64),
-    "layers": 1,
-    "head_dim": 32,
-    "context_dim": TINY_TEXT,
-}
+SMALL_WIDTHS: dict[str, Any] = {"channels": (32, 32, 64, 64), "layers": 1, "head_dim": 32, "context_dim": TINY_TEXT}
 
 
 @dataclass(frozen=True)
@@ -149,11 +144,7 @@ def _one_text(tiny: bool) -> Contents:
         text_dim=width,
     )
     text = T5Config(len(T5_MARKS) + LETTERS, width, 1, 4, 16, 2 * width, "silu")
-    parts = {
-        "unet": Part(networks.UNET3, unet),
-        "movq": _movq(False),
-        "text_encoder": Part(networks.ONE_TEXT, text),
-    }
+    parts = {"unet": Part(networks.UNET3, unet), "movq": _movq(False), "text_encoder": Part(networks.ONE_TEXT, text)}
     return Contents("Kandinsky3Pipeline", parts, SQUARED_COSINE, T5_MARKS)
 
 

@@ -44,9 +44,7 @@ def make_model(root: Path, name: str, tiny: bool) -> dict[str, int]:
 def write_model(folder: Path, contents: Contents) -> dict[str, int]:
     """Writes a folder of random float32 weights and returns the parameters of each part."""
     counts = {component: write_part(folder, component, part) for component, part in contents.parts.items()}
-    classes: Classes = {
-        key: (part.form.library, part.form.class_name) for key, part in contents.parts.items()
-    }
+    classes: Classes = {key: (part.form.library, part.form.class_name) for key, part in contents.parts.items()}
     save_component(folder, "scheduler", contents.scheduler, config_name="scheduler_config.json")
     classes["scheduler"] = ("diffusers", str(contents.scheduler["_class_name"]))
     for component, marks in (("tokenizer", contents.marks), ("tokenizer_2", contents.second_marks)):

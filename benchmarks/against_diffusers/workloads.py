@@ -64,12 +64,7 @@ WORKLOADS = {
     workload.name: workload
     for workload in (
         Workload(
-            "cold-start",
-            "shell to PNG, embedded checkpoint",
-            EMBEDDED,
-            Asked(),
-            kind="cold",
-            bars={"default": 2.3},
+            "cold-start", "shell to PNG, embedded checkpoint", EMBEDDED, Asked(), kind="cold", bars={"default": 2.3}
         ),
         *(_warm(form, count) for form in ("text2img", "img2img", "inpaint", "mix") for count in (1, 8)),
         Workload(

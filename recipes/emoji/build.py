@@ -83,9 +83,7 @@ def fetch(package: str, folder: Path) -> Path:
     if not target.is_file():
         print(f"npm pack {package}", file=sys.stderr)
         with tempfile.TemporaryDirectory(dir=folder) as fresh:
-            subprocess.run(
-                ["npm", "pack", "--silent", package], cwd=fresh, check=True, stdout=subprocess.DEVNULL
-            )
+            subprocess.run(["npm", "pack", "--silent", package], cwd=fresh, check=True, stdout=subprocess.DEVNULL)
             os.replace(Path(fresh) / target.name, target)
     return target
 
@@ -204,10 +202,7 @@ def drawings(
         names = {codepoints(points): name for points, name in json.loads(members["chars.json"]).items()}
     else:
         # Keyed by slug first: two labels with one slug must not both claim the drawing.
-        names = {
-            key: name
-            for name, key in {slug(entry["concept"]): key for key, entry in concepts.items()}.items()
-        }
+        names = {key: name for name, key in {slug(entry["concept"]): key for key, entry in concepts.items()}.items()}
     for key in [key for key in concepts if names.get(key) in bodies][:limit]:
         yield key, shrink(render(svg_document(bodies[names[key]], icons), 2 * size), size)
 
@@ -226,9 +221,7 @@ def build(target: Path, packages: Path, size: int, limit: int | None) -> int:
     """Builds the folder and returns how many images it holds."""
     packages.mkdir(parents=True, exist_ok=True)
     (target / "images").mkdir(parents=True, exist_ok=True)
-    tarballs = {
-        package: fetch(package, packages) for package in (*(style.package for style in STYLES), *WORDS)
-    }
+    tarballs = {package: fetch(package, packages) for package in (*(style.package for style in STYLES), *WORDS)}
     concepts = read_concepts(tarballs)
     rows = []
     for style in STYLES:
@@ -265,9 +258,7 @@ def main() -> None:
         "--packages", type=Path, default=None, help="where tarballs are kept (default: TARGET/packages)"
     )
     options = parser.parse_args()
-    count = build(
-        options.target, options.packages or options.target / "packages", options.size, options.limit
-    )
+    count = build(options.target, options.packages or options.target / "packages", options.size, options.limit)
     print(f"{count} images in {options.target}")
 
 

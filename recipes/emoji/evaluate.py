@@ -30,14 +30,7 @@ from kandinsky.recipes.emoji import asked
 from kandinsky.recipes.emoji.captions import background_phrase, plain_caption
 from kandinsky.recipes.emoji.plain_words import LANGUAGES
 from kandinsky.recipes.emoji.recipe import concept_of, grammar_of, open_emoji
-from kandinsky.recipes.emoji.report import (
-    Backgrounds,
-    Measures,
-    RealImages,
-    Reference,
-    Subject,
-    evaluate_embedded,
-)
+from kandinsky.recipes.emoji.report import Backgrounds, Measures, RealImages, Reference, Subject, evaluate_embedded
 from kandinsky.recipes.emoji.vocabulary import COLOURS
 from kandinsky.training.data.images import ImageSet
 from kandinsky.training.scratch.clip_model import vision_pixels
@@ -50,9 +43,7 @@ def real(images: ImageSet, order: Tensor) -> RealImages:
     return RealImages(images.plain(order), images.concept_ids[order], images.style_ids[order])
 
 
-def read_reference(
-    data: Path, size: int, groups: Sequence[str], languages: Sequence[str], limit: int
-) -> Reference:
+def read_reference(data: Path, size: int, groups: Sequence[str], languages: Sequence[str], limit: int) -> Reference:
     """The held-out images in a fixed shuffle, at most `limit` of them, and all real images to search
     among.
     """
@@ -186,9 +177,7 @@ def asked_for(pipe: "kandinsky.Pipeline", recogniser: Recogniser) -> dict[str, o
     }
     keys = [key for _ in COLOURS for key in asked.GROUNDED]
     plain = {one.key: one.prompt for one in asked.common_things("en")}
-    prompts_on = [
-        f"{plain[key]} {background_phrase(colour, 'en')}" for colour in COLOURS for key in asked.GROUNDED
-    ]
+    prompts_on = [f"{plain[key]} {background_phrase(colour, 'en')}" for colour in COLOURS for key in asked.GROUNDED]
     wanted = torch.arange(len(COLOURS)).repeat_interleave(len(asked.GROUNDED))
     images = drawn(pipe, prompts_on, seed=0)
     without = drawn(pipe, [plain[key] for key in asked.GROUNDED], seed=0)
@@ -232,9 +221,7 @@ def write_sheet(images: Tensor, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure a checkpoint on the held-out emoji images.")
     parser.add_argument("data", type=Path, help="the folder that build.py wrote")
-    parser.add_argument(
-        "--model", default=None, help="folder or id of the checkpoint (default: the embedded one)"
-    )
+    parser.add_argument("--model", default=None, help="folder or id of the checkpoint (default: the embedded one)")
     parser.add_argument("--out", type=Path, default=Path("evaluation.json"))
     parser.add_argument("--sheet", type=Path, default=None, help="also write 8 x 8 images here")
     parser.add_argument("--blind", type=Path, default=None, help="also write a blind sheet and its list here")
@@ -258,9 +245,7 @@ def main() -> None:
     if options.blind is not None:
         write_blind(pipe, options.blind, options.blind_seed)
     if options.asked_only:
-        write_atomically(
-            options.out, (json.dumps(asked_report, indent=2, ensure_ascii=False) + "\n").encode()
-        )
+        write_atomically(options.out, (json.dumps(asked_report, indent=2, ensure_ascii=False) + "\n").encode())
         return
     reference = read_reference(options.data, size, options.groups, options.languages, options.limit)
     measures = Measures(
@@ -277,9 +262,7 @@ def main() -> None:
         untrained = subject(forget(random), [])
     report = evaluate_embedded(reference, subject(pipe, made), measures, untrained=untrained)
     report["asked"] = asked_report
-    report["labels"] = label_agreement(
-        pipe, open_emoji(options.data, size, groups=options.groups), options.languages
-    )
+    report["labels"] = label_agreement(pipe, open_emoji(options.data, size, groups=options.groups), options.languages)
     write_atomically(options.out, (json.dumps(report, indent=2, sort_keys=True) + "\n").encode())
     if options.sheet is not None:
         write_sheet(torch.cat(made), options.sheet)

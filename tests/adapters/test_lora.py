@@ -179,11 +179,7 @@ def test_errors_name_what_is_wrong(prior: Prior) -> None:
     with pytest.raises(RequestError, match="another size"):
         attach(prior, wider, "w")
     with pytest.raises(RequestError, match=r"blocks\.9"):
-        attach(
-            prior,
-            Adapter({Place("blocks.9.mlp.up"): LowRank(torch.zeros(1, 1), torch.zeros(1, 1), 1.0)}),
-            "w",
-        )
+        attach(prior, Adapter({Place("blocks.9.mlp.up"): LowRank(torch.zeros(1, 1), torch.zeros(1, 1), 1.0)}), "w")
     assert torch.equal(say(prior), before)
     assert not applied_to(prior)
 

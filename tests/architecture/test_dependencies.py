@@ -48,9 +48,7 @@ def modules(path: Path) -> Iterator[str]:
                 yield from (name.name for name in names)
             case ast.ImportFrom(module=str(module), level=0):
                 yield module
-            case ast.Call(
-                func=ast.Name(id=call) | ast.Attribute(attr=call), args=[ast.Constant(value=str(n)), *_]
-            ):
+            case ast.Call(func=ast.Name(id=call) | ast.Attribute(attr=call), args=[ast.Constant(value=str(n)), *_]):
                 if call in DYNAMIC:
                     yield n
 

@@ -12,9 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
-LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".*_cache", "__pycache__", "*.safetensors", "*.png", "build", "dist", "runs"
-)
+LEFT_OUT = shutil.ignore_patterns(".git", ".*_cache", "__pycache__", "*.safetensors", "*.png", "build", "dist", "runs")
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +30,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(checkout: Path, kind: str) -> Path:
     """A distribution by the build backend that pyproject names."""
     program = f"import hatchling.build as backend; print(backend.build_{kind}('dist'))"
-    made = subprocess.run(
-        [sys.executable, "-c", program], cwd=checkout, check=True, capture_output=True, text=True
-    )
+    made = subprocess.run([sys.executable, "-c", program], cwd=checkout, check=True, capture_output=True, text=True)
     return checkout / "dist" / made.stdout.split()[-1]
 
 

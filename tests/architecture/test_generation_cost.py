@@ -35,18 +35,7 @@ from kandinsky.networks.prepared import PreparedNetwork
 ROOT = Path(kandinsky.__file__).resolve().parent
 HOMES = ("generations", "checkpoints/maps", "networks", "conditioning", "compat")
 """Where the classes of a generation's networks and conditioners may be named."""
-NETWORKS = (
-    "clip",
-    "kl",
-    "movq",
-    "prior",
-    "t5",
-    "unet2",
-    "unet2_conditioning",
-    "unet3",
-    "unet3_blocks",
-    "xlmr",
-)
+NETWORKS = ("clip", "kl", "movq", "prior", "t5", "unet2", "unet2_conditioning", "unet3", "unet3_blocks", "xlmr")
 CONDITIONERS = ("decoder_texts", "image_prompt", "one_text", "prior_stage", "text_image", "two_texts")
 CONCRETE = {
     *(f"kandinsky.networks.{name}" for name in NETWORKS),
@@ -60,9 +49,7 @@ def names_a_class(source: str) -> bool:
     """Whether a file imports such a class, or the module that holds them."""
     imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
     named = [(node.module or "", alias.name) for node in imports for alias in node.names]
-    return any(
-        name[0].isupper() if module in CONCRETE else f"{module}.{name}" in CONCRETE for module, name in named
-    )
+    return any(name[0].isupper() if module in CONCRETE else f"{module}.{name}" in CONCRETE for module, name in named)
 
 
 def test_few_files_outside_their_homes_name_networks_or_conditioners() -> None:
@@ -80,9 +67,7 @@ def test_a_named_class_is_seen() -> None:
     assert names_a_class("from kandinsky.networks.unet2 import UNet2")
     assert names_a_class("from kandinsky.networks import layers, unet3")
     assert names_a_class("def f():\n    from kandinsky.conditioning.one_text import OneTextConditioner")
-    assert not names_a_class(
-        "from kandinsky.networks.layers import Attention\nimport kandinsky.networks.prior"
-    )
+    assert not names_a_class("from kandinsky.networks.layers import Attention\nimport kandinsky.networks.prior")
 
 
 # The network.
@@ -207,12 +192,7 @@ def test_a_fifth_generation_loads_and_draws(tmp_path: Path, monkeypatch: pytest.
     assert torch.equal(pipe.model.modules["unet"].first.weight, fifth.first.weight)  # type: ignore[union-attr, arg-type]
     images = [
         pipe.generate(prompt, seed=1, **fields).images[0].tobytes()
-        for prompt, fields in (
-            ("a fox", {}),
-            ("a fox", {}),
-            ("a red fox", {}),
-            ("a fox", {"sampler": "ddim"}),
-        )
+        for prompt, fields in (("a fox", {}), ("a fox", {}), ("a red fox", {}), ("a fox", {"sampler": "ddim"}))
     ]
     assert images[0] == images[1]
     assert len(set(images)) == 3

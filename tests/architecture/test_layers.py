@@ -22,9 +22,7 @@ HEAVY = ("torch", "transformers", "diffusers", "torchvision", "numpy", "PIL", "h
 
 # Where a release may be called by its number: its wiring, its file names, the names other programs use.
 HOMES = ("generations", "checkpoints/maps", "compat", "assets")
-RELEASE = re.compile(
-    r"(?i)(?<![a-z0-9])k(?:20|21|22|30|31)(?![0-9])|kandinsky[-_ ]?v?[23]|(?<![a-z])v2[012](?![0-9])"
-)
+RELEASE = re.compile(r"(?i)(?<![a-z0-9])k(?:20|21|22|30|31)(?![0-9])|kandinsky[-_ ]?v?[23]|(?<![a-z])v2[012](?![0-9])")
 RELEASE_NUMBER = re.compile(r"(?<![\d.\w])(?:2\.[12]|3\.1)(?![\d\w.])")
 
 OF_A_PAPER = re.compile(r"(?i)\b(?:sections?|sec\.|eqs?\.|equations?|tables?|figures?|appendix)\s*\(?[\d.]+")
@@ -42,10 +40,7 @@ def test_imports_point_down_only() -> None:
 
 def loaded_after(program: str) -> set[str]:
     ended = subprocess.run(
-        [sys.executable, "-c", f"{program}\nprint('LOADED', *sys.modules)"],
-        check=True,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", f"{program}\nprint('LOADED', *sys.modules)"], check=True, capture_output=True, text=True
     )
     return set(ended.stdout.rpartition("LOADED")[2].split())
 
@@ -127,15 +122,10 @@ def denoising_loops(source: str) -> int:
     repeated = (ast.For, ast.AsyncFor, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
     loops = [node for node in ast.walk(ast.parse(source)) if isinstance(node, repeated)]
     inner = {
-        id(child)
-        for loop in loops
-        for child in ast.walk(loop)
-        if child is not loop and isinstance(child, repeated)
+        id(child) for loop in loops for child in ast.walk(loop) if child is not loop and isinstance(child, repeated)
     }
     outermost = [loop for loop in loops if id(loop) not in inner]
-    return sum(
-        any(is_sampler_step(call) or is_denoiser_call(call) for call in calls(loop)) for loop in outermost
-    )
+    return sum(any(is_sampler_step(call) or is_denoiser_call(call) for call in calls(loop)) for loop in outermost)
 
 
 def test_there_is_one_denoising_loop() -> None:
@@ -144,9 +134,7 @@ def test_there_is_one_denoising_loop() -> None:
 
 
 def test_the_search_for_loops_finds_loops() -> None:
-    assert (
-        denoising_loops("for t in times:\n    x, p, s = sampler.step(denoise, x, t, u, s, rng, False)") == 1
-    )
+    assert denoising_loops("for t in times:\n    x, p, s = sampler.step(denoise, x, t, u, s, rng, False)") == 1
     assert denoising_loops("while True:\n    for a in b:\n        x = denoise(x, t)") == 1
     assert denoising_loops("[pick.step(d, x, t, u, state=s) for t in times]") == 1
     assert denoising_loops("for batch in data:\n    optimiser.step()\nx = denoise(x, t)") == 0
@@ -184,8 +172,7 @@ def test_the_search_for_releases_finds_releases(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["unet2", "Apache-2.0", "a block of 32.1", "k2", "version 12.2.1", "conv3x3", "Ho 2020, section 3.1"],
+    "text", ["unet2", "Apache-2.0", "a block of 32.1", "k2", "version 12.2.1", "conv3x3", "Ho 2020, section 3.1"]
 )
 def test_the_search_for_releases_leaves_others_alone(text: str) -> None:
     assert not release_words(text)

@@ -55,9 +55,7 @@ def test_its_card_and_licences_are_beside_it() -> None:
     folder = embedded_folder()
     card = (folder / "README.md").read_text("utf-8")
     assert "NOTICE" in card
-    assert {"MIT", "Apache", "Unicode"} <= set(
-        (folder / "NOTICE").read_text("utf-8").replace("-", " ").split()
-    )
+    assert {"MIT", "Apache", "Unicode"} <= set((folder / "NOTICE").read_text("utf-8").replace("-", " ").split())
     numbers = json.loads((folder / "evaluation.json").read_text("utf-8"))
     for value in (
         numbers["trained"]["kid"]["value"],
@@ -132,9 +130,7 @@ def test_background_words_act(pipe: Pipeline) -> None:
     """Of twelve colours the one that was asked for, much oftener than by chance; seldom white instead."""
     names, palette = list(COLOURS), np.array(list(COLOURS.values()), dtype=np.float64)
     asked = [colour for colour in names for _ in range(2)]
-    prompts = [
-        f"{thing} {background_phrase(colour, 'en')}" for colour in names for thing in ("a house", "a car")
-    ]
+    prompts = [f"{thing} {background_phrase(colour, 'en')}" for colour in names for thing in ("a house", "a car")]
     found = []
     for image in pipe.generate(prompts, seed=0).images:
         corner = pixels(image)[:CORNER, :CORNER].mean(axis=(0, 1))
@@ -165,9 +161,7 @@ def test_style_words_act(pipe: Pipeline) -> None:
 def test_strength_says_how_much_changes(pipe: Pipeline) -> None:
     start = pipe.generate("a house", seed=1).images[0]
     changes = [
-        np.abs(
-            pixels(pipe.generate("a tree", image=start, strength=s, seed=2).images[0]) - pixels(start)
-        ).mean()
+        np.abs(pixels(pipe.generate("a tree", image=start, strength=s, seed=2).images[0]) - pixels(start)).mean()
         for s in (0.2, 0.95)
     ]
     assert changes[0] < changes[1]

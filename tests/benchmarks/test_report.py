@@ -34,13 +34,7 @@ def sides(ours: list[float], peer: list[float], *peaks: int) -> dict[str, Measur
 @pytest.fixture
 def results() -> Results:
     rows = [
-        Row(
-            WORKLOADS["step-2.2"],
-            "float32",
-            sides([2, 4, 2], [4, 6, 3], 2**30, 2**31),
-            (0.25, 3),
-            {"float32": 4e9},
-        ),
+        Row(WORKLOADS["step-2.2"], "float32", sides([2, 4, 2], [4, 6, 3], 2**30, 2**31), (0.25, 3), {"float32": 4e9}),
         Row(WORKLOADS["memory-2.2"], "default", sides([9, 9], [9, 9], 2**30, 2**30)),
         Row(WORKLOADS["movq-768"], "bfloat16", {"peer": sides([1], [1], 1, 1)["peer"]}),
     ]

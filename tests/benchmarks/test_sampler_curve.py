@@ -35,9 +35,7 @@ def test_draws_are_standard_normal_and_of_one_path() -> None:
         assert drawn.std().item() == pytest.approx(1.0, abs=0.04)
     # A step's noise is that of its parts, the later ones counting more; the parts know nothing of each other.
     clock = [LINEAR.sigma_at(t) ** -2 for t in (800, 400, 100)]
-    shares = [
-        ((b - a) / (clock[2] - clock[0])) ** 0.5 for a, b in ((clock[0], clock[1]), (clock[1], clock[2]))
-    ]
+    shares = [((b - a) / (clock[2] - clock[0])) ** 0.5 for a, b in ((clock[0], clock[1]), (clock[1], clock[2]))]
     torch.testing.assert_close(whole, shares[0] * first + shares[1] * second, rtol=1e-4, atol=1e-4)
     assert torch.corrcoef(torch.cat([first, second]))[0, 1].abs() < 0.06
 

@@ -30,9 +30,7 @@ def chosen(name: str) -> Workload:
     return next(Plan(workloads=(name,), quick=True).chosen())
 
 
-def images(
-    name: str, side: str, models: Path, dtype: str | None = None
-) -> tuple[np.ndarray, dict[str, float]]:
+def images(name: str, side: str, models: Path, dtype: str | None = None) -> tuple[np.ndarray, dict[str, float]]:
     workload = chosen(name)
     folder = embedded_folder() if workload.model == EMBEDDED else models / workload.model
     if workload.model != EMBEDDED:
@@ -46,17 +44,7 @@ def images(
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "step-2.1",
-        "step-2.2",
-        "step-3.0-half",
-        "prior-2.2",
-        "movq-512",
-        "memory-2.2",
-        "text2img-8",
-        "img2img-1",
-    ],
+    "name", ["step-2.1", "step-2.2", "step-3.0-half", "prior-2.2", "movq-512", "memory-2.2", "text2img-8", "img2img-1"]
 )
 def test_both_sides_draw_the_same(name: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # In bfloat16, which some processors would have us choose, images of random weights differ by more.

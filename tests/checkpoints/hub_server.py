@@ -169,9 +169,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             siblings = [_listed(file, data) for file, data in files.items()]
             body: object = {"id": name, "sha": commit, "siblings": siblings}
             if tree:
-                body = [
-                    {"type": "file", "path": f, "size": len(c), "oid": "0" * 40} for f, c in files.items()
-                ]
+                body = [{"type": "file", "path": f, "size": len(c), "oid": "0" * 40} for f, c in files.items()]
             self.reply(200, json.dumps(body).encode(), Content_Type="application/json")
 
         def file(self, name: str, rest: str) -> None:
@@ -198,9 +196,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def large(self, path: str) -> bytes:
             etag = path.split("/", maxsplit=1)[0]
-            every = (
-                data for r in hub.repos.values() for files in r.commits.values() for data in files.values()
-            )
+            every = (data for r in hub.repos.values() for files in r.commits.values() for data in files.values())
             return next(data for data in every if hashlib.sha256(data).hexdigest() == etag)
 
         def content(self, data: bytes, path: str) -> None:

@@ -75,11 +75,7 @@ NEVER = [
     "unet/tricks.py",
 ]
 SHARD_INDEX = "text_encoder/model.safetensors.index.json"
-FILES = {
-    **SMALL,
-    SHARD_INDEX: b'{"weight_map": {}}',
-    **{name: blob(name) for name in [*PLAIN, *HALF, *NEVER]},
-}
+FILES = {**SMALL, SHARD_INDEX: b'{"weight_map": {}}', **{name: blob(name) for name in [*PLAIN, *HALF, *NEVER]}}
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -139,9 +135,7 @@ def test_only_the_named_components_are_fetched(hub: Hub, load) -> None:
     ]
 
 
-def test_without_weights_the_small_files_are_fetched_and_the_model_does_not_count_as_there(
-    hub: Hub, load
-) -> None:
+def test_without_weights_the_small_files_are_fetched_and_the_model_does_not_count_as_there(hub: Hub, load) -> None:
     folder = load(weights=False)
     assert sorted(contents(folder)) == sorted([*SMALL, SHARD_INDEX])
     assert not (folder.parent.parent / "refs").exists()
@@ -167,9 +161,7 @@ def test_a_folder_on_this_machine_costs_no_request(hub: Hub, load, tmp_path: Pat
     assert hub.asked == []
 
 
-@pytest.mark.parametrize(
-    "name", ["./nowhere", "nowhere", "/abs/olute", "a/b/c", "../up", "a b/c", "a/..", ""]
-)
+@pytest.mark.parametrize("name", ["./nowhere", "nowhere", "/abs/olute", "a/b/c", "../up", "a b/c", "a/..", ""])
 def test_what_is_no_id_is_not_asked_for(hub: Hub, load, name: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     if name == "":

@@ -43,9 +43,7 @@ def test_convolutions_of_size_one(axes: int, dtype: torch.dtype) -> None:
     assert layout.pack(biases).shape == (12,)
     for parts in (weights, biases):
         back = layout.unpack(layout.pack(parts), 3)
-        assert all(
-            torch.equal(ours, part) and ours.dtype == dtype for ours, part in zip(back, parts, strict=True)
-        )
+        assert all(torch.equal(ours, part) and ours.dtype == dtype for ours, part in zip(back, parts, strict=True))
 
 
 def test_transposed_and_rows() -> None:

@@ -30,8 +30,6 @@ def test_initial_values_are_left_out_inside_only() -> None:
 
 def test_loading_brings_no_compiler() -> None:
     # Seconds at every start: drawing on the meta device would import torch's compiler, and that sympy.
-    program = (
-        "import sys, kandinsky; kandinsky.load(); print(*sorted({'sympy', 'torch._dynamo'} & {*sys.modules}))"
-    )
+    program = "import sys, kandinsky; kandinsky.load(); print(*sorted({'sympy', 'torch._dynamo'} & {*sys.modules}))"
     ended = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert ended.stdout.split() == []

@@ -22,16 +22,11 @@ TEMPLATES = [
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.lists(
-        st.sampled_from(["a", "b", "x", "0", "7", "12", "٣", "weight", "bias", "in_proj_bias", ""]),
-        max_size=5,
-    )
+    st.lists(st.sampled_from(["a", "b", "x", "0", "7", "12", "٣", "weight", "bias", "in_proj_bias", ""]), max_size=5)
 )
 def test_what_fits_is_what_the_patterns_match(words: list[str]) -> None:
     name = ".".join(words)
-    expected = [
-        (k, match.groupdict()) for k, t in enumerate(TEMPLATES) if (match := _pattern(t).fullmatch(name))
-    ]
+    expected = [(k, match.groupdict()) for k, t in enumerate(TEMPLATES) if (match := _pattern(t).fullmatch(name))]
     assert list(Templates(TEMPLATES).matches(name)) == expected
 
 

@@ -160,9 +160,7 @@ def test_the_first_by_its_id(hub: Hub, load: Callable[..., Any], first_release: 
         load(FIRST, variant="fp16")
 
 
-def test_the_second_by_its_id(
-    hub: Hub, load: Callable[..., Any], local: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_by_its_id(hub: Hub, load: Callable[..., Any], local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = load(SECOND, prior=False)
     assert "prior" not in alone.model.modules
     assert not any(name in hub.fetched() for name in ("prior_fp16.ckpt", "ViT-L-14_stats.th", "vocab.json"))

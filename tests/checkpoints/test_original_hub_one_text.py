@@ -41,9 +41,7 @@ def _load(model: str | Path, **options: Any) -> kandinsky.Pipeline:
 
 
 @pytest.mark.parametrize("variant", [None, "flash", "inpainting"])
-def test_one_unet_is_fetched_with_its_projection(
-    hub: Hub, folders: tuple[Path, Path], variant: str | None
-) -> None:
+def test_one_unet_is_fetched_with_its_projection(hub: Hub, folders: tuple[Path, Path], variant: str | None) -> None:
     pipe, end = _load(SECOND, variant=variant), f"_{variant}" if variant else ""
     inside = {Path(name).name for name in hub.fetched() if name.endswith(".pt")}
     assert inside == {f"kandinsky3{end}.pt", f"projection{end}.pt", "movq.pt"}
@@ -74,7 +72,5 @@ def test_a_text_encoder_that_is_nowhere_is_named(
     for name, data in first.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    with pytest.raises(
-        kandinsky.CheckpointError, match=r"lacks the folder 'weights/flan_ul2_encoder'.*google"
-    ):
+    with pytest.raises(kandinsky.CheckpointError, match=r"lacks the folder 'weights/flan_ul2_encoder'.*google"):
         _load(tmp_path)

@@ -17,11 +17,7 @@ from kandinsky.checkpoints.maps.original_clip import (
 )
 from kandinsky.checkpoints.maps.original_kl import infer_kl_config
 from kandinsky.checkpoints.maps.original_movq import infer_movq_config, original_movq_map
-from kandinsky.checkpoints.maps.original_prior import (
-    infer_prior_config,
-    original_prior_map,
-    without_statistics,
-)
+from kandinsky.checkpoints.maps.original_prior import infer_prior_config, original_prior_map, without_statistics
 from kandinsky.checkpoints.maps.original_unet2 import infer_unet2_config, original_unet2_map
 from kandinsky.checkpoints.weights import load_strict
 from kandinsky.core.errors import CheckpointError
@@ -110,10 +106,7 @@ def test_published_prior() -> None:
 
 @pytest.mark.parametrize(
     ("config", "parameters"),
-    [
-        (MoVQConfig(), 67_832_495),
-        (MoVQConfig(channels=(256, 512, 512, 1024), codebook_size=0), 270_603_567),
-    ],
+    [(MoVQConfig(), 67_832_495), (MoVQConfig(channels=(256, 512, 512, 1024), codebook_size=0), 270_603_567)],
 )
 def test_published_movqs(config: MoVQConfig, parameters: int) -> None:
     network = _meta(lambda: MoVQ(config))
@@ -234,10 +227,7 @@ def test_conditions_without_an_original_file_are_refused() -> None:
         (infer_clip_text_config, {"token_embedding.weight": torch.ones(5)}, "expected 2 axes"),
         (
             infer_clip_vision_config,
-            {
-                "visual.conv1.weight": torch.ones(64, 3, 2, 2),
-                "visual.positional_embedding": torch.ones(8, 64),
-            },
+            {"visual.conv1.weight": torch.ones(64, 3, 2, 2), "visual.positional_embedding": torch.ones(8, 64)},
             "7 patches, which make no square",
         ),
     ],
@@ -250,11 +240,7 @@ def test_other_files_are_refused(
 
 
 def test_maps_refuse_names_of_other_networks() -> None:
-    maps: list[KeyMap] = [
-        original_unet2_map(SMALL),
-        original_prior_map(PRIOR),
-        original_movq_map(MoVQConfig()),
-    ]
+    maps: list[KeyMap] = [original_unet2_map(SMALL), original_prior_map(PRIOR), original_movq_map(MoVQConfig())]
     for key_map in maps:
         with pytest.raises(CheckpointError, match=r"not know: unknown\.weight"):
             key_map.to_native({"unknown.weight": torch.ones(1)})

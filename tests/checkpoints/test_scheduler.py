@@ -9,11 +9,7 @@ import numpy as np
 import pytest
 from diffusers.schedulers import UnCLIPScheduler
 
-from kandinsky.checkpoints.maps.scheduler import (
-    PRIOR_SCHEDULE_JSON,
-    decoder_schedule_json,
-    schedule_from_json,
-)
+from kandinsky.checkpoints.maps.scheduler import PRIOR_SCHEDULE_JSON, decoder_schedule_json, schedule_from_json
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.samplers import make_sampler
@@ -108,9 +104,7 @@ def test_settings_of_another_class_do_not_count(name: str, tmp_path: Path) -> No
 
 def test_constraints() -> None:
     ddpm = {"_class_name": "DDPMScheduler"}
-    assert schedule_from_json(ddpm | {"clip_sample_range": 2.0}).constraints == (
-        Constraint("static", limit=2.0),
-    )
+    assert schedule_from_json(ddpm | {"clip_sample_range": 2.0}).constraints == (Constraint("static", limit=2.0),)
     assert schedule_from_json(ddpm | {"clip_sample": False}).constraints == ()
     dynamic = ddpm | {"thresholding": True, "sample_max_value": 2.0, "dynamic_thresholding_ratio": 0.9}
     assert schedule_from_json(dynamic).constraints == (Constraint("percentile", ratio=0.9, max=2.0),)
@@ -121,11 +115,7 @@ def test_constraints() -> None:
 def test_readings_and_variances() -> None:
     ddpm = {"_class_name": "DDPMScheduler", "variance_type": "learned_range"}
     assert schedule_from_json(ddpm).variance == "learned_range"
-    euler = {
-        "_class_name": "DDIMScheduler",
-        "variance_type": "learned_range",
-        "prediction_type": "v_prediction",
-    }
+    euler = {"_class_name": "DDIMScheduler", "variance_type": "learned_range", "prediction_type": "v_prediction"}
     schedule = schedule_from_json(euler)
     assert (schedule.variance, schedule.prediction_type) == ("fixed_small", "velocity")
 

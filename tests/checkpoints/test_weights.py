@@ -40,9 +40,7 @@ def some_tensors() -> dict[str, Tensor]:
 
 
 def same(got: dict[str, Tensor], want: dict[str, Tensor]) -> bool:
-    return list(got) == list(want) and all(
-        got[k].dtype == want[k].dtype and torch.equal(got[k], want[k]) for k in want
-    )
+    return list(got) == list(want) and all(got[k].dtype == want[k].dtype and torch.equal(got[k], want[k]) for k in want)
 
 
 @pytest.mark.parametrize("variant", [None, "fp16"])
@@ -355,12 +353,7 @@ def test_strict_loading_lists_every_fault_at_once() -> None:
     state["lin.gain"] = torch.ones(1)
     with pytest.raises(CheckpointError) as caught:
         load_strict(Small, state, what="prior")
-    for said in (
-        "prior",
-        "1 missing (norm.bias)",
-        "1 unexpected (lin.gain)",
-        "lin.weight is (5, 3), not (4, 3)",
-    ):
+    for said in ("prior", "1 missing (norm.bias)", "1 unexpected (lin.gain)", "lin.weight is (5, 3), not (4, 3)"):
         assert said in str(caught.value)
     good = Small().state_dict()
     with pytest.raises(CheckpointError, match="scale"):

@@ -72,18 +72,10 @@ def test_without_a_seed_the_name_tells_it(generate: Command, loader: Loader) -> 
 
 
 def test_several_images_are_numbered(generate: Command, loader: Loader) -> None:
-    assert (
-        generate("a cat", "a dog", "--count", 2, "--seed", 5, "-o", "pets.jpg", "--negative-prompt", "fog")
-        == 0
-    )
+    assert generate("a cat", "a dog", "--count", 2, "--seed", 5, "-o", "pets.jpg", "--negative-prompt", "fog") == 0
     assert files() == ["pets-0001.jpg", "pets-0002.jpg", "pets-0003.jpg", "pets-0004.jpg"]
     asked = [(one.prompt, one.seed, one.count, one.negative_prompt) for one in loader.pipeline.asked]
-    assert asked == [
-        ("a cat", 5, 1, "fog"),
-        ("a cat", 6, 1, "fog"),
-        ("a dog", 7, 1, "fog"),
-        ("a dog", 8, 1, "fog"),
-    ]
+    assert asked == [("a cat", 5, 1, "fog"), ("a cat", 6, 1, "fog"), ("a dog", 7, 1, "fog"), ("a dog", 8, 1, "fog")]
     assert len(loader.calls) == 1, "one load serves all images"
 
 

@@ -51,9 +51,7 @@ def test_brackets_in_tables_are_not_taken_for_markup(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(
-        doctor, "_lines", lambda _: [("Extra", "pip install 'kandinsky-diffusion[quantize]'")]
-    )
+    monkeypatch.setattr(doctor, "_lines", lambda _: [("Extra", "pip install 'kandinsky-diffusion[quantize]'")])
     with pytest.raises(SystemExit):
         run(["doctor"])
     assert "kandinsky-diffusion[quantize]" in capsys.readouterr().out

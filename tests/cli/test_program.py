@@ -54,11 +54,7 @@ def test_an_image_is_written_before_the_process_ends(
 
 
 def test_failures_keep_their_codes(exits: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    for arguments in (
-        ("generate",),
-        ("generate", "fox", "--no-such-flag"),
-        ("generate", "fox", "-o", "fox.bmp"),
-    ):
+    for arguments in (("generate",), ("generate", "fox", "--no-such-flag"), ("generate", "fox", "-o", "fox.bmp")):
         with pytest.raises(Ended):
             call(monkeypatch, *arguments)
     assert exits == [2, 2, 1]

@@ -15,12 +15,7 @@ def shown(*, terminal: bool, quiet: bool = False) -> str:
         bars.start("loading")
         bars.download("unet/model.safetensors", 1.5e6, 4e6)
         bars.start("2/3")
-        for event in (
-            Encoding("text"),
-            Denoising("prior", 25, 25),
-            Denoising("decoder", 7, 50),
-            Warned("cut"),
-        ):
+        for event in (Encoding("text"), Denoising("prior", 25, 25), Denoising("decoder", 7, 50), Warned("cut")):
             bars.show(event)
         bars.show(Decoding())
         bars.show(Finished(Result([], [], {})))

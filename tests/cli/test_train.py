@@ -134,9 +134,7 @@ def test_quiet_runs_say_nothing() -> None:
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
 
 
-def test_errors_of_a_run_are_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_of_a_run_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def run_config(*_: object, **__: object) -> Iterator[events.Event]:
         raise ConfigError("there is no setting 'stepz'.", "Did you mean 'steps'?")
 

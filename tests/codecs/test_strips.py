@@ -20,9 +20,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.03}
 
 def movq(tiling: Any = True, dtype: torch.dtype = torch.float32) -> AutoencoderCodec:
     torch.manual_seed(0)
-    return AutoencoderCodec(
-        redraw(MoVQ(MoVQConfig(channels=WIDTHS, codebook_size=0)), 1).to(dtype), tiling=tiling
-    )
+    return AutoencoderCodec(redraw(MoVQ(MoVQConfig(channels=WIDTHS, codebook_size=0)), 1).to(dtype), tiling=tiling)
 
 
 def kl(tiling: Any = True, dtype: torch.dtype = torch.float32) -> AutoencoderCodec:
@@ -95,9 +93,7 @@ def test_no_activation_of_the_full_size_is_convolved(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("level", "shortcut"), [(-1, False), (-2, True)])
-def test_activations_go_while_the_next_ones_come(
-    level: int, shortcut: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_activations_go_while_the_next_ones_come(level: int, shortcut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strips, "AREA", 32)
     block: Any = movq().network.decoder.up[level].resnets[0]  # type: ignore[union-attr, index]
     assert (block.shortcut is not None) == shortcut

@@ -30,28 +30,21 @@ IMAGES = {
 
 
 @pytest.fixture(scope="module")
-def originals(
-    first_release: Path, second_release: Path, tiny: Checkpoints
-) -> dict[str, dict[str, Callable[..., Any]]]:
+def originals(first_release: Path, second_release: Path, tiny: Checkpoints) -> dict[str, dict[str, Callable[..., Any]]]:
     """The methods of the original code's models, quick ones, by version and name."""
     found: dict[str, dict[str, Callable[..., Any]]] = {}
     for version, place in (("2.0", first_release), ("2.1", second_release), ("2.2", None)):
         for task in ("img2img", "inpainting"):
             kind = folder(tiny, "inpaint" if task == "inpainting" else "text2img")
-            options = (
-                {"model_path": place} if place else {"model_path": kind, "prior_path": tiny.root / "prior"}
-            )
+            options = {"model_path": place} if place else {"model_path": kind, "prior_path": tiny.root / "prior"}
             model = get_kandinsky2("cpu", task, model_version=version, **options)
             model.image_size = 64
-            quick = {
-                "2.0": {"num_steps": 2, "progress": False},
-                "2.1": {"num_steps": 2, "prior_steps": "1"},
-            }.get(version, {"decoder_steps": 2, "prior_steps": 1})
+            quick = {"2.0": {"num_steps": 2, "progress": False}, "2.1": {"num_steps": 2, "prior_steps": "1"}}.get(
+                version, {"decoder_steps": 2, "prior_steps": 1}
+            )
             quick |= {} if version == "2.0" else {"h": 64, "w": 64}
             method = getattr(model, f"generate_{task}")
-            found.setdefault(version, {})[task] = lambda *a, m=method, q=quick, **k: m(
-                PROMPT, *a, **{**q, **k}
-            )
+            found.setdefault(version, {})[task] = lambda *a, m=method, q=quick, **k: m(PROMPT, *a, **{**q, **k})
     return found
 
 
@@ -127,8 +120,7 @@ def test_numbers_of_numpy(ours: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    "field",
-    [{"batch_size": 0}, {"decoder_steps": 0}, {"prior_steps": "10,5"}, {"decoder_guidance_scale": "x"}],
+    "field", [{"batch_size": 0}, {"decoder_steps": 0}, {"prior_steps": "10,5"}, {"decoder_guidance_scale": "x"}]
 )
 def test_numbers_of_the_last_release(field: dict[str, Any], originals: Any) -> None:
     with pytest.raises(RequestError, match=r"is 0|0 is outside|prior_steps is '10,5'|guidance_scale is 'x'"):
@@ -148,9 +140,7 @@ def test_parts_of_another_library(ours: Load, tiny: Checkpoints) -> None:
     theirs = tiny.decoders["text2img"]
     for name in ("scheduler", "unet", "movq"):
         pipe = compat.KandinskyV22Pipeline(**{**plain, name: getattr(theirs, name)})
-        with pytest.raises(
-            CheckpointError, match=rf"A {type(getattr(theirs, name)).__name__} was given where"
-        ):
+        with pytest.raises(CheckpointError, match=rf"A {type(getattr(theirs, name)).__name__} was given where"):
             pipe(*embeds(1), **QUICK)
     whole = ours("KandinskyV22PriorPipeline", "prior").components
     for name in ("scheduler", "prior", "image_encoder", "text_encoder", "tokenizer", "image_processor"):
@@ -202,11 +192,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         CheckpointError,
         "begins with the text",
     ),
-    "no tokenizer": (
-        lambda p: shutil.rmtree(p / "tokenizer"),
-        CheckpointError,
-        "lacks the folder 'tokenizer'",
-    ),
+    "no tokenizer": (lambda p: shutil.rmtree(p / "tokenizer"), CheckpointError, "lacks the folder 'tokenizer'"),
     "no tokenizer files": (
         lambda p: [file.unlink() for file in (p / "tokenizer").iterdir() if "config" not in file.name],
         TokenizerError,
@@ -220,9 +206,7 @@ def _cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damaged_folders_of_the_earlier_generation(
-    name: str, text_image: TextImageCheckpoints, tmp_path: Path
-) -> None:
+def test_damaged_folders_of_the_earlier_generation(name: str, text_image: TextImageCheckpoints, tmp_path: Path) -> None:
     """The same error natively and by every familiar name."""
     damage, kind, words = DAMAGES[name]
     assert text_image.decoder
@@ -256,10 +240,7 @@ def test_damaged_original_files(name: str, second_release: Path, tmp_path: Path)
     damage, words = ORIGINALS[name]
     place = shutil.copytree(second_release, tmp_path / "model")
     damage(place)
-    for load in (
-        lambda: kandinsky.load(place, device="cpu"),
-        lambda: get_kandinsky2("cpu", model_path=place),
-    ):
+    for load in (lambda: kandinsky.load(place, device="cpu"), lambda: get_kandinsky2("cpu", model_path=place)):
         with pytest.raises(CheckpointError, match=words):
             load()
     assert not [file for file in place.rglob("*") if file.name.endswith(".part")]
@@ -269,9 +250,7 @@ def test_missing_priors(text_image: TextImageCheckpoints, tiny: Checkpoints, tmp
     assert text_image.decoder
     for place in (text_image.root / "decoder", folder(tiny, "text2img")):
         for load in (kandinsky.load, compat.AutoPipelineForText2Image.from_pretrained):
-            with pytest.raises(
-                CheckpointError, match=r"is a decoder without a prior, and its README names none"
-            ):
+            with pytest.raises(CheckpointError, match=r"is a decoder without a prior, and its README names none"):
                 load(place)
     with pytest.raises(CheckpointError, match="is a decoder without a prior"):
         get_kandinsky2("cpu", model_path=text_image.root / "decoder")

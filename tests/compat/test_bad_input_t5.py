@@ -72,11 +72,7 @@ PAINTING = ("folder", "original 3.1", "original 3.0", "flash", "inpainting", "na
 CHANGING = ("folder", "original 3.1", "original 3.0", "flash", "names of its image-to-image")
 REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "no prompts": (ALL_TEXT_ROADS, {"prompt": []}, "prompt|Give one text"),
-    "a prompt that is none": (
-        TEXT_ROADS,
-        {"prompt": None},
-        "prompt is None|Give one text|There is no prompt",
-    ),
+    "a prompt that is none": (TEXT_ROADS, {"prompt": None}, "prompt is None|Give one text|There is no prompt"),
     "no width": (ALL_TEXT_ROADS, {"width": 0}, "width 0 is outside"),
     "a huge height": (ALL_TEXT_ROADS, {"height": 10**6}, "height 1000000 is outside"),
     "half a pixel": (ALL_TEXT_ROADS, {"width": 64.5}, r"width.*64\.5"),
@@ -137,10 +133,7 @@ def test_images_of_every_mode(kind: str, road: str, roads: dict[str, Call]) -> N
 Damage = Callable[[Path], Any]
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "no weights": (lambda p: shutil.rmtree(p / "movq"), "lacks the folder 'movq'"),
-    "weights cut off": (
-        lambda p: cut(p / "unet" / "diffusion_pytorch_model.safetensors"),
-        "It was cut off",
-    ),
+    "weights cut off": (lambda p: cut(p / "unet" / "diffusion_pytorch_model.safetensors"), "It was cut off"),
     "text in place of weights": (
         lambda p: (p / "movq" / "diffusion_pytorch_model.safetensors").write_text("version https://git-lfs"),
         "begins with the text",
@@ -175,15 +168,10 @@ def test_damaged_folders(name: str, one_text: OneTextCheckpoints, tmp_path: Path
 
 ORIGINALS: dict[str, tuple[Damage, str]] = {
     "weights cut off": (lambda p: cut(p / "kandinsky3.pt"), "cannot be read as weights"),
-    "text in place of weights": (
-        lambda p: (p / "movq.pt").write_text("version https://git-lfs"),
-        r"movq\.pt",
-    ),
+    "text in place of weights": (lambda p: (p / "movq.pt").write_text("version https://git-lfs"), r"movq\.pt"),
     "of another kind": (lambda p: shutil.copy(p / "movq.pt", p / "kandinsky3.pt"), r"kandinsky3\.pt"),
     "no tokenizer": (
-        lambda p: [
-            file.unlink() for file in p.rglob("*") if "tokenizer" in file.name or "spiece" in file.name
-        ],
+        lambda p: [file.unlink() for file in p.rglob("*") if "tokenizer" in file.name or "spiece" in file.name],
         "tokenizer",
     ),
     "no projection": (lambda p: (p / "flan_ul2_encoder" / "projection.pt").unlink(), r"projection\.pt"),

@@ -162,9 +162,7 @@ def test_kinds_of_images_and_masks(tiny: Checkpoints, inpaint: Any, kind: str) -
     expected_mask: Any = mask.copy()
     if kind == "other size":
         expected_mask = given[kind][1]
-    theirs = tiny.decoders["inpaint"](
-        positive, draw_image(), expected_mask, negative, generator=seeded(), **LATENT
-    )
+    theirs = tiny.decoders["inpaint"](positive, draw_image(), expected_mask, negative, generator=seeded(), **LATENT)
     found = inpaint(positive, *given[kind], negative, generator=seeded(), **LATENT)
     assert close(found.images, theirs.images)
 
@@ -183,9 +181,7 @@ def test_every_image_keeps_its_own_region(inpaint: Any) -> None:
     together = inpaint(positive, images, masks, negative, generator=drawn("list", 2), **LATENT).images
     for i, generator in enumerate(drawn("list", 2)):
         row = slice(i, i + 1)
-        alone = inpaint(
-            positive[row], images[i], masks[i], negative[row], generator=generator, **LATENT
-        ).images
+        alone = inpaint(positive[row], images[i], masks[i], negative[row], generator=generator, **LATENT).images
         assert relative(together[row], alone) < 1e-5
 
 
@@ -248,9 +244,7 @@ def test_any_size(ours: Load, width: int, height: int) -> None:
     (changed,) = ours("KandinskyV22Img2ImgPipeline", "text2img")(
         positive, draw_image(), negative, strength=0.5, **size
     ).images
-    (filled,) = ours("KandinskyV22InpaintPipeline", "inpaint")(
-        positive, draw_image(), hole(), negative, **size
-    ).images
+    (filled,) = ours("KandinskyV22InpaintPipeline", "inpaint")(positive, draw_image(), hole(), negative, **size).images
     assert made.size == changed.size == filled.size == (width, height)
 
 
@@ -289,15 +283,9 @@ def test_callbacks_of_inpainting(tiny: Checkpoints, inpaint: Any) -> None:
         return {"masked_image": tensors["masked_image"] * 0.0}
 
     names = ["latents", "masked_image", "mask_image", "negative_image_embeds"]
-    fields: dict[str, Any] = {
-        **LATENT,
-        "callback_on_step_end": tell,
-        "callback_on_step_end_tensor_inputs": names,
-    }
+    fields: dict[str, Any] = {**LATENT, "callback_on_step_end": tell, "callback_on_step_end_tensor_inputs": names}
     positive, negative = embeds(1)
-    theirs = tiny.decoders["inpaint"](
-        positive, draw_image(), hole(), negative, generator=seeded(), **fields
-    ).images
+    theirs = tiny.decoders["inpaint"](positive, draw_image(), hole(), negative, generator=seeded(), **fields).images
     by_peer, seen = seen, []
     found = inpaint(positive, draw_image(), hole(), negative, generator=seeded(), **fields).images
     assert close(found, theirs)
@@ -323,9 +311,7 @@ def test_the_input_of_another_task_is_told(ours: Load) -> None:
     with pytest.raises(RequestError, match=r"KandinskyV22Pipeline takes no mask.* 9 channels"):
         whole(positive, negative)
     ordinary = KandinskyV22InpaintPipeline(**ours("KandinskyV22Pipeline", "text2img").components)
-    with pytest.raises(
-        RequestError, match=r"KandinskyV22InpaintPipeline inpaints.* 4 channels is of the wrong"
-    ):
+    with pytest.raises(RequestError, match=r"KandinskyV22InpaintPipeline inpaints.* 4 channels is of the wrong"):
         ordinary(positive, draw_image(), hole(), negative)
     with pytest.raises(RequestError, match="marks nothing"):
         ours("KandinskyV22InpaintPipeline", "inpaint")(positive, draw_image(), hole() * 0, negative)

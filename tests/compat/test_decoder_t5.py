@@ -51,9 +51,7 @@ def test_several_images_of_one_prompt(one_text: OneTextCheckpoints, ours: Any) -
 def test_several_images_of_several_prompts(ours: Any) -> None:
     """The peer pairs the texts of some with the masks of others."""
     fields = {**SMALL, "num_inference_steps": 1}
-    together = ours(
-        ["fox", "a big cat"], num_images_per_prompt=2, generator=drawn("list", 4), **fields
-    ).images
+    together = ours(["fox", "a big cat"], num_images_per_prompt=2, generator=drawn("list", 4), **fields).images
     for i, generator in enumerate(drawn("list", 4)):
         alone = ours(["fox", "a big cat"][i // 2], generator=generator, **fields).images
         assert close(together[i : i + 1], alone)
@@ -117,9 +115,7 @@ def test_states_without_what_reads_texts(one_text: OneTextCheckpoints, ours: Any
     both = {**given, "negative_prompt_embeds": negative, "negative_attention_mask": against}
     for states, texts in ((both, {"negative_prompt": "an old ox"}), (given, {})):
         fields: dict[str, Any] = {**SMALL, "num_inference_steps": 1}
-        expected = ours(
-            "a red fox", num_images_per_prompt=2, generator=drawn("list", 2), **texts, **fields
-        ).images
+        expected = ours("a red fox", num_images_per_prompt=2, generator=drawn("list", 2), **texts, **fields).images
         assert torch.equal(drawing(generator=drawn("list", 2), **states, **fields).images, expected)
     changing = compat.Kandinsky3Img2ImgPipeline.from_pipe(drawing)
     assert changing(image=draw_image(), **both, **CHANGE).images.shape == (2, 4, 8, 16)
@@ -201,9 +197,7 @@ def test_numpy_generators_without_the_peers_names(one_text: OneTextCheckpoints, 
     request = Request("fox", count=2, width=128, height=64, steps=3)
     *_, last = pipe.run(request, rng=lambda seeds: NumpyRng(source))
     assert isinstance(last, Finished)
-    expected = ours(
-        "fox", num_images_per_prompt=2, generator=noise(), **(SMALL | {"output_type": "pil"})
-    ).images
+    expected = ours("fox", num_images_per_prompt=2, generator=noise(), **(SMALL | {"output_type": "pil"})).images
     for image, wanted in zip(last.result.images, expected, strict=True):
         assert np.abs(np.asarray(image, int) - np.asarray(wanted, int)).max() <= 1
 

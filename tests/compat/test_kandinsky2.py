@@ -168,9 +168,7 @@ def test_recorded_runs(
 
 
 @pytest.mark.parametrize("run", EMBEDDINGS)
-def test_recorded_embeddings(
-    run: str, models: dict[tuple[str, str], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recorded_embeddings(run: str, models: dict[tuple[str, str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, noise = models[SECOND, "text2img"], Replay(SECOND, run)
     monkeypatch.setattr(model, "noise", noise)
     given = dict(facts(SECOND)["runs"][run]["arguments"])
@@ -182,9 +180,7 @@ def test_recorded_embeddings(
     assert noise.used == len(noise.draws)
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), list(SIGNATURES), ids=lambda value: getattr(value, "__name__", value)
-)
+@pytest.mark.parametrize(("kind", "name"), list(SIGNATURES), ids=lambda value: getattr(value, "__name__", value))
 def test_signatures(kind: type, name: str) -> None:
     parameters = list(inspect.signature(getattr(kind, name)).parameters.values())[1:]
     told = ", ".join(p.name + ("" if p.default is p.empty else f"={p.default!r}") for p in parameters)
@@ -193,9 +189,7 @@ def test_signatures(kind: type, name: str) -> None:
 
 def test_signatures_of_the_loaders() -> None:
     def told(function: Any) -> str:
-        parameters = [
-            p for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY
-        ]
+        parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
         return ", ".join(p.name + ("" if p.default is p.empty else f"={p.default!r}") for p in parameters)
 
     head = "device, task_type='text2img', cache_dir='/tmp/kandinsky2', use_auth_token=None"
@@ -295,12 +289,7 @@ def test_the_first_release_s_options(models: dict[tuple[str, str], Any]) -> None
         torch.manual_seed(2)
         return model.generate_text2img(PROMPT, **(fields | changes))[0].tobytes()
 
-    kinds = [
-        made(),
-        made(denoised_type="clip_denoised"),
-        made(denoised_type="none"),
-        made(dynamic_threshold_v=50),
-    ]
+    kinds = [made(), made(denoised_type="clip_denoised"), made(denoised_type="none"), made(dynamic_threshold_v=50)]
     assert len(set(kinds)) == 4
     torch.manual_seed(2)
     (kept,) = model.generate_img2img(PROMPT, draw_image(64, 64), strength=0.99, num_steps=10)
@@ -311,10 +300,7 @@ def test_the_first_release_s_options(models: dict[tuple[str, str], Any]) -> None
 
 
 def test_what_cannot_be_is_told(
-    models: dict[tuple[str, str], Any],
-    folders: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    models: dict[tuple[str, str], Any], folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = models[SECOND, "text2img"]
     with pytest.raises(RequestError, match=r"sampler 'ddim'.*ddim_sampler"):
@@ -371,9 +357,7 @@ def test_the_last_release_s_u_net_of_another_task_is_told(tiny: Checkpoints, tas
     places = {"model_path": folder(tiny, kind), "prior_path": folder(tiny, "prior")}
     with pytest.raises(RequestError, match=f"task_type '{task}'.*checkpoint"):
         get_kandinsky2("cpu", task, model_version="2.2", **places)
-    model = get_kandinsky2(
-        "cpu", "text2img" if kind == "text2img" else "inpainting", model_version="2.2", **places
-    )
+    model = get_kandinsky2("cpu", "text2img" if kind == "text2img" else "inpainting", model_version="2.2", **places)
     fields: dict[str, Any] = {"decoder_steps": 1, "prior_steps": 1, "h": 64, "w": 64}
     repaint = partial(model.generate_inpainting, "a fox", draw_image(64, 64), 1 - hole(64, 64), **fields)
     draw = partial(model.generate_text2img, "a fox", **fields)
@@ -386,11 +370,7 @@ def test_missing_files_are_fetched_to_their_original_names(
 ) -> None:
     second = folders[SECOND]
     published = files_of(second)
-    clip = {
-        name: published.pop(name)
-        for name in list(published)
-        if name.startswith(("tokenizer/", "ViT-L-14.pt"))
-    }
+    clip = {name: published.pop(name) for name in list(published) if name.startswith(("tokenizer/", "ViT-L-14.pt"))}
     for name in ("config.json", "sentencepiece.bpe.model", "special_tokens_map.json"):
         published[f"text_encoder/{name}"] = b"{}"
     with connected(monkeypatch, tmp_path / "hub") as hub:
@@ -411,9 +391,7 @@ def test_missing_files_are_fetched_to_their_original_names(
 @pytest.mark.parametrize("task", ["text2img", "img2img", "inpainting"])
 def test_the_last_release(tiny: Checkpoints, task: str) -> None:
     place = folder(tiny, "inpaint" if task == "inpainting" else "text2img")
-    model = get_kandinsky2(
-        "cpu", task, model_version="2.2", model_path=place, prior_path=folder(tiny, "prior")
-    )
+    model = get_kandinsky2("cpu", task, model_version="2.2", model_path=place, prior_path=folder(tiny, "prior"))
     fields: dict[str, Any] = {"decoder_steps": 3, "prior_steps": 2, "h": 64, "w": 100, "batch_size": 2}
 
     def made(**changes: Any) -> list[bytes]:
@@ -454,11 +432,7 @@ def test_the_prior_of_a_decoder_is_found(tiny: Checkpoints, tmp_path: Path) -> N
 
 def test_the_last_release_keeps_where_the_mask_is_one(tiny: Checkpoints) -> None:
     model = get_kandinsky2(
-        "cpu",
-        "inpainting",
-        model_version="2.2",
-        model_path=folder(tiny, "inpaint"),
-        prior_path=folder(tiny, "prior"),
+        "cpu", "inpainting", model_version="2.2", model_path=folder(tiny, "inpaint"), prior_path=folder(tiny, "prior")
     )
     torch.manual_seed(0)
     embeds = model.prior("a fox", num_inference_steps=2)

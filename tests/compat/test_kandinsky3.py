@@ -50,11 +50,7 @@ def test_signatures() -> None:
         "text_encoder_path": None,
         "movq_path": None,
     }
-    for load in (
-        kandinsky3.get_T2I_pipeline,
-        kandinsky3.get_T2I_Flash_pipeline,
-        kandinsky3.get_inpainting_pipeline,
-    ):
+    for load in (kandinsky3.get_T2I_pipeline, kandinsky3.get_T2I_Flash_pipeline, kandinsky3.get_inpainting_pipeline):
         assert parameters(load) == loading
     from_text = {
         "text": FIRST,
@@ -160,8 +156,7 @@ def test_masks(painting: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "wanted"),
-    [((70, 140), (64, 128)), ((127, 64), (64, 64)), ((40, 30), (64, 64)), ((2048, 64), (2048, 64))],
+    ("size", "wanted"), [((70, 140), (64, 128)), ((127, 64), (64, 64)), ((40, 30), (64, 64)), ((2048, 64), (2048, 64))]
 )
 def test_sizes_of_inpainted_images(painting: Any, size: Any, wanted: Any) -> None:
     (image,) = painting("p1", draw_image(*size), np.ones(size[::-1]), steps=1)
@@ -279,9 +274,7 @@ def test_the_wrong_kind_of_unet(drawing: Any, painting: Any) -> None:
             painting("p1", draw_image(), mask)
 
 
-def test_missing_parts_are_fetched(
-    third_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_parts_are_fetched(third_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only those of the task, and only once."""
     weights = third_release / "weights"
     with connected(monkeypatch, tmp_path / "hub") as hub:

@@ -58,16 +58,11 @@ def test_the_autoencoder_answers_like_the_peer_s(tiny: Checkpoints, ours: Load) 
 
 
 def test_the_index_chooses_the_class(tiny: Checkpoints) -> None:
-    assert (
-        type(compat.DiffusionPipeline.from_pretrained(folder(tiny, "prior")))
-        is compat.KandinskyV22PriorPipeline
-    )
+    assert type(compat.DiffusionPipeline.from_pretrained(folder(tiny, "prior"))) is compat.KandinskyV22PriorPipeline
     control = compat.DiffusionPipeline.from_pretrained(folder(tiny, "control"), torch_dtype=torch.float64)
     assert type(control) is compat.KandinskyV22ControlnetPipeline
     assert control.dtype is torch.float64
-    with pytest.raises(
-        RequestError, match="AutoPipelineForText2Image has no pipeline for a KandinskyV22Controlnet"
-    ):
+    with pytest.raises(RequestError, match="AutoPipelineForText2Image has no pipeline for a KandinskyV22Controlnet"):
         compat.AutoPipelineForText2Image.from_pretrained(folder(tiny, "control"))
     with pytest.raises(RequestError, match="not made by its name"):
         compat.AutoPipelineForText2Image()
@@ -113,9 +108,7 @@ def test_saved_pipelines_are_the_peer_s(tiny: Checkpoints, ours: Load, tmp_path:
     assert again.config["unet"] == "UNet2DConditionModel"
 
 
-def test_hub_ids_fetch_what_is_needed(
-    tiny: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hub_ids_fetch_what_is_needed(tiny: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with connected(monkeypatch, tmp_path / "hub") as hub:
         readme = {"README.md": b"---\nprior:\n- painters/tiny-prior\n---\n"}
         hub.publish("painters/tiny", {**files_of(folder(tiny, "text2img")), **readme})
@@ -124,9 +117,7 @@ def test_hub_ids_fetch_what_is_needed(
         assert not any(name.startswith("movq/") for name in hub.fetched())
         before = len(hub.fetched())
         scheduler = compat.DDIMScheduler.from_pretrained("painters/tiny", subfolder="scheduler")
-        pipe = compat.AutoPipelineForText2Image.from_pretrained(
-            "painters/tiny", unet=unet, scheduler=scheduler
-        )
+        pipe = compat.AutoPipelineForText2Image.from_pretrained("painters/tiny", unet=unet, scheduler=scheduler)
         assert not any(name.startswith("unet/") for name in hub.fetched()[before:])
     assert pipe.unet is unet
     assert len(pipe("a fox", **WHOLE).images) == 1

@@ -10,11 +10,7 @@ import torch
 from kandinsky.adapters.lora import Adapter, adapter_of, attach
 from kandinsky.checkpoints.lora import choose_places
 from kandinsky.checkpoints.textual_inversion import write_original_words, write_words
-from kandinsky.compat.diffusers import (
-    Kandinsky3Pipeline,
-    KandinskyCombinedPipeline,
-    KandinskyPriorPipeline,
-)
+from kandinsky.compat.diffusers import Kandinsky3Pipeline, KandinskyCombinedPipeline, KandinskyPriorPipeline
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.engine.loras import save_lora
 from tests.tiny_one_text import OneTextCheckpoints
@@ -87,9 +83,7 @@ def test_adapters_come_act_and_go(one_text: OneTextCheckpoints, files: tuple[Pat
 
 def test_an_adapter_of_another_model(text_image: TextImageCheckpoints, files: tuple[Path, Path]) -> None:
     text_image.ours()
-    combined = KandinskyCombinedPipeline.from_pretrained(
-        text_image.root / "decoder", prior=text_image.root / "prior"
-    )
+    combined = KandinskyCombinedPipeline.from_pretrained(text_image.root / "decoder", prior=text_image.root / "prior")
     with pytest.raises(CheckpointError, match="made for another model"):
         combined.load_lora_weights(files[0])
 
@@ -101,9 +95,7 @@ def word_rows() -> dict[str, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
-def test_words_of_the_encoders_that_a_pipeline_has(
-    form: str, text_image: TextImageCheckpoints, tmp_path: Path
-) -> None:
+def test_words_of_the_encoders_that_a_pipeline_has(form: str, text_image: TextImageCheckpoints, tmp_path: Path) -> None:
     ours = text_image.ours()
     write = write_words if form == "safetensors" else write_original_words
     file = write(tmp_path / f"learned_embeds.{form}", word_rows())  # type: ignore[operator]
@@ -115,9 +107,7 @@ def test_words_of_the_encoders_that_a_pipeline_has(
     told["generator"] = torch.Generator().manual_seed(0)
     after = prior("a zwxq", **told).image_embeds
     assert not torch.equal(after, before)
-    combined = KandinskyCombinedPipeline.from_pretrained(
-        text_image.root / "decoder", prior=text_image.root / "prior"
-    )
+    combined = KandinskyCombinedPipeline.from_pretrained(text_image.root / "decoder", prior=text_image.root / "prior")
     combined.load_textual_inversion(file)
     assert ours.load_words(file) == ["zwxq"]
     for name in ("tokenizer", "prior_tokenizer"):

@@ -54,8 +54,6 @@ def test_the_page_names_what_there_is() -> None:
     page = (Path(__file__).parents[2] / "docs" / "compat.md").read_text(encoding="utf-8")
     assert [name for name in compat.__all__ if f"`{name}`" not in page] == []
     for kind in (kandinsky2.Kandinsky2, kandinsky2.Kandinsky2_1, kandinsky2.Kandinsky2_2):
-        methods = [
-            name for name in vars(kind) if name.startswith(("generate_", "mix_", "encode_", "create_"))
-        ]
+        methods = [name for name in vars(kind) if name.startswith(("generate_", "mix_", "encode_", "create_"))]
         assert methods
         assert [name for name in methods if f"`{name}`" not in page] == []

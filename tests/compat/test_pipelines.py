@@ -13,18 +13,7 @@ from torch import nn
 from kandinsky.compat import diffusers as compat
 from kandinsky.compat.diffusers import offload
 from kandinsky.core.errors import CheckpointError, RequestError
-from tests.compat.comparing import (
-    PRIOR_STEPS,
-    SMALL,
-    close,
-    draw_image,
-    drawn,
-    embeds,
-    folder,
-    hole,
-    peer,
-    seeded,
-)
+from tests.compat.comparing import PRIOR_STEPS, SMALL, close, draw_image, drawn, embeds, folder, hole, peer, seeded
 from tests.tiny import Checkpoints
 
 Load = Callable[[str, str], Any]
@@ -59,9 +48,7 @@ def theirs_combined(tiny: Checkpoints, name: str, kind: str) -> Any:
 
 @pytest.mark.parametrize("negative", [None, ["ugly", "grey"]])
 @pytest.mark.parametrize("copies", [1, 2])
-def test_combined_text_to_image(
-    tiny: Checkpoints, combined: Any, negative: list[str] | None, copies: int
-) -> None:
+def test_combined_text_to_image(tiny: Checkpoints, combined: Any, negative: list[str] | None, copies: int) -> None:
     fields: dict[str, Any] = {**WHOLE, "negative_prompt": negative, "num_images_per_prompt": copies}
     theirs = theirs_combined(tiny, "KandinskyV22CombinedPipeline", "text2img")
     expected = theirs(["a fox", "a cat"], generator=seeded(), **fields).images
@@ -134,9 +121,7 @@ def test_combined_callbacks_of_both_halves(combined: Any) -> None:
         told.append(f"{type(pipe).__name__} {tensors['latents'].ndim}")
         return tensors
 
-    combined(
-        "a fox", prior_callback_on_step_end=tell, callback_on_step_end=tell, callback=lambda *_: None, **WHOLE
-    )
+    combined("a fox", prior_callback_on_step_end=tell, callback_on_step_end=tell, callback=lambda *_: None, **WHOLE)
     assert told == ["KandinskyV22PriorPipeline 2"] * PRIOR_STEPS + ["KandinskyV22Pipeline 4"] * 4
 
 
@@ -158,11 +143,7 @@ def test_another_scheduler_acts(tiny: Checkpoints, combined: Any, name: str) -> 
 
 
 def test_a_scheduler_with_learned_variances(tiny: Checkpoints, ours: Load) -> None:
-    changes: dict[str, Any] = {
-        "variance_type": "learned_range",
-        "thresholding": True,
-        "sample_max_value": 2.0,
-    }
+    changes: dict[str, Any] = {"variance_type": "learned_range", "thresholding": True, "sample_max_value": 2.0}
     changes["steps_offset"] = 0  # as published: later ends would keep the noise of the last step
     theirs = diffusers.KandinskyV22Pipeline(**tiny.decoders["text2img"].components)
     theirs.set_progress_bar_config(disable=True)
@@ -176,13 +157,7 @@ def test_a_scheduler_with_learned_variances(tiny: Checkpoints, ours: Load) -> No
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "PNDMScheduler",
-        "UniPCMultistepScheduler",
-        "EulerDiscreteScheduler",
-        "HeunDiscreteScheduler",
-    ],
+    "name", ["PNDMScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"]
 )
 def test_schedulers_that_fail_in_the_peer(ours: Load, name: str) -> None:
     mine = compat.KandinskyV22Pipeline(**ours("KandinskyV22Pipeline", "text2img").components)
@@ -273,10 +248,7 @@ def test_a_compiled_unet_gives_the_same_images(tiny: Checkpoints, ours: Load, in
 def test_the_unet_answers_like_the_peer_s(tiny: Checkpoints, ours: Load) -> None:
     mine, theirs = ours("KandinskyV22Pipeline", "text2img").unet, tiny.decoders["text2img"].unet
     x, positive = torch.randn(2, 4, 8, 8, generator=seeded()), embeds(2)[0]
-    arguments: dict[str, Any] = {
-        "encoder_hidden_states": None,
-        "added_cond_kwargs": {"image_embeds": positive},
-    }
+    arguments: dict[str, Any] = {"encoder_hidden_states": None, "added_cond_kwargs": {"image_embeds": positive}}
     with torch.no_grad():
         expected = theirs(x, torch.tensor(500), **arguments).sample
         assert close(mine(x, torch.tensor(500), **arguments).sample, expected)

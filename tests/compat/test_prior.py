@@ -37,12 +37,7 @@ def test_embeddings_draw_for_draw(tiny: Checkpoints, prior: Any, generators: str
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 6.0])
 def test_guidance_and_negative_prompts(tiny: Checkpoints, prior: Any, scale: float) -> None:
-    fields = {
-        **STEPS,
-        "negative_prompt": ["ugly", "grey"],
-        "num_images_per_prompt": 2,
-        "guidance_scale": scale,
-    }
+    fields = {**STEPS, "negative_prompt": ["ugly", "grey"], "num_images_per_prompt": 2, "guidance_scale": scale}
     theirs = tiny.prior(["a fox", "a cat"], generator=seeded(2), **fields)
     found = prior(["a fox", "a cat"], generator=seeded(2), **fields)
     assert close(found.image_embeds, theirs.image_embeds)
@@ -140,9 +135,7 @@ def test_interpolation_and_the_draws_after_it(tiny: Checkpoints, prior: Any) -> 
 
 
 @pytest.mark.parametrize("negatives", [{"negative_prompt": "ugly"}, {"negative_prior_prompt": "grey"}])
-def test_interpolation_against_negative_prompts(
-    tiny: Checkpoints, prior: Any, negatives: dict[str, str]
-) -> None:
+def test_interpolation_against_negative_prompts(tiny: Checkpoints, prior: Any, negatives: dict[str, str]) -> None:
     fields: dict[str, Any] = {**STEPS, **negatives, "num_images_per_prompt": 2}
     expected = tiny.prior.interpolate(["a cat", "a dog"], [0.4, 0.6], generator=seeded(9), **fields)
     found = prior.interpolate(["a cat", "a dog"], [0.4, 0.6], generator=seeded(9), **fields)
@@ -166,9 +159,7 @@ def test_from_an_embedding(tiny: Checkpoints, ours: Load, strength: float) -> No
     )
     image = draw_image(56, 40)
     raw = tiny.prior._encode_image if hasattr(tiny.prior, "_encode_image") else None
-    assert (
-        raw is None
-    )  # the plain prior has no such method, so the peer's processor and tower are used by hand
+    assert raw is None  # the plain prior has no such method, so the peer's processor and tower are used by hand
     pixels = tiny.prior.image_processor(image, return_tensors="pt").pixel_values
     with torch.no_grad():
         known = tiny.prior.image_encoder(pixels)["image_embeds"]
@@ -191,9 +182,7 @@ def test_from_an_embedding_interpolates_texts(ours: Load, prior: Any) -> None:
     fields: dict[str, Any] = {**STEPS, "generator": seeded(1)}
     plain = prior.interpolate(["a cat", draw_image()], [0.5, 0.5], **fields)
     fields["generator"] = seeded(1)
-    found = ours("KandinskyV22PriorEmb2EmbPipeline", "prior").interpolate(
-        ["a cat", draw_image()], [0.5, 0.5], **fields
-    )
+    found = ours("KandinskyV22PriorEmb2EmbPipeline", "prior").interpolate(["a cat", draw_image()], [0.5, 0.5], **fields)
     assert torch.equal(found.image_embeds, plain.image_embeds)
     assert torch.equal(found.negative_image_embeds, plain.negative_image_embeds)
 

@@ -10,12 +10,7 @@ from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import RequestError
 from tests.compat.comparing import close, drawn, seeded
 
-PUBLISHED: dict[str, Any] = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "clip_sample": False,
-    "steps_offset": 1,
-}
+PUBLISHED: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False, "steps_offset": 1}
 LEARNED: dict[str, Any] = {"variance_type": "learned_range"}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", PUBLISHED),
@@ -24,10 +19,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "DDPMScheduler",
         {**PUBLISHED, **LEARNED, "thresholding": True, "sample_max_value": 2.0, "steps_offset": 0},
     ),
-    "ddpm of velocities": (
-        "DDPMScheduler",
-        {"prediction_type": "v_prediction", "timestep_spacing": "trailing"},
-    ),
+    "ddpm of velocities": ("DDPMScheduler", {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}),
     "ddim": ("DDIMScheduler", {**PUBLISHED, "set_alpha_to_one": False}),
     "ddim by default": ("DDIMScheduler", {}),
     "unclip": ("UnCLIPScheduler", {"prediction_type": "sample", "clip_sample_range": 10.0}),
@@ -83,11 +75,7 @@ def test_what_a_scheduler_holds(name: str) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"eta": 0.7},
-        {"eta": 1.0, "variance_noise": torch.ones(2, 4, 3, 3)},
-        {"use_clipped_model_output": True},
-    ],
+    [{"eta": 0.7}, {"eta": 1.0, "variance_noise": torch.ones(2, 4, 3, 3)}, {"use_clipped_model_output": True}],
 )
 def test_options_of_ddim(options: dict[str, Any]) -> None:
     mine, theirs = both("ddim by default")
@@ -118,9 +106,7 @@ def test_a_loop_by_hand_is_the_pipeline_s(ours: Any) -> None:
             sample = pipe.scheduler.scale_model_input(torch.cat([latents] * 2), t)
             said = pipe.unet(sample, t, None, added_cond_kwargs=condition).sample[:, :4]
             uncond, cond = said.chunk(2)
-            latents = pipe.scheduler.step(
-                uncond + 3.0 * (cond - uncond), t, latents, generator=rng
-            ).prev_sample
+            latents = pipe.scheduler.step(uncond + 3.0 * (cond - uncond), t, latents, generator=rng).prev_sample
     assert close(latents, wanted)
 
 

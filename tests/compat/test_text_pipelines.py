@@ -120,36 +120,26 @@ def test_image_to_image(
     images = [draw_image(64, 64), draw_image(80, 56, seed=1), draw_image(64, 64, seed=2)][:rows]
     arguments = (["a fox", "a cat", "a"][:rows], images, *embeds(rows))
     expected = told_latents(theirs, *arguments, generator=drawn(generators, rows), **fields)
-    found = told_latents(
-        ours("KandinskyImg2ImgPipeline"), *arguments, generator=drawn(generators, rows), **fields
-    )
+    found = told_latents(ours("KandinskyImg2ImgPipeline"), *arguments, generator=drawn(generators, rows), **fields)
     assert close(found, expected)
 
 
 @pytest.mark.parametrize("generators", ["one", "list"])
 @pytest.mark.parametrize(("copies", "against"), [(1, None), (3, "ugly")])
 def test_inpainting(
-    text_image: TextImageCheckpoints,
-    ours: Callable[..., Any],
-    generators: str,
-    copies: int,
-    against: str | None,
+    text_image: TextImageCheckpoints, ours: Callable[..., Any], generators: str, copies: int, against: str | None
 ) -> None:
     fields: dict[str, Any] = {**SMALL, "num_images_per_prompt": copies, "negative_prompt": against}
     positive, negative = embeds(1)
     arguments = ("a hat", draw_image(), hole(), positive, negative)
     expected = told_latents(text_image.inpainting, *arguments, generator=drawn(generators, copies), **fields)
     arguments = ("a hat", draw_image(), hole(), positive, negative)
-    found = told_latents(
-        ours("KandinskyInpaintPipeline"), *arguments, generator=drawn(generators, copies), **fields
-    )
+    found = told_latents(ours("KandinskyInpaintPipeline"), *arguments, generator=drawn(generators, copies), **fields)
     assert close(found, expected)
 
 
 @pytest.mark.parametrize("kind", ["one", "list"])
-def test_combined_text_to_image(
-    text_image: TextImageCheckpoints, ours: Callable[..., Any], kind: str
-) -> None:
+def test_combined_text_to_image(text_image: TextImageCheckpoints, ours: Callable[..., Any], kind: str) -> None:
     theirs = theirs_combined(text_image, "KandinskyCombinedPipeline")
     expected = told_latents(theirs, ["a fox", "a cat"], generator=drawn(kind, 2), **WHOLE)
     pipe = ours("KandinskyCombinedPipeline")
@@ -210,14 +200,7 @@ def test_small_strengths_and_other_sizes(ours: Callable[..., Any]) -> None:
     latents = []
     for strength in (0.001, 0.05):
         found = pipe(
-            "a",
-            draw_image(),
-            positive,
-            negative,
-            strength=strength,
-            generator=seeded(),
-            output_type="latent",
-            **SMALL,
+            "a", draw_image(), positive, negative, strength=strength, generator=seeded(), output_type="latent", **SMALL
         )
         latents.append(found.images)
     with torch.no_grad():

@@ -47,11 +47,7 @@ def test_the_defaults_are_those_of_the_script() -> None:
     stage = read_config(values).stage[0]
     assert (stage.max_steps, stage.save_every, stage.sample_every, stage.batch) == (5000, 2500, 0, 1)
     assert stage.optimiser.model_dump() == read_config(values).stage[0].optimiser.model_dump()
-    assert (stage.optimiser.lr, stage.optimiser.betas, stage.optimiser.weight_decay) == (
-        1e-4,
-        (0.9, 0.999),
-        0.01,
-    )
+    assert (stage.optimiser.lr, stage.optimiser.betas, stage.optimiser.weight_decay) == (1e-4, (0.9, 0.999), 0.01)
     assert (stage.objective.route, stage.objective.prior_steps) == ("sampled", 5)
     assert (stage.schedule.kind, stage.clip_norm, stage.ema.decay) == ("constant", None, 0.0)
     assert read_config(values).data.fit == "squeeze"

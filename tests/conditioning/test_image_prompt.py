@@ -88,9 +88,7 @@ def test_without_guidance_nothing_negative_is_computed(tiny: Checkpoints, calls:
 def test_a_negative_prompt_leaves_the_draws_alone(pipe: Pipeline) -> None:
     """Unguided in the prior, where it does not act, it changes nothing at all of the positive embedding."""
     plain = our_conditions(pipe, prompt="a fox", prior_guidance_scale=1.0, **SETTINGS)
-    with_negative = our_conditions(
-        pipe, prompt="a fox", negative_prompt="a cat", prior_guidance_scale=1.0, **SETTINGS
-    )
+    with_negative = our_conditions(pipe, prompt="a fox", negative_prompt="a cat", prior_guidance_scale=1.0, **SETTINGS)
     assert torch.equal(plain.cond.image_embedding, with_negative.cond.image_embedding)
     assert not torch.equal(plain.uncond.image_embedding, with_negative.uncond.image_embedding)
     own = our_conditions(
@@ -124,12 +122,7 @@ def test_texts_of_a_mix_are_drawn_one_after_the_other(pipe: Pipeline) -> None:
 
 
 def test_rows_of_a_batch_are_what_they_are_alone(pipe: Pipeline) -> None:
-    prompts: list[Any] = [
-        "a fox",
-        kandinsky.mix([GREY, "a cat", "a fox"]),
-        GREY,
-        kandinsky.mix(["a cat", RED]),
-    ]
+    prompts: list[Any] = ["a fox", kandinsky.mix([GREY, "a cat", "a fox"]), GREY, kandinsky.mix(["a cat", RED])]
     negatives = ["", "a house", None, "a cat"]
     together = our_conditions(pipe, prompt=prompts, negative_prompt=negatives, **SETTINGS)
     for i, (prompt, negative) in enumerate(zip(prompts, negatives, strict=True)):
@@ -141,9 +134,7 @@ def test_rows_of_a_batch_are_what_they_are_alone(pipe: Pipeline) -> None:
 
 def test_what_is_drawn() -> None:
     request = Request(
-        ["a", kandinsky.mix([GREY, "b", "c"]), kandinsky.mix(["d", GREY])],
-        negative_prompt=["x", "", "y"],
-        seed=0,
+        ["a", kandinsky.mix([GREY, "b", "c"]), kandinsky.mix(["d", GREY])], negative_prompt=["x", "", "y"], seed=0
     )
     rows = request.rows()
     assert [(d.place, d.rows, d.texts, d.uncond) for d in draws_of(rows, guided=True)] == [

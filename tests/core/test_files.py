@@ -88,9 +88,7 @@ def test_a_stop_between_the_renames(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_the_folder_one_is_in_and_the_root_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_one_is_in_and_the_root_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for target in (".", "", "/"):
         with pytest.raises(OutputError, match="exists already"):
@@ -100,9 +98,7 @@ def test_the_folder_one_is_in_and_the_root_are_refused(
 
 
 @pytest.mark.parametrize("reason", ["ENOSPC", "EDQUOT", "EACCES", "EROFS"])
-def test_only_a_full_disk_is_to_be_freed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
-) -> None:
+def test_only_a_full_disk_is_to_be_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     def refuse(*_: object) -> None:
         raise OSError(getattr(errno, reason), "refused")
 

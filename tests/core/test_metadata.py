@@ -74,8 +74,7 @@ def test_other_tools_find_their_chunk(tmp_path: Path) -> None:
     assert text.splitlines() == [
         "a fox",
         "Negative prompt: blurry",
-        "Steps: 25, Sampler: ddpm, CFG scale: 4.0, Seed: 7, Size: 16x16, Model: some/model, "
-        "Version: kandinsky 1.2.3",
+        "Steps: 25, Sampler: ddpm, CFG scale: 4.0, Seed: 7, Size: 16x16, Model: some/model, Version: kandinsky 1.2.3",
     ]
     write_image(image(), tmp_path / "a.jpg", meta)
     comment = Image.open(tmp_path / "a.jpg").getexif().get_ifd(0x8769)[0x9286]
@@ -93,9 +92,7 @@ def test_long_embeddings_fit(tmp_path: Path) -> None:
     meta = metadata(Embedding(vector, vector))
     for suffix in (".png", ".jpg", ".webp"):
         write_image(image(), tmp_path / f"e{suffix}", meta)
-        assert Request.from_json(read_metadata(tmp_path / f"e{suffix}").request).prompt == Embedding(
-            vector, vector
-        )
+        assert Request.from_json(read_metadata(tmp_path / f"e{suffix}").request).prompt == Embedding(vector, vector)
 
 
 def test_too_much_for_jpeg_is_said(tmp_path: Path) -> None:

@@ -102,11 +102,7 @@ LONG: dict[str, tuple[str, object, str]] = {
     "no float": ("strength", 10**400, f"strength must be a number, not 1{'0' * 56}...."),
     "100 digits": ("steps", 10**100, f"steps 1{'0' * 56}... is outside 1 to 1000."),
     "5000 digits": ("steps", 10**5000, "steps (too long to show) is outside 1 to 1000."),
-    "5000 digits of a seed": (
-        "seed",
-        10**5000,
-        "seed (too long to show) is outside 0 to 9223372036854775807.",
-    ),
+    "5000 digits of a seed": ("seed", 10**5000, "seed (too long to show) is outside 0 to 9223372036854775807."),
     "5000 digits below 0": ("eta", -(10**5000), "eta must be a number, not (too long to show)."),
     "5000 digits for text": ("negative_prompt", 10**5000, "negative_prompt must be text, not (too long to"),
     "text": ("width", "x" * 10**6, f"width must be a whole number, not '{'x' * 56}...."),

@@ -61,9 +61,7 @@ def test_a_generator_that_was_used_before_begins_where_it_was_given() -> None:
 
 def test_double_precision_is_drawn_as_such() -> None:
     drawn = PerImageRng.from_seeds([7], torch.float64).normal((1, 5))
-    assert torch.equal(
-        drawn, torch.randn((1, 5), generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    )
+    assert torch.equal(drawn, torch.randn((1, 5), generator=torch.Generator().manual_seed(7), dtype=torch.float64))
 
 
 def test_rows_without_a_generator_are_not_made_up() -> None:

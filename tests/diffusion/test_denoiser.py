@@ -89,9 +89,9 @@ def test_static_constraint_and_the_choice_of_eps() -> None:
 @pytest.mark.parametrize("largest", [1.0, 2.0, math.inf])
 @pytest.mark.parametrize("ratio", [0.5, 0.95, 0.995])
 def test_percentile_constraint_is_per_image(ratio: float, largest: float) -> None:
-    x0 = torch.randn(3, 4, 9, 9, generator=torch.Generator().manual_seed(1)) * torch.tensor(
-        [0.1, 1.0, 7.0]
-    ).reshape(3, 1, 1, 1)
+    x0 = torch.randn(3, 4, 9, 9, generator=torch.Generator().manual_seed(1)) * torch.tensor([0.1, 1.0, 7.0]).reshape(
+        3, 1, 1, 1
+    )
     x, abar = torch.randn(3, 4, 9, 9), 0.5
     prediction = Prediction(x0, eps_of(x0, x, abar))
     got = Constraint(kind="percentile", ratio=ratio, max=largest).apply(prediction, x, abar).x0
@@ -99,9 +99,7 @@ def test_percentile_constraint_is_per_image(ratio: float, largest: float) -> Non
         s = float(np.clip(np.percentile(x0[row].abs().numpy(), 100 * ratio), 1.0, largest))
         torch.testing.assert_close(got[row], x0[row].clamp(-s, s) / s)
     if largest < math.inf:
-        peer = diffusers.DDPMScheduler(
-            thresholding=True, dynamic_thresholding_ratio=ratio, sample_max_value=largest
-        )
+        peer = diffusers.DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=ratio, sample_max_value=largest)
         torch.testing.assert_close(got, peer._threshold_sample(x0))
 
 

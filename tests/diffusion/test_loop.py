@@ -63,9 +63,7 @@ def test_an_image_of_a_batch_equals_the_image_alone(name: str) -> None:
     denoise = make_denoiser(network, LINEAR, epsilon)
     x = torch.randn(3, 4, 5, 5)
     times = leading(9, 1000, 1)
-    together = [*sample(make_sampler(name, LINEAR), denoise, x, times, PerImageRng.from_seeds([7, 8, 9]))][
-        -1
-    ].x
+    together = [*sample(make_sampler(name, LINEAR), denoise, x, times, PerImageRng.from_seeds([7, 8, 9]))][-1].x
     for row in range(3):
         rng = PerImageRng.from_seeds([7 + row])
         alone = [*sample(make_sampler(name, LINEAR), denoise, x[row : row + 1], times, rng)][-1].x
@@ -76,9 +74,7 @@ def test_an_image_of_a_batch_equals_the_image_alone(name: str) -> None:
 def test_steps_say_where_they_are(name: str) -> None:
     times = leading(5, 1000, 1)
     x = torch.randn(1, 2, 3)
-    steps = [
-        *sample(make_sampler(name, LINEAR), Gaussian(LINEAR).denoise, x, times, PerImageRng.from_seeds([0]))
-    ]
+    steps = [*sample(make_sampler(name, LINEAR), Gaussian(LINEAR).denoise, x, times, PerImageRng.from_seeds([0]))]
     assert [s.index for s in steps] == list(range(5))
     assert {s.total for s in steps} == {5}
     assert [s.t for s in steps] == times
@@ -286,20 +282,14 @@ def test_times_that_do_not_fall_are_refused(times: list[int]) -> None:
 
 def test_times_outside_the_process_are_refused() -> None:
     with pytest.raises(RequestError, match="1000"):
-        next(
-            iter(
-                sample(make_sampler("ddim", LINEAR), Witness(), torch.ones(1, 2, 3), [1000, 1], ReplayRng([]))
-            )
-        )
+        next(iter(sample(make_sampler("ddim", LINEAR), Witness(), torch.ones(1, 2, 3), [1000, 1], ReplayRng([]))))
 
 
 def test_fractional_times_work_between_the_whole_ones() -> None:
     x = torch.ones(1, 2, 3)
     rng = PerImageRng.from_seeds([0])
     ends = [
-        [*sample(make_sampler("ddim", LINEAR), Gaussian(LINEAR).denoise, x, [800, middle, 1], rng)][-1]
-        .x.mean()
-        .item()
+        [*sample(make_sampler("ddim", LINEAR), Gaussian(LINEAR).denoise, x, [800, middle, 1], rng)][-1].x.mean().item()
         for middle in (400, 400.5, 401)
     ]
     assert all(a != b for a, b in pairwise(ends))

@@ -56,9 +56,7 @@ def our_path(
     constraint: Constraint | None = None,
     **options: Any,
 ) -> list[Tensor]:
-    denoise = make_denoiser(
-        network, process, parametrization, None, () if constraint is None else (constraint,)
-    )
+    denoise = make_denoiser(network, process, parametrization, None, () if constraint is None else (constraint,))
     rng = PerImageRng.from_seeds(SEEDS, x.dtype)
     sampler = make_sampler(name, process, **options)
     return [step.x for step in sample(sampler, denoise, x, times, rng)]
@@ -95,11 +93,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_ddpm_fixed_small(dtype: torch.dtype, n: int, clip: float | None) -> None:
     peer = diffusers.DDPMScheduler(
-        **BETAS,
-        steps_offset=1,
-        timestep_spacing="leading",
-        clip_sample=clip is not None,
-        clip_sample_range=clip or 1.0,
+        **BETAS, steps_offset=1, timestep_spacing="leading", clip_sample=clip is not None, clip_sample_range=clip or 1.0
     )
     peer.set_timesteps(n)
     times = leading(n, 1000, 1)
@@ -167,12 +161,8 @@ def test_ddim_with_clipping_keeps_or_rederives_eps(rederive: bool) -> None:
     peer.set_timesteps(10)
     times = leading(10, 1000, 1)
     constraint = Constraint(kind="static", limit=1.0, rederive_eps=rederive)
-    ours = our_path(
-        "ddim", LINEAR, network_of(LINEAR), 2 * start(torch.float32), times, constraint=constraint
-    )
-    theirs = peer_path(
-        peer, network_of(LINEAR), 2 * start(torch.float32), times, use_clipped_model_output=rederive
-    )
+    ours = our_path("ddim", LINEAR, network_of(LINEAR), 2 * start(torch.float32), times, constraint=constraint)
+    theirs = peer_path(peer, network_of(LINEAR), 2 * start(torch.float32), times, use_clipped_model_output=rederive)
     assert_paths_close(ours, theirs, 5e-6)
 
 
@@ -251,11 +241,7 @@ def test_dpmpp_2m(process: Process, n: int) -> None:
     # The peer's "leading" counts n + 1 intervals, so ours is given its times; both end on a clean image.
     schedule = BETAS if process is LINEAR else {"beta_schedule": "squaredcos_cap_v2"}
     peer = diffusers.DPMSolverMultistepScheduler(
-        **schedule,
-        algorithm_type="dpmsolver++",
-        solver_order=2,
-        solver_type="midpoint",
-        final_sigmas_type="zero",
+        **schedule, algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint", final_sigmas_type="zero"
     )
     peer.set_timesteps(n)
     times = [t for t in peer.timesteps.tolist() if t <= 960]
@@ -268,11 +254,7 @@ def test_dpmpp_2m(process: Process, n: int) -> None:
 @pytest.mark.parametrize("n", [2, 3, 8, 30])
 def test_dpmpp_2m_sde(n: int) -> None:
     peer = diffusers.DPMSolverMultistepScheduler(
-        **BETAS,
-        algorithm_type="sde-dpmsolver++",
-        solver_order=2,
-        solver_type="midpoint",
-        final_sigmas_type="zero",
+        **BETAS, algorithm_type="sde-dpmsolver++", solver_order=2, solver_type="midpoint", final_sigmas_type="zero"
     )
     peer.set_timesteps(n)
     times = peer.timesteps.tolist()

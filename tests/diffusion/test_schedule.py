@@ -58,9 +58,7 @@ def test_times_may_be_kept_by_that_level() -> None:
 
 @given(strength=st.floats(1e-6, 1.0), back=st.integers(1, 2), by_level=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_small_strengths_neither_wrap_nor_leave_noise_behind(
-    strength: float, back: int, by_level: bool
-) -> None:
+def test_small_strengths_neither_wrap_nor_leave_noise_behind(strength: float, back: int, by_level: bool) -> None:
     schedule = Schedule(PROCESS, offset=1, image_noise=ImageNoise(OTHER, back=back, by_level=by_level))
     begin = schedule.beginning(10, strength)
     assert begin.times

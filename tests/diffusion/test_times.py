@@ -8,15 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kandinsky.core.errors import RequestError
-from kandinsky.diffusion.times import (
-    counted_down,
-    leading,
-    linspaced,
-    respaced,
-    tail,
-    thinned,
-    trailing,
-)
+from kandinsky.diffusion.times import counted_down, leading, linspaced, respaced, tail, thinned, trailing
 
 T = 1000
 
@@ -29,13 +21,7 @@ def assert_fall_inside(times: list[int], count: int) -> None:
 
 def test_every_count_falls_strictly_inside_the_table() -> None:
     for n in range(1, T + 1):
-        for times in (
-            leading(n, T, 0),
-            leading(n, T, 1),
-            linspaced(n, T),
-            trailing(n, T),
-            respaced(str(n), T),
-        ):
+        for times in (leading(n, T, 0), leading(n, T, 1), linspaced(n, T), trailing(n, T), respaced(str(n), T)):
             assert_fall_inside(times, n)
 
 
@@ -128,8 +114,7 @@ def test_tail_is_an_end_of_the_times(n: int, strength: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "last", "count"),
-    [(1, 999, 1), (30, 13, 30), (50, 19, 50), (60, 13, 59), (333, 3, 250), (1000, 1, 999)],
+    ("n", "last", "count"), [(1, 999, 1), (30, 13, 30), (50, 19, 50), (60, 13, 59), (333, 3, 250), (1000, 1, 999)]
 )
 def test_counting_down_leaves_time_0_out(n: int, last: int, count: int) -> None:
     times = counted_down(n, T)

@@ -59,11 +59,7 @@ class Published:
 
 @pytest.fixture
 def published(
-    here: Path,
-    tiny: Checkpoints,
-    one_text: OneTextCheckpoints,
-    third_release: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    here: Path, tiny: Checkpoints, one_text: OneTextCheckpoints, third_release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lets `kandinsky.load` answer for any hub id with a tiny model of that kind.
 

@@ -135,9 +135,7 @@ def test_the_release_numbers_of_the_pages() -> None:
     steps, own = k30.DEFAULTS["steps"], k30.ORIGINAL_DEFAULTS["steps"]
     assert f"| steps | {steps} | {own} | {own} | {len(k30.FLASH_TIMES)} |" in newest
     scale, other = (f"{w:g}" for w in (k30.DEFAULTS["guidance_scale"], k30.INPAINTING_GUIDANCE))
-    assert (
-        f"| guidance | {scale} | {scale}, inpainting {other} | {scale}, inpainting {other} | none |" in newest
-    )
+    assert f"| guidance | {scale} | {scale}, inpainting {other} | {scale}, inpainting {other} | none |" in newest
     for behaviour in k30.BEHAVIOURS:
         assert f"`{behaviour}`" in newest
     assert f"{k30.PERCENTILE} quantile ({k30.INPAINTING_PERCENTILE} in inpainting)" in newest

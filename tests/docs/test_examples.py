@@ -19,9 +19,7 @@ def run_script(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> N
 
 
 def test_text_to_image(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_script(
-        "text_to_image", monkeypatch, "a fox", "-o", "fox.png", "--count", "2", "--seed", "5", "--steps", "2"
-    )
+    run_script("text_to_image", monkeypatch, "a fox", "-o", "fox.png", "--count", "2", "--seed", "5", "--steps", "2")
     seeds = [read_metadata(here / f"fox-000{index}.png").request["seed"] for index in (1, 2)]
     assert seeds == [5, 6]
 
@@ -33,9 +31,7 @@ def test_fuse_and_inpaint(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({image.tobytes() for image in made}) == 3
 
 
-def test_stream_with_preview(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stream_with_preview(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run_script("stream_with_preview", monkeypatch, "-o", "fox.png", "--every", "2", "--steps", "4")
     assert "decoder 4/4" in capsys.readouterr().out
     assert Image.open(here / "preview.png").width <= Image.open(here / "fox.png").width
@@ -63,26 +59,14 @@ def test_the_gallery_repeats_itself(here: Path, monkeypatch: pytest.MonkeyPatch)
     gallery = make_examples()
     made = []
     for folder in ("first", "second"):
-        arguments = [
-            "make_examples.py",
-            "--out",
-            folder,
-            "--steps",
-            "1",
-            "--only",
-            "inpainting",
-            "--columns",
-            "3",
-        ]
+        arguments = ["make_examples.py", "--out", folder, "--steps", "1", "--only", "inpainting", "--columns", "3"]
         monkeypatch.setattr(sys, "argv", arguments)
         gallery.main()
         made.append((here / folder / "inpainting.png").read_bytes())
     assert made[0] == made[1]
 
 
-def test_a_word_is_learned(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_word_is_learned(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run_script("learn_a_word", monkeypatch, "--steps", "1", "--draw-steps", "1")
     assert capsys.readouterr().out.splitlines()[-1].endswith("a zwx")
     assert Image.open(here / "toy" / "sheet.png").height == 3 * 64
@@ -96,9 +80,7 @@ def test_the_learned_word_is_nearer_to_the_toy_than_any_other_prompt(here: Path)
     assert word > max(found.values()) + 0.1, found
 
 
-def test_the_class_is_kept(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_class_is_kept(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run_script("keep_the_class", monkeypatch, "--steps", "1", "--draw-steps", "1", "--count", "2")
     names = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()[1:]]
     assert names == ["as it was", "with the class", "without"]
@@ -111,9 +93,7 @@ def test_the_spread_of_a_class() -> None:
     assert spread(torch.ones(4, 1)) == pytest.approx(0.0)
 
 
-def test_a_style_is_learned(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_style_is_learned(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """On a folder of few things in two styles."""
     apple = {"group": "food and drink", "captions": {"en": {"label": "red apple"}}}
     things = {str(number): apple | {"captions": {"en": {"label": f"thing {number}"}}} for number in range(4)}

@@ -89,9 +89,7 @@ def test_names_without_a_component_find_their_network(pipe: Pipeline, tmp_path: 
     assert np.array_equal(draw(pipe), named)
 
 
-def test_a_decoder_that_reads_texts_keeps_its_encoders_apart(
-    text_image: TextImageCheckpoints, tmp_path: Path
-) -> None:
+def test_a_decoder_that_reads_texts_keeps_its_encoders_apart(text_image: TextImageCheckpoints, tmp_path: Path) -> None:
     pipe = text_image.ours()
     assert list(adaptable(pipe.model)) == ["unet", "text_encoder", "prior_prior", "prior_text_encoder"]
     seen = []
@@ -131,9 +129,7 @@ def test_errors_leave_the_model_as_it_was(pipe: Pipeline, tmp_path: Path) -> Non
     tensors = load_file(good)
     other = {name.replace("down_blocks", "far_blocks"): tensor for name, tensor in tensors.items()}
     save_file(other, tmp_path / "other.safetensors")
-    small = {
-        name: tensor[..., :1].contiguous() if "lora_A" in name else tensor for name, tensor in tensors.items()
-    }
+    small = {name: tensor[..., :1].contiguous() if "lora_A" in name else tensor for name, tensor in tensors.items()}
     save_file(small, tmp_path / "small.safetensors")
     with pytest.raises(CheckpointError, match=r"far_blocks.*which no network of this model has"):
         pipe.load_lora(tmp_path / "other.safetensors")

@@ -41,10 +41,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "text": (lambda p: (p / UNET).write_text("version https://git-lfs"), "begins with the text 'version '"),
     "no weights": (lambda p: (p / UNET).unlink(), "holds no weights named 'diffusion_pytorch_model'"),
     "a tensor less": (lambda p: drop_tensor(p / UNET), r"1 missing \(conv_in\.bias\)"),
-    "weights of another": (
-        lambda p: shutil.copy(p / MOVQ, p / UNET),
-        "tensors have names this network does not know",
-    ),
+    "weights of another": (lambda p: shutil.copy(p / MOVQ, p / UNET), "tensors have names this network does not know"),
     "no tokenizer file": (
         lambda p: [f.unlink() for f in (p / "prior_tokenizer").iterdir() if f.name.startswith("vocab")],
         r"vocab\.json",
@@ -58,15 +55,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "configuration of a VQModel, not of a UNet2DConditionModel",
     ),
     "config of a text model": (
-        lambda p: shutil.copy(
-            p / "prior_text_encoder" / "config.json", p / "prior_image_encoder" / "config.json"
-        ),
+        lambda p: shutil.copy(p / "prior_text_encoder" / "config.json", p / "prior_image_encoder" / "config.json"),
         "of a CLIPTextModelWithProjection",
     ),
-    "another width": (
-        lambda p: change_json(p / "unet" / "config.json", cross_attention_dim=24),
-        "of another shape",
-    ),
+    "another width": (lambda p: change_json(p / "unet" / "config.json", cross_attention_dim=24), "of another shape"),
     "another scheduler": (
         lambda p: change_json(p / "scheduler" / "scheduler_config.json", _class_name="LCMScheduler"),
         "LCMScheduler",
@@ -77,9 +69,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "variances": (lambda p: change_json(p / "unet" / "config.json", out_channels=5), "gives 5 channels"),
     "image size": (
-        lambda p: change_json(
-            p / "prior_image_processor" / "preprocessor_config.json", size=48, crop_size=48
-        ),
+        lambda p: change_json(p / "prior_image_processor" / "preprocessor_config.json", size=48, crop_size=48),
         "the image processor's image has size 48, the other parts want 32",
     ),
     "embedding size": (
@@ -90,10 +80,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         lambda p: change_json(p / "kandinsky.json", defaults={"stepps": 3}),
         r"kandinsky\.json has defaults that cannot be.*Did you mean 'steps'",
     ),
-    "bad default": (
-        lambda p: change_json(p / "kandinsky.json", defaults={"strength": 7}),
-        "strength 7 is not above 0",
-    ),
+    "bad default": (lambda p: change_json(p / "kandinsky.json", defaults={"strength": 7}), "strength 7 is not above 0"),
     "no defaults": (lambda p: change_json(p / "kandinsky.json", defaults=[1]), "defaults that cannot be"),
     "another model": (
         lambda p: change_json(p / "model_index.json", _class_name="StableDiffusionPipeline"),
@@ -175,9 +162,7 @@ REQUESTS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_requests_that_the_checkpoint_cannot_do(
-    name: str, tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_that_the_checkpoint_cannot_do(name: str, tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
     kind, fields, words = REQUESTS[name]
     pipe = tiny.ours(kind)
     for module in pipe.model.modules.values():

@@ -90,9 +90,7 @@ def requests(draw: st.DrawFn, prompts: list[Any], prior: bool, sampler: list[str
     fields: dict[str, Any] = {
         **QUICK,
         "count": count,
-        "seed": draw(
-            st.integers(0, 99) | st.lists(st.integers(0, 99), min_size=len(chosen), max_size=len(chosen))
-        ),
+        "seed": draw(st.integers(0, 99) | st.lists(st.integers(0, 99), min_size=len(chosen), max_size=len(chosen))),
         "negative_prompt": each(NEGATIVES),
         "guidance_scale": each(SCALES),
         "sampler": draw(st.sampled_from(sampler)),
@@ -111,11 +109,7 @@ def requests(draw: st.DrawFn, prompts: list[Any], prior: bool, sampler: list[str
     return Request(chosen, **fields)
 
 
-PROMPTS: list[Any] = [
-    *TEXTS,
-    kandinsky.mix(["a cat", noise_image(1)], [0.7, 0.3]),
-    kandinsky.Embedding([0.1] * WIDTH),
-]
+PROMPTS: list[Any] = [*TEXTS, kandinsky.mix(["a cat", noise_image(1)], [0.7, 0.3]), kandinsky.Embedding([0.1] * WIDTH)]
 
 
 @settings(max_examples=4, deadline=None)

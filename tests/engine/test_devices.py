@@ -66,11 +66,7 @@ def test_the_nearest_name_is_given() -> None:
 
 @pytest.mark.parametrize(
     ("has", "parameters", "dtype"),
-    [
-        (True, LARGE + 1, torch.bfloat16),
-        (True, LARGE, torch.float32),
-        (False, LARGE + 1, torch.float32),
-    ],
+    [(True, LARGE + 1, torch.bfloat16), (True, LARGE, torch.float32), (False, LARGE + 1, torch.float32)],
 )
 def test_large_models_in_bfloat16_where_a_cpu_has_it(
     monkeypatch: pytest.MonkeyPatch, has: bool, parameters: int, dtype: torch.dtype

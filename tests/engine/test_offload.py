@@ -105,9 +105,7 @@ def test_a_pickle_that_is_read_whole_is_refused(one_text: OneTextCheckpoints, tm
     file = folder / "text_encoder" / "pytorch_model.bin"
     torch.save(one_text.peer.text_encoder.state_dict(), file, _use_new_zipfile_serialization=False)
     kandinsky.load(folder, device="cpu")
-    with pytest.raises(
-        CheckpointError, match=r"text encoder lie in an old form of pickle.*kandinsky convert"
-    ):
+    with pytest.raises(CheckpointError, match=r"text encoder lie in an old form of pickle.*kandinsky convert"):
         kandinsky.load(folder, device="cpu", offload="layers")
 
 

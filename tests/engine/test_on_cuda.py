@@ -18,9 +18,7 @@ LEVELS = 3.0
 
 
 def drawn(pipe: Pipeline, prompt: Any = PROMPT, **fields: Any) -> np.ndarray:
-    return np.stack([np.asarray(image) for image in pipe.generate(prompt, **(ASKED | fields)).images]).astype(
-        int
-    )
+    return np.stack([np.asarray(image) for image in pipe.generate(prompt, **(ASKED | fields)).images]).astype(int)
 
 
 def far(a: np.ndarray, b: np.ndarray) -> float:

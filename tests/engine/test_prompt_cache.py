@@ -44,9 +44,7 @@ def brings(pipe: Pipeline) -> list[nn.Module]:
 
 
 @pytest.mark.parametrize("offload", [None, "parts", "layers"])
-def test_the_second_request_reads_nothing(
-    one_text: OneTextCheckpoints, tmp_path: Path, offload: str | None
-) -> None:
+def test_the_second_request_reads_nothing(one_text: OneTextCheckpoints, tmp_path: Path, offload: str | None) -> None:
     folder = tmp_path / "prompts"
     wanted = pixels(one_text.ours())
     for expected in (2, 0):

@@ -58,9 +58,7 @@ def test_fid_of_sets_with_known_moments() -> None:
     assert frechet_distance(x, x + 2) == pytest.approx(6 * 4, rel=1e-8)
     # Scaling by 3 about the mean: each eigenvalue l gives l + 9 l - 2 * 3 l = 4 l.
     centred = x - x.mean(dim=0)
-    assert frechet_distance(centred, 3 * centred) == pytest.approx(
-        4 * float(torch.cov(x.T).trace()), rel=1e-8
-    )
+    assert frechet_distance(centred, 3 * centred) == pytest.approx(4 * float(torch.cov(x.T).trace()), rel=1e-8)
 
 
 def test_fid_of_covariances_that_do_not_commute() -> None:

@@ -24,9 +24,7 @@ class Counting:
 
 
 def some(count: int, seed: int = 0) -> Tensor:
-    return torch.randint(
-        0, 256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
-    )
+    return torch.randint(0, 256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
 def test_batches_give_what_one_batch_gives() -> None:
@@ -89,9 +87,7 @@ def test_the_published_inception() -> None:
         pytest.skip(str(error))
     rows = torch.arange(64, dtype=torch.float32)
     wave = ((torch.sin(rows / 4)[:, None] + torch.cos(rows / 6)[None]) * 63 + 128).to(torch.uint8)
-    images = torch.stack(
-        [torch.stack((wave, wave.T, 255 - wave)), torch.full((3, 64, 64), 128, dtype=torch.uint8)]
-    )
+    images = torch.stack([torch.stack((wave, wave.T, 255 - wave)), torch.full((3, 64, 64), 128, dtype=torch.uint8)])
     found = features(images)
     assert found.shape == (2, 2048)
     assert bool(found.isfinite().all())

@@ -41,9 +41,7 @@ def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("lpips") / "alex.pth"
-    kernels = {
-        f"lin{i}.model.1.weight": torch.ones(1, width, 1, 1) for i, (width, *_) in enumerate(CONVOLUTIONS)
-    }
+    kernels = {f"lin{i}.model.1.weight": torch.ones(1, width, 1, 1) for i, (width, *_) in enumerate(CONVOLUTIONS)}
     torch.save(kernels, path)
     return path
 

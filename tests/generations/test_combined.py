@@ -39,22 +39,13 @@ def peer_of(folder: Path, kind: Any = KandinskyV22CombinedPipeline) -> Any:
 
 def differences(ours: list[Image.Image], theirs: list[Image.Image]) -> np.ndarray:
     return np.stack(
-        [
-            np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int))
-            for a, b in zip(ours, theirs, strict=True)
-        ]
+        [np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)) for a, b in zip(ours, theirs, strict=True)]
     )
 
 
 def test_what_is_written_is_read(tiny: Checkpoints) -> None:
     pipe, written = tiny.own(), networks()
-    names = {
-        "unet": "unet",
-        "movq": "movq",
-        "prior": "prior",
-        "text": "text_encoder",
-        "vision": "image_encoder",
-    }
+    names = {"unet": "unet", "movq": "movq", "prior": "prior", "text": "text_encoder", "vision": "image_encoder"}
     for name, module in written.items():
         loaded = pipe.model.modules[names[name]]
         assert loaded.config == module.config
@@ -90,12 +81,9 @@ def test_the_peer_steers_away_from_the_same_embedding(tiny: Checkpoints) -> None
     peer, pipe = peer_of(tiny.combined), tiny.own()
     options = {"num_inference_steps": 3, "guidance_scale": 1.0}
     fox, house = (
-        peer.prior_pipe(text, generator=generators(3, 1), **options).image_embeds
-        for text in ("a red fox", "a house")
+        peer.prior_pipe(text, generator=generators(3, 1), **options).image_embeds for text in ("a red fox", "a house")
     )
-    negative = our_conditions(
-        pipe, prompt="a red fox", negative_prompt="a house", prior_guidance_scale=1.0, seed=3
-    )
+    negative = our_conditions(pipe, prompt="a red fox", negative_prompt="a house", prior_guidance_scale=1.0, seed=3)
     assert torch.allclose(negative.cond.image_embedding, fox, atol=1e-4)
     assert torch.allclose(negative.uncond.image_embedding, house, atol=1e-4)
     theirs = peer.decoder_pipe(

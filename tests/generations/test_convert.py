@@ -183,9 +183,7 @@ def test_networks_that_files_cannot_tell(text_image: TextImageCheckpoints, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["decoder"]
 
 
-def test_halves_that_do_not_belong_together(
-    first: Path, text_image: TextImageCheckpoints, tmp_path: Path
-) -> None:
+def test_halves_that_do_not_belong_together(first: Path, text_image: TextImageCheckpoints, tmp_path: Path) -> None:
     assert text_image.decoder
     assert text_image.prior
     decoder, prior = (open_checkpoint(text_image.root / name) for name in ("decoder", "prior"))
@@ -198,9 +196,7 @@ def test_halves_that_do_not_belong_together(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_appears_whole_or_not_at_all(
-    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_appears_whole_or_not_at_all(first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -23,11 +23,7 @@ from tests.reference.recorded import identical
 from tests.requests import our_latents
 from tests.tiny_one_text import SCHEDULER, TEXT, UNET, letters_tokenizer
 
-KINDS = {
-    "": "Kandinsky3Pipeline",
-    "_inpainting": "Kandinsky3InpaintPipeline",
-    "_flash": "Kandinsky3FlashPipeline",
-}
+KINDS = {"": "Kandinsky3Pipeline", "_inpainting": "Kandinsky3InpaintPipeline", "_flash": "Kandinsky3FlashPipeline"}
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +105,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     from transformers import T5Config, T5EncoderModel
 
     torch.manual_seed(0)
-    sizes = {
-        "block_out_channels": (64,) * 4,
-        "groups": 32,
-        "attention_head_dim": 64,
-        "time_embedding_dim": 64,
-    }
+    sizes = {"block_out_channels": (64,) * 4, "groups": 32, "attention_head_dim": 64, "time_embedding_dim": 64}
     peer = Kandinsky3Pipeline(
         tokenizer=letters_tokenizer(),
         text_encoder=redraw(T5EncoderModel(T5Config(**TEXT)), 1),

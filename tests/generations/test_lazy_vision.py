@@ -58,9 +58,7 @@ def test_images_bring_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_away(pipe)
 
 
-def test_a_damaged_cache_is_made_anew_and_none_is_needed(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_cache_is_made_anew_and_none_is_needed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = drawn(waiting(monkeypatch)).images[0].tobytes()
     (file,) = (cache / "no-image").iterdir()
     whole = file.read_bytes()

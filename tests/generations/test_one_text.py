@@ -170,10 +170,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda p: change_json(p / "unet" / "config.json", in_channels=7),
         "takes 7 channels and gives 7, its codec makes 4",
     ),
-    "shapes": (
-        lambda p: change_json(p / "unet" / "config.json", cross_attention_dim=32),
-        "of another shape",
-    ),
+    "shapes": (lambda p: change_json(p / "unet" / "config.json", cross_attention_dim=32), "of another shape"),
     "a U-Net of another generation": (
         lambda p: change_json(p / "unet" / "config.json", _class_name="UNet2DConditionModel"),
         "of a UNet2DConditionModel, not of a Kandinsky3UNet",

@@ -90,8 +90,7 @@ def test_strengths(first: Pipeline) -> None:
     encoded = first.model.codec.encode(to_tensor([image], 64, 64))
     fields = FIELDS | {"image": image, "steps": 10, "sampler": "ddpm"}
     far, near = (
-        (our_latents(first, **(fields | {"strength": strength})) - encoded).abs().mean()
-        for strength in (0.9, 0.1)
+        (our_latents(first, **(fields | {"strength": strength})) - encoded).abs().mean() for strength in (0.9, 0.1)
     )
     assert near < far
 
@@ -139,14 +138,7 @@ def test_a_prior_in_the_other_layout(text_image: TextImageCheckpoints, tmp_path:
     for name in ("decoder", "prior"):
         convert(open_checkpoint(text_image.root / name), tmp_path / name, "original")
         roots[name] = tmp_path / name
-    fields: dict[str, Any] = {
-        "prompt": "fox",
-        "seed": 1,
-        "width": 64,
-        "height": 64,
-        "steps": 2,
-        "prior_steps": 2,
-    }
+    fields: dict[str, Any] = {"prompt": "fox", "seed": 1, "width": 64, "height": 64, "steps": 2, "prior_steps": 2}
     mixed = load(roots["decoder"], prior=text_image.root / "prior")
     assert torch.isfinite(our_latents(mixed, **fields)).all()
     other = load(text_image.root / "decoder", prior=roots["prior"])
@@ -197,10 +189,7 @@ FIRST: dict[str, tuple[Damage, str]] = {
     "another encoder": (
         lambda p: change(
             p / "text_encoder1" / "pytorch_model.bin",
-            **{
-                "LinearTransformation.weight": torch.zeros(50, 128),
-                "LinearTransformation.bias": torch.zeros(50),
-            },
+            **{"LinearTransformation.weight": torch.zeros(50, 128), "LinearTransformation.bias": torch.zeros(50)},
         ),
         "the embedding of the first text encoder has size 50, the U-Net takes 96",
     ),
@@ -210,10 +199,7 @@ FIRST: dict[str, tuple[Damage, str]] = {
     ),
 }
 SECOND: dict[str, tuple[Damage, str]] = {
-    "no statistics": (
-        lambda p: (p / "ViT-L-14_stats.th").unlink(),
-        r"lacks the file ViT-L-14_stats\.th",
-    ),
+    "no statistics": (lambda p: (p / "ViT-L-14_stats.th").unlink(), r"lacks the file ViT-L-14_stats\.th"),
     "odd statistics": (
         lambda p: torch.save({"mean": torch.zeros(64)}, p / "ViT-L-14_stats.th"),
         "not a pair of vectors",
@@ -277,9 +263,7 @@ def test_options_that_the_first_does_not_have(first_release: Path, options: Any,
         load(first_release, **options)
 
 
-def test_options_that_others_do_not_have(
-    first_release: Path, second_release: Path, tiny: Checkpoints
-) -> None:
+def test_options_that_others_do_not_have(first_release: Path, second_release: Path, tiny: Checkpoints) -> None:
     with pytest.raises(RequestError, match="It has one only"):
         load(second_release, behaviour="head-2023")
     with pytest.raises(CheckpointError, match="has no prior"):
@@ -305,10 +289,7 @@ REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "sampler": ({"sampler": "p_sampler"}, "unknown sampler 'p_sampler'"),
     "eta": ({"sampler": "plms", "eta": 0.5}, "cannot act in sampler 'plms'"),
     "strength": ({"image": np.zeros((8, 8, 3), np.uint8), "strength": 1.5}, r"strength 1\.5 is not"),
-    "mask": (
-        {"image": np.zeros((8, 8, 3), np.uint8), "mask": np.ones((4, 4), np.uint8)},
-        "its image is 8 x 8",
-    ),
+    "mask": ({"image": np.zeros((8, 8, 3), np.uint8), "mask": np.ones((4, 4), np.uint8)}, "its image is 8 x 8"),
 }
 
 

@@ -6,11 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kandinsky.checkpoints.maps.scheduler import (
-    TEXT_IMAGE_SCHEDULES,
-    decoder_schedule_json,
-    schedule_from_json,
-)
+from kandinsky.checkpoints.maps.scheduler import TEXT_IMAGE_SCHEDULES, decoder_schedule_json, schedule_from_json
 from kandinsky.core.rng import PerImageRng
 from kandinsky.diffusion.denoiser import Denoiser
 from kandinsky.diffusion.loop import sample

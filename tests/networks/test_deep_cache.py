@@ -16,9 +16,7 @@ TIMES = [900, 700, 500, 300, 100]
 SECOND = UNet2Config(
     channels=(16, 24, 32), layers=2, head_dim=8, context_dim=16, groups=8, image_dim=12, image_tokens=4
 )
-THIRD = UNet3Config(
-    channels=(16, 32, 32), layers=2, time_dim=32, head_dim=8, context_dim=24, text_dim=20, groups=4
-)
+THIRD = UNet3Config(channels=(16, 32, 32), layers=2, time_dim=32, head_dim=8, context_dim=24, text_dim=20, groups=4)
 
 
 @dataclass

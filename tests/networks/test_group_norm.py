@@ -23,11 +23,9 @@ def layer() -> nn.GroupNorm:
 def told(form: str) -> dict[str, Tensor]:
     # A row of a table is a view of something wider.
     film = noise(2, 2 * CHANNELS + 5, seed=3)[:, : 2 * CHANNELS]
-    return {
-        "plain": {},
-        "film": {"film": film},
-        "modulation": {"modulation": noise(2, 2 * CHANNELS, 4, 5, seed=4)},
-    }[form]
+    return {"plain": {}, "film": {"film": film}, "modulation": {"modulation": noise(2, 2 * CHANNELS, 4, 5, seed=4)}}[
+        form
+    ]
 
 
 def expected(x: Tensor, norm: nn.GroupNorm, form: str, silu: bool) -> Tensor:

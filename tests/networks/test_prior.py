@@ -16,9 +16,7 @@ CONFIG = PriorConfig(heads=3, head_dim=8, layers=3, embedding_dim=20, text_width
 def condition(lengths: list[int], seed: int = 0, dtype: torch.dtype = torch.float32) -> PriorCondition:
     rows = len(lengths)
     mask = torch.arange(7)[None] < torch.tensor(lengths)[:, None]
-    return PriorCondition(
-        noise(rows, 7, 28, seed=seed, dtype=dtype), noise(rows, 20, seed=seed + 1, dtype=dtype), mask
-    )
+    return PriorCondition(noise(rows, 7, 28, seed=seed, dtype=dtype), noise(rows, 20, seed=seed + 1, dtype=dtype), mask)
 
 
 @settings(max_examples=25, deadline=None)

@@ -11,9 +11,7 @@ import pytest
 import kandinsky.networks
 
 FILES = sorted(Path(kandinsky.networks.__file__).parent.glob("*.py"))
-PROCESSOR = re.compile(
-    r"(?i)\b(device\.type|is_cuda|cuda|mps|xpu|triton|mkldnn|onednn|torch\.compile|graphs?)\b"
-)
+PROCESSOR = re.compile(r"(?i)\b(device\.type|is_cuda|cuda|mps|xpu|triton|mkldnn|onednn|torch\.compile|graphs?)\b")
 
 
 def code(source: str) -> Iterator[str]:

@@ -10,14 +10,7 @@ from kandinsky.networks.unet3 import MaskedRows, UNet3, UNet3Condition, UNet3Con
 from tests.parity.peers import noise, redraw, relative
 
 TINY = UNet3Config(
-    channels=(16, 32),
-    layers=2,
-    time_dim=32,
-    head_dim=8,
-    context_dim=24,
-    text_dim=20,
-    groups=4,
-    null_embedding=True,
+    channels=(16, 32), layers=2, time_dim=32, head_dim=8, context_dim=24, text_dim=20, groups=4, null_embedding=True
 )
 CONVENTIONS: tuple[MaskedRows, ...] = ("zero_states", "zero_context")
 
@@ -51,10 +44,7 @@ def test_prepared_steps_equal_the_whole_network(rows: MaskedRows) -> None:
     prepared = network.prepare(condition, [979, 479])
     for t in (979, 479, 250.5):
         assert (
-            relative(
-                prepared.step(_latents(2), t), network(_latents(2), torch.full((2,), float(t)), condition)
-            )
-            < 1e-12
+            relative(prepared.step(_latents(2), t), network(_latents(2), torch.full((2,), float(t)), condition)) < 1e-12
         )
 
 
@@ -133,9 +123,7 @@ def test_conditions_of_two_conventions_do_not_join() -> None:
 def test_a_network_starts_deaf() -> None:
     network = _network()
     network.initialise()
-    assert torch.equal(
-        _run(network, _latents(1), _text(2, 4), 1.0), _run(network, _latents(1), _text(2, 4), 900.0)
-    )
+    assert torch.equal(_run(network, _latents(1), _text(2, 4), 1.0), _run(network, _latents(1), _text(2, 4), 900.0))
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
@@ -151,8 +139,7 @@ def test_half_precision_stays_close(precision: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "word"),
-    [({"layers": 1}, "layers"), ({"groups": 12}, "12 groups"), ({"head_dim": 7}, "width 7")],
+    ("change", "word"), [({"layers": 1}, "layers"), ({"groups": 12}, "12 groups"), ({"head_dim": 7}, "width 7")]
 )
 def test_sizes_that_do_not_go_together_are_refused(change: dict[str, int], word: str) -> None:
     with pytest.raises(ConfigError, match=word):

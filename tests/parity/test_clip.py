@@ -7,12 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from kandinsky.checkpoints.maps.clip import (
     CLIP_TEXT,
@@ -70,9 +65,7 @@ def ids(rows: int, length: int = 9) -> torch.Tensor:
 @pytest.mark.parametrize("eos", [2, 58])
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_text_tower(
-    dtype: torch.dtype, tolerance: float, eos: int, activation: str, rows: int, tmp_path: Path
-) -> None:
+def test_text_tower(dtype: torch.dtype, tolerance: float, eos: int, activation: str, rows: int, tmp_path: Path) -> None:
     options = TEXT_TINY | {"eos_token_id": eos, "hidden_act": activation}
     peer = redraw(CLIPTextModelWithProjection(CLIPTextConfig(**options)), scale=0.2)
     options, tensors = saved(peer, tmp_path)
@@ -98,9 +91,7 @@ def test_both_ways_of_pooling_differ_on_learned_tokens() -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_vision_tower(
-    dtype: torch.dtype, tolerance: float, activation: str, rows: int, tmp_path: Path
-) -> None:
+def test_vision_tower(dtype: torch.dtype, tolerance: float, activation: str, rows: int, tmp_path: Path) -> None:
     options = VISION_TINY | {"hidden_act": activation}
     peer = redraw(CLIPVisionModelWithProjection(CLIPVisionConfig(**options)), scale=0.2)
     options, tensors = saved(peer, tmp_path)
@@ -170,22 +161,11 @@ LARGE: dict[str, Any] = {"hidden_act": "quick_gelu", "projection_dim": 768}
     [
         (
             BIG_G
-            | {
-                "hidden_size": 1280,
-                "intermediate_size": 5120,
-                "num_hidden_layers": 32,
-                "num_attention_heads": 20,
-            },
+            | {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20},
             694_659_840,
         ),
         (
-            LARGE
-            | {
-                "hidden_size": 768,
-                "intermediate_size": 3072,
-                "num_hidden_layers": 12,
-                "num_attention_heads": 12,
-            },
+            LARGE | {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
             123_650_304,
         ),
     ],
@@ -205,22 +185,12 @@ def test_published_text_sizes(options: dict[str, Any], count: int) -> None:
     [
         (
             BIG_G
-            | {
-                "hidden_size": 1664,
-                "intermediate_size": 8192,
-                "num_hidden_layers": 48,
-                "num_attention_heads": 16,
-            },
+            | {"hidden_size": 1664, "intermediate_size": 8192, "num_hidden_layers": 48, "num_attention_heads": 16},
             1_844_907_264,
         ),
         (
             LARGE
-            | {
-                "hidden_size": 1024,
-                "intermediate_size": 4096,
-                "num_hidden_layers": 24,
-                "num_attention_heads": 16,
-            },
+            | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
             303_966_208,
         ),
     ],

@@ -34,9 +34,7 @@ def draw_image(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def same_images(ours: list[Image.Image], theirs: list[Image.Image]) -> bool:
     """Equal to 8-bit rounding, which a random decoder amplifies, and nearly everywhere exactly."""
-    pairs = [
-        np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)) for a, b in zip(ours, theirs, strict=True)
-    ]
+    pairs = [np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)) for a, b in zip(ours, theirs, strict=True)]
     return all(d.max() <= 2 and (d > 0).mean() < 0.05 for d in pairs)
 
 
@@ -45,9 +43,7 @@ def same_images(ours: list[Image.Image], theirs: list[Image.Image]) -> bool:
 def test_text_to_image(tiny: Checkpoints, batch: int, width: int, height: int) -> None:
     prompts = ["a red fox", "зелёный дом", "a"][:batch]
     draws = generators(7, batch)
-    embeds, negative = tiny.prior(
-        prompts, num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False
-    )
+    embeds, negative = tiny.prior(prompts, num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False)
     options = {"height": height, "width": width, "num_inference_steps": STEPS, "guidance_scale": 3.0}
     peer = tiny.decoders["text2img"]
     theirs = peer(embeds, negative, generator=draws, output_type="latent", **options).images
@@ -57,20 +53,14 @@ def test_text_to_image(tiny: Checkpoints, batch: int, width: int, height: int) -
     assert relative(our_latents(pipe, **fields), theirs) < 1e-4
     assert relative(our_latents(pipe, batch=1, **fields), theirs) < 1e-4
     draws = generators(7, batch)
-    embeds, negative = tiny.prior(
-        prompts, num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False
-    )
-    assert same_images(
-        pipe.generate(**fields).images, peer(embeds, negative, generator=draws, **options).images
-    )
+    embeds, negative = tiny.prior(prompts, num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False)
+    assert same_images(pipe.generate(**fields).images, peer(embeds, negative, generator=draws, **options).images)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 7.5])
 def test_guidance_scales(tiny: Checkpoints, guidance: float) -> None:
     draws = generators(3, 1)
-    embeds, negative = tiny.prior(
-        ["fox"], num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False
-    )
+    embeds, negative = tiny.prior(["fox"], num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False)
     theirs = tiny.decoders["text2img"](
         embeds,
         negative,
@@ -106,28 +96,12 @@ def test_negative_prompts(tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch) ->
         patch.setattr("diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2_prior.randn_tensor", shared)
         patch.setattr("diffusers.schedulers.scheduling_unclip.randn_tensor", shared)
         embeds, negative = tiny.prior(
-            ["a fox"],
-            negative_prompt=["ugly"],
-            num_inference_steps=PRIOR_STEPS,
-            generator=draw,
-            return_dict=False,
+            ["a fox"], negative_prompt=["ugly"], num_inference_steps=PRIOR_STEPS, generator=draw, return_dict=False
         )
     theirs = tiny.decoders["text2img"](
-        embeds,
-        negative,
-        generator=draw,
-        output_type="latent",
-        height=64,
-        width=64,
-        num_inference_steps=STEPS,
+        embeds, negative, generator=draw, output_type="latent", height=64, width=64, num_inference_steps=STEPS
     ).images
-    fields: dict[str, Any] = {
-        "seed": 5,
-        "steps": STEPS,
-        "prior_steps": PRIOR_STEPS,
-        "width": 64,
-        "height": 64,
-    }
+    fields: dict[str, Any] = {"seed": 5, "steps": STEPS, "prior_steps": PRIOR_STEPS, "width": 64, "height": 64}
     ours = our_latents(tiny.ours("text2img"), prompt="a fox", negative_prompt="ugly", **fields)
     assert relative(ours, theirs) < 1e-4
     plain = our_latents(tiny.ours("text2img"), prompt="a fox", **fields)
@@ -138,9 +112,7 @@ def test_negative_prompts(tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch) ->
 def test_image_to_image(tiny: Checkpoints, strength: float) -> None:
     image = draw_image(64, 64)
     draws = generators(11, 2)
-    embeds, negative = tiny.prior(
-        ["fox", "cat"], num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False
-    )
+    embeds, negative = tiny.prior(["fox", "cat"], num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False)
     peer = KandinskyV22Img2ImgPipeline(**tiny.decoders["text2img"].components)
     peer.set_progress_bar_config(disable=True)
     theirs = peer(
@@ -174,9 +146,7 @@ def test_inpainting(tiny: Checkpoints, width: int, height: int) -> None:
     mask = np.zeros((height, width), dtype=np.float32)
     mask[8:40, 16:56] = 1.0
     draws = generators(13, 1)
-    embeds, negative = tiny.prior(
-        ["hat"], num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False
-    )
+    embeds, negative = tiny.prior(["hat"], num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False)
     peer: KandinskyV22InpaintPipeline = tiny.decoders["inpaint"]
     theirs = peer(
         embeds,
@@ -207,9 +177,7 @@ def test_an_ordinary_decoder_inpaints_by_pinning(tiny: Checkpoints) -> None:
 def test_control(tiny: Checkpoints) -> None:
     hint = draw_image(64, 64, seed=4)
     draws = generators(17, 2)
-    embeds, negative = tiny.prior(
-        ["fox", "cat"], num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False
-    )
+    embeds, negative = tiny.prior(["fox", "cat"], num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False)
     peer: KandinskyV22ControlnetPipeline = tiny.decoders["control"]
     tensor = ((to_tensor([hint], 64, 64) + 1) / 2).repeat(2, 1, 1, 1)
     # This pipeline gives no latents, and a random decoder would amplify the rounding of the loop.
@@ -261,16 +229,8 @@ def test_float64(tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(23)
     embeds, negative = prior("fox", num_inference_steps=PRIOR_STEPS, generator=draw, return_dict=False)
     theirs = decoder(
-        embeds,
-        negative,
-        generator=draw,
-        output_type="latent",
-        height=64,
-        width=64,
-        num_inference_steps=STEPS,
+        embeds, negative, generator=draw, output_type="latent", height=64, width=64, num_inference_steps=STEPS
     ).images
-    pipe = as_published(
-        kandinsky.load(tmp_path / "decoder", prior=tmp_path / "prior", device="cpu", dtype="float64")
-    )
+    pipe = as_published(kandinsky.load(tmp_path / "decoder", prior=tmp_path / "prior", device="cpu", dtype="float64"))
     fields: dict[str, Any] = {"prompt": "fox", "seed": 23, "steps": STEPS, "prior_steps": PRIOR_STEPS}
     assert relative(our_latents(pipe, width=64, height=64, **fields), theirs) < 2e-6

@@ -72,8 +72,7 @@ def test_small_guidance_scales_act(one_text: OneTextCheckpoints) -> None:
     pipe = one_text.ours()
     scales = (0.0, 0.5, 1.0, 1.0 + 1e-6)
     none, half, one, more = (
-        our_latents(pipe, prompt="fox", seed=3, guidance_scale=scale, **(FIELDS | {"steps": 1}))
-        for scale in scales
+        our_latents(pipe, prompt="fox", seed=3, guidance_scale=scale, **(FIELDS | {"steps": 1})) for scale in scales
     )
     assert relative(one, more) < 1e-5
     assert relative(one, none) > 1e-3

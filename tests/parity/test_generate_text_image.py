@@ -80,11 +80,7 @@ def test_negative_prompts(text_image: TextImageCheckpoints, monkeypatch: pytest.
         patch.setattr("diffusers.pipelines.kandinsky.pipeline_kandinsky_prior.randn_tensor", shared)
         patch.setattr("diffusers.schedulers.scheduling_unclip.randn_tensor", shared)
         embeds, negative = text_image.prior(
-            ["a fox"],
-            negative_prompt=["ugly"],
-            num_inference_steps=PRIOR_STEPS,
-            generator=draw,
-            return_dict=False,
+            ["a fox"], negative_prompt=["ugly"], num_inference_steps=PRIOR_STEPS, generator=draw, return_dict=False
         )
     options = SIZE | {"num_inference_steps": STEPS, "negative_prompt": ["ugly"]}
     theirs = latents_of(text_image.decoder, ["a fox"], embeds, negative, generator=draw, **options)
@@ -123,9 +119,7 @@ def test_inpainting(text_image: TextImageCheckpoints, width: int, height: int) -
     draws = generators(13, 1)
     embeds, zeros = embedded(text_image, ["hat"], draws)
     options = {"width": width, "height": height, "num_inference_steps": STEPS}
-    theirs = latents_of(
-        text_image.inpainting, ["hat"], image, mask.copy(), embeds, zeros, generator=draws, **options
-    )
+    theirs = latents_of(text_image.inpainting, ["hat"], image, mask.copy(), embeds, zeros, generator=draws, **options)
     fields = FIELDS | {"prompt": "hat", "image": image, "mask": mask, "seed": 13}
     fields |= {"width": width, "height": height}
     assert relative(our_latents(text_image.ours("inpainting"), **fields), theirs) < 1e-4
@@ -157,9 +151,7 @@ def test_interpolation(text_image: TextImageCheckpoints) -> None:
 def test_the_second_published_scheduler(text_image: TextImageCheckpoints) -> None:
     draws = generators(23, 2)
     embeds, zeros = embedded(text_image, PROMPTS[:2], draws)
-    peer = KandinskyPipeline(
-        **(text_image.decoder.components | {"scheduler": DDPMScheduler(**_second_scheduler())})
-    )
+    peer = KandinskyPipeline(**(text_image.decoder.components | {"scheduler": DDPMScheduler(**_second_scheduler())}))
     peer.set_progress_bar_config(disable=True)
     options = SIZE | {"num_inference_steps": STEPS}
     theirs = latents_of(peer, PROMPTS[:2], embeds, zeros, generator=draws, **options)
@@ -193,7 +185,5 @@ def test_what_the_decoder_does_not_read_is_told(text_image: TextImageCheckpoints
 @pytest.mark.parametrize("sampler", ["plms", "dpmpp_2m", "unipc", "euler", "euler_ancestral", "heun"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_other_samplers(text_image: TextImageCheckpoints, sampler: str, steps: int) -> None:
-    ours = our_latents(
-        text_image.ours(), prompt="fox", seed=1, sampler=sampler, **(FIELDS | {"steps": steps})
-    )
+    ours = our_latents(text_image.ours(), prompt="fox", seed=1, sampler=sampler, **(FIELDS | {"steps": steps}))
     assert torch.isfinite(ours).all()

@@ -27,9 +27,7 @@ def _pair(config: KLConfig, dtype: torch.dtype) -> tuple[Peer, AutoencoderKL]:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("shape", [(1, 3, 16, 16), (3, 3, 16, 32)])
 @torch.no_grad()
-def test_encodes_and_decodes_as_the_peer(
-    dtype: torch.dtype, tolerance: float, shape: tuple[int, ...]
-) -> None:
+def test_encodes_and_decodes_as_the_peer(dtype: torch.dtype, tolerance: float, shape: tuple[int, ...]) -> None:
     peer, ours = _pair(TINY, dtype)
     image = noise(*shape, dtype=dtype)
     mean, log_variance = ours.encode(image)

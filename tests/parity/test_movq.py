@@ -11,9 +11,7 @@ from tests.parity.peers import MOVQ_PUBLISHED, MOVQ_TINY, noise, redraw, relativ
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (3, 3, 32, 64)])
-def test_encodes_and_decodes_as_the_peer(
-    dtype: torch.dtype, tolerance: float, shape: tuple[int, ...]
-) -> None:
+def test_encodes_and_decodes_as_the_peer(dtype: torch.dtype, tolerance: float, shape: tuple[int, ...]) -> None:
     peer = redraw(VQModel(**MOVQ_TINY)).to(dtype)
     ours = MoVQ(movq_config(peer.config)).to(dtype)
     ours.load_state_dict(MOVQ.to_native(peer.state_dict()))
@@ -21,9 +19,7 @@ def test_encodes_and_decodes_as_the_peer(
     latents = noise(shape[0], 4, shape[2] // 8, shape[3] // 8, seed=1, dtype=dtype)
     with torch.no_grad():
         assert relative(ours.encode(image), peer.encode(image).latents) < tolerance
-        assert (
-            relative(ours.decode(latents), peer.decode(latents, force_not_quantize=True).sample) < tolerance
-        )
+        assert relative(ours.decode(latents), peer.decode(latents, force_not_quantize=True).sample) < tolerance
         quantized = ours.quantize(latents)
         assert relative(ours.decode(quantized.latents), peer.decode(latents).sample) < tolerance
 

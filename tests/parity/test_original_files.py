@@ -50,9 +50,7 @@ def test_unet() -> None:
 @torch.no_grad()
 def test_prior() -> None:
     torch.manual_seed(0)
-    ours = redraw(
-        Prior(PriorConfig(heads=3, head_dim=8, layers=2, embedding_dim=12, text_width=12, tokens=9))
-    )
+    ours = redraw(Prior(PriorConfig(heads=3, head_dim=8, layers=2, embedding_dim=12, text_width=12, tokens=9)))
     whole = original_prior_map(ours.config).to_foreign(ours.state_dict())
     file = with_statistics(*without_statistics(whole))
     config = infer_prior_config(file, head_dim=8)

@@ -51,9 +51,7 @@ def test_forward_and_prepared_steps(dtype: torch.dtype, tolerance: float, rows: 
     with torch.no_grad():
         prepared = ours.prepare(text, times)
         for t in times:
-            theirs = peer(
-                x, t, text.text_embedding, text.text_hidden, text.text_mask
-            ).predicted_image_embedding
+            theirs = peer(x, t, text.text_embedding, text.text_hidden, text.text_mask).predicted_image_embedding
             assert relative(ours(x, torch.full((rows,), t), text), theirs) < tolerance
             assert relative(prepared.step(x, t), theirs) < tolerance
 

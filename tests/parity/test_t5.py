@@ -10,13 +10,7 @@ from transformers import MT5Config, MT5EncoderModel, T5EncoderModel
 from transformers import T5Config as PeerConfig
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from kandinsky.checkpoints.maps.t5 import (
-    infer_t5_config,
-    t5_config,
-    t5_json,
-    t5_map,
-    without_decoder,
-)
+from kandinsky.checkpoints.maps.t5 import infer_t5_config, t5_config, t5_json, t5_map, without_decoder
 from kandinsky.checkpoints.weights import load_strict
 from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.networks.t5 import T5Config, T5Encoder, distance_buckets
@@ -68,9 +62,7 @@ def _texts(rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("kind", PEERS)
 @pytest.mark.parametrize(("rows", "length"), [(1, 30), (3, 12)])
 @torch.no_grad()
-def test_reads_texts_as_the_peer(
-    kind: str, dtype: torch.dtype, tolerance: float, rows: int, length: int
-) -> None:
+def test_reads_texts_as_the_peer(kind: str, dtype: torch.dtype, tolerance: float, rows: int, length: int) -> None:
     peer = _peer(kind, dtype)
     ids, mask = _texts(rows, length)
     theirs = peer(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -127,9 +119,7 @@ def test_half_precision_keeps_the_sums_of_blocks_in_range() -> None:
     assert relative(half(ids, mask).float(), whole(ids, mask)) < 2e-2
 
 
-@pytest.mark.parametrize(
-    ("length", "buckets", "distance"), [(300, 32, 128), (77, 32, 128), (40, 8, 12), (9, 4, 2)]
-)
+@pytest.mark.parametrize(("length", "buckets", "distance"), [(300, 32, 128), (77, 32, 128), (40, 8, 12), (9, 4, 2)])
 def test_distances_have_the_peers_buckets(length: int, buckets: int, distance: int) -> None:
     places = torch.arange(length)
     theirs = T5Attention._relative_position_bucket(
@@ -193,9 +183,7 @@ def test_published_sizes(kind: str) -> None:
         peer = model(peer_config.from_dict(t5_json(config, "mt5" if kind == "mt5" else "t5")))
     assert sum(p.numel() for p in ours.parameters()) == parameters
     foreign = t5_map(peer.state_dict()).to_foreign(ours.state_dict())
-    assert {name: t.shape for name, t in foreign.items()} == {
-        n: t.shape for n, t in peer.state_dict().items()
-    }
+    assert {name: t.shape for name, t in foreign.items()} == {n: t.shape for n, t in peer.state_dict().items()}
     assert infer_t5_config(foreign, config.gate) == config
 
 

@@ -28,9 +28,7 @@ def _pair(variant: dict[str, Any], dtype: torch.dtype) -> tuple[UNet2DConditionM
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-@pytest.mark.parametrize(
-    "variant", [IMAGE, INPAINT, HINT, TEXT_TINY], ids=["image", "inpaint", "hint", "text"]
-)
+@pytest.mark.parametrize("variant", [IMAGE, INPAINT, HINT, TEXT_TINY], ids=["image", "inpaint", "hint", "text"])
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 8, 8), (3, 8, 16)])
 def test_denoises_as_the_peer(
     variant: dict[str, Any], dtype: torch.dtype, tolerance: float, batch: int, height: int, width: int
@@ -59,9 +57,7 @@ def test_denoises_as_the_peer(
 
 def test_prepared_steps_equal_the_whole_network() -> None:
     _, ours = _pair(HINT, torch.float64)
-    condition = UNet2Condition(
-        noise(2, 20, dtype=torch.float64), hint=noise(2, 3, 64, 64, dtype=torch.float64)
-    )
+    condition = UNet2Condition(noise(2, 20, dtype=torch.float64), hint=noise(2, 3, 64, 64, dtype=torch.float64))
     x = noise(2, 4, 8, 8, seed=6, dtype=torch.float64)
     with torch.no_grad():
         prepared = ours.prepare(condition, [981, 500])
@@ -70,9 +66,7 @@ def test_prepared_steps_equal_the_whole_network() -> None:
             assert relative(prepared.step(x, t), whole) < 1e-12
 
 
-@pytest.mark.parametrize(
-    "variant", [IMAGE, INPAINT, HINT, TEXT_TINY], ids=["image", "inpaint", "hint", "text"]
-)
+@pytest.mark.parametrize("variant", [IMAGE, INPAINT, HINT, TEXT_TINY], ids=["image", "inpaint", "hint", "text"])
 def test_a_round_trip_of_names_is_the_identity(variant: dict[str, Any]) -> None:
     peer, ours = _pair(variant, torch.float32)
     back = UNET2[ours.config.condition].to_foreign(ours.state_dict())

@@ -42,16 +42,11 @@ def _save_vocabulary(folder: Path, vocabulary: dict[str, int], single: str, leng
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.post_processor = processors.TemplateProcessing(
-        single=single,
-        special_tokens=[(name, vocabulary[name]) for name in ("<begin>", "<end>") if name in vocabulary],
+        single=single, special_tokens=[(name, vocabulary[name]) for name in ("<begin>", "<end>") if name in vocabulary]
     )
     folder.mkdir(parents=True, exist_ok=True)
     made.save(str(folder / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": "<pad>",
-        "model_max_length": length,
-    }
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "model_max_length": length}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
@@ -112,16 +107,12 @@ def write_third_encoder(folder: Path) -> None:
         ids = found[f"{group}.ids"][0]
         vocabulary |= dict(zip(text.split(), ids[: len(text.split())].tolist(), strict=True))
     # Words of the longest negative prompt that the original cut off before it ran.
-    cut = facts(THIRD)["runs"]["t2i_neg_long"]["arguments"]["negative_text"].split()[
-        len(_third_negative().split()) :
-    ]
+    cut = facts(THIRD)["runs"]["t2i_neg_long"]["arguments"]["negative_text"].split()[len(_third_negative().split()) :]
     free = (k for k in range(2, 300) if k not in vocabulary.values())
     vocabulary |= dict(zip(cut, free, strict=False))
     _save_vocabulary(folder, vocabulary, "$A <end>", 512)
     config = facts(THIRD)["configuration"]["t5"]
-    (folder / "config.json").write_text(
-        json.dumps({**config, "model_type": "t5", "architectures": ["T5EncoderModel"]})
-    )
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "t5", "architectures": ["T5EncoderModel"]}))
     torch.save(weights(THIRD, "t5"), folder / "pytorch_model.bin")
 
 

@@ -99,9 +99,7 @@ def condition(case: str, rows: list[int], **more: Tensor) -> UNet2Condition:
     """What the U-Net is told with the recorded text states; each of `rows` is 0 (prompt) or 1 (empty)."""
     found = tensors(RELEASE if case == HEAD else case)
     if case == SECOND:
-        return UNet2Condition(
-            text_hidden=found["text.full"][rows], text_embedding=found["text.pooled"][rows], **more
-        )
+        return UNet2Condition(text_hidden=found["text.full"][rows], text_embedding=found["text.pooled"][rows], **more)
     return UNet2Condition(
         text_hidden=found["text1.full"][rows],
         text_embedding=found["text1.pooled"][rows],
@@ -113,8 +111,7 @@ def condition(case: str, rows: list[int], **more: Tensor) -> UNet2Condition:
 def identical(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
     """Whether two state dicts hold the same names, numbers and types."""
     return ours.keys() == theirs.keys() and all(
-        ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor)
-        for name, tensor in theirs.items()
+        ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor) for name, tensor in theirs.items()
     )
 
 

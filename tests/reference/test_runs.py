@@ -69,8 +69,7 @@ def pipelines(first_release: Path, second_release: Path) -> dict[tuple[str, bool
 def batchwise(schedule: Schedule) -> Schedule:
     """The originals measure percentiles on the first image of a batch, for all of it."""
     return replace(
-        schedule,
-        constraints=tuple(replace(part, of_first=part.kind == "percentile") for part in schedule.constraints),
+        schedule, constraints=tuple(replace(part, of_first=part.kind == "percentile") for part in schedule.constraints)
     )
 
 

@@ -35,18 +35,13 @@ PRIOR_RUNS = [run for run in facts(SECOND)["runs"] if run.startswith("clip_emb")
 @torch.no_grad()
 def test_multilingual_encoder(case: str, file: str, group: str) -> None:
     found, config = tensors(case), infer_mclip_config(weights(case, file))
-    encoder = load_strict(
-        lambda: MultilingualClip(config), MCLIP.to_native(weights(case, file)), torch.float32
-    )
+    encoder = load_strict(lambda: MultilingualClip(config), MCLIP.to_native(weights(case, file)), torch.float32)
     hidden, embedding = encoder(found[f"{group}.ids"], found[f"{group}.mask"])
     assert relative(hidden, found[f"{group}.full"]) < limit(case, group)
     assert relative(embedding, found[f"{group}.pooled"]) < limit(case, group)
     assert comes_back(MCLIP, weights(case, file))
     wanted = facts(case)["configuration"]["xlm_roberta"]
-    assert (config.heads, config.positions) == (
-        wanted["num_attention_heads"],
-        wanted["max_position_embeddings"],
-    )
+    assert (config.heads, config.positions) == (wanted["num_attention_heads"], wanted["max_position_embeddings"])
     assert config.projection == wanted["LinearTransformation_out"]
 
 
@@ -62,11 +57,7 @@ def test_second_encoder() -> None:
     assert relative(hidden, exact) < limit(RELEASE, "text2")
     assert comes_back(t5_map(file), file)
     wanted = facts(RELEASE)["configuration"]["mt5"]
-    assert (config.heads, config.head_dim, config.layers) == (
-        wanted["num_heads"],
-        wanted["d_kv"],
-        wanted["num_layers"],
-    )
+    assert (config.heads, config.head_dim, config.layers) == (wanted["num_heads"], wanted["d_kv"], wanted["num_layers"])
 
 
 @torch.no_grad()
@@ -78,26 +69,20 @@ def test_clip() -> None:
         if name != "logit_scale":
             halves[name.startswith("visual.")][name] = tensor
     natives = [
-        keys.to_native(half)
-        for keys, half in zip((ORIGINAL_CLIP_TEXT, ORIGINAL_CLIP_VISION), halves, strict=True)
+        keys.to_native(half) for keys, half in zip((ORIGINAL_CLIP_TEXT, ORIGINAL_CLIP_VISION), halves, strict=True)
     ]
     text = load_strict(lambda: ClipText(text_config), natives[0], torch.float32)
     vision = load_strict(lambda: ClipVision(vision_config), natives[1], torch.float32)
     said = text(found["clip.ids"].long())
     assert relative(said.hidden, found["clip.text_seq"]) < allowed
     assert relative(said.embedding, found["clip.text_feat"]) < allowed
-    images = torch.cat(
-        [found["clip.image"], torch.zeros_like(found["clip.image"]), found["clip.pil_preprocessed"]]
-    )
+    images = torch.cat([found["clip.image"], torch.zeros_like(found["clip.image"]), found["clip.pil_preprocessed"]])
     features = torch.cat([found["clip.image_feat"], found["clip.zero_image_feat"], found["clip.pil_feat"]])
     assert relative(vision(images), features) < allowed
     assert identical(ORIGINAL_CLIP_TEXT.to_foreign(natives[0]), halves[0])
     assert identical(ORIGINAL_CLIP_VISION.to_foreign(natives[1]), halves[1])
     wanted = facts(SECOND)["configuration"]["clip"]
-    assert (text_config.heads, vision_config.image_size) == (
-        wanted["transformer_heads"],
-        wanted["image_resolution"],
-    )
+    assert (text_config.heads, vision_config.image_size) == (wanted["transformer_heads"], wanted["image_resolution"])
 
 
 def _prior() -> Prior:
@@ -109,9 +94,7 @@ def _prior() -> Prior:
 
 def _told(rows: list[int]) -> PriorCondition:
     found = tensors(SECOND)
-    return PriorCondition(
-        found["clip.text_seq"][rows], found["clip.text_feat"][rows], found["clip.mask"][rows]
-    )
+    return PriorCondition(found["clip.text_seq"][rows], found["clip.text_feat"][rows], found["clip.mask"][rows])
 
 
 @torch.no_grad()
@@ -146,9 +129,7 @@ def test_the_priors_two_files_come_back() -> None:
     assert identical({"mean": mean, "std": deviation}, stats)
 
 
-@pytest.mark.parametrize(
-    "content", [{}, (torch.ones(3),), (torch.ones(3), 2.0), (torch.ones(1, 3),) * 2, None]
-)
+@pytest.mark.parametrize("content", [{}, (torch.ones(3),), (torch.ones(3), 2.0), (torch.ones(1, 3),) * 2, None])
 def test_statistics_of_another_form_are_refused(content: object) -> None:
     with pytest.raises(CheckpointError, match="not a pair of vectors"):
         with_statistics({}, content)

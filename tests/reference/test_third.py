@@ -9,12 +9,7 @@ from torch import Tensor
 from kandinsky.checkpoints.maps.networks import LATER_MOVQ, ONE_TEXT
 from kandinsky.checkpoints.maps.networks import UNET3 as UNET
 from kandinsky.checkpoints.maps.original_movq import WRAPPED, infer_movq_config, original_movq_map
-from kandinsky.checkpoints.maps.original_unet3 import (
-    gathered,
-    infer_unet3_config,
-    original_unet3_map,
-    scattered,
-)
+from kandinsky.checkpoints.maps.original_unet3 import gathered, infer_unet3_config, original_unet3_map, scattered
 from kandinsky.checkpoints.maps.t5 import infer_t5_config, t5_config, t5_map
 from kandinsky.checkpoints.original import OriginalFolder, open_original
 from kandinsky.checkpoints.weights import load_strict
@@ -39,11 +34,7 @@ from tests.reference.recorded import (
 )
 
 TEXTS = ("text", "neg_short", "neg_long")
-RUNS = [
-    pytest.param(case, run, id=f"{case}-{run}")
-    for case in (THIRD, THIRD_RELEASE)
-    for run in facts(case)["runs"]
-]
+RUNS = [pytest.param(case, run, id=f"{case}-{run}") for case in (THIRD, THIRD_RELEASE) for run in facts(case)["runs"]]
 
 
 def _encoder() -> T5Encoder:
@@ -66,10 +57,7 @@ def _told(group: str = "text") -> UNet3Condition:
 def _nothing() -> UNet3Condition:
     length = tensors(THIRD)["text.context"].shape[1]
     return UNet3Condition(
-        torch.zeros(1, length, 80),
-        torch.zeros(1, length),
-        masked_rows="zero_context",
-        null=torch.tensor([True]),
+        torch.zeros(1, length, 80), torch.zeros(1, length), masked_rows="zero_context", null=torch.tensor([True])
     )
 
 
@@ -155,15 +143,11 @@ def test_movq() -> None:
 def test_images_of_whole_runs(case: str, run: str) -> None:
     found, file = tensors(case), weights(THIRD, "movq")
     config = infer_movq_config(file)
-    network = load_strict(
-        lambda: MoVQ(config), original_movq_map(config, wrapped=True).to_native(file), torch.float32
-    )
+    network = load_strict(lambda: MoVQ(config), original_movq_map(config, wrapped=True).to_native(file), torch.float32)
     decoded = network.decode(found[f"{run}.latents"])
     # The original cuts decimals off where others round.
     ours = ((decoded + 1) / 2).clamp(0, 1).mul(255).permute(0, 2, 3, 1).to(torch.uint8).int()
-    assert (ours - found[f"{run}.image"].int()).abs().max() <= max(
-        1, facts(case)["sensitivity"][run]["levels"]
-    )
+    assert (ours - found[f"{run}.image"].int()).abs().max() <= max(1, facts(case)["sensitivity"][run]["levels"])
 
 
 @pytest.mark.parametrize("embed", [False, True])

@@ -107,9 +107,7 @@ def test_loaded(run: str, pipelines: dict[tuple[str, str], Pipeline]) -> None:
     fields = {"width": given["width"], "height": given["height"], "seed": 0}
     fields |= {name: given[name] for name in ("guidance_scale", "steps", "eta") if name in given}
     fields |= {"negative_prompt": given["negative_text"]} if "negative_text" in given else {}
-    ours = latents_of(
-        pipelines[THIRD, method], Request(THIRD_PROMPT, **fields), draws_of(THIRD, run), cut=True
-    )
+    ours = latents_of(pipelines[THIRD, method], Request(THIRD_PROMPT, **fields), draws_of(THIRD, run), cut=True)
     assert relative(ours, tensors(THIRD)[f"{run}.latents"]) < limit(THIRD, run)
 
 
@@ -134,9 +132,7 @@ def test_the_first_release(run: str, pipelines: dict[tuple[str, str], Pipeline])
     assert np.abs(pixels - found[f"{run}.image"].numpy()).max() <= 2
 
 
-def test_a_negative_prompt_of_its_own_length_is_another(
-    pipelines: dict[tuple[str, str], Pipeline],
-) -> None:
+def test_a_negative_prompt_of_its_own_length_is_another(pipelines: dict[tuple[str, str], Pipeline]) -> None:
     """Unless told to we do not cut it; one that is as long as the prompt is the same in both ways."""
     pipe, draws = pipelines[THIRD, "text2img"], draws_of(THIRD, "t2i_neg_long")
     short = RUNS["t2i_neg_short"]["arguments"]["negative_text"]

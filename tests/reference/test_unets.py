@@ -57,10 +57,7 @@ def test_calls_of_whole_runs(case: str, run: str) -> None:
     if case == SECOND:
         more["image_embedding"] = found[f"{run}.image_emb"]
     prepared = unet(case, inpainting).prepare(condition(case, rows, **more), [float(t[0, 0])])
-    worst = max(
-        relative(prepared.step(x[step], float(t[step, 0])), out[step])
-        for step in (0, len(x) // 2, len(x) - 1)
-    )
+    worst = max(relative(prepared.step(x[step], float(t[step, 0])), out[step]) for step in (0, len(x) // 2, len(x) - 1))
     allowed = limit(RELEASE if case == HEAD else case, "unet_inpaint" if inpainting else "unet")
     assert worst < allowed
 

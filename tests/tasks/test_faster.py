@@ -28,16 +28,8 @@ FIELDS: dict[str, Any] = {
     "seed": 3,
 }
 MIDDLE = (0.2, 0.6)
-OFF: list[dict[str, Any]] = [
-    {"guidance_interval": (0.0, 1.0)},
-    {"reuse": 1},
-    {"guidance_interval": [0, 1], "reuse": 1},
-]
-ON: list[dict[str, Any]] = [
-    {"guidance_interval": MIDDLE},
-    {"reuse": 3},
-    {"guidance_interval": MIDDLE, "reuse": 2},
-]
+OFF: list[dict[str, Any]] = [{"guidance_interval": (0.0, 1.0)}, {"reuse": 1}, {"guidance_interval": [0, 1], "reuse": 1}]
+ON: list[dict[str, Any]] = [{"guidance_interval": MIDDLE}, {"reuse": 3}, {"guidance_interval": MIDDLE, "reuse": 2}]
 
 
 @pytest.fixture(scope="module")
@@ -177,17 +169,14 @@ def test_weights_that_come_and_go(one_text: OneTextCheckpoints, on: dict[str, An
     plain, away = one_text.ours(), one_text.ours(offload="parts")
     # Weights that stay are laid out for their processor once a request, and then round differently.
     there, gone = (
-        np.frombuffer(b"".join(pixels(pipe, sampler="heun", **on)), np.uint8).astype(int)
-        for pipe in (plain, away)
+        np.frombuffer(b"".join(pixels(pipe, sampler="heun", **on)), np.uint8).astype(int) for pipe in (plain, away)
     )
     assert np.abs(there - gone).max() <= 2
     assert pixels(plain, sampler="heun", **on) != pixels(plain)
 
 
 @pytest.mark.parametrize("on", ON)
-def test_other_generations(
-    one_text: OneTextCheckpoints, text_image: TextImageCheckpoints, on: dict[str, Any]
-) -> None:
+def test_other_generations(one_text: OneTextCheckpoints, text_image: TextImageCheckpoints, on: dict[str, Any]) -> None:
     for other in (one_text.ours(), text_image.ours()):
         for same in OFF:
             assert pixels(other, **same) == pixels(other)

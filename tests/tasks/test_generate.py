@@ -93,9 +93,7 @@ def alone(fields: dict[str, Any], index: int) -> dict[str, Any]:
 
 @settings(max_examples=10, deadline=None)
 @given(fields=requests(), data=st.data())
-def test_an_image_of_a_batch_is_the_image_alone(
-    fields: dict[str, Any], data: st.DataObject, pipe: Pipeline
-) -> None:
+def test_an_image_of_a_batch_is_the_image_alone(fields: dict[str, Any], data: st.DataObject, pipe: Pipeline) -> None:
     together = our_latents(pipe, **fields)
     index = data.draw(st.integers(0, len(together) - 1))
     single = our_latents(pipe, **alone(fields, index))
@@ -162,9 +160,7 @@ def test_eta_is_the_share_of_fresh_noise(pipe: Pipeline) -> None:
 
 def test_events_and_totals(tiny: Checkpoints) -> None:
     pipe = tiny.own(batch_size=2)
-    events = list(
-        pipe.stream(["a fox", noise_image(1), "a cat"], negative_prompt=["", "a house", ""], **QUICK)
-    )
+    events = list(pipe.stream(["a fox", noise_image(1), "a cat"], negative_prompt=["", "a house", ""], **QUICK))
     kinds = [type(event).__name__ for event in events]
     assert kinds[0] == "Encoding"
     assert kinds[-1] == "Finished"
@@ -264,9 +260,7 @@ def test_nothing_of_a_finished_request_is_left(pipe: Pipeline, monkeypatch: pyte
     assert watched.alive() == []
 
 
-def test_while_decoding_the_prepared_networks_are_gone(
-    pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_while_decoding_the_prepared_networks_are_gone(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(monkeypatch)
     for event in pipe.stream("a fox", **QUICK):
         if isinstance(event, Decoding):

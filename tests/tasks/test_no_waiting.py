@@ -54,9 +54,7 @@ def test_no_step_of_any_sampler_waits_for_the_device(name: str) -> None:
         prepared = network.prepare(UNet2Condition(noise(2, 24)), times)
     constraints = [Constraint("static"), Constraint("percentile", max=2.0, rederive_eps=True)]
     denoise = make_denoiser(prepared.step, process, epsilon, 4.0, constraints)
-    steps = sample(
-        make_sampler(name, process), denoise, noise(1, 4, 8, 8), times, PerImageRng.from_seeds([0])
-    )
+    steps = sample(make_sampler(name, process), denoise, noise(1, 4, 8, 8), times, PerImageRng.from_seeds([0]))
     next(steps)
     with Recorded() as seen:
         for _ in steps:

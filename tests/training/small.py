@@ -15,12 +15,7 @@ from kandinsky.training.task import StepContext, Task
 
 CPU = torch.device("cpu")
 
-WORDS = {
-    "red": "красный",
-    "green": "зелёный",
-    "blue": "синий",
-    "yellow": "жёлтый",
-}
+WORDS = {"red": "красный", "green": "зелёный", "blue": "синий", "yellow": "жёлтый"}
 
 
 def draw_images(folder: Path) -> Path:

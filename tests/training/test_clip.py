@@ -92,9 +92,7 @@ def test_the_loss_is_the_weighted_sum_of_what_each_head_says(root: Path, tmp_pat
     torch.testing.assert_close(parts["concepts_text"], F.cross_entropy(apprentice.concepts(text), classes))
     vectors = apprentice.looks.background
     colours = 8 * F.cosine_similarity(image[:, None], vectors[None], dim=2)
-    torch.testing.assert_close(
-        parts["background"], F.cross_entropy(colours, pairs.images.facts["backgrounds"])
-    )
+    torch.testing.assert_close(parts["background"], F.cross_entropy(colours, pairs.images.facts["backgrounds"]))
     styles = 8 * F.cosine_similarity(text[:, None], apprentice.looks.style[None], dim=2)
     named_styles = F.cross_entropy(styles[named], pairs.images.facts["styles"][named])
     torch.testing.assert_close(parts["style_text"], named_styles)
@@ -275,17 +273,13 @@ def test_a_finished_vision_tower_sees_each_variant_once(root: Path, tmp_path: Pa
     assert len(white)
     with torch.no_grad():
         plain = apprentice.towers.see(learned.plain(white // 3))
-    torch.testing.assert_close(
-        task.data.encoded.tensors["embeddings"][white].float(), plain, atol=2e-3, rtol=0
-    )
+    torch.testing.assert_close(task.data.encoded.tensors["embeddings"][white].float(), plain, atol=2e-3, rtol=0)
     losses.total.backward()
     assert all(value.grad is None for value in apprentice.towers.vision.parameters())
     assert any(value.grad is not None for value in apprentice.towers.text.parameters())
 
 
-def test_measuring_loads_no_tokenizer_again(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measuring_loads_no_tokenizer_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, task = build(small_config(root, out=str(tmp_path / "run")), "clip")
     loaded = []
 

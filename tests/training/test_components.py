@@ -22,11 +22,7 @@ from kandinsky.training.config import DataConfig, read_config, read_settings
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 
-POKEMON = (
-    "kandinsky_v22_prior_pokemon_blip",
-    "kandinsky_v22_decoder_pokemon_blip",
-    "kandinsky_v3_pokemon_blip",
-)
+POKEMON = ("kandinsky_v22_prior_pokemon_blip", "kandinsky_v22_decoder_pokemon_blip", "kandinsky_v3_pokemon_blip")
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +43,7 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
     return load_file(file)
 
 
-def test_a_run_of_our_own_and_the_peer_reads_it(
-    one_text: OneTextCheckpoints, images: Path, tmp_path: Path
-) -> None:
+def test_a_run_of_our_own_and_the_peer_reads_it(one_text: OneTextCheckpoints, images: Path, tmp_path: Path) -> None:
     from diffusers import Kandinsky3UNet as Peer
 
     values = of_v3(one_text, images, tmp_path / "run")
@@ -80,9 +74,7 @@ def test_a_run_of_our_own_and_the_peer_reads_it(
 
 
 @pytest.mark.parametrize("form", ["file", "compiled", "shards"])
-def test_the_results_of_other_trainers(
-    form: str, one_text: OneTextCheckpoints, images: Path, tmp_path: Path
-) -> None:
+def test_the_results_of_other_trainers(form: str, one_text: OneTextCheckpoints, images: Path, tmp_path: Path) -> None:
     values = of_v3(one_text, images, tmp_path / "run")
     wanted = {name: value + 1 for name, value in tensors_of(one_text.root / "decoder" / "unet").items()}
     named = {f"unet.{name}": value for name, value in wanted.items()}
@@ -165,17 +157,7 @@ def test_a_built_in_run_by_its_name_on_local_images(
     for extra in list(Path("pokemon").iterdir())[4:]:
         if extra.suffix == ".png":
             extra.unlink()
-    flags = [
-        "--model",
-        str(one_text.root / "decoder"),
-        "--size",
-        "64",
-        "--steps",
-        "2",
-        "--device",
-        "cpu",
-        "-q",
-    ]
+    flags = ["--model", str(one_text.root / "decoder"), "--size", "64", "--steps", "2", "--device", "cpu", "-q"]
     with pytest.raises(SystemExit) as ended:
         run(["train", POKEMON[2], "--data", "pokemon", *flags, "-q", "--out", "run"])
     assert ended.value.code == 0

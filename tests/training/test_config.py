@@ -63,9 +63,7 @@ def test_toml_becomes_stages(tmp_path: Path) -> None:
 
 
 def test_a_single_method_needs_no_stage_table() -> None:
-    config = read_config(
-        {"out": "run", "data": {"folder": "x"}, "method": "prior", "max_steps": 3, "batch": 2}
-    )
+    config = read_config({"out": "run", "data": {"folder": "x"}, "method": "prior", "max_steps": 3, "batch": 2})
     (stage,) = config.stage
     assert (stage.method, stage.batch, stage.max_steps) == ("prior", 2, 3)
 
@@ -83,10 +81,7 @@ def stage(**values: Any) -> dict[str, Any]:
     ("values", "message"),
     [
         ({**MINIMAL, "sed": 1}, "no setting 'sed'. Did you mean 'seed'?"),
-        (
-            {**MINIMAL, "data": {"folder": "x", "sise": 1}},
-            "data: there is no setting 'sise'. Did you mean 'size'?",
-        ),
+        ({**MINIMAL, "data": {"folder": "x", "sise": 1}}, "data: there is no setting 'sise'. Did you mean 'size'?"),
         (stage(bach=3), "stage.0: there is no setting 'bach'. Did you mean 'batch'?"),
         (stage(optimiser={"lrr": 1}), "stage.0.optimiser: there is no setting 'lrr'. Did you mean 'lr'?"),
         (stage(objective={"perceptul": 1}), "no setting 'perceptul'. Did you mean 'perceptual'?"),
@@ -155,14 +150,8 @@ def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
             {"data": {"folder": "x", "recipe": "emoji", "captions": {"tgas": 0.3}}},
             "data.captions: there is no setting 'tgas'. Did you mean 'tags'? Known: article, colour_alone",
         ),
-        (
-            {"data": {"folder": "x", "recipe": "emoji", "captions": {"tags": 1.5}}},
-            "data.captions.tags: input",
-        ),
-        (
-            {"data": {"folder": "x", "recipe": "emoji", "captions": {"tags": -0.1}}},
-            "data.captions.tags: input",
-        ),
+        ({"data": {"folder": "x", "recipe": "emoji", "captions": {"tags": 1.5}}}, "data.captions.tags: input"),
+        ({"data": {"folder": "x", "recipe": "emoji", "captions": {"tags": -0.1}}}, "data.captions.tags: input"),
         (
             {"data": {"folder": "x", "recipe": "emoji", "captions": {"languages": {"tlh": 1}}}},
             "data.captions.languages: there is no setting 'tlh'",
@@ -173,9 +162,7 @@ def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_names_are_checked_before_anything_is_written(
-    changes: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_names_are_checked_before_anything_is_written(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     values = {**MINIMAL, **changes, "out": str(tmp_path / "run"), "device": "cpu"}
     with pytest.raises(ConfigError) as caught:
         next(iter(run_config(values)))

@@ -75,9 +75,7 @@ def test_the_prior(variants: int, times: str, root: Path, tmp_path: Path, whole:
 
 @pytest.mark.parametrize("variants", [0, 2])
 @pytest.mark.parametrize("objective", [{"min_snr": 5.0}, {"target": "v", "times": "second_moment"}])
-def test_the_decoder(
-    variants: int, objective: dict[str, Any], root: Path, tmp_path: Path, whole: Path
-) -> None:
+def test_the_decoder(variants: int, objective: dict[str, Any], root: Path, tmp_path: Path, whole: Path) -> None:
     trains(root, tmp_path, whole, {"method": "decoder", "variants": variants, "objective": objective})
 
 

@@ -32,9 +32,7 @@ from kandinsky.training.finetune.distillation import draw_few, student
 from kandinsky.training.finetune.teacher_trajectories import SegmentSource, draw_trajectories
 from kandinsky.training.memory_plan import plan
 from kandinsky.training.methods import METHODS
-from kandinsky.training.objectives.distillation import (
-    SolverTimes,
-)
+from kandinsky.training.objectives.distillation import SolverTimes
 from kandinsky.training.run_folder import CHECKPOINTS
 from kandinsky.training.task import Task
 from tests.tiny import write_tiny
@@ -167,10 +165,7 @@ def test_what_is_learned_draws_in_few_steps(kind: str, model: Path, images: Path
 
 @pytest.fixture(params=["text and image", "two texts", "one text"])
 def reader(
-    request: pytest.FixtureRequest,
-    text_image: TextImageCheckpoints,
-    first_release: Path,
-    one_text: OneTextCheckpoints,
+    request: pytest.FixtureRequest, text_image: TextImageCheckpoints, first_release: Path, one_text: OneTextCheckpoints
 ) -> dict[str, Any]:
     """A checkpoint whose decoder reads texts, as `load` takes it."""
     if request.param == "two texts":
@@ -198,9 +193,7 @@ def test_decoders_that_read_texts_learn_few_steps_too(
 
 
 @pytest.mark.parametrize("kind", list(SETTINGS))
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-    kind: str, model: Path, images: Path, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(kind: str, model: Path, images: Path, tmp_path: Path) -> None:
     """Interrupted twice: while the teacher draws, and between two steps."""
     values = config(model, images, tmp_path / "whole", SETTINGS[kind])
     exported(run_config(values))
@@ -233,9 +226,7 @@ def test_trajectories_are_what_requests_draw(model: Path, images: Path, tmp_path
     assert embeddings is not None
     assert embeddings.shape == (2, 16)
     pipe = kandinsky.load(model, device="cpu")
-    pipe.model = Sampling({"steps": 4, "guidance_scale": 3.0, "sampler": "dpmpp_2m"}, "trailing").applied(
-        pipe.model
-    )
+    pipe.model = Sampling({"steps": 4, "guidance_scale": 3.0, "sampler": "dpmpp_2m"}, "trailing").applied(pipe.model)
     drawn = pipe.generate(["a red fox", "a cat"], seed=5)
     decoded = ((base.model.codec.decode(states[:, -1]) * 0.5 + 0.5).clamp(0, 1) * 255).round()
     for image, wanted in zip(drawn.images, decoded.permute(0, 2, 3, 1).numpy(), strict=True):
@@ -255,9 +246,7 @@ def test_examples_are_the_steps_of_trajectories(model: Path, images: Path, tmp_p
     assert batch.captions == (kept.captions[1], kept.captions[4])
 
 
-def test_the_teacher_draws_once(
-    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_teacher_draws_once(model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Again only where a file is damaged, and for other settings."""
     values = config(model, images, tmp_path, SETTINGS["trajectories"])
     build(values)

@@ -112,9 +112,7 @@ def test_what_is_learned_is_written_and_acts(method: str, images: Path, tmp_path
     first = result.path.read_bytes() if result.path.is_file() else draw(changed, prompt).tobytes()
     # Once more, from the run's checkpoints alone.
     again = exported(run_config(config(images, tmp_path / "run", method), resume=True))
-    assert (
-        again.path.read_bytes() if again.path.is_file() else draw(apply(again), prompt).tobytes()
-    ) == first
+    assert (again.path.read_bytes() if again.path.is_file() else draw(apply(again), prompt).tobytes()) == first
     assert export(config(images, tmp_path / "run", method)) == result.path
 
 
@@ -207,8 +205,7 @@ def test_a_whole_checkpoint_keeps_what_did_not_learn(images: Path, tmp_path: Pat
     pipe = kandinsky.load(result.path, device="cpu")
     same = {
         name: all(
-            torch.equal(value, pipe.model.modules[name].state_dict()[key])
-            for key, value in module.state_dict().items()
+            torch.equal(value, pipe.model.modules[name].state_dict()[key]) for key, value in module.state_dict().items()
         )
         for name, module in base.model.modules.items()
     }
@@ -266,10 +263,7 @@ def test_a_decoder_that_reads_texts_learns_a_row_in_each_encoder(
     objective = {"token": "zwxq", "init_from": "a", "route": route, "prior_steps": 2}
     values = config(images, tmp_path, "textual_inversion", objective=objective)
     values["data"] = {"folder": str(images), "size": 64}
-    values["model"] = {
-        "name": str(text_image.root / "decoder"),
-        "prior": str(text_image.root / "prior"),
-    }
+    values["model"] = {"name": str(text_image.root / "decoder"), "prior": str(text_image.root / "prior")}
     result = exported(run_config(values))
     rows = load_file(result.path)
     assert set(rows) == {"text_encoder.zwxq", "prior_text_encoder.zwxq"}
@@ -384,9 +378,7 @@ def test_embeddings_of_the_original_format_are_read(tmp_path: Path) -> None:
         pipe.load_words(tmp_path / "decoder.bin")
 
 
-def test_the_command_line_needs_no_file(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_line_needs_no_file(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments: str) -> int:

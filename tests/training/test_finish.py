@@ -119,9 +119,7 @@ def test_it_is_done_once_however_often_a_run_is_resumed(root: Path, tmp_path: Pa
     assert not torch.equal(longer["movq.final"]["quant_conv.bias"], first["movq.final"]["quant_conv.bias"])
 
 
-def test_a_stage_that_was_over_before_it_was_finished_is_finished_on_resume(
-    root: Path, tmp_path: Path
-) -> None:
+def test_a_stage_that_was_over_before_it_was_finished_is_finished_on_resume(root: Path, tmp_path: Path) -> None:
     run = run_config(only_movq(root, tmp_path / "run"))
     for event in run:
         if isinstance(event, events.Saved):
@@ -191,12 +189,7 @@ def test_the_peer_loads_the_same_folder(model: Path) -> None:
     unet = load_networks(context(json.loads((model.parent / "config.json").read_text())))["unet"]
     with torch.no_grad():
         drawn = peer(
-            "red bar",
-            height=16,
-            width=16,
-            num_inference_steps=2,
-            prior_num_inference_steps=2,
-            output_type="np",
+            "red bar", height=16, width=16, num_inference_steps=2, prior_num_inference_steps=2, output_type="np"
         ).images
     assert drawn.shape == (1, 16, 16, 3)
     assert np.isfinite(drawn).all()

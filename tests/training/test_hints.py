@@ -252,27 +252,11 @@ def test_other_generations_take_no_hints(one_text: OneTextCheckpoints, images: P
         with_hints(read_folder(images), tmp_path / "some")
 
 
-def test_the_flag_of_the_command(
-    images: Path, hints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_flag_of_the_command(images: Path, hints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    flags = [
-        "--data",
-        str(images),
-        "--size",
-        "32",
-        "--steps",
-        "1",
-        "--device",
-        "cpu",
-        "-q",
-        "--threads",
-        "1",
-    ]
+    flags = ["--data", str(images), "--size", "32", "--steps", "1", "--device", "cpu", "-q", "--threads", "1"]
     for name, given in (("edges", "edges"), ("folder", str(hints))):
         with pytest.raises(SystemExit) as ended:
             run(["train", "--method", "full", *flags, "--hints", given, "--out", name])
         assert ended.value.code == 0
-        assert (
-            open_folder(tmp_path / name / "checkpoint").config("unet")["addition_embed_type"] == "image_hint"
-        )
+        assert open_folder(tmp_path / name / "checkpoint").config("unet")["addition_embed_type"] == "image_hint"

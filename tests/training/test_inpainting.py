@@ -184,10 +184,7 @@ def test_earlier_generations_repaint(
     convert(open_checkpoint(first_release), tmp_path / "first", "diffusers")
     models = {
         "KandinskyTwoTextsPipeline": {"name": str(tmp_path / "first")},
-        "KandinskyInpaintPipeline": {
-            "name": str(text_image.root / "decoder"),
-            "prior": str(text_image.root / "prior"),
-        },
+        "KandinskyInpaintPipeline": {"name": str(text_image.root / "decoder"), "prior": str(text_image.root / "prior")},
     }
     for kind, model in models.items():
         values = config(images, tmp_path / kind, "full", objective=INPAINTING | {"frozen": ["resblocks"]})

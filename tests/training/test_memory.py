@@ -47,19 +47,11 @@ def of_unet3(network: nn.Module) -> Tensor:
 
 
 def prior() -> nn.Module:
-    return redraw(
-        Prior(PriorConfig(heads=2, head_dim=8, layers=4, embedding_dim=16, text_width=16, tokens=6)), 0
-    )
+    return redraw(Prior(PriorConfig(heads=2, head_dim=8, layers=4, embedding_dim=16, text_width=16, tokens=6)), 0)
 
 
 def unet2() -> nn.Module:
-    sizes: dict[str, Any] = {
-        "channels": (16, 32),
-        "layers": 2,
-        "head_dim": 16,
-        "context_dim": 16,
-        "groups": 8,
-    }
+    sizes: dict[str, Any] = {"channels": (16, 32), "layers": 2, "head_dim": 16, "context_dim": 16, "groups": 8}
     return redraw(UNet2(UNet2Config(**sizes, image_dim=16, image_tokens=4)), 0)
 
 

@@ -52,9 +52,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(changes: dict[str, Any]
     assert losses[-1]["network/mse"] < losses[0]["network/mse"]
 
 
-def one_step(
-    precision: str, poison: float = 1.0, scale: float | None = None
-) -> tuple[Learner, dict[str, Tensor]]:
+def one_step(precision: str, poison: float = 1.0, scale: float | None = None) -> tuple[Learner, dict[str, Tensor]]:
     torch.manual_seed(0)
     network = nn.Linear(4, 4)
 
@@ -89,9 +87,7 @@ def test_a_loss_that_is_no_number_still_ends_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "package"), [("adamw8bit", "bitsandbytes"), ("prodigy", "prodigyopt")])
-def test_a_package_that_is_not_there_is_named(
-    kind: str, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_that_is_not_there_is_named(kind: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=package) as caught:
         make_optimiser(dict(nn.Linear(2, 2).named_parameters()), OptimiserConfig(kind=kind))  # type: ignore[arg-type]

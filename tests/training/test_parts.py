@@ -58,9 +58,7 @@ def test_epochs_and_seeds_are_shuffled_differently() -> None:
 
 
 def test_generators_of_different_purposes_differ_and_repeat() -> None:
-    draws = [
-        torch.rand(4, generator=generator(*path)).tolist() for path in ((1, "a", 2), (1, "a", 3), (2, "a", 2))
-    ]
+    draws = [torch.rand(4, generator=generator(*path)).tolist() for path in ((1, "a", 2), (1, "a", 3), (2, "a", 2))]
     assert draws[0] != draws[1] != draws[2]
     assert draws[0] == torch.rand(4, generator=generator(1, "a", 2)).tolist()
 

@@ -81,9 +81,7 @@ def test_norms_are_wide_under_autocast_of_another_device() -> None:
         pytest.param("full", marks=pytest.mark.slow),
     ],
 )
-def test_every_method_is_planned_without_images(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_method_is_planned_without_images(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = plan(config(method))
     assert not [*tmp_path.iterdir()]
@@ -192,9 +190,7 @@ def test_textual_inversion_of_full_size_fits_into_twelve_gigabytes(tmp_path: Pat
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_a_plan_is_what_a_process_takes(recomputed: bool, tmp_path: Path) -> None:
     """The largest resident set of a run of middle size, less that of one of next to nothing."""
-    spec = importlib.util.spec_from_file_location(
-        "memory", REPOSITORY / "benchmarks" / "finetuning_memory.py"
-    )
+    spec = importlib.util.spec_from_file_location("memory", REPOSITORY / "benchmarks" / "finetuning_memory.py")
     assert spec is not None
     assert spec.loader is not None
     benchmark = importlib.util.module_from_spec(spec)

@@ -145,10 +145,7 @@ def test_a_full_disk_is_one_error_and_the_last_checkpoint_stays(
     with pytest.raises(OutputError, match="No space left"):
         run_toy(tmp_path, resume=True)
     assert calls == 1
-    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == [
-        "step-00000004",
-        "step-00000008",
-    ]
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000004", "step-00000008"]
 
 
 def test_losses_that_find_no_room_are_one_error_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

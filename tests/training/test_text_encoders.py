@@ -64,9 +64,7 @@ def of(model: dict[str, str], images: Path, out: Path, method: str, objective: A
 
 
 @pytest.mark.parametrize("generation", list(LEARN))
-def test_all_weights(
-    generation: str, models: dict[str, dict[str, str]], images: Path, tmp_path: Path
-) -> None:
+def test_all_weights(generation: str, models: dict[str, dict[str, str]], images: Path, tmp_path: Path) -> None:
     model = models[generation]
     # A rate that moves what single precision holds, so that what did not learn is what stayed the same.
     values = of(model, images, tmp_path, "full", {"text_encoders": True})
@@ -124,9 +122,7 @@ def test_text_encoders_alone(models: dict[str, dict[str, str]], images: Path, tm
     assert all(name.startswith("text_encoder.") for name in learned)
 
 
-def test_the_peer_reads_a_taught_text_encoder(
-    models: dict[str, dict[str, str]], images: Path, tmp_path: Path
-) -> None:
+def test_the_peer_reads_a_taught_text_encoder(models: dict[str, dict[str, str]], images: Path, tmp_path: Path) -> None:
     from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
     for generation, peer in (("image", CLIPTextModelWithProjection), ("one_text", T5EncoderModel)):
@@ -146,11 +142,7 @@ def test_the_peer_reads_a_taught_text_encoder(
 
 
 def test_one_subject_with_its_text_encoder(images: Path, tmp_path: Path) -> None:
-    objective = OBJECTIVES["dreambooth"] | {
-        "whole": True,
-        "target": "prior",
-        "adapter": {"text_encoders": True},
-    }
+    objective = OBJECTIVES["dreambooth"] | {"whole": True, "target": "prior", "adapter": {"text_encoders": True}}
     result = exported(run_config(config(images, tmp_path, "dreambooth", objective=objective)))
     ours, base = kandinsky.load(result.path, device="cpu").model, kandinsky.load(device="cpu").model
     name = "text_encoder"
@@ -159,10 +151,7 @@ def test_one_subject_with_its_text_encoder(images: Path, tmp_path: Path) -> None
 
 
 def test_a_decoder_that_reads_no_texts(images: Path, tmp_path: Path) -> None:
-    for method, objective in (
-        ("full", {"text_encoders": True}),
-        ("lora", {"adapter": {"text_encoders": True}}),
-    ):
+    for method, objective in (("full", {"text_encoders": True}), ("lora", {"adapter": {"text_encoders": True}})):
         values = config(images, tmp_path / method, method, objective=objective)
         with pytest.raises(ConfigError, match="reads no texts itself"):
             [*run_config(values)]

@@ -44,9 +44,7 @@ def toy_task(*, poison_at: int | None = None) -> Task:
         return Losses((critic(turn.shared["out"]) - critic(turn.batch)).mean().square())
 
     def sheet(generator: torch.Generator) -> ImageGrid:
-        return grid(
-            network(torch.randn(3, 4, generator=generator))[:, :3, None, None].expand(-1, -1, 4, 4), 3
-        )
+        return grid(network(torch.randn(3, 4, generator=generator))[:, :3, None, None].expand(-1, -1, 4, 4), 3)
 
     settings = toy_stage().optimiser
     trainables = (Trainable("network", network, reconstruct, settings),)

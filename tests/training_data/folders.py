@@ -23,10 +23,7 @@ CONCEPTS: dict[str, dict[str, Any]] = {
     "1F431": {
         "concept": "cat face",
         "group": "animals and nature",
-        "captions": {
-            "en": {"label": "cat face", "tags": ["cat", "food"]},
-            "ru": {"label": "морда кошки", "tags": []},
-        },
+        "captions": {"en": {"label": "cat face", "tags": ["cat", "food"]}, "ru": {"label": "морда кошки", "tags": []}},
     },
     "1F449": {
         "concept": "backhand index pointing right",
@@ -65,9 +62,7 @@ def emoji_folder(
             name = f"images/{style}_{key}.png"
             half_image(colour=(10 + 40 * c, 10 + 60 * s, 90)).save(root / name)
             held = style == styles[-1] and key == "1F34E"
-            rows.append(
-                {"file_name": name, "codepoints": key, "style": style, "split": "test" if held else "train"}
-            )
+            rows.append({"file_name": name, "codepoints": key, "style": style, "split": "test" if held else "train"})
     (root / "concepts.json").write_text(json.dumps(table), encoding="utf-8")
     (root / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return root

@@ -19,13 +19,7 @@ from kandinsky.training.data.images import open_images
 
 @pytest.mark.parametrize(
     ("height", "width", "shape"),
-    [
-        (512, 512, (64, 64)),
-        (400, 800, (48, 88)),
-        (800, 400, (88, 48)),
-        (10, 1000, (48, 88)),
-        (100, 130, (56, 72)),
-    ],
+    [(512, 512, (64, 64)), (400, 800, (48, 88)), (800, 400, (88, 48)), (10, 1000, (48, 88)), (100, 130, (56, 72))],
 )
 def test_shapes_keep_the_area(height: int, width: int, shape: tuple[int, int]) -> None:
     assert nearest_shape(height, width, 64, 8) == shape
@@ -140,18 +134,14 @@ def test_few_images_in_their_shapes(method: str, tmp_path: Path) -> None:
     (measured,) = [event for event in found if isinstance(event, events.Measured)]
     assert set(measured.values) == {"prior/mse" if method == "dreambooth" else "words/prior"}
     if method == "dreambooth":
-        shapes = {
-            path.parent.name: Image.open(path).size for path in (tmp_path / "run").rglob("class/*/*.png")
-        }
+        shapes = {path.parent.name: Image.open(path).size for path in (tmp_path / "run").rglob("class/*/*.png")}
         assert shapes
         assert all(name == f"{height}x{width}" for name, (width, height) in shapes.items())
 
 
 def test_shapes_of_test_images_alone_are_left_out(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "images")
-    rows = [
-        {"file_name": f"{n}.png", "caption": str(n), "split": "test" if n == 3 else "train"} for n in range(5)
-    ]
+    rows = [{"file_name": f"{n}.png", "caption": str(n), "split": "test" if n == 3 else "train"} for n in range(5)]
     (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     values = {
         "out": "unused",

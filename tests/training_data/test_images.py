@@ -18,12 +18,7 @@ from kandinsky.recipes.emoji.vocabulary import COLOUR_WORDS, COLOURS
 from kandinsky.training.data.compose import composite, place
 from kandinsky.training.data.decoded_cache import decoded
 from kandinsky.training.data.folder import read_folder
-from kandinsky.training.data.images import (
-    AUGMENTATIONS,
-    Augmentation,
-    ImageSet,
-    open_images,
-)
+from kandinsky.training.data.images import AUGMENTATIONS, Augmentation, ImageSet, open_images
 from kandinsky.training.recipe import load_recipe
 from tests.training_data.folders import emoji_folder, half_image
 
@@ -39,10 +34,7 @@ def everything(root: Path) -> ImageSet:
 
 
 def names(images: ImageSet) -> set[tuple[str, str]]:
-    return {
-        (concept_of(images, i).name, images.folder.styles[int(images.style_ids[i])])
-        for i in range(len(images))
-    }
+    return {(concept_of(images, i).name, images.folder.styles[int(images.style_ids[i])]) for i in range(len(images))}
 
 
 def test_training_never_sees_the_held_out(root: Path) -> None:
@@ -58,13 +50,8 @@ def test_groups_and_wasteful_signs(root: Path) -> None:
         "cat face",
         "one o’clock",
     }
-    assert {name for name, _ in names(open_emoji(root, 16, groups=("people",)))} == {
-        "backhand index pointing right"
-    }
-    assert {c.key for c in grammar_of(read_emoji(root, ("all",))).concepts if wasteful(c)} == {
-        "1F550",
-        "0031-20E3",
-    }
+    assert {name for name, _ in names(open_emoji(root, 16, groups=("people",)))} == {"backhand index pointing right"}
+    assert {c.key for c in grammar_of(read_emoji(root, ("all",))).concepts if wasteful(c)} == {"1F550", "0031-20E3"}
     assert names(open_emoji(root, 16, styles=("noto",))) == {("cat face", "noto")}
     with pytest.raises(ConfigError, match=r"'poeple'.*Did you mean 'people'"):
         open_emoji(root, 16, groups=("poeple",))
@@ -116,9 +103,7 @@ def test_mirror_swaps_the_sides_but_never_of_what_names_one(everything: ImageSet
     )
     for i in range(len(everything)):
         name = concept_of(everything, i).name
-        assert bool(batch.facts["mirrored"][i]) == (
-            name not in ("backhand index pointing right", "keycap: 1")
-        )
+        assert bool(batch.facts["mirrored"][i]) == (name not in ("backhand index pointing right", "keycap: 1"))
         left_is_white = bool((batch.pixels[i, :, :, 0] == 1).all())
         assert left_is_white == bool(batch.facts["mirrored"][i])
 
@@ -198,9 +183,7 @@ def test_opaque_photographs_are_cut_square_and_keep_no_colour(tmp_path: Path) ->
     batch = images.batch([0, 0], torch.Generator().manual_seed(0), AUGMENTATIONS["full"])
     assert batch.facts["backgrounds"].tolist() == [-1, -1]
     assert batch.captions == ("green", "green")
-    assert torch.allclose(
-        (batch.pixels.mean(dim=(0, 2, 3)) + 1) * 127.5, torch.tensor([10.0, 200.0, 30.0]), atol=3
-    )
+    assert torch.allclose((batch.pixels.mean(dim=(0, 2, 3)) + 1) * 127.5, torch.tensor([10.0, 200.0, 30.0]), atol=3)
 
 
 def test_bad_images_and_sizes_are_named(tmp_path: Path) -> None:
@@ -226,8 +209,7 @@ def test_a_batch_knows_what_its_captions_name(everything: ImageSet) -> None:
     again = everything.batch(range(len(everything)), torch.Generator().manual_seed(0))
     assert torch.equal(again.names("backgrounds"), batch.names("backgrounds"))
     named = [
-        any(colour in caption.text for colour in COLOUR_WORDS[caption.language].values())
-        for caption in batch.said
+        any(colour in caption.text for colour in COLOUR_WORDS[caption.language].values()) for caption in batch.said
     ]
     assert all(found for found, says in zip(named, batch.names("backgrounds").tolist(), strict=True) if says)
 

@@ -10,13 +10,7 @@ import pytest
 from kandinsky.conditioning.tokenizer import load_tokenizer
 from kandinsky.core.errors import ConfigError
 from kandinsky.recipes.emoji.recipe import grammar_of, read_emoji
-from kandinsky.training.data.tokenizer_training import (
-    END,
-    START,
-    TrainedTokenizer,
-    train_tokenizer,
-    write_tokenizer,
-)
+from kandinsky.training.data.tokenizer_training import END, START, TrainedTokenizer, train_tokenizer, write_tokenizer
 from tests.training_data.folders import emoji_folder
 
 TEXTS = (

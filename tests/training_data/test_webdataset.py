@@ -84,8 +84,7 @@ def test_shards_are_unpacked_once(tmp_path: Path, own_cache: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     shard(
-        data / "0.tar",
-        {"x/a.png": draw_image(), "x/a.txt": b"one", "x/b.png": draw_image("blue"), "x/b.txt": b"two"},
+        data / "0.tar", {"x/a.png": draw_image(), "x/a.txt": b"one", "x/b.png": draw_image("blue"), "x/b.txt": b"two"}
     )
     told = json.dumps({"caption": "three"}).encode()
     shard(data / "1.tar", {"../../c.png": draw_image("green"), "../../c.json": told})
@@ -104,8 +103,7 @@ def test_shards_are_unpacked_once(tmp_path: Path, own_cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "message"),
-    [({"a.png": b"x"}, "'a' has no caption"), ({"a.txt": b"one"}, "'a' has no image")],
+    ("files", "message"), [({"a.png": b"x"}, "'a' has no caption"), ({"a.txt": b"one"}, "'a' has no image")]
 )
 def test_mistakes_in_shards(files: dict[str, bytes], message: str, tmp_path: Path, own_cache: Path) -> None:
     shard(tmp_path / "0.tar", files)
@@ -131,10 +129,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
 
 def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Table(
-        [
-            {"image": Image.new("RGB", (8, 8), "red"), "text": "one"},
-            {"image": Image.new("L", (8, 8)), "text": ["two"]},
-        ]
+        [{"image": Image.new("RGB", (8, 8), "red"), "text": "one"}, {"image": Image.new("L", (8, 8)), "text": ["two"]}]
     )
     asked = []
 

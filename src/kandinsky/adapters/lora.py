@@ -50,9 +50,7 @@ class LowRank(nn.Module):
         self.alpha, self.dropout = alpha, dropout
 
     @classmethod
-    def new(
-        cls, weight: Tensor, rank: int, alpha: float, dropout: float = 0.0, dora: bool = False
-    ) -> "LowRank":
+    def new(cls, weight: Tensor, rank: int, alpha: float, dropout: float = 0.0, dora: bool = False) -> "LowRank":
         """One that changes nothing yet: `down` uniform as a fresh layer's weight, `up` zero; in float32."""
         down = torch.empty(rank, *weight.shape[1:], device=weight.device)
         nn.init.kaiming_uniform_(down, a=math.sqrt(5))
@@ -124,9 +122,7 @@ class Adapter(nn.Module):
         if not chosen:
             raise ConfigError("An adapter of no layer would learn nothing.", "Name layers of the network.")
         strength = float(rank if alpha is None else alpha)
-        return cls(
-            {p: LowRank.new(_rows(network, p).detach(), rank, strength, dropout, dora) for p in chosen}
-        )
+        return cls({p: LowRank.new(_rows(network, p).detach(), rank, strength, dropout, dora) for p in chosen})
 
     def items(self) -> Iterator[tuple[Place, LowRank]]:
         """Places and their changes, in order."""
@@ -246,9 +242,7 @@ def attach(network: nn.Module, adapter: Adapter, name: str, scale: float = 1.0) 
     or for a place that the network lacks or that has another shape; then nothing is changed.
     """
     if name in applied_to(network):
-        raise RequestError(
-            f"An adapter {name!r} is loaded already.", "Unload it first, or choose another name."
-        )
+        raise RequestError(f"An adapter {name!r} is loaded already.", "Unload it first, or choose another name.")
     grouped: dict[str, list[tuple[Place, LowRank]]] = {}
     for place, change in adapter.items():
         rows = _rows(network, place)

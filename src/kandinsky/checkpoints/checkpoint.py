@@ -60,9 +60,7 @@ class Checkpoint:
         )
 
 
-def read_checkpoint(
-    source: Source, specs: Sequence[CheckpointSpec], variant: str | None = None
-) -> Checkpoint:
+def read_checkpoint(source: Source, specs: Sequence[CheckpointSpec], variant: str | None = None) -> Checkpoint:
     """What a source of one of these generations holds; CheckpointError for one that has no other layout.
 
     `variant` chooses among weights that are there several times. Networks are read later, one by one.

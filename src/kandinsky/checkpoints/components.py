@@ -139,25 +139,19 @@ class ComponentSpec(Generic[C, M]):
         called = (name or self.name).replace("_", " ")
         if source.outlined:
             keys = self.keys(known, None)
-            return LazyNetwork(
-                known, LazyWeights(dict, keys, lambda: self.build(known), called, outlined=True)
-            )
+            return LazyNetwork(known, LazyWeights(dict, keys, lambda: self.build(known), called, outlined=True))
 
         def tensors() -> Tensors:
             return self.strip(source.weights(component, variant))
 
         found = tensors()
         final = self.settle(known, found)
-        return LazyNetwork(
-            final, LazyWeights(tensors, self.keys(final, found), lambda: self.build(final), called)
-        )
+        return LazyNetwork(final, LazyWeights(tensors, self.keys(final, found), lambda: self.build(final), called))
 
     def _open_original(self, folder: OriginalFolder, variant: str | None) -> LazyNetwork[C, M]:
         file = self.original
         if file is None:
-            raise CheckpointError(
-                f"Original files hold no {self.name}.", "Give a folder in diffusers layout."
-            )
+            raise CheckpointError(f"Original files hold no {self.name}.", "Give a folder in diffusers layout.")
         path = file.place(folder, variant)
 
         def tensors() -> Tensors:
@@ -195,9 +189,7 @@ class ComponentSpec(Generic[C, M]):
 
     def _original_file(self) -> OriginalFile[C]:
         if self.original is None:
-            raise CheckpointError(
-                f"Original files hold no {self.name}.", "Give a folder in diffusers layout."
-            )
+            raise CheckpointError(f"Original files hold no {self.name}.", "Give a folder in diffusers layout.")
         return self.original
 
     def save_original(self, folder: OriginalFolder, variant: str, network: nn.Module) -> Tensors:

@@ -136,10 +136,7 @@ def _write_original(checkpoint: Checkpoint, root: Path) -> None:
     assert checkpoint.spec.files is not None
     folder = OriginalFolder(root, checkpoint.spec.files)
     towers = []
-    for specs, networks in (
-        (checkpoint.spec.decoder, checkpoint.decoder),
-        (checkpoint.spec.prior, checkpoint.prior),
-    ):
+    for specs, networks in ((checkpoint.spec.decoder, checkpoint.decoder), (checkpoint.spec.prior, checkpoint.prior)):
         for spec in (spec for spec in specs if spec.name in networks):
             tensors = spec.save_original(folder, checkpoint.variant, networks[spec.name]())
             if spec in (CLIP_TEXT, CLIP_VISION):

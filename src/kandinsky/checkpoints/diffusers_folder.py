@@ -102,9 +102,7 @@ def _prior_in(front_matter: str) -> str | None:
     try:
         named = RepoCard(f"---\n{front_matter}\n---\n").data.get("prior")
     except Exception:  # whatever the YAML reader raises: many cards are no YAML, and the line is clear
-        found = re.search(
-            r"""^prior:[ \t]*(?:\n[ \t]*-[ \t]+|\[[ \t]*)?["']?([^\s"'#,\]]+)""", front_matter, re.M
-        )
+        found = re.search(r"""^prior:[ \t]*(?:\n[ \t]*-[ \t]+|\[[ \t]*)?["']?([^\s"'#,\]]+)""", front_matter, re.M)
         return found and found[1]
     first = named[0] if isinstance(named, list) and named else named
     return first if isinstance(first, str) else None
@@ -154,9 +152,7 @@ def save_component(
     write_json(target / config_name, config)
 
 
-def write_model_index(
-    folder: Path, kind: str, components: Mapping[str, tuple[str, str]], **extra: object
-) -> None:
+def write_model_index(folder: Path, kind: str, components: Mapping[str, tuple[str, str]], **extra: object) -> None:
     """Writes the model index: the class of the whole, and each component's (library, class).
 
     `extra` goes in as it is. Raises OutputError when it cannot be written.

@@ -23,13 +23,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path} is missing.", "Check the path, or download the folder again."
-        ) from error
+        raise CheckpointError(f"{path} is missing.", "Check the path, or download the folder again.") from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error}.", "It is damaged; download it again."
-        ) from error
+        raise CheckpointError(f"{path} cannot be read: {error}.", "It is damaged; download it again.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, not an object.", "Download it again.")
     return value
@@ -55,6 +51,4 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"The folder {folder} cannot be made ({error.strerror}).", "Choose another place."
-        ) from error
+        raise OutputError(f"The folder {folder} cannot be made ({error.strerror}).", "Choose another place.") from error

@@ -77,8 +77,7 @@ def resolve(
         release = release_of(files)
         if release is None or chosen is not None:
             raise HubError(
-                f"{name} has no {INDEX}.",
-                "It is no model in diffusers layout, and no original release of one.",
+                f"{name} has no {INDEX}.", "It is no model in diffusers layout, and no original release of one."
             )
         return plan_original(files, release, variant, tuple(halves), name)
 
@@ -170,21 +169,14 @@ def _not_cached(model: str, revision: str | None, root: Path) -> HubError:
 
 
 def _ask(
-    model: str,
-    revision: str | None,
-    cache: Path,
-    endpoint: str | None,
-    token: str | None,
-    names_only: bool = False,
+    model: str, revision: str | None, cache: Path, endpoint: str | None, token: str | None, names_only: bool = False
 ) -> Repo:
     """The commit that a revision is at now, with what the hub says of its files."""
     from huggingface_hub import HfApi
 
     with hub_errors(model, revision):
         api = HfApi(endpoint=endpoint, token=token, library_name="kandinsky")
-        info = api.model_info(
-            model, revision=revision, timeout=CONNECT_SECONDS, files_metadata=not names_only
-        )
+        info = api.model_info(model, revision=revision, timeout=CONNECT_SECONDS, files_metadata=not names_only)
     if not info.sha or not _COMMIT.fullmatch(info.sha):
         raise HubError(f"The hub names no commit of {model}.", "Is HF_ENDPOINT a model hub?")
     files = {
@@ -195,11 +187,7 @@ def _ask(
 
 
 def plan_files(
-    files: Iterable[str],
-    model_index: Json,
-    variant: str | None,
-    components: Iterable[str] | None,
-    where: str,
+    files: Iterable[str], model_index: Json, variant: str | None, components: Iterable[str] | None, where: str
 ) -> tuple[list[str], list[str]]:
     """Says which of a repository's `files` a model needs: small ones, and weights.
 

@@ -234,9 +234,7 @@ def _in_words(error: BaseException, model: str, revision: str | None, name: str)
         case OSError() if error.errno is None and name:
             return HubUnreachableError(f"{what} arrived in part: {error}".split("\n")[0], "Try again.")
         case OSError():
-            return HubError(
-                f"{what} cannot be stored: {error.strerror or error}.", "Check the cache folder (HF_HOME)."
-            )
+            return HubError(f"{what} cannot be stored: {error.strerror or error}.", "Check the cache folder (HF_HOME).")
     return HubUnreachableError(
         f"The hub does not answer ({type(error).__name__}) for {what}.",
         "Check the connection and HF_ENDPOINT; what is in the cache works with HF_HUB_OFFLINE=1.",

@@ -117,9 +117,7 @@ SAME = Layout("same", lambda parts: parts[0], lambda native, _: [native])
 STACKED = Layout("stacked", lambda parts: torch.cat(list(parts), dim=0), _chunk)
 """Several foreign tensors of equal height, one above the other (a fused q, k, v projection)."""
 
-TRANSPOSED = Layout(
-    "transposed", lambda parts: parts[0].T.contiguous(), lambda native, _: [native.T.contiguous()]
-)
+TRANSPOSED = Layout("transposed", lambda parts: parts[0].T.contiguous(), lambda native, _: [native.T.contiguous()])
 """A matrix that the file multiplies from the other side."""
 
 ROW = Layout("row", lambda parts: parts[0][None], lambda native, _: [native.squeeze(0)])
@@ -272,9 +270,7 @@ class KeyMap:
                 f"{len(unknown)} tensors have names this network does not know: {summary(unknown)}.",
                 "Is this a file of another model?",
             )
-        missing = [
-            name for _, wanted, parts in partial.values() for k, name in enumerate(wanted) if k not in parts
-        ]
+        missing = [name for _, wanted, parts in partial.values() for k, name in enumerate(wanted) if k not in parts]
         if missing:
             raise CheckpointError(
                 f"{len(missing)} tensors are missing beside others of their kind: {summary(missing)}.",
@@ -296,9 +292,7 @@ class KeyMap:
         for name, tensor in native.items():
             position, values = next(self._from_native.matches(name), (None, {}))
             if position is None:
-                raise CheckpointError(
-                    f"{name} has no name in this format.", "This network cannot be written to it."
-                )
+                raise CheckpointError(f"{name} has no name in this format.", "This network cannot be written to it.")
             entry = self.entries[position]
             targets = [target.format(**values) for target in entry.foreign]
             foreign.update(zip(targets, entry.layout.unpack(tensor, len(targets)), strict=True))

@@ -53,9 +53,7 @@ class LazyWeights:
         self.load_to(network, network.state_dict(), device, dtype)
         return network
 
-    def load_to(
-        self, network: nn.Module, names: Collection[str], device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def load_to(self, network: nn.Module, names: Collection[str], device: torch.device, dtype: torch.dtype) -> None:
         """Gives a network on the meta device its tensors of these names.
 
         They are mapped from the files where these hold them alike, and otherwise made in portions, so that

@@ -31,9 +31,7 @@ SETTINGS, NOTES = "lora_adapter_metadata", "kandinsky"
 
 # Older files of diffusers name the attention's processor, and its projections on it.
 _PROCESSOR = re.compile(r"\.processor\.(\w+)_lora\.(down|up)\.weight$")
-_MATRIX = re.compile(
-    r"\.(?:lora_(?P<peft>[AB])|lora(?:_linear_layer)?\.(?P<old>down|up))(?:\.default)?\.weight$"
-)
+_MATRIX = re.compile(r"\.(?:lora_(?P<peft>[AB])|lora(?:_linear_layer)?\.(?P<old>down|up))(?:\.default)?\.weight$")
 _MAGNITUDE = re.compile(r"\.lora_magnitude_vector(?:\.default)?(?:\.weight)?$")
 
 
@@ -141,9 +139,7 @@ def from_tensors(network: nn.Module, tensors: Mapping[str, Tensor], settings: Ma
             "It was made for another model.",
         )
     if halves := [module for module, found in parts.items() if not {"down", "up"} <= found.keys()]:
-        raise CheckpointError(
-            f"The adapter has only half of its tensors for {summary(halves)}.", "Download it again."
-        )
+        raise CheckpointError(f"The adapter has only half of its tensors for {summary(halves)}.", "Download it again.")
     changes = {known[module]: _low_rank(module, found, settings) for module, found in parts.items()}
     return Adapter(changes).eval()
 
@@ -200,9 +196,7 @@ def _adaptable(network: nn.Module) -> Component:
     found = component_of(type(network))
     if found is None or not found.adapted:
         known = dict.fromkeys(spec.class_name for spec in COMPONENTS if spec.adapted)
-        raise ConfigError(
-            f"A {type(network).__name__} takes no adapters.", f"Those that do: {', '.join(known)}."
-        )
+        raise ConfigError(f"A {type(network).__name__} takes no adapters.", f"Those that do: {', '.join(known)}.")
     return found
 
 

@@ -87,21 +87,11 @@ def read_array_pickle(path: str | Path) -> dict[str, Array]:
     file = Path(path)
     try:
         if file.stat().st_size > _MOST_BYTES:
-            raise CheckpointError(
-                f"{file.name!r} is larger than {_MOST_BYTES} bytes.", "Is this the right file?"
-            )
+            raise CheckpointError(f"{file.name!r} is larger than {_MOST_BYTES} bytes.", "Is this the right file?")
         tree = _ArraysOnly(io.BytesIO(file.read_bytes())).load()
     except OSError as error:
         raise DataError(f"{str(file)!r} cannot be read: {error.strerror}.", "Check the path.") from error
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        TypeError,
-        IndexError,
-        KeyError,
-        AttributeError,
-    ) as error:
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{file.name!r} is not a pickle of float32 arrays: {error}.", "Install the package again."
         ) from error
@@ -151,9 +141,7 @@ def _head_state(arrays: Mapping[str, Array], heads: Path | None) -> dict[str, Te
     except FileNotFoundError as error:
         raise DataError(f"There is no file {str(heads)!r}.", "Check the path of the linear heads.") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{heads.name!r} is not a weights file: {error}.", "Install lpips again."
-        ) from error
+        raise CheckpointError(f"{heads.name!r} is not a weights file: {error}.", "Install lpips again.") from error
     return {f"heads.{i}.weight": stored[f"lin{i}.model.1.weight"] for i in range(5)}
 
 
@@ -180,8 +168,7 @@ def load_perceptual(
         network.load_state_dict({**_trunk_state(arrays, trunk), **_head_state(arrays, heads)})
     except KeyError as error:
         raise CheckpointError(
-            f"{source.name!r} lacks {error.args[0]!r}, so it is no {trunk} trunk.",
-            "Give the file of this trunk.",
+            f"{source.name!r} lacks {error.args[0]!r}, so it is no {trunk} trunk.", "Give the file of this trunk."
         ) from error
     except RuntimeError as error:
         raise CheckpointError(f"The weights of {source.name!r} do not fit {trunk}: {error}.", "") from error

@@ -109,8 +109,7 @@ class OriginalFolder:
         elsewhere = self.files.published_text_encoder
         raise CheckpointError(
             f"{self.root} lacks the folder {self.files.text_encoder!r} of the text encoder.",
-            "Download it beside the others"
-            + (f", or {elsewhere} into a folder {elsewhere}." if elsewhere else "."),
+            "Download it beside the others" + (f", or {elsewhere} into a folder {elsewhere}." if elsewhere else "."),
         )
 
     def second_encoder_folder(self) -> Path:
@@ -125,8 +124,7 @@ class OriginalFolder:
         if self.towers is not None:
             return self.towers
         raise CheckpointError(
-            f"{self.root} lacks CLIP: neither {self.files.clip} nor {self.files.clip_folder}/config.json "
-            "is there.",
+            f"{self.root} lacks CLIP: neither {self.files.clip} nor {self.files.clip_folder}/config.json is there.",
             "Put one of them beside the others, or give prior= a folder in diffusers layout.",
         )
 
@@ -156,9 +154,7 @@ def open_original(path: str | Path) -> OriginalFolder | None:
         root = root.absolute().parent
         found = [files for files in above if files.unet.startswith(f"{Path(path).absolute().name}/")]
     if len(found) > 1:
-        raise CheckpointError(
-            f"{root} holds files of {len(found)} releases.", "Give each release a folder of its own."
-        )
+        raise CheckpointError(f"{root} holds files of {len(found)} releases.", "Give each release a folder of its own.")
     return OriginalFolder(root, found[0]) if found else None
 
 
@@ -195,9 +191,7 @@ def open_model(
     wrong with a hub.
     """
     wanted = tuple(halves)
-    path = resolve(
-        model, revision=revision, variant=variant, halves=wanted, weights=weights, on_progress=on_progress
-    )
+    path = resolve(model, revision=revision, variant=variant, halves=wanted, weights=weights, on_progress=on_progress)
     opened = open_checkpoint(path)
     if isinstance(opened, Folder) and not weights:
         return replace(opened, outlined=True)

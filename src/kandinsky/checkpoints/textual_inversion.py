@@ -28,9 +28,7 @@ Words = dict[str, dict[str, Tensor]]
 
 def write_words(path: Path, words: Words, notes: Json | None = None) -> Path:
     """Writes learned words, whole or not at all; raises OutputError when it cannot."""
-    tensors = {
-        f"{component}.{word}": rows for word, parts in words.items() for component, rows in parts.items()
-    }
+    tensors = {f"{component}.{word}": rows for word, parts in words.items() for component, rows in parts.items()}
     header = {NOTES: json.dumps(notes, ensure_ascii=False, sort_keys=True)} if notes else {}
     return write_tensor_file(path, tensors, header)
 

@@ -71,9 +71,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 def _record(info: zipfile.ZipInfo, mapped: mmap.mmap) -> memoryview:
     """The bytes of a stored record."""
     if info.compress_type != zipfile.ZIP_STORED:
-        raise CheckpointError(
-            f"The record {info.filename} of a TorchScript archive is compressed.", "Save it anew."
-        )
+        raise CheckpointError(f"The record {info.filename} of a TorchScript archive is compressed.", "Save it anew.")
     start = info.header_offset
     name, extra = (int.from_bytes(mapped[start + at : start + at + 2], "little") for at in (26, 28))
     begin = start + _LOCAL_HEADER + name + extra
@@ -98,11 +96,7 @@ def _tensors(module: _Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _rebuilt(
-    storage: tuple[memoryview, torch.dtype],
-    offset: int,
-    size: tuple[int, ...],
-    stride: tuple[int, ...],
-    *_: object,
+    storage: tuple[memoryview, torch.dtype], offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
 ) -> Tensor:
     flat = torch.frombuffer(storage[0], dtype=storage[1])
     # as_strided checks that every element lies in the storage.

@@ -71,9 +71,7 @@ def variants(names: Iterable[str], stems: Sequence[str] = STEMS) -> list[str]:
     return sorted({found.variant or "" for name in names if (found := parse(name, stems))})
 
 
-def choose(
-    names: Iterable[str], variant: str | None, where: str, stems: Sequence[str] = STEMS
-) -> Choice | None:
+def choose(names: Iterable[str], variant: str | None, where: str, stems: Sequence[str] = STEMS) -> Choice | None:
     """Says which of `names` to read for `variant`, safetensors before pickles and whole files before shards.
 
     None asks for the plain files, or for the only variant where there are no plain ones. Returns None when

@@ -51,8 +51,7 @@ def read_weights(folder: Path, stem: str, variant: str | None = None) -> dict[st
     choice = choose(names, variant, str(folder), stems_for(stem))
     if choice is None:
         raise CheckpointError(
-            f"{folder} holds no weights named {stem!r}.",
-            f"It holds: {summary(names) if names else 'nothing'}.",
+            f"{folder} holds no weights named {stem!r}.", f"It holds: {summary(names) if names else 'nothing'}."
         )
     if choice.index is None:
         return read_tensor_file(folder / choice.files[0])
@@ -66,14 +65,11 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     files = sorted({str(file) for file in places.values()})
     outside = [file for file in files if Path(file).name != file]
     if outside:
-        raise CheckpointError(
-            f"{index} points outside its folder, to {outside[0]!r}.", "Do not trust this file."
-        )
+        raise CheckpointError(f"{index} points outside its folder, to {outside[0]!r}.", "Do not trust this file.")
     missing = [file for file in files if not (index.parent / file).is_file()]
     if missing:
         raise CheckpointError(
-            f"{index.parent} lacks {len(missing)} of {len(files)} shards: {summary(missing)}.",
-            "Download them again.",
+            f"{index.parent} lacks {len(missing)} of {len(files)} shards: {summary(missing)}.", "Download them again."
         )
     tensors: dict[str, Tensor] = {}
     for file in files:
@@ -104,9 +100,7 @@ def read_tensor_file(path: Path) -> dict[str, Tensor]:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}, not named tensors.", "Is it a checkpoint?"
-        )
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not named tensors.", "Is it a checkpoint?")
     others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise CheckpointError(f"{path} holds more than tensors: {summary(others)}.", "Is it a checkpoint?")
@@ -132,12 +126,8 @@ def _check_header(path: Path) -> None:
         length = int.from_bytes(start, "little")
         if length > size - 8:
             if start.isascii() and start.decode().isprintable():
-                hint = "It is a text file" + (
-                    ", a Git LFS pointer: run git lfs pull." if b"version " in start else "."
-                )
-                raise CheckpointError(
-                    f"{path} begins with the text {start.decode()!r}, not with weights.", hint
-                )
+                hint = "It is a text file" + (", a Git LFS pointer: run git lfs pull." if b"version " in start else ".")
+                raise CheckpointError(f"{path} begins with the text {start.decode()!r}, not with weights.", hint)
             raise CheckpointError(
                 f"{path} announces a header of {length} bytes in a file of {size}.", "Download it again."
             )
@@ -201,8 +191,7 @@ def read_pickle(path: Path) -> object:
         # The message of torch advises to read the file unsafely, so it is not passed on.
         reason = "it is no pickle of tensors" if isinstance(error, UnpicklingError) else type(error).__name__
         raise CheckpointError(
-            f"{path} cannot be read as weights ({reason}).",
-            "It is damaged or no weight file; download it again.",
+            f"{path} cannot be read as weights ({reason}).", "It is damaged or no weight file; download it again."
         ) from error
 
 
@@ -239,8 +228,7 @@ def write_weights(
         sync(folder)
     except (OSError, SafetensorError) as error:
         raise OutputError(
-            f"Weights cannot be written to {folder}: {error}.",
-            "Check the folder's rights and the space left.",
+            f"Weights cannot be written to {folder}: {error}.", "Check the folder's rights and the space left."
         ) from error
     finally:
         for path in temporary:
@@ -313,8 +301,7 @@ def load_strict(
         faults.append(f"{len(shapes)} of another shape ({summary(shapes)})")
     if faults:
         raise CheckpointError(
-            f"The weights do not fit the {what}: {'; '.join(faults)}.",
-            "They are of another model or configuration.",
+            f"The weights do not fit the {what}: {'; '.join(faults)}.", "They are of another model or configuration."
         )
     state = {
         name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
@@ -323,8 +310,7 @@ def load_strict(
     module.load_state_dict(state, strict=True, assign=True)
     if unset := [name for name, buffer in module.named_buffers() if buffer.is_meta and name not in expected]:
         raise CheckpointError(
-            f"The {what} has buffers that no file holds: {summary(unset)}.",
-            "Compute them in forward instead.",
+            f"The {what} has buffers that no file holds: {summary(unset)}.", "Compute them in forward instead."
         )
     return module.eval()
 

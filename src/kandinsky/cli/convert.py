@@ -11,9 +11,7 @@ from kandinsky.cli.progress import Bars
 from kandinsky.generations import convert as convert_folder
 
 
-def components(
-    config: str, source: Path, target: Path, keys: Sequence[str], *, sharded: bool, quiet: bool
-) -> None:
+def components(config: str, source: Path, target: Path, keys: Sequence[str], *, sharded: bool, quiet: bool) -> None:
     """Writes networks of a finished run as components of `target` and prints their folders."""
     from kandinsky.cli.train import source as run_of
     from kandinsky.training.components import write_component
@@ -24,9 +22,7 @@ def components(
             say(str(path))
 
 
-def convert(
-    source: str, target: Path, to: str, *, prior: str | None, variant: str | None, quiet: bool
-) -> None:
+def convert(source: str, target: Path, to: str, *, prior: str | None, variant: str | None, quiet: bool) -> None:
     """Writes the folder and prints the paths of its files; `source` and `prior` may be hub ids.
 
     Raises KandinskyError; a stopped run leaves nothing.

@@ -38,9 +38,7 @@ def examine() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "capability": torch.backends.cpu.get_cpu_capability(),
             "bfloat16": bfloat16_in_hardware(),
-            "dtype_of_large_models": str(choose_dtype(None, torch.device("cpu"), LARGE + 1)).removeprefix(
-                "torch."
-            ),
+            "dtype_of_large_models": str(choose_dtype(None, torch.device("cpu"), LARGE + 1)).removeprefix("torch."),
         },
         "cuda": cuda,
         "mps": torch.backends.mps.is_available(),
@@ -135,7 +133,5 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     quantized = "yes" if facts["quantized_weights"] else "pip install 'kandinsky-diffusion[quantize]'"
     lines.append(("Weights in int8 or int4", quantized))
     billions = {name: count / 1e9 for name, count in largest.items()}
-    text = (
-        f"up to {billions['float32']:.1f} billion parameters in float32, {billions['float16']:.1f} in float16"
-    )
+    text = f"up to {billions['float32']:.1f} billion parameters in float32, {billions['float16']:.1f} in float16"
     return [*lines, ("Can run", text)]

@@ -17,14 +17,7 @@ from kandinsky.cli.outputs import targets
 from kandinsky.cli.progress import Bars
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Denoising, Finished, Result, Warned
-from kandinsky.core.metadata import (
-    FORMATS,
-    Metadata,
-    library_version,
-    metadata_of,
-    read_metadata,
-    write_image,
-)
+from kandinsky.core.metadata import FORMATS, Metadata, library_version, metadata_of, read_metadata, write_image
 from kandinsky.core.requests import Mix, Request, file_fields, mix
 
 if TYPE_CHECKING:
@@ -33,10 +26,7 @@ if TYPE_CHECKING:
 
 PREVIEWS_PER_IMAGE = 10
 OTHER_FORMATS = (".gif", ".bmp", ".tif", ".tiff")
-LOAD_SETTINGS = (
-    *("prior", "dtype", "variant", "revision", "behaviour"),
-    *("words", "quantize", "tiling", "compile"),
-)
+LOAD_SETTINGS = (*("prior", "dtype", "variant", "revision", "behaviour"), *("words", "quantize", "tiling", "compile"))
 MEMORY_SETTINGS = ("offload", "prompt_cache")
 """Of loading too, but they shape no pixel: an image's file does not hold them."""
 
@@ -146,9 +136,7 @@ def parse_lora(text: str) -> tuple[str, float]:
     try:
         return source, float(number)
     except ValueError as error:
-        raise RequestError(
-            f"--lora {text!r} has the scale {number!r}.", "Write a number behind the colon."
-        ) from error
+        raise RequestError(f"--lora {text!r} has the scale {number!r}.", "Write a number behind the colon.") from error
 
 
 def parse_mix(parts: Sequence[str], folder: Path | None = None) -> Mix:
@@ -161,9 +149,7 @@ def parse_mix(parts: Sequence[str], folder: Path | None = None) -> Mix:
     weights = [weight for _, weight in split if weight is not None]
     if weights and len(weights) < len(split):
         bare = next(text for text, weight in split if weight is None)
-        raise RequestError(
-            f"--mix {bare!r} has no weight, but others have.", "Write it as TEXT_OR_FILE:WEIGHT."
-        )
+        raise RequestError(f"--mix {bare!r} has no weight, but others have.", "Write it as TEXT_OR_FILE:WEIGHT.")
     return mix([_item(text, folder or Path()) for text, _ in split], weights or None)
 
 

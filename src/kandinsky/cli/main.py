@@ -43,9 +43,7 @@ def main(
     _version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
-    _debug: Annotated[
-        bool, typer.Option(DEBUG, help="Show where an error came from. Works anywhere.")
-    ] = False,
+    _debug: Annotated[bool, typer.Option(DEBUG, help="Show where an error came from. Works anywhere.")] = False,
 ) -> None:
     """Draw, edit and mix images with the Kandinsky models, and train them."""
 
@@ -55,32 +53,27 @@ class Flags:
     """The flags of `kandinsky generate`, as typed, but those that are fields of the request."""
 
     prompts: Annotated[
-        list[str] | None,
-        Argument(metavar="[PROMPT]...", help="What to draw; several prompts make several images."),
+        list[str] | None, Argument(metavar="[PROMPT]...", help="What to draw; several prompts make several images.")
     ] = None
     mix: Annotated[
         list[str] | None,
         Option(metavar="TEXT_OR_FILE:WEIGHT", help="A part of a mix; repeat it.", rich_help_panel="Prompt"),
     ] = None
     model: Annotated[
-        str | None,
-        Option(help="A folder or a hub id; else the embedded model.", rich_help_panel=MODEL),
+        str | None, Option(help="A folder or a hub id; else the embedded model.", rich_help_panel=MODEL)
     ] = None
-    prior: Annotated[
-        str | None, Option(help="Its prior, where it is not found by itself.", rich_help_panel=MODEL)
-    ] = None
+    prior: Annotated[str | None, Option(help="Its prior, where it is not found by itself.", rich_help_panel=MODEL)] = (
+        None
+    )
     device: Annotated[str | None, Option(help="cpu, cuda or mps.", rich_help_panel=MODEL)] = None
     dtype: Annotated[str | None, Option(help="float32, float16 or bfloat16.", rich_help_panel=MODEL)] = None
     variant: Annotated[str | None, Option(help="Weight files, such as fp16.", rich_help_panel=MODEL)] = None
-    revision: Annotated[
-        str | None, Option(help="A branch, tag or commit of the hub.", rich_help_panel=MODEL)
-    ] = None
+    revision: Annotated[str | None, Option(help="A branch, tag or commit of the hub.", rich_help_panel=MODEL)] = None
     behaviour: Annotated[
         str | None, Option(help="Which published way to run it, such as head-2023.", rich_help_panel=MODEL)
     ] = None
     lora: Annotated[
-        list[str] | None,
-        Option(metavar="SOURCE[:SCALE]", help="An adapter; repeat it.", rich_help_panel=MODEL),
+        list[str] | None, Option(metavar="SOURCE[:SCALE]", help="An adapter; repeat it.", rich_help_panel=MODEL)
     ] = None
     words: Annotated[
         list[str] | None, Option(metavar="FILE", help="Learned words; repeat it.", rich_help_panel=MODEL)
@@ -93,31 +86,27 @@ class Flags:
         Path | None, Option(metavar="FOLDER", help="Where to keep texts once read.", rich_help_panel=MODEL)
     ] = None
     tiling: Annotated[
-        bool | None,
-        Option(help="Code images in strips, for less memory; large ones always.", rich_help_panel=MODEL),
+        bool | None, Option(help="Code images in strips, for less memory; large ones always.", rich_help_panel=MODEL)
     ] = None
     compile: Annotated[
-        bool | None,
-        Option(help="Run the U-Net by torch.compile: for many images on a GPU.", rich_help_panel=MODEL),
+        bool | None, Option(help="Run the U-Net by torch.compile: for many images on a GPU.", rich_help_panel=MODEL)
     ] = None
     output: Annotated[
-        Path | None,
-        Option("--output", "-o", help="A .png, .jpg or .webp file, or a folder.", rich_help_panel=OUTPUT),
+        Path | None, Option("--output", "-o", help="A .png, .jpg or .webp file, or a folder.", rich_help_panel=OUTPUT)
     ] = None
     repeat: Annotated[
         Path | None,
         Option("--from", metavar="IMAGE", help="Repeat this image; flags change it.", rich_help_panel=OUTPUT),
     ] = None
     requests: Annotated[
-        Path | None,
-        Option(metavar="FILE.jsonl", help="A request a line, into the folder -o.", rich_help_panel=OUTPUT),
+        Path | None, Option(metavar="FILE.jsonl", help="A request a line, into the folder -o.", rich_help_panel=OUTPUT)
     ] = None
     batch_size: Annotated[
         int | None, Option(help="How many of the requests are drawn at once.", rich_help_panel=OUTPUT)
     ] = None
-    preview: Annotated[
-        bool, Option("--preview", help="Keep a preview file up to date.", rich_help_panel=OUTPUT)
-    ] = False
+    preview: Annotated[bool, Option("--preview", help="Keep a preview file up to date.", rich_help_panel=OUTPUT)] = (
+        False
+    )
     quiet: Annotated[bool, Option("--quiet", "-q", help="Errors only.", rich_help_panel=OUTPUT)] = False
 
 
@@ -159,9 +148,7 @@ def _request_flags() -> list[Any]:
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=Option(
-                    None, *said.names, help=said.help, metavar=said.metavar, rich_help_panel=said.group
-                ),
+                default=Option(None, *said.names, help=said.help, metavar=said.metavar, rich_help_panel=said.group),
                 annotation=said.type,
             )
             for name, said in about().items()
@@ -225,38 +212,24 @@ def train(
         Path | None, typer.Argument(metavar="[CONFIG]", help="The run to do: a TOML file, or a recipe.")
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="A run that came with this package.")] = None,
-    list_recipes: Annotated[
-        bool, typer.Option("--list", help="Show the runs that came with this package.")
-    ] = False,
+    list_recipes: Annotated[bool, typer.Option("--list", help="Show the runs that came with this package.")] = False,
     method: Annotated[
-        str | None,
-        typer.Option(help="lora, dreambooth, textual_inversion, full or distill.", rich_help_panel=TUNING),
+        str | None, typer.Option(help="lora, dreambooth, textual_inversion, full or distill.", rich_help_panel=TUNING)
     ] = None,
     init: Annotated[
-        str | None,
-        typer.Option(metavar="METHOD", help="Write a commented CONFIG.toml.", rich_help_panel=TUNING),
+        str | None, typer.Option(metavar="METHOD", help="Write a commented CONFIG.toml.", rich_help_panel=TUNING)
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The checkpoint to begin with.", rich_help_panel=TUNING)
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="The checkpoint to begin with.", rich_help_panel=TUNING)] = None,
     prior: Annotated[str | None, typer.Option(help="Its prior.", rich_help_panel=TUNING)] = None,
-    target: Annotated[
-        str | None, typer.Option(help="decoder, prior or both.", rich_help_panel=TUNING)
-    ] = None,
+    target: Annotated[str | None, typer.Option(help="decoder, prior or both.", rich_help_panel=TUNING)] = None,
     token: Annotated[str | None, typer.Option(help="The new word.", rich_help_panel=TUNING)] = None,
-    init_from: Annotated[
-        str | None, typer.Option(help="A known word it begins as.", rich_help_panel=TUNING)
-    ] = None,
+    init_from: Annotated[str | None, typer.Option(help="A known word it begins as.", rich_help_panel=TUNING)] = None,
     prompt: Annotated[str | None, typer.Option(help="The subject's name.", rich_help_panel=TUNING)] = None,
-    class_prompt: Annotated[
-        str | None, typer.Option(help="The name of its class.", rich_help_panel=TUNING)
-    ] = None,
+    class_prompt: Annotated[str | None, typer.Option(help="The name of its class.", rich_help_panel=TUNING)] = None,
     hints: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER|edges",
-            help="Hint images that the decoder learns to follow.",
-            rich_help_panel=TUNING,
+            metavar="FOLDER|edges", help="Hint images that the decoder learns to follow.", rich_help_panel=TUNING
         ),
     ] = None,
     size: Annotated[int | None, typer.Option(help="Of images, in pixels.", rich_help_panel=TUNING)] = None,
@@ -285,9 +258,7 @@ def train(
         say(str(command.write_template(init, out)))
         return
     if sum(given is not None for given in (config, recipe, method)) != 1:
-        raise typer.BadParameter(
-            "give one of CONFIG.toml, --recipe NAME and --method METHOD", param_hint="CONFIG.toml"
-        )
+        raise typer.BadParameter("give one of CONFIG.toml, --recipe NAME and --method METHOD", param_hint="CONFIG.toml")
     words = {"token": token, "init_from": init_from, "prompt": prompt, "class_prompt": class_prompt}
     if method is not None:
         command.check_method(method, data, words)
@@ -317,16 +288,13 @@ def convert(
     ] = None,
     to: Annotated[str | None, typer.Option(help="The layout to write: diffusers or original.")] = None,
     save_keys: Annotated[
-        list[str] | None,
-        typer.Option("--save-keys", help="Of a run: unet, prior or text_encoder; repeat it."),
+        list[str] | None, typer.Option("--save-keys", help="Of a run: unet, prior or text_encoder; repeat it.")
     ] = None,
     colossalai: Annotated[
         bool, typer.Option("--colossalai", help="INPUT is a folder of shards with their index.")
     ] = False,
     prior: Annotated[str | None, typer.Option(help="Its prior, to be written into the same folder.")] = None,
-    variant: Annotated[
-        str | None, typer.Option(help="Which weight files, such as fp16 or inpainting.")
-    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Which weight files, such as fp16 or inpainting.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
     """Write a model in the other layout, or networks of a run (CONFIG INPUT OUTPUT) as components."""

@@ -26,9 +26,7 @@ def embedded() -> list[Installed]:
     """The checkpoints that came with this package."""
     assets = Path(__file__).resolve().parent.parent / "assets"
     folders = sorted(index.parent for index in assets.glob("*/model_index.json"))
-    return [
-        Installed(folder.name, "embedded", str(folder), _size(folder), _loras(folder)) for folder in folders
-    ]
+    return [Installed(folder.name, "embedded", str(folder), _size(folder), _loras(folder)) for folder in folders]
 
 
 def installed() -> list[Installed]:

@@ -93,9 +93,7 @@ def _folder(flags: "Flags") -> Path:
     return folder
 
 
-def read_lines(
-    path: Path, folder: Path, given: Mapping[str, object], model: str | None
-) -> Iterator[list[Wanted]]:
+def read_lines(path: Path, folder: Path, given: Mapping[str, object], model: str | None) -> Iterator[list[Wanted]]:
     """What is still to be drawn, line by line; empty lines count and are skipped.
 
     Raises RequestError and OutputError that name the line.
@@ -117,9 +115,7 @@ def read_lines(
             outputs = _outputs(output, folder, number, request)
             for place in outputs:
                 if names.setdefault(place, number) != number:
-                    raise OutputError(
-                        f"{place.name} is the output of line {names[place]} too.", "Name it otherwise."
-                    )
+                    raise OutputError(f"{place.name} is the output of line {names[place]} too.", "Name it otherwise.")
             yield [
                 Wanted(number, request.alone(index), place)
                 for index, place in enumerate(outputs)
@@ -150,11 +146,7 @@ def _fields(text: str, given: Mapping[str, object], base: Path) -> dict[str, Any
     for name in set(file_fields()) & set(data):
         data[name] = _path(data[name], name, base)
     if (parts := data.pop("mix", None)) is not None:
-        if (
-            "prompt" in data
-            or not isinstance(parts, list)
-            or not all(isinstance(part, str) for part in parts)
-        ):
+        if "prompt" in data or not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
             raise RequestError(
                 "mix is not a list of texts in the place of a prompt.", 'Write ["a cat:0.7", "cat.png:0.3"].'
             )
@@ -199,8 +191,7 @@ def _is_done(path: Path, request: Request, index: int, model: str | None, given_
     )
     if stored is None or not same or (model is not None and stored.model != model):
         raise OutputError(
-            f"{path} is there already, and is not what this line asks for.",
-            "Move it, or take another folder.",
+            f"{path} is there already, and is not what this line asks for.", "Move it, or take another folder."
         )
     return True
 

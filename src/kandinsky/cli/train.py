@@ -32,9 +32,7 @@ HALF = {"bf16": "bf16", "fp16": "fp16", "fp32": "bf16"}
 def recipes() -> dict[str, Path]:
     """The runs that came with this package, recipes and then configurations of each generation, by name."""
     folder = Path(__file__).resolve().parent.parent / "training"
-    return {
-        path.stem: path for kind in ("recipes", "configs") for path in sorted(folder.glob(f"{kind}/*.toml"))
-    }
+    return {path.stem: path for kind in ("recipes", "configs") for path in sorted(folder.glob(f"{kind}/*.toml"))}
 
 
 def list_recipes() -> None:
@@ -89,18 +87,11 @@ def overrides(
 
 
 def tuning_overrides(
-    model: str | None,
-    prior: str | None,
-    size: int | None,
-    steps: int | None,
-    objective: dict[str, str | None],
+    model: str | None, prior: str | None, size: int | None, steps: int | None, objective: dict[str, str | None]
 ) -> Settings:
     """What flags replace of fine-tuning: the checkpoint, how long, and parts of the objective."""
     return _given(
-        model=_given(name=model, prior=prior),
-        data=_given(size=size),
-        objective=_given(**objective),
-        max_steps=steps,
+        model=_given(name=model, prior=prior), data=_given(size=size), objective=_given(**objective), max_steps=steps
     )
 
 
@@ -211,8 +202,7 @@ def plan_table(planned: "Plan") -> list[str]:
         ("peak", None, planned.peak),
     ]
     table = [
-        f"{name:24}{'' if count is None else format(count, ','):>16}{size / MIB:12,.1f}"
-        for name, count, size in rows
+        f"{name:24}{'' if count is None else format(count, ','):>16}{size / MIB:12,.1f}" for name, count, size in rows
     ]
     title = f"{stage.method} on {planned.device}: {', '.join(how)}"
     return [title, f"{'':24}{'numbers':>16}{'MiB':>12}", *table]

@@ -8,11 +8,7 @@ Implementation = Callable[[Any, dict[str, Any]], Any]
 
 
 def signed(
-    implementation: Implementation,
-    names: str,
-    defaults: Mapping[str, object],
-    does: str,
-    method: str = "__call__",
+    implementation: Implementation, names: str, defaults: Mapping[str, object], does: str, method: str = "__call__"
 ) -> Any:
     """Makes a method that hands all its arguments to `implementation(self, arguments)`, by their names.
 

@@ -77,11 +77,7 @@ def configuration(given: argparse.Namespace, model: Path, images: int) -> dict[s
         "out": given.output_dir,
         "device": given.device,
         "seed": given.seed,
-        "data": {
-            "folder": given.data_root,
-            "size": given.img_size,
-            "fit": "cut" if given.center_crop else "squeeze",
-        },
+        "data": {"folder": given.data_root, "size": given.img_size, "fit": "cut" if given.center_crop else "squeeze"},
         "model": {"name": str(model)},
         "method": METHOD,
         "batch": given.train_batch_size,

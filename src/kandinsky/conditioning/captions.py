@@ -53,9 +53,7 @@ class CaptionConditioner:
                 second = self.texts.second.network(more.ids.to(self.device), more.mask.to(self.device))
         return UNet2Condition(image, hidden, embedding, second_text_hidden=second)
 
-    def _one_text(
-        self, conditioner: OneTextConditioner, captions: Sequence[str], dropped: Tensor
-    ) -> UNet3Condition:
+    def _one_text(self, conditioner: OneTextConditioner, captions: Sequence[str], dropped: Tensor) -> UNet3Condition:
         """Each text at its own length, with the masked rows that inference puts behind it."""
         rows = []
         for text, drop in zip(captions, dropped.tolist(), strict=True):

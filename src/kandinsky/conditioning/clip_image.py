@@ -40,9 +40,7 @@ class ClipPreprocess:
         edge = edge.get("shortest_edge", edge.get("height")) if isinstance(edge, Mapping) else edge
         crop = crop.get("height") if isinstance(crop, Mapping) else crop
         if edge != crop:
-            raise CheckpointError(
-                f"preprocessor_config.json resizes to {edge} and crops {crop}.", "They must agree."
-            )
+            raise CheckpointError(f"preprocessor_config.json resizes to {edge} and crops {crop}.", "They must agree.")
         if not isinstance(edge, int) or edge < 1:
             raise _refused("size", json["size"], "Expected a positive whole number.")
         mean, std = json.get("image_mean", CLIP_MEAN), json.get("image_std", CLIP_STD)

@@ -35,9 +35,7 @@ def check_texts(request: Request) -> None:
             )
     for name in OF_THE_PRIOR:
         if (value := getattr(request, name)) is not None:
-            raise RequestError(
-                f"{name} {value!r} is given, but this checkpoint has no prior.", f"Leave {name} out."
-            )
+            raise RequestError(f"{name} {value!r} is given, but this checkpoint has no prior.", f"Leave {name} out.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -99,8 +99,7 @@ class ImagePromptConditioner:
         for item, _ in items_of(prompt):
             if isinstance(item, Embedding) and len(item.values) != self.width:
                 raise RequestError(
-                    f"An embedding of {len(item.values)} numbers does not fit this decoder, which takes "
-                    f"{self.width}.",
+                    f"An embedding of {len(item.values)} numbers does not fit this decoder, which takes {self.width}.",
                     "Use embeddings of the prior that belongs to it.",
                 )
 
@@ -182,9 +181,7 @@ def _embeddings(
 
 def items_of(prompt: Prompt) -> list[tuple[Item, float]]:
     """The items of a prompt with their weights; a text or an embedding alone is one item of weight 1."""
-    return (
-        list(zip(prompt.items, prompt.weights, strict=True)) if isinstance(prompt, Mix) else [(prompt, 1.0)]
-    )
+    return list(zip(prompt.items, prompt.weights, strict=True)) if isinstance(prompt, Mix) else [(prompt, 1.0)]
 
 
 def _images(rows: Sequence[Row]) -> list[Picture]:

@@ -89,8 +89,7 @@ class OneTextConditioner:
             )
         if request.negative_prompt is not None:
             raise RequestError(
-                "A negative prompt cannot act: this checkpoint works without guidance.",
-                "Leave negative_prompt out.",
+                "A negative prompt cannot act: this checkpoint works without guidance.", "Leave negative_prompt out."
             )
 
     def encode(

@@ -135,13 +135,7 @@ class PriorStage:
         return self.accelerate(self.network.prepare(condition, times), len(times))
 
     def denoise(
-        self,
-        prepared: Stepping,
-        x: Tensor,
-        times: Sequence[int],
-        rng: Noise,
-        scale: Scale,
-        gradients: bool = False,
+        self, prepared: Stepping, x: Tensor, times: Sequence[int], rng: Noise, scale: Scale, gradients: bool = False
     ) -> Generator[Step, Tensor | None, None]:
         """The trajectory from `x` (B, D), normalised and noised to times[0]; `prepared` as in `trajectory`.
 

@@ -44,9 +44,7 @@ class TextImageConditioner:
             return replace(condition, text_hidden=rows.text_hidden, text_embedding=rows.text_embedding)
 
         return [
-            Conditions(
-                beside(image.cond, cond), None if image.uncond is None else beside(image.uncond, uncond)
-            )
+            Conditions(beside(image.cond, cond), None if image.uncond is None else beside(image.uncond, uncond))
             for image, cond, uncond in zip(images, told, untold, strict=True)
         ]
 

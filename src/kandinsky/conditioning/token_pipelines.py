@@ -15,9 +15,7 @@ from kandinsky.core.errors import TokenizerError
 _CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
-def clip_pipeline(
-    folder: Path, vocabulary: dict[str, int], special: dict[str, AddedToken]
-) -> tokenizers.Tokenizer:
+def clip_pipeline(folder: Path, vocabulary: dict[str, int], special: dict[str, AddedToken]) -> tokenizers.Tokenizer:
     """Byte-level pairs with `</w>` at the end of words (Radford et al. 2021, section 2.4).
 
     `vocabulary` is what `vocab.json` holds, {} when it is not there. Raises TokenizerError when either file
@@ -29,9 +27,7 @@ def clip_pipeline(
             f"{folder} lacks {' and '.join(missing)}; looked for tokenizer.json, or vocab.json + merges.txt.",
             "Download the folder again, with its tokenizer files.",
         )
-    absent = [
-        t.content for key in ("bos_token", "eos_token") if (t := special[key]).content not in vocabulary
-    ]
+    absent = [t.content for key in ("bos_token", "eos_token") if (t := special[key]).content not in vocabulary]
     if not vocabulary or absent:
         raise TokenizerError(
             f"{folder / 'vocab.json'} ({len(vocabulary)} tokens) lacks {', '.join(absent)}.",
@@ -39,9 +35,7 @@ def clip_pipeline(
         )
     try:
         lines = (folder / "merges.txt").read_text("utf-8").split("\n")
-        merges = [
-            tuple(line.split(" ")) for line in lines if line.strip() and not line.startswith("#version")
-        ]
+        merges = [tuple(line.split(" ")) for line in lines if line.strip() and not line.startswith("#version")]
         pairs = [(merge[0], merge[1]) for merge in merges if len(merge) == 2]
         if len(pairs) != len(merges):
             raise ValueError("a line is not a pair")
@@ -78,9 +72,7 @@ def close_clip(backend: tokenizers.Tokenizer, special: dict[str, AddedToken]) ->
     backend.post_processor = processors.RobertaProcessing((eos, ids[eos]), (bos, ids[bos]), False, False)
 
 
-def xlmr_pipeline(
-    path: Path, model: SentencePieceModel, special: dict[str, AddedToken]
-) -> tokenizers.Tokenizer:
+def xlmr_pipeline(path: Path, model: SentencePieceModel, special: dict[str, AddedToken]) -> tokenizers.Tokenizer:
     """The model's pieces shifted by one: four marks where the file has three, and a mask at the end."""
     if len(model.pieces) < 4 or any(kind not in (UNKNOWN, CONTROL) for kind in model.kinds[:3]):
         raise TokenizerError(
@@ -116,9 +108,7 @@ def _unigram(
         if charsmap:
             backend.normalizer = normalizers.Precompiled(charsmap)
     except Exception as error:  # the library raises Exception itself for a damaged table
-        raise TokenizerError(
-            f"{path} cannot be used: {error}.", "The file is damaged; download it again."
-        ) from error
+        raise TokenizerError(f"{path} cannot be used: {error}.", "The file is damaged; download it again.") from error
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
     )

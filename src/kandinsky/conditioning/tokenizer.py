@@ -105,9 +105,7 @@ class Tokenizer:
         if not word or len(word.split()) != 1 or word != word.strip():
             raise RequestError(f"{word!r} is not one word.", "Use letters without a space.")
         if len(self.word_ids(word)) < 2:
-            raise RequestError(
-                f"{word!r} is in the vocabulary already.", "Choose a word that does not exist."
-            )
+            raise RequestError(f"{word!r} is in the vocabulary already.", "Choose a word that does not exist.")
 
     def learn(self, word: str, ids: Sequence[int]) -> None:
         """Makes a new word stand for `ids` of the text encoder, wherever it stands alone in a text.
@@ -213,8 +211,7 @@ def load_tokenizer(folder: Path, class_name: str | None = None) -> Tokenizer:
     pad_id = None if pad is None else backend.token_to_id(pad)
     if pad_id is None:
         raise TokenizerError(
-            f"The tokenizer in {folder} names no padding token.",
-            "Its tokenizer_config.json should have 'pad_token'.",
+            f"The tokenizer in {folder} names no padding token.", "Its tokenizer_config.json should have 'pad_token'."
         )
     stated = config.get("model_max_length", config.get("max_len", truncation.get("max_length")))
     known = isinstance(stated, int | float) and 0 < stated <= NO_LIMIT
@@ -286,9 +283,7 @@ def _added_token(value: Any, special: bool) -> AddedToken:
     if not isinstance(value, dict):
         return AddedToken(str(value), special=special, normalized=not special)
     special = special or bool(value.get("special", False))
-    flags = {
-        key: bool(value[key]) for key in ("lstrip", "rstrip", "single_word", "normalized") if key in value
-    }
+    flags = {key: bool(value[key]) for key in ("lstrip", "rstrip", "single_word", "normalized") if key in value}
     return AddedToken(_content(value), special=special, **{"normalized": not special, **flags})
 
 
@@ -327,8 +322,7 @@ def _backend(
             return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), extra
         except Exception as error:  # the library raises Exception itself for every fault in the file
             raise TokenizerError(
-                f"{folder / 'tokenizer.json'} cannot be read: {error}.",
-                "The file is damaged; download it again.",
+                f"{folder / 'tokenizer.json'} cannot be read: {error}.", "The file is damaged; download it again."
             ) from error
     if name == "CLIPTokenizer":
         return clip_pipeline(folder, _json(folder / "vocab.json", {}), special), extra

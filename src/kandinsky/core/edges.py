@@ -14,12 +14,7 @@ SMOOTHING = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
 def edges(
-    image: ImageLike,
-    width: int | None = None,
-    height: int | None = None,
-    *,
-    low: float = 0.1,
-    high: float = 0.2,
+    image: ImageLike, width: int | None = None, height: int | None = None, *, low: float = 0.1, high: float = 0.2
 ) -> "Image":
     """The edges of an image, white on black, RGB.
 

@@ -79,9 +79,7 @@ class Result:
             try:
                 names = [path.name.format(index=i + 1, seed=seed) for i, seed in enumerate(self.seeds)]
             except (KeyError, ValueError, IndexError, AttributeError) as error:
-                raise OutputError(
-                    f"{path.name} is not a pattern ({error}).", "Use {index} and {seed}."
-                ) from error
+                raise OutputError(f"{path.name} is not a pattern ({error}).", "Use {index} and {seed}.") from error
             if len(set(names)) < len(names):
                 raise OutputError(f"{path.name} gives several images one name.", "Put {index} into it.")
             return [path.with_name(name) for name in names]

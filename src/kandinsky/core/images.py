@@ -102,8 +102,7 @@ def _open(source: "str | Path | Image | NDArray[Any]") -> "tuple[Image, str | No
         return _eight_bit(_upright(source, "the image")), str(path) if path else None
     if not isinstance(source, (str, Path)):
         raise RequestError(
-            f"A {type(source).__name__} is not an image.",
-            "Give a path, a PIL image or a numpy array (H, W, 3).",
+            f"A {type(source).__name__} is not an image.", "Give a path, a PIL image or a numpy array (H, W, 3)."
         )
     try:
         with PIL.Image.open(source) as file:
@@ -136,8 +135,7 @@ def _eight_bit(image: "Image") -> "Image":
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all() or values.min() < 0:
         raise RequestError(
-            f"An image of mode {image.mode} has negative or non-finite values.",
-            "Scale it to 0..1 or to 0..255.",
+            f"An image of mode {image.mode} has negative or non-finite values.", "Scale it to 0..1 or to 0..255."
         )
     top = values.max()
     if image.mode.startswith("I;16") or top > 255:
@@ -165,9 +163,7 @@ def _from_array(array: "NDArray[Any]") -> "Image":
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))):
-        raise RequestError(
-            f"An array of shape {shape} is not an image.", "Images are (H, W), (H, W, 3) or (H, W, 4)."
-        )
+        raise RequestError(f"An array of shape {shape} is not an image.", "Images are (H, W), (H, W, 3) or (H, W, 4).")
     if array.dtype == bool:
         values = array * np.float64(255)
     elif array.dtype == np.uint16:
@@ -271,12 +267,7 @@ def to_pil(tensor: "Tensor") -> "list[Image]":
 
 def image_to_json(image: Picture) -> "dict[str, JsonValue]":
     """Path, size and fingerprint of an input image; the pixels themselves stay where they are."""
-    return {
-        "path": image.path,
-        "size": list(image.size),
-        "sha256": image.sha256,
-        "mode": image.image.mode,
-    }
+    return {"path": image.path, "size": list(image.size), "sha256": image.sha256, "mode": image.image.mode}
 
 
 def image_from_json(data: Any, folder: Path | None = None) -> Picture:
@@ -287,9 +278,7 @@ def image_from_json(data: Any, folder: Path | None = None) -> Picture:
     try:
         path, digest, mode = data["path"], data["sha256"], data.get("mode", "RGB")
     except (KeyError, TypeError, AttributeError) as error:
-        raise RequestError(
-            f"{str(data)[:60]!r} is not a stored image.", "Was the metadata edited?"
-        ) from error
+        raise RequestError(f"{str(data)[:60]!r} is not a stored image.", "Was the metadata edited?") from error
     if path is None:
         raise RequestError(
             f"The input image (sha256 {digest[:12]}) was given in memory, so it cannot be found again.",
@@ -298,9 +287,7 @@ def image_from_json(data: Any, folder: Path | None = None) -> Picture:
     places = [Path(path)] if folder is None else [Path(path), folder / path, folder / Path(path).name]
     found = [place for place in places if place.is_file()]
     if not found:
-        raise RequestError(
-            f"The input image {path} is missing.", "Put it back, or give it again at its new place."
-        )
+        raise RequestError(f"The input image {path} is missing.", "Put it back, or give it again at its new place.")
     for place in found:
         image = read_mask(place) if mode == "L" else read_image(place)
         if image.sha256 == digest:

@@ -62,9 +62,7 @@ def library_version() -> str:
 def metadata_of(result: "Result", index: int) -> Metadata:
     """The metadata of image `index` of a result."""
     alone = single(result.request, index)
-    return Metadata(
-        alone, result.model, dict(result.settings), library_version(), result.batch or len(result.images)
-    )
+    return Metadata(alone, result.model, dict(result.settings), library_version(), result.batch or len(result.images))
 
 
 def single(data: Mapping[str, Any], index: int) -> dict[str, Any]:
@@ -197,8 +195,7 @@ def _parse(stored: str, path: str | Path) -> Metadata:
         raise RequestError(f"The metadata of {path} is damaged ({error}).", "Was it edited?") from error
     if layout > LAYOUT:
         raise RequestError(
-            f"{path} was made by version {made_by}, whose metadata (layout {layout}) is newer.",
-            "Update kandinsky.",
+            f"{path} was made by version {made_by}, whose metadata (layout {layout}) is newer.", "Update kandinsky."
         )
     return Metadata(request, model, settings, made_by, batch)
 
@@ -243,9 +240,7 @@ def _prompt_text(prompt: object) -> str:
         case str():
             return prompt
         case {"mix": list(items), "weights": list(weights)}:
-            return " | ".join(
-                f"{_prompt_text(item)}:{weight:g}" for item, weight in zip(items, weights, strict=False)
-            )
+            return " | ".join(f"{_prompt_text(item)}:{weight:g}" for item, weight in zip(items, weights, strict=False))
         case {"sha256": str(digest)} if isinstance(prompt, Mapping):
             return Path(prompt.get("path") or f"image-{digest[:8]}").name
     return "(embedding)"

@@ -49,20 +49,14 @@ def _vector(source: object) -> tuple[float, ...]:
     try:
         values = np.asarray(source, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise RequestError(
-            f"A {type(source).__name__} is not an embedding.", "Give a tensor (D,)."
-        ) from error
+        raise RequestError(f"A {type(source).__name__} is not an embedding.", "Give a tensor (D,).") from error
     if values.ndim == 2 and values.shape[0] == 1:
         values = values[0]
     if values.ndim != 1 or values.size == 0:
         shape = " x ".join(map(str, values.shape)) or "one number"
-        raise RequestError(
-            f"An embedding of shape {shape} is not one vector.", "Give one Embedding per image."
-        )
+        raise RequestError(f"An embedding of shape {shape} is not one vector.", "Give one Embedding per image.")
     if not np.isfinite(values).all():
-        raise RequestError(
-            "An embedding holds infinite or undefined numbers.", "Check where it was computed."
-        )
+        raise RequestError("An embedding holds infinite or undefined numbers.", "Check where it was computed.")
     return tuple(values.tolist())
 
 
@@ -90,13 +84,10 @@ class Mix:
 
     def __post_init__(self) -> None:
         if not self.items:
-            raise RequestError(
-                "There is nothing to mix.", "Give texts or images, such as mix(['a cat', image])."
-            )
+            raise RequestError("There is nothing to mix.", "Give texts or images, such as mix(['a cat', image]).")
         if len(self.items) != len(self.weights):
             raise RequestError(
-                f"{len(self.items)} items are mixed with {len(self.weights)} weights.",
-                "Give one weight per item.",
+                f"{len(self.items)} items are mixed with {len(self.weights)} weights.", "Give one weight per item."
             )
         if bad := [weight for weight in self.weights if not math.isfinite(weight)]:
             raise RequestError(f"A mixing weight of {bad[0]} is not finite.", "Use numbers such as 0.5.")
@@ -120,9 +111,7 @@ def mix(items: Sequence[MixItem], weights: Sequence[float] | None = None) -> Mix
     except (TypeError, ValueError) as error:
         if isinstance(error, RequestError):
             raise
-        raise RequestError(
-            f"{weights!r} are not mixing weights.", "Give numbers, such as [0.3, 0.7]."
-        ) from error
+        raise RequestError(f"{weights!r} are not mixing weights.", "Give numbers, such as [0.3, 0.7].") from error
 
 
 def _item(item: object) -> str | Picture | Embedding:
@@ -155,9 +144,7 @@ def prompt_to_json(prompt: Prompt) -> "JsonValue":
     if isinstance(prompt, Embedding):
         negative = None if prompt.negative is None else _pack(prompt.negative)
         return {"embedding": _pack(prompt.values), "negative": negative}
-    items = [
-        image_to_json(item) if isinstance(item, Picture) else prompt_to_json(item) for item in prompt.items
-    ]
+    items = [image_to_json(item) if isinstance(item, Picture) else prompt_to_json(item) for item in prompt.items]
     return {"mix": items, "weights": list(prompt.weights)}
 
 

@@ -171,13 +171,11 @@ class Request(BaseModel):
 
     prompt: Annotated[Each[OnePrompt], About("What to draw.", group=PROMPT)]
     negative_prompt: Annotated[Each[Text | None], About("What to steer away from.", group=PROMPT)] = None
-    prior_negative_prompt: Annotated[
-        Each[Text | None], About("The same for the prior alone.", group=PROMPT)
-    ] = None
+    prior_negative_prompt: Annotated[Each[Text | None], About("The same for the prior alone.", group=PROMPT)] = None
     image: Annotated[Each[Image] | None, About("An image to change.", Path, IMAGE_HINT, group=INPUT)] = None
-    mask: Annotated[
-        Each[Mask] | None, About("White marks what to repaint in it.", Path, IMAGE_HINT, group=INPUT)
-    ] = None
+    mask: Annotated[Each[Mask] | None, About("White marks what to repaint in it.", Path, IMAGE_HINT, group=INPUT)] = (
+        None
+    )
     hint: Annotated[
         Each[Image] | None, About("An image to follow (ControlNet models).", Path, IMAGE_HINT, group=INPUT)
     ] = None
@@ -212,26 +210,16 @@ class Request(BaseModel):
     ] = None
     seed: Annotated[
         Each[Seed] | None,
-        About(
-            "Image i uses seed + i; random if not given.",
-            int,
-            "Any whole number from 0 will do.",
-            "Seed",
-        ),
+        About("Image i uses seed + i; random if not given.", int, "Any whole number from 0 will do.", "Seed"),
     ] = None
     width: Annotated[Side | None, About("In pixels.", int, SIDE_HINT, "Size")] = None
     height: Annotated[Side | None, About("In pixels.", int, SIDE_HINT)] = None
-    prior_steps: Annotated[Steps | None, About("Steps of the prior.", int, "25 is usual.", "Prior steps")] = (
-        None
-    )
+    prior_steps: Annotated[Steps | None, About("Steps of the prior.", int, "25 is usual.", "Prior steps")] = None
     prior_guidance_scale: Annotated[
         Each[Scale | None], About("The prior's guidance scale.", float, SCALE_HINT, "Prior CFG scale")
     ] = None
     eta: Annotated[Share | None, About("Noise of ddim, 0 to 1.", float, "0 is without noise.", "Eta")] = None
-    count: Annotated[
-        Count,
-        About("Images per prompt.", int, "Give the number of images.", names=("--count", "-n")),
-    ] = 1
+    count: Annotated[Count, About("Images per prompt.", int, "Give the number of images.", names=("--count", "-n"))] = 1
 
     def __init__(self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]) -> None:
         known = self._options()
@@ -258,8 +246,7 @@ class Request(BaseModel):
             value = getattr(self, field)
             if isinstance(value, tuple) and len(value) != prompts:
                 raise RequestError(
-                    f"{field} has {len(value)} entries for {prompts} prompts.",
-                    "Give one for all, or one per prompt.",
+                    f"{field} has {len(value)} entries for {prompts} prompts.", "Give one for all, or one per prompt."
                 )
         if self.image is not None or self.mask is not None or self.strength is not None:
             self._check_image()
@@ -275,9 +262,7 @@ class Request(BaseModel):
         if self.image is None:
             if self.mask is not None:
                 raise RequestError("A mask is given without an image.", "Give the image that it is for.")
-            raise RequestError(
-                f"strength {self.strength:g} is given without an image.", "Give the image to change."
-            )
+            raise RequestError(f"strength {self.strength:g} is given without an image.", "Give the image to change.")
         for index in range(len(self.prompts) if self.mask is not None else 0):
             image, mask = self._of("image", index), self._of("mask", index)
             if mask.size != image.size:
@@ -289,8 +274,7 @@ class Request(BaseModel):
             # One value per grey level; level 128 is the first that rounds to white.
             if not any(mask.image.histogram()[128:]):
                 raise RequestError(
-                    f"The mask {mask.name} marks nothing to repaint.",
-                    "White (1) is repainted and black (0) is kept.",
+                    f"The mask {mask.name} marks nothing to repaint.", "White (1) is repainted and black (0) is kept."
                 )
 
     @property
@@ -370,9 +354,7 @@ class Request(BaseModel):
         return {name: _to_json(name, getattr(self, name)) for name in type(self).model_fields}
 
     @classmethod
-    def from_json(
-        cls, data: Mapping[str, Any], folder: str | Path | None = None, **changes: object
-    ) -> "Request":
+    def from_json(cls, data: Mapping[str, Any], folder: str | Path | None = None, **changes: object) -> "Request":
         """Reads what `to_json` made, with `changes` in place of the stored fields.
 
         Input images are looked for at their stored path, then in `folder`. Raises RequestError when one is

@@ -29,9 +29,7 @@ class Hinted(Protocol):
     def hint(self) -> str: ...
 
 
-def translated(
-    error: ValidationError, fields: Mapping[str, FieldInfo], about: Mapping[str, Hinted]
-) -> RequestError:
+def translated(error: ValidationError, fields: Mapping[str, FieldInfo], about: Mapping[str, Hinted]) -> RequestError:
     """The first error, in the branch of a union that came furthest.
 
     A RequestError that a validator raised is returned as it is.

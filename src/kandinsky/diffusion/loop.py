@@ -55,9 +55,7 @@ def sample(
     """
     times = list(times)
     if not times or any(later >= earlier for earlier, later in pairwise(times)):
-        raise RequestError(
-            f"times {times} cannot be sampled.", "Give at least one time, each below the one before."
-        )
+        raise RequestError(f"times {times} cannot be sampled.", "Give at least one time, each below the one before.")
     record = gradients and torch.is_grad_enabled()
     x = in_working_precision(x)
     state = sampler.init(x)

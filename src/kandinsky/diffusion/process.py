@@ -26,17 +26,13 @@ class Process:
     final_alpha_bar: float = 1.0
 
     @classmethod
-    def from_betas(
-        cls, betas: Tensor, final_alpha_bar: float = 1.0, dtype: torch.dtype = torch.float32
-    ) -> "Process":
+    def from_betas(cls, betas: Tensor, final_alpha_bar: float = 1.0, dtype: torch.dtype = torch.float32) -> "Process":
         """Builds the process of a (T,) table of betas in (0, 1); the product is taken in `dtype`."""
         table = betas.detach().to("cpu", dtype)
         return cls(table, torch.cumprod(1.0 - table, dim=0), final_alpha_bar)
 
     @classmethod
-    def linear(
-        cls, start: float, end: float, steps: int = 1000, dtype: torch.dtype = torch.float32
-    ) -> "Process":
+    def linear(cls, start: float, end: float, steps: int = 1000, dtype: torch.dtype = torch.float32) -> "Process":
         """Betas that grow linearly from `start` to `end` over `steps` times (arXiv 2006.11239, section 4)."""
         return cls.from_betas(torch.linspace(start, end, steps, dtype=dtype), dtype=dtype)
 
@@ -142,9 +138,7 @@ class Process:
         """sqrt(alpha_bar) and sqrt(1 - alpha_bar), ready to multiply a tensor shaped like `x0`."""
         if isinstance(t, Tensor):
             # The roots are taken before the cast: in half precision 1 - alpha_bar would lose the small times.
-            alpha_bar = (
-                self.alpha_bar.to(t.device)[t.flatten()].reshape(-1, *[1] * (x0.ndim - 1)).to(x0.device)
-            )
+            alpha_bar = self.alpha_bar.to(t.device)[t.flatten()].reshape(-1, *[1] * (x0.ndim - 1)).to(x0.device)
             return alpha_bar.sqrt().to(x0.dtype), (1.0 - alpha_bar).sqrt().to(x0.dtype)
         alpha_bar_t = self.alpha_bar_at(t)
         return math.sqrt(alpha_bar_t), math.sqrt(1.0 - alpha_bar_t)

@@ -7,16 +7,7 @@ from typing import Literal
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.parametrization import PARAMETRIZATIONS, Parametrization
 from kandinsky.diffusion.process import Process
-from kandinsky.diffusion.times import (
-    at_most,
-    counted_down,
-    leading,
-    linspaced,
-    respaced,
-    tail,
-    thinned,
-    trailing,
-)
+from kandinsky.diffusion.times import at_most, counted_down, leading, linspaced, respaced, tail, thinned, trailing
 
 Spacing = Literal["leading", "linspaced", "trailing", "respaced", "counted_down"]
 

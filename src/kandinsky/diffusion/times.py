@@ -101,9 +101,7 @@ def tail(times: Sequence[int], strength: float) -> list[int]:
     times. Raises RequestError outside that range.
     """
     if not 0 < strength <= 1:
-        raise RequestError(
-            f"strength {strength} is outside (0, 1].", "Use 1 to ignore the image, 0.3 to retouch it."
-        )
+        raise RequestError(f"strength {strength} is outside (0, 1].", "Use 1 to ignore the image, 0.3 to retouch it.")
     kept = max(1, int(len(times) * strength))
     return list(times[len(times) - kept :])
 
@@ -120,7 +118,5 @@ def _check_count(n: int, T: int) -> None:
 
 def _parse_count(text: str, spec: str) -> int:
     if not text.strip().isdecimal():
-        raise RequestError(
-            f"step string {spec!r} is not understood.", "Use for example '25', '10,5' or 'ddim50'."
-        )
+        raise RequestError(f"step string {spec!r} is not understood.", "Use for example '25', '10,5' or 'ddim50'.")
     return int(text)

@@ -6,12 +6,7 @@ from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.system import free_main_memory, proc_lines
 from kandinsky.engine.acceleration.onednn_weights import has_onednn
 
-DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _SHORT = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp64": "float64"}
 
 LARGE = 200_000_000

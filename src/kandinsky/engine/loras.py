@@ -90,9 +90,7 @@ def load_lora(model: AdapterHost, source: str | Path, scale: float = 1.0, name: 
     label = name or label_of(Path(source))
     networks = adaptable(model)
     if label in applied(model):
-        raise RequestError(
-            f"An adapter {label!r} is loaded already.", "Take it off first, or give another name."
-        )
+        raise RequestError(f"An adapter {label!r} is loaded already.", "Take it off first, or give another name.")
     found = read_lora(path)
     adapters = _assigned(networks, found.tensors, found.settings, path)
     done: list[nn.Module] = []
@@ -183,9 +181,7 @@ def _assigned(
     return adapters
 
 
-def _component_for(
-    networks: Mapping[str, nn.Module], prefix: str, group: Mapping[str, Tensor], path: Path
-) -> str:
+def _component_for(networks: Mapping[str, nn.Module], prefix: str, group: Mapping[str, Tensor], path: Path) -> str:
     """The component that a part is for: the one it names where the names fit, else the only one they fit."""
     modules = {tensor_module(name) for name in group}
     fitting = [part for part, network in networks.items() if modules <= modules_of(network).keys()]

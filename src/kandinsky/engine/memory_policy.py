@@ -80,9 +80,7 @@ def apply_memory_policy(
     return running, policy, None if policy == "none" else residency
 
 
-def _caching(
-    running: Model, model: Model, source: Mapping[nn.Module, LazyWeights], options: MemoryOptions
-) -> Model:
+def _caching(running: Model, model: Model, source: Mapping[nn.Module, LazyWeights], options: MemoryOptions) -> Model:
     own, plain = running.conditioner, model.conditioner
     if not isinstance(own, OneTextConditioner) or not isinstance(plain, OneTextConditioner):
         raise RequestError(
@@ -94,6 +92,4 @@ def _caching(
         raise RequestError("prompt_cache needs a text encoder from files.", "Leave prompt_cache out.")
     folder = Path(options.prompt_cache or ".").expanduser()
     reader = CachingEncoder(own.reader.network, network, source[network], folder, options.quantize or "")
-    return replace(
-        running, conditioner=replace(own, reader=replace(own.reader, network=reader, device=model.device))
-    )
+    return replace(running, conditioner=replace(own, reader=replace(own.reader, network=reader, device=model.device)))

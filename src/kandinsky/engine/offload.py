@@ -14,13 +14,7 @@ from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.events import Event
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import Rng
-from kandinsky.engine.acceleration.networks import (
-    HostedNetwork,
-    UNetOfModel,
-    accelerated_model,
-    laid_out,
-    unet_of,
-)
+from kandinsky.engine.acceleration.networks import HostedNetwork, UNetOfModel, accelerated_model, laid_out, unet_of
 from kandinsky.engine.devices import free_memory
 from kandinsky.engine.weight_residency import WeightResidency, bytes_of, names_in, tensors_of
 from kandinsky.generations.model import Codec, Model, Prepared
@@ -82,9 +76,7 @@ def offloaded(model: Model, residence: WeightResidency, policy: Policy) -> Model
     )
 
 
-def _conditioner(
-    model: Model, residence: WeightResidency, networks: list[nn.Module], streamed: bool
-) -> Conditioner:
+def _conditioner(model: Model, residence: WeightResidency, networks: list[nn.Module], streamed: bool) -> Conditioner:
     own = model.conditioner
     if not isinstance(own, OneTextConditioner):
         return OffloadedConditioner(own, networks, residence)

@@ -179,9 +179,7 @@ class Pipeline:
                 found[event.index] = event.result
         return [found[index] for index in range(len(found))]
 
-    def stream_batch(
-        self, requests: Sequence[Request], batch_size: int | None = None
-    ) -> Generator[Event, None, None]:
+    def stream_batch(self, requests: Sequence[Request], batch_size: int | None = None) -> Generator[Event, None, None]:
         """Runs several requests, which share batches of the networks wherever they can.
 
         Those can that differ in nothing but prompts, negative prompts, input images, seeds, counts and
@@ -225,9 +223,7 @@ class Pipeline:
     def _rng(self, seeds: Sequence[int]) -> Rng:
         return PerImageRng.from_seeds(seeds, self.model.working_dtype)
 
-    def _events(
-        self, requests: Sequence[Resolved], batch_size: int, rng: RngMaker
-    ) -> Generator[Event, None, None]:
+    def _events(self, requests: Sequence[Resolved], batch_size: int, rng: RngMaker) -> Generator[Event, None, None]:
         def batch_of(rows: Sequence[Row]) -> Batch:
             return Batch(rows, rng([row.seed for row in rows]))
 
@@ -302,8 +298,7 @@ def load(
     decoder, beside = open_sources(model, prior, variant, revision, on_progress)
     if variant is None and isinstance(decoder, Folder) and decoder.only_variant:
         warnings.warn(
-            f"{model_id} has weights of the variant {decoder.only_variant!r} alone; they are used.",
-            stacklevel=2,
+            f"{model_id} has weights of the variant {decoder.only_variant!r} alone; they are used.", stacklevel=2
         )
     automatic = dtype in (None, "auto") and on.type == "cpu"
     kind = choose_dtype(dtype, on, denoiser_parameters(decoder, variant) if automatic else 0)

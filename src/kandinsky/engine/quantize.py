@@ -40,9 +40,7 @@ def quantize(network: nn.Module, width: str, residence: WeightResidency) -> None
     residence.bring(network, tensors_of(network).keys() - theirs)
     for path, layer in residence.fill(network, paths):
         parent, _, name = path.rpartition(".")
-        setattr(
-            network.get_submodule(parent), name, narrowed(quanto, cast(nn.Linear | nn.Conv2d, layer), width)
-        )
+        setattr(network.get_submodule(parent), name, narrowed(quanto, cast(nn.Linear | nn.Conv2d, layer), width))
 
 
 def _is_wide(layer: nn.Module) -> bool:

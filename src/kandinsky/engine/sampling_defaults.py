@@ -56,9 +56,7 @@ class Sampling:
         sampler = self.defaults.get("sampler") or model.schedule.sampler
         schedule = replace(self._spaced(model.schedule_of(sampler)), sampler=sampler, eta=None)
         schedules = {name: self._spaced(other) for name, other in model.schedules.items() if name != sampler}
-        return replace(
-            model, schedule=schedule, schedules=schedules, defaults={**model.defaults, **self.defaults}
-        )
+        return replace(model, schedule=schedule, schedules=schedules, defaults={**model.defaults, **self.defaults})
 
     def _spaced(self, schedule: Schedule) -> Schedule:
         return replace(schedule, spacing=self.spacing, only=(), process_of=None)

@@ -15,9 +15,7 @@ class WeightResidency:
     holds it alike, and nothing is written back: networks must not be trained meanwhile.
     """
 
-    def __init__(
-        self, stored: Mapping[nn.Module, LazyWeights], device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, stored: Mapping[nn.Module, LazyWeights], device: torch.device, dtype: torch.dtype) -> None:
         self.stored, self.device, self.dtype = stored, device, dtype
         self._held: tuple[nn.Module | None, frozenset[str]] | None = None
 
@@ -57,9 +55,7 @@ class WeightResidency:
             while any(f"{path}.{name}" not in found for name in wanted):
                 found |= self.stored[network].read(next(coming))
             # Copied: a bias that stays would keep its whole file mapped.
-            made = {
-                name: placed(found.pop(f"{path}.{name}"), self.device, self.dtype).clone() for name in wanted
-            }
+            made = {name: placed(found.pop(f"{path}.{name}"), self.device, self.dtype).clone() for name in wanted}
             module.load_state_dict(made, strict=False, assign=True)
             yield path, module
 

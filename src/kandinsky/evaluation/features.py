@@ -45,9 +45,7 @@ def load_inception(path: str | Path | None = None, device: torch.device | str = 
     try:
         network = torch.jit.load(io.BytesIO(data), map_location=device).eval()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{file.name!r} does not load: {error}.", "Install the package again."
-        ) from error
+        raise CheckpointError(f"{file.name!r} does not load: {error}.", "Install the package again.") from error
 
     @torch.inference_mode()
     def features(images: Tensor) -> Tensor:

@@ -32,8 +32,7 @@ def psnr(first: Tensor, second: Tensor) -> Tensor:
     """
     if first.shape != second.shape:
         raise DataError(
-            f"Images of {tuple(first.shape)} and {tuple(second.shape)} cannot be compared.",
-            "Both need one size.",
+            f"Images of {tuple(first.shape)} and {tuple(second.shape)} cannot be compared.", "Both need one size."
         )
     error = (first.double() - second.double()).square().flatten(1).mean(dim=1)
     return 10 * (4 / error).log10()
@@ -41,11 +40,7 @@ def psnr(first: Tensor, second: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def reconstruction_quality(
-    reconstruct: Reconstruct,
-    images: Tensor,
-    perceptual: PerceptualLoss | None = None,
-    *,
-    batch_size: int = 16,
+    reconstruct: Reconstruct, images: Tensor, perceptual: PerceptualLoss | None = None, *, batch_size: int = 16
 ) -> Quality:
     """Puts `images` (N, 3, H, W) in [-1, 1] through `reconstruct` and compares; results are clamped to [-1,
     1].

@@ -49,6 +49,4 @@ def retrieval(queries: Tensor, wanted: Tensor, gallery: Tensor, concepts: Tensor
         raise DataError("There is no image to search with.", "Give at least one query.")
     ranks = concept_ranks(queries, wanted, gallery, concepts)
     count = len(torch.unique(concepts))
-    return Retrieval(
-        float((ranks == 0).double().mean()), float((ranks < 5).double().mean()), 1 / count, len(queries)
-    )
+    return Retrieval(float((ranks == 0).double().mean()), float((ranks < 5).double().mean()), 1 / count, len(queries))

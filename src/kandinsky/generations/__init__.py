@@ -102,8 +102,7 @@ def load_model(decoder: Source, prior: Source | None, place: Placement) -> Model
     if not generation.spec.prior:
         if prior is not None and prior is not decoder:
             raise CheckpointError(
-                f"{decoder.root} holds a decoder that reads texts itself and has no prior.",
-                "Leave prior= out.",
+                f"{decoder.root} holds a decoder that reads texts itself and has no prior.", "Leave prior= out."
             )
         return generation.load(decoder, None, place)
     if not generation.spec.has_decoder(decoder):

@@ -33,9 +33,7 @@ def few_step_schedules(schedule: Schedule) -> dict[str, Schedule]:
     """
     if schedule.sampler not in PUBLISHED:
         return {}
-    return dict.fromkeys(
-        HIGHER_ORDER, replace(schedule, spacing="trailing", variance="fixed_small", eta=None)
-    )
+    return dict.fromkeys(HIGHER_ORDER, replace(schedule, spacing="trailing", variance="fixed_small", eta=None))
 
 
 def few_step_defaults(schedule: Schedule, own: Mapping[str, object]) -> Mapping[str, object]:

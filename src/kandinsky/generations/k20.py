@@ -16,12 +16,7 @@ from kandinsky.checkpoints.maps.original_files import KL_SCALE, TWO_TEXTS
 from kandinsky.checkpoints.maps.scheduler import DDPM_BETAS
 from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
-from kandinsky.conditioning.decoder_texts import (
-    DecoderTexts,
-    MultilingualReader,
-    SecondReader,
-    TwoTextsConditioner,
-)
+from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader, SecondReader, TwoTextsConditioner
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.schedule import ImageNoise, Schedule
@@ -35,13 +30,7 @@ CHECKPOINTS = CheckpointSpec(
     files=TWO_TEXTS,
 )
 ETA = 0.05
-DEFAULTS: Mapping[str, object] = {
-    "steps": 100,
-    "guidance_scale": 7.0,
-    "strength": 0.3,
-    "width": 512,
-    "height": 512,
-}
+DEFAULTS: Mapping[str, object] = {"steps": 100, "guidance_scale": 7.0, "strength": 0.3, "width": 512, "height": 512}
 """Of the original code, whose strength of 0.7 keeps what ours of 0.3 does."""
 THRESHOLD = Constraint("percentile", ratio=0.995, max=math.inf)
 """The original code's usual bound of predictions."""
@@ -49,9 +38,7 @@ CLIPPING = Constraint("static", limit=1.0)
 """Its other one."""
 
 
-def release_schedules(
-    bound: Constraint | None = THRESHOLD, replace_known_region: bool = False
-) -> dict[str, Schedule]:
+def release_schedules(bound: Constraint | None = THRESHOLD, replace_known_region: bool = False) -> dict[str, Schedule]:
     """The settings of the release of November 2022, with which the published examples were made.
 
     Both its samplers bound predictions by `bound`, then paste the known region; "ddim" makes the noise agree
@@ -64,9 +51,7 @@ def release_schedules(
     return {"ddim": ddim, "ddpm": ddpm, "plms": _unbound("plms", replace_known_region)}
 
 
-def head_schedules(
-    bound: Constraint | None = THRESHOLD, replace_known_region: bool = False
-) -> dict[str, Schedule]:
+def head_schedules(bound: Constraint | None = THRESHOLD, replace_known_region: bool = False) -> dict[str, Schedule]:
     """The settings of the last state of the original code, of November 2023.
 
     "ddim" and "plms" bound nothing, paste nothing, and end at the first time's noise; "ddim" is without fresh
@@ -131,10 +116,7 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
         {
             "the hidden states of the first text encoder": (first.config.width, unet.config.text_hidden_dim),
             "the embedding of the first text encoder": (first.config.projection, unet.config.text_dim),
-            "the hidden states of the second text encoder": (
-                second.config.width,
-                unet.config.second_text_dim,
-            ),
+            "the hidden states of the second text encoder": (second.config.width, unet.config.second_text_dim),
         },
     )
     scale = KL_SCALE

@@ -10,12 +10,7 @@ from torch import nn
 from kandinsky.checkpoints.components import CheckpointSpec
 from kandinsky.checkpoints.maps.networks import CLIP_TEXT, CLIP_VISION, MOVQ, MULTILINGUAL, PRIOR, UNET
 from kandinsky.checkpoints.maps.original_files import TEXT_IMAGE
-from kandinsky.checkpoints.maps.scheduler import (
-    DDPM_BETAS,
-    LATENT_BETAS,
-    TEXT_IMAGE_SCHEDULES,
-    schedule_from_json,
-)
+from kandinsky.checkpoints.maps.scheduler import DDPM_BETAS, LATENT_BETAS, TEXT_IMAGE_SCHEDULES, schedule_from_json
 from kandinsky.checkpoints.maps.unet2 import unet2_config
 from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
@@ -42,20 +37,11 @@ CHECKPOINTS = CheckpointSpec(
     decoders=("KandinskyPipeline", "KandinskyInpaintPipeline", "KandinskyImg2ImgPipeline"),
     prior=(PRIOR, CLIP_TEXT, CLIP_VISION),
     priors=("KandinskyPriorPipeline",),
-    combined=(
-        "KandinskyCombinedPipeline",
-        "KandinskyInpaintCombinedPipeline",
-        "KandinskyImg2ImgCombinedPipeline",
-    ),
+    combined=("KandinskyCombinedPipeline", "KandinskyInpaintCombinedPipeline", "KandinskyImg2ImgCombinedPipeline"),
     files=TEXT_IMAGE,
     schedules=TEXT_IMAGE_SCHEDULES,
 )
-ORIGINAL_DEFAULTS: Mapping[str, object] = {
-    **PRIOR_DEFAULTS,
-    "guidance_scale": 7.0,
-    "width": 512,
-    "height": 512,
-}
+ORIGINAL_DEFAULTS: Mapping[str, object] = {**PRIOR_DEFAULTS, "guidance_scale": 7.0, "width": 512, "height": 512}
 """Of the original code, whose strength of 0.7 keeps what ours of 0.3 does."""
 
 

@@ -16,14 +16,7 @@ from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.core.errors import CheckpointError
 from kandinsky.generations.few_step_defaults import few_step_schedules
-from kandinsky.generations.loading import (
-    Generation,
-    Placement,
-    StageLoader,
-    check_fit,
-    check_unet2,
-    folder_defaults,
-)
+from kandinsky.generations.loading import Generation, Placement, StageLoader, check_fit, check_unet2, folder_defaults
 from kandinsky.generations.model import Model
 
 CHECKPOINTS = CheckpointSpec(

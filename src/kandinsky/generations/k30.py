@@ -91,10 +91,7 @@ def original_schedules(inpaints: bool, replace_known_region: bool = False) -> di
     higher order has nothing to extrapolate.
     """
     other = Schedule(
-        Process.squared_cosine(),
-        constraints=(_bound(inpaints),),
-        offset=1,
-        replace_known_region=replace_known_region,
+        Process.squared_cosine(), constraints=(_bound(inpaints),), offset=1, replace_known_region=replace_known_region
     )
     own = [first_schedule(inpaints, replace_known_region), second_schedule(inpaints, replace_known_region)]
     return dict.fromkeys(SAMPLERS, other) | {schedule.sampler: schedule for schedule in own}
@@ -132,9 +129,7 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
     else:
         few = source.kind == FEW_STEPS
     if few and place.behaviour is not None:
-        raise RequestError(
-            f"The network of few steps has no behaviour {place.behaviour!r}.", "Leave behaviour out."
-        )
+        raise RequestError(f"The network of few steps has no behaviour {place.behaviour!r}.", "Leave behaviour out.")
     tokenizer = ONE_TEXT.read_tokenizer(source)
     unet, movq, text = (
         UNET3.open(source, place.variant),
@@ -143,10 +138,7 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
     )
     latents = movq.config.codebook_dim
     _check_channels(source.root, unet.config, latents)
-    check_sizes(
-        f"In {source.root}",
-        {"the text encoder's states": (text.config.width, unet.config.text_dim)},
-    )
+    check_sizes(f"In {source.root}", {"the text encoder's states": (text.config.width, unet.config.text_dim)})
     inpaints = unet.config.in_channels > latents
     schedules: Mapping[str, Schedule] = {}
     defaults: Mapping[str, object]

@@ -57,9 +57,7 @@ class Placement:
         self.shelf[network] = weights
         return cast(M, network)
 
-    def put_vision(
-        self, lazy: LazyNetwork[ClipVisionConfig, ClipVision]
-    ) -> tuple[ClipVision, LazyVisionTower | None]:
+    def put_vision(self, lazy: LazyNetwork[ClipVisionConfig, ClipVision]) -> tuple[ClipVision, LazyVisionTower | None]:
         """A vision tower where it belongs, a large one in its files, with what brings it when it is asked."""
         weights = lazy.weights
         if self.parked or weights.count() < WAITS_FROM or not weights.is_mapped():
@@ -147,8 +145,7 @@ def check_sizes(where: str, pairs: Mapping[str, tuple[int, int]], wants: str = "
     for what, (found, wanted) in pairs.items():
         if found != wanted:
             raise CheckpointError(
-                f"{where} {what} has size {found}, {wants} {wanted}.",
-                "A part is of another model; download it again.",
+                f"{where} {what} has size {found}, {wants} {wanted}.", "A part is of another model; download it again."
             )
 
 
@@ -196,9 +193,7 @@ def own_defaults(folder: Folder) -> dict[str, object]:
         pixel = np.zeros((1, 1, 3), np.uint8) if "strength" in defaults else None
         Request("", image=pixel, **defaults)
     except (RequestError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} has defaults that cannot be: {error}", "Correct or remove it."
-        ) from error
+        raise CheckpointError(f"{path} has defaults that cannot be: {error}", "Correct or remove it.") from error
     return dict(defaults)
 
 

@@ -50,9 +50,7 @@ class Network(Protocol):
     @property
     def config(self) -> Any: ...
 
-    def prepare(
-        self, condition: Any, times: Sequence[float], deep_at: Collection[float] | None = None
-    ) -> Prepared: ...
+    def prepare(self, condition: Any, times: Sequence[float], deep_at: Collection[float] | None = None) -> Prepared: ...
 
 
 TellsRegion = Literal["masked_latents", "masked_image"]

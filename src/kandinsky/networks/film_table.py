@@ -18,11 +18,7 @@ class FilmTable:
     """
 
     def __init__(
-        self,
-        films: Callable[[Tensor, Tensor], list[Tensor]],
-        times: Sequence[float],
-        pooled: Tensor,
-        width: int,
+        self, films: Callable[[Tensor, Tensor], list[Tensor]], times: Sequence[float], pooled: Tensor, width: int
     ) -> None:
         self._compute, self._pooled = films, pooled
         room = MOST_BYTES // (len(pooled) * width * pooled.element_size())

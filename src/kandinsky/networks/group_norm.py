@@ -37,17 +37,10 @@ def group_norm(
 
 
 def normed(
-    norm: nn.GroupNorm,
-    x: Tensor,
-    *,
-    film: Tensor | None = None,
-    modulation: Tensor | None = None,
-    silu: bool = False,
+    norm: nn.GroupNorm, x: Tensor, *, film: Tensor | None = None, modulation: Tensor | None = None, silu: bool = False
 ) -> Tensor:
     """`group_norm` by a layer's numbers."""
-    return group_norm(
-        x, norm.num_groups, norm.eps, norm.weight, norm.bias, film=film, modulation=modulation, silu=silu
-    )
+    return group_norm(x, norm.num_groups, norm.eps, norm.weight, norm.bias, film=film, modulation=modulation, silu=silu)
 
 
 def _is_large(x: Tensor) -> bool:

@@ -81,9 +81,7 @@ class Attention(nn.Module):
         q, k, v = by_head(self.qkv(x), 3, self.heads)
         return q, k, v
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """Queries (B, heads, L, d) over keys and values (B, heads, M, d) -> (B, L, heads * d), projected.
 
         `mask`, when given, is added to the logits and broadcasts to (B, heads, L, M).

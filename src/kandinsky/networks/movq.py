@@ -97,6 +97,4 @@ class MoVQ(nn.Module):
         codebook_loss = F.mse_loss(nearest, z.detach())
         commitment_loss = F.mse_loss(z, nearest.detach())
         straight_through = z + (nearest - z).detach()
-        return Quantized(
-            straight_through, indices.view(z.shape[0], *z.shape[2:]), codebook_loss, commitment_loss
-        )
+        return Quantized(straight_through, indices.view(z.shape[0], *z.shape[2:]), codebook_loss, commitment_loss)

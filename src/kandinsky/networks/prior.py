@@ -90,9 +90,7 @@ class Prior(nn.Module):
         self.noisy_in = nn.Linear(config.embedding_dim, width)
         self.query = nn.Parameter(torch.empty(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, config.tokens + config.extra_tokens, width))
-        self.blocks = nn.ModuleList(
-            Block(width, config.heads, 4 * width, "gelu") for _ in range(config.layers)
-        )
+        self.blocks = nn.ModuleList(Block(width, config.heads, 4 * width, "gelu") for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, config.embedding_dim)
         self.clip_mean = nn.Parameter(torch.zeros(1, config.embedding_dim), requires_grad=False)
@@ -121,8 +119,7 @@ class Prior(nn.Module):
         bad = (~condition.text_mask[:, 0].bool()).nonzero().flatten().tolist()
         if bad:
             raise RequestError(
-                f"The first text token of row {bad[0]} is masked.",
-                "Keep at least the start token of each text.",
+                f"The first text token of row {bad[0]} is masked.", "Keep at least the start token of each text."
             )
         x = self._prefix(condition)
         length = x.shape[1]
@@ -160,20 +157,14 @@ class Prior(nn.Module):
     def _prefix(self, condition: PriorCondition) -> Tensor:
         count, limit = condition.text_hidden.shape[1], self.config.tokens
         if count > limit:
-            raise RequestError(
-                f"A text of {count} tokens does not fit this prior.", f"Cut it to {limit} tokens."
-            )
+            raise RequestError(f"A text of {count} tokens does not fit this prior.", f"Cut it to {limit} tokens.")
         text = self.text_in(condition.text_hidden) + self.positions[:, :count]
         embedding = self.embedding_in(condition.text_embedding)[:, None]
         return torch.cat([text, embedding + self.positions[:, limit : limit + 1]], dim=1)
 
     def _suffix(self, noisy: Tensor, time_tokens: Tensor) -> Tensor:
         rows = len(noisy)
-        tokens = [
-            time_tokens.expand(rows, -1)[:, None],
-            self.noisy_in(noisy)[:, None],
-            self.query.expand(rows, -1, -1),
-        ]
+        tokens = [time_tokens.expand(rows, -1)[:, None], self.noisy_in(noisy)[:, None], self.query.expand(rows, -1, -1)]
         return torch.cat(tokens, dim=1) + self.positions[:, self.config.tokens + 1 :]
 
     def _time_tokens(self, t: Tensor) -> Tensor:

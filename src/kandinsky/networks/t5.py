@@ -110,9 +110,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x (B, L, W); `bias` (1 or B, heads, L, L) is added to the logits, which T5 does not scale."""
         y = self.norm1(x)
-        q, k, v = (
-            layer(y).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v)
-        )
+        q, k, v = (layer(y).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=1.0)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
         y = self.norm2(x)

@@ -24,13 +24,7 @@ from kandinsky.networks.unet2_conditioning import (
     given,
 )
 
-__all__ = [
-    "ConditionKind",
-    "HintEncoder",
-    "UNet2",
-    "UNet2Condition",
-    "UNet2Config",
-]
+__all__ = ["ConditionKind", "HintEncoder", "UNet2", "UNet2Condition", "UNet2Config"]
 
 
 class Resnet(nn.Module):
@@ -121,9 +115,7 @@ class Level(nn.Module):
 class Middle(nn.Module):
     def __init__(self, channels: int, config: UNet2Config) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            Resnet(channels, channels, config.time_dim, config.groups) for _ in range(2)
-        )
+        self.resnets = nn.ModuleList(Resnet(channels, channels, config.time_dim, config.groups) for _ in range(2))
         self.attention = Attention(channels, config)
 
     def forward(self, h: Tensor, fixed: Fixed) -> Tensor:

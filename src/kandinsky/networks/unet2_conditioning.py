@@ -127,9 +127,7 @@ class TextImageConditioning(nn.Module):
         embedding = given(condition.image_embedding, "image_embedding")
         image = self.tokens(embedding).unflatten(1, (-1, self.context_dim))
         text = self.text_tokens(given(condition.text_hidden, "text_hidden"))
-        pooled_text = self.text_pooled_norm(
-            self.text_pooled(given(condition.text_embedding, "text_embedding"))
-        )
+        pooled_text = self.text_pooled_norm(self.text_pooled(given(condition.text_embedding, "text_embedding")))
         return torch.cat([image, text], dim=1), self.pooled(embedding) + pooled_text
 
 
@@ -177,16 +175,7 @@ class TwoTextsConditioning(nn.Module):
 class HintEncoder(nn.Module):
     """A hint image (B, 3, 8h, 8w) in [0, 1] to (B, 4, h, w) channels for the network's input."""
 
-    PLAN = (
-        (3, 16, 1),
-        (16, 16, 1),
-        (16, 32, 2),
-        (32, 32, 1),
-        (32, 96, 2),
-        (96, 96, 1),
-        (96, 256, 2),
-        (256, 4, 1),
-    )
+    PLAN = ((3, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 96, 2), (96, 96, 1), (96, 256, 2), (256, 4, 1))
     DOWNSCALE = 8
 
     def __init__(self) -> None:

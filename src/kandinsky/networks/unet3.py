@@ -109,8 +109,7 @@ class UNet3Condition:
         """
         if self.masked_rows != other.masked_rows:
             raise ConfigError(
-                f"Conditions with masked_rows = {self.masked_rows!r} and {other.masked_rows!r} do not go "
-                "together.",
+                f"Conditions with masked_rows = {self.masked_rows!r} and {other.masked_rows!r} do not go together.",
                 "Give both the same.",
             )
         both = (self, other)
@@ -163,8 +162,7 @@ class Level(nn.Module):
         super().__init__()
         self.attention = None if outermost else Attention(attended, sizes, SelfAttention(attended, sizes))
         self.triples = nn.ModuleList(
-            Triple(*width, sizes, not outermost, resample)
-            for width, resample in zip(widths, resamples, strict=True)
+            Triple(*width, sizes, not outermost, resample) for width, resample in zip(widths, resamples, strict=True)
         )
 
     def down(self, x: Tensor, fixed: Fixed) -> Tensor:
@@ -264,9 +262,7 @@ class UNet3(nn.Module):
         context = self.projection(condition.hidden, mask, condition.masked_rows)
         if condition.null is not None and bool(condition.null.any()):
             if self.null_embedding is None:
-                raise ConfigError(
-                    "This network has no null embedding.", "Give the states of an empty text, or zeros."
-                )
+                raise ConfigError("This network has no null embedding.", "Give the states of an empty text, or zeros.")
             first = torch.zeros_like(mask)
             first[:, 0] = True
             nulls = condition.null.to(mask.device)[:, None]
@@ -289,9 +285,7 @@ class UNet3(nn.Module):
         """x (B, C, h, w), t (B,) and the condition to noise (B, out_channels, h, w)."""
         context, visible, pooled = self.read(condition)
         emb = F.silu(self.embed_times(t) + pooled)
-        fixed = Fixed(
-            [norm.film(emb) for norm in self._norms], [a.context(context) for a in self._attentions], visible
-        )
+        fixed = Fixed([norm.film(emb) for norm in self._norms], [a.context(context) for a in self._attentions], visible)
         x = x if condition.extra is None else torch.cat([x, condition.extra], dim=1)
         return self.denoise(x, fixed)
 

@@ -61,9 +61,7 @@ def _downsampling(channels: int, resample: Resample) -> nn.Conv2d | None:
 class Convolution(nn.Module):
     """Norm, activation and a convolution, which may double the size before it or halve it behind it."""
 
-    def __init__(
-        self, channels_in: int, channels: int, kernel: int, sizes: Sizes, resample: Resample
-    ) -> None:
+    def __init__(self, channels_in: int, channels: int, kernel: int, sizes: Sizes, resample: Resample) -> None:
         super().__init__()
         self.norm = ConditionalNorm(channels_in, sizes)
         self.upsample = _upsampling(channels_in, resample)
@@ -84,13 +82,7 @@ class Resnet(nn.Module):
         hidden = max(channels_in, channels) // COMPRESSION
         widths = (channels_in, hidden, hidden, hidden, channels)
         self.convolutions = nn.ModuleList(
-            Convolution(
-                widths[k],
-                widths[k + 1],
-                kernel,
-                sizes,
-                resample if _RESAMPLED.get(resample) == k else "none",
-            )
+            Convolution(widths[k], widths[k + 1], kernel, sizes, resample if _RESAMPLED.get(resample) == k else "none")
             for k, kernel in enumerate(KERNELS)
         )
         self.upsample = _upsampling(channels_in, resample)

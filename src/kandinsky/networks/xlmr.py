@@ -68,9 +68,7 @@ class MultilingualClip(nn.Module):
         self.positions = nn.Embedding(config.positions, width)
         self.segment = nn.Parameter(torch.zeros(1, width))
         self.norm = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(
-            Block(width, config.heads, config.mlp_width) for _ in range(config.layers)
-        )
+        self.blocks = nn.ModuleList(Block(width, config.heads, config.mlp_width) for _ in range(config.layers))
         self.projection = nn.Linear(width, config.projection)
         # Never computed; kept so that a file can be written back as it was read.
         self.pooler = nn.Linear(width, width) if config.pooler else None

@@ -79,13 +79,10 @@ def _check(model: Model, request: Request, guided: bool) -> None:
             "Give image= and mask=, or load the text-to-image checkpoint.",
         )
     if model.hints and request.hint is None:
-        raise RequestError(
-            f"{model.name}: this checkpoint needs a hint image.", "Give hint=, for example a depth map."
-        )
+        raise RequestError(f"{model.name}: this checkpoint needs a hint image.", "Give hint=, for example a depth map.")
     if request.hint is not None and not model.hints:
         raise RequestError(
-            f"{model.name}: this checkpoint does not take a hint.",
-            "Load a ControlNet checkpoint, or leave hint out.",
+            f"{model.name}: this checkpoint does not take a hint.", "Load a ControlNet checkpoint, or leave hint out."
         )
     if request.guidance_interval is not None and not guided:
         raise RequestError(

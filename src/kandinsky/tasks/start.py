@@ -83,9 +83,7 @@ def from_region(model: Model, resolved: Resolved, batch: Batch) -> Start:
         return known * wanted + (1 - known) * x
 
     extra = region_condition(model, pixels, latents, repaint, batch.rng) if model.extra_channels else None
-    return Start(
-        x, resolved.begin.times, extra, project if resolved.schedule.replace_known_region else None, paste
-    )
+    return Start(x, resolved.begin.times, extra, project if resolved.schedule.replace_known_region else None, paste)
 
 
 def region_condition(

@@ -14,9 +14,7 @@ FAILED, STOPPED = 1, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a configuration and prints what happens, from the first process; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kandinsky.training", description="Run a training configuration."
-    )
+    parser = argparse.ArgumentParser(prog="python -m kandinsky.training", description="Run a training configuration.")
     parser.add_argument("config", type=Path, help="a TOML file")
     parser.add_argument("--data", help="the folder of images and captions")
     parser.add_argument("--out", help="where checkpoints, losses and samples go")
@@ -43,9 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _line(event: events.Event) -> str:
     match event:
         case events.Progress(stage=stage, step=step, losses=losses) if losses:
-            return f"{stage} step {step}: " + ", ".join(
-                f"{name} {value:.4g}" for name, value in losses.items()
-            )
+            return f"{stage} step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         case events.Saved(path=path) | events.Sampled(path=path) | events.Exported(path=path):
             return str(path)
         case events.Warned(message=message):

@@ -47,9 +47,7 @@ def run_config(
     check_export(ctx)
     for stage in config.stage:
         if not resume and (ctx.run.of(stage.name) / CHECKPOINTS).is_dir():
-            raise ConfigError(
-                f"{ctx.run.of(stage.name)} already holds a run.", "Resume it, or choose another `out`."
-            )
+            raise ConfigError(f"{ctx.run.of(stage.name)} already holds a run.", "Resume it, or choose another `out`.")
     world.wait()
     if world.first:
         _write_settings(config)
@@ -127,8 +125,6 @@ def _write_settings(config: TrainConfig) -> None:
     try:
         config.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"{config.out} cannot be made ({error.strerror}).", "Choose another `out`."
-        ) from error
+        raise OutputError(f"{config.out} cannot be made ({error.strerror}).", "Choose another `out`.") from error
     text = json.dumps(config.model_dump(mode="json"), indent=1, ensure_ascii=False)
     write_atomically(config.out / SETTINGS, text.encode())

@@ -29,9 +29,7 @@ WRAPPERS = ("module.", "_orig_mod.")
 STEMS = ("pytorch_model", "model", "diffusion_pytorch_model")
 
 
-def write_component(
-    source: ConfigSource, trained: Path, target: Path, key: str, *, sharded: bool = False
-) -> Path:
+def write_component(source: ConfigSource, trained: Path, target: Path, key: str, *, sharded: bool = False) -> Path:
     """Writes a network that a run trained into the folder `key` of `target`; returns that folder.
 
     `source` is the run's configuration, whose checkpoint says what the network is. `trained` is the `out` of
@@ -65,14 +63,10 @@ def _trained(ctx: TrainContext, stage: Stage, folder: Folder, component: str, ke
         for learned, network in whole_networks(ctx, stage, base, target).items():
             if component_in(folder, learned) == component and folder_of(ctx, target) == folder:
                 return network
-    raise ConfigError(
-        f"Stage {stage.name!r} did not train the whole {key}.", "Use what it left behind instead."
-    )
+    raise ConfigError(f"Stage {stage.name!r} did not train the whole {key}.", "Use what it left behind instead.")
 
 
-def _save(
-    target: Path, key: str, stated: Mapping[str, object], form: Component, network: torch.nn.Module
-) -> None:
+def _save(target: Path, key: str, stated: Mapping[str, object], form: Component, network: torch.nn.Module) -> None:
     """Writes the network; its configuration keeps what the checkpoint's says beside the sizes."""
     form.save(target, network, key, stated={**stated, **form.write(config_of(network))})
 
@@ -98,9 +92,7 @@ def _read(trained: Path, sharded: bool) -> dict[str, Tensor]:
         for stem in STEMS:
             if folder.is_dir() and any(folder.glob(f"{stem}*.index*.json")):
                 return read_weights(folder, stem)
-    raise CheckpointError(
-        f"{trained} holds no index of shards.", "Give the folder of pytorch_model.bin.index.json."
-    )
+    raise CheckpointError(f"{trained} holds no index of shards.", "Give the folder of pytorch_model.bin.index.json.")
 
 
 def _named(tensors: Mapping[str, Tensor], key: str, path: Path) -> dict[str, Tensor]:

@@ -94,9 +94,7 @@ class Dataset:
         if count == 0:
             return sets, []
         if count >= total:
-            raise ConfigError(
-                f"data.held_out is {count}, but there are only {total} images.", "Hold out fewer."
-            )
+            raise ConfigError(f"data.held_out is {count}, but there are only {total} images.", "Hold out fewer.")
         chosen = torch.randperm(total, generator=generator(self.seed, "held out"))[:count]
         before = [0, *accumulate(len(images.folder.records) for images in sets)]
         files = torch.cat([images.files + first for images, first in zip(sets, before, strict=False)])

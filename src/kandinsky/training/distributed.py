@@ -94,8 +94,7 @@ def join(device: torch.device) -> tuple[World, torch.device]:
         local = int(os.environ.get("LOCAL_RANK", str(world.rank)))
         if local >= torch.cuda.device_count():
             raise ConfigError(
-                f"There are {torch.cuda.device_count()} GPUs, too few for process {local}.",
-                "Start fewer processes.",
+                f"There are {torch.cuda.device_count()} GPUs, too few for process {local}.", "Start fewer processes."
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)

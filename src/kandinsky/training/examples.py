@@ -245,9 +245,7 @@ def examples_of(
     if stage.variants == 0:
         return Plain(source)
     encode, stamp = encoder.encode, encoder.stamp
-    encoded = yield from encode_once(
-        source, stage.variants, encode, stamp, ctx.run.cache, ctx.seed, stage.name
-    )
+    encoded = yield from encode_once(source, stage.variants, encode, stamp, ctx.run.cache, ctx.seed, stage.name)
     return Cached(encoded)
 
 

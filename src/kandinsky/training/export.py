@@ -47,13 +47,7 @@ from kandinsky.training.scratch.tokens import CaptionTokens
 
 CHECKPOINT, CHECKPOINT_PRIOR = "checkpoint", "checkpoint-prior"
 TOKENIZER = "prior_tokenizer"
-TOKENIZER_FILES = (
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-)
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
 
 
 def makes_model(stages: tuple[Stage, ...]) -> bool:
@@ -134,9 +128,7 @@ def _write_copies(
         yield Exported(path, "--prior" if "prior" in networks else "--model")
 
 
-def whole_networks(
-    ctx: TrainContext, stage: Stage, base: BaseCheckpoint, target: Target
-) -> dict[str, nn.Module]:
+def whole_networks(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, target: Target) -> dict[str, nn.Module]:
     """What learned as a whole for a target, with the averaged weights, by component."""
     with_texts = isinstance(stage.objective, Tuned) and stage.objective.with_texts
     networks = base.learners(target, with_texts)

@@ -21,9 +21,7 @@ def grid(images: Tensor, columns: int) -> ImageGrid:
     """Images (N, 3, H, W) in [-1, 1], clamped, row by row in so many columns: uint8 (H', W', 3)."""
     count, channels, height, width = images.shape
     rows = -(-count // columns)
-    cells = torch.full(
-        (channels, rows * (height + GAP) - GAP, columns * (width + GAP) - GAP), 255, dtype=torch.uint8
-    )
+    cells = torch.full((channels, rows * (height + GAP) - GAP, columns * (width + GAP) - GAP), 255, dtype=torch.uint8)
     values = (images.detach().float().cpu().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
     for index, image in enumerate(values):
         top, left = index // columns * (height + GAP), index % columns * (width + GAP)

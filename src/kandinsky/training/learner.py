@@ -15,14 +15,7 @@ from kandinsky.training.checkpoint import LearnerValues
 from kandinsky.training.config import Stage
 from kandinsky.training.distributed import ALONE, World
 from kandinsky.training.ema import Ema, copy_into
-from kandinsky.training.optim import (
-    make_optimiser,
-    optimiser_state,
-    rate_factor,
-    restore_optimiser,
-    set_rate,
-    trained,
-)
+from kandinsky.training.optim import make_optimiser, optimiser_state, rate_factor, restore_optimiser, set_rate, trained
 from kandinsky.training.task import B, StepContext, Trainable
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -37,9 +30,7 @@ class Learner(Generic[B]):
     `sharded` are its networks where FSDP has them; all processes then call these methods together.
     """
 
-    def __init__(
-        self, trainable: Trainable[B], stage: Stage, device: torch.device, world: World = ALONE
-    ) -> None:
+    def __init__(self, trainable: Trainable[B], stage: Stage, device: torch.device, world: World = ALONE) -> None:
         self.trainable, self.stage, self.device, self.world = trainable, stage, device, world
         module = trainable.module.to(device)
         if stage.channels_last:
@@ -61,8 +52,7 @@ class Learner(Generic[B]):
         stage = self.stage
         if stage.optimiser.kind != "adamw" or stage.precision == "fp16":
             raise ConfigError(
-                f"Networks spread over processes do not learn by {stage.optimiser.kind} in "
-                f"{stage.precision}.",
+                f"Networks spread over processes do not learn by {stage.optimiser.kind} in {stage.precision}.",
                 'Set optimiser.kind = "adamw", and precision = "bf16" or "fp32".',
             )
         return fsdp.ShardedNetworks(self.trainable.networks, self.world, self.device)
@@ -147,8 +137,7 @@ class Learner(Generic[B]):
             tensors[f"{name}.ema"] = self.ema.mean
         if self.sharded is not None:
             tensors = {
-                file: {key: self._gathered(value) for key, value in found.items()}
-                for file, found in tensors.items()
+                file: {key: self._gathered(value) for key, value in found.items()} for file, found in tensors.items()
             }
         return tensors, {
             "optimiser": numbers,

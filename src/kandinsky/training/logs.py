@@ -24,9 +24,7 @@ class LossLog:
             self._file = self.path.open("a+b", buffering=0)
             self._file.truncate(min(resume_at, self.path.stat().st_size))
         except OSError as error:
-            raise OutputError(
-                f"{self.path} cannot be written ({error.strerror}).", "Choose another `out`."
-            ) from error
+            raise OutputError(f"{self.path} cannot be written ({error.strerror}).", "Choose another `out`.") from error
         self._board = None
         if find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -60,9 +58,7 @@ class LossLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._file.close()
         if self._board is not None:
             self._board.close()

@@ -86,9 +86,7 @@ class _Live:
     def __init__(self, run: TrainState) -> None:
         self.run, self.stage, self.task = run, run.stage, run.task
         seed_globals(run.seed)
-        self.learners = [
-            Learner(trainable, run.stage, run.device, run.world) for trainable in run.task.trainables
-        ]
+        self.learners = [Learner(trainable, run.stage, run.device, run.world) for trainable in run.task.trainables]
         if run.task.extra is not None:
             run.task.extra.to(run.device)
         order = run.task.order or partial(EpochSampler, len(run.task.data))

@@ -76,9 +76,7 @@ class RunFolder:
         _load(self.of(stage.name), stage.method, module, "")
         return module.eval().requires_grad_(False)
 
-    def frozen(
-        self, stage: Stage, method: str, module: M, device: torch.device, prefix: str = ""
-    ) -> Frozen[M]:
+    def frozen(self, stage: Stage, method: str, module: M, device: torch.device, prefix: str = "") -> Frozen[M]:
         """The network of another method that a stage works with: by `uses`, or of the last one before."""
         stamp = _load(self._source(stage, method), method, module, prefix)
         module.to(device).eval().requires_grad_(False)

@@ -22,9 +22,7 @@ from kandinsky.networks.unet3 import UNet3, UNet3Condition, UNet3Config
 from tests.parity.peers import noise, redraw
 
 SECOND = UNet2Config(channels=(32, 64), layers=1, head_dim=32, context_dim=16, image_dim=12, image_tokens=2)
-THIRD = UNet3Config(
-    channels=(32, 64), layers=2, time_dim=32, head_dim=16, context_dim=24, text_dim=20, groups=4
-)
+THIRD = UNet3Config(channels=(32, 64), layers=2, time_dim=32, head_dim=16, context_dim=24, text_dim=20, groups=4)
 TIMES = [900, 800, 700, 600, 500, 400]
 
 

@@ -16,9 +16,7 @@ from kandinsky.networks.unet3 import UNet3, UNet3Condition, UNet3Config
 from tests.parity.peers import noise, redraw, relative
 
 TIMES = [float(t) for t in range(900, 900 - 100 * FEWEST_STEPS, -100)]
-ONLY_X86 = pytest.mark.skipif(
-    platform.machine().lower() not in ("x86_64", "amd64"), reason="packs on x86-64 only"
-)
+ONLY_X86 = pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="packs on x86-64 only")
 
 
 def unet2() -> UNet2:
@@ -26,9 +24,7 @@ def unet2() -> UNet2:
 
 
 def unet3() -> UNet3:
-    config = UNet3Config(
-        channels=(64, 64), layers=2, time_dim=32, head_dim=32, context_dim=24, text_dim=20, groups=8
-    )
+    config = UNet3Config(channels=(64, 64), layers=2, time_dim=32, head_dim=32, context_dim=24, text_dim=20, groups=8)
     return redraw(UNet3(config))
 
 
@@ -59,10 +55,7 @@ def test_the_other_u_net_and_the_prior_are_packed() -> None:
     network, x = unet3(), noise(2, 4, 8, 8)
     condition = UNet3Condition(noise(2, 5, 20, seed=1), torch.ones(2, 5))
     config = PriorConfig(heads=2, head_dim=8, layers=2, embedding_dim=12, text_width=20, tokens=5)
-    prior, told = (
-        redraw(Prior(config)),
-        PriorCondition(noise(2, 5, 20), noise(2, 12), torch.ones(2, 5).bool()),
-    )
+    prior, told = (redraw(Prior(config)), PriorCondition(noise(2, 5, 20), noise(2, 12), torch.ones(2, 5).bool()))
     with torch.no_grad():
         prepared = accelerated(network.prepare(condition, TIMES), len(TIMES))
         of_prior = accelerated(prior.prepare(told, TIMES), len(TIMES))
@@ -110,9 +103,7 @@ def test_adapted_layers_keep_their_adapters() -> None:
 def test_convolutions_of_one_pixel_are_products(innermost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     convolutions: list[nn.Conv2d] = []
     own = onednn_weights._convolution
-    monkeypatch.setattr(
-        onednn_weights, "_convolution", lambda layer: convolutions.append(layer) or own(layer)
-    )
+    monkeypatch.setattr(onednn_weights, "_convolution", lambda layer: convolutions.append(layer) or own(layer))
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(6, 10, 1), nn.Conv2d(10, 4, 1, bias=False), nn.Conv2d(4, 4, 1, stride=2))
     twin = prepacked(plain, 100)

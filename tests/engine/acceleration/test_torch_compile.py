@@ -51,9 +51,7 @@ def pixels(pipe: Pipeline, prompt: Any = "a fox", **fields: Any) -> np.ndarray:
     return np.asarray(pipe.generate(prompt, **(QUICK | fields)).images[0]).astype(int)
 
 
-def test_images_are_the_same_and_nothing_is_left_to_compile(
-    tiny: Checkpoints, traced: Callable[[], int]
-) -> None:
+def test_images_are_the_same_and_nothing_is_left_to_compile(tiny: Checkpoints, traced: Callable[[], int]) -> None:
     pipe, plain = tiny.own(compile=True), tiny.own()
     assert pipe.settings["compile"] is True
     ready = traced()
@@ -67,9 +65,7 @@ def test_images_are_the_same_and_nothing_is_left_to_compile(
 
 
 @pytest.mark.slow
-def test_adapters_act_in_compiled_networks(
-    tiny: Checkpoints, traced: Callable[[], int], tmp_path: Any
-) -> None:
+def test_adapters_act_in_compiled_networks(tiny: Checkpoints, traced: Callable[[], int], tmp_path: Any) -> None:
     from tests.engine.test_adapters import write
 
     pipe, plain = tiny.own(compile=True), tiny.own()
@@ -99,10 +95,7 @@ def test_every_kind_of_checkpoint_is_warmed_up(
     assert counted == [1 + QUICK["steps"]]
     assert abs(pixels(one_text.ours(compile=True)) - pixels(one_text.ours())).max() <= 1
     assert text_image.ours()
-    others: list[tuple[Path, Path | bool | None]] = [
-        (first_release, None),
-        (text_image.root / "decoder", False),
-    ]
+    others: list[tuple[Path, Path | bool | None]] = [(first_release, None), (text_image.root / "decoder", False)]
     others += [(tiny.root / kind, tiny.root / "prior") for kind in ("inpaint", "control")]
     for folder, prior in others:
         counted[0] = 0

@@ -70,17 +70,11 @@ def packages(tmp_path: Path, recipe: ModuleType) -> Path:
     folder = tmp_path / "packages"
     webp = image_bytes("red", (32, 32), "WEBP")
     pack(folder, recipe, recipe.STYLES[0].package, {"assets/1f34e.webp": webp, "assets/2764-fe0f.webp": webp})
-    icons = {
-        "width": 32,
-        "height": 32,
-        "icons": {"red-apple": {"body": "<a/>"}, "womans-hat": {"body": "<h/>"}},
-    }
+    icons = {"width": 32, "height": 32, "icons": {"red-apple": {"body": "<a/>"}, "womans-hat": {"body": "<h/>"}}}
     wide = {"width": 128, "height": 64, "icons": {"apple_drawing": {"body": "<n/>"}}}
     for style in recipe.STYLES[1:]:
         chars = {"1f34e": "apple_drawing"} if style.lookup == "chars" else {}
-        body = (
-            wide if style.lookup == "chars" else {**icons, "aliases": {"red-heart": {"parent": "red-apple"}}}
-        )
+        body = wide if style.lookup == "chars" else {**icons, "aliases": {"red-heart": {"parent": "red-apple"}}}
         pack(folder, recipe, style.package, {"icons.json": dump(body), "chars.json": dump(chars)})
     entries = [
         {"hexcode": "1F34E", "label": "red apple", "group": 4},
@@ -90,17 +84,9 @@ def packages(tmp_path: Path, recipe: ModuleType) -> Path:
         {"hexcode": "1F3F4", "label": "black flag", "group": 9},
     ]
     pack(folder, recipe, recipe.WORDS[0], {"en/data.json": dump(entries)})
-    apple = {
-        "🍎": {"default": ["apple"], "tts": ["red apple"]},
-        "❤️": {"default": ["heart"], "tts": ["red heart"]},
-    }
+    apple = {"🍎": {"default": ["apple"], "tts": ["red apple"]}, "❤️": {"default": ["heart"], "tts": ["red heart"]}}
     plain = {"annotations": {"annotations": apple}}
-    pack(
-        folder,
-        recipe,
-        recipe.WORDS[1],
-        {f"annotations/{c}/annotations.json": dump(plain) for c in ("en", "xx")},
-    )
+    pack(folder, recipe, recipe.WORDS[1], {f"annotations/{c}/annotations.json": dump(plain) for c in ("en", "xx")})
     hat = {"annotationsDerived": {"annotations": {"👒": {"tts": ["woman’s hat"]}}}}
     pack(folder, recipe, recipe.WORDS[2], {"annotationsDerived/en/annotations.json": dump(hat)})
     return folder
@@ -121,9 +107,7 @@ def test_split_is_fixed_for_all_time(recipe: ModuleType) -> None:
     assert 0.035 < share < 0.065
 
 
-def test_builds_a_folder_that_opens(
-    recipe: ModuleType, packages: Path, renderer: list[str], tmp_path: Path
-) -> None:
+def test_builds_a_folder_that_opens(recipe: ModuleType, packages: Path, renderer: list[str], tmp_path: Path) -> None:
     target = tmp_path / "out"
     assert recipe.build(target, packages, 16, None) == 9
     concepts = json.loads((target / "concepts.json").read_text())

@@ -24,14 +24,7 @@ from kandinsky.recipes.emoji.captions import (
 )
 from kandinsky.recipes.emoji.concepts import Concept, Words
 from kandinsky.recipes.emoji.recipe import grammar_of, read_emoji
-from kandinsky.recipes.emoji.vocabulary import (
-    AND,
-    BACKGROUND_TEMPLATES,
-    COLOUR_WORDS,
-    COLOURS,
-    LANGUAGES,
-    STYLE_WORDS,
-)
+from kandinsky.recipes.emoji.vocabulary import AND, BACKGROUND_TEMPLATES, COLOUR_WORDS, COLOURS, LANGUAGES, STYLE_WORDS
 from kandinsky.training.data.caption import Caption
 from tests.training_data.folders import emoji_folder
 
@@ -128,16 +121,8 @@ def test_style_and_background_are_said_when_asked(concepts: dict[str, tuple[int,
 def test_adjectives_stand_behind_the_article(concepts: dict[str, tuple[int, Concept]]) -> None:
     grammar = quiet(concepts, style=1.0, article=1.0)
     rng = random.Random(3)
-    made = {
-        grammar.caption(concepts["red apple"][0], rng, style="fluent-3d", language="en").text
-        for _ in range(300)
-    }
-    assert {
-        "a 3D red apple",
-        "the 3D red apple",
-        "an image of a 3D red apple",
-        "a red apple, 3D render",
-    } <= made
+    made = {grammar.caption(concepts["red apple"][0], rng, style="fluent-3d", language="en").text for _ in range(300)}
+    assert {"a 3D red apple", "the 3D red apple", "an image of a 3D red apple", "a red apple, 3D render"} <= made
     assert not any(text.startswith("3D") or "3D a" in text or "3D the" in text for text in made)
 
 
@@ -196,15 +181,9 @@ def test_unknown_language_is_refused(concepts: dict[str, tuple[int, Concept]]) -
 
 
 @settings(deadline=None)
-@given(
-    seed=st.integers(0, 2**32),
-    style=st.sampled_from(["", *STYLE_WORDS]),
-    colour=st.sampled_from(["", *COLOURS]),
-)
+@given(seed=st.integers(0, 2**32), style=st.sampled_from(["", *STYLE_WORDS]), colour=st.sampled_from(["", *COLOURS]))
 def test_captions_are_a_function_of_the_seed(seed: int, style: str, colour: str) -> None:
-    concept = Concept(
-        "k", "sun", "travel", {code: Words(f"sun {code}", ("a tag", "b")) for code in LANGUAGES}
-    )
+    concept = Concept("k", "sun", "travel", {code: Words(f"sun {code}", ("a tag", "b")) for code in LANGUAGES})
     grammar = CaptionGrammar([concept])
     first, again = (grammar.caption(0, random.Random(seed), style=style, background=colour) for _ in range(2))
     assert first == again
@@ -221,9 +200,7 @@ def test_a_caption_says_which_attributes_it_names(concepts: dict[str, tuple[int,
     for number in range(200):
         style, colour = ("noto", "noto-blob")[number % 2], ("white", "blue")[number // 2 % 2]
         found = grammar.caption(index, rng, style=style, background=colour, language="en")
-        assert ("styles" in found.names) == (
-            STYLE_WORDS[style]["en"][0] in found.text.replace(",", "").split()
-        )
+        assert ("styles" in found.names) == (STYLE_WORDS[style]["en"][0] in found.text.replace(",", "").split())
         assert ("backgrounds" in found.names) == (colour in found.text.split())
         seen["styles" in found.names, "backgrounds" in found.names] += 1
     assert all(seen[pair] > 20 for pair in ((True, True), (True, False), (False, True), (False, False)))

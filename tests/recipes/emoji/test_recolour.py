@@ -2,15 +2,7 @@
 
 import torch
 
-from kandinsky.recipes.emoji.colours import (
-    NAMES,
-    PROTOTYPE_IDS,
-    PROTOTYPES,
-    lab_of,
-    named,
-    rgb_of,
-    target_lab,
-)
+from kandinsky.recipes.emoji.colours import NAMES, PROTOTYPE_IDS, PROTOTYPES, lab_of, named, rgb_of, target_lab
 from kandinsky.recipes.emoji.recolour import measured, recoloured
 from kandinsky.recipes.emoji.vocabulary import COLOURS
 

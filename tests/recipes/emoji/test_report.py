@@ -10,14 +10,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.core.errors import DataError
-from kandinsky.recipes.emoji.report import (
-    Backgrounds,
-    Measures,
-    RealImages,
-    Reference,
-    Subject,
-    evaluate_embedded,
-)
+from kandinsky.recipes.emoji.report import Backgrounds, Measures, RealImages, Reference, Subject, evaluate_embedded
 
 CONCEPTS, STYLES, SIZE = 8, 2, 8
 
@@ -68,9 +61,7 @@ def grey(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
 
 def test_numbers(reference: Reference, tmp_path: Path) -> None:
     told = list[str]()
-    measures = Measures(
-        features, batch_size=3, seed=5, progress=lambda stage, done, total: told.append(stage)
-    )
+    measures = Measures(features, batch_size=3, seed=5, progress=lambda stage, done, total: told.append(stage))
     report = evaluate_embedded(
         reference,
         Subject(oracle, lambda images: images * 0.9),
@@ -144,9 +135,7 @@ def test_errors(reference: Reference) -> None:
         evaluate_embedded(short, Subject(oracle), Measures(features))
     with pytest.raises(DataError, match="no caption"):
         evaluate_embedded(
-            Reference(reference.held_out, {}, reference.trained, reference.gallery),
-            Subject(oracle),
-            Measures(features),
+            Reference(reference.held_out, {}, reference.trained, reference.gallery), Subject(oracle), Measures(features)
         )
     with pytest.raises(DataError, match="4 images, 3 concepts"):
         RealImages(reference.held_out.pixels, torch.arange(3), torch.arange(4))

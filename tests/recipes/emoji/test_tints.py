@@ -89,21 +89,14 @@ def test_words_for_other_colours_leave_the_caption(coloured: ImageSet) -> None:
     assert "синее яблоко" in texts["ru"]
     assert "blauer Apfel" in texts["de"]
     assert any("蓝色" in text for text in texts["zh"])
-    pure = CaptionGrammar(
-        grammar_of(coloured.folder).concepts, CaptionMix(own_colour=1.0, colour_alone=1.0, style=0.0)
-    )
+    pure = CaptionGrammar(grammar_of(coloured.folder).concepts, CaptionMix(own_colour=1.0, colour_alone=1.0, style=0.0))
     assert pure.caption(apple, rng, tint=blue, language="en").text == "blue"
 
 
 def test_an_unnamed_colour_is_the_own_one() -> None:
     blue, red = NAMES.index("blue"), NAMES.index("red")
     none = torch.full((4,), -1)
-    facts = {
-        "concepts": torch.zeros(4, dtype=torch.int64),
-        "beside": none,
-        "styles": none,
-        "backgrounds": none,
-    }
+    facts = {"concepts": torch.zeros(4, dtype=torch.int64), "beside": none, "styles": none, "backgrounds": none}
     facts["tints"] = torch.tensor([red, red, blue + len(NAMES), red + len(NAMES)])
     texts = ("apple", "red apple", "blue apple", "red fruit")
     said = [Caption(text, names=frozenset({"tints"} if number else ())) for number, text in enumerate(texts)]

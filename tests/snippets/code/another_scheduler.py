@@ -13,11 +13,6 @@ image_embeds, negative_image_embeds = pipe_prior(
     ["a robot, 4k photo"], num_inference_steps=4, generator=torch.manual_seed(1), return_dict=False
 )
 image = pipe(
-    image_embeds,
-    negative_image_embeds,
-    height=64,
-    width=64,
-    num_inference_steps=4,
-    generator=torch.manual_seed(2),
+    image_embeds, negative_image_embeds, height=64, width=64, num_inference_steps=4, generator=torch.manual_seed(2)
 ).images[0]
 assert first_scheduler == "DDPMScheduler"

@@ -1,9 +1,7 @@
 import torch
 from diffusers import AutoPipelineForText2Image
 
-pipe = AutoPipelineForText2Image.from_pretrained(
-    "kandinsky-community/kandinsky-2-2-decoder", torch_dtype=torch.float32
-)
+pipe = AutoPipelineForText2Image.from_pretrained("kandinsky-community/kandinsky-2-2-decoder", torch_dtype=torch.float32)
 pipe.enable_model_cpu_offload(device="cpu")
 
 prompt = "a fox in a snowy forest, oil painting"

@@ -2,9 +2,7 @@ import torch
 from diffusers import AutoPipelineForImage2Image
 from diffusers.utils import load_image
 
-pipe = AutoPipelineForImage2Image.from_pretrained(
-    "kandinsky-community/kandinsky-3", torch_dtype=torch.float32
-)
+pipe = AutoPipelineForImage2Image.from_pretrained("kandinsky-community/kandinsky-3", torch_dtype=torch.float32)
 pipe = pipe.to("cpu")
 
 prompt = "A painting of the inside of a subway train with tiny raccoons."

@@ -1,9 +1,7 @@
 import torch
 from diffusers import AutoPipelineForText2Image
 
-pipeline = AutoPipelineForText2Image.from_pretrained(
-    "kandinsky-community/kandinsky-2-1", torch_dtype=torch.float32
-)
+pipeline = AutoPipelineForText2Image.from_pretrained("kandinsky-community/kandinsky-2-1", torch_dtype=torch.float32)
 image = pipeline(
     prompt="a fox in a snowy forest",
     prior_guidance_scale=1.0,

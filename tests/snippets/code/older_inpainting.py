@@ -8,9 +8,7 @@ pipe_prior = KandinskyPriorPipeline.from_pretrained(
 )
 generator = torch.manual_seed(0)
 image_emb, zero_image_emb = pipe_prior("a hat", num_inference_steps=4, generator=generator, return_dict=False)
-pipe = KandinskyInpaintPipeline.from_pretrained(
-    "kandinsky-community/kandinsky-2-1-inpaint", torch_dtype=torch.float32
-)
+pipe = KandinskyInpaintPipeline.from_pretrained("kandinsky-community/kandinsky-2-1-inpaint", torch_dtype=torch.float32)
 init_image = load_image("cat.png")
 mask = np.zeros((64, 64), dtype=np.float32)
 mask[:25, 25:-25] = 1

@@ -5,9 +5,7 @@ from transformers import CLIPVisionModelWithProjection
 
 DEVICE = torch.device("cpu")
 image_encoder = (
-    CLIPVisionModelWithProjection.from_pretrained(
-        "kandinsky-community/kandinsky-2-2-prior", subfolder="image_encoder"
-    )
+    CLIPVisionModelWithProjection.from_pretrained("kandinsky-community/kandinsky-2-2-prior", subfolder="image_encoder")
     .to(torch.float32)
     .to(DEVICE)
 )

@@ -12,9 +12,9 @@ image_embeds, negative_image_embeds = pipe_prior(
     prompt, negative_prompt, guidance_scale=1.0, num_inference_steps=4, generator=generator
 ).to_tuple()
 
-pipe = KandinskyV22Pipeline.from_pretrained(
-    "kandinsky-community/kandinsky-2-2-decoder", use_safetensors=True
-).to(device)
+pipe = KandinskyV22Pipeline.from_pretrained("kandinsky-community/kandinsky-2-2-decoder", use_safetensors=True).to(
+    device
+)
 pipe.set_progress_bar_config(disable=True)
 images = pipe(
     image_embeds=image_embeds,

@@ -5,15 +5,7 @@ from typing import Final
 
 from kandinsky.checkpoints.files import Json
 from kandinsky.checkpoints.keymap import Entry, KeyMap, rename, renames, stack
-from kandinsky.checkpoints.maps.config_fields import (
-    HINT,
-    Field,
-    build,
-    read_sizes,
-    require,
-    word,
-    write_sizes,
-)
+from kandinsky.checkpoints.maps.config_fields import HINT, Field, build, read_sizes, require, word, write_sizes
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
 
@@ -108,7 +100,7 @@ def clip_text_json(config: ClipTextConfig) -> dict[str, object]:
             "Give the end token another id.",
         )
     return _tower_json(config, TEXT_CLASS, "clip_text_model", _TEXT) | {
-        "eos_token_id": ARGMAX_EOS if config.pool == "argmax" else config.eos_id,
+        "eos_token_id": ARGMAX_EOS if config.pool == "argmax" else config.eos_id
     }
 
 

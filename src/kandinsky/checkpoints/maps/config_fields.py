@@ -35,9 +35,7 @@ def wholes(json: Json, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
     """The list of positive whole numbers at `key`; `default` when missing, CheckpointError otherwise."""
     value = json.get(key, default)
     if not isinstance(value, (list, tuple)) or not value or not all(_is_whole(item, 1) for item in value):
-        raise CheckpointError(
-            f"config.json has {key} = {value!r}, expected a list of positive whole numbers.", HINT
-        )
+        raise CheckpointError(f"config.json has {key} = {value!r}, expected a list of positive whole numbers.", HINT)
     return tuple(value)
 
 
@@ -84,9 +82,7 @@ def require(json: Json, class_name: str, **values: object) -> None:
     """
     named = json.get("_class_name", class_name)
     if named != class_name:
-        raise CheckpointError(
-            f"config.json is of a {named}, expected a {class_name}.", "Is this the right folder?"
-        )
+        raise CheckpointError(f"config.json is of a {named}, expected a {class_name}.", "Is this the right folder?")
     for key, wanted in values.items():
         found = json.get(key, wanted)
         if isinstance(found, tuple | list):

@@ -111,8 +111,6 @@ def movq_json(config: MoVQConfig) -> dict[str, object]:
     Raises CheckpointError for a network without codebook, which the peer always has.
     """
     if not config.codebook_size:
-        raise CheckpointError(
-            "A MoVQ with codebook_size = 0 cannot be written in this format.", "Give it a codebook."
-        )
+        raise CheckpointError("A MoVQ with codebook_size = 0 cannot be written in this format.", "Give it a codebook.")
     own = {"_class_name": CLASS, "sample_size": 32, "scaling_factor": 1.0}
     return own | _fixed(config) | write_sizes(config, _SIZES) | {"vq_embed_dim": config.codebook_dim}

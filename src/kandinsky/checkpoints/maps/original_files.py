@@ -54,9 +54,7 @@ class OriginalFiles:
             return next((name for name, file in unets.items() if there(file)), "")
         if not variant or variant not in unets:
             known = ", ".join(repr(name) for name in unets if name)
-            raise CheckpointError(
-                f"Original files have no variant {variant!r}.", f"Known: {known}, or leave it out."
-            )
+            raise CheckpointError(f"Original files have no variant {variant!r}.", f"Known: {known}, or leave it out.")
         return variant
 
 

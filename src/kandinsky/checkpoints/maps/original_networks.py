@@ -256,9 +256,7 @@ def _write_elsewhere(*_: object) -> None:
 CLIP_TEXT = OriginalFile(
     lambda folder, _: folder.clip_towers(),
     _clip_tower(vision=False),
-    lambda tensors, json: (
-        clip.clip_text_config(_tower_json(json, "text")) if json else infer_clip_text_config(tensors)
-    ),
+    lambda tensors, json: clip.clip_text_config(_tower_json(json, "text")) if json else infer_clip_text_config(tensors),
     lambda _, names: clip.CLIP_TEXT if _in_transformers(names) else ORIGINAL_CLIP_TEXT,
     _write_elsewhere,
     tokenizer=OriginalFolder.clip_vocabulary,

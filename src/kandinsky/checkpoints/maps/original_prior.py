@@ -32,11 +32,7 @@ def original_prior_map(config: PriorConfig) -> KeyMap:
             *renames(_MODULES, foreign="model"),
             rename("query", "model.prd_emb"),
             rename("positions", "model.positional_embedding"),
-            Entry(
-                f"{_BLOCK}.attention.qkv.{{p}}",
-                (f"{_FOREIGN}.attn.c_qkv.{{p}}",),
-                interleaved(3, config.head_dim),
-            ),
+            Entry(f"{_BLOCK}.attention.qkv.{{p}}", (f"{_FOREIGN}.attn.c_qkv.{{p}}",), interleaved(3, config.head_dim)),
             *renames(BLOCK | {"attention.out": "attn.c_proj"}, _BLOCK, _FOREIGN),
             *(Entry(name, (name,), ROW) for name in STATISTICS),
         ]

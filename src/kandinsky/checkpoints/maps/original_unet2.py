@@ -49,11 +49,7 @@ def _attention(native: str, foreign: str, head_dim: int) -> list[Entry]:
     return [
         *renames({"norm": "norm"}, native, foreign),
         Entry(f"{native}.qkv.{{p}}", (f"{foreign}.qkv.{{p}}",), convolution(1, interleaved(3, head_dim))),
-        Entry(
-            f"{native}.context_kv.{{p}}",
-            (f"{foreign}.encoder_kv.{{p}}",),
-            convolution(1, interleaved(2, head_dim)),
-        ),
+        Entry(f"{native}.context_kv.{{p}}", (f"{foreign}.encoder_kv.{{p}}",), convolution(1, interleaved(2, head_dim))),
         Entry(f"{native}.out.{{p}}", (f"{foreign}.proj_out.{{p}}",), convolution(1)),
     ]
 
@@ -64,9 +60,7 @@ def _down(config: UNet2Config) -> list[Entry]:
         for j in range(config.layers):
             entries += renames(_RESNET, f"down.{level}.resnets.{j}", f"input_blocks.{number}.0")
             if level > 0:
-                entries += _attention(
-                    f"down.{level}.attentions.{j}", f"input_blocks.{number}.1", config.head_dim
-                )
+                entries += _attention(f"down.{level}.attentions.{j}", f"input_blocks.{number}.1", config.head_dim)
             number += 1
         if level < len(config.channels) - 1:
             entries += renames(_RESNET, f"down.{level}.resample", f"input_blocks.{number}.0")

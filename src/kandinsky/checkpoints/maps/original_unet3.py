@@ -52,9 +52,7 @@ def infer_unet3_config(tensors: Mapping[str, Tensor], head_dim: int = HEAD_DIM) 
     tensors are not those of such a network.
     """
     levels = count(tensors, "down_samples.")
-    ends = [
-        f"down_samples.{i}.resnet_attn_blocks.0.0.resnet_blocks.3.projection.weight" for i in range(levels)
-    ]
+    ends = [f"down_samples.{i}.resnet_attn_blocks.0.0.resnet_blocks.3.projection.weight" for i in range(levels)]
     context_dim, text_dim = shape(tensors, f"{PROJECTION}0.weight", 2)
     return sized(
         UNet3Config,
@@ -95,22 +93,16 @@ def gathered(content: object, projection: Mapping[str, Tensor] | None = None) ->
     return {**tensors, **others, **{f"{PROJECTION}{name}": value for name, value in projection.items()}}
 
 
-def scattered(
-    tensors: Mapping[str, Tensor], embed: bool = False
-) -> tuple[dict[str, object], dict[str, Tensor]]:
+def scattered(tensors: Mapping[str, Tensor], embed: bool = False) -> tuple[dict[str, object], dict[str, Tensor]]:
     """The contents of a U-Net's file and of its projection's, from gathered tensors.
 
     With `embed` the U-Net's file holds the projection too, as in the first release.
     """
     projection = {
-        name.removeprefix(PROJECTION): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(PROJECTION)
+        name.removeprefix(PROJECTION): tensor for name, tensor in tensors.items() if name.startswith(PROJECTION)
     }
     beside = {NULL: tensors[NULL]} if NULL in tensors else {}
-    rest = {
-        name: tensor for name, tensor in tensors.items() if name != NULL and not name.startswith(PROJECTION)
-    }
+    rest = {name: tensor for name, tensor in tensors.items() if name != NULL and not name.startswith(PROJECTION)}
     embedded = {_EMBEDDED: {f"{_ENCODER}{name}": tensor for name, tensor in projection.items()}}
     return {_NESTED: rest, **beside, **(embedded if embed else {})}, projection
 

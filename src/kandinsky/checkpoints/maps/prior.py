@@ -73,9 +73,7 @@ def prior_config(json: Json) -> PriorConfig:
     for key in json:
         # Every key but the underscored ones is an argument of the network: an unknown one would change it.
         if key not in known and not key.startswith("_"):
-            raise CheckpointError(
-                f"config.json of a {CLASS} has an unknown option {key}.", nearest(key, known)
-            )
+            raise CheckpointError(f"config.json of a {CLASS} has an unknown option {key}.", nearest(key, known))
     sizes = read_sizes(json, _SIZES)
     config = build(PriorConfig, **sizes, text_width=sizes["embedding_dim"])
     given = {key: value for key, value in json.items() if key in _OPEN and value is not None}

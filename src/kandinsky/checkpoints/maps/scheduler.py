@@ -22,11 +22,7 @@ DDPM_BETAS, LATENT_BETAS = (0.0001, 0.02), (0.00085, 0.012)
 """The linear betas of Ho et al. 2020 and of latent diffusion: from the first time to the last."""
 PREDICTION_TYPES = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "velocity"}
 SPACINGS: dict[str, Spacing] = {"leading": "leading", "linspace": "linspaced", "trailing": "trailing"}
-VARIANCES = {
-    "fixed_small": "fixed_small",
-    "fixed_small_log": "fixed_small",
-    "learned_range": "learned_range",
-}
+VARIANCES = {"fixed_small": "fixed_small", "fixed_small_log": "fixed_small", "learned_range": "learned_range"}
 PLAIN_BETAS = {"trained_betas": None, "rescale_betas_zero_snr": False}
 PLAIN_SIGMAS = {
     "use_karras_sigmas": False,
@@ -97,12 +93,7 @@ _CLASSES: dict[str, _Class] = {
         spacing="linspace",
         fixed=PLAIN_BETAS
         | PLAIN_SIGMAS
-        | {
-            "interpolation_type": "linear",
-            "sigma_max": None,
-            "sigma_min": None,
-            "timestep_type": "discrete",
-        },
+        | {"interpolation_type": "linear", "sigma_max": None, "sigma_min": None, "timestep_type": "discrete"},
     ),
     "EulerAncestralDiscreteScheduler": _Class("euler_ancestral", spacing="linspace", fixed=PLAIN_BETAS),
     "HeunDiscreteScheduler": _Class(
@@ -110,9 +101,7 @@ _CLASSES: dict[str, _Class] = {
         spacing="linspace",
         clip=False,
         betas=LATENT_BETAS,
-        fixed={
-            key: value for key, value in (PLAIN_BETAS | PLAIN_SIGMAS).items() if key != "final_sigmas_type"
-        },
+        fixed={key: value for key, value in (PLAIN_BETAS | PLAIN_SIGMAS).items() if key != "final_sigmas_type"},
     ),
 }
 PRIOR_CLASS = "UnCLIPScheduler"
@@ -129,9 +118,7 @@ def schedule_from_json(json: Json) -> Schedule:
     if name == PRIOR_CLASS:
         return _prior_schedule(json)
     if name not in _CLASSES:
-        raise CheckpointError(
-            f"{FILE} is of a {name or 'nameless class'}.", nearest(name, (*_CLASSES, PRIOR_CLASS))
-        )
+        raise CheckpointError(f"{FILE} is of a {name or 'nameless class'}.", nearest(name, (*_CLASSES, PRIOR_CLASS)))
     kind = _CLASSES[name]
     for key, wanted in kind.fixed.items():
         found = json.get(key, _DEFAULTS.get(name, {}).get(key, wanted))
@@ -144,9 +131,7 @@ def schedule_from_json(json: Json) -> Schedule:
         _process(json, kind),
         prediction_type=_known(json, "prediction_type", "epsilon", PREDICTION_TYPES),
         constraints=_constraints(json, kind),
-        variance=_known(json, "variance_type", "fixed_small", VARIANCES)
-        if kind.sampler == "ddpm"
-        else "fixed_small",
+        variance=_known(json, "variance_type", "fixed_small", VARIANCES) if kind.sampler == "ddpm" else "fixed_small",
         sampler=kind.sampler,
         spacing=_known(json, "timestep_spacing", kind.spacing, SPACINGS),
         offset=whole(json, "steps_offset", 0, least=0, file=FILE),
@@ -157,9 +142,7 @@ def schedule_from_json(json: Json) -> Schedule:
 def _prior_schedule(json: Json) -> Schedule:
     betas = json.get("beta_schedule", "squaredcos_cap_v2")
     if betas != "squaredcos_cap_v2":
-        raise CheckpointError(
-            f"{FILE} of an {PRIOR_CLASS} has beta_schedule = {betas!r}.", "Known: squaredcos_cap_v2."
-        )
+        raise CheckpointError(f"{FILE} of an {PRIOR_CLASS} has beta_schedule = {betas!r}.", "Known: squaredcos_cap_v2.")
     clip = json.get("clip_sample", True)
     return Schedule(
         Process.squared_cosine(whole(json, "num_train_timesteps", 1000, file=FILE)),
@@ -209,9 +192,7 @@ def _limit(json: Json) -> float:
     return real(json, "clip_sample_range", 1.0, 0, math.inf, FILE)
 
 
-def decoder_schedule_json(
-    start: float, end: float, *, clip: bool, sampler: str = "ddpm"
-) -> dict[str, object]:
+def decoder_schedule_json(start: float, end: float, *, clip: bool, sampler: str = "ddpm") -> dict[str, object]:
     """The scheduler_config.json of a decoder with linear betas from `start` to `end`.
 
     Raises CheckpointError for a sampler that no class stands for, or to clip in one whose class cannot.

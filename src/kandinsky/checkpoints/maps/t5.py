@@ -71,9 +71,7 @@ def t5_map(names: Iterable[str] = TABLES[:1]) -> KeyMap:
 def without_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The encoder's tensors of a file that may hold the whole sequence-to-sequence model."""
     return {
-        name: tensor
-        for name, tensor in tensors.items()
-        if not name.startswith("decoder.") and name != "lm_head.weight"
+        name: tensor for name, tensor in tensors.items() if not name.startswith("decoder.") and name != "lm_head.weight"
     }
 
 

@@ -7,14 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from kandinsky.checkpoints.files import Json
 from kandinsky.checkpoints.keymap import Entry, KeyMap, renames, stack
-from kandinsky.checkpoints.maps.config_fields import (
-    Field,
-    build,
-    read_sizes,
-    require,
-    whole,
-    write_sizes,
-)
+from kandinsky.checkpoints.maps.config_fields import Field, build, read_sizes, require, whole, write_sizes
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.unet2 import ConditionKind, HintEncoder, UNet2Config
 

@@ -5,14 +5,7 @@ from dataclasses import dataclass
 
 from kandinsky.checkpoints.files import Json
 from kandinsky.checkpoints.keymap import Entry, KeyMap, convolution, rename, renames, stack
-from kandinsky.checkpoints.maps.config_fields import (
-    Field,
-    build,
-    read_sizes,
-    require,
-    whole,
-    write_sizes,
-)
+from kandinsky.checkpoints.maps.config_fields import Field, build, read_sizes, require, whole, write_sizes
 from kandinsky.networks.unet3 import UNet3Config
 
 CLASS = "Kandinsky3UNet"

@@ -16,10 +16,7 @@ _CLASSES: dict[str, dict[str, tuple[type[DiffusionPipeline], type[DiffusionPipel
     },
     "2.2": {
         "text to image": (pipelines.KandinskyV22CombinedPipeline, pipelines.KandinskyV22Pipeline),
-        "image to image": (
-            pipelines.KandinskyV22Img2ImgCombinedPipeline,
-            pipelines.KandinskyV22Img2ImgPipeline,
-        ),
+        "image to image": (pipelines.KandinskyV22Img2ImgCombinedPipeline, pipelines.KandinskyV22Img2ImgPipeline),
         "inpainting": (pipelines.KandinskyV22InpaintCombinedPipeline, pipelines.KandinskyV22InpaintPipeline),
     },
     "3": {
@@ -36,9 +33,7 @@ class AutoPipeline:
     TASK: ClassVar[str]
 
     def __init__(self, *_: object, **__: object) -> None:
-        raise RequestError(
-            f"{type(self).__name__} is not made by its name.", "Use its from_pretrained or from_pipe."
-        )
+        raise RequestError(f"{type(self).__name__} is not made by its name.", "Use its from_pretrained or from_pipe.")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_or_path: str | Path, **options: Any) -> Any:
@@ -48,10 +43,7 @@ class AutoPipeline:
         Raises CheckpointError for a checkpoint that is not there, RequestError for one that has no such task.
         """
         folder = model_folder(
-            pretrained_model_or_path,
-            revision=options.get("revision"),
-            variant=options.get("variant"),
-            components=(),
+            pretrained_model_or_path, revision=options.get("revision"), variant=options.get("variant"), components=()
         )
         whole, _ = cls._classes(folder.kind)
         return whole.from_pretrained(pretrained_model_or_path, **options)

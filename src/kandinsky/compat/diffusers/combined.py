@@ -55,13 +55,9 @@ class CombinedPipeline(DiffusionPipeline):
         """Images of the prompts: the prior's half of a call, then the decoder's."""
         wanted = signature(self.DECODER.__call__).parameters
         of_prior, of_decoder = _split_latents(given["latents"], "latents" in wanted)
-        told = {
-            name: given[name] for name in ("prompt", "negative_prompt", "num_images_per_prompt", "generator")
-        }
+        told = {name: given[name] for name in ("prompt", "negative_prompt", "num_images_per_prompt", "generator")}
         told |= {
-            name.removeprefix(PRIOR_PREFIX): value
-            for name, value in given.items()
-            if name.startswith(PRIOR_PREFIX)
+            name.removeprefix(PRIOR_PREFIX): value for name, value in given.items() if name.startswith(PRIOR_PREFIX)
         }
         embeds, against = self.prior_pipe(**told, latents=of_prior, return_dict=False)
         asked = {**given, **_rows(given, len(embeds)), "latents": of_decoder, "num_images_per_prompt": 1}

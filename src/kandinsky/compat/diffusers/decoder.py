@@ -118,9 +118,7 @@ class DecoderPipeline(DiffusionPipeline):
             return None if found is None else repeated(paired(found, prompts, name), copies)
 
         request = Request(
-            prompt=[
-                Embedding(row, None if negative is None else negative[i]) for i, row in enumerate(embeds)
-            ],
+            prompt=[Embedding(row, None if negative is None else negative[i]) for i, row in enumerate(embeds)],
             image=rows(None if inputs.image is None else inputs.image.images, "image"),
             mask=rows(inputs.mask, "mask_image"),
             hint=rows(None if inputs.hint is None else inputs.hint.images, "hint"),
@@ -135,13 +133,9 @@ class DecoderPipeline(DiffusionPipeline):
         with self._ready("unet", "movq"):
             steps = denoise(model, resolved, batch, conditions)
             x = follow(steps, callbacks, network.tensors, network.change, self._progress)
-            return output(
-                decoded_images(model, x, fields["width"], fields["height"], kind), given["return_dict"]
-            )
+            return output(decoded_images(model, x, fields["width"], fields["height"], kind), given["return_dict"])
 
-    def _embeds(
-        self, given: Mapping[str, Any], told: Told | None, inputs: Inputs
-    ) -> tuple[Tensor, Tensor | None]:
+    def _embeds(self, given: Mapping[str, Any], told: Told | None, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
         """Embeddings and what to steer away from, a row an image; the latter is None when nothing is
         guided."""
         positive = embeddings(given["image_embeds"], "image_embeds")
@@ -212,9 +206,7 @@ class TextDecoderPipeline(DecoderPipeline):
             text = stacked(found, rows)
             return replace(image, text_hidden=text.text_hidden, text_embedding=text.text_embedding)
 
-        return Conditions(
-            beside(images.cond, cond), None if images.uncond is None else beside(images.uncond, uncond)
-        )
+        return Conditions(beside(images.cond, cond), None if images.uncond is None else beside(images.uncond, uncond))
 
 
 def _inputs(given: Mapping[str, Any], multiple: int) -> Inputs:

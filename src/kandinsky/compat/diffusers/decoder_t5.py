@@ -125,16 +125,10 @@ class OneTextPipeline(DecoderPipeline):
         with self._ready("unet", "movq"):
             steps = denoise(model, resolved, batch, conditions)
             x = follow(steps, callbacks, network.tensors, network.change, self._progress)
-            return output(
-                decoded_images(model, x, fields["width"], fields["height"], kind), given["return_dict"]
-            )
+            return output(decoded_images(model, x, fields["width"], fields["height"], kind), given["return_dict"])
 
     def _told_network(
-        self,
-        conditioner: OneTextConditioner,
-        batch: Batch,
-        given: Mapping[str, Any],
-        guided: bool,
+        self, conditioner: OneTextConditioner, batch: Batch, given: Mapping[str, Any], guided: bool
     ) -> Conditions:
         """What the network is told, a row an image: given states, or those of the prompts."""
         copies = given["num_images_per_prompt"]
@@ -158,8 +152,7 @@ class OneTextPipeline(DecoderPipeline):
         for name in ("tokenizer", "text_encoder"):
             if getattr(self, name) is None:
                 raise RequestError(
-                    f"This pipeline has no {name} to read a text with.",
-                    f"Give {', '.join(EMBEDS)}, or a {name}.",
+                    f"This pipeline has no {name} to read a text with.", f"Give {', '.join(EMBEDS)}, or a {name}."
                 )
 
     def encode_prompt(
@@ -193,9 +186,7 @@ class OneTextPipeline(DecoderPipeline):
         conditioner = self._conditioner()
         prompts, negatives = _told(given)
         request = Request(
-            repeated(prompts, num_images_per_prompt),
-            negative_prompt=repeated(negatives, num_images_per_prompt),
-            seed=0,
+            repeated(prompts, num_images_per_prompt), negative_prompt=repeated(negatives, num_images_per_prompt), seed=0
         )
         batch = Batch(request.rows(), rng_of(None, request.size, conditioner.dtype, conditioner.device))
         with self._ready("text_encoder"):

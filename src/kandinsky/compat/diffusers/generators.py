@@ -110,8 +110,7 @@ def rng_of(
     listed = generator if isinstance(generator, Sequence) else [generator]
     if wrong := [one for one in listed if one is not None and not isinstance(one, Generator)]:
         raise RequestError(
-            f"A {type(wrong[0]).__name__} is no generator.",
-            "Give torch.Generator().manual_seed(7), or several.",
+            f"A {type(wrong[0]).__name__} is no generator.", "Give torch.Generator().manual_seed(7), or several."
         )
     if isinstance(generator, Generator) or generator is None:
         rng = _of_one(generator, dtype, device)

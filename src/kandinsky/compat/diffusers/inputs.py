@@ -46,8 +46,7 @@ def paired(values: list[T], count: int, name: str) -> list[T]:
         return values * count
     if len(values) != count:
         raise RequestError(
-            f"{len(values)} values of {name} were given for {count} prompts.",
-            "Give one for all, or one per prompt.",
+            f"{len(values)} values of {name} were given for {count} prompts.", "Give one for all, or one per prompt."
         )
     return values
 
@@ -61,9 +60,7 @@ def embeddings(value: object, name: str) -> Tensor:
     """Embeddings (B, D) from a tensor, an array, or a list of them; raises RequestError for anything else."""
     parts = value if isinstance(value, list | tuple) else [value]
     if not parts or not all(isinstance(part, Tensor | np.ndarray) for part in parts):
-        raise RequestError(
-            f"{name} is a {type(value).__name__}.", "Give the tensor that the prior pipeline returns."
-        )
+        raise RequestError(f"{name} is a {type(value).__name__}.", "Give the tensor that the prior pipeline returns.")
     rows = [torch.as_tensor(part) for part in parts]
     return torch.cat([row if row.ndim == 2 else row[None] for row in rows])
 
@@ -98,8 +95,7 @@ def _numbers(image: Tensor, width: int, height: int, multiple: int) -> Tensor:
     multiple."""
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise RequestError(
-            f"A tensor of shape {tuple(image.shape)} is not an image.",
-            "Images are (3, H, W) or (B, 3, H, W).",
+            f"A tensor of shape {tuple(image.shape)} is not an image.", "Images are (3, H, W) or (B, 3, H, W)."
         )
     source = image.detach().float().cpu().expand(3, -1, -1)[None]
     if source.shape[-2:] != (height, width):

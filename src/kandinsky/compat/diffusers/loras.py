@@ -43,9 +43,7 @@ def networks_of(pipe: "DiffusionPipeline") -> Networks:
     return Networks(modules, pipe.device, pipe.dtype)
 
 
-def load_lora(
-    pipe: "DiffusionPipeline", source: str | Path, weight_name: str | None, adapter_name: str | None
-) -> None:
+def load_lora(pipe: "DiffusionPipeline", source: str | Path, weight_name: str | None, adapter_name: str | None) -> None:
     """Puts an adapter on a pipeline's networks; see `engine.loras.load_lora`."""
     path: str | Path = source
     if weight_name is not None:

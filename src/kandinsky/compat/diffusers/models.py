@@ -66,9 +66,7 @@ class Part(nn.Module):
         native = cls.FORMAT.open(folder, variant, name=name).load(dtype or torch.float32)
         return cls(native, folder.config(name))
 
-    def save_pretrained(
-        self, path: str | Path, variant: str | None = None, safe_serialization: bool = True
-    ) -> None:
+    def save_pretrained(self, path: str | Path, variant: str | None = None, safe_serialization: bool = True) -> None:
         """Writes the component as safetensors into a folder; raises OutputError when it cannot be written."""
         target = Path(path)
         self.FORMAT.save(target.parent, self.native, target.name, stated=self.config.stated, variant=variant)
@@ -124,11 +122,7 @@ class UNet2DConditionModel(Part):
     @property
     def attn_processors(self) -> dict[str, Any]:
         """A processor by the name of each attention; whichever they are, the one fused attention runs."""
-        names = [
-            f"{name}.processor"
-            for name, module in self.native.named_modules()
-            if isinstance(module, Attention)
-        ]
+        names = [f"{name}.processor" for name, module in self.native.named_modules() if isinstance(module, Attention)]
         return {name: self._processors.get(name, AttnAddedKVProcessor2_0()) for name in names}
 
     def set_attn_processor(self, processor: object) -> None:
@@ -221,9 +215,7 @@ class PriorTransformer(Part):
         if prepared is not None:
             return cast(Prior, self.native).denoise(hidden_states, prepared)
         if proj_embedding is None or encoder_hidden_states is None:
-            raise RequestError(
-                "This prior was not told its text.", "Give proj_embedding and encoder_hidden_states."
-            )
+            raise RequestError("This prior was not told its text.", "Give proj_embedding and encoder_hidden_states.")
         mask = encoder_hidden_states.new_ones(encoder_hidden_states.shape[:2], dtype=torch.bool)
         mask = mask if attention_mask is None else attention_mask
         condition = PriorCondition(encoder_hidden_states, proj_embedding, mask)
@@ -273,9 +265,7 @@ class T5EncoderModel(Part):
 
     FORMAT: ClassVar[Component] = networks.ONE_TEXT
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object
-    ) -> BaseModelOutput:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> BaseModelOutput:
         """Token ids and mask (B, L) to the texts' hidden states (B, L, W)."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return BaseModelOutput(self.native(input_ids, mask))

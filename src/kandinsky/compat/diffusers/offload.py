@@ -34,9 +34,7 @@ class Offload:
 
     def seen_with(self, prefix: str) -> "Offload":
         """The same for a pipeline that knows the networks whose names begin with `prefix` without it."""
-        names = {
-            name.removeprefix(prefix): one for name, one in self.modules.items() if name.startswith(prefix)
-        }
+        names = {name.removeprefix(prefix): one for name, one in self.modules.items() if name.startswith(prefix)}
         return Offload(names, self.device, self.whole)
 
     def remove(self) -> None:

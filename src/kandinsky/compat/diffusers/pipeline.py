@@ -70,9 +70,7 @@ class DiffusionPipeline:
         if missing:
             source = _prior_folder(folder, prior, missing, variant)
             places |= {name: (source, _prior_name(source, name)) for name in missing}
-        parts = {
-            name: load_component(place, own, name, dtype, variant) for name, (place, own) in places.items()
-        }
+        parts = {name: load_component(place, own, name, dtype, variant) for name, (place, own) in places.items()}
         return kind(**{name: {**parts, **given}[name] for name in kind.COMPONENTS})
 
     @classmethod
@@ -92,9 +90,7 @@ class DiffusionPipeline:
         RequestError for a pipeline without some of them.
         """
         if missing := [name for name, component in self.components.items() if component is None]:
-            raise RequestError(
-                f"There is no {missing[0]} to save.", "Save a pipeline that has all components."
-            )
+            raise RequestError(f"There is no {missing[0]} to save.", "Save a pipeline that has all components.")
         root = Path(save_directory)
         index = {}
         for name, component in self.components.items():
@@ -138,9 +134,7 @@ class DiffusionPipeline:
         """What its networks compute in."""
         return next(next(iter(self._modules.values())).parameters()).dtype
 
-    def to(
-        self, *arguments: Any, device: Any = None, dtype: torch.dtype | None = None, **ignored: Any
-    ) -> Self:
+    def to(self, *arguments: Any, device: Any = None, dtype: torch.dtype | None = None, **ignored: Any) -> Self:
         """Moves all networks to a device, a dtype, or both; raises RequestError for a device that is not
         there."""
         for argument in arguments:
@@ -225,9 +219,7 @@ class DiffusionPipeline:
         for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
             adapters.unload_lora(loras.networks_of(self), name)
 
-    def set_adapters(
-        self, adapter_names: str | list[str], adapter_weights: float | list[float] | None = None
-    ) -> None:
+    def set_adapters(self, adapter_names: str | list[str], adapter_weights: float | list[float] | None = None) -> None:
         """Lets only these adapters act, as strongly as the weights say."""
         loras.set_adapters(self, adapter_names, adapter_weights)
 
@@ -283,9 +275,7 @@ def load_component(folder: Folder, name: str, role: str, dtype: torch.dtype, var
         return CLIPImageProcessor.from_folder(folder, name)
     kind = folder.components.get(name, "")
     if kind not in PARTS:
-        raise CheckpointError(
-            f"{folder.root / name} is a {kind or 'component without a class'}.", nearest(kind, PARTS)
-        )
+        raise CheckpointError(f"{folder.root / name} is a {kind or 'component without a class'}.", nearest(kind, PARTS))
     return PARTS[kind].from_folder(folder, name, dtype, variant)
 
 
@@ -326,14 +316,10 @@ _IGNORED = (
 
 def _refuse_unknown(names: set[str], kind: type[DiffusionPipeline]) -> None:
     if unknown := sorted(names - set(_IGNORED)):
-        raise RequestError(
-            f"A {kind.__name__} has no component {unknown[0]!r}.", nearest(unknown[0], kind.COMPONENTS)
-        )
+        raise RequestError(f"A {kind.__name__} has no component {unknown[0]!r}.", nearest(unknown[0], kind.COMPONENTS))
 
 
-def _prior_folder(
-    folder: Folder, prior: str | Path | None, missing: list[str], variant: str | None
-) -> Folder:
+def _prior_folder(folder: Folder, prior: str | Path | None, missing: list[str], variant: str | None) -> Folder:
     """The folder with the components that the decoder's lacks."""
     if others := [name for name in missing if not name.startswith(PRIOR_PREFIX)]:
         raise CheckpointError(

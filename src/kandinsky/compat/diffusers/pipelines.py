@@ -63,9 +63,7 @@ REPAINTED = (
     "Images in which `image` is repainted where `mask_image` is white (1), each one for all prompts or one "
     "for each; a tensor as the image is in -1..1."
 )
-CONTROLLED = (
-    "Images under `hint`, a tensor (B, 3, H, W) in 0..1 or an image, one for all embeddings or for each."
-)
+CONTROLLED = "Images under `hint`, a tensor (B, 3, H, W) in 0..1 or an image, one for all embeddings or for each."
 EMBEDDED = (
     "Embeddings of the prompts, and of the negative prompts or of no image: `image_embeds` and "
     "`negative_image_embeds`, (B x num_images_per_prompt, D) each."
@@ -153,8 +151,7 @@ class KandinskyV22ControlnetPipeline(DecoderPipeline):
     """Text-to-image with Kandinsky 2.2 under a hint image, such as a depth map."""
 
     __call__ = called(
-        f"image_embeds negative_image_embeds hint {SETTINGS} num_images_per_prompt generator latents "
-        f"{CALLBACK}",
+        f"image_embeds negative_image_embeds hint {SETTINGS} num_images_per_prompt generator latents {CALLBACK}",
         CONTROLLED,
     )
 
@@ -163,8 +160,7 @@ class KandinskyV22ControlnetImg2ImgPipeline(DecoderPipeline):
     """Image-to-image with Kandinsky 2.2 under a hint image."""
 
     __call__ = called(
-        f"image_embeds image negative_image_embeds hint {SETTINGS} strength num_images_per_prompt generator "
-        f"{CALLBACK}",
+        f"image_embeds image negative_image_embeds hint {SETTINGS} strength num_images_per_prompt generator {CALLBACK}",
         f"{CHANGED} They are under `hint`, a tensor (B, 3, H, W) in 0..1 or an image.",
     )
 
@@ -276,8 +272,7 @@ class KandinskyCombinedPipeline(TextCombinedPipeline):
 
     DECODER = KandinskyPipeline
     __call__ = called(
-        "prompt negative_prompt num_inference_steps guidance_scale num_images_per_prompt "
-        f"{HALVES} {CALLBACK}",
+        f"prompt negative_prompt num_inference_steps guidance_scale num_images_per_prompt {HALVES} {CALLBACK}",
         OF_PROMPTS,
     )
 

@@ -18,9 +18,7 @@ def check_output_type(output_type: str | None) -> str:
     if output_type is None:
         return "pil"
     if output_type not in OUTPUT_TYPES:
-        raise RequestError(
-            f"There is no output_type {output_type!r}.", nearest(str(output_type), OUTPUT_TYPES)
-        )
+        raise RequestError(f"There is no output_type {output_type!r}.", nearest(str(output_type), OUTPUT_TYPES))
     return output_type
 
 

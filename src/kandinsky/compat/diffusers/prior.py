@@ -151,8 +151,7 @@ class PriorPipeline(DiffusionPipeline):
         """Embeddings of the prompts from noise, or where an image is given from its embedding."""
         if given["output_type"] not in OUTPUT_TYPES:
             raise RequestError(
-                f"There is no output_type {given['output_type']!r}.",
-                nearest(str(given["output_type"]), OUTPUT_TYPES),
+                f"There is no output_type {given['output_type']!r}.", nearest(str(given["output_type"]), OUTPUT_TYPES)
             )
         names = ("num_images_per_prompt", "num_inference_steps", "generator", "guidance_scale")
         ask = asked(given["prompt"], given["negative_prompt"], *(given[name] for name in names))
@@ -194,8 +193,7 @@ class PriorPipeline(DiffusionPipeline):
         """
         if not images_and_prompts or len(images_and_prompts) != len(weights):
             raise RequestError(
-                f"{len(images_and_prompts)} items are mixed with {len(weights)} weights.",
-                "Give one per item.",
+                f"{len(images_and_prompts)} items are mixed with {len(weights)} weights.", "Give one per item."
             )
         begin = from_noise(latents)
         copies, steps = num_images_per_prompt, num_inference_steps
@@ -216,9 +214,7 @@ class PriorPipeline(DiffusionPipeline):
         else:
             self._skip(asked("", None, copies, steps, generator, guidance_scale), begin)
             negative = self.get_zero_embed(copies)
-        return KandinskyPriorPipelineOutput(
-            total.to(device or self.device), negative.to(device or self.device)
-        )
+        return KandinskyPriorPipelineOutput(total.to(device or self.device), negative.to(device or self.device))
 
     def _skip(self, ask: Asked, begin: Begin) -> None:
         """Draws what a trajectory would draw whose result nobody needs, so that what follows is drawn as by
@@ -295,14 +291,10 @@ class PriorPipeline(DiffusionPipeline):
             "text_mask": lambda: torch.cat([text.condition.text_mask for text in encoded]),
         }
         with torch.no_grad():
-            return stage.network.denormalise(
-                follow(steps, callbacks, tensors, bar=self._progress).to(stage.dtype)
-            )
+            return stage.network.denormalise(follow(steps, callbacks, tensors, bar=self._progress).to(stage.dtype))
 
 
 def _warn_of_dropped(known: "Sequence[EncodedText] | Any") -> None:
     for text in known:
         if text.dropped:
-            warnings.warn(
-                f"The prompt is too long: {text.dropped!r} was not read.", UserWarning, stacklevel=5
-            )
+            warnings.warn(f"The prompt is too long: {text.dropped!r} was not read.", UserWarning, stacklevel=5)

@@ -121,9 +121,7 @@ class SteppingScheduler(SchedulerMixin):
         """One step of our own sampler from the first of `times` to the second, by what a network said."""
         t, t_next = times
         schedule = self.schedule
-        constraints = [
-            replace(one, rederive_eps=one.rederive_eps or rederive_eps) for one in schedule.constraints
-        ]
+        constraints = [replace(one, rederive_eps=one.rederive_eps or rederive_eps) for one in schedule.constraints]
         said = make_denoiser(
             lambda *_: model_output, schedule.process, schedule.parametrization, constraints=constraints
         )
@@ -198,9 +196,7 @@ class DDIMScheduler(SteppingScheduler):
         rng = _rng(generator, model_output)
         rng = rng if variance_noise is None else GivenFirst(variance_noise, rng)
         times = self._next(timestep)
-        return self._stepped(
-            model_output, times, sample, rng, return_dict, float(eta), use_clipped_model_output
-        )
+        return self._stepped(model_output, times, sample, rng, return_dict, float(eta), use_clipped_model_output)
 
 
 class PNDMScheduler(SchedulerMixin):

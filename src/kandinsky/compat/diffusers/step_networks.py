@@ -42,9 +42,7 @@ class Steered:
         self.native: Any = native_of(part, self.KIND)
         self.config = self.native.config
 
-    def prepare(
-        self, condition: Any, times: Sequence[float], deep_at: Collection[float] | None = None
-    ) -> Self:
+    def prepare(self, condition: Any, times: Sequence[float], deep_at: Collection[float] | None = None) -> Self:
         """See `Network`; RequestError for kept features, since each step calls the whole component."""
         if deep_at is not None:
             raise RequestError(
@@ -105,8 +103,7 @@ class Steered:
         extra: Tensor | None = self._condition.extra
         if extra is None:
             raise RequestError(
-                "This U-Net is not told of the mask.",
-                "Load an inpainting checkpoint, or ask for latents only.",
+                "This U-Net is not told of the mask.", "Load an inpainting checkpoint, or ask for latents only."
             )
         return extra
 

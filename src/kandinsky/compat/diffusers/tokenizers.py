@@ -59,9 +59,7 @@ class CLIPTokenizer:
         """How many tokens its model reads."""
         return self.native.max_length or 77
 
-    def __call__(
-        self, text: str | Sequence[str], *, max_length: int | None = None, **ignored: object
-    ) -> BatchEncoding:
+    def __call__(self, text: str | Sequence[str], *, max_length: int | None = None, **ignored: object) -> BatchEncoding:
         """Texts to ids and mask (B, L), cut or padded to `max_length` (default: the model's)."""
         texts = [text] if isinstance(text, str) else list(text)
         tokens = self.native.encode(texts, max_length or self.model_max_length)

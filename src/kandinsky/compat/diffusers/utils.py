@@ -33,9 +33,7 @@ def load_image(image: Any, convert_method: Any = None) -> "Image":
         return open_image(source)
     import PIL.Image
 
-    given_image: Image = convert_method(
-        source if isinstance(source, PIL.Image.Image) else PIL.Image.open(source)
-    )
+    given_image: Image = convert_method(source if isinstance(source, PIL.Image.Image) else PIL.Image.open(source))
     return given_image
 
 
@@ -47,9 +45,7 @@ def _downloaded(address: str) -> "Image":
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             data = answer.read(LARGEST_DOWNLOAD + 1)
     except (urllib.error.URLError, OSError, ValueError) as error:
-        raise DataError(
-            f"{address} cannot be loaded ({error}).", "Check the address and the network."
-        ) from error
+        raise DataError(f"{address} cannot be loaded ({error}).", "Check the address and the network.") from error
     if len(data) > LARGEST_DOWNLOAD:
         raise DataError(f"{address} holds more than {LARGEST_DOWNLOAD} bytes.", "Is it an image?")
     try:

@@ -24,14 +24,7 @@ from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.generations.k20 import BEHAVIOURS
 
-__all__ = [
-    "Kandinsky2",
-    "Kandinsky2_1",
-    "Kandinsky2_2",
-    "get_kandinsky2",
-    "get_kandinsky2_0",
-    "get_kandinsky2_1",
-]
+__all__ = ["Kandinsky2", "Kandinsky2_1", "Kandinsky2_2", "get_kandinsky2", "get_kandinsky2_0", "get_kandinsky2_1"]
 
 CACHE = "/tmp/kandinsky2"
 HUB_PRIOR = "kandinsky-community/kandinsky-2-2-prior"
@@ -69,13 +62,7 @@ def get_kandinsky2(
     if version == "2.0":
         return get_kandinsky2_0(device, task_type, cache_dir, use_auth_token, model_path=model_path)
     return get_kandinsky2_1(
-        device,
-        task_type,
-        cache_dir,
-        use_auth_token,
-        use_flash_attention,
-        model_path=model_path,
-        prior_path=prior_path,
+        device, task_type, cache_dir, use_auth_token, use_flash_attention, model_path=model_path, prior_path=prior_path
     )
 
 
@@ -138,9 +125,7 @@ def _get_kandinsky2_2(
 def _own_prior(model_path: str | Path) -> str | Path:
     """Where the prior of a decoder is: beside it, where its README says, or the published one."""
     folder = model_folder(model_path, components=())
-    return (
-        model_path if f"{PRIOR_PREFIX}prior" in folder.components else folder.prior_reference() or HUB_PRIOR
-    )
+    return model_path if f"{PRIOR_PREFIX}prior" in folder.components else folder.prior_reference() or HUB_PRIOR
 
 
 def _is_inpainting(task_type: str) -> bool:
@@ -159,8 +144,6 @@ def _variant(folder: str | Path, inpainting: bool) -> str | None:
 
 def _checked(pipe: Pipeline, name: str, task_type: str) -> Pipeline:
     if pipe.model.name != name:
-        raise CheckpointError(
-            f"{pipe.model_id} holds {pipe.model.name}, not {name}.", "Ask for that model_version."
-        )
+        raise CheckpointError(f"{pipe.model_id} holds {pipe.model.name}, not {name}.", "Ask for that model_version.")
     check_kind(f"task_type {task_type!r}", pipe.model, _is_inpainting(task_type))
     return pipe

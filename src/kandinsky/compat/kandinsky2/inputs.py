@@ -63,9 +63,7 @@ def repainted(mask: object, width: int, height: int) -> NDArray[np.bool_]:
     elif isinstance(mask, Tensor):
         mask = mask.detach().cpu().numpy()
     if not isinstance(mask, np.ndarray) or np.squeeze(mask).ndim != 2:
-        raise RequestError(
-            f"A {type(mask).__name__} is not a mask.", "Give an array (H, W) in which 1 is kept."
-        )
+        raise RequestError(f"A {type(mask).__name__} is not a mask.", "Give an array (H, W) in which 1 is kept.")
     values = np.squeeze(mask).astype(np.float64)
     full = 255.0 if values.max() > 1 else 1.0
     rows = np.arange(height) * values.shape[0] // height

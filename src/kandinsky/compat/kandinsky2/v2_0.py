@@ -58,20 +58,17 @@ class Kandinsky2(Facade):
     behaviour = RELEASE
 
     generate_text2img = made(
-        "prompt num_steps batch_size guidance_scale progress dynamic_threshold_v denoised_type h w sampler "
-        "ddim_eta",
+        "prompt num_steps batch_size guidance_scale progress dynamic_threshold_v denoised_type h w sampler ddim_eta",
         "Images of a prompt, of exactly w x h.",
         "generate_text2img",
     )
     generate_img2img = made(
-        "prompt pil_img strength num_steps guidance_scale progress dynamic_threshold_v denoised_type sampler "
-        "ddim_eta",
+        "prompt pil_img strength num_steps guidance_scale progress dynamic_threshold_v denoised_type sampler ddim_eta",
         "An image that keeps the more of `pil_img` the higher `strength` in 0 to 1 is.",
         "generate_img2img",
     )
     generate_inpainting = made(
-        "prompt pil_img img_mask num_steps guidance_scale progress dynamic_threshold_v denoised_type sampler "
-        "ddim_eta",
+        "prompt pil_img img_mask num_steps guidance_scale progress dynamic_threshold_v denoised_type sampler ddim_eta",
         "An image in which `pil_img` is kept where `img_mask` is 1 and repainted elsewhere.",
         "generate_inpainting",
     )
@@ -82,9 +79,7 @@ class Kandinsky2(Facade):
         size = width, height = given.get("w", self.image_size), given.get("h", self.image_size)
         if "pil_img" not in given:
             size = round_up(width, SIDE), round_up(height, SIDE)
-        fields = self._fields(
-            given["num_steps"], given["guidance_scale"], given["sampler"], given["ddim_eta"]
-        )
+        fields = self._fields(given["num_steps"], given["guidance_scale"], given["sampler"], given["ddim_eta"])
         fields |= {"count": given.get("batch_size", 1), "width": size[0], "height": size[1]}
         fields |= inputs_of(given, *size)
         # What an input image draws before anything is doubled: its encoding, and then its noise.
@@ -104,9 +99,7 @@ class Kandinsky2(Facade):
 
     def _schedules(self, denoised_type: str, percent: float) -> Mapping[str, Schedule]:
         if denoised_type not in BOUNDS:
-            raise RequestError(
-                f"There is no denoised_type {denoised_type!r}.", nearest(denoised_type, BOUNDS)
-            )
+            raise RequestError(f"There is no denoised_type {denoised_type!r}.", nearest(denoised_type, BOUNDS))
         if not 0 < percent <= 100:
             raise RequestError(f"dynamic_threshold_v is {percent}.", "Give a percentage, such as 99.5.")
         replace_known_region = self.pipe.model.extra_channels == 0

@@ -100,11 +100,7 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
         tail = (prior_cf_scale, prior_steps, negative_prior_prompt)
         parts = [
             weight
-            * (
-                self.generate_clip_emb(item, 1, *tail)
-                if isinstance(item, str)
-                else self.encode_images(item, True)
-            )
+            * (self.generate_clip_emb(item, 1, *tail) if isinstance(item, str) else self.encode_images(item, True))
             for item, weight in zip(images_texts, weights, strict=True)
         ]
         mixed = torch.stack(parts).sum(dim=0).repeat(batch_size, 1)
@@ -192,9 +188,7 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
         changed.__dict__["zero_embedding"] = stage.zero_embedding
         return changed
 
-    def _images(
-        self, prompt: Any, fields: Mapping[str, Any], given: Mapping[str, Any], count: int
-    ) -> list[Image]:
+    def _images(self, prompt: Any, fields: Mapping[str, Any], given: Mapping[str, Any], count: int) -> list[Image]:
         """`count` images of each prompt by the settings `given`."""
         self._check_kind(given)
         width, height = given["w"], given["h"]

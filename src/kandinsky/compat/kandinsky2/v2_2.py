@@ -63,9 +63,7 @@ class Kandinsky2_2:  # noqa: N801  (the name that existing code uses)
     task is that was asked for, as far as the decoder's U-Net can do it.
     """
 
-    def __init__(
-        self, prior: KandinskyV22PriorPipeline, decoder: DecoderPipeline, task_type: str = "text2img"
-    ) -> None:
+    def __init__(self, prior: KandinskyV22PriorPipeline, decoder: DecoderPipeline, task_type: str = "text2img") -> None:
         self.prior = prior
         self.decoder = decoder
         self.task_type = task_type
@@ -98,9 +96,7 @@ class Kandinsky2_2:  # noqa: N801  (the name that existing code uses)
         "generate_inpainting",
     )
     mix_images = made(
-        f"images_texts weights {SETTINGS}",
-        "Images of the weighted sum of texts and images.",
-        "mix_images",
+        f"images_texts weights {SETTINGS}", "Images of the weighted sum of texts and images.", "mix_images"
     )
 
     def _generate(self, given: dict[str, Any]) -> list[Image]:
@@ -118,9 +114,7 @@ class Kandinsky2_2:  # noqa: N801  (the name that existing code uses)
             found = self.prior(given["prompt"], negative_prompt=prior_negative, **told)
         # The original code takes the prior's negative prompt here in all methods but one.
         against = (
-            self.prior(negative, **told).image_embeds
-            if negative
-            else self.prior.get_zero_embed(given["batch_size"])
+            self.prior(negative, **told).image_embeds if negative else self.prior.get_zero_embed(given["batch_size"])
         )
         pipe, inputs = self._task(given)
         images: list[Image] = pipe.from_pipe(self.decoder)(

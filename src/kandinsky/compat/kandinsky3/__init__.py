@@ -65,9 +65,7 @@ def get_T2I_pipeline(  # noqa: N802  (the name that existing code uses)
     """
     dtypes = torch.float16 if fp16 else dtype_map
     paths = (unet_path, text_encoder_path or text_encode_path, movq_path)
-    return Kandinsky3T2IPipeline(
-        _load(None, device_map, dtypes, cache_dir, paths, _width(load_in_8bit, load_in_4bit))
-    )
+    return Kandinsky3T2IPipeline(_load(None, device_map, dtypes, cache_dir, paths, _width(load_in_8bit, load_in_4bit)))
 
 
 def get_T2I_Flash_pipeline(  # noqa: N802
@@ -128,9 +126,7 @@ def _load(
 ) -> Model:
     """The model of these files; `width` is what the text encoder's weights are quantized to."""
     devices = {part: choose_device(value) for part, value in _by_part(device_map, "device_map").items()}
-    dtypes = {
-        part: choose_dtype(value, devices[part]) for part, value in _by_part(dtype_map, "dtype_map").items()
-    }
+    dtypes = {part: choose_dtype(value, devices[part]) for part, value in _by_part(dtype_map, "dtype_map").items()}
     if devices["unet"] != devices["movq"]:
         raise RequestError(
             f"unet on {devices['unet']} and movq on {devices['movq']} cannot work together.",

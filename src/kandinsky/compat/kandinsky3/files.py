@@ -62,6 +62,4 @@ def _root(wanted: list[str], variant: str | None, cache: Path) -> Path:
         return resolve(REPOSITORY, variant=variant, cache=cache)
     planned = plan_original(list_files(REPOSITORY), ONE_TEXT, variant, (DECODER,), REPOSITORY)
     # The projection of a U-Net lies beside the text encoder: who gives the one has the other.
-    return resolve_files(
-        REPOSITORY, [name for name in planned if name.startswith(tuple(wanted))], cache=cache
-    )
+    return resolve_files(REPOSITORY, [name for name in planned if name.startswith(tuple(wanted))], cache=cache)

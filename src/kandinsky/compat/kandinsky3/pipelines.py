@@ -130,9 +130,7 @@ class Kandinsky3T2IFlashPipeline(Facade):
         `negative_text`, of which a warning tells.
         """
         if negative_text is not None:
-            warnings.warn(
-                "This network works without guidance: negative_text does nothing.", UserWarning, stacklevel=2
-            )
+            warnings.warn("This network works without guidance: negative_text does nothing.", UserWarning, stacklevel=2)
         fields = {"prompt": text, "width": width, "height": height}
         return self._images(fields, images_num, bs, 1.0)
 
@@ -194,9 +192,7 @@ def _mask(mask: object) -> NDArray[np.float32]:
         mask = mask.detach().cpu().numpy()
     values = np.squeeze(mask) if isinstance(mask, np.ndarray) else np.zeros(0)
     if values.ndim != 2 or not values.size or values.dtype.kind not in "biuf":
-        raise RequestError(
-            f"A {type(mask).__name__} is not a mask.", "Give an array (H, W) in which 1 is repainted."
-        )
+        raise RequestError(f"A {type(mask).__name__} is not a mask.", "Give an array (H, W) in which 1 is repainted.")
     numbers = values.astype(np.float32)
     if not (np.isfinite(numbers).all() and numbers.min() >= 0 and numbers.max() <= 255):
         raise RequestError("The mask has numbers outside 0 to 1.", "1 is repainted and 0 is kept.")

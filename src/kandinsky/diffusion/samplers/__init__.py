@@ -38,9 +38,7 @@ SAMPLERS: dict[str, Kind] = {
 }
 
 
-def make_sampler(
-    name: str, process: Process, *, variance: str = "fixed_small", eta: float | None = None
-) -> Sampler:
+def make_sampler(name: str, process: Process, *, variance: str = "fixed_small", eta: float | None = None) -> Sampler:
     """Returns the sampler called `name` for `process`.
 
     `variance` is the checkpoint's: "fixed_small", "learned_range" (in "ddpm" only), "fixed_small_but_last"
@@ -57,7 +55,5 @@ def make_sampler(
             "Leave eta out, or use 'ddim' or 'euler_ancestral'.",
         )
     if not 0 <= chosen <= 1:
-        raise RequestError(
-            f"eta {eta} is outside [0, 1].", "0 draws no fresh noise, 1 as much as ancestral sampling."
-        )
+        raise RequestError(f"eta {eta} is outside [0, 1].", "0 draws no fresh noise, 1 as much as ancestral sampling.")
     return kind.make(process, variance, chosen)

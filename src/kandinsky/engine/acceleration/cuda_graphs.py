@@ -42,10 +42,7 @@ def record(run: Run, inputs: Sequence[Tensor]) -> tuple[Callable[[], None], Tens
     output appears."""
     graph = torch.cuda.CUDAGraph()
     # Other threads may go on allocating meanwhile.
-    with (
-        torch.cuda.device(inputs[0].device),
-        torch.cuda.graph(graph, capture_error_mode="thread_local"),
-    ):
+    with torch.cuda.device(inputs[0].device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         output = run(*inputs)
     return graph.replay, output
 

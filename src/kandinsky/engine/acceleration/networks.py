@@ -70,9 +70,7 @@ class HostedNetwork:
         """The network's."""
         return self.network.config
 
-    def prepare(
-        self, condition: object, times: Sequence[float], deep_at: Collection[float] | None = None
-    ) -> Prepared:
+    def prepare(self, condition: object, times: Sequence[float], deep_at: Collection[float] | None = None) -> Prepared:
         """See `Network`."""
         if self.begin is not None:
             self.begin()

@@ -89,8 +89,7 @@ def plain_names(concept: Concept, language: str) -> tuple[str, ...]:
     words = concept.words.get(language)
     if words is None:
         raise DataError(
-            f"{concept.name!r} has no caption in {language!r}.",
-            f"It has: {', '.join(sorted(concept.words))}.",
+            f"{concept.name!r} has no caption in {language!r}.", f"It has: {', '.join(sorted(concept.words))}."
         )
     if concept.verbatim:
         return (words.label,)
@@ -149,17 +148,13 @@ class CaptionGrammar:
     A tag counts by how few concepts share it (as inverse document frequency): "apple" says more than "food".
     """
 
-    def __init__(
-        self, concepts: Iterable[Concept], mix: CaptionMix | None = None, styles: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, concepts: Iterable[Concept], mix: CaptionMix | None = None, styles: Sequence[str] = ()) -> None:
         self.concepts = tuple(concepts)
         self.styles = tuple(styles)
         self.mix = mix or CaptionMix()
         unknown = sorted(set(self.mix.languages) - set(LANGUAGES))
         if unknown:
-            raise DataError(
-                f"The caption grammar does not speak {unknown[0]!r}.", f"Known: {', '.join(LANGUAGES)}."
-            )
+            raise DataError(f"The caption grammar does not speak {unknown[0]!r}.", f"Known: {', '.join(LANGUAGES)}.")
         frequency: Counter[tuple[str, str]] = Counter()
         for concept in self.concepts:
             for language, words in concept.words.items():
@@ -242,9 +237,7 @@ class CaptionGrammar:
             kept = tuple(
                 tag
                 for tag in dict.fromkeys(words.tags)
-                if not _NOT_A_WORD.match(tag)
-                and "," not in tag
-                and (len(tag) > 1 or language in UNSPACED | {"ko"})
+                if not _NOT_A_WORD.match(tag) and "," not in tag and (len(tag) > 1 or language in UNSPACED | {"ko"})
             )
             self._tags[key] = kept, tuple(self._frequency[language, tag] ** -1.5 for tag in kept)
         return self._tags[key]
@@ -308,9 +301,7 @@ class CaptionGrammar:
     def _join(parts: Sequence[str], language: str) -> str:
         return COMMA.get(language, ", ").join(parts)
 
-    def _framed(
-        self, subject: str, language: str, rng: random.Random, frames: Sequence[str] = ENGLISH_FRAMES
-    ) -> str:
+    def _framed(self, subject: str, language: str, rng: random.Random, frames: Sequence[str] = ENGLISH_FRAMES) -> str:
         if rng.random() >= self.mix.article or "," in subject or "、" in subject or "،" in subject:
             return subject
         if language == "en":
@@ -340,13 +331,9 @@ class CaptionGrammar:
         right; `tint` is the thing's colour, named always when it was given to it. Raises
         DataError for a language or a colour without words.
         """
-        spoken = language or (
-            self._tint_language(concept, rng) if tint.given else self.language(concept, rng)
-        )
+        spoken = language or (self._tint_language(concept, rng) if tint.given else self.language(concept, rng))
         if spoken not in COLOUR_WORDS:
-            raise DataError(
-                f"The caption grammar does not speak {spoken!r}.", f"Known: {', '.join(COLOUR_WORDS)}."
-            )
+            raise DataError(f"The caption grammar does not speak {spoken!r}.", f"Known: {', '.join(COLOUR_WORDS)}.")
         if beside is not None and spoken not in self.concepts[beside].words:
             beside = None
         tinted = self._tinted(concept, tint, spoken, rng) if beside is None else None

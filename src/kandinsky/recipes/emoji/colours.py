@@ -26,11 +26,7 @@ NAMES: tuple[str, ...] = tuple(name for name in _SHADES if name)
 GREY_CHROMA = 10.0
 """Below this chroma a colour has no hue worth turning."""
 
-_TO_XYZ = (
-    (0.4124564, 0.3575761, 0.1804375),
-    (0.2126729, 0.7151522, 0.0721750),
-    (0.0193339, 0.1191920, 0.9503041),
-)
+_TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
 _WHITE = (0.95047, 1.0, 1.08883)
 _KNEE = 6 / 29
 
@@ -54,9 +50,7 @@ def rgb_of(lab: Tensor) -> Tensor:
 
 
 def _prototypes() -> tuple[Tensor, Tensor]:
-    rows = [
-        (shade, id if name else -1) for id, (name, found) in enumerate(_SHADES.items()) for shade in found
-    ]
+    rows = [(shade, id if name else -1) for id, (name, found) in enumerate(_SHADES.items()) for shade in found]
     shades = torch.tensor([shade for shade, _ in rows], dtype=torch.float32) / 255
     return lab_of(shades), torch.tensor([id for _, id in rows])
 

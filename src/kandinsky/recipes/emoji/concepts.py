@@ -11,9 +11,7 @@ from kandinsky.training.data.folder import Record, read_lines
 TABLE = "concepts.json"
 REBUILD = "Build the folder again with its recipe."
 GROUPS: dict[str, frozenset[str]] = {
-    "core": frozenset(
-        {"animals and nature", "food and drink", "travel and places", "activities", "objects"},
-    ),
+    "core": frozenset({"animals and nature", "food and drink", "travel and places", "activities", "objects"}),
     "faces": frozenset({"smileys"}),
     "people": frozenset({"people"}),
     "symbols": frozenset({"symbols"}),
@@ -107,6 +105,5 @@ def _parsed(key: str, entry: Mapping[str, Mapping[str, Mapping[str, Sequence[str
         return Concept(key, str(entry["concept"]), str(entry.get("group", "")), words)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{TABLE}: the entry of {key!r} is not {{concept, group, captions}}: {error!r}.",
-            REBUILD,
+            f"{TABLE}: the entry of {key!r} is not {{concept, group, captions}}: {error!r}.", REBUILD
         ) from error

@@ -13,12 +13,7 @@ from kandinsky.recipes.emoji.sentence_teacher import WIDTH, Teacher, load_teache
 from kandinsky.recipes.emoji.vocabulary import COLOURS
 from kandinsky.training.config import ClipObjective
 from kandinsky.training.data.images import Batch, ImageSet
-from kandinsky.training.objectives.contrastive import (
-    class_loss,
-    cosine_logits,
-    distillation_loss,
-    retrieval_accuracy,
-)
+from kandinsky.training.objectives.contrastive import class_loss, cosine_logits, distillation_loss, retrieval_accuracy
 
 SKETCH = 16
 """The side of a sketch in pixels."""

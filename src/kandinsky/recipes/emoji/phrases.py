@@ -13,8 +13,7 @@ _RUSSIAN = {
     "p": "белые|чёрные|серые|красные|оранжевые|жёлтые|зелёные|голубые|синие|фиолетовые|розовые|коричневые",
 }
 _RUSSIAN_OF = (
-    "белого|чёрного|серого|красного|оранжевого|жёлтого|зелёного|голубого|синего|фиолетового|розового"
-    "|коричневого"
+    "белого|чёрного|серого|красного|оранжевого|жёлтого|зелёного|голубого|синего|фиолетового|розового|коричневого"
 )
 _GERMAN = "weiß|schwarz|grau|rot|orange|gelb|grün|hellblau|blau|lila|rosa|braun"
 _GERMAN_ENDINGS = {"m": "er", "f": "e", "n": "es", "p": "e"}
@@ -43,12 +42,8 @@ _COLOUR = {
 }
 _RUSSIAN_ADJECTIVE = re.compile(r"(ый|ий|ой|ая|яя|ое|ее|ые|ие)$")
 _GERMAN_FEMININE = re.compile(r"(ung|heit|keit|schaft|ion|tät|ette|[^g]e|ei|ur)$")
-_GERMAN_NEUTER = re.compile(
-    r"(chen|lein|um|ment|zeug|auto|buch|glas|haus|boot|tier|rad|herz|gesicht)$", re.IGNORECASE
-)
-_GERMAN_MASCULINE = re.compile(
-    r"(er|ling|ig|or|baum|hut|wagen|schuh|ball|vogel|fisch|stuhl|zug)$", re.IGNORECASE
-)
+_GERMAN_NEUTER = re.compile(r"(chen|lein|um|ment|zeug|auto|buch|glas|haus|boot|tier|rad|herz|gesicht)$", re.IGNORECASE)
+_GERMAN_MASCULINE = re.compile(r"(er|ling|ig|or|baum|hut|wagen|schuh|ball|vogel|fisch|stuhl|zug)$", re.IGNORECASE)
 
 
 def without_colour(phrase: str, language: str) -> str:
@@ -74,9 +69,7 @@ def noun_of(phrase: str, language: str) -> Noun:
 
 def coloured(noun: Noun, colour: str, language: str, rng: random.Random) -> str:
     """A thing with its colour, as one of the ways in which people say it; `colour` is one of `NAMES`."""
-    return {"en": _english, "ru": _russian, "de": _german, "zh": _chinese}[language](
-        noun, NAMES.index(colour), rng
-    )
+    return {"en": _english, "ru": _russian, "de": _german, "zh": _chinese}[language](noun, NAMES.index(colour), rng)
 
 
 def colour_alone(colour: str, language: str, rng: random.Random) -> str:

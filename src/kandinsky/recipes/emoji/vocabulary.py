@@ -9,9 +9,7 @@ from kandinsky.training.data.compose import BACKGROUNDS
 LANGUAGES: dict[str, float] = {
     "en": 0.35,
     "ru": 0.15,
-    **dict.fromkeys(
-        ("de", "fr", "es", "it", "pt", "nl", "pl", "uk", "zh", "ja", "ko", "hi", "ar", "tr"), 0.5 / 14
-    ),
+    **dict.fromkeys(("de", "fr", "es", "it", "pt", "nl", "pl", "uk", "zh", "ja", "ko", "hi", "ar", "tr"), 0.5 / 14),
 }
 """How often a caption is in each language; English and Russian are what the model is asked for most."""
 

@@ -103,9 +103,7 @@ class ClipObjective(Table):
         if (self.distillation > 0) != (self.teacher is not None):
             raise ConfigError("distillation needs a teacher, and a teacher a weight.", "Set both or neither.")
         if not (self.reads and self.lock != "text") and not (self.sees and self.lock != "vision"):
-            raise ConfigError(
-                "no tower learns anything from these weights.", "Raise a weight, or lift the lock."
-            )
+            raise ConfigError("no tower learns anything from these weights.", "Raise a weight, or lift the lock.")
         return self
 
 
@@ -308,8 +306,7 @@ class DreamBoothObjective(Tuned):
             raise ConfigError("objective.prompt is not set.", 'Name the subject, such as "a zwx toy".')
         if self.preserves and not self.class_prompt.strip():
             raise ConfigError(
-                "objective.class_prompt is not set.",
-                'Name the class, such as "a toy", or set class_images = 0.',
+                "objective.class_prompt is not set.", 'Name the class, such as "a toy", or set class_images = 0.'
             )
         return self
 
@@ -385,17 +382,13 @@ class DistillObjective(Robust):
                 f"Choose a larger multiple of {self.steps}.",
             )
         if self.adapter.text_encoders:
-            raise ConfigError(
-                "objective.adapter.text_encoders: the teacher's texts stay as they are.", "Leave it out."
-            )
+            raise ConfigError("objective.adapter.text_encoders: the teacher's texts stay as they are.", "Leave it out.")
         return self
 
 
 ScratchObjective = MovqObjective | ClipObjective | PriorFromScratch | DecoderFromScratch
 """Of the methods that begin with random weights."""
-TuningObjective = (
-    LoraObjective | DreamBoothObjective | TextualInversionObjective | FullObjective | DistillObjective
-)
+TuningObjective = LoraObjective | DreamBoothObjective | TextualInversionObjective | FullObjective | DistillObjective
 """Of the methods that begin with a whole checkpoint."""
 Objective = Annotated[ScratchObjective | TuningObjective, Field(discriminator="method")]
 """What a stage of each method minimises."""

@@ -145,8 +145,7 @@ class Stage(Table):
             raise ConfigError(f"stage {self.name!r} never ends.", "Set max_steps, epochs or max_minutes.")
         if self.objective.method != self.method:
             raise ConfigError(
-                f"objective.method is {self.objective.method!r}, of a stage of method {self.method!r}.",
-                "Leave it out.",
+                f"objective.method is {self.objective.method!r}, of a stage of method {self.method!r}.", "Leave it out."
             )
         if self.method in FINETUNING and (self.init is not None or self.uses):
             raise ConfigError(
@@ -237,9 +236,7 @@ class DataConfig(Table):
         # The settings that a run leaves name every default.
         folder = "folder" in self.model_fields_set and (self.dataset is None or self.folder != Path())
         if folder == (self.dataset is not None):
-            raise ConfigError(
-                "data.folder and data.dataset: one of them is needed.", "Set folder or dataset."
-            )
+            raise ConfigError("data.folder and data.dataset: one of them is needed.", "Set folder or dataset.")
         usual = {"groups": ("core",), "keep_wasteful": False, "captions": {}, "common": 1}
         usual |= {"measure_colours": False}
         names = [name for name, value in usual.items() if getattr(self, name) != value]
@@ -311,9 +308,7 @@ class TrainConfig(Table):
         seen: list[str] = []
         for stage in self.stage:
             if self.data.buckets is not None and stage.method not in BUCKETED:
-                raise ConfigError(
-                    f"stage {stage.name!r} learns from images of one shape.", "Leave data.buckets out."
-                )
+                raise ConfigError(f"stage {stage.name!r} learns from images of one shape.", "Leave data.buckets out.")
             if self.data.recipe is not None and stage.method in OWN_SENTENCES:
                 raise ConfigError(
                     f"stage {stage.name!r} brings its own sentences and learns from images without a recipe.",
@@ -366,8 +361,6 @@ def _read_toml(path: Path) -> dict[str, object]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror}).", "Give the path of a TOML file."
-        ) from error
+        raise ConfigError(f"{path} cannot be read ({error.strerror}).", "Give the path of a TOML file.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no TOML: {error}.", "Correct the line it names.") from error

@@ -50,9 +50,7 @@ def validated(kind: type[T], values: object, where: str) -> T:
     except ValidationError as error:
         first = error.errors()[0]
     loc = list(first["loc"])
-    if (
-        "objective" in loc
-    ):  # Pydantic puts the tag of a union, which no file has, after the name of its field.
+    if "objective" in loc:  # Pydantic puts the tag of a union, which no file has, after the name of its field.
         tag = loc.index("objective") + 1
         del loc[tag : tag + 1]
     place = ".".join([where] * bool(where) + [str(part) for part in loc])

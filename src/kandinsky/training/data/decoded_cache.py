@@ -38,9 +38,7 @@ def decoded(
             raise DataError(f"Images of {side} px cannot be prepared.", f"Choose a size from 8 to {LARGEST}.")
     name = "x".join(str(side) for side in dict.fromkeys(shape))
     sources = [
-        (folder.root / record.hint, folder.root / record.file_name)
-        if hints
-        else (folder.root / record.file_name,)
+        (folder.root / record.hint, folder.root / record.file_name) if hints else (folder.root / record.file_name,)
         for record in folder.records
     ]
     target = cache / f"images-{name}-{_digest(folder, sources, shape, fit)}.npy"

@@ -125,8 +125,7 @@ def folder_of(root: Path, records: list[Record], captioner: Captioner) -> Folder
     """A folder of these records; DataError when there are none."""
     if not records:
         raise DataError(
-            f"The folder {str(root)!r} holds no images.",
-            "Expected metadata.jsonl, or images with .txt captions.",
+            f"The folder {str(root)!r} holds no images.", "Expected metadata.jsonl, or images with .txt captions."
         )
     return Folder(root, tuple(records), captioner, tuple(sorted({record.style for record in records})))
 
@@ -142,8 +141,7 @@ def _name(file: Path, root: Path) -> str:
 def _check_there(table: Path, place: str, name: str) -> None:
     if not (table.parent / name).is_file():
         raise DataError(
-            f"{place} names {name!r}, which is not there.",
-            f"Paths are relative to the folder of {table.name}.",
+            f"{place} names {name!r}, which is not there.", f"Paths are relative to the folder of {table.name}."
         )
 
 

@@ -136,10 +136,7 @@ class ImageSet:
         return composite(self.pixels[rows.to(self.pixels.device)].float(), colour)
 
     def batch(
-        self,
-        indices: Tensor | Sequence[int],
-        generator: torch.Generator,
-        augmentation: Augmentation | None = None,
+        self, indices: Tensor | Sequence[int], generator: torch.Generator, augmentation: Augmentation | None = None
     ) -> Batch:
         """Draws captions, colours and augmentations for `indices` (B,); see `Batch` for what comes back."""
         rows = torch.as_tensor(indices, dtype=torch.int64)
@@ -262,8 +259,7 @@ def open_images(
     ]
     if not kept:
         raise DataError(
-            f"No image of split {split!r} is in {str(folder.root)!r}.",
-            f"It holds {len(folder.records)} images in all.",
+            f"No image of split {split!r} is in {str(folder.root)!r}.", f"It holds {len(folder.records)} images in all."
         )
     kept_in = Path(cache) if cache is not None else cache_folder() / "images"
     everything, hints = decoded(folder, size, kept_in, fit), decoded_hints(folder, size, kept_in, fit)

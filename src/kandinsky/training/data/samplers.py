@@ -64,9 +64,7 @@ class EpochSampler:
         self._order = self._shuffle()
 
     def _shuffle(self) -> list[int]:
-        order: list[int] = torch.randperm(
-            self.count, generator=generator(self.seed, "order", self.epoch)
-        ).tolist()
+        order: list[int] = torch.randperm(self.count, generator=generator(self.seed, "order", self.epoch)).tolist()
         return order
 
 

@@ -33,9 +33,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 8192) -> Traine
     Raises ConfigError when `vocabulary_size` leaves no room for a merge.
     """
     if vocabulary_size <= _FIXED:
-        raise ConfigError(
-            f"A vocabulary of {vocabulary_size} has no room for merges.", f"Choose more than {_FIXED}."
-        )
+        raise ConfigError(f"A vocabulary of {vocabulary_size} has no room for merges.", f"Choose more than {_FIXED}.")
     alphabet = _alphabet()
     base = [*alphabet, *(byte + WORD_END for byte in alphabet)]
     learner = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
@@ -51,10 +49,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 8192) -> Traine
     # Listed as special, the base tokens get fixed ids: the learner breaks ties by id, and would otherwise
     # hand them out in the order of a randomly seeded hash table.
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size - 2,
-        special_tokens=base,
-        end_of_word_suffix=WORD_END,
-        show_progress=False,
+        vocab_size=vocabulary_size - 2, special_tokens=base, end_of_word_suffix=WORD_END, show_progress=False
     )
     learner.train_from_iterator(texts, trainer)
     learned = json.loads(learner.to_str())["model"]["merges"]

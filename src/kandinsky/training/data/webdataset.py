@@ -64,14 +64,9 @@ def unpack_dataset(name: str, split: str, image: str | None = None, caption: str
         else:
             table = package.load_dataset(name, split=split)
     except Exception as error:  # whatever loaders, networks and formats raise
-        raise DataError(
-            f"The dataset {name!r} cannot be loaded: {error}.", "Check its name and its split."
-        ) from error
+        raise DataError(f"The dataset {name!r} cannot be loaded: {error}.", "Check its name and its split.") from error
     columns = list(table.column_names)
-    chosen = (
-        _column(columns, image, IMAGE_COLUMNS, "image"),
-        _column(columns, caption, CAPTION_COLUMNS, "caption"),
-    )
+    chosen = (_column(columns, image, IMAGE_COLUMNS, "image"), _column(columns, caption, CAPTION_COLUMNS, "caption"))
     stamp = f"{name}|{split}|{chosen}|{getattr(table, '_fingerprint', len(table))}"
     key = hashlib.sha256(stamp.encode()).hexdigest()[:32]
     return _unpacked(key, _rows_of_table(table, *chosen))
@@ -99,8 +94,7 @@ def _rows_of_table(table: Iterable[Any], image: str, caption: str) -> Iterator[R
         source = row[image]
         if not isinstance(source, Image.Image):
             raise DataError(
-                f"The dataset's column {image!r} holds a {type(source).__name__}, no images.",
-                "Set data.image_column.",
+                f"The dataset's column {image!r} holds a {type(source).__name__}, no images.", "Set data.image_column."
             )
         source.convert("RGBA" if "A" in source.getbands() else "RGB").save(buffer, "PNG")
         yield buffer.getvalue(), ".png", str(said)
@@ -164,8 +158,7 @@ def _unpacked(key: str, rows: Iterable[Row]) -> Path:
     except OSError as error:
         if not target.is_dir():
             raise OutputError(
-                f"{target} cannot be written ({error.strerror or error}).",
-                "Set KANDINSKY_CACHE to another place.",
+                f"{target} cannot be written ({error.strerror or error}).", "Set KANDINSKY_CACHE to another place."
             ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -53,9 +53,7 @@ class BaseCheckpoint:
     def stamp(self) -> str:
         """Changes with the networks that make latents and embeddings."""
         made_by = ("movq", "vae", "image_encoder")
-        return weights_stamp(
-            {name: self.model.modules[name] for name in made_by if name in self.model.modules}
-        )
+        return weights_stamp({name: self.model.modules[name] for name in made_by if name in self.model.modules})
 
     @property
     def size(self) -> int:
@@ -94,9 +92,7 @@ class BaseCheckpoint:
     def need_prior(self) -> PriorStage:
         """The prior; ConfigError when the checkpoint has none."""
         if self.prior is None:
-            raise ConfigError(
-                f"{self.model.name} has no prior here, so none can learn.", "Set target to decoder."
-            )
+            raise ConfigError(f"{self.model.name} has no prior here, so none can learn.", "Set target to decoder.")
         return self.prior
 
     def check_size(self, *sides: int) -> None:

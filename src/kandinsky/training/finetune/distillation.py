@@ -138,9 +138,7 @@ def trajectory_loss(
     return loss
 
 
-def consistency_loss(
-    base: BaseCheckpoint, objective: DistillObjective, solver: SolverTimes, teacher: Teacher
-) -> Loss:
+def consistency_loss(base: BaseCheckpoint, objective: DistillObjective, solver: SolverTimes, teacher: Teacher) -> Loss:
     """The error between predictions before and after a step of the teacher, from noised images."""
     process, kind = base.model.schedule_of(SAMPLER).process, _kind(base)
     scale = base.model.guidance(teacher_scale(base, objective)) or 1.0
@@ -153,9 +151,7 @@ def consistency_loss(
         step = (context.uniform(count) * solver.count).long()
         x = process.add_noise(x0, context.normal(x0), solver.times[step])
         cond, uncond = (
-            base.decoder_condition(
-                batch.captions, embeddings, torch.full((count,), empty, device=context.device)
-            )
+            base.decoder_condition(batch.captions, embeddings, torch.full((count,), empty, device=context.device))
             for empty in (False, True)
         )
         teach = guided(lambda x, t, empty: teacher(x, t, uncond if empty else cond).float(), scale)

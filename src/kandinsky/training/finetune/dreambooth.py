@@ -14,13 +14,7 @@ from kandinsky.training.context import TrainContext
 from kandinsky.training.data.caption import Templates
 from kandinsky.training.data.folder import read_bare_folder
 from kandinsky.training.data.images import ImageSet, open_images
-from kandinsky.training.examples import (
-    Examples,
-    ExampleSource,
-    PriorPreservationSource,
-    examples_of,
-    training_data,
-)
+from kandinsky.training.examples import Examples, ExampleSource, PriorPreservationSource, examples_of, training_data
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
 from kandinsky.training.finetune.tuning import add_adapters, tuning_task, unfreeze
 from kandinsky.training.task import Task

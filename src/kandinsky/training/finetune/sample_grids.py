@@ -13,9 +13,7 @@ from kandinsky.training.image_grid import ImageGrid, images_to_grid
 STEPS = 10
 
 
-def draw_grid(
-    base: BaseCheckpoint, captions: Sequence[str], shape: tuple[int, int], steps: int = STEPS
-) -> ImageGrid:
+def draw_grid(base: BaseCheckpoint, captions: Sequence[str], shape: tuple[int, int], steps: int = STEPS) -> ImageGrid:
     """A row of images that the checkpoint draws now under captions, each from its own seed."""
     fields = base.request_fields(*shape) | _prior_steps(base)
     result = base.pipe.generate(list(captions), seed=0, steps=steps, **fields)
@@ -32,9 +30,7 @@ def draw_with_hints(base: BaseCheckpoint, captions: Sequence[str], hints: Tensor
     return images_to_grid([*shown, *result.images], len(captions))
 
 
-def draw_inpainted(
-    base: BaseCheckpoint, captions: Sequence[str], pixels: Tensor, repaint: Tensor
-) -> ImageGrid:
+def draw_inpainted(base: BaseCheckpoint, captions: Sequence[str], pixels: Tensor, repaint: Tensor) -> ImageGrid:
     """Images (B, 3, H, W) with regions (B, 1, H, W) in grey, and below them repainted."""
     drawn: list[Image.Image] = []
     pixels = pixels.cpu()

@@ -99,11 +99,7 @@ def teacher_scale(base: BaseCheckpoint, objective: DistillObjective) -> float:
 
 
 def draw_trajectories(
-    base: BaseCheckpoint,
-    objective: DistillObjective,
-    prompts: Sequence[str | Image.Image],
-    seed: int,
-    side: int,
+    base: BaseCheckpoint, objective: DistillObjective, prompts: Sequence[str | Image.Image], seed: int, side: int
 ) -> tuple[Tensor, Tensor | None]:
     """The states and embeddings of `Trajectories`, drawn under these prompts as a request would be.
 
@@ -169,13 +165,7 @@ def kept_trajectories(
 
 
 def _draw(
-    ctx: TrainContext,
-    stage: Stage,
-    base: BaseCheckpoint,
-    images: ImageSet,
-    first: int,
-    count: int,
-    purpose: str,
+    ctx: TrainContext, stage: Stage, base: BaseCheckpoint, images: ImageSet, first: int, count: int, purpose: str
 ) -> Trajectories:
     objective = stage.objective_as(DistillObjective)
     draws = generator(ctx.seed, "trajectories", purpose, first)
@@ -190,9 +180,7 @@ def _draw(
     ]
     # Another purpose begins with other noise.
     offset = int(torch.randint(2**40, (1,), generator=generator(ctx.seed, "noise", purpose)))
-    states, embeddings = draw_trajectories(
-        base, objective, prompts, FIRST_SEED + offset + first, images.shape[1]
-    )
+    states, embeddings = draw_trajectories(base, objective, prompts, FIRST_SEED + offset + first, images.shape[1])
     return Trajectories(batch.captions, states, embeddings)
 
 

@@ -167,9 +167,7 @@ def direct_loss(base: BaseCheckpoint, objective: TextualInversionObjective, time
     if base.prior is not None:
         times["prior"] = TIME_SAMPLERS[objective.times](base.prior.schedule.process.T)
 
-    def prior_errors(
-        captions: Sequence[str], embeddings: Tensor, t: Tensor, context: StepContext[Examples]
-    ) -> Tensor:
+    def prior_errors(captions: Sequence[str], embeddings: Tensor, t: Tensor, context: StepContext[Examples]) -> Tensor:
         stage = base.need_prior()
         x0 = stage.network.normalise(embeddings)
         x = stage.schedule.process.add_noise(x0, context.normal(x0), t)

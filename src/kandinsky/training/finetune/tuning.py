@@ -88,8 +88,7 @@ def add_adapters(base: BaseCheckpoint, target: str, settings: AdapterConfig) -> 
     networks = adaptable(base.model)
     if unknown := sorted(settings.layers.keys() - networks.keys()):
         raise ConfigError(
-            f"objective.adapter.layers: there is no component {unknown[0]!r}.",
-            f"Known: {', '.join(networks)}.",
+            f"objective.adapter.layers: there is no component {unknown[0]!r}.", f"Known: {', '.join(networks)}."
         )
     adapters = nn.ModuleDict()
     for name, network in base.learners(target, settings.text_encoders).items():
@@ -135,11 +134,7 @@ def together(networks: Mapping[str, nn.Module]) -> nn.Module:
 
 
 def tuning_task(
-    ctx: TrainContext,
-    stage: Stage,
-    base: BaseCheckpoint,
-    data: TrainingData,
-    modules: Mapping[Target, nn.Module],
+    ctx: TrainContext, stage: Stage, base: BaseCheckpoint, data: TrainingData, modules: Mapping[Target, nn.Module]
 ) -> Task[Examples]:
     """The task in which `modules` learn, by target, the loss of that target's network on the same batches."""
     objective = stage.objective_as(Tuned)
@@ -219,9 +214,7 @@ def _check_conditions(stage: Stage, base: BaseCheckpoint, data: TrainingData) ->
             'Set data.hints, add a column "hint", or set objective.control.hints = "edges".',
         )
     if objective.masked == "region" and not base.inpaints:
-        raise ConfigError(
-            'objective.masked is "region", but the decoder repaints none.', "Add [objective.inpainting]."
-        )
+        raise ConfigError('objective.masked is "region", but the decoder repaints none.', "Add [objective.inpainting].")
     seen = base.model.hints or (base.inpaints and base.model.tells_region == "masked_image")
     if stage.variants and (objective.masked == "alpha" or (seen and draws)):
         raise ConfigError(

@@ -22,9 +22,7 @@ def structure_distance(images: Tensor, targets: Tensor) -> Tensor:
     scales = 0
     while min(a.shape[-2:]) >= _SMALLEST and scales < 3:
         error = a - b
-        edges = (
-            error.diff(dim=-1).abs().flatten(1).mean(1) + error.diff(dim=-2).abs().flatten(1).mean(1)
-        ) / 2
+        edges = (error.diff(dim=-1).abs().flatten(1).mean(1) + error.diff(dim=-2).abs().flatten(1).mean(1)) / 2
         total = total + edges + 1 - similarity(a, b)
         a, b, scales = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2), scales + 1
     return total / max(scales, 1)
@@ -89,11 +87,7 @@ class PatchCritic(nn.Module):
         channels = width
         for level in range(1, levels):
             wider = width * min(2**level, 8)
-            layers += [
-                nn.Conv2d(channels, wider, 4, 2, 1, bias=False),
-                nn.GroupNorm(8, wider),
-                nn.LeakyReLU(0.2),
-            ]
+            layers += [nn.Conv2d(channels, wider, 4, 2, 1, bias=False), nn.GroupNorm(8, wider), nn.LeakyReLU(0.2)]
             channels = wider
         layers.append(nn.Conv2d(channels, 1, 3, 1, 1))
         self.layers = nn.Sequential(*layers)

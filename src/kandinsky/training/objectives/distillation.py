@@ -65,9 +65,7 @@ class SolverTimes:
         return (index // self.stride + 1) * self.stride
 
 
-def solve_to(
-    solver: SolverTimes, kind: Target, output: Tensor, x: Tensor, index: Tensor, to: Tensor
-) -> Tensor:
+def solve_to(solver: SolverTimes, kind: Target, output: Tensor, x: Tensor, index: Tensor, to: Tensor) -> Tensor:
     """Where one deterministic step from `x` at `index` (B,) ends at index `to` (B,), (B, C, h, w).
 
     `output` (B, C, h, w) is the network's prediction of a `kind` for x. This is DDIM's step (arXiv
@@ -83,13 +81,7 @@ def solve_to(
 
 
 def trajectory_errors(
-    solver: SolverTimes,
-    kind: Target,
-    predict: Predict,
-    objective: Robust,
-    x: Tensor,
-    step: Tensor,
-    target: Tensor,
+    solver: SolverTimes, kind: Target, predict: Predict, objective: Robust, x: Tensor, step: Tensor, target: Tensor
 ) -> Tensor:
     """The error of each row, (B,), in going from `x` to `target` in one step, number `step` (B,) of few.
 
@@ -102,13 +94,7 @@ def trajectory_errors(
 
 
 def consistency_errors(
-    solver: SolverTimes,
-    kind: Target,
-    predict: Predict,
-    teacher: Predict,
-    objective: Robust,
-    x: Tensor,
-    index: Tensor,
+    solver: SolverTimes, kind: Target, predict: Predict, teacher: Predict, objective: Robust, x: Tensor, index: Tensor
 ) -> Tensor:
     """The error of each row, (B,), between two solutions: from `x` at `index` (B,), and from one index on.
 

@@ -8,12 +8,7 @@ from torch import Tensor, nn
 
 from kandinsky.training.config import ClipObjective, Stage
 from kandinsky.training.context import TrainContext
-from kandinsky.training.data.cached_encodings import (
-    CachedEncodings,
-    ImageSource,
-    Tokenize,
-    encode_once,
-)
+from kandinsky.training.data.cached_encodings import CachedEncodings, ImageSource, Tokenize, encode_once
 from kandinsky.training.data.caption import equal
 from kandinsky.training.data.images import Batch, ImageSet, words_of
 from kandinsky.training.data.samplers import EpochSampler, GroupSampler, Order
@@ -186,9 +181,7 @@ def _embed(towers: ClipModel, texts: tuple[Tensor, Tensor], device: torch.device
     return towers.embed(ids.to(device), mask.to(device)).float()
 
 
-def concept_retrieval(
-    towers: ClipModel, images: ImageSet, ctx: TrainContext, tokenize: Tokenize
-) -> dict[str, float]:
+def concept_retrieval(towers: ClipModel, images: ImageSet, ctx: TrainContext, tokenize: Tokenize) -> dict[str, float]:
     """How often a caption finds an image of its concept among the held-out ones: shares in [0, 1]."""
     rows = range(min(MEASURED, len(images)))
     batch = images.batch(rows, generator(ctx.seed, "retrieval"))

@@ -39,9 +39,7 @@ def normalise_latents(movq: Autoencoder, mean: Tensor, deviation: Tensor) -> Non
     _bias(movq.quant_conv).sub_(mean).div_(deviation)
     movq.required_codebook.weight.sub_(mean).div_(deviation)
     readers = [movq.post_quant_conv]
-    readers += [
-        m.modulation for m in movq.decoder.modules() if isinstance(m, Norm) and m.modulation is not None
-    ]
+    readers += [m.modulation for m in movq.decoder.modules() if isinstance(m, Norm) and m.modulation is not None]
     for conv in readers:
         _bias(conv).add_(conv.weight[:, :, 0, 0] @ mean)
         conv.weight.mul_(deviation[None, :, None, None])

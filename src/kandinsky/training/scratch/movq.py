@@ -51,11 +51,7 @@ def movq_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Ba
         x = cropped(context.batch.pixels.to(context.device), objective.crop, context)
         y, hidden = reconstruct(movq, objective, x, context)
         context.shared.update(real=x, fake=y.detach())
-        seen = {
-            "l1": (y - x).abs().mean(),
-            "l2": (y - x).square().mean(),
-            "perceptual": distance(y, x).mean(),
-        }
+        seen = {"l1": (y - x).abs().mean(), "l2": (y - x).square().mean(), "perceptual": distance(y, x).mean()}
         parts = seen | hidden
         images = weighted_sum(seen, objective)
         total = images + weighted_sum(hidden, objective)
@@ -167,8 +163,6 @@ def cropped(x: Tensor, crop: int | None, context: StepContext[Batch]) -> Tensor:
     if crop is None or crop >= size:
         return x
     within = torch.arange(crop, device=x.device)
-    rows, columns = (
-        (context.uniform(len(x)) * (size - crop + 1)).long()[:, None] + within for _ in ("top", "left")
-    )
+    rows, columns = ((context.uniform(len(x)) * (size - crop + 1)).long()[:, None] + within for _ in ("top", "left"))
     which = torch.arange(len(x), device=x.device)[:, None, None]
     return x.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
