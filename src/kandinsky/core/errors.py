@@ -44,6 +44,10 @@ class OutputError(KandinskyError):
     """A result cannot be written where it was asked for."""
 
 
+class JobError(KandinskyError):
+    """A store of jobs cannot be used, or holds no such job."""
+
+
 def similar(name: str, known: Iterable[str]) -> str:
     """Returns a hint such as `Did you mean 'ddim'?`, or nothing where no name is like a misspelt `name`."""
     close = difflib.get_close_matches(name, sorted(known), n=1)
