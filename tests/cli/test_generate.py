@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 import kandinsky
-from kandinsky.cli.generate import parse_mix
 from kandinsky.cli.main import run
 from kandinsky.cli.outputs import slug
 from kandinsky.core.errors import RequestError
 from kandinsky.core.metadata import read_metadata
+from kandinsky.core.prompts import parse_mix
 from kandinsky.core.requests import mix
 from tests.cli.fakes import DEFAULTS, FakePipeline, Loader
 

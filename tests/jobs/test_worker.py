@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import kandinsky
-from kandinsky.core.errors import JobError
+from kandinsky.core.errors import JobError, OutputError
 from kandinsky.core.events import Event
 from kandinsky.core.metadata import read_metadata
 from kandinsky.core.requests import Request
@@ -172,6 +172,20 @@ def test_a_bug_fails_its_job_alone(
     error = store.get(db, 2).error
     assert error == {"type": "RuntimeError", "message": "RuntimeError: a bug of ours", "hint": ""}
     assert "a bug of ours" in capsys.readouterr().err
+
+
+def test_a_folder_that_takes_no_image_is_no_fault_of_the_job(
+    pipe: Pipeline, db: sqlite3.Connection, tmp_path: Path
+) -> None:
+    store.enqueue(db, jobs_of("a fox", "a house"))
+    (tmp_path / "0.png").mkdir()
+    drawn, heard = worker(pipe, db, tmp_path)
+    with pytest.raises(OutputError, match=r"0\.png cannot be written"):
+        drawn.run()
+    assert states(db) == ["queued", "queued"]
+    assert not heard.of("failed")
+    with pytest.raises(JobError, match=r"0\.png cannot be written"):
+        supervisor.run([options(tmp_path)], lambda *_: None)
 
 
 def test_cancelling_acts_at_the_next_step(pipe: Pipeline, db: sqlite3.Connection, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """`kandinsky generate`: flags become a request, the request a stream, the stream bars and files."""
 
 import gc
-import math
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -17,15 +16,15 @@ from kandinsky.cli.outputs import targets
 from kandinsky.cli.progress import Bars
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Denoising, Finished, Result, Warned
-from kandinsky.core.metadata import FORMATS, Metadata, library_version, metadata_of, read_metadata, write_image
-from kandinsky.core.requests import Mix, Request, file_fields, mix
+from kandinsky.core.metadata import Metadata, library_version, metadata_of, read_metadata, write_image
+from kandinsky.core.prompts import parse_mix
+from kandinsky.core.requests import Request, file_fields
 
 if TYPE_CHECKING:
     from kandinsky.cli.main import Flags
     from kandinsky.engine.pipeline import Pipeline
 
 PREVIEWS_PER_IMAGE = 10
-OTHER_FORMATS = (".gif", ".bmp", ".tif", ".tiff")
 LOAD_SETTINGS = (*("prior", "dtype", "variant", "revision", "behaviour"), *("words", "quantize", "tiling", "compile"))
 MEMORY_SETTINGS = ("offload", "prompt_cache")
 """Of loading too, but they shape no pixel: an image's file does not hold them."""
@@ -137,40 +136,6 @@ def parse_lora(text: str) -> tuple[str, float]:
         return source, float(number)
     except ValueError as error:
         raise RequestError(f"--lora {text!r} has the scale {number!r}.", "Write a number behind the colon.") from error
-
-
-def parse_mix(parts: Sequence[str], folder: Path | None = None) -> Mix:
-    """Reads `TEXT_OR_FILE:WEIGHT` parts, files in `folder`; with no weight at all, all count the same.
-
-    A part that is an existing file, or is named like an image, is an image. Raises RequestError for an
-    image that cannot be opened, for weights on some parts only, and as `mix` does.
-    """
-    split = [_split(part) for part in parts]
-    weights = [weight for _, weight in split if weight is not None]
-    if weights and len(weights) < len(split):
-        bare = next(text for text, weight in split if weight is None)
-        raise RequestError(f"--mix {bare!r} has no weight, but others have.", "Write it as TEXT_OR_FILE:WEIGHT.")
-    return mix([_item(text, folder or Path()) for text, _ in split], weights or None)
-
-
-def _split(part: str) -> tuple[str, float | None]:
-    text, colon, tail = part.rpartition(":")
-    try:
-        weight = float(tail) if colon else math.nan
-    except ValueError:
-        weight = math.nan
-    return (part, None) if math.isnan(weight) else (text, weight)
-
-
-def _item(text: str, folder: Path) -> str | Path:
-    if not text.strip():
-        raise RequestError("A part of --mix is empty.", "Write it as TEXT_OR_FILE:WEIGHT.")
-    path = folder / text
-    try:
-        is_file = path.suffix.lower() in (*FORMATS, *OTHER_FORMATS) or path.is_file()
-    except OSError:  # a text too long to be a file name
-        is_file = False
-    return path if is_file else text
 
 
 def _prompt(flags: "Flags") -> object:

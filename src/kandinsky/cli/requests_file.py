@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from kandinsky.cli.console import err, say, warn
-from kandinsky.cli.generate import as_files, load_settings, metadata_with, opened, parse_mix
+from kandinsky.cli.generate import as_files, load_settings, metadata_with, opened
 from kandinsky.cli.outputs import slug
 from kandinsky.cli.progress import Bars
 from kandinsky.core.errors import KandinskyError, OutputError, RequestError, nearest
 from kandinsky.core.events import Finished, Warned, numbered
 from kandinsky.core.metadata import Metadata, check_image_path, read_metadata, single, write_image
+from kandinsky.core.prompts import parse_mix
 from kandinsky.core.requests import Request, file_fields
 
 if TYPE_CHECKING:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""What tells a missing image from a text that is a part of a mix."""
+
+
 @dataclass(frozen=True)
 class Embedding:
     """One image embedding, as the prior makes them, and optionally the one to steer away from.
@@ -135,6 +139,40 @@ def as_prompt(value: object) -> Prompt:
         raise RequestError("A prompt is None.", "Give a text; '' is the empty one.")
     item = _item(value)
     return Mix((item,), (1.0,)) if isinstance(item, Picture) else item
+
+
+def parse_mix(parts: Sequence[str], folder: Path | None = None) -> Mix:
+    """Reads `TEXT_OR_FILE:WEIGHT` parts, files in `folder`; with no weight at all, all count the same.
+
+    A part that is an existing file, or is named like an image, is an image. Raises RequestError for an
+    image that cannot be opened, for weights on some parts only, and as `mix` does.
+    """
+    split = [_weighted(part) for part in parts]
+    weights = [weight for _, weight in split if weight is not None]
+    if weights and len(weights) < len(split):
+        bare = next(text for text, weight in split if weight is None)
+        raise RequestError(f"{bare!r} has no weight, but others have.", "Write it as TEXT_OR_FILE:WEIGHT.")
+    return mix([_part(text, folder or Path()) for text, _ in split], weights or None)
+
+
+def _weighted(part: str) -> tuple[str, float | None]:
+    text, colon, tail = part.rpartition(":")
+    try:
+        weight = float(tail) if colon else math.nan
+    except ValueError:
+        weight = math.nan
+    return (part, None) if math.isnan(weight) else (text, weight)
+
+
+def _part(text: str, folder: Path) -> str | Path:
+    if not text.strip():
+        raise RequestError("A part of the mix is empty.", "Write it as TEXT_OR_FILE:WEIGHT.")
+    path = folder / text
+    try:
+        is_file = path.suffix.lower() in IMAGE_SUFFIXES or path.is_file()
+    except OSError:  # a text too long to be a file name
+        is_file = False
+    return path if is_file else text
 
 
 def prompt_to_json(prompt: Prompt) -> "JsonValue":

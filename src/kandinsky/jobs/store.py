@@ -296,6 +296,15 @@ def retry(db: sqlite3.Connection, state: Literal["failed", "cancelled"] = "faile
         ).rowcount
 
 
+def reopen(db: sqlite3.Connection, ids: Iterable[int]) -> None:
+    """Queues jobs again that were done: their results are gone."""
+    with _transaction(db):
+        db.executemany(
+            "UPDATE jobs SET state = 'queued', result = NULL, ended = NULL WHERE id = ? AND state = 'done'",
+            [(one,) for one in ids],
+        )
+
+
 def _requeue(db: sqlite3.Connection, which: str, value: object, crashed: bool, at: float) -> None:
     """Takes the leases of jobs `which`: they are cancelled, failed or queued again."""
     cleared = "worker = NULL, lease_until = NULL, progress = NULL"

@@ -76,8 +76,8 @@ def run(options: Sequence[WorkerOptions], on_message: Listener) -> None:
     """Runs a worker for each of the options until nothing is queued.
 
     `on_message` hears what they tell, in this thread. A worker that ends before its time is replaced, and its
-    jobs are queued again or failed. Raises JobError when a worker cannot load its model, or ends without
-    having begun. An exception of `on_message`, or Ctrl-C, stops all workers at their next step.
+    jobs are queued again or failed. Raises JobError when a worker cannot load its model, cannot write, or ends
+    without having begun. An exception of `on_message`, or Ctrl-C, stops all workers at their next step.
     """
     heard: queue.SimpleQueue[tuple[WorkerProcess, object, bytes]] = queue.SimpleQueue()
     db = store.open_store(options[0].path)

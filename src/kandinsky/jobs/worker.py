@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, TypeAlias
 
 from pydantic import JsonValue
 
-from kandinsky.core.errors import KandinskyError
+from kandinsky.core.errors import JobError, KandinskyError, OutputError
 from kandinsky.core.events import Decoding, Denoising, Encoding, Event, Finished, Result, Warned
 from kandinsky.core.metadata import metadata_of, write_image
 from kandinsky.core.requests import Request
@@ -96,14 +96,16 @@ class Worker:
         except StopWorker:
             pass
         finally:
-            store.give_back(self.db, self.name)
+            with contextlib.suppress(JobError):  # a full disk: the lease runs out by itself
+                store.give_back(self.db, self.name)
 
     def draw(self, jobs: Sequence[Job]) -> None:
         """Draws the jobs of a claim together, and ends each of them.
 
         All are written before the first is marked as done, so that after a kill the same jobs are drawn in
         the same batch again. Where drawing fails for want of memory the batch is halved, then each is drawn
-        by itself; where it fails for another reason, the job that fails alone is the one that is failed.
+        by itself; where it fails for another reason, the job that fails alone is the one that is failed. That
+        an image or the store cannot be written is no job's fault: OutputError and JobError come through.
         """
         requests: dict[int, Request] = {}
         for job in jobs:
@@ -116,7 +118,7 @@ class Worker:
             try:
                 self._together(jobs, requests, size)
                 return
-            except StopWorker:
+            except (StopWorker, OutputError, JobError):
                 raise
             except Exception as error:
                 failure = error
@@ -136,7 +138,7 @@ class Worker:
         """Draws one job one image at a time, or fails it."""
         try:
             self._together(jobs, {jobs[0].id: request}, 1)
-        except StopWorker:
+        except (StopWorker, OutputError, JobError):
             raise
         except Exception as error:
             self._fail(jobs[0].id, error)
@@ -253,9 +255,12 @@ def frame(stream: IO[bytes], lock: threading.Lock) -> Tell:
 
     def tell(kind: str, data: bytes = b"", **values: JsonValue) -> None:
         header = {"kind": kind, **values, **({"bytes": len(data)} if data else {})}
-        with lock:
-            stream.write(json.dumps(header).encode() + b"\n" + data)
-            stream.flush()
+        try:
+            with lock:
+                stream.write(json.dumps(header).encode() + b"\n" + data)
+                stream.flush()
+        except BrokenPipeError as error:
+            raise StopWorker from error
 
     return tell
 
@@ -274,7 +279,8 @@ def read_frame(stream: IO[bytes]) -> tuple[dict[str, JsonValue], bytes] | None:
 
 
 def main() -> None:
-    """Runs a worker; see the module. Exit codes: 0 done or told to stop, 3 its parent is gone, 4 it cannot load."""
+    """Runs a worker; see the module. Exit codes: 0 done or told to stop, 3 its parent is gone, 4 it cannot
+    load its model, or cannot write."""
     # What libraries print goes to stderr; stdout is for frames.
     frames = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -297,7 +303,11 @@ def main() -> None:
     worker.stopping = stopping
     threading.Thread(target=_renew, args=(worker,), daemon=True).start()
     tell("ready", worker=name)
-    worker.run()
+    try:
+        worker.run()
+    except KandinskyError as error:
+        tell("unusable", error=error_json(error))
+        raise SystemExit(4) from error
     tell("stopped")
 
 

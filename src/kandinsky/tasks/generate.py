@@ -87,13 +87,18 @@ def groups_of(requests: Sequence[Resolved]) -> list[Group]:
     """
     groups: dict[object, Group] = {}
     for index, resolved in enumerate(requests):
-        common = tuple(getattr(resolved.request, name) for name in COMMON)
         for place, row in enumerate(resolved.rows):
-            given = tuple(image is not None for image in (row.image, row.mask, row.hint))
-            guided = is_guided(row.guidance_scale), is_guided(row.prior_guidance_scale)
-            group = groups.setdefault((common, given, guided), Group(resolved))
+            group = groups.setdefault(batch_key(resolved, row), Group(resolved))
             group.members.append(Member(index, place, row))
     return list(groups.values())
+
+
+def batch_key(resolved: Resolved, row: Row | None = None) -> object:
+    """What is equal in images that can be in one batch: of one row of a request, or of its first."""
+    row = resolved.rows[0] if row is None else row
+    common = tuple(getattr(resolved.request, name) for name in COMMON)
+    given = tuple(image is not None for image in (row.image, row.mask, row.hint))
+    return common, given, is_guided(row.guidance_scale), is_guided(row.prior_guidance_scale)
 
 
 def portions(items: Sequence[T], size: int) -> list[Sequence[T]]:
