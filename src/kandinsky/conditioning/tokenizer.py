@@ -185,8 +185,9 @@ def load_tokenizer(folder: Path, class_name: str | None = None) -> Tokenizer:
             f"The tokenizer in {folder} names no padding token.", "Its tokenizer_config.json should have 'pad_token'."
         )
     stated = config.get("model_max_length", config.get("max_len", truncation.get("max_length")))
-    known = isinstance(stated, int | float) and 0 < stated <= NO_LIMIT
-    return Tokenizer(backend, pad_id, int(stated) if known else family.max_length)
+    if isinstance(stated, int | float) and 0 < stated <= NO_LIMIT:
+        return Tokenizer(backend, pad_id, int(stated))
+    return Tokenizer(backend, pad_id, family.max_length)
 
 
 def _family_name(folder: Path, config: Json, class_name: str | None) -> str:
