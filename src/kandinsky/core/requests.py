@@ -223,7 +223,7 @@ class Request(BaseModel):
     count: Annotated[Count, About("Images per prompt.", int, "Give the number of images.", names=("--count", "-n"))] = 1
 
     def __init__(self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]) -> None:
-        known = self._options()
+        known = type(self).model_fields.keys() - {"prompt"}
         if unknown := sorted(fields.keys() - known):
             raise RequestError(f"A request has no {unknown[0]!r}.", nearest(unknown[0], known))
         if fields.get("count", 1) is None:
@@ -232,11 +232,6 @@ class Request(BaseModel):
             super().__init__(prompt=prompt, **fields)
         except ValidationError as error:
             raise translated(error, type(self).model_fields, about(type(self))) from None
-
-    @classmethod
-    def _options(cls) -> set[str]:
-        """The fields besides the prompt."""
-        return set(cls.model_fields) - {"prompt"}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Request":
@@ -324,8 +319,9 @@ class Request(BaseModel):
         An image gives its shape, at about the area of the defaults and in multiples of 8; strength is filled
         only where it acts: its default for an image alone, 1 for an image with a mask.
         """
-        if unknown := sorted(defaults.keys() - self._options()):
-            raise ValueError(f"a request has no {unknown[0]!r}; {nearest(unknown[0], self._options())}")
+        known = type(self).model_fields.keys() - {"prompt"}
+        if unknown := sorted(defaults.keys() - known):
+            raise ValueError(f"a request has no {unknown[0]!r}; {nearest(unknown[0], known)}")
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         for name in ("guidance_scale", "prior_guidance_scale"):
             given = getattr(self, name)

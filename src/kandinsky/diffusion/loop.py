@@ -58,13 +58,11 @@ def sample(
         raise RequestError(f"times {times} cannot be sampled.", "Give at least one time, each below the one before.")
     record = gradients and torch.is_grad_enabled()
     x = in_working_precision(x)
-    state = sampler.init(x)
-    for index, t in enumerate(times):
-        final = index == len(times) - 1
-        t_next = END if final else times[index + 1]
+    state = None
+    for index, (t, t_next) in enumerate(pairwise([*times, END])):
         # The switch is inside the step: held across a yield it would leak into the caller's own code.
         with torch.set_grad_enabled(record):
-            x, prediction, state = sampler.step(denoise, x, t, t_next, state, rng, final)
+            x, prediction, state = sampler.step(denoise, x, t, t_next, state, rng, t_next == END)
             if project is not None:
                 x = project(x, t_next)
         # CPython 3.12.2 and 3.12.3 clear the frame of a closed generator only where it stands in a try block

@@ -92,10 +92,8 @@ class Schedule:
             return thinned(self.only, steps)
         if self.spacing == "respaced":
             return respaced(self.sections.format(steps), table)
-        if self.spacing == "counted_down":
-            return counted_down(steps, table)
-        if self.spacing == "trailing":
-            return trailing(steps, table)
+        if self.spacing in ("counted_down", "trailing"):
+            return (trailing if self.spacing == "trailing" else counted_down)(steps, table)
         more = int(self.open_end and steps < table)
         if self.spacing == "leading":
             return leading(steps + more, table, self.offset)[:steps]

@@ -231,14 +231,10 @@ class Pipeline:
         return events if self._residency is None else self._residency.in_turns(events)
 
     def _result(self, resolved: Resolved, images: "list[Image]", batch: int) -> Result:
-        request, offset = resolved.request, self.model.guidance_offset
-        stored = request.to_json()
-        if offset:
-            scale = request.guidance_scale
-            if isinstance(scale, tuple):
-                stored[EFFECTIVE_GUIDANCE] = [None if one is None else one + offset for one in scale]
-            else:
-                stored[EFFECTIVE_GUIDANCE] = None if scale is None else scale + offset
+        request, usual = resolved.request, self.model.guidance
+        stored, scale = request.to_json(), request.guidance_scale
+        if self.model.guidance_offset:
+            stored[EFFECTIVE_GUIDANCE] = [usual(one) for one in scale] if isinstance(scale, tuple) else usual(scale)
         return Result(images, request.seeds, stored, self.model_id, self.settings, batch)
 
 

@@ -143,7 +143,7 @@ def denoise(
     if isinstance(scale, Tensor):
         scale = scale.to(model.working_dtype).to(model.device)
     fixed = schedule.process, schedule.parametrization, scale, schedule.constraints, begin.paste
-    denoiser = make_denoiser(network, *fixed, interval=resolved.interval, alone=conditional_only)
+    denoiser = make_denoiser(network, *fixed, interval=resolved.interval, conditional_only=conditional_only)
     yield from sample(resolved.sampler, denoiser, begin.x, begin.times, batch.rng, begin.project)
 
 

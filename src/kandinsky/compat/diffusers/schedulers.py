@@ -127,7 +127,7 @@ class SteppingScheduler(SchedulerMixin):
         )
         sampler = make_sampler(schedule.sampler, schedule.process, variance=schedule.variance, eta=eta)
         x = in_working_precision(sample)
-        x, prediction, _ = sampler.step(said, x, t, t_next, sampler.init(x), rng, t_next < 0)
+        x, prediction, _ = sampler.step(said, x, t, t_next, None, rng, t_next < 0)
         found = SchedulerOutput(x.to(sample.dtype), prediction.x0.to(sample.dtype))
         return found if return_dict else found.to_tuple()
 
