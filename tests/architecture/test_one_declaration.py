@@ -7,11 +7,12 @@ from typing import Annotated
 
 import pytest
 
-from kandinsky.cli import main, requests_file
+from kandinsky.cli import main
 from kandinsky.core import requests
 from kandinsky.core.errors import RequestError
 from kandinsky.core.metadata import Metadata, summary
 from kandinsky.core.requests import About, Each, Fields, Request, Row, Scale, Share, per_prompt
+from kandinsky.jobs import rows
 
 
 class Wider(Request):
@@ -26,7 +27,7 @@ def wider(monkeypatch: pytest.MonkeyPatch) -> type[Request]:
     """The library with those fields in its requests."""
     about = requests.about
     monkeypatch.setattr(requests, "about", lambda request=Wider: about(request))
-    monkeypatch.setattr(requests_file, "Request", Wider)
+    monkeypatch.setattr(rows, "Request", Wider)
     return Wider
 
 
@@ -38,10 +39,9 @@ def test_its_flag(wider: type[Request]) -> None:
 
 
 def test_its_place_in_a_line_of_a_file(wider: type[Request]) -> None:
-    line = json.dumps({"prompt": "a", "glitter": 0.5})
-    assert requests_file._fields(line, {}, Path()) == {"prompt": "a", "glitter": 0.5}
+    assert rows.request_of(rows.Row(1, {"prompt": "a", "glitter": 0.5}, Path()), {}).glitter == 0.5  # type: ignore[attr-defined]
     with pytest.raises(RequestError, match="Did you mean 'glitter'"):
-        requests_file._fields('{"prompt": "a", "gliter": 0.5}', {}, Path())
+        rows.request_of(rows.Row(1, {"prompt": "a", "gliter": 0.5}, Path()), {})
 
 
 def test_its_limits(wider: type[Request]) -> None:

@@ -85,13 +85,13 @@ def test_rows_become_files_and_a_manifest(pipe: Pipeline, tmp_path: Path) -> Non
     rows = [*rows_of("a fox"), Row(2, {"id": "two", "prompt": "a house", "count": 2, "seed": 40}, Path())]
     draw(tmp_path / "out", pipe, rows)
     files = sums(tmp_path / "out")
-    assert sorted(files) == ["1.png", "two-0001.png", "two-0002.png"]
+    assert sorted(files) == ["000001.png", "two-0001.png", "two-0002.png"]
     one, two = manifest(tmp_path / "out")
     assert one == {
-        "id": "1",
+        "id": "000001",
         "state": "done",
         "prompt": "a fox",
-        "files": [{"file": "1.png", "sha256": files["1.png"], "seed": 0, "size": [64, 64]}],
+        "files": [{"file": "000001.png", "sha256": files["000001.png"], "seed": 0, "size": [64, 64]}],
     }
     assert [(said["file"], said["seed"]) for said in two["files"]] == [("two-0001.png", 40), ("two-0002.png", 41)]
 
@@ -100,7 +100,7 @@ def test_plans_need_no_weights(pipe: Pipeline) -> None:
     rows = [*rows_of(*PROMPTS), Row(6, {"prompt": "small", "width": 32, "height": 32}, Path())]
     made = plan(rows, meta_model("emoji"), SETTINGS, GIVEN, seed=5)
     assert (made.images, made.batches) == (6, 4)
-    assert [job.group for job in made.jobs] == ["1", "1", "3", "3", "5", "6"]
+    assert [job.group for job in made.jobs] == ["000001", "000001", "000003", "000003", "000005", "000006"]
     assert [job.request["request"]["seed"] for job in made.jobs] == [5, 6, 7, 8, 9, 10]  # type: ignore[index,call-overload]
     assert made == plan(rows, pipe, SETTINGS, GIVEN, seed=5)
 
@@ -127,7 +127,7 @@ def test_a_stop_changes_no_byte(pipe: Pipeline, tmp_path: Path, stop_at: int) ->
     with pytest.raises(Broken):
         draw(tmp_path / "broken", pipe, rows, stop_at=stop_at)
     assert [one["state"] for one in manifest(tmp_path / "broken")] != ["done"] * 5
-    (tmp_path / "broken" / ".5.png.left.part").write_bytes(b"half")
+    (tmp_path / "broken" / ".000005.png.left.part").write_bytes(b"half")
     draw(tmp_path / "broken", pipe, rows)
     assert sums(tmp_path / "broken") == sums(tmp_path / "whole")
     assert manifest(tmp_path / "broken") == manifest(tmp_path / "whole")
@@ -139,7 +139,7 @@ def test_done_rows_are_not_drawn_again_and_lost_files_are(pipe: Pipeline, tmp_pa
     draw(tmp_path / "out", pipe, rows)
     before = sums(tmp_path / "out")
     draw(tmp_path / "out", pipe, rows, stop_at=1)
-    (tmp_path / "out" / "3.png").unlink()
+    (tmp_path / "out" / "000003.png").unlink()
     draw(tmp_path / "out", pipe, rows)
     assert sums(tmp_path / "out") == before
     db = store.open_store(tmp_path / "out" / batch.STORE)
@@ -149,10 +149,10 @@ def test_done_rows_are_not_drawn_again_and_lost_files_are(pipe: Pipeline, tmp_pa
 def test_a_longer_list_goes_on_and_another_is_refused(pipe: Pipeline, tmp_path: Path) -> None:
     draw(tmp_path / "out", pipe, rows_of("a fox", "a house"))
     draw(tmp_path / "out", pipe, rows_of("a fox", "a house", "a tree"))
-    assert sorted(sums(tmp_path / "out")) == ["1.png", "2.png", "3.png"]
-    with pytest.raises(JobError, match=r"The row '2' differs"):
+    assert sorted(sums(tmp_path / "out")) == ["000001.png", "000002.png", "000003.png"]
+    with pytest.raises(JobError, match=r"The row '000002' differs"):
         draw(tmp_path / "out", pipe, rows_of("a fox", "a horse", "a tree"))
-    with pytest.raises(JobError, match="a row '2', which the list does not hold"):
+    with pytest.raises(JobError, match="a row '000002', which the list does not hold"):
         draw(tmp_path / "out", pipe, rows_of("a fox"))
 
 
@@ -217,9 +217,9 @@ def test_shards_hold_what_files_would(pipe: Pipeline, tmp_path: Path, stop_at: i
                     assert json.loads(data.read())["request"]["steps"] == 1
     assert found == expected
     assert members == [
-        ["1.png", "1.json", "2.png", "2.json"],
-        ["3.png", "3.json", "4.png", "4.json"],
-        ["5.png", "5.json"],
+        ["000001.png", "000001.json", "000002.png", "000002.json"],
+        ["000003.png", "000003.json", "000004.png", "000004.json"],
+        ["000005.png", "000005.json"],
     ]
     assert not sums(tmp_path / "shards")
     assert [one["shard"] for one in manifest(tmp_path / "shards")] == [f"shard-0000{i}.tar" for i in (0, 0, 1, 1, 2)]

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import io
-import json
 import os
 import signal
 import sqlite3
@@ -311,9 +310,10 @@ def test_what_a_library_prints_is_no_frame(tmp_path: Path) -> None:
         "w.main()\n"
     )
     store.enqueue(store.open_store(tmp_path / "jobs.db"), jobs_of("a fox"))
-    told = options(tmp_path).to_json() + "\n"
-    done = subprocess.run([sys.executable, "-c", code], input=told, capture_output=True, text=True, check=False)
-    # stdin ended at once: the worker may have been told so before it had drawn.
-    assert "{noise" not in done.stdout
-    assert "{noise" in done.stderr
-    assert all(json.loads(line) for line in done.stdout.splitlines())
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:  # type: ignore[call-overload]
+        process.stdin.write(options(tmp_path).to_json().encode() + b"\n")
+        process.stdin.flush()
+        frames = [found[0]["kind"] for found in iter(lambda: read_frame(process.stdout), None)]
+        assert (frames[0], frames[-1]) == ("ready", "stopped")
+        assert b"{noise" in process.stderr.read()

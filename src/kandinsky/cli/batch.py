@@ -16,7 +16,7 @@ from kandinsky.engine.meta_model import meta_model
 from kandinsky.engine.pipeline import check_batch_size
 from kandinsky.jobs import store
 from kandinsky.jobs.batch import Batch, Settings, open_batch, plan
-from kandinsky.jobs.rows import STDIN, read_rows
+from kandinsky.jobs.rows import read_rows
 
 if TYPE_CHECKING:
     from kandinsky.cli.main import BatchFlags
@@ -33,14 +33,15 @@ def batch(flags: "BatchFlags", fields: Mapping[str, object]) -> bool:
     Raises RowError that names all wrong rows, OutputError and JobError for a folder that cannot be gone on with.
     """
     workers = _workers(flags)
-    rows = read_rows(flags.requests)[: flags.limit]
+    rows = read_rows(flags.list)[: flags.limit]
     given = as_files(fields)
     seed = given.pop("seed", 0)
     assert isinstance(seed, int)
     pipe = _outlined(flags)
     settings = _settings(flags, pipe)
     planned = plan(rows, pipe, settings, given, seed)
-    what = f"{len(rows)} rows, {planned.images} images in {planned.batches} batches of up to {settings.batch_size}"
+    rows_and_images = f"{_count(len(rows), 'row')}, {_count(planned.images, 'image')}"
+    what = f"{rows_and_images} in {_count(planned.batches, 'batch', 'es')} of up to {settings.batch_size}"
     where = ", ".join(str(one["device"]) for one in workers)
     if not flags.quiet:
         warn(f"{what}, by {settings.model} on {where}, into {flags.out}.")
@@ -54,7 +55,7 @@ def batch(flags: "BatchFlags", fields: Mapping[str, object]) -> bool:
         if not flags.quiet and held:
             left = f", {lost} of them lost their files" if lost else ""
             tried = f", {again} failed ones are tried again" if again else ""
-            warn(f"{held} rows were begun before{left}{tried}; {counts['done']} are done.")
+            warn(f"{_count(held, 'row')} begun before{left}{tried}; {counts['done']} are done.")
         with _Watch(opened, quiet=flags.quiet) as watch:
             opened.run(workers, watch)
         return _summary(opened, flags)
@@ -165,6 +166,10 @@ class _Watch:
             self._progress.console.print(f"note: {message}", style="yellow", markup=False)
 
 
+def _count(number: int, word: str, more: str = "s") -> str:
+    return f"{number:,} {word}{'' if number == 1 else more}"
+
+
 def _sentence(error: JsonValue) -> str:
     return f"{error.get('message')} {error.get('hint', '')}".strip() if isinstance(error, dict) else str(error)
 
@@ -176,13 +181,7 @@ def _summary(opened: Batch, flags: "BatchFlags") -> bool:
         say(str(flags.out / "manifest.jsonl"))
     if failed:
         one = next(store.listed(opened.db, "failed", limit=1))
-        report(
-            KandinskyError(
-                f"{failed} of {sum(counts.values())} rows failed, the first of them {one.name!r}: {_sentence(one.error)}",
-                "--retry-failed draws them again.",
-            )
-        )
+        first = f"the first of them {one.name!r}: {_sentence(one.error)}"
+        message = f"{failed} of {sum(counts.values())} rows failed, {first}"
+        report(KandinskyError(message, "--retry-failed draws them again."))
     return not failed
-
-
-__all__ = ["STDIN", "batch"]

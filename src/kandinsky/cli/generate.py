@@ -21,7 +21,7 @@ from kandinsky.core.prompts import parse_mix
 from kandinsky.core.requests import Request, file_fields
 
 if TYPE_CHECKING:
-    from kandinsky.cli.main import Flags
+    from kandinsky.cli.main import Flags, ModelFlags
     from kandinsky.engine.pipeline import Pipeline
 
 PREVIEWS_PER_IMAGE = 10
@@ -114,12 +114,12 @@ def as_files(fields: Mapping[str, object]) -> dict[str, object]:
     return {name: Path(str(value)) if name in named else value for name, value in fields.items()}
 
 
-def typed(flags: "Flags", names: Sequence[str]) -> dict[str, JsonValue]:
+def typed(flags: "ModelFlags", names: Sequence[str]) -> dict[str, JsonValue]:
     """Those of the named flags that were typed."""
     return {name: value for name in names if (value := getattr(flags, name)) is not None}
 
 
-def load_settings(flags: "Flags") -> dict[str, JsonValue]:
+def load_settings(flags: "ModelFlags") -> dict[str, JsonValue]:
     """The typed flags of loading that shape pixels, as `load` takes them."""
     settings = typed(flags, LOAD_SETTINGS)
     if flags.lora:

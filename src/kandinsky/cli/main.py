@@ -50,16 +50,9 @@ def main(
 
 
 @dataclass(frozen=True)
-class Flags:
-    """The flags of `kandinsky generate`, as typed, but those that are fields of the request."""
+class ModelFlags:
+    """The flags of commands that load a model, as typed."""
 
-    prompts: Annotated[
-        list[str] | None, Argument(metavar="[PROMPT]...", help="What to draw; several prompts make several images.")
-    ] = None
-    mix: Annotated[
-        list[str] | None,
-        Option(metavar="TEXT_OR_FILE:WEIGHT", help="A part of a mix; repeat it.", rich_help_panel="Prompt"),
-    ] = None
     model: Annotated[str | None, Model(help="A folder or a hub id; else the embedded model.")] = None
     prior: Annotated[str | None, Model(help="Its prior, where it is not found by itself.")] = None
     device: Annotated[str | None, Model(help="cpu, cuda or mps.")] = None
@@ -74,12 +67,39 @@ class Flags:
     prompt_cache: Annotated[Path | None, Model(metavar="FOLDER", help="Where to keep texts once read.")] = None
     tiling: Annotated[bool | None, Model(help="Code images in strips, for less memory; large ones always.")] = None
     compile: Annotated[bool | None, Model(help="Run the U-Net by torch.compile: for many images on a GPU.")] = None
+    quiet: Annotated[bool, Output("--quiet", "-q", help="Errors only.")] = False
+
+
+@dataclass(frozen=True)
+class Flags(ModelFlags):
+    """The flags of `kandinsky generate`, as typed, but those that are fields of the request."""
+
+    prompts: Annotated[
+        list[str] | None, Argument(metavar="[PROMPT]...", help="What to draw; several prompts make several images.")
+    ] = None
+    mix: Annotated[
+        list[str] | None,
+        Option(metavar="TEXT_OR_FILE:WEIGHT", help="A part of a mix; repeat it.", rich_help_panel="Prompt"),
+    ] = None
     output: Annotated[Path | None, Output("--output", "-o", help="A .png, .jpg or .webp file, or a folder.")] = None
     repeat: Annotated[Path | None, Output("--from", metavar="IMAGE", help="Repeat this image; flags change it.")] = None
-    requests: Annotated[Path | None, Output(metavar="FILE.jsonl", help="A request a line, into the folder -o.")] = None
-    batch_size: Annotated[int | None, Output(help="How many of the requests are drawn at once.")] = None
     preview: Annotated[bool, Output("--preview", help="Keep a preview file up to date.")] = False
-    quiet: Annotated[bool, Output("--quiet", "-q", help="Errors only.")] = False
+    requests: Annotated[Path | None, Option(hidden=True)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchFlags(ModelFlags):
+    """The flags of `kandinsky batch`, as typed, but those that are fields of the request."""
+
+    list: Annotated[Path, Argument(metavar="REQUESTS", help="A .jsonl, .csv, .txt or COCO .json file; - for stdin.")]
+    out: Annotated[Path, Argument(metavar="OUT", help="The folder of images, its store and its manifest.")]
+    format: Annotated[str, Output(help="png, jpg or webp.")] = "png"
+    shards: Annotated[int, Output(min=0, metavar="ROWS", help="Into WebDataset shards of so many rows.")] = 0
+    batch_size: Annotated[int | None, Output(min=1, help="How many images are drawn at once.")] = None
+    workers: Annotated[int, Output(min=1, help="How many processes draw, each on a GPU of its own.")] = 1
+    limit: Annotated[int | None, Output(min=1, metavar="ROWS", help="The first rows only.")] = None
+    retry_failed: Annotated[bool, Output("--retry-failed", help="Draw rows again that failed.")] = False
+    dry_run: Annotated[bool, Output("--dry-run", help="Check the rows and say what would be done.")] = False
 
 
 class GenerateCommand(TyperCommand):
@@ -92,8 +112,8 @@ class GenerateCommand(TyperCommand):
     def params(self) -> list[Any]:
         """The parameters, those of the request in front of the model's."""
         if self._all is None:
-            prompt, mix, *others = self._own
-            self._all = [prompt, mix, *_request_flags(), *others]
+            first, second, *others = self._own
+            self._all = [first, second, *_request_flags(), *others]
         return self._all
 
     @params.setter
@@ -135,28 +155,36 @@ def _request_flags() -> list[Any]:
 def generate(context: typer.Context, **given: object) -> None:
     """Draw images, change them, or repeat one from its file."""
     flags = Flags(**given)  # type: ignore[arg-type]
-    if not (flags.prompts or flags.mix or flags.repeat or flags.requests):
+    if flags.requests is not None:
+        raise typer.BadParameter(f"--requests is now a command: kandinsky batch {flags.requests} FOLDER")
+    if not (flags.prompts or flags.mix or flags.repeat):
         raise typer.BadParameter("say what to draw, such as 'a red apple'", param_hint="PROMPT")
-    if flags.batch_size is not None and flags.requests is None:
-        raise typer.BadParameter("goes with --requests: other images are drawn one by one")
-    fields = context.meta[FIELDS]
-    if flags.requests is None:
-        from kandinsky.cli import generate as command
+    from kandinsky.cli import generate as command
 
-        command.generate(flags, fields)
-        return
-    from kandinsky.cli import requests_file
-
-    requests_file.generate(flags, flags.requests, fields)
+    command.generate(flags, context.meta[FIELDS])
 
 
-generate.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [
-        inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
-        *inspect.signature(Flags).parameters.values(),
+def batch(context: typer.Context, **given: object) -> None:
+    """Draw a list of requests into a folder; run again, it goes on where it stopped."""
+    from kandinsky.cli import batch as command
+
+    if not command.batch(BatchFlags(**given), context.meta[FIELDS]):  # type: ignore[arg-type]
+        raise typer.Exit(FAILED)
+
+
+def _signature(flags: type[ModelFlags]) -> inspect.Signature:
+    """The context, the command's own flags, then those of the model."""
+    found = inspect.signature(flags).parameters
+    own = [
+        found[name] for name in (*flags.__annotations__, *(name for name in found if name not in flags.__annotations__))
     ]
-)
-app.command(cls=GenerateCommand)(interruptible(generate))
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    return inspect.Signature([context, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)])
+
+
+for _command, _flags in ((generate, Flags), (batch, BatchFlags)):
+    _command.__signature__ = _signature(_flags)  # type: ignore[attr-defined]
+    app.command(cls=GenerateCommand)(interruptible(_command))
 
 
 @app.command()

@@ -76,14 +76,13 @@ def plan(rows: Sequence[Row], pipe: "Pipeline", settings: Settings, given: Mappi
     fixed here, so that a run that was stopped draws the same ones again. `pipe` needs no weights. Raises
     RowError that names every row that cannot be drawn.
     """
-    width = len(str(len(rows)))
     names: dict[str, int] = {}
     keys: dict[object, list[int]] = {}
     jobs: list[tuple[str, int, dict[str, JsonValue]]] = []
     wrong: list[str] = []
     for place, row in enumerate(rows):
         try:
-            name = identity(row, f"{place + 1:0{width}d}")
+            name = identity(row, f"{row.line:06d}")
             if names.setdefault(name.casefold(), row.line) != row.line:
                 raise RequestError(f"The id {name!r} is that of line {names[name.casefold()]} too.")
             suffix = Path(str(row.values["output"])).suffix.lower() if "output" in row.values else settings.suffix
