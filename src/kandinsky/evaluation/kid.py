@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.core.errors import DataError
+from kandinsky.evaluation import moments
 
 
 @dataclass(frozen=True)
@@ -68,22 +69,12 @@ def kernel_distance(
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
-    """FID between features (N, D) and (M, D) (Heusel 2017, equation 6); biased upwards for small sets.
-
-    The trace of the root of the product of covariances comes from symmetric eigenproblems: tr (A B)^1/2 =
-    tr (A^1/2 B A^1/2)^1/2, which is real and needs no general matrix root.
+    """FID between features (N, D) and (M, D); see `moments.frechet_distance`.
 
     Raises DataError for fewer than two images or different widths.
     """
     _check(first, second)
-    x, y = first.double(), second.double()
-    mean_gap = (x.mean(dim=0) - y.mean(dim=0)).square().sum()
-    width = x.shape[1]
-    a, b = (torch.cov(features.T).reshape(width, width) for features in (x, y))
-    values, vectors = torch.linalg.eigh(a)
-    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-    shared = torch.linalg.eigvalsh(root @ b @ root).clamp_min(0).sqrt().sum()
-    return float(mean_gap + a.trace() + b.trace() - 2 * shared)
+    return moments.frechet_distance(moments.Moments.of(first), moments.Moments.of(second))
 
 
 def _check(first: Tensor, second: Tensor) -> None:
