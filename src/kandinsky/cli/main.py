@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
@@ -31,6 +31,8 @@ app = typer.Typer(
 Model = partial(Option, rich_help_panel="Model")
 Output = partial(Option, rich_help_panel="Output")
 Tuning = partial(Option, rich_help_panel="Fine-tuning")
+Measure = partial(Option, rich_help_panel="Measures")
+Protocol = partial(Option, rich_help_panel="Protocols")
 FIELDS = "kandinsky.request"
 """Where the context of a command holds the typed fields of the request."""
 
@@ -100,6 +102,37 @@ class BatchFlags(ModelFlags):
     limit: Annotated[int | None, Output(min=1, metavar="ROWS", help="The first rows only.")] = None
     retry_failed: Annotated[bool, Output("--retry-failed", help="Draw rows again that failed.")] = False
     dry_run: Annotated[bool, Output("--dry-run", help="Check the rows and say what would be done.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFlags(ModelFlags):
+    """The flags of `kandinsky evaluate`, as typed, but those that are fields of the request."""
+
+    images: Annotated[Path | None, Argument(metavar="[IMAGES]", help="A folder of images, or what a batch left.")] = (
+        None
+    )
+    metrics: Annotated[
+        str | None, Measure(help="Of fid, kid, precision, recall, inception and clip, with commas between.")
+    ] = None
+    reference: Annotated[Path | None, Measure(metavar="DIR|STATS.npz", help="Real images, or their statistics.")] = None
+    resize: Annotated[Literal["clean", "tensorflow"], Measure(help="How images get the network's size.")] = "clean"
+    crop: Annotated[int | None, Measure(min=8, metavar="SIDE", help="Cut centred squares of that side first.")] = None
+    clip: Annotated[str, Measure(metavar="MODEL", help="A checkpoint, or open_clip:MODEL/PRETRAINED.")] = "emoji"
+    inception: Annotated[Path | None, Measure(metavar="FILE", help="A TorchScript of the whole network.")] = None
+    save_stats: Annotated[Path | None, Measure(metavar="FILE.npz", help="Keep the statistics of the images.")] = None
+    limit: Annotated[int | None, Measure(min=1, help="The first images, or so many captions.")] = None
+    out: Annotated[Path | None, Measure(metavar="FILE.json|DIR", help="For the report; the folder of a protocol.")] = (
+        None
+    )
+    protocol: Annotated[Literal["coco30k"] | None, Protocol(help="Draw, then measure as papers do.")] = None
+    coco_captions: Annotated[Path | None, Protocol(metavar="FILE.json", help="Such as captions_val2014.json.")] = None
+    coco_images: Annotated[Path | None, Protocol(metavar="DIR", help="The images of the captions.")] = None
+    coco_rule: Annotated[
+        Literal["all", "matched"], Protocol(help="Compare with all images, or with those of the captions drawn.")
+    ] = "all"
+    sweep: Annotated[str | None, Protocol(metavar="FIELD=A,B,...", help="Such as guidance_scale=1,2,4,8.")] = None
+    batch_size: Annotated[int | None, Protocol(min=1, help="How many images are drawn at once.")] = None
+    workers: Annotated[int, Protocol(min=1, help="How many processes draw.")] = 1
 
 
 class GenerateCommand(TyperCommand):
@@ -172,6 +205,13 @@ def batch(context: typer.Context, **given: object) -> None:
         raise typer.Exit(FAILED)
 
 
+def evaluate(context: typer.Context, **given: object) -> None:
+    """Measure images: how far from real ones they are, how well they show their captions; or a model as papers do."""
+    from kandinsky.cli import evaluate as command
+
+    command.evaluate(EvaluateFlags(**given), context.meta[FIELDS])  # type: ignore[arg-type]
+
+
 def _signature(flags: type[ModelFlags]) -> inspect.Signature:
     """The context, the command's own flags, then those of the model."""
     found = inspect.signature(flags).parameters
@@ -182,7 +222,7 @@ def _signature(flags: type[ModelFlags]) -> inspect.Signature:
     return inspect.Signature([context, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)])
 
 
-for _command, _flags in ((generate, Flags), (batch, BatchFlags)):
+for _command, _flags in ((generate, Flags), (batch, BatchFlags), (evaluate, EvaluateFlags)):
     _command.__signature__ = _signature(_flags)  # type: ignore[attr-defined]
     app.command(cls=GenerateCommand)(interruptible(_command))
 

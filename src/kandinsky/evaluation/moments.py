@@ -61,7 +61,8 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     values, vectors = torch.linalg.eigh(a)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     shared = torch.linalg.eigvalsh(root @ b @ root).clamp_min(0).sqrt().sum()
-    return float((first.mean - second.mean).square().sum() + a.trace() + b.trace() - 2 * shared)
+    # Roots of eigenvalues that are zero but for rounding may bring equal sets a little below 0.
+    return max(0.0, float((first.mean - second.mean).square().sum() + a.trace() + b.trace() - 2 * shared))
 
 
 def check_widths(first: Tensor, second: Tensor) -> None:

@@ -1,0 +1,105 @@
+"""The zero-shot protocol on COCO: which captions, which real images, and what others published."""
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from kandinsky.core.errors import DataError
+from kandinsky.evaluation.image_files import ImageFile
+
+Rule: TypeAlias = Literal["all", "matched"]
+CAPTIONS = 30_000
+SIDE = 256
+"""Both sets are cut to centred squares of that many pixels (Ramesh 2021; GLIDE, unCLIP and Imagen do the same)."""
+PUBLISHED = (
+    ("eDiff-I", 6.95),
+    ("Imagen", 7.27),
+    ("Kandinsky 2.1", 8.21),
+    ("Stable Diffusion 2.1", 8.59),
+    ("GigaGAN 512 x 512", 9.09),
+    ("DALL-E 2", 10.39),
+    ("GLIDE", 12.24),
+    ("Kandinsky 1.0", 15.40),
+    ("DALL-E", 17.89),
+    ("Kandinsky 2.0", 20.00),
+    ("GLIGEN", 21.04),
+)
+"""FID on COCO-30k, zero-shot, as the model cards of Kandinsky list it."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One annotation of COCO: its id, its text, and the file of its image."""
+
+    id: int
+    text: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The captions of a run, in the order they are drawn in, and the `digest` that names them."""
+
+    captions: tuple[Caption, ...]
+    digest: str
+
+
+def read_captions(path: str | Path) -> list[Caption]:
+    """The captions of a file such as captions_val2014.json, in the order of their ids.
+
+    Raises DataError that names what the file lacks.
+    """
+    try:
+        data = json.loads(Path(path).read_bytes())
+        files = {int(one["id"]): str(one["file_name"]) for one in data["images"]}
+        found = [
+            Caption(int(one["id"]), " ".join(str(one["caption"]).split()), files[int(one["image_id"])])
+            for one in data["annotations"]
+        ]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}).", "Check the path.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no file of COCO captions ({error!r}).", "Give captions_val2014.json.") from error
+    found = sorted((one for one in found if one.text), key=lambda one: one.id)
+    if len({one.id for one in found}) < len(found):
+        raise DataError(f"{path} has two captions of one id.", "Give captions_val2014.json as it was published.")
+    if not found:
+        raise DataError(f"{path} holds no caption.", "Give captions_val2014.json.")
+    return found
+
+
+def sample(captions: list[Caption], count: int = CAPTIONS, seed: int = 0) -> Sample:
+    """`count` captions, drawn without replacement by `random.Random(seed)` from those in the order of ids.
+
+    The digest is the first 16 digits of the sha256 of the lines "ID<tab>CAPTION". Raises DataError where
+    there are fewer.
+    """
+    if count > len(captions):
+        raise DataError(f"{len(captions)} captions are fewer than {count}.", "Take a smaller --limit.")
+    chosen = tuple(random.Random(seed).sample(captions, count))
+    lines = "".join(f"{one.id}\t{one.text}\n" for one in chosen)
+    return Sample(chosen, hashlib.sha256(lines.encode()).hexdigest()[:16])
+
+
+def real_images(folder: str | Path, captions: list[Caption], chosen: Sample, rule: Rule) -> list[ImageFile]:
+    """The real images to compare with, in the order of their names.
+
+    "all": every image that has a caption, whatever was drawn. "matched": those of the captions drawn, each
+    once. Raises DataError that names an image that is not in the folder.
+    """
+    names = sorted({one.file for one in (captions if rule == "all" else chosen.captions)})
+    root = Path(folder)
+    found = [ImageFile(root / name) for name in names]
+    missing = next((one for one in found if not one.path.is_file()), None)
+    if missing is not None:
+        raise DataError(f"{missing.path} is not there.", f"{root} should hold the {len(found)} images of the captions.")
+    return found
+
+
+def table(fid: float, name: str) -> list[tuple[str, float, bool]]:
+    """The published numbers and this one, best first; the flag says which is this one."""
+    rows = [(one, value, False) for one, value in PUBLISHED]
+    return sorted([*rows, (name, fid, True)], key=lambda row: row[1])
