@@ -24,7 +24,7 @@ def load_clip(name: str, device: str | None = None) -> Clip:
     """A CLIP model by `name`: a checkpoint as `kandinsky.load` takes it, or "open_clip:MODEL/PRETRAINED".
 
     Its name in the report holds a hash of the weights, so that nobody takes one for another. Raises DataError
-    for a checkpoint without CLIP towers (3.0 and 3.1 have none), RequestError where open_clip is not installed.
+    for a checkpoint without CLIP towers, RequestError where open_clip is not installed.
     """
     if name.startswith(OPEN_CLIP):
         return _open_clip(name.removeprefix(OPEN_CLIP), device)
@@ -40,7 +40,7 @@ def clip_of(pipe: "Pipeline", name: str) -> Clip:
         conditioner = conditioner.image
     stage = conditioner.stage if isinstance(conditioner, ImagePromptConditioner) else None
     if stage is None:
-        raise DataError(f"{name} has no CLIP towers.", "Name a 2.1 or 2.2 checkpoint, or open_clip:MODEL/PRETRAINED.")
+        raise DataError(f"{name} has no CLIP towers.", "Name one with a prior, or open_clip:MODEL/PRETRAINED.")
 
     def see(images: "Sequence[Image]") -> Tensor:
         return stage.see(stage.preprocess(images))
