@@ -42,12 +42,10 @@ def test_names_are_diffusers(tiny: Checkpoints, text_image: TextImageCheckpoints
         (compat.KandinskyV22PriorPipeline.from_pretrained(tiny.root / "prior"), tiny.prior),
         (compat.KandinskyV22Pipeline.from_pretrained(tiny.root / "text2img"), tiny.decoders["text2img"]),
         (compat.KandinskyV22ControlnetPipeline.from_pretrained(tiny.root / "control"), tiny.decoders["control"]),
-        (compat.KandinskyPipeline.from_pretrained(text_image.root / "decoder"), None),
+        tuple(side.KandinskyPipeline.from_pretrained(text_image.root / "decoder") for side in (compat, diffusers)),
         (compat.Kandinsky3Pipeline.from_pretrained(one_text.root / "decoder"), one_text.peer),
     ]
     for mine, theirs in pipes:
-        if theirs is None:
-            theirs = diffusers.KandinskyPipeline.from_pretrained(text_image.root / "decoder")
         for name, part in theirs.components.items():
             if not isinstance(part, torch.nn.Module):
                 continue
