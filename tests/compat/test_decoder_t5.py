@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import diffusers
+import numpy as np
 import pytest
 import torch
 from diffusers import Kandinsky3UNet as PeersUNet

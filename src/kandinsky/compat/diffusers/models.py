@@ -56,6 +56,8 @@ class Part(nn.Module):
     """
 
     FORMAT: ClassVar[Component]
+    TIED: ClassVar[Mapping[str, str]] = {}
+    """Second names of tensors in a state dict, which files do not have."""
 
     def __init__(self, **config: object) -> None:
         sizes = self.FORMAT.read(_sizes(config))
@@ -477,6 +479,7 @@ class T5EncoderModel(Part):
     """The text encoder whose states a U-Net listens to."""
 
     FORMAT: ClassVar[Component] = networks.ONE_TEXT
+    TIED: ClassVar[Mapping[str, str]] = {"encoder.embed_tokens.weight": "shared.weight"}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> BaseModelOutput:
         """Token ids and mask (B, L) to the texts' hidden states (B, L, W)."""

@@ -28,8 +28,9 @@ def foreign_state(part: "Part", adapters: bool = True, keep_vars: bool = False) 
     spec = part.FORMAT
     config, state = spec.complete(config_of(part.native), part.native.state_dict(keep_vars=keep_vars))
     foreign = spec.keys(config, None).to_foreign(state)
-    if not adapters or not part.lora.held:
+    if not adapters:
         return foreign
+    foreign |= {alias: foreign[name] for alias, name in part.TIED.items()}
     wrapped: set[str] = set()
     learned: dict[str, Tensor] = {}
     for name, adapter in part.lora.held.items():
@@ -60,7 +61,10 @@ def load_foreign(
 
     Names and shapes that do not fit are told by the names in files.
     """
-    own = foreign_state(part)
+    own = {name: tensor for name, tensor in foreign_state(part).items() if name not in part.TIED}
+    for alias, name in part.TIED.items():
+        if (twice := state_dict.pop(f"{prefix}{alias}", None)) is not None:
+            state_dict.setdefault(f"{prefix}{name}", twice)
     given = {name: state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix)}
     found: dict[str, Tensor] = {}
     for name, tensor in given.items():
