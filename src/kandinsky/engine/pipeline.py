@@ -227,11 +227,8 @@ class Pipeline:
         def batch_of(rows: Sequence[Row]) -> Batch:
             return Batch(rows, rng([row.seed for row in rows]))
 
-        try:
-            yield from generate(self.running, requests, batch_size, batch_of, self._result)
-        finally:
-            if self._residency is not None:
-                self._residency.only()
+        events = generate(self.running, requests, batch_size, batch_of, self._result)
+        return events if self._residency is None else self._residency.in_turns(events)
 
     def _result(self, resolved: Resolved, images: "list[Image]", batch: int) -> Result:
         request, offset = resolved.request, self.model.guidance_offset
