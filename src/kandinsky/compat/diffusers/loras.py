@@ -19,10 +19,11 @@ from kandinsky.checkpoints.textual_inversion import Words, read_words, words_in
 from kandinsky.compat.diffusers.adapters import read_adapter
 from kandinsky.compat.diffusers.files import LOADING, Loading, check_keywords, loading_errors
 from kandinsky.compat.diffusers.models import Part, native_of, original_of
+from kandinsky.conditioning.conditions import TextEncoder
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
 from kandinsky.engine.loras import adaptable, assigned
-from kandinsky.engine.text_encoders import Encoder, learn_word
+from kandinsky.engine.text_encoders import learn_word
 
 if TYPE_CHECKING:
     from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
@@ -191,7 +192,7 @@ def _words_file(source: str | Path, keywords: Mapping[str, Any]) -> Path:
     return Path(folder) / name
 
 
-def _encoders_of(pipe: "DiffusionPipeline") -> dict[str, Encoder]:
+def _encoders_of(pipe: "DiffusionPipeline") -> dict[str, TextEncoder]:
     """The text encoders of a pipeline by the names in files, where a prior's is told from a decoder's."""
     components = pipe.components
     alone = "prior" in components
@@ -200,5 +201,5 @@ def _encoders_of(pipe: "DiffusionPipeline") -> dict[str, Encoder]:
         if tokenizer in components and components.get(encoder) is not None:
             name = f"prior_{encoder}" if alone else encoder
             native = native_of(components[tokenizer], Tokenizer)
-            found[name] = Encoder(native, native_of(components[encoder], nn.Module))
+            found[name] = TextEncoder(native, native_of(components[encoder], nn.Module))
     return found
