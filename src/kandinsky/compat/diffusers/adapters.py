@@ -29,7 +29,7 @@ from kandinsky.compat.diffusers.weights import write_pickles
 from kandinsky.core.errors import RequestError, nearest
 
 if TYPE_CHECKING:
-    from kandinsky.compat.diffusers.models import Part
+    from kandinsky.compat.diffusers.part import Part
 
 ENDLESS = 2**62
 NEUTRAL: Mapping[str, object] = {

@@ -18,7 +18,8 @@ from kandinsky.checkpoints.lora import takes_adapters, write_lora
 from kandinsky.checkpoints.textual_inversion import Words, read_words, words_in
 from kandinsky.compat.diffusers.adapters import read_adapter
 from kandinsky.compat.diffusers.files import LOADING, Loading, check_keywords, loading_errors
-from kandinsky.compat.diffusers.models import Part, native_of, original_of
+from kandinsky.compat.diffusers.models import native_of, original_of
+from kandinsky.compat.diffusers.part import Part
 from kandinsky.conditioning.conditions import TextEncoder
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError, nearest

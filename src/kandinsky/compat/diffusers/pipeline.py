@@ -1,7 +1,7 @@
 """What all pipelines share: they are made of components, loaded, moved, offloaded and saved by the same
 words."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +10,25 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.checkpoints.diffusers_folder import Folder, write_model_index
 from kandinsky.checkpoints.lora import DIFFUSERS_FILE
 from kandinsky.compat.calls import signed
 from kandinsky.compat.diffusers import loras, offload
-from kandinsky.compat.diffusers.files import LOADING, Loading, LoadingError, check_keywords, loading_errors
-from kandinsky.compat.diffusers.models import PARTS, WHOLE, Part, original_of
+from kandinsky.compat.diffusers.files import LOADING, Loading, check_keywords, loading_errors
+from kandinsky.compat.diffusers.loading import (
+    OWN_KEYWORDS,
+    absent,
+    check_variant,
+    load_component,
+    own_name,
+    prior_folder,
+    prior_name,
+)
+from kandinsky.compat.diffusers.models import original_of
 from kandinsky.compat.diffusers.outputs import Config
-from kandinsky.compat.diffusers.schedulers import SchedulerMixin, load_scheduler
-from kandinsky.compat.diffusers.tokenizers import CLIPImageProcessor, CLIPTokenizer
+from kandinsky.compat.diffusers.part import WHOLE, Part
+from kandinsky.compat.diffusers.schedulers import SchedulerMixin
+from kandinsky.compat.diffusers.tokenizers import CLIPTokenizer
 from kandinsky.compat.diffusers.weights import check_saving
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
 from kandinsky.engine.devices import DTYPES, choose_device
@@ -55,14 +64,14 @@ class DiffusionPipeline:
         check_keywords(keywords, kind.__name__, (*kind.COMPONENTS, *LOADING, *OWN_KEYWORDS))
         kind._check_folder(index)
         given = {name: value for name, value in keywords.items() if name in kind.COMPONENTS}
-        own = {name: _own_name(index, kind, name) for name in kind.COMPONENTS if name not in given}
+        own = {name: own_name(index, kind.COMPONENTS, name) for name in kind.COMPONENTS if name not in given}
         here = {name: place for name, place in own.items() if place in index.components}
         folder = settings.model(pretrained_model_name_or_path, here.values())
         places = {name: (folder, place) for name, place in here.items()}
-        if missing := [name for name in own if name not in here and name not in _absent(index)]:
-            source = _prior_folder(folder, keywords.get("prior"), missing, replace(settings, revision=None))
-            places |= {name: (source, _prior_name(source, name)) for name in missing}
-        _check_variant(settings, places.values())
+        if missing := [name for name in own if name not in here and name not in absent(index)]:
+            source = prior_folder(folder, keywords.get("prior"), missing, replace(settings, revision=None))
+            places |= {name: (source, prior_name(source, name)) for name in missing}
+        check_variant(settings, places.values())
         parts = {name: load_component(place, own, name, settings) for name, (place, own) in places.items()}
         made = kind(**{name: {**parts, **given}.get(name) for name in kind.COMPONENTS})
         return made if settings.device is None else made.to(settings.device)
@@ -353,37 +362,6 @@ def made_of(components: tuple[str, ...]) -> Any:
     )
 
 
-OWN_KEYWORDS = ("load_connected_pipeline", "prior")
-"""Keywords of `from_pretrained` beside components and `LOADING`."""
-
-
-def load_component(folder: Folder, name: str, role: str, settings: Loading) -> Any:
-    """Component `name` of a folder, by the class that the folder names for it; `role` is its name in a pipeline.
-
-    Raises CheckpointError for a class that is not known here.
-    """
-    if role.endswith("scheduler"):
-        return load_scheduler(folder, name)
-    if role.endswith("tokenizer"):
-        return CLIPTokenizer.from_folder(folder, name)
-    if role.endswith("image_processor"):
-        return CLIPImageProcessor.from_folder(folder, name)
-    kind = folder.components.get(name, "")
-    if kind not in PARTS:
-        raise CheckpointError(f"{folder.root / name} is a {kind or 'component without a class'}.", nearest(kind, PARTS))
-    return PARTS[kind].from_folder(folder, name, settings.dtype_of(role), settings.weights_of(folder, name))
-
-
-def _check_variant(settings: Loading, places: Iterable[tuple[Folder, str]]) -> None:
-    if settings.variant is None or any(settings.weights_of(folder, name) for folder, name in places):
-        return
-    raise LoadingError(
-        f"You are trying to load the model files of the `variant={settings.variant}`, but no such modeling files are "
-        "available.",
-        "Leave variant out.",
-    )
-
-
 def _class_of(folder: Folder, connected: bool) -> type[DiffusionPipeline]:
     from kandinsky.compat.diffusers.pipelines import PIPELINES
 
@@ -393,36 +371,3 @@ def _class_of(folder: Folder, connected: bool) -> type[DiffusionPipeline]:
         )
     whole = folder.kind.removesuffix("Pipeline") + "CombinedPipeline"
     return PIPELINES[whole if connected and whole in PIPELINES else folder.kind]
-
-
-def _absent(folder: Folder) -> set[str]:
-    """The components that the index says the pipeline was saved without."""
-    return {name for name, value in folder.model_index.items() if value == [None, None]}
-
-
-def _own_name(folder: Folder, kind: type[DiffusionPipeline], name: str) -> str:
-    """The folder of a component: in a model of both halves the prior's are told apart by a prefix."""
-    whole = f"{PRIOR_PREFIX}prior" in folder.components
-    return PRIOR_PREFIX + name if whole and "prior" in kind.COMPONENTS else name
-
-
-def _prior_name(source: Folder, name: str) -> str:
-    """The folder of a prior's component where the prior lies apart, alone or in a model of both halves."""
-    alone = name.removeprefix(PRIOR_PREFIX)
-    return name if f"{PRIOR_PREFIX}prior" in source.components else alone
-
-
-def _prior_folder(folder: Folder, prior: object, missing: list[str], settings: Loading) -> Folder:
-    """The folder with the components that the decoder's lacks."""
-    if others := [name for name in missing if not name.startswith(PRIOR_PREFIX)]:
-        raise CheckpointError(
-            f"{folder.root} has no {others[0]}.", f"It holds a {folder.kind}; is it the model that you meant?"
-        )
-    named = prior or folder.prior_reference()
-    if named is None:
-        raise CheckpointError(
-            f"{folder.root} is a decoder without a prior, and its README names none.",
-            f"Give prior= a folder or a Hub id, or {missing[0]}= and the other components of one.",
-        )
-    components = [name.removeprefix(PRIOR_PREFIX) for name in missing]
-    return settings.model(str(named), None if Path(str(named)).exists() else components)

@@ -1,6 +1,5 @@
 """Scheduler classes by their familiar names: each is a name for one of our samplers and its schedule."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from kandinsky.checkpoints.maps.scheduler import FILE, schedule_from_json
 from kandinsky.compat.diffusers.files import LOADING, Loading, check_keywords, loading_errors
 from kandinsky.compat.diffusers.generators import Generators, GivenFirst, rng_of
 from kandinsky.compat.diffusers.outputs import Config, SchedulerOutput
+from kandinsky.compat.diffusers.scheduler_settings import ACTING, IDLE, SETTINGS, VARIANCES
 from kandinsky.compat.diffusers.weights import check_saving
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.rng import Rng
@@ -26,46 +26,6 @@ from kandinsky.diffusion.process import Process, in_working_precision
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.schedule import Schedule
 
-_BETAS: dict[str, object] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.0001,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "trained_betas": None,
-}
-_THRESHOLD: dict[str, object] = {
-    "thresholding": False,
-    "dynamic_thresholding_ratio": 0.995,
-    "sample_max_value": 1.0,
-}
-_THRESHOLD_BY_RANGE: dict[str, object] = {
-    "thresholding": False,
-    "dynamic_thresholding_ratio": 0.995,
-    "clip_sample_range": 1.0,
-    "sample_max_value": 1.0,
-}
-_SIGMAS: dict[str, object] = {
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-}
-_TIMES: dict[str, object] = {"timestep_spacing": "linspace", "steps_offset": 0}
-_SHIFT: dict[str, object] = {"use_dynamic_shifting": False, "time_shift_type": "exponential"}
-ACTING = {
-    *_BETAS,
-    *_THRESHOLD,
-    *_TIMES,
-    "algorithm_type",
-    "clip_sample",
-    "clip_sample_range",
-    "prediction_type",
-    "set_alpha_to_one",
-    "skip_prk_steps",
-    "solver_order",
-}
-"""Settings that act; all others are followed at their default only."""
-IDLE = {"flow_shift", "time_shift_type"}
-"""Settings that nothing reads unless another one is set that is refused."""
 DPM_SOLVERS: Mapping[tuple[object, object], tuple[str, float | None]] = {
     ("dpmsolver++", 1): ("ddim", 0.0),
     ("dpmsolver++", 2): ("dpmpp_2m", None),
@@ -83,10 +43,14 @@ class SchedulerMixin:
     words, RequestError for settings that no sampler of ours follows.
     """
 
-    PARAMETERS: ClassVar[Mapping[str, object]] = _BETAS
-    VARIANCES: ClassVar[bool] = False
+    PARAMETERS: ClassVar[Mapping[str, object]] = {}
+    KIND: ClassVar[str] = ""
     init_noise_sigma = 1.0
     order = 1
+
+    def __init_subclass__(cls) -> None:
+        if cls.__name__ in SETTINGS:
+            cls.KIND, cls.PARAMETERS = cls.__name__, SETTINGS[cls.__name__]
 
     def __init__(self, *values: object, **settings: object) -> None:
         given = self._bound(values, settings)
@@ -98,7 +62,7 @@ class SchedulerMixin:
                 raise self._refused(f"{name} = {self.config[name]!r} is not offered, only {default!r}.")
         stated = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in given.items()}
         try:
-            self.schedule = self._schedule({**stated, "_class_name": type(self).__name__})
+            self.schedule = self._schedule({**stated, "_class_name": self.KIND})
         except CheckpointError as error:
             raise self._refused(re.sub(rf"^{FILE}(?: of an? \w+)? (?:has|is) ", "", error.message)) from error
         self.timesteps = torch.arange(self.schedule.process.T).flip(0)
@@ -122,7 +86,7 @@ class SchedulerMixin:
         return replace(schedule, process=process if clean else process.ending_at_the_first())
 
     def _reads(self, variance: object) -> bool:
-        return self.VARIANCES or not str(variance).startswith("learned")
+        return self.KIND in VARIANCES or not str(variance).startswith("learned")
 
     def _refused(self, what: str) -> RequestError:
         return RequestError(f"{type(self).__name__}: {what}", NOT_OFFERED.format(", ".join(SCHEDULERS)))
@@ -280,18 +244,6 @@ def _rng(generator: Generators, model_output: Tensor) -> Rng:
 class DDPMScheduler(SteppingScheduler):
     """The sampler "ddpm"."""
 
-    VARIANCES: ClassVar[bool] = True
-    PARAMETERS: ClassVar[Mapping[str, object]] = {
-        **_BETAS,
-        "variance_type": "fixed_small",
-        "clip_sample": True,
-        "prediction_type": "epsilon",
-        **_THRESHOLD_BY_RANGE,
-        "timestep_spacing": "leading",
-        "steps_offset": 0,
-        "rescale_betas_zero_snr": False,
-    }
-
     def step(
         self,
         model_output: Tensor,
@@ -311,17 +263,6 @@ class DDPMScheduler(SteppingScheduler):
 
 class DDIMScheduler(SteppingScheduler):
     """The sampler "ddim", in pipelines without noise of its own (eta 0)."""
-
-    PARAMETERS: ClassVar[Mapping[str, object]] = {
-        **_BETAS,
-        "clip_sample": True,
-        "set_alpha_to_one": True,
-        "steps_offset": 0,
-        "prediction_type": "epsilon",
-        **_THRESHOLD_BY_RANGE,
-        "timestep_spacing": "leading",
-        "rescale_betas_zero_snr": False,
-    }
 
     def step(
         self,
@@ -350,15 +291,6 @@ class DDIMScheduler(SteppingScheduler):
 class PNDMScheduler(SchedulerMixin):
     """The sampler "plms"; the Runge-Kutta warm-up of diffusers' class is never taken."""
 
-    PARAMETERS: ClassVar[Mapping[str, object]] = {
-        **_BETAS,
-        "skip_prk_steps": True,
-        "set_alpha_to_one": False,
-        "prediction_type": "epsilon",
-        "timestep_spacing": "leading",
-        "steps_offset": 0,
-    }
-
     def _bound(self, values: Sequence[object], settings: Mapping[str, object]) -> dict[str, object]:
         return {"skip_prk_steps": True, **super()._bound(values, settings)}
 
@@ -384,27 +316,6 @@ class MultistepScheduler(SteppingScheduler):
 class DPMSolverMultistepScheduler(MultistepScheduler):
     """The samplers "dpmpp_2m" and "dpmpp_2m_sde", and with `solver_order` 1 "ddim" with and without noise."""
 
-    PARAMETERS: ClassVar[Mapping[str, object]] = {
-        **_BETAS,
-        "solver_order": 2,
-        "prediction_type": "epsilon",
-        **_THRESHOLD,
-        "algorithm_type": "dpmsolver++",
-        "solver_type": "midpoint",
-        "lower_order_final": True,
-        "euler_at_final": False,
-        **_SIGMAS,
-        "use_lu_lambdas": False,
-        "use_flow_sigmas": False,
-        "flow_shift": 1.0,
-        "final_sigmas_type": "zero",
-        "lambda_min_clipped": -math.inf,
-        "variance_type": None,
-        **_TIMES,
-        "rescale_betas_zero_snr": False,
-        **_SHIFT,
-    }
-
     def _schedule(self, settings: dict[str, Any]) -> Schedule:
         asked = settings.pop("algorithm_type", "dpmsolver++"), settings.pop("solver_order", 2)
         if asked not in DPM_SOLVERS:
@@ -419,85 +330,21 @@ class DPMSolverMultistepScheduler(MultistepScheduler):
 class UniPCMultistepScheduler(MultistepScheduler):
     """The sampler "unipc"."""
 
-    PARAMETERS: ClassVar[Mapping[str, object]] = {
-        **_BETAS,
-        "solver_order": 2,
-        "prediction_type": "epsilon",
-        **_THRESHOLD,
-        "predict_x0": True,
-        "solver_type": "bh2",
-        "lower_order_final": True,
-        "disable_corrector": [],
-        "solver_p": None,
-        **_SIGMAS,
-        "use_flow_sigmas": False,
-        "flow_shift": 1.0,
-        **_TIMES,
-        "final_sigmas_type": "zero",
-        "rescale_betas_zero_snr": False,
-        **_SHIFT,
-        "sigma_min": None,
-        "sigma_max": None,
-        "shift_terminal": None,
-    }
-
 
 class EulerDiscreteScheduler(MultistepScheduler):
     """The sampler "euler"."""
-
-    PARAMETERS: ClassVar[Mapping[str, object]] = {
-        **_BETAS,
-        "prediction_type": "epsilon",
-        "interpolation_type": "linear",
-        **_SIGMAS,
-        "sigma_min": None,
-        "sigma_max": None,
-        "timestep_spacing": "linspace",
-        "timestep_type": "discrete",
-        "steps_offset": 0,
-        "rescale_betas_zero_snr": False,
-        "final_sigmas_type": "zero",
-    }
 
 
 class EulerAncestralDiscreteScheduler(MultistepScheduler):
     """The sampler "euler_ancestral"."""
 
-    PARAMETERS: ClassVar[Mapping[str, object]] = {
-        **_BETAS,
-        "prediction_type": "epsilon",
-        **_TIMES,
-        "rescale_betas_zero_snr": False,
-    }
-
 
 class HeunDiscreteScheduler(SchedulerMixin):
     """The sampler "heun", which asks the network twice a step."""
 
-    PARAMETERS: ClassVar[Mapping[str, object]] = {
-        **_BETAS,
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "prediction_type": "epsilon",
-        **_SIGMAS,
-        "clip_sample": False,
-        "clip_sample_range": 1.0,
-        **_TIMES,
-    }
-
 
 class UnCLIPScheduler(SteppingScheduler):
     """The prior's sampler: "ddpm" on squared-cosine times that are spread evenly."""
-
-    VARIANCES: ClassVar[bool] = True
-    PARAMETERS: ClassVar[Mapping[str, object]] = {
-        "num_train_timesteps": 1000,
-        "variance_type": "fixed_small_log",
-        "clip_sample": True,
-        "clip_sample_range": 1.0,
-        "prediction_type": "epsilon",
-        "beta_schedule": "squaredcos_cap_v2",
-    }
 
     def step(
         self,

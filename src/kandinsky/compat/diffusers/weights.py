@@ -15,7 +15,7 @@ from kandinsky.checkpoints.weights import dense
 from kandinsky.core.errors import OutputError, RequestError
 
 if TYPE_CHECKING:
-    from kandinsky.compat.diffusers.models import Part
+    from kandinsky.compat.diffusers.part import Part
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 LOCAL = "Everything is written to a folder; `huggingface-cli upload` sends it to the Hub."
