@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from report import Backgrounds, Measures, RealImages, Reference, Subject, evaluate_embedded
 from torch import Tensor
 
 from kandinsky.core.errors import DataError
-from kandinsky.recipes.emoji.report import Backgrounds, Measures, RealImages, Reference, Subject, evaluate_embedded
 
 CONCEPTS, STYLES, SIZE = 8, 2, 8
 

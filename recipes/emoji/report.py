@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from style_accuracy import StyleReader, background_share
 from torch import Tensor
 
 from kandinsky.core.errors import DataError
@@ -16,7 +17,6 @@ from kandinsky.evaluation.kid import frechet_distance, kernel_distance
 from kandinsky.evaluation.quality import Reconstruct, reconstruction_quality
 from kandinsky.evaluation.retrieval import retrieval
 from kandinsky.networks.lpips import PerceptualLoss
-from kandinsky.recipes.emoji.style_accuracy import StyleReader, background_share
 
 Generate = Callable[[Sequence[str], Sequence[int]], Tensor]
 """Captions (B) and seeds (B) to images (B, 3, H, W) in [-1, 1]."""

@@ -11,8 +11,8 @@ from torch import Tensor
 from kandinsky.core.errors import DataError
 from kandinsky.recipes.emoji.colours import NAMES, lab_of, target_lab
 from kandinsky.recipes.emoji.phrases import coloured
-from kandinsky.recipes.emoji.plain_words import LANGUAGES, plain_nouns
 from kandinsky.recipes.emoji.recolour import dominant
+from kandinsky.recipes.emoji.vocabulary import NOUN_LANGUAGES, plain_nouns
 
 if TYPE_CHECKING:
     from _typeshed import SupportsLenAndGetItem
@@ -27,7 +27,7 @@ COMMON = [
 bicycle, guitar, hat."""
 COLOURED = ["1F697", "1F431", "1F34E", "1F3E0", "1F339", "2764", "1F4D5", "1F455"]
 """Car, cat, apple, house, rose, heart, book, shirt."""
-ASKED_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black")
+THING_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black")
 GROUNDED = ["1F697", "1F431", "1F34E", "1F3E0", "1F333", "2B50"]
 CHOICES = 200
 """Among how many things the one that was asked for has to be found."""
@@ -40,7 +40,7 @@ WHITE_ENOUGH = 92.0
 
 
 @dataclass(frozen=True)
-class Asked:
+class ThingPrompt:
     """A prompt, the code points of what it names, and the colour that it asks for, by number; -1 for none."""
 
     prompt: str
@@ -48,9 +48,9 @@ class Asked:
     colour: int = -1
 
 
-def common_things(language: str) -> list[Asked]:
+def common_things(language: str) -> list[ThingPrompt]:
     """Prompts for the commonest things by their first plain words, with an article in English."""
-    return [Asked(_said(key, language), key) for key in COMMON]
+    return [ThingPrompt(_said(key, language), key) for key in COMMON]
 
 
 def _said(key: str, language: str) -> str:
@@ -60,7 +60,7 @@ def _said(key: str, language: str) -> str:
     return f"{'an' if noun.word[0] in 'aeiou' else 'a'} {noun.word}"
 
 
-class _Usual(random.Random):
+class _Commonest(random.Random):
     """Stands for chance where phrases are drawn: always the commonest way of saying it."""
 
     def random(self) -> float:
@@ -70,15 +70,15 @@ class _Usual(random.Random):
         return seq[0]
 
 
-def coloured_things(language: str = "en") -> list[Asked]:
+def coloured_things(language: str = "en") -> list[ThingPrompt]:
     """Eight things in eight colours."""
     found = []
     for key in COLOURED:
-        for colour in ASKED_COLOURS:
-            phrase = coloured(plain_nouns()[key][language][0], colour, language, _Usual())
+        for colour in THING_COLOURS:
+            phrase = coloured(plain_nouns()[key][language][0], colour, language, _Commonest())
             if language == "en":
                 phrase = f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
-            found.append(Asked(phrase, key, NAMES.index(colour)))
+            found.append(ThingPrompt(phrase, key, NAMES.index(colour)))
     return found
 
 
@@ -154,6 +154,6 @@ def blind_prompts(seed: int = 0) -> list[str]:
     draws = torch.Generator().manual_seed(seed)
     keys = list(dict.fromkeys(alike(list(plain_nouns()))))
     order = iter(torch.randperm(len(keys), generator=draws).tolist())
-    counts = {language: 22 if language == "en" else 6 for language in LANGUAGES}
+    counts = {language: 22 if language == "en" else 6 for language in NOUN_LANGUAGES}
     prompts = [_said(keys[next(order)], language) for language, count in counts.items() for _ in range(count)]
     return [prompts[i] for i in torch.randperm(len(prompts), generator=draws).tolist()]
