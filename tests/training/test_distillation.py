@@ -1,6 +1,7 @@
 """Distillation into few steps: its settings, and whole runs on a tiny checkpoint."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -271,15 +272,28 @@ def test_the_teacher_draws_once(model: Path, images: Path, tmp_path: Path, monke
     assert len(calls) == 1 + 2 + 3
 
 
-def test_another_recipe_has_other_trajectories(model: Path, given_images: Path, tmp_path: Path) -> None:
-    ctx, _ = build(config(model, given_images, tmp_path, SETTINGS["trajectories"]))
+def test_a_teacher_draws_again_under_edited_captions(model: Path, images: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(images, tmp_path / "images"))
+    values = config(model, folder, tmp_path, SETTINGS["trajectories"])
+    _, task = build(values)
+    assert all("disc" not in caption for caption in task.data.kept.captions)
+    for text in folder.glob("*.txt"):
+        text.write_text(f"{text.read_text(encoding='utf-8')} disc", encoding="utf-8")
+    _, task = build(values)
+    assert all(caption.endswith(" disc") for caption in task.data.kept.captions)
+    fresh = build(values | {"out": str(tmp_path / "fresh")})[1]
+    assert torch.equal(task.data.kept.states, fresh.data.kept.states)
+
+
+def test_another_recipe_has_other_trajectories(model: Path, images: Path, tmp_path: Path) -> None:
+    ctx, _ = build(config(model, images, tmp_path, SETTINGS["trajectories"]))
     stage = ctx.config.stage[0]
-    base, images = open_base(ctx, stage), ctx.data.split(64)[0]
+    base, learned = open_base(ctx, stage), ctx.data.split(64)[0]
     keys = set()
     for said in ({}, {"recipe": "emoji"}, {"recipe": "emoji", "measure_colours": True}):
         data = ctx.config.data.model_copy(update=said)
         other = replace(ctx, config=ctx.config.model_copy(update={"data": data}))
-        keys.add(trajectories._key(other, stage, base, images, "training"))
+        keys.add(trajectories._key(other, stage, base, learned, "training"))
     assert len(keys) == 3
 
 

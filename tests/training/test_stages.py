@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from small import CPU, NETWORKS, build, draw_images, small_config, turn
 
 from kandinsky import training
+from kandinsky.checkpoints import weights
 from kandinsky.conditioning.clip_image import CLIP_MEAN
 from kandinsky.core.errors import CheckpointError, ConfigError, DataError, OutputError
 from kandinsky.recipes.emoji import sentence_teacher
@@ -33,6 +34,7 @@ from kandinsky.training.export import load_networks
 from kandinsky.training.scratch.clip_model import vision_pixels
 from kandinsky.training.scratch.encoders import FrozenEncoders, frozen_clip, frozen_movq
 from kandinsky.training.scratch.tokens import CaptionTokens
+from kandinsky.training.tensor_cache import keep
 
 RECIPES = Path(training.__file__).parent / "recipes"
 NAMES = ("movq", "clip", "prior", "decoder")
@@ -411,12 +413,12 @@ def test_the_cache_of_encodings_is_whole_and_without_leftovers(
     again = load_file(path)
     assert all(torch.equal(again[name], value) for name, value in whole.items())
 
-    def full(tensors: object, name: Path) -> None:
+    def full(tensors: object, name: Path, metadata: object) -> None:
         Path(name).write_bytes(b"half")
         raise SafetensorError("No space left on device")
 
     path.unlink()
-    monkeypatch.setattr(cached_encodings, "save_file", full)
+    monkeypatch.setattr(weights, "save_file", full)
     with pytest.raises(OutputError, match=r"cannot be written \(No space left"):
         encode_with(images, tmp_path)
     assert not [*tmp_path.iterdir()]
@@ -426,7 +428,7 @@ def test_the_cache_of_encodings_is_written_without_a_copy_in_memory(tmp_path: Pa
     tensors = {"latents": torch.ones(4 * 2**20), "more": torch.zeros(2**20)}
     tracemalloc.start()
     try:
-        cached_encodings._write(tmp_path / "encodings.safetensors", tensors)
+        keep(tmp_path / "encodings.safetensors", tensors)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

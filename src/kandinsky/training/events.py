@@ -1,8 +1,11 @@
 """What a training run says while it goes; the command line draws its progress from these."""
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,3 +108,13 @@ class Exported:
 
 
 Event = Started | Preparing | Progress | Measured | Sampled | Saved | Warned | Stopped | Finished | Exported
+
+
+def result_of(work: Generator[object, None, T]) -> T:
+    """Runs a generator to its end, whatever it yields, and returns its value."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result

@@ -26,6 +26,7 @@ from kandinsky.recipes.emoji.vocabulary import (
     plain_nouns,
 )
 from kandinsky.training.data.caption import Caption, Facts, equal, equal_texts, names, names_a_side
+from kandinsky.training.data.images import Share
 
 _PARENTHESIS = re.compile(r"\s*[(（][^)）]*[)）]")
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": "", "”": "", "„": "", "«": "", "»": "", "!": ""})
@@ -34,8 +35,6 @@ _HEAD_ONLY = re.compile(r"^(?!.*\b(with|moon|sun)\b)(.+) face$")
 
 Weighted = tuple[tuple[str, ...], tuple[float, ...]]
 """Choices, and how likely each is in proportion."""
-Share = Annotated[float, Field(ge=0, le=1)]
-"""A probability."""
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,15 @@
 
 import hashlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kandinsky.core.errors import OutputError
-from kandinsky.core.files import write_atomically
 from kandinsky.recipes.emoji.colours import GREY_CHROMA, NAMES, lab_of, named, rgb_of, target_lab
+from kandinsky.training.tensor_cache import keep, read_kept
 
 CLUSTERS = 6
 _ROUNDS = 12
@@ -79,15 +77,11 @@ def kept_palette(layers: Tensor, cache: Path) -> Palette:
     """What `measured` finds, read from `cache` where the same images were measured before."""
     name = hashlib.blake2b(layers.numpy().tobytes(), digest_size=16).hexdigest()
     path = cache / f"palette-1-{name}.safetensors"
-    if path.is_file():
-        try:
-            return Palette(**load_file(path))
-        except (SafetensorError, TypeError):
-            pass
+    if (kept := read_kept(path)) is not None and kept[0].keys() == {field.name for field in fields(Palette)}:
+        return Palette(**kept[0])
     palette = measured(layers)
     with suppress(OSError, OutputError):  # a read-only folder is no reason to fail
-        cache.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, save(vars(palette)))
+        keep(path, vars(palette))
     return palette
 
 

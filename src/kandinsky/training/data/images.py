@@ -8,8 +8,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from kandinsky.core.errors import ConfigError, DataError, nearest
@@ -21,23 +23,26 @@ from kandinsky.training.data.decoded_cache import decoded
 from kandinsky.training.data.folder import Folder, Painter, read_folder
 from kandinsky.training.data.hints import decoded_hints
 
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A probability."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
     """What may happen to an image; each is a probability, named so that a model card can say it.
 
-    `mirror`: left and right exchanged (never of what names a side). `move`: shrunk to between `smallest` and
-    1 of its size and shifted inside the frame. `pair`: a second image of the same style stands to the right,
+    `mirror`: left and right exchanged (never of what names a side). `move`: shrunk to between `smallest` (not 0)
+    and 1 of its size and shifted inside the frame. `pair`: a second image of the same style stands to the right,
     both at half size. `white`: the background is white; otherwise one of the other named colours.
     `recolour`: what is shown takes another colour, where a recipe knows how (never beside a second image).
     """
 
-    mirror: float = 0.0
-    move: float = 0.0
-    smallest: float = 0.75
-    pair: float = 0.0
-    white: float = 0.55
-    recolour: float = 0.0
+    mirror: Share = 0.0
+    move: Share = 0.0
+    smallest: Annotated[float, Field(gt=0, le=1)] = 0.75
+    pair: Share = 0.0
+    white: Share = 0.55
+    recolour: Share = 0.0
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
