@@ -269,11 +269,11 @@ def test_a_finished_vision_tower_sees_each_variant_once(root: Path, tmp_path: Pa
     assert not pairs.images.pixels.numel()
     assert set(losses.parts) == {"contrastive", "concepts_text"}
     learned, _ = ctx.data.split(ctx.data.size(ctx.config.stage[1]))
-    white = torch.nonzero(task.data.encoded.tensors["backgrounds"] == 0).flatten()
+    white = torch.nonzero(task.data.source.tensors["backgrounds"] == 0).flatten()
     assert len(white)
     with torch.no_grad():
         plain = apprentice.towers.see(learned.plain(white // 3))
-    torch.testing.assert_close(task.data.encoded.tensors["embeddings"][white].float(), plain, atol=2e-3, rtol=0)
+    torch.testing.assert_close(task.data.source.tensors["embeddings"][white].float(), plain, atol=2e-3, rtol=0)
     losses.total.backward()
     assert all(value.grad is None for value in apprentice.towers.vision.parameters())
     assert any(value.grad is not None for value in apprentice.towers.text.parameters())

@@ -17,6 +17,7 @@ from kandinsky.training.data.samplers import Order
 from kandinsky.training.distributed import ALONE, World
 from kandinsky.training.image_grid import ImageGrid
 
+A = TypeVar("A")
 B = TypeVar("B")
 B_co = TypeVar("B_co", covariant=True)
 
@@ -82,6 +83,21 @@ class Source(Protocol[B_co]):
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> B_co:
         """The examples of these indices, augmented by draws of `generator` (on the CPU)."""
         ...
+
+
+@dataclass(frozen=True)
+class MappedSource(Generic[A, B]):
+    """The batches of a source, each changed by `change(batch, generator)`."""
+
+    source: Source[A]
+    change: Callable[[A, torch.Generator], B]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> B:
+        """The batch of the source, changed by draws that follow its own."""
+        return self.change(self.source.batch(indices, generator), generator)
 
 
 @dataclass(frozen=True)

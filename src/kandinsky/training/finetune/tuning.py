@@ -30,10 +30,10 @@ from kandinsky.training.examples import (
     Examples,
     ExampleSource,
     TrainingData,
-    WithEdges,
-    WithRegions,
     plain,
     training_data,
+    with_edges,
+    with_regions,
 )
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
 from kandinsky.training.finetune.sample_grids import draw_grid, draw_inpainted, draw_with_hints
@@ -226,9 +226,9 @@ def _check_conditions(stage: Stage, base: BaseCheckpoint, data: TrainingData) ->
 def _with_conditions(base: BaseCheckpoint, objective: Tuned, source: ExampleSource) -> ExampleSource:
     """The examples with regions to repaint, or with hints, where the decoder takes such."""
     if base.model.hints:
-        return WithEdges(source) if _from_edges(objective) else source
+        return with_edges(source) if _from_edges(objective) else source
     settings = objective.inpainting or InpaintingConfig()
-    return WithRegions(source, base.model.codec.downscale, settings.box) if base.inpaints else source
+    return with_regions(source, base.model.codec.downscale, settings.box) if base.inpaints else source
 
 
 def _from_edges(objective: Tuned) -> bool:

@@ -15,11 +15,10 @@ from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import leading
 from kandinsky.training.config import DecoderFromScratch, Stage
 from kandinsky.training.context import TrainContext
-from kandinsky.training.data.cached_encodings import ImageSource
 from kandinsky.training.data.images import Augmentation
 from kandinsky.training.diffusion_losses import decoder_loss
 from kandinsky.training.events import Event
-from kandinsky.training.examples import Examples, Plain, examples_of
+from kandinsky.training.examples import Examples, examples_of, plain
 from kandinsky.training.image_grid import ImageGrid, grid
 from kandinsky.training.objectives.denoising import KINDS
 from kandinsky.training.objectives.times import TIME_SAMPLERS
@@ -70,7 +69,7 @@ def decoder_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
         if held_out is None:
             return {}
         rows = range(min(MEASURED, len(held_out)))
-        batch = Plain(ImageSource(held_out, Augmentation())).batch(rows, generator(ctx.seed, "held out"))
+        batch = plain(held_out, Augmentation()).batch(rows, generator(ctx.seed, "held out"))
         losses = loss(StepContext(batch, 0, ctx.device, draws, {}))
         return {name: float(value) for name, value in losses.parts.items()}
 
