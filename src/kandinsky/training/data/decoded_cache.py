@@ -76,6 +76,16 @@ def opened(path: Path) -> Iterator[Image.Image]:
         ) from error
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file is there and a whole image."""
+    try:
+        with opened(path) as image:
+            image.load()
+    except DataError:
+        return False
+    return True
+
+
 def _rgba(path: Path) -> Image.Image:
     with opened(path) as image:
         return image.convert("RGBA")

@@ -15,6 +15,7 @@ from kandinsky.networks.blocks import WEIGHT_GROUPS
 from kandinsky.training.config import (
     AdapterConfig,
     ControlConfig,
+    DreamBoothObjective,
     FullObjective,
     InpaintingConfig,
     LoraObjective,
@@ -49,20 +50,18 @@ NAME = "training"
 SHOWN, MEASURED = 4, 64
 
 
-def lora_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Examples]]:
-    """Low-rank adapters of the checkpoint's networks, on images with captions."""
-    objective = stage.objective_as(LoraObjective)
+def tune_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Examples]]:
+    """Adapters, or all weights of the checkpoint's networks but the frozen ones, on images with captions."""
     base = open_base(ctx, stage)
     data = yield from training_data(ctx, stage, base, ctx.data.size(stage, base.size))
-    modules = {target: add_adapters(base, target, objective.adapter) for target in objective.targets}
-    return tuning_task(ctx, stage, base, data, modules)
+    return tuning_task(ctx, stage, base, data)
 
 
-def full_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Examples]]:
-    """All weights of the checkpoint's networks but the frozen ones, on images with captions."""
-    objective = stage.objective_as(FullObjective)
-    base = open_base(ctx, stage)
-    data = yield from training_data(ctx, stage, base, ctx.data.size(stage, base.size))
+def trainable_modules(base: BaseCheckpoint, objective: Tuned) -> dict[Target, nn.Module]:
+    """What learns, by target: adapters, or the networks themselves."""
+    if isinstance(objective, LoraObjective) or (isinstance(objective, DreamBoothObjective) and not objective.whole):
+        return {target: add_adapters(base, target, objective.adapter) for target in objective.targets}
+    frozen = objective.frozen if isinstance(objective, FullObjective) else ()
     networks = {target: base.learners(target, objective.with_texts) for target in objective.targets}
     names = [
         f"{component}.{name}"
@@ -71,14 +70,13 @@ def full_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Ex
         for found in names_of(network).values()
         for name in found
     ]
-    for part in objective.frozen:
+    for part in frozen:
         if part not in WEIGHT_GROUPS and not any(part in name for name in names):
             raise ConfigError(
                 f"objective.frozen: no weight has {part!r} in its name.",
                 f"Names are such as {names[0]} and {names[-1]}.",
             )
-    modules = {target: unfreeze(learners, objective.frozen) for target, learners in networks.items()}
-    return tuning_task(ctx, stage, base, data, modules)
+    return {target: unfreeze(learners, frozen) for target, learners in networks.items()}
 
 
 def add_adapters(base: BaseCheckpoint, target: str, settings: AdapterConfig) -> nn.Module:
@@ -133,11 +131,10 @@ def together(networks: Mapping[str, nn.Module]) -> nn.Module:
     return nn.ModuleDict(dict(networks)) if len(networks) > 1 else next(iter(networks.values()))
 
 
-def tuning_task(
-    ctx: TrainContext, stage: Stage, base: BaseCheckpoint, data: TrainingData, modules: Mapping[Target, nn.Module]
-) -> Task[Examples]:
-    """The task in which `modules` learn, by target, the loss of that target's network on the same batches."""
+def tuning_task(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, data: TrainingData) -> Task[Examples]:
+    """The task in which each target's modules learn the loss of its network, all on the same batches."""
     objective = stage.objective_as(Tuned)
+    modules = trainable_modules(base, objective)
     _check_texts(base, objective)
     _check_conditions(stage, base, data)
     with_conditions = partial(_with_conditions, base, objective)
