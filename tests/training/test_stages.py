@@ -33,6 +33,7 @@ from kandinsky.training.examples import Examples
 from kandinsky.training.export import load_networks
 from kandinsky.training.scratch.clip_model import vision_pixels
 from kandinsky.training.scratch.encoders import FrozenEncoders, frozen_clip, frozen_movq
+from kandinsky.training.scratch.prior import measure_statistics
 from kandinsky.training.scratch.tokens import CaptionTokens
 from kandinsky.training.tensor_cache import keep
 
@@ -162,6 +163,22 @@ def test_the_prior_works_on_embeddings_of_mean_zero_and_deviation_one(
     assert x.mean(0).abs().max() < 1.5
     assert 0.3 < x.std(0).mean() < 2
     assert not prior.clip_std.requires_grad
+
+
+def test_a_prior_that_begins_with_another_measures_its_own_embeddings(
+    whole: tuple[Path, list[Any]], root: Path
+) -> None:
+    config = small_config(root, out=str(whole[0]), data={"folder": str(root / "images"), "size": 16, "held_out": 8})
+    config["stage"].append({**config["stage"][2], "name": "again", "init": "prior"})
+    ctx, task = build(config, "again")
+    prior: Any = task.trainables[0].module
+    fresh = ctx.networks.prior()
+    measure_statistics(fresh, task.data, FrozenEncoders(frozen_clip(ctx, ctx.config.stage[4]), None, CPU), ctx.seed)
+    assert torch.equal(prior.clip_mean, fresh.clip_mean)
+    assert torch.equal(prior.clip_std, fresh.clip_std)
+    before = finished(whole[0], "prior")["prior.ema"]
+    assert not torch.equal(prior.clip_mean, before["clip_mean"])
+    assert all(torch.equal(value, before[name]) for name, value in prior.state_dict().items() if "clip_" not in name)
 
 
 def test_pixels_for_the_vision_tower_are_shifted_scaled_and_resized() -> None:

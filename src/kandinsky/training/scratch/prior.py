@@ -40,8 +40,9 @@ def prior_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[E
     learned, held_out = ctx.data.split(ctx.data.size(stage))
     source = yield from examples_of(ctx, stage, encoders, learned)
     prior = ctx.networks.prior()
-    measure_statistics(prior, source, encoders, ctx.seed)
     ctx.run.start(stage, "prior", prior)
+    # Last: the weights that a stage begins with hold the statistics of the embeddings that they were learned on.
+    measure_statistics(prior, source, encoders, ctx.seed)
     process = Process.squared_cosine()
     times = TIME_SAMPLERS[objective.times](process.T)
 
