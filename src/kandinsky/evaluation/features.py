@@ -95,9 +95,7 @@ def extract(
     found = torch.cat(parts)
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        np.save(buffer, found.numpy())
-        write_atomically(kept, buffer.getvalue())
+        write_atomically(kept, lambda file: np.save(file, found.numpy()))
     return found
 
 

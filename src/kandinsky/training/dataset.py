@@ -55,7 +55,6 @@ class Dataset:
 
     @cached_property
     def recipe(self) -> Recipe | None:
-        """The recipe that the settings name."""
         return None if self.config.recipe is None else load_recipe(self.config.recipe)
 
     def records(self, captioner: Captioner | None = None) -> Folder:

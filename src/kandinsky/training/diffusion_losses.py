@@ -54,15 +54,14 @@ def prior_loss(
     def loss(context: StepContext[Examples]) -> Losses:
         batch = context.batch
         x0 = network.normalise(batch.encoded(encoder)["embeddings"])
-        count = len(x0)
-        dropped = (context.uniform(count) < wanted.condition_dropout).tolist()
+        dropped = (context.uniform(len(x0)) < wanted.condition_dropout).tolist()
         texts = ["" if drop else text for text, drop in zip(batch.captions, dropped, strict=True)]
-        t, weights = times.draw(count, context.generator, context.device)
-        x = process.add_noise(x0, context.normal(x0), t)
-        losses = error_of(wanted, predict(x, t, texts), x0)
-        if torch.is_grad_enabled():
-            times.learn(t, losses)
-        return weighted(weights * losses, {wanted.loss: losses}, batch.weights.to(context.device))
+
+        def at(t: Tensor) -> dict[str, Tensor]:
+            x = process.add_noise(x0, context.normal(x0), t)
+            return {wanted.loss: error_of(wanted, predict(x, t, texts), x0)}
+
+        return weighted(*at_times(times, context, at), batch.weights)
 
     return loss
 
@@ -87,18 +86,29 @@ def decoder_loss(
         batch = context.batch
         found = batch.encoded(encoder)
         x0 = found["latents"]
-        count = len(x0)
-        cond = condition(batch, found, context.uniform(count) < wanted.condition_dropout)
-        t, weights = times.draw(count, context.generator, context.device)
-        noise = noise_of(context, x0, wanted)
-        counted = places(batch, x0)
-        parts = denoising_losses(network, x0, cond, t, noise, wanted, process, posterior, counted)
-        total = sum(parts.values(), torch.zeros(count, device=context.device))
-        if torch.is_grad_enabled():
-            times.learn(t, total)
-        return weighted(weights * total, parts, batch.weights.to(context.device))
+        cond = condition(batch, found, context.uniform(len(x0)) < wanted.condition_dropout)
+
+        def at(t: Tensor) -> dict[str, Tensor]:
+            noise = noise_of(context, x0, wanted)
+            counted = places(batch, x0)
+            return denoising_losses(network, x0, cond, t, noise, wanted, process, posterior, counted)
+
+        return weighted(*at_times(times, context, at), batch.weights)
 
     return loss
+
+
+def at_times(
+    times: TimeSampler, context: StepContext[Examples], losses: Callable[[Tensor], dict[str, Tensor]]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Draws a time for each row; returns the weighted sum of the `losses` at them, (B,), and these by name."""
+    count = len(context.batch.captions)
+    t, weights = times.draw(count, context.generator, context.device)
+    parts = losses(t)
+    total = sum(parts.values(), torch.zeros(count, device=context.device))
+    if torch.is_grad_enabled():
+        times.learn(t, total)
+    return weights * total, parts
 
 
 def noise_of(context: StepContext[Examples], x0: Tensor, wanted: DecoderObjective) -> Tensor:
@@ -145,6 +155,7 @@ def weighted(total: Tensor, parts: dict[str, Tensor], weights: Tensor) -> Losses
     So a batch of instance rows and as many class rows is the mean of the first plus a weight times the mean
     of the others (Ruiz et al. 2022, eq. 2).
     """
+    weights = weights.to(total.device)
     count = (weights == 1).sum().clamp(min=1)
     shown = {name: value.detach().mean() for name, value in parts.items()}
     return Losses((weights * total).sum() / count, shown)

@@ -95,7 +95,6 @@ class PriorPreservationSource:
         return len(self.subject)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
-        """The rows of these indices, then as many of the class."""
         mine = self.subject.batch(indices, generator)
         others = torch.randint(len(self.of_class), (len(indices),), generator=generator).tolist()
         theirs = self.of_class.batch(others, generator)
@@ -135,7 +134,6 @@ class ConcatSource:
         return sum(len(source) for source in self.sources)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
-        """The rows of these indices, all of which are of one source."""
         first = 0
         for source in self.sources:
             if indices[0] < first + len(source):

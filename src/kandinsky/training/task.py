@@ -96,7 +96,6 @@ class MappedSource(Generic[A, B]):
         return len(self.source)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> B:
-        """The batch of the source, changed by draws that follow its own."""
         return self.change(self.source.batch(indices, generator), generator)
 
 

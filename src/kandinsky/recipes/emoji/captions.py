@@ -156,7 +156,6 @@ class CaptionGrammar:
         return known, tuple(self.mix.languages[code] for code in known)
 
     def captions(self, facts: Facts, rng: random.Random) -> list[Caption]:
-        """Draws a caption for each of B images, see `caption`."""
         colours = [*COLOURS, ""]
         columns = (facts[name].tolist() for name in ("concepts", "styles", "backgrounds", "beside"))
         return [
@@ -186,7 +185,6 @@ class CaptionGrammar:
         return fits | torch.eye(len(said), dtype=torch.bool) | equal_texts(said)
 
     def mirrorable(self, concept: int) -> bool:
-        """Whether the mirrored image still shows the concept."""
         return mirrorable(self.concepts[concept])
 
     def corpus(self, rounds: int = 4, seed: int = 0) -> Iterator[str]:

@@ -119,7 +119,6 @@ class EmojiHeads:
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """The heads, by the names that their tensors begin with."""
         heads = {
             "concepts": self.concepts,
             "looks": self.looks,
@@ -131,7 +130,6 @@ class EmojiHeads:
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """How much each loss counts."""
         weighs = self.objective
         return {
             "concepts": weighs.concepts,
@@ -147,14 +145,12 @@ class EmojiHeads:
         }
 
     def image_losses(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Losses of image embeddings (B, P) by name, scalars."""
         parts = self._class_losses(image, batch, "")
         if self.sketch is not None:
             parts["sketch"] = F.mse_loss(self.sketch(image).float(), sketch_of(batch.pixels.to(image.device)))
         return parts
 
     def text_losses(self, text: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Losses of the embeddings (B, P) of the captions by name, scalars."""
         parts = self._class_losses(text, batch, "_text")
         if self.student is not None and self.teacher is not None:
             parts["distillation"] = distillation_loss(self.student(text), self.teacher(batch.captions).to(text.device))
@@ -181,7 +177,6 @@ class EmojiHeads:
         return parts
 
     def accuracy(self, image: Tensor, concepts: Tensor) -> dict[str, float]:
-        """How often image embeddings (B, P) are nearest to the vector of their concept, of those known."""
         if self.concepts is None:
             return {}
         classes = self.concepts.classes(concepts.to(image.device))

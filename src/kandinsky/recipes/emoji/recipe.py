@@ -20,11 +20,9 @@ class EmojiRecipe:
     """Concepts with words in many languages; the grammar names styles and backgrounds."""
 
     def check(self, data: DataConfig) -> None:
-        """Raises ConfigError for wrong settings of the grammar."""
         _mix(data)
 
     def read(self, root: Path, data: DataConfig) -> Folder:
-        """The images of the groups that are wanted; see `read_emoji`."""
         return read_emoji(
             root,
             data.groups,
@@ -35,7 +33,6 @@ class EmojiRecipe:
         )
 
     def heads(self, objective: ClipObjective, images: ImageSet, width: int) -> EmojiHeads:
-        """The heads that an objective weighs, for embeddings of a width."""
         return EmojiHeads.of(objective, images, width)
 
 

@@ -42,7 +42,6 @@ class Palette:
     shares: Tensor
 
     def where(self, keep: Tensor) -> "Palette":
-        """The palettes for which `keep`, (N,) bool or indices, chooses."""
         return Palette(self.centres[keep], self.main[keep], self.colours[keep], self.shares[keep])
 
     def paint(

@@ -233,7 +233,6 @@ class Tuned(Table):
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """The networks that learn."""
         return ("decoder", "prior") if self.target == "both" else (self.target,)
 
     @property
@@ -371,7 +370,6 @@ class DistillObjective(Robust):
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """The networks that learn."""
         return ("decoder",)
 
     @model_validator(mode="after")

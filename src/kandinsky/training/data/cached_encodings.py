@@ -30,7 +30,6 @@ class ImageSource:
         return len(self.images)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Batch:
-        """Augmented images with captions."""
         return self.images.batch(indices, generator, self.augmentation)
 
 

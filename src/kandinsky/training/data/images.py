@@ -75,7 +75,6 @@ class Batch:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """The texts of the captions."""
         return tuple(caption.text for caption in self.said)
 
     def names(self, fact: str) -> Tensor:

@@ -41,7 +41,6 @@ class EpochSampler:
         self._order = self._shuffle()
 
     def next(self) -> list[int]:
-        """The next `batch` indices."""
         taken: list[int] = []
         while len(taken) < self.batch:
             piece = self._order[self.position : self.position + self.batch - len(taken)]
@@ -53,11 +52,9 @@ class EpochSampler:
         return taken
 
     def state(self) -> dict[str, int]:
-        """Where it stands: epoch, position in it, and how many examples there are."""
         return {"epoch": self.epoch, "position": self.position, "count": self.count}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Continues from `state()`; CheckpointError when the number of examples has changed since."""
         if state["count"] != self.count:
             raise other_examples(state["count"], self.count)
         self.epoch, self.position = state["epoch"], state["position"]
@@ -86,7 +83,6 @@ class GroupSampler:
         self._order = EpochSampler(len(self._members), batch // each, seed)
 
     def next(self) -> list[int]:
-        """The next batch, the examples of a group side by side."""
         draws = generator(self.seed, "of group", self._order.epoch, self._order.position)
         taken: list[int] = []
         for group in self._order.next():
@@ -96,11 +92,9 @@ class GroupSampler:
         return taken
 
     def state(self) -> dict[str, int]:
-        """Where it stands: epoch, position in it, how many groups and examples there are."""
         return {**self._order.state(), "examples": self.examples}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Continues from `state()`; CheckpointError when the examples or groups have changed since."""
         if state.get("examples") != self.examples:
             raise other_examples(state.get("examples", state["count"]), self.examples)
         self._order.restore(state)

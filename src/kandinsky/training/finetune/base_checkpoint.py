@@ -51,7 +51,6 @@ class BaseCheckpoint:
 
     @cached_property
     def stamp(self) -> str:
-        """Changes with the networks that make latents and embeddings."""
         made_by = ("movq", "vae", "image_encoder")
         return weights_stamp({name: self.model.modules[name] for name in made_by if name in self.model.modules})
 
@@ -96,7 +95,6 @@ class BaseCheckpoint:
         return self.prior
 
     def check_size(self, *sides: int) -> None:
-        """Raises ConfigError for sides of images that the decoder cannot draw."""
         for side in sides:
             if side % self.model.multiple:
                 raise ConfigError(

@@ -34,7 +34,7 @@ from kandinsky.training.objectives.distillation import (
     solve_to,
     trajectory_errors,
 )
-from kandinsky.training.task import Losses, StepContext, Task, Trainable
+from kandinsky.training.task import B, Losses, StepContext, Task, Trainable
 
 SAMPLER = "ddim"
 SHOWN, MEASURED = 8, 32
@@ -82,16 +82,17 @@ def distill_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
         return grid(torch.cat([value[:count] for value in drawn()]), count)
 
     network = base.network("decoder")
+
+    def trainable(loss: Callable[[StepContext[B]], Losses]) -> Trainable[B]:
+        return Trainable("decoder", student(base, objective), loss, stage.optimiser, compiled=(network,))
+
     if objective.route == "trajectories":
         kept = yield from kept_trajectories(ctx, stage, base, learned, objective.trajectories, "learned")
-        module, by_steps = student(base, objective), trajectory_loss(base, objective, solver)
-        steps = Trainable("decoder", module, by_steps, stage.optimiser, compiled=(network,))
+        steps = trainable(trajectory_loss(base, objective, solver))
         return Task((steps,), SegmentSource(kept), grid=samples, measure=measure)
     source = yield from examples_of(ctx, stage, base, learned)
-    teacher = _teacher(base, objective)
-    module, loss = student(base, objective), consistency_loss(base, objective, solver, teacher)
-    trainable = Trainable("decoder", module, loss, stage.optimiser, compiled=(network,))
-    return Task((trainable,), source, grid=samples, measure=measure)
+    loss = consistency_loss(base, objective, solver, _teacher(base, objective))
+    return Task((trainable(loss),), source, grid=samples, measure=measure)
 
 
 def student(base: BaseCheckpoint, objective: DistillObjective) -> nn.Module:

@@ -69,14 +69,12 @@ class SegmentSource:
 
     @property
     def steps(self) -> int:
-        """How many steps a trajectory has."""
         return self.kept.states.shape[1] - 1
 
     def __len__(self) -> int:
         return len(self.kept) * self.steps
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Segment:
-        """The steps of these indices; nothing about them is random."""
         chosen = torch.tensor(list(indices))
         rows, step = chosen // self.steps, chosen % self.steps
         embeddings, states = self.kept.embeddings, self.kept.states

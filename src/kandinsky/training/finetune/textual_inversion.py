@@ -17,7 +17,7 @@ from kandinsky.engine.text_encoders import learn_word
 from kandinsky.training.config import DecoderObjective, Stage, TextualInversionObjective
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.caption import Templates
-from kandinsky.training.diffusion_losses import Loss, denoising_losses, weighted
+from kandinsky.training.diffusion_losses import Loss, at_times, denoising_losses, weighted
 from kandinsky.training.events import Event
 from kandinsky.training.examples import Examples, training_data
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
@@ -167,30 +167,27 @@ def direct_loss(base: BaseCheckpoint, objective: TextualInversionObjective, time
     if base.prior is not None:
         times["prior"] = TIME_SAMPLERS[objective.times](base.prior.schedule.process.T)
 
-    def prior_errors(captions: Sequence[str], embeddings: Tensor, t: Tensor, context: StepContext[Examples]) -> Tensor:
-        stage = base.need_prior()
-        x0 = stage.network.normalise(embeddings)
-        x = stage.schedule.process.add_noise(x0, context.normal(x0), t)
-        return squared_error(base.predict_prior(x, t, captions), x0)
-
     def loss(context: StepContext[Examples]) -> Losses:
         batch = context.batch
         found = batch.encoded(base)
-        count = len(batch.captions)
-        total, parts = torch.zeros(count, device=context.device), {}
-        for name, module in times.items():
-            sampler = cast(TimeSampler, module)
-            t, weights = sampler.draw(count, context.generator, context.device)
-            if decoder is not None and name == "decoder":
-                x0 = found["latents"]
-                errors = decoder.errors(batch.captions, found.get("embeddings"), x0, t, context.normal(x0))
-            else:
-                errors = prior_errors(batch.captions, found["embeddings"], t, context)
-            if torch.is_grad_enabled():
-                sampler.learn(t, errors)
-            parts[name] = errors
-            total = total + weights * errors
-        return weighted(total, parts, batch.weights.to(context.device))
+
+        def of_decoder(t: Tensor) -> dict[str, Tensor]:
+            assert decoder is not None
+            x0 = found["latents"]
+            return {"decoder": decoder.errors(batch.captions, found.get("embeddings"), x0, t, context.normal(x0))}
+
+        def of_prior(t: Tensor) -> dict[str, Tensor]:
+            stage = base.need_prior()
+            x0 = stage.network.normalise(found["embeddings"])
+            x = stage.schedule.process.add_noise(x0, context.normal(x0), t)
+            return {"prior": squared_error(base.predict_prior(x, t, batch.captions), x0)}
+
+        total, parts = torch.zeros(len(batch.captions), device=context.device), dict[str, Tensor]()
+        for name, sampler in times.items():
+            losses = of_decoder if name == "decoder" else of_prior
+            rows, errors = at_times(cast(TimeSampler, sampler), context, losses)
+            total, parts = total + rows, parts | errors
+        return weighted(total, parts, batch.weights)
 
     return loss
 
@@ -208,15 +205,15 @@ def sampled_loss(base: BaseCheckpoint, objective: TextualInversionObjective, tim
     def loss(context: StepContext[Examples]) -> Losses:
         batch = context.batch
         latents = batch.encoded(base)["latents"]
-        t, weights = sampler.draw(len(latents), context.generator, context.device)
-        noise = context.normal(latents)
-        embeddings = None
-        if base.prior is not None:
-            embeddings = draw_embeddings(base, batch.captions, objective, StepNoise(context))
-        errors = decoder.errors(batch.captions, embeddings, latents, t, noise)
-        if torch.is_grad_enabled():
-            sampler.learn(t, errors)
-        return weighted(weights * errors, {"mse": errors}, batch.weights.to(context.device))
+
+        def at(t: Tensor) -> dict[str, Tensor]:
+            noise = context.normal(latents)
+            embeddings = None
+            if base.prior is not None:
+                embeddings = draw_embeddings(base, batch.captions, objective, StepNoise(context))
+            return {"mse": decoder.errors(batch.captions, embeddings, latents, t, noise)}
+
+        return weighted(*at_times(sampler, context, at), batch.weights)
 
     return loss
 

@@ -24,7 +24,6 @@ class FrozenEncoders:
 
     @property
     def stamp(self) -> str:
-        """Changes with their weights."""
         return "|".join(one.stamp for one in (self.clip, self.movq) if one is not None)
 
     @torch.no_grad()
@@ -37,7 +36,6 @@ class FrozenEncoders:
         return found
 
     def check_size(self, *sides: int) -> None:
-        """Raises ConfigError for sides of images that the networks cannot take."""
         for side in sides:
             if side % self.multiple:
                 raise ConfigError(
