@@ -172,7 +172,8 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     for name, tensors in checkpoint.tensors.items():
         save_file(dense(tensors), folder / f"{name}.safetensors")
     (folder / STATE).write_text(json.dumps({"step": checkpoint.step, **checkpoint.values}), encoding="utf-8")
-    hashes = {path.name: _hash(path) for path in folder.iterdir()}
+    names = [*(f"{name}.safetensors" for name in checkpoint.tensors), STATE]
+    hashes = {name: _hash(folder / name) for name in names}
     (folder / HASHES).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
 
 
