@@ -43,9 +43,7 @@ def real(images: ImageSet, order: Tensor) -> RealImages:
 
 
 def read_reference(data: Path, size: int, groups: Sequence[str], languages: Sequence[str], limit: int) -> Reference:
-    """The held-out images in a fixed shuffle, at most `limit` of them, and all real images to search
-    among.
-    """
+    """The held-out images in a fixed shuffle, at most `limit` of them, and all real images to search among."""
     test = open_emoji(data, size, split="test", groups=groups)
     train = open_emoji(data, size, groups=groups)
     shown = open_emoji(data, size, split="all", groups=groups)

@@ -79,9 +79,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Measures:
-    """What measuring needs; `seed` decides subsets and is the first image's seed, `cache` keeps real
-    features.
-    """
+    """What measuring needs; `seed` decides subsets and is the first image's seed, `cache` keeps real features."""
 
     features: Features
     perceptual: PerceptualLoss | None = None
@@ -101,14 +99,13 @@ def evaluate_embedded(
 ) -> dict[str, Any]:
     """Measures a checkpoint on held-out captions, beside what real images and untrained weights reach.
 
-    Returns (and writes to `output` as JSON): `real` (KID of held-out against trained-on images of the same
-    styles; retrieval with real images of another style; how often a classifier of styles is right on
-    held-out images), `trained` and `untrained` (KID and FID against the held-out images, retrieval by
-    language (`untrained` in the first one alone), how often style and background are those that the caption
-    names, reconstruction PSNR and LPIPS), and the counts behind them.
+    Returns (and writes to `output` as JSON): `real` (KID of held-out against trained-on images of the same styles;
+    retrieval with real images of another style; how often a classifier of styles is right on held-out images),
+    `trained` and `untrained` (KID and FID against the held-out images, retrieval by language (`untrained` in the first
+    one alone), how often style and background are those that the caption names, reconstruction PSNR and LPIPS), and the
+    counts behind them.
 
-    Raises DataError when captions and images do not fit each other, OutputError when the file cannot be
-    written.
+    Raises DataError when captions and images do not fit each other, OutputError when the file cannot be written.
     """
     if not reference.captions:
         raise DataError("There is no caption to make an image from.", "Give captions in at least one language.")
@@ -218,9 +215,7 @@ def _pooled(searches: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _matched(reference: Reference, seed: int) -> Tensor:
-    """Trained-on images with the held-out share of each style, as many as there are held-out ones if
-    possible.
-    """
+    """Trained-on images with the held-out share of each style, as many as there are held-out ones if possible."""
     generator = torch.Generator().manual_seed(seed)
     chosen = []
     for style in torch.unique(reference.held_out.styles).tolist():

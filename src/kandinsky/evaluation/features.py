@@ -1,6 +1,4 @@
-"""Features of images from the Inception network that FID and KID are defined on, kept on disk once
-computed.
-"""
+"""Features of images from the Inception network that FID and KID are defined on, kept on disk once computed."""
 
 import hashlib
 import io

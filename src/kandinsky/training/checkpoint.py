@@ -123,8 +123,7 @@ def newest(folder: Path, files: set[str] | None = None, optional: Set[str] = fro
 def read(path: Path, files: set[str] | None = None, optional: Set[str] = frozenset()) -> Checkpoint:
     """Reads one checkpoint, or only some of its tensor files, after comparing their hashes.
 
-    `optional` files are read where the checkpoint has them. Raises CheckpointError for a missing or changed
-    file.
+    `optional` files are read where the checkpoint has them. Raises CheckpointError for a missing or changed file.
     """
     hashes = _read_json(path / HASHES)
     wanted = hashes.keys() - {STATE}
@@ -188,8 +187,7 @@ def _clear(folder: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    # Renamed first: a kill in the middle must not leave half a checkpoint under a name that promises a
-    # whole one.
+    # Renamed first: a kill in the middle must not leave half a checkpoint under a name that promises a whole one.
     aside = path.with_name(f"{_ASIDE}old-{path.name}")
     os.rename(path, aside)
     shutil.rmtree(aside)

@@ -32,12 +32,11 @@ STEMS = ("pytorch_model", "model", "diffusion_pytorch_model")
 def write_component(source: ConfigSource, trained: Path, target: Path, key: str, *, sharded: bool = False) -> Path:
     """Writes a network that a run trained into the folder `key` of `target`; returns that folder.
 
-    `source` is the run's configuration, whose checkpoint says what the network is. `trained` is the `out` of
-    a run of this library (the running means are written, and its own settings tell what it began with), or
-    the result of another trainer: a file of named
-    tensors in which the network's begin with `key`, `sharded` a folder of shards with their index (beside it,
-    or in `model` below). Raises ConfigError for an unknown key, CheckpointError for tensors that are not
-    those of the network, OutputError.
+    `source` is the run's configuration, whose checkpoint says what the network is. `trained` is the `out` of a run of
+    this library (the running means are written, and its own settings tell what it began with), or the result of another
+    trainer: a file of named tensors in which the network's begin with `key`, `sharded` a folder of shards with their
+    index (beside it, or in `model` below). Raises ConfigError for an unknown key, CheckpointError for tensors that are
+    not those of the network, OutputError.
     """
     if key not in KEYS:
         raise ConfigError(f"There is no save key {key!r}.", nearest(key, KEYS))

@@ -32,8 +32,7 @@ class Preparing:
 class Progress:
     """`step` steps are done; `losses` are those of the last logged step.
 
-    `fraction` in [0, 1] of the stage, `images_per_second` since this process started, `remaining` in
-    seconds.
+    `fraction` in [0, 1] of the stage, `images_per_second` since this process started, `remaining` in seconds.
     """
 
     stage: str

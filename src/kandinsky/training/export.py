@@ -227,9 +227,8 @@ def _without_path(text: str) -> str:
 def load_networks(ctx: TrainContext) -> dict[str, nn.Module]:
     """Loads the networks of a finished run, by component, on the CPU in float32.
 
-    Prior and decoder come from the last stage of each, towers and autoencoder from where those two had them.
-    Raises ConfigError when a stage is missing in the configuration, CheckpointError when it has no whole
-    checkpoint.
+    Prior and decoder come from the last stage of each, towers and autoencoder from where those two had them. Raises
+    ConfigError when a stage is missing in the configuration, CheckpointError when it has no whole checkpoint.
     """
     prior, decoder = ctx.run.last("prior"), ctx.run.last("decoder")
     # A decoder may have been begun while the text tower still learned: the prior's towers are the later ones.

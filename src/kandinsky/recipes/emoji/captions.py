@@ -61,9 +61,8 @@ class CaptionMix:
 def clean_label(label: str, language: str = "en") -> str:
     """Turns an annotation into a plain noun phrase.
 
-    Parentheses, typographic quotes and "keycap:"-style colons go; a Hindi label that lists synonyms keeps the
-    first. "woman: red hair" becomes "woman with red hair", "man walking: facing right" becomes "man walking
-    facing right".
+    Parentheses, typographic quotes and "keycap:"-style colons go; a Hindi label that lists synonyms keeps the first.
+    "woman: red hair" becomes "woman with red hair", "man walking: facing right" becomes "man walking facing right".
     """
     text = _PARENTHESIS.sub("", label).translate(_QUOTES).strip()
     if language == "hi" and ":" not in text:
@@ -381,8 +380,7 @@ def background_phrase(colour: str, language: str, rng: random.Random | None = No
 
 
 def plain_caption(concept: Concept, language: str = "en", style: str = "", background: str = "") -> str:
-    """The caption without chance, for evaluation: label, the style's first word, the background's first
-    template.
+    """The caption without chance, for evaluation: label, the style's first word, the background's first template.
 
     Raises DataError when the concept has no words in that language.
     """

@@ -16,8 +16,7 @@ GROUPS: dict[str, frozenset[str]] = {
     "people": frozenset({"people"}),
     "symbols": frozenset({"symbols"}),
 }
-"""Names that `groups` accepts besides the folder's own group names; "core" is what a small model should learn
-first."""
+"""Names that `groups` accepts besides the folder's own group names; "core" is what a small model should learn first."""
 
 
 def _span(first: int, last: int) -> frozenset[str]:
@@ -48,8 +47,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing that images show; `words` by language. A `verbatim` label is used exactly as it was
-    written."""
+    """One thing that images show; `words` by language. A `verbatim` label is used exactly as it was written."""
 
     key: str
     name: str

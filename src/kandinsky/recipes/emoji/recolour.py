@@ -155,8 +155,7 @@ def _nearest(lab: Tensor, centres: Tensor, main: Tensor) -> Tensor:
 def recoloured(layers: Tensor, palette: Palette, colours: Tensor) -> Tensor:
     """Premultiplied RGBA (B, 4, S, S) float, 0 to 255, whose dominant colours become `colours` (B,) ids.
 
-    Shades stay darker and lighter than each other, and other colours as they are. Rows of colour -1 stay as
-    they are.
+    Shades stay darker and lighter than each other, and other colours as they are. Rows of colour -1 stay as they are.
     """
     result = layers.clone()
     for row in torch.nonzero(colours >= 0).flatten().tolist():

@@ -51,10 +51,9 @@ Kind = TypeVar("Kind", bound=Table)
 class OptimiserConfig(Table):
     """What changes the weights; norms, biases and vectors are never decayed.
 
-    "adamw" (Loshchilov & Hutter 2019, arXiv 1711.05101); "adafactor" (Shazeer & Stern 2018, arXiv
-    1804.04235), whose state is far smaller and whose rate is relative to the size of each weight;
-    "adamw8bit", of the package bitsandbytes; "prodigy" (arXiv 2306.06101), of the package prodigyopt, which
-    finds its own rate: `lr` is then 1.
+    "adamw" (Loshchilov & Hutter 2019, arXiv 1711.05101); "adafactor" (Shazeer & Stern 2018, arXiv 1804.04235), whose
+    state is far smaller and whose rate is relative to the size of each weight; "adamw8bit", of the package
+    bitsandbytes; "prodigy" (arXiv 2306.06101), of the package prodigyopt, which finds its own rate: `lr` is then 1.
     """
 
     kind: Literal["adamw", "adafactor", "adamw8bit", "prodigy"] = "adamw"
@@ -84,18 +83,16 @@ class EmaConfig(Table):
 class Stage(Table):
     """One trainable, one objective, one network, and how long.
 
-    `max_steps`, `epochs` (how often each example is seen) and `max_minutes` end it, whichever comes first; a
-    falling learning rate reaches its floor with the steps when they are limited, else with the minutes.
-    `init` names an earlier stage (or a folder of another run's stage) whose weights it starts from; `uses`
-    says which stage gives each frozen network, the last one before it when nothing is said, or a folder of
-    another run's stage. In half precision weights that learn stay in float32; "fp16" scales the loss so that
-    small gradients are not lost, and leaves out steps in which that overflows. `variants` is how many
-    augmentations of an image are kept in the cache of latents and embeddings; 0 computes them anew for every
-    batch. `augmentation` is one of `data.images.AUGMENTATIONS` or a table.
-    `gradient_checkpointing` saves memory for activations and costs time, see
-    `activation_checkpointing.recompute`. With
-    `spread` several processes keep parts of the networks that learn as a whole, and of what is kept beside
-    their weights, instead of copies (FSDP).
+    `max_steps`, `epochs` (how often each example is seen) and `max_minutes` end it, whichever comes first; a falling
+    learning rate reaches its floor with the steps when they are limited, else with the minutes. `init` names an earlier
+    stage (or a folder of another run's stage) whose weights it starts from; `uses` says which stage gives each frozen
+    network, the last one before it when nothing is said, or a folder of another run's stage. In half precision weights
+    that learn stay in float32; "fp16" scales the loss so that small gradients are not lost, and leaves out steps in
+    which that overflows. `variants` is how many augmentations of an image are kept in the cache of latents and
+    embeddings; 0 computes them anew for every batch. `augmentation` is one of `data.images.AUGMENTATIONS` or a table.
+    `gradient_checkpointing` saves memory for activations and costs time, see `activation_checkpointing.recompute`. With
+    `spread` several processes keep parts of the networks that learn as a whole, and of what is kept beside their
+    weights, instead of copies (FSDP).
     """
 
     method: str

@@ -1,7 +1,6 @@
 """Images as training batches: decoded once, composited on a colour, augmented by name, captioned.
 
-Everything random comes from one CPU generator, so a batch is a function of (folder, options, generator
-state).
+Everything random comes from one CPU generator, so a batch is a function of (folder, options, generator state).
 """
 
 import random
@@ -57,10 +56,9 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 class Batch:
     """B images and what is known of them.
 
-    `pixels` (B, 3, S, S) float32 in [-1, 1]; `alpha` (B, 1, S, S) in [0, 1], 1 where they are opaque;
-    `indices` (B,) int64. `facts` are (B,) int64 each, see `Facts`; background ids follow the order of
-    `BACKGROUNDS`, -1 for an opaque image. `hints` (B, 3, S, S) in [0, 1] are placed and mirrored as the
-    images are, on black.
+    `pixels` (B, 3, S, S) float32 in [-1, 1]; `alpha` (B, 1, S, S) in [0, 1], 1 where they are opaque; `indices` (B,)
+    int64. `facts` are (B,) int64 each, see `Facts`; background ids follow the order of `BACKGROUNDS`, -1 for an opaque
+    image. `hints` (B, 3, S, S) in [0, 1] are placed and mirrored as the images are, on black.
     """
 
     pixels: Tensor

@@ -28,9 +28,8 @@ class Order(Protocol):
 class EpochSampler:
     """Endless batches of indices below `count`; every index is seen once before any is seen again.
 
-    Each epoch's order depends on (seed, epoch) alone, so `state()` = where it stands is two numbers.
-    Batches run over the end of an epoch, so all have `batch` indices even when there are fewer images
-    than that.
+    Each epoch's order depends on (seed, epoch) alone, so `state()` = where it stands is two numbers. Batches run over
+    the end of an epoch, so all have `batch` indices even when there are fewer images than that.
     """
 
     def __init__(self, count: int, batch: int, seed: int) -> None:

@@ -66,11 +66,10 @@ def _alphabet() -> list[str]:
 
 
 def write_tokenizer(tokenizer: TrainedTokenizer, folder: str | Path, max_length: int = 32) -> Path:
-    """Writes `vocab.json`, `merges.txt`, `tokenizer_config.json` and `special_tokens_map.json`, each
-    atomically.
+    """Writes `vocab.json`, `merges.txt`, `tokenizer_config.json` and `special_tokens_map.json`, each atomically.
 
-    The end token also pads and stands for the unknown, as in CLIP. Returns the folder. Raises OutputError
-    when it cannot be written.
+    The end token also pads and stands for the unknown, as in CLIP. Returns the folder. Raises OutputError when it
+    cannot be written.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)

@@ -27,9 +27,7 @@ class ClipModel(nn.Module):
         return embedding
 
     def see_nothing(self) -> Tensor:
-        """The embedding (1, P) of an image that is zero after normalisation: the decoder's empty
-        condition.
-        """
+        """The embedding (1, P) of an image that is zero after normalisation: the decoder's empty condition."""
         size = self.vision.config.image_size
         blank = torch.zeros(1, 3, size, size, device=self.log_scale.device)
         embedding: Tensor = self.vision(blank)
