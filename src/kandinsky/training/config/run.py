@@ -64,10 +64,7 @@ class OptimiserConfig(Table):
 
 
 class ScheduleConfig(Table):
-    """How the learning rate goes:
-
-    `warmup` steps up from zero, then constant, or down to `floor` times the rate.
-    """
+    """How the learning rate goes: `warmup` steps up from zero, then constant, or down to `floor` times the rate."""
 
     kind: Literal["constant", "cosine", "linear"] = "cosine"
     warmup: int = Field(default=100, ge=0)

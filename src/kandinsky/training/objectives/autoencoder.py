@@ -1,7 +1,4 @@
-"""Losses of a quantising autoencoder (VQGAN:
-
-Esser et al. 2021, arXiv 2012.09841; MoVQ: Zheng et al. 2022).
-"""
+"""Losses of a quantising autoencoder (VQGAN: Esser et al. 2021, arXiv 2012.09841; MoVQ: Zheng et al. 2022)."""
 
 import torch
 import torch.nn.functional as F
