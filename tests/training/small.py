@@ -102,5 +102,5 @@ def build(config: dict[str, Any], name: str) -> tuple[TrainContext, Task]:
             return ctx, task
 
 
-def turn(batch: Any, seed: int = 0) -> StepContext:
+def step_context(batch: Any, seed: int = 0) -> StepContext:
     return StepContext(batch, 0, CPU, torch.Generator().manual_seed(seed), {})

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import CPU, build, draw_images, small_config, turn
+from small import CPU, build, draw_images, small_config, step_context
 
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import CheckpointError, ConfigError
@@ -82,7 +82,7 @@ def test_the_loss_is_the_weighted_sum_of_what_each_head_says(root: Path, tmp_pat
     )
     pairs = replace(pairs, images=replace(pairs.images, said=said))
     apprentice: Any = task.trainables[0].module
-    losses = task.trainables[0].loss(turn(pairs))
+    losses = task.trainables[0].loss(step_context(pairs))
     parts = losses.parts
     image = apprentice.towers.see(pairs.images.pixels)
     text = apprentice.towers.read(pairs.captions[0]).embedding
@@ -121,7 +121,7 @@ def test_two_things_in_an_image_are_an_example_of_neither(root: Path, tmp_path: 
     assert torch.equal(classes < 0, ~alone)
     logits = apprentice.concepts(apprentice.towers.see(pairs.images.pixels))
     expected = F.cross_entropy(logits[alone], classes[alone])
-    torch.testing.assert_close(task.trainables[0].loss(turn(pairs)).parts["concepts"], expected)
+    torch.testing.assert_close(task.trainables[0].loss(step_context(pairs)).parts["concepts"], expected)
 
 
 def test_without_texts_the_text_tower_neither_runs_nor_learns(
@@ -264,7 +264,7 @@ def test_a_finished_vision_tower_sees_each_variant_once(root: Path, tmp_path: Pa
     seen: list[int] = []
     apprentice.towers.vision.register_forward_hook(lambda *_: seen.append(1))
     pairs = task.data.batch([0, 1, 5, 5], torch.Generator().manual_seed(0))
-    losses = task.trainables[0].loss(turn(pairs))
+    losses = task.trainables[0].loss(step_context(pairs))
     assert not seen
     assert not pairs.images.pixels.numel()
     assert set(losses.parts) == {"contrastive", "concepts_text"}

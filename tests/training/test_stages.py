@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from small import CPU, NETWORKS, build, draw_images, small_config, turn
+from small import CPU, NETWORKS, build, draw_images, small_config, step_context
 
 from kandinsky import training
 from kandinsky.checkpoints import weights
@@ -148,7 +148,7 @@ def test_a_dropped_condition_is_not_seen(name: str, whole: tuple[Path, list[Any]
             embeddings = -batch.encodings["embeddings"]
             other = replace(batch, encodings=batch.encodings | {"embeddings": embeddings})
         loss = task.trainables[0].loss
-        losses[dropout] = [loss(turn(rows)).total.item() for rows in (batch, other)]
+        losses[dropout] = [loss(step_context(rows)).total.item() for rows in (batch, other)]
     assert losses[0.0][0] != losses[0.0][1]
     assert losses[1.0][0] == losses[1.0][1]
 
@@ -347,9 +347,9 @@ def test_an_unconditional_text_is_the_empty_one(whole: tuple[Path, list[Any]], r
     ids, mask = CaptionTokens(ctx)(["", "red circle"])
     assert mask.sum(1).tolist()[0] == 2
     encoders = FrozenEncoders(frozen_clip(ctx, ctx.config.stage[2]), None, CPU)
-    told = encoders.prior_condition(ids, mask)
-    assert told.text_hidden.shape == (2, 4, 16)
-    assert not told.text_hidden.requires_grad
+    given = encoders.prior_condition(ids, mask)
+    assert given.text_hidden.shape == (2, 4, 16)
+    assert not given.text_hidden.requires_grad
 
 
 @pytest.mark.parametrize("recipe", ["emoji", pytest.param("emoji128", marks=pytest.mark.slow)])

@@ -35,7 +35,7 @@ def write_component(source: ConfigSource, trained: Path, target: Path, key: str,
     `source` is the run's configuration, whose checkpoint says what the network is. `trained` is the `out` of a run of
     this library (the running means are written, and its own settings tell what it began with), or the result of another
     trainer: a file of named tensors in which the network's begin with `key`, `sharded` a folder of shards with their
-    index (beside it, or in `model` below). Raises ConfigError for an unknown key, CheckpointError for tensors that are
+    index (next to it, or in `model` below). Raises ConfigError for an unknown key, CheckpointError for tensors that are
     not those of the network, OutputError.
     """
     if key not in KEYS:
@@ -66,7 +66,7 @@ def _trained(ctx: TrainContext, stage: Stage, folder: Folder, component: str, ke
 
 
 def _save(target: Path, key: str, stated: Mapping[str, object], form: Component, network: torch.nn.Module) -> None:
-    """Writes the network; its configuration keeps what the checkpoint's says beside the sizes."""
+    """Writes the network; its configuration keeps what the checkpoint's says besides the sizes."""
     form.save(target, network, key, stated={**stated, **form.write(config_of(network))})
 
 

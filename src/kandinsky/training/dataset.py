@@ -78,7 +78,7 @@ class Dataset:
         folder = self.records(captioner)
         if self.config.buckets is None:
             return self._held_out([self._open(folder, size)])
-        # A bucket of test images alone would be empty.
+        # A bucket of nothing but test images would be empty.
         trained = replace(folder, records=tuple(one for one in folder.records if one.split == "train"))
         groups = bucketed(trained, size, self.config.buckets)
         return self._held_out([self._open(group, shape) for shape, group in groups.items()])

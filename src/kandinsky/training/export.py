@@ -197,7 +197,7 @@ def folder_of(ctx: TrainContext, target: Target) -> Folder:
 
 
 def component_in(folder: Folder, component: str) -> str:
-    """What a folder calls a component: in one of a prior alone names have no word that says so."""
+    """What a folder calls a component: in a folder of a prior names have no prefix."""
     return component if component in folder.components else component.removeprefix(PRIOR_PREFIX)
 
 
@@ -212,7 +212,7 @@ def _notes(ctx: TrainContext, stage: Stage) -> dict[str, JsonValue]:
 
 
 def without_paths(json: JsonValue) -> JsonValue:
-    """JSON values with files and folders by their names alone: what is shared tells of no one's disk."""
+    """JSON values with absolute paths shortened to their names: a shared file shows no one's folders."""
     if isinstance(json, dict):
         return {_without_path(key): without_paths(value) for key, value in json.items()}
     if isinstance(json, list):

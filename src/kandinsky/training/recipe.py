@@ -14,7 +14,7 @@ from kandinsky.training.data.images import Batch, ImageSet
 
 
 class AuxiliaryHeads(Protocol):
-    """What embeddings are asked during training, besides to fit each other."""
+    """Heads that embeddings are trained with, besides the contrastive loss."""
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:

@@ -201,7 +201,7 @@ class CaptionGrammar:
         rarest = min(LANGUAGES.values())
         for number, concept in enumerate(self.concepts):
             for language in sorted(set(concept.words) & set(LANGUAGES)):
-                # The square root keeps the rare languages in a vocabulary that English could fill alone.
+                # The square root keeps the rare languages in a vocabulary that English could fill.
                 for _ in range(round(rounds * (LANGUAGES[language] / rarest) ** 0.5)):
                     style, colour = rng.choice(self.styles), rng.choice(list(COLOURS))
                     yield grammar.caption(number, rng, style=style, background=colour, language=language).text
@@ -238,7 +238,7 @@ class CaptionGrammar:
         if not tags:
             return names[0]
         first = rng.choices(tags, weights)[0]
-        # A word that many concepts share says too little alone, so it is said together with others.
+        # A word that many concepts share says too little, so it is said together with others.
         shared = self._frequency[language, first]
         wanted = 1 if shared <= 4 and rng.random() < 0.6 else rng.choice((2, 3))
         others = [tag for tag in tags if tag != first]
@@ -260,8 +260,8 @@ class CaptionGrammar:
         if not nouns:
             labels = plain_names(self.concepts[concept], language)
             tags, _ = self.tags(concept, language)
-            alone = [tag for tag in tags if self._frequency[language, tag] <= 2]
-            label = rng.choice(alone) if alone and rng.random() < self.mix.tags else rng.choice(labels)
+            rare = [tag for tag in tags if self._frequency[language, tag] <= 2]
+            label = rng.choice(rare) if rare and rng.random() < self.mix.tags else rng.choice(labels)
             nouns = (phrases.noun_of(phrases.without_colour(label, language), language),)
         text = phrases.coloured(rng.choice(nouns), colour, language, rng)
         return self._framed(text, language, rng) if language == "en" else text

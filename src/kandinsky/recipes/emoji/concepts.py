@@ -73,7 +73,7 @@ def wanted_groups(concepts: Sequence[Concept], groups: Sequence[str]) -> frozens
 
 
 def read_concepts(metadata: Path) -> tuple[list[Record], tuple[Concept, ...]]:
-    """Reads `metadata.jsonl` (`file_name`, `codepoints`, `style`, `split`) and `concepts.json` beside it
+    """Reads `metadata.jsonl` (`file_name`, `codepoints`, `style`, `split`) and `concepts.json` next to it
     (`{codepoints: {concept, group, captions: {language: {label, tags}}}}`).
 
     Raises DataError when a line or an entry is not what it should be, or an image is missing.

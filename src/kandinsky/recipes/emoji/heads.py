@@ -190,8 +190,8 @@ class EmojiHeads:
     def classes(self, batch: Batch, device: torch.device) -> Tensor:
         """The concept head's class of each image, (B,), -1 where it has none or shows two things."""
         assert self.concepts is not None
-        alone = batch.facts["beside"].to(device) < 0
-        return torch.where(alone, self.concepts.classes(batch.facts["concepts"].to(device)), -1)
+        single = batch.facts["beside"].to(device) < 0
+        return torch.where(single, self.concepts.classes(batch.facts["concepts"].to(device)), -1)
 
 
 def colour_classes(batch: Batch) -> Tensor:

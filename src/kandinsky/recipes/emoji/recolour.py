@@ -45,18 +45,18 @@ class Palette:
         return Palette(self.centres[keep], self.main[keep], self.colours[keep], self.shares[keep])
 
     def paint(
-        self, layers: Tensor, rows: Tensor, alone: Tensor, share: float, generator: torch.Generator
+        self, layers: Tensor, rows: Tensor, single: Tensor, share: float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Layers (B, 4, S, S) of images `rows`, a `share` of those `alone` in other colours, and their tints.
+        """Layers (B, 4, S, S) of images `rows`, a `share` of the `single` ones in other colours, and their tints.
 
         Tints (B,) are numbers of `captions.Tint`.
         """
-        own = torch.where(alone, self.colours[rows], -1)
+        own = torch.where(single, self.colours[rows], -1)
         chance = torch.rand((len(rows), 2), generator=generator)
         other = (chance[:, 1] * len(NAMES)).long()
         # One that it has already is its own; the next one is given instead.
         other = torch.where(other == own, (other + 1) % len(NAMES), other)
-        changes = (chance[:, 0] < share) & self.changeable[rows] & alone
+        changes = (chance[:, 0] < share) & self.changeable[rows] & single
         painted = recoloured(layers, self.where(rows), torch.where(changes, other, -1))
         return painted, {"tints": torch.where(changes, other + len(NAMES), own)}
 

@@ -169,7 +169,7 @@ class AdapterConfig(Table):
 class InpaintingConfig(Table):
     """The decoder learns to repaint regions, which are drawn at random, `box` of them as boxes.
 
-    A decoder that was never told of regions gets the channels for it: with `first_layer` "extend" it begins
+    A decoder without channels for regions gets them: with `first_layer` "extend" it begins
     by overlooking them, with "new" that layer begins anew, as in the original code.
     """
 
@@ -196,7 +196,7 @@ class Tuned(Table):
     always do. With `masked` "region" the decoder's losses count inside the region only, with "alpha" only
     where an image is opaque, and `outside` elsewhere. The decoder predicts what the checkpoint's decoder
     does; raises ConfigError where `decoder.target` is set. `prompts` are what sample sheets draw, captions of
-    the first images without them, and where the decoder is told of regions or hints.
+    the first images without them, and where the decoder takes regions or hints.
     """
 
     target: Literal["decoder", "prior", "both"] = "decoder"
@@ -272,7 +272,7 @@ class DreamBoothObjective(Tuned):
     `prompt` names the subject ("a zwx toy"), `class_prompt` its class ("a toy"). `class_images` images of
     the class are drawn by the checkpoint itself before, and their loss counts `class_weight` (their eq. 2);
     0 of either leaves that out. `class_steps` and `class_prior_guidance_scale` are of the requests that draw
-    them: what is guided once more when it is asked for is best drawn with little guidance. With `whole` all
+    them: an image that requests guide again is best drawn with little guidance. With `whole` all
     weights learn, without it adapters; those of text encoders too with `adapter.text_encoders`.
     """
 

@@ -43,7 +43,7 @@ BUCKETED = FINETUNING - {"distill"}
 OWN_SENTENCES = frozenset({"dreambooth", "textual_inversion"})
 """Methods that say of each image what their objective says, and read no captions."""
 SETTINGS = "config.json"
-"""The file in which a run leaves its settings, as flags changed them, beside what it makes."""
+"""The file in which a run leaves its settings, as flags changed them, next to what it makes."""
 
 Kind = TypeVar("Kind", bound=Table)
 
@@ -257,7 +257,7 @@ class ExportConfig(Table):
 
 
 class ModelConfig(Table):
-    """The checkpoint that fine-tuning begins with: what `kandinsky.load` is told.
+    """The checkpoint that fine-tuning begins with: the arguments of `kandinsky.load`.
 
     `name` is a folder or a Hub id, None the embedded checkpoint. `lora` are adapters that act meanwhile, with
     their scales.

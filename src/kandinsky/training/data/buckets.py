@@ -49,7 +49,7 @@ class BucketSampler:
     """Endless batches, each within one bucket; every index is seen once an epoch, some twice.
 
     `counts` are how many examples each bucket has; indices go on from bucket to bucket. A bucket's last batch
-    is filled up with others of it. Each epoch's order depends on (seed, epoch) alone.
+    is filled up with others of it. Each epoch's order is a function of (seed, epoch).
     """
 
     def __init__(self, counts: Sequence[int], batch: int, seed: int) -> None:

@@ -66,7 +66,7 @@ def _digest(folder: Folder, sources: Sequence[tuple[Path, ...]], shape: tuple[in
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file, read as far as is asked; DataError that names it when it is none."""
+    """An image file, opened and read as needed; DataError that names it when it is none."""
     try:
         with Image.open(path) as image:
             yield image

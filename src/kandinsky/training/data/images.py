@@ -33,7 +33,7 @@ class Augmentation:
     `mirror`: left and right exchanged (never of what names a side). `move`: shrunk to between `smallest` (not 0)
     and 1 of its size and shifted inside the frame. `pair`: a second image of the same style stands to the right,
     both at half size. `white`: the background is white; otherwise one of the other named colours.
-    `recolour`: what is shown takes another colour, where a recipe knows how (never beside a second image).
+    `recolour`: what is shown takes another colour, where a recipe knows how (never next to a second image).
     """
 
     mirror: Share = 0.0
@@ -148,8 +148,8 @@ class ImageSet:
         facts = {"concepts": self.concept_ids[rows], "styles": self.style_ids[rows], **draws.facts}
         layers = self.pixels[rows.to(self.pixels.device)].float()
         if self.painter is not None:
-            alone = ~draws.paired
-            layers, painted = self.painter.paint(layers, rows, alone, options.recolour, generator)
+            single = ~draws.paired
+            layers, painted = self.painter.paint(layers, rows, single, options.recolour, generator)
             facts |= painted
         elif options.recolour:
             raise ConfigError("augmentation.recolour needs a recipe that measures colours.", "Leave it out.")
@@ -244,7 +244,7 @@ def open_images(
     """Opens the images of a folder, or of one that is read already, at one size.
 
     `size` is the side of squares, or (height, width). `split` is "train" or "test" (or whatever the metadata
-    says); "all" must be asked for explicitly. `styles` are those of the metadata, all when it is None.
+    says); "all" must be given explicitly. `styles` are those of the metadata, all when it is None.
     `cache` is where decoded images are kept (default: in `core.system.cache_folder`; memory only when that
     cannot be written). `fit` is that of `decoded`.
 

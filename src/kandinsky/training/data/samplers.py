@@ -28,7 +28,7 @@ class Order(Protocol):
 class EpochSampler:
     """Endless batches of indices below `count`; every index is seen once before any is seen again.
 
-    Each epoch's order depends on (seed, epoch) alone, so `state()` = where it stands is two numbers. Batches run over
+    Each epoch's order is a function of (seed, epoch), so `state()` = where it stands is two numbers. Batches run over
     the end of an epoch, so all have `batch` indices even when there are fewer images than that.
     """
 
@@ -68,7 +68,7 @@ class GroupSampler:
     """Endless batches in which each group appears with `each` of its examples, drawn at random.
 
     `groups` gives the group of every example. Groups come in the order of an `EpochSampler`, whatever their
-    size; one with fewer than `each` examples repeats them. What is drawn depends on (seed, place) alone.
+    size; one with fewer than `each` examples repeats them. What is drawn is a function of (seed, place).
     """
 
     def __init__(self, groups: Sequence[int], each: int, batch: int, seed: int) -> None:

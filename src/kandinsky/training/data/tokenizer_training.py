@@ -28,7 +28,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 8192) -> Traine
     """Learns merges on lower-cased `texts`; the same texts always give the same vocabulary.
 
     Ids: 256 bytes, 256 bytes that end a word, the merges, the start token, the end token. Any text can be
-    encoded. A small corpus may give fewer merges than asked for; the vocabulary is then smaller.
+    encoded. A small corpus may give fewer merges than requested; the vocabulary is then smaller.
 
     Raises ConfigError when `vocabulary_size` leaves no room for a merge.
     """

@@ -127,11 +127,11 @@ def _row(shard: Path, name: str, parts: dict[str, bytes]) -> Row:
     caption = parts.get(".txt", b"").decode("utf-8", "replace")
     if not caption and ".json" in parts:
         try:
-            told = json.loads(parts[".json"])
+            content = json.loads(parts[".json"])
         except ValueError:
-            told = None
-        if isinstance(told, dict):
-            caption = next((str(told[key]) for key in CAPTION_COLUMNS if told.get(key)), "")
+            content = None
+        if isinstance(content, dict):
+            caption = next((str(content[key]) for key in CAPTION_COLUMNS if content.get(key)), "")
     if suffix is None or not caption.strip():
         lacking = "image" if suffix is None else "caption"
         raise DataError(

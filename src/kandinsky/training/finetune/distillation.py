@@ -55,7 +55,7 @@ def distill_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
     base = open_base(ctx, stage)
     if base.inpaints or base.model.hints:
         raise ConfigError(
-            f"{base.pipe.model_id} is told of regions or hints, which its teacher would have to be given.",
+            f"{base.pipe.model_id} takes regions or hints, and its teacher has none.",
             "Begin with a decoder that is not.",
         )
     learned, held_out = ctx.data.split(ctx.data.size(stage, base.size))

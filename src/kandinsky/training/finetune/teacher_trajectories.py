@@ -39,7 +39,7 @@ class Trajectories:
     """N images that a teacher drew.
 
     `states` (N, steps + 1, C, h, w) are latents from pure noise to the end, `embeddings` (N, D) what the
-    decoder was told where it hears image embeddings.
+    decoder was given where it takes image embeddings.
     """
 
     captions: tuple[str, ...]

@@ -80,7 +80,7 @@ def trainable_modules(base: BaseCheckpoint, objective: Tuned) -> dict[Target, nn
 
 
 def add_adapters(base: BaseCheckpoint, target: str, settings: AdapterConfig) -> nn.Module:
-    """Puts fresh adapters on a target's network, and on its text encoders when asked; returns them together,
+    """Puts fresh adapters on a target's network, and on its text encoders if set; returns them together,
     by component. Raises ConfigError for layers that are not there.
     """
     networks = adaptable(base.model)

@@ -81,7 +81,7 @@ def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pa
     model = ClipWithHeads(towers, heads)
     for name, head in (heads.modules if heads is not None else {}).items():
         if ctx.run.start(stage, "clip", head, f"{name}.", optional=True) and objective.lock == "vision":
-            # What a finished tower was asked is finished too: the texts come to the images' vectors.
+            # The heads of a finished tower are finished too: texts learn to fit the images' vectors.
             head.requires_grad_(False)
     towers.vision.requires_grad_(objective.sees and objective.lock != "vision")
     towers.text.requires_grad_(objective.reads and objective.lock != "text")
@@ -90,23 +90,23 @@ def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pa
     weights = {"contrastive": objective.contrastive, "text_pairs": objective.text_pairs}
     weights |= heads.weights if heads is not None else {}
 
-    def compare(turn: StepContext[Pairs]) -> Losses:
-        pairs = turn.batch
+    def compare(context: StepContext[Pairs]) -> Losses:
+        pairs = context.batch
         parts: dict[str, Tensor] = {}
         image = text = None
-        fits = learned.folder.captioner.matches(pairs.images.facts, pairs.images.said).to(turn.device)
+        fits = learned.folder.captioner.matches(pairs.images.facts, pairs.images.said).to(context.device)
         if pairs.embeddings is not None:
-            image = pairs.embeddings.to(turn.device)
+            image = pairs.embeddings.to(context.device)
         elif objective.sees:
             with torch.set_grad_enabled(torch.is_grad_enabled() and objective.lock != "vision"):
-                image = towers.see(pairs.images.pixels.to(turn.device)).float()
+                image = towers.see(pairs.images.pixels.to(context.device)).float()
             parts |= heads.image_losses(image, pairs.images) if heads is not None else {}
         if pairs.captions is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and objective.lock != "text"):
-                text = _embed(towers, pairs.captions, turn.device)
+                text = _embed(towers, pairs.captions, context.device)
             parts |= heads.text_losses(text, pairs.images) if heads is not None else {}
             if pairs.others is not None:
-                other = _embed(towers, pairs.others, turn.device)
+                other = _embed(towers, pairs.others, context.device)
                 parts["text_pairs"] = contrastive_loss(text, other, towers.log_scale, fits)
         if image is not None and text is not None and objective.contrastive:
             parts["contrastive"] = contrastive_loss(text, image, towers.log_scale, fits)
