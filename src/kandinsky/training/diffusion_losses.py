@@ -1,6 +1,7 @@
 """The losses of a prior and of a decoder, whether the network is new or a checkpoint's."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,6 +19,7 @@ from kandinsky.training.objectives.denoising import (
     variance_bound,
     with_offset,
 )
+from kandinsky.training.objectives.distillation import Predict
 from kandinsky.training.objectives.times import TimeSampler
 from kandinsky.training.task import Losses, StepContext
 
@@ -80,7 +82,7 @@ def decoder_loss(
     L_hybrid of Nichol & Dhariwal 2021 (arXiv 2102.09672, eq. 16). A share of the rows gets the empty
     condition, as inference's unconditional half does.
     """
-    posterior = Posterior.of(process, encoder.device)
+    losses = DenoisingLosses.of(process, wanted, encoder.device)
 
     def loss(context: StepContext[Examples]) -> Losses:
         batch = context.batch
@@ -90,8 +92,7 @@ def decoder_loss(
 
         def at(t: Tensor) -> dict[str, Tensor]:
             noise = noise_of(context, x0, wanted)
-            counted = places(batch, x0)
-            return denoising_losses(network, x0, cond, t, noise, wanted, process, posterior, counted)
+            return losses.rows(lambda x, t: network(x, t, cond), x0, t, noise, places(batch, x0))
 
         return weighted(*at_times(times, context, at), batch.weights)
 
@@ -119,34 +120,38 @@ def noise_of(context: StepContext[Examples], x0: Tensor, wanted: DecoderObjectiv
     return with_offset(noise, context.normal(x0[:, :, :1, :1]), wanted.offset_noise)
 
 
-def denoising_losses(
-    network: nn.Module,
-    x0: Tensor,
-    condition: object,
-    t: Tensor,
-    noise: Tensor,
-    wanted: DecoderObjective,
-    process: Process,
-    posterior: Posterior,
-    counted: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """The losses of each row, (B,), of `network(x, t, condition)`, weighted as the objective says.
+@dataclass(frozen=True, eq=False)
+class DenoisingLosses:
+    """The losses of a decoder, as an objective weighs them, for a process."""
 
-    `x0` are clean latents and `noise` what is added, both (B, C, h, w); `t` are times (B,); `counted`
-    (B, 1, h, w), of mean 1, weighs the places of images.
-    """
-    x = process.add_noise(x0, noise, t)
-    output = network(x, t, condition).float()
-    predicted, raw = output[:, : x0.shape[1]], output[:, x0.shape[1] :]
-    error = error_of(wanted, predicted, target_of(wanted.target, process, x0, noise, t), counted)
-    if wanted.min_snr is not None:
-        error = error * min_snr_weights(wanted.target, posterior, t, wanted.min_snr)
-    if not raw.shape[1] or not wanted.vlb:
-        return {wanted.loss: error}
-    clean = clean_of(wanted.target, posterior, predicted, x, t)
-    bound = variance_bound(posterior, x0, x, t, clean, raw, counted)
-    # The bound has T terms; the published weight of 1/1000 makes it the size of the other loss.
-    return {wanted.loss: error, "vlb": wanted.vlb * process.T / 1000 * bound}
+    process: Process
+    posterior: Posterior
+    wanted: DecoderObjective
+
+    @classmethod
+    def of(cls, process: Process, wanted: DecoderObjective, device: torch.device) -> "DenoisingLosses":
+        return cls(process, Posterior.of(process, device), wanted)
+
+    def rows(
+        self, predict: Predict, x0: Tensor, t: Tensor, noise: Tensor, counted: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The losses of each row, (B,), of clean latents `x0` with `noise`, both (B, C, h, w), at times t (B,).
+
+        `counted` (B, 1, h, w), of mean 1, weighs the places of images.
+        """
+        process, posterior, wanted = self.process, self.posterior, self.wanted
+        x = process.add_noise(x0, noise, t)
+        output = predict(x, t).float()
+        predicted, raw = output[:, : x0.shape[1]], output[:, x0.shape[1] :]
+        error = error_of(wanted, predicted, target_of(wanted.target, process, x0, noise, t), counted)
+        if wanted.min_snr is not None:
+            error = error * min_snr_weights(wanted.target, posterior, t, wanted.min_snr)
+        if not raw.shape[1] or not wanted.vlb:
+            return {wanted.loss: error}
+        clean = clean_of(wanted.target, posterior, predicted, x, t)
+        bound = variance_bound(posterior, x0, x, t, clean, raw, counted)
+        # The bound has T terms; the published weight of 1/1000 makes it the size of the other loss.
+        return {wanted.loss: error, "vlb": wanted.vlb * process.T / 1000 * bound}
 
 
 def weighted(total: Tensor, parts: dict[str, Tensor], weights: Tensor) -> Losses:

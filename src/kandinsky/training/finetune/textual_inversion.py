@@ -12,19 +12,18 @@ from kandinsky.adapters.tokens import rows_of
 from kandinsky.conditioning.captions import prior_condition
 from kandinsky.core.errors import ConfigError, RequestError
 from kandinsky.core.rng import Noise
-from kandinsky.diffusion.process import Process
 from kandinsky.engine.text_encoders import learn_word
 from kandinsky.training.config import DecoderObjective, Stage, TextualInversionObjective
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.caption import Templates
-from kandinsky.training.diffusion_losses import Loss, at_times, denoising_losses, weighted
+from kandinsky.training.diffusion_losses import DenoisingLosses, Loss, at_times, weighted
 from kandinsky.training.events import Event
 from kandinsky.training.examples import Examples, training_data
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
 from kandinsky.training.finetune.sample_grids import draw_grid
 from kandinsky.training.finetune.tuning import HeldOut
 from kandinsky.training.image_grid import ImageGrid
-from kandinsky.training.objectives.denoising import KINDS, Posterior, squared_error
+from kandinsky.training.objectives.denoising import KINDS, squared_error
 from kandinsky.training.objectives.times import TIME_SAMPLERS, TimeSampler, sync_across_ranks
 from kandinsky.training.task import Losses, StepContext, Task, Trainable
 
@@ -135,15 +134,13 @@ class DecoderErrors:
     """The plain squared error of a checkpoint's decoder."""
 
     base: BaseCheckpoint
-    process: Process
-    posterior: Posterior
-    objective: DecoderObjective
+    losses: DenoisingLosses
 
     @classmethod
     def of(cls, base: BaseCheckpoint) -> "DecoderErrors":
         schedule = base.model.schedule_of("ddpm")
         objective = DecoderObjective(vlb=0.0).model_copy(update={"target": KINDS[schedule.prediction_type]})
-        return cls(base, schedule.process, Posterior.of(schedule.process, base.device), objective)
+        return cls(base, DenoisingLosses.of(schedule.process, objective, base.device))
 
     def errors(
         self, captions: Sequence[str], embeddings: Tensor | None, latents: Tensor, t: Tensor, noise: Tensor
@@ -152,8 +149,8 @@ class DecoderErrors:
         cond = self.base.decoder_condition(captions, embeddings, torch.zeros(len(t), dtype=torch.bool))
         if self.base.inpaints:
             cond = replace(cond, extra=self.base.region_condition(None, latents, None))
-        network, wanted = self.base.network("decoder"), self.objective
-        return denoising_losses(network, latents, cond, t, noise, wanted, self.process, self.posterior)["mse"]
+        network = self.base.network("decoder")
+        return self.losses.rows(lambda x, t: network(x, t, cond), latents, t, noise)["mse"]
 
 
 def direct_loss(base: BaseCheckpoint, objective: TextualInversionObjective, times: nn.ModuleDict) -> Loss:
@@ -163,7 +160,7 @@ def direct_loss(base: BaseCheckpoint, objective: TextualInversionObjective, time
     """
     decoder = DecoderErrors.of(base) if base.reads else None
     if decoder is not None:
-        times["decoder"] = TIME_SAMPLERS[objective.times](decoder.process.T)
+        times["decoder"] = TIME_SAMPLERS[objective.times](decoder.losses.process.T)
     if base.prior is not None:
         times["prior"] = TIME_SAMPLERS[objective.times](base.prior.schedule.process.T)
 
@@ -199,7 +196,7 @@ def sampled_loss(base: BaseCheckpoint, objective: TextualInversionObjective, tim
             f"{base.pipe.model_id} follows hint images, and here there are none.", 'Set route = "direct".'
         )
     decoder = DecoderErrors.of(base)
-    sampler = TIME_SAMPLERS[objective.times](decoder.process.T)
+    sampler = TIME_SAMPLERS[objective.times](decoder.losses.process.T)
     times["decoder"] = sampler
 
     def loss(context: StepContext[Examples]) -> Losses:
