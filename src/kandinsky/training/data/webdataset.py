@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def _column(columns: list[str], named: str | None, usual: tuple[str, ...], what:
     return found
 
 
-def _rows_of_table(table: Iterable[Any], image: str, caption: str) -> Iterator[Row]:
+def _rows_of_table(table: Iterable[Mapping[str, object]], image: str, caption: str) -> Iterator[Row]:
     for row in table:
         said = row[caption]
         said = said[0] if isinstance(said, list) and said else said
