@@ -134,7 +134,7 @@ def test_without_texts_the_text_tower_neither_runs_nor_learns(
         raise AssertionError("a text was read")
 
     monkeypatch.setattr("kandinsky.training.scratch.clip_model.ClipModel.read", refuse)
-    monkeypatch.setattr("kandinsky.training.scratch.tokens.CaptionTokens.__call__", refuse)
+    monkeypatch.setattr("kandinsky.training.scratch.encoders.CaptionTokens.__call__", refuse)
     said = list(run_config(config))
     (started,) = [event for event in said if isinstance(event, events.Started)]
     ctx, task = build({**config, "out": str(tmp_path / "other")}, "vision")

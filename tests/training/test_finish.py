@@ -19,8 +19,7 @@ from kandinsky.training.checkpoint import Checkpoint, newest, save
 from kandinsky.training.config import read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.export import load_networks
-from kandinsky.training.scratch.latent_normalisation import latent_statistics, normalise_latents
-from kandinsky.training.scratch.movq import cropped
+from kandinsky.training.scratch.movq import cropped, latent_statistics, normalise_latents
 
 MOVQ = MoVQConfig(channels=(32, 32), layers=1, codebook_size=32)
 

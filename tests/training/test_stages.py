@@ -32,9 +32,8 @@ from kandinsky.training.data.images import AUGMENTATIONS
 from kandinsky.training.examples import Examples
 from kandinsky.training.export import load_networks
 from kandinsky.training.scratch.clip_model import vision_pixels
-from kandinsky.training.scratch.encoders import FrozenEncoders, frozen_clip, frozen_movq
-from kandinsky.training.scratch.prior import measure_statistics
-from kandinsky.training.scratch.tokens import CaptionTokens
+from kandinsky.training.scratch.diffusion import measure_statistics
+from kandinsky.training.scratch.encoders import CaptionTokens, FrozenEncoders, frozen_clip, frozen_movq
 from kandinsky.training.tensor_cache import keep
 
 RECIPES = Path(training.__file__).parent / "recipes"

@@ -42,8 +42,7 @@ from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, base_sou
 from kandinsky.training.finetune.distillation import sampling_of
 from kandinsky.training.finetune.textual_inversion import TRAINABLE, new_word
 from kandinsky.training.finetune.tuning import add_adapters, together
-from kandinsky.training.scratch.encoders import frozen_clip, frozen_movq
-from kandinsky.training.scratch.tokens import CaptionTokens
+from kandinsky.training.scratch.encoders import CaptionTokens, frozen_clip, frozen_movq
 
 CHECKPOINT, CHECKPOINT_PRIOR = "checkpoint", "checkpoint-prior"
 TOKENIZER = "prior_tokenizer"

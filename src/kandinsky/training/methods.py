@@ -11,9 +11,8 @@ from kandinsky.training.finetune.dreambooth import dreambooth_task
 from kandinsky.training.finetune.textual_inversion import inversion_task
 from kandinsky.training.finetune.tuning import tune_task
 from kandinsky.training.scratch.clip import clip_task
-from kandinsky.training.scratch.decoder import decoder_task
+from kandinsky.training.scratch.diffusion import decoder_task, prior_task
 from kandinsky.training.scratch.movq import movq_task
-from kandinsky.training.scratch.prior import prior_task
 from kandinsky.training.task import Task
 
 TaskBuilder = Callable[[TrainContext, Stage], Generator[Event, None, Task[Any]]]

@@ -18,7 +18,7 @@ from kandinsky.training.objectives.contrastive import contrastive_loss, retrieva
 from kandinsky.training.recipe import AuxiliaryHeads
 from kandinsky.training.run_folder import weights_stamp
 from kandinsky.training.scratch.clip_model import ClipModel
-from kandinsky.training.scratch.tokens import CaptionTokens
+from kandinsky.training.scratch.encoders import CaptionTokens
 from kandinsky.training.seeds import generator
 from kandinsky.training.task import Losses, MappedSource, Source, StepContext, Task, Trainable
 
