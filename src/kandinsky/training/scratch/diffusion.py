@@ -27,8 +27,7 @@ from kandinsky.training.objectives.contrastive import retrieval_accuracy
 from kandinsky.training.objectives.denoising import KINDS
 from kandinsky.training.objectives.times import TIME_SAMPLERS
 from kandinsky.training.scratch.clip_model import by_length
-from kandinsky.training.scratch.encoders import FrozenEncoders, frozen_clip, frozen_movq
-from kandinsky.training.scratch.tokens import CaptionTokens
+from kandinsky.training.scratch.encoders import CaptionTokens, FrozenEncoders, frozen_clip, frozen_movq
 from kandinsky.training.seeds import generator
 from kandinsky.training.task import StepContext, Task, Trainable
 
