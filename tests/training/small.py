@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from kandinsky.training.config import read_config
+from kandinsky.training.config.run import read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.methods import METHODS
 from kandinsky.training.task import StepContext, Task

@@ -18,7 +18,8 @@ from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.recipes.emoji.heads import ConceptHead, SketchHead, sketch_of
 from kandinsky.training import events, run_config
 from kandinsky.training.checkpoint import newest
-from kandinsky.training.config import ClipObjective, read_config
+from kandinsky.training.config.objectives import ClipObjective
+from kandinsky.training.config.run import read_config
 from kandinsky.training.data.caption import Caption
 from kandinsky.training.data.samplers import GroupSampler
 from kandinsky.training.scratch import tokens

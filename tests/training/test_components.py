@@ -18,7 +18,7 @@ from kandinsky.compat.diffusers import Kandinsky3UNet, PriorTransformer
 from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.training import run_config
 from kandinsky.training.components import write_component
-from kandinsky.training.config import DataConfig, read_config, read_settings
+from kandinsky.training.config.run import DataConfig, read_config, read_settings
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 

@@ -9,15 +9,9 @@ from kandinsky.cli import train as command
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.movq import MoVQConfig
 from kandinsky.training.api import open_config, run_config
-from kandinsky.training.config import (
-    FINETUNING,
-    DecoderObjective,
-    MovqObjective,
-    TrainConfig,
-    network_config,
-    read_config,
-)
-from kandinsky.training.config.run import METHODS, OWN_SENTENCES
+from kandinsky.training.config.objectives import DecoderObjective, MovqObjective
+from kandinsky.training.config.run import FINETUNING, METHODS, OWN_SENTENCES, TrainConfig, read_config
+from kandinsky.training.config.table import network_config
 from kandinsky.training.methods import METHODS as BUILDERS
 
 MINIMAL: dict[str, Any] = {

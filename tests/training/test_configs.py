@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kandinsky.cli.train import recipes
-from kandinsky.training.config import FINETUNING, read_config
+from kandinsky.training.config.run import FINETUNING, read_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "src/kandinsky/training/configs").glob("*.toml"))

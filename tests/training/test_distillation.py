@@ -25,7 +25,8 @@ from kandinsky.diffusion.process import Process
 from kandinsky.engine.sampling_defaults import SAMPLING, Sampling
 from kandinsky.training import events, run_config
 from kandinsky.training.checkpoint import newest
-from kandinsky.training.config import DistillObjective, read_config
+from kandinsky.training.config.objectives import DistillObjective
+from kandinsky.training.config.run import read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.finetune import teacher_trajectories as trajectories
 from kandinsky.training.finetune.base_checkpoint import open_base

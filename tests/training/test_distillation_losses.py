@@ -13,7 +13,7 @@ from kandinsky.diffusion.parametrization import PARAMETRIZATIONS, Prediction
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import trailing
-from kandinsky.training.config import DistillObjective
+from kandinsky.training.config.objectives import DistillObjective
 from kandinsky.training.objectives.distillation import (
     SolverTimes,
     consistency_errors,

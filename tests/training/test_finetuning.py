@@ -20,7 +20,7 @@ from kandinsky.core.errors import ConfigError, DataError, KandinskyError
 from kandinsky.training import events, run_config
 from kandinsky.training.api import export
 from kandinsky.training.checkpoint import newest
-from kandinsky.training.config import read_config
+from kandinsky.training.config.run import read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.diffusion_losses import weighted
 from kandinsky.training.examples import Examples, PriorPreservationSource

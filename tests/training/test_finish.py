@@ -16,7 +16,7 @@ from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.training import events, run_config
 from kandinsky.training.api import export
 from kandinsky.training.checkpoint import Checkpoint, newest, save
-from kandinsky.training.config import read_config
+from kandinsky.training.config.run import read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.export import load_networks
 from kandinsky.training.scratch.movq import cropped, latent_statistics, normalise_latents

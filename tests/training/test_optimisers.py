@@ -14,7 +14,8 @@ from toys import run_toy, toy_stage, toy_task
 from kandinsky.core.errors import ConfigError, KandinskyError
 from kandinsky.training import events
 from kandinsky.training.checkpoint import newest
-from kandinsky.training.config import DecoderObjective, OptimiserConfig, PriorObjective
+from kandinsky.training.config.objectives import DecoderObjective, PriorObjective
+from kandinsky.training.config.run import OptimiserConfig
 from kandinsky.training.diffusion_losses import noise_of
 from kandinsky.training.learner import SMALLEST_SCALE, Learner
 from kandinsky.training.objectives.denoising import error_of, huber_error, squared_error

@@ -16,7 +16,7 @@ from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
 from kandinsky.recipes.emoji.sentence_teacher import remembering
 from kandinsky.training.checkpoint import Checkpoint, read, save
-from kandinsky.training.config import OptimiserConfig, ScheduleConfig
+from kandinsky.training.config.run import OptimiserConfig, ScheduleConfig
 from kandinsky.training.data.samplers import EpochSampler
 from kandinsky.training.ema import Ema
 from kandinsky.training.image_grid import GAP, grid, write_grid

@@ -19,7 +19,7 @@ from test_finetuning import build, config, exported
 from kandinsky.core.errors import ConfigError
 from kandinsky.training import fsdp, run_config
 from kandinsky.training.checkpoint import newest
-from kandinsky.training.config import read_config
+from kandinsky.training.config.run import read_config
 from kandinsky.training.distributed import ALONE, World, launched
 from kandinsky.training.learner import Learner, shards
 from kandinsky.training.run_folder import CHECKPOINTS

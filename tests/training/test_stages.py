@@ -24,7 +24,7 @@ from kandinsky.core.errors import CheckpointError, ConfigError, DataError, Outpu
 from kandinsky.recipes.emoji import sentence_teacher
 from kandinsky.training import events, run_config
 from kandinsky.training.checkpoint import newest
-from kandinsky.training.config import read_config
+from kandinsky.training.config.run import read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data import cached_encodings
 from kandinsky.training.data.cached_encodings import ImageSource

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kandinsky.training.config import Stage
+from kandinsky.training.config.run import Stage
 from kandinsky.training.image_grid import grid
 from kandinsky.training.loop import train
 from kandinsky.training.task import ImageGrid, Losses, StepContext, Task, Trainable, TrainState

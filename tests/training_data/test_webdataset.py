@@ -13,7 +13,8 @@ from PIL import Image
 
 from kandinsky.core.errors import ConfigError, DataError
 from kandinsky.core.system import cache_folder
-from kandinsky.training.config import DataConfig, validated
+from kandinsky.training.config.run import DataConfig
+from kandinsky.training.config.table import validated
 from kandinsky.training.data.folder import read_folder
 from kandinsky.training.data.images import open_images
 from kandinsky.training.data.webdataset import unpack_dataset, unpack_shards

@@ -10,7 +10,7 @@ from kandinsky.core.errors import ConfigError, OutputError
 from kandinsky.core.files import write_atomically
 from kandinsky.training import events
 from kandinsky.training.checkpoint import newest, tidy
-from kandinsky.training.config import FINETUNING, SETTINGS, Stage, TrainConfig, read_config
+from kandinsky.training.config.run import FINETUNING, SETTINGS, Stage, TrainConfig, read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.dataset import check_data
 from kandinsky.training.distributed import join

@@ -12,7 +12,7 @@ from kandinsky.checkpoints.maps.networks import component_of
 from kandinsky.checkpoints.weights import load_strict, read_tensor_file, read_weights
 from kandinsky.core.errors import CheckpointError, ConfigError, nearest
 from kandinsky.training.api import ConfigSource, open_config
-from kandinsky.training.config import Stage, read_settings
+from kandinsky.training.config.run import Stage, read_settings
 from kandinsky.training.context import TrainContext
 from kandinsky.training.export import component_in, folder_of, whole_networks
 from kandinsky.training.finetune.base_checkpoint import base_sources, open_base

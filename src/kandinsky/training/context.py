@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 
 from kandinsky.engine.pipeline import Pipeline, load
-from kandinsky.training.config import TrainConfig
+from kandinsky.training.config.run import TrainConfig
 from kandinsky.training.dataset import Dataset
 from kandinsky.training.run_folder import RunFolder
 from kandinsky.training.scratch.networks import NetworkFactory

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from kandinsky.core.errors import ConfigError, nearest
-from kandinsky.training.config import DataConfig, Stage, TrainConfig, dataclass_of
+from kandinsky.training.config.run import DataConfig, Stage, TrainConfig
+from kandinsky.training.config.table import dataclass_of
 from kandinsky.training.data.buckets import bucketed
 from kandinsky.training.data.caption import Captioner
 from kandinsky.training.data.folder import Folder, read_bare_folder, read_folder

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.diffusion.process import Process
-from kandinsky.training.config import DecoderObjective, PriorObjective
+from kandinsky.training.config.objectives import DecoderObjective, PriorObjective
 from kandinsky.training.examples import Encoder, Examples
 from kandinsky.training.objectives.denoising import (
     Posterior,

@@ -26,15 +26,14 @@ from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.engine.loras import adaptable
 from kandinsky.engine.sampling_defaults import SAMPLING, Sampling
 from kandinsky.generations import kind_for, write_checkpoint
-from kandinsky.training.config import (
-    FINETUNING,
+from kandinsky.training.config.objectives import (
     DistillObjective,
     LoraObjective,
-    Stage,
     Target,
     TextualInversionObjective,
     Tuned,
 )
+from kandinsky.training.config.run import FINETUNING, Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.ema import copy_into
 from kandinsky.training.events import Exported

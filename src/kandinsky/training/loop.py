@@ -23,7 +23,7 @@ from kandinsky.training.checkpoint import (
     restore_random_state,
     save,
 )
-from kandinsky.training.config import Stage
+from kandinsky.training.config.run import Stage
 from kandinsky.training.data.samplers import EpochSampler, Order
 from kandinsky.training.image_grid import write_grid
 from kandinsky.training.learner import Learner, shards

@@ -18,15 +18,8 @@ from kandinsky.engine.text_encoders import captions_of
 from kandinsky.generations.model import Model
 from kandinsky.training.activation_checkpointing import Inside, recompute
 from kandinsky.training.api import ConfigSource, choose_device, open_config
-from kandinsky.training.config import (
-    FINETUNING,
-    DataConfig,
-    DistillObjective,
-    DreamBoothObjective,
-    Stage,
-    TrainConfig,
-    Tuned,
-)
+from kandinsky.training.config.objectives import DistillObjective, DreamBoothObjective, Tuned
+from kandinsky.training.config.run import FINETUNING, DataConfig, Stage, TrainConfig
 from kandinsky.training.context import TrainContext
 from kandinsky.training.events import result_of
 from kandinsky.training.examples import Examples

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.core.errors import CheckpointError, ConfigError
-from kandinsky.training.config import OptimiserConfig, ScheduleConfig
+from kandinsky.training.config.run import OptimiserConfig, ScheduleConfig
 from kandinsky.training.fsdp import sharded_like
 
 Group = dict[str, Any]

@@ -8,7 +8,8 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
-from kandinsky.training.config import ClipObjective, DataConfig
+from kandinsky.training.config.objectives import ClipObjective
+from kandinsky.training.config.run import DataConfig
 from kandinsky.training.data.folder import Folder
 from kandinsky.training.data.images import Batch, ImageSet
 

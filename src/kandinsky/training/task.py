@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from kandinsky.training.config import OptimiserConfig, Stage
+from kandinsky.training.config.run import OptimiserConfig, Stage
 from kandinsky.training.data.samplers import Order
 from kandinsky.training.distributed import ALONE, World
 from kandinsky.training.image_grid import ImageGrid

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kandinsky.recipes.emoji.captions import tints_of
 from kandinsky.recipes.emoji.sentence_teacher import WIDTH, Teacher, load_teacher
 from kandinsky.recipes.emoji.vocabulary import COLOURS
-from kandinsky.training.config import ClipObjective
+from kandinsky.training.config.objectives import ClipObjective
 from kandinsky.training.data.images import Batch, ImageSet
 from kandinsky.training.objectives.contrastive import class_loss, cosine_logits, distillation_loss, retrieval_accuracy
 

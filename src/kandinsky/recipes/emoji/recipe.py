@@ -10,7 +10,9 @@ from kandinsky.recipes.emoji.concepts import TABLE, Concept, Words, read_concept
 from kandinsky.recipes.emoji.heads import EmojiHeads
 from kandinsky.recipes.emoji.recolour import kept_palette
 from kandinsky.recipes.emoji.vocabulary import LANGUAGES, plain_nouns
-from kandinsky.training.config import ClipObjective, DataConfig, check_keys, dataclass_of
+from kandinsky.training.config.objectives import ClipObjective
+from kandinsky.training.config.run import DataConfig
+from kandinsky.training.config.table import check_keys, dataclass_of
 from kandinsky.training.data.caption import WrittenCaptions
 from kandinsky.training.data.folder import METADATA, Folder, folder_of, read_folder
 from kandinsky.training.data.images import ImageSet, open_images

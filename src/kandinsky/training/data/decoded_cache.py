@@ -11,7 +11,7 @@ from PIL import Image
 
 from kandinsky.core.errors import DataError, OutputError
 from kandinsky.core.files import write_atomically
-from kandinsky.training.config import Fit
+from kandinsky.training.config.run import Fit
 from kandinsky.training.data.folder import Folder
 
 Pixels = npt.NDArray[np.uint8]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kandinsky.core.errors import ConfigError, DataError, nearest
 from kandinsky.core.system import cache_folder
-from kandinsky.training.config import Fit
+from kandinsky.training.config.run import Fit
 from kandinsky.training.data.caption import Caption, names
 from kandinsky.training.data.compose import BACKGROUNDS, composite, place, side_by_side
 from kandinsky.training.data.decoded_cache import decoded

@@ -17,7 +17,8 @@ from kandinsky.engine.pipeline import Pipeline, open_sources
 from kandinsky.engine.text_encoders import captions_of, text_encoders
 from kandinsky.generations import Model, Source
 from kandinsky.tasks.start import hint_condition, region_condition
-from kandinsky.training.config import ModelConfig, Stage, Tuned
+from kandinsky.training.config.objectives import Tuned
+from kandinsky.training.config.run import ModelConfig, Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.examples import Examples
 from kandinsky.training.finetune.widen_unet import widened, with_controlnet

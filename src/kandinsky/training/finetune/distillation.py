@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from kandinsky.adapters import lora
 from kandinsky.core.errors import ConfigError
 from kandinsky.engine.sampling_defaults import Sampling
-from kandinsky.training.config import DistillObjective, Stage
+from kandinsky.training.config.objectives import DistillObjective
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.diffusion_losses import Loss
 from kandinsky.training.events import Event

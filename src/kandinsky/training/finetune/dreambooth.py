@@ -6,7 +6,8 @@ from pathlib import Path
 from kandinsky.core.errors import ConfigError
 from kandinsky.core.metadata import write_image
 from kandinsky.training import events
-from kandinsky.training.config import DreamBoothObjective, Stage
+from kandinsky.training.config.objectives import DreamBoothObjective
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.caption import Templates
 from kandinsky.training.data.decoded_cache import is_image

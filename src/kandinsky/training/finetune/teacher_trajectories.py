@@ -20,7 +20,8 @@ from kandinsky.tasks.generate import denoise, encode
 from kandinsky.tasks.resolve import resolve
 from kandinsky.tasks.start import start
 from kandinsky.training import events
-from kandinsky.training.config import DistillObjective, Stage
+from kandinsky.training.config.objectives import DistillObjective
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.images import ImageSet
 from kandinsky.training.dataset import augmentation

@@ -12,7 +12,8 @@ from kandinsky.adapters.tokens import rows_of
 from kandinsky.core.errors import ConfigError, RequestError
 from kandinsky.core.rng import Noise
 from kandinsky.engine.text_encoders import learn_word
-from kandinsky.training.config import DecoderObjective, Stage, TextualInversionObjective
+from kandinsky.training.config.objectives import DecoderObjective, TextualInversionObjective
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.caption import Templates
 from kandinsky.training.diffusion_losses import DenoisingLosses, Loss, at_times, weighted

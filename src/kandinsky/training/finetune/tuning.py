@@ -12,17 +12,17 @@ from kandinsky.checkpoints.lora import choose_places, names_of
 from kandinsky.core.errors import ConfigError, DataError
 from kandinsky.engine.loras import adaptable
 from kandinsky.networks.blocks import WEIGHT_GROUPS
-from kandinsky.training.config import (
+from kandinsky.training.config.objectives import (
     AdapterConfig,
     ControlConfig,
     DreamBoothObjective,
     FullObjective,
     InpaintingConfig,
     LoraObjective,
-    Stage,
     Target,
     Tuned,
 )
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.images import ImageSet
 from kandinsky.training.diffusion_losses import Loss, decoder_loss, prior_loss

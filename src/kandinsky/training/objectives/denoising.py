@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.diffusion.process import Process
-from kandinsky.training.config import Robust
+from kandinsky.training.config.objectives import Robust
 
 Target = Literal["eps", "x0", "v"]
 KINDS: dict[str, Target] = {"epsilon": "eps", "sample": "x0", "velocity": "v"}

@@ -14,7 +14,7 @@ from kandinsky.core.errors import ConfigError
 from kandinsky.diffusion.loop import END
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.times import trailing
-from kandinsky.training.config import Robust
+from kandinsky.training.config.objectives import Robust
 from kandinsky.training.objectives.denoising import Posterior, Target, clean_of, error_of
 
 Predict = Callable[[Tensor, Tensor], Tensor]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kandinsky.training.config import ClipObjective, Stage
+from kandinsky.training.config.objectives import ClipObjective
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.cached_encodings import ImageSource, Tokenize, encode_once
 from kandinsky.training.data.caption import Captioner, equal

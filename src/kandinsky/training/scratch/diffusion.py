@@ -15,7 +15,8 @@ from kandinsky.diffusion.parametrization import PARAMETRIZATIONS
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import leading, linspaced
-from kandinsky.training.config import DecoderFromScratch, PriorFromScratch, Stage
+from kandinsky.training.config.objectives import DecoderFromScratch, PriorFromScratch
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.caption import equal
 from kandinsky.training.data.images import Augmentation

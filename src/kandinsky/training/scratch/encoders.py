@@ -12,7 +12,7 @@ from kandinsky.conditioning.captions import TextCondition, text_condition
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.autoencoder import CodebookAutoencoder
-from kandinsky.training.config import Stage
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.tokenizer_training import train_tokenizer, write_tokenizer
 from kandinsky.training.run_folder import Frozen

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from kandinsky.checkpoints.lpips_weights import load_perceptual
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.autoencoder import CodebookAutoencoder, Norm
-from kandinsky.training.config import MovqObjective, Stage
+from kandinsky.training.config.objectives import MovqObjective
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.cached_encodings import ImageSource
 from kandinsky.training.data.images import Batch, ImageSet
