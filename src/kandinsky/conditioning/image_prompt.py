@@ -185,7 +185,7 @@ def _embeddings(
         yield Encoding("text")
     for text in new:
         if rest := done.text(text).dropped:
-            kept = text.removesuffix(rest).strip()
+            kept = text.rstrip().removesuffix(rest).strip()
             yield Warned(f"The prompt is too long: {rest!r} was not read. Read was {kept!r}.")
     prepared = done.prior(draw.inputs, prior_steps)
     rng = (batch.rng.fork() if draw.place is None else batch.rng).select(draw.rows)
