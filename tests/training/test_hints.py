@@ -225,7 +225,7 @@ def test_words_of_such_a_checkpoint(tiny: Checkpoints, images: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [
-        ("lora", {"objective": EDGES}, "Adapters cannot hold .* told of hints"),
+        ("lora", {"objective": EDGES}, "Adapters cannot hold .* for hints"),
         ("full", {"objective": {"target": "prior"} | EDGES}, "objective.control is of the decoder"),
         ("full", {"objective": EDGES | {"inpainting": {}}}, "learns one of them"),
         ("full", {"objective": {"control": {}}}, "the data has none"),

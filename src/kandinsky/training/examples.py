@@ -1,6 +1,6 @@
 """What a prior or a decoder learns from: captions with images, or with their encodings."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kandinsky.core.errors import ConfigError
 from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.buckets import BucketSampler
@@ -35,9 +36,8 @@ class Encoder(Protocol):
         """Images (B, 3, H, W) in [-1, 1] to `latents` and `embeddings`, float32, those that there are."""
         ...
 
-    def check_size(self, *sides: int) -> None:
-        """Raises ConfigError for sides of images that do not fit the networks."""
-        ...
+    @property
+    def multiple(self) -> int: ...  # of which the sides of images are
 
 
 @dataclass(frozen=True)
@@ -169,8 +169,7 @@ def training_data(
 ) -> Generator[Event, None, TrainingData]:
     """The images that a stage learns from, in one shape or in buckets, with captions or a `captioner`."""
     sets, held_out = ctx.data.shapes(size, captioner)
-    for images in sets:
-        encoder.check_size(*images.shape)
+    check_sizes(encoder, sets)
     sources = []
     for images in sets:
         source = yield from examples_of(ctx, stage, encoder, images)
@@ -180,6 +179,15 @@ def training_data(
         return TrainingData(sources[0], shown, held_out)
     order = partial(BucketSampler, [len(images) for images in sets])
     return TrainingData(ConcatSource(tuple(sources)), shown, held_out, order)
+
+
+def check_sizes(encoder: Encoder, sets: Iterable[ImageSet]) -> None:
+    """Raises ConfigError for images whose sides do not fit the networks."""
+    for side in (side for images in sets for side in images.shape):
+        if side % encoder.multiple:
+            raise ConfigError(
+                f"Images of {side} pixels do not fit this checkpoint.", f"Choose a multiple of {encoder.multiple}."
+            )
 
 
 def examples_of(

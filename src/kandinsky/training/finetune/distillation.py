@@ -15,7 +15,7 @@ from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.diffusion_losses import Loss
 from kandinsky.training.events import Event
-from kandinsky.training.examples import Examples, examples_of
+from kandinsky.training.examples import Examples, check_sizes, examples_of
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
 from kandinsky.training.finetune.teacher_trajectories import (
     Segment,
@@ -60,7 +60,7 @@ def distill_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
             "Begin with a decoder that is not.",
         )
     learned, held_out = ctx.data.split(ctx.data.size(stage, base.size))
-    base.check_size(*learned.shape)
+    check_sizes(base, [learned])
     process = base.model.schedule_of(SAMPLER).process
     solver = SolverTimes.of(process, objective.steps, objective.solver_steps, ctx.device)
     seen = held_out or learned

@@ -22,7 +22,7 @@ from kandinsky.training.data.caption import equal
 from kandinsky.training.data.images import Augmentation
 from kandinsky.training.diffusion_losses import decoder_loss, prior_loss
 from kandinsky.training.events import Event
-from kandinsky.training.examples import Examples, ExampleSource, examples_of, plain
+from kandinsky.training.examples import Examples, ExampleSource, check_sizes, examples_of, plain
 from kandinsky.training.image_grid import ImageGrid, grid
 from kandinsky.training.objectives.contrastive import retrieval_accuracy
 from kandinsky.training.objectives.denoising import KINDS
@@ -100,7 +100,7 @@ def decoder_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
     multiple = movq.config.downscale * ctx.networks.unet.config.multiple
     encoders = FrozenEncoders(frozen_clip(ctx, stage), frozen, ctx.device, multiple)
     learned, held_out = ctx.data.split(ctx.data.size(stage))
-    encoders.check_size(*learned.shape)
+    check_sizes(encoders, [learned])
     source = yield from examples_of(ctx, stage, encoders, learned)
     unet = ctx.networks.decoder()
     ctx.run.start(stage, "decoder", unet)

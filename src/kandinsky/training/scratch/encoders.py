@@ -43,14 +43,6 @@ class FrozenEncoders:
             found["latents"] = self.movq.module.encode(pixels).float()
         return found
 
-    def check_size(self, *sides: int) -> None:
-        for side in sides:
-            if side % self.multiple:
-                raise ConfigError(
-                    f"Images of {side} pixels do not fit these networks.",
-                    f"Choose a multiple of {self.multiple} pixels.",
-                )
-
     @torch.no_grad()
     def prior_condition(self, ids: Tensor, mask: Tensor) -> TextCondition:
         """The prior's condition for texts (B, L)."""
