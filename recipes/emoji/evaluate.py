@@ -134,7 +134,7 @@ class Recogniser:
         self.gallery = extract(features, to_bytes(images.plain(rows)), cache=cache)
 
     def ranks(self, images: Tensor, keys: Sequence[str]) -> Tensor:
-        """The place (N,), from 0, of the things that were asked for among those that images look like."""
+        """The place (N,), from 0, of the things of prompts among those that images look like."""
         wanted = torch.tensor([self.numbers[key] for key in prompt_following.alike(keys)])
         found = extract(self._features, to_bytes(images))
         return concept_ranks(found, wanted, self.gallery, self.concepts)
@@ -145,7 +145,7 @@ def share(right: Tensor) -> float:
 
 
 def prompted_things(pipe: "kandinsky.Pipeline", recogniser: Recogniser) -> dict[str, object]:
-    """How often things, their colours and their grounds are the ones that ordinary prompts ask for."""
+    """How often things, their colours and their grounds are the ones that ordinary prompts name."""
     report: dict[str, object] = {"choices": len(recogniser.things)}
     for language in NOUN_LANGUAGES:
         prompts = prompt_following.common_things(language)
@@ -189,7 +189,7 @@ def prompted_things(pipe: "kandinsky.Pipeline", recogniser: Recogniser) -> dict[
 
 
 def write_blind(pipe: "kandinsky.Pipeline", path: Path, seed: int) -> None:
-    """A sheet of forty prompts' images, and beside it the list that is to be looked at afterwards."""
+    """A sheet of forty prompts' images, and next to it the list that is to be looked at afterwards."""
     prompts = prompt_following.blind_prompts(seed)
     write_sheet(drawn(pipe, prompts, seed=seed), path)
     lines = "".join(f"{number}. {prompt}\n" for number, prompt in enumerate(prompts, start=1))

@@ -1,4 +1,4 @@
-"""Whether what was asked for is what is seen: things, their colours, and the grounds that they are on."""
+"""How well images follow prompts: things, their colours, and their backgrounds."""
 
 import random
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ COLOURED = ["1F697", "1F431", "1F34E", "1F3E0", "1F339", "2764", "1F4D5", "1F455
 THING_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black")
 GROUNDED = ["1F697", "1F431", "1F34E", "1F3E0", "1F333", "2B50"]
 CHOICES = 200
-"""Among how many things the one that was asked for has to be found."""
+"""Among how many things the one of the prompt has to be found."""
 
 BORDER = 0.04
 """The share of the side that counts as the edge of an image, where its ground is seen."""
@@ -41,7 +41,7 @@ WHITE_ENOUGH = 92.0
 
 @dataclass(frozen=True)
 class ThingPrompt:
-    """A prompt, the code points of what it names, and the colour that it asks for, by number; -1 for none."""
+    """A prompt, the code points of what it names, and the colour that it names, by number; -1 for none."""
 
     prompt: str
     key: str
@@ -92,9 +92,9 @@ def alike(keys: Sequence[str]) -> list[str]:
 
 
 def choices(keys: Sequence[str], count: int = CHOICES) -> list[str]:
-    """`count` different things to find the asked ones among: those, and others in a fixed shuffle.
+    """`count` different things: those that prompts name, and others in a fixed shuffle.
 
-    `keys` are the code points of all things that are shown. Raises DataError when an asked one is not.
+    `keys` are the code points of all things that are shown. Raises DataError when one of a prompt is not.
     """
     shown = dict.fromkeys(alike(sorted(set(keys))))
     wanted = dict.fromkeys(alike([*COMMON, *COLOURED, *GROUNDED]))

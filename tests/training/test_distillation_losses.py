@@ -116,7 +116,7 @@ def test_consistency_compares_with_what_is_said_one_teacher_step_later(steps: in
     torch.testing.assert_close(gradient, by_hand, rtol=1e-3, atol=1e-3)
 
 
-def test_a_guided_teacher_goes_from_the_empty_condition_through_the_told_one() -> None:
+def test_a_guided_teacher_goes_from_the_empty_condition_through_the_given_one() -> None:
     requested: list[bool] = []
 
     def teacher(x: Tensor, t: Tensor, empty: bool) -> Tensor:
