@@ -22,7 +22,7 @@ from kandinsky.training.config.objectives import ClipObjective
 from kandinsky.training.config.run import read_config
 from kandinsky.training.data.caption import Caption
 from kandinsky.training.data.samplers import GroupSampler
-from kandinsky.training.scratch import tokens
+from kandinsky.training.scratch import encoders
 
 VISION = {"contrastive": 0.0, "concepts": 1.0, "looks": 0.3, "sketch": 3.0}
 TEXT = {"lock": "vision", "contrastive": 1.0, "concepts_text": 0.5, "per_concept": 2}
@@ -288,7 +288,7 @@ def test_measuring_loads_no_tokenizer_again(root: Path, tmp_path: Path, monkeypa
         loaded.append(folder)
         return load_tokenizer(folder)
 
-    monkeypatch.setattr(tokens, "load_tokenizer", counted)
+    monkeypatch.setattr(encoders, "load_tokenizer", counted)
     assert task.measure is not None
     with torch.no_grad():
         for _ in range(3):
