@@ -80,6 +80,11 @@ def test_each_line_is_drawn_with_flags_for_what_it_leaves_out(
 LINES = [{"prompt": "a fox", "seed": 1}, {"prompt": "a cat", "count": 2}, {"prompt": "a dog", "seed": 3}]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(generate: Command) -> None:
+    assert generate(["\ufeff" + json.dumps({"prompt": "a fox", "output": "fox.png"})]) == 0
+    assert files() == ["fox.png"]
+
+
 def test_what_is_there_is_left_alone(generate: Command, loader: Loader) -> None:
     assert generate(LINES) == 0
     before = {name: Path("out", name).read_bytes() for name in files()}

@@ -1,5 +1,6 @@
 """Prompts as image embeddings: what is computed, how often, and what must not change what."""
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -164,6 +165,14 @@ def test_a_text_that_is_too_long_is_told_once(pipe: Pipeline) -> None:
     assert "was not read" in warning.message
     assert events.index(warning) < events.index(next(e for e in events if isinstance(e, Denoising)))
     assert [event for event in events if isinstance(event, Encoding)] == [Encoding("text")] * 2
+
+
+@pytest.mark.parametrize("end", ["", " ", "\n"])
+def test_the_message_on_a_long_text_tells_what_was_read_from_what_was_not(pipe: Pipeline, end: str) -> None:
+    text = " ".join(["a fox"] * 20)
+    (warning,) = [e.message for e in pipe.stream(text + end, **SETTINGS) if isinstance(e, Warned)]
+    dropped, read = re.findall("'(.*?)'", warning)
+    assert f"{read} {dropped}" == text
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ BAD = {
     "prior steps -1": ({"prior_steps": -1}, "prior_steps -1 "),
     "count 0": ({"count": 0}, "count 0 "),
     "seed -1": ({"seed": -1}, "seed -1 "),
-    "seed 2^63": ({"seed": 2**63}, "seed 9223372036854775808 "),
+    "seed 2^64": ({"seed": 2**64}, "seed 18446744073709551616 "),
     "no seeds left": ({"seed": LARGEST_SEED, "count": 2}, "leaves no seeds"),
     "guidance -1": ({"guidance_scale": -1}, "guidance_scale -1 "),
     "guidance nan": ({"guidance_scale": float("nan")}, "guidance_scale nan "),
@@ -102,7 +102,7 @@ LONG: dict[str, tuple[str, object, str]] = {
     "no float": ("strength", 10**400, f"strength must be a number, not 1{'0' * 56}...."),
     "100 digits": ("steps", 10**100, f"steps 1{'0' * 56}... is outside 1 to 1000."),
     "5000 digits": ("steps", 10**5000, "steps (too long to show) is outside 1 to 1000."),
-    "5000 digits of a seed": ("seed", 10**5000, "seed (too long to show) is outside 0 to 9223372036854775807."),
+    "5000 digits of a seed": ("seed", 10**5000, "seed (too long to show) is outside 0 to 18446744073709551615."),
     "5000 digits below 0": ("eta", -(10**5000), "eta must be a number, not (too long to show)."),
     "5000 digits for text": ("negative_prompt", 10**5000, "negative_prompt must be text, not (too long to"),
     "text": ("width", "x" * 10**6, f"width must be a whole number, not '{'x' * 56}...."),
@@ -213,7 +213,7 @@ def test_filled_refuses_defaults_it_does_not_know() -> None:
 @given(
     st.lists(st.text(max_size=12), min_size=1, max_size=3),
     st.integers(1, 3),
-    st.integers(0, 2**63 - 10),
+    st.integers(0, 2**64 - 10),
     st.one_of(st.none(), st.text(max_size=5)),
     st.floats(0, 30),
 )
@@ -261,7 +261,7 @@ def test_numbers_of_their_own_for_each_prompt(data: st.DataObject, prompts: int,
         ({"seed": [1, 2, 3]}, "seed has 3 entries for 2 prompts"),
         ({"seed": [1, None]}, "seed cannot be"),
         ({"seed": [1, 2.5]}, r"seed must be a whole number, not 2\.5"),
-        ({"seed": [0, 2**63 - 1], "count": 2}, "leaves no seeds"),
+        ({"seed": [0, 2**64 - 1], "count": 2}, "leaves no seeds"),
     ],
 )
 def test_bad_lists_of_numbers_are_named(fields: dict[str, Any], said: str) -> None:

@@ -1,6 +1,7 @@
 """Memory policies: the same images with weights that come and go, and proof that they do go."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,24 @@ def test_requests_at_once(one_text: OneTextCheckpoints, tiny: Checkpoints) -> No
                 if isinstance(event, kandinsky.Finished):
                     found[place] = [image.tobytes() for image in event.result.images]
         assert [found[0], found[1]] == alone
+
+
+def test_threads_wait_for_each_other(tiny: Checkpoints) -> None:
+    away, texts = tiny.own(offload="parts"), ["a cat", "a fox", "a dog", "a house"]
+    alone = [pixels(away, text) for text in texts]
+
+    def drawn(text: str) -> list[bytes]:
+        images: list[bytes] = []
+        for event in away.stream(text, **TEXTS):
+            if isinstance(event, kandinsky.Denoising) and event.preview is not None:
+                event.preview()
+            elif isinstance(event, kandinsky.Finished):
+                images = [image.tobytes() for image in event.result.images]
+        return images
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(drawn, texts)) == alone
+    assert resident(away) == 0
 
 
 def test_adapters_and_words(one_text: OneTextCheckpoints, tmp_path: Path) -> None:

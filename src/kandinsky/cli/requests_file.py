@@ -99,7 +99,7 @@ def read_lines(path: Path, folder: Path, given: Mapping[str, object], model: str
     Raises RequestError and OutputError that name the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path} cannot be read ({error}).", "Give a text file.") from error
     names: dict[Path, int] = {}

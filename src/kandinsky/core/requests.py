@@ -54,7 +54,8 @@ from kandinsky.core.validation import INTERVAL_HINT, ascending, parts_of, transl
 __all__ = ["Embedding", "Fields", "Mix", "MixItem", "Prompt", "PromptLike", "Request", "Row", "mix"]
 
 T = TypeVar("T")
-LARGEST_SEED = 2**63 - 1
+LARGEST_SEED = 2**64 - 1
+"""torch takes no larger one."""
 MOST_IMAGES = 10_000
 EFFECTIVE_GUIDANCE = "effective_guidance_scale"
 """A result's request has this too where the checkpoint means something of its own by guidance_scale: the
@@ -159,7 +160,7 @@ class Request(BaseModel):
     `prompt` is one text, Mix, Embedding or image (a variation), or a list of these; negative prompts,
     images, masks, hints and guidance scales are one for all or one per prompt, and so is the seed: image i
     uses seed + i, or image j of a prompt its seed + j. strength is in (0, 1], steps and prior_steps in
-    1..1000, guidance scales 0 or more, eta in 0..1, width and height in 8..8192 pixels, seed in 0..2**63 - 1,
+    1..1000, guidance scales 0 or more, eta in 0..1, width and height in 8..8192 pixels, seed in 0..2**64 - 1,
     count at least 1. In a mask white (1) means repaint. `guidance_interval` is where the decoder is guided,
     from and to a share of the noising, 0 being the clean image and 1 pure noise; elsewhere its network is
     evaluated once instead of twice. With `reuse` N its deep features are computed in every N-th step only

@@ -8,17 +8,16 @@ from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
-from kandinsky.conditioning.conditions import Batch, Conditioner, Conditions
-from kandinsky.conditioning.one_text import OneTextConditioner
+from kandinsky.conditioning.conditions import Batch, Conditioner, Conditions, SingleEncoder
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.events import Event
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import Rng
-from kandinsky.engine.acceleration.networks import HostedNetwork, UNetOfModel, accelerated_model, laid_out, unet_of
+from kandinsky.engine.acceleration.networks import HostedNetwork, accelerated_model, laid_out, unet_of
 from kandinsky.engine.devices import free_memory
 from kandinsky.engine.weight_residency import WeightResidency, bytes_of, names_in, tensors_of
 from kandinsky.generations.model import Codec, Model, Prepared
-from kandinsky.networks.prepared import Fixed, PreparedNetwork
+from kandinsky.networks.prepared import Fixed, PreparedNetwork, UNet
 
 Policy = Literal["none", "parts", "layers"]
 POLICIES: tuple[str, ...] = get_args(Policy)
@@ -78,10 +77,9 @@ def offloaded(model: Model, residence: WeightResidency, policy: Policy) -> Model
 
 def _conditioner(model: Model, residence: WeightResidency, networks: list[nn.Module], streamed: bool) -> Conditioner:
     own = model.conditioner
-    if not isinstance(own, OneTextConditioner):
+    if not isinstance(own, SingleEncoder):
         return OffloadedConditioner(own, networks, residence)
-    visiting = OffloadedEncoder(cast(nn.Module, own.reader.network), residence, streamed)
-    return replace(own, reader=replace(own.reader, network=visiting, device=model.device))
+    return own.with_encoder(OffloadedEncoder(cast(nn.Module, own.encoder), residence, streamed), model.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +140,7 @@ class OffloadedConditioner:
             self.residence.bring(network)
 
 
-def _offloaded_network(network: UNetOfModel, residence: WeightResidency) -> HostedNetwork:
+def _offloaded_network(network: UNet, residence: WeightResidency) -> HostedNetwork:
     """A denoising network whose weights are in memory while it runs, those that `prepare` reads only then."""
     module = cast(nn.Module, network)
     once = names_in(module, network.request_modules())

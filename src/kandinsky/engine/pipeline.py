@@ -227,11 +227,8 @@ class Pipeline:
         def batch_of(rows: Sequence[Row]) -> Batch:
             return Batch(rows, rng([row.seed for row in rows]))
 
-        try:
-            yield from generate(self.running, requests, batch_size, batch_of, self._result)
-        finally:
-            if self._residency is not None:
-                self._residency.only()
+        events = generate(self.running, requests, batch_size, batch_of, self._result)
+        return events if self._residency is None else self._residency.in_turns(events)
 
     def _result(self, resolved: Resolved, images: "list[Image]", batch: int) -> Result:
         request, offset = resolved.request, self.model.guidance_offset
@@ -317,7 +314,7 @@ def load(
     assert isinstance(loaded.network, nn.Module)
     parameters = sum(parameter.numel() for parameter in loaded.network.parameters())
     size = batch_size or choose_batch_size(place.device, parameters)
-    running, policy, residency = apply_memory_policy(loaded, place.shelf, memory)
+    running, policy, residency = apply_memory_policy(loaded, place.weight_sources, memory)
     given: dict[str, JsonValue] = {name: value for name, value in settings.items() if value is not None}
     pipe = Pipeline(loaded, model_id, given, size, running, policy, residency)
     for source, scale in (lora or {}).items():

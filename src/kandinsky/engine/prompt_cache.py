@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from kandinsky.adapters import lora
 from kandinsky.adapters.tokens import table_of
 from kandinsky.checkpoints.lazy_weights import LazyWeights
-from kandinsky.checkpoints.weights import read_tensor_file, write_tensor_file
-from kandinsky.conditioning.one_text import TextNetwork
-from kandinsky.core.errors import CheckpointError
+from kandinsky.checkpoints.weights import read_cached, write_tensor_file
+from kandinsky.conditioning.conditions import TextNetwork
 
 STATES = "states"
 """The one tensor in a file."""
@@ -46,7 +45,7 @@ class CachingEncoder:
         if lora.applied_to(self.network) or bool((ids >= table_of(self.network).num_embeddings).any()):
             return self.reader(ids, mask)
         path = self.folder / f"{self._key(ids, mask)}.safetensors"
-        known = self._known(path, (*ids.shape, self.config.width))
+        known = read_cached(path, STATES, (*ids.shape, self.config.width))
         if known is not None:
             return known.to(ids.device)
         states = self.reader(ids, mask)
@@ -61,15 +60,3 @@ class CachingEncoder:
         dtype = table_of(self.network).weight.dtype
         said = f"{self._identity} {self.kept} {dtype} {self.config} {ids.tolist()} {mask.tolist()}"
         return sha256(said.encode()).hexdigest()
-
-    @staticmethod
-    def _known(path: Path, shape: tuple[int, ...]) -> Tensor | None:
-        """What the folder holds under a name; None for nothing, and for a file that was damaged."""
-        if not path.is_file():
-            return None
-        try:
-            states = read_tensor_file(path).get(STATES)
-        except CheckpointError:
-            return None
-        # A copy: the file may be replaced while it is mapped.
-        return None if states is None or tuple(states.shape) != shape else states.clone()

@@ -1,11 +1,19 @@
 """Weights that are in memory only while they are needed; between times they lie in their files."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from threading import Lock
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from kandinsky.checkpoints.lazy_weights import LazyWeights, placed, portions
+from kandinsky.core.events import Denoising, Event
+
+T = TypeVar("T")
 
 
 class WeightResidency:
@@ -18,6 +26,7 @@ class WeightResidency:
     def __init__(self, stored: Mapping[nn.Module, LazyWeights], device: torch.device, dtype: torch.dtype) -> None:
         self.stored, self.device, self.dtype = stored, device, dtype
         self._held: tuple[nn.Module | None, frozenset[str]] | None = None
+        self._turn = Lock()
 
     def only(self, network: nn.Module | None = None, names: Collection[str] | None = None) -> None:
         """Brings the named tensors of one network (None: all of them), and lets go of everything else."""
@@ -30,6 +39,25 @@ class WeightResidency:
         if network is not None:
             self.bring(network, wanted)
         self._held = network, wanted
+
+    def in_turns(self, events: Generator[Event, None, None]) -> Generator[Event, None, None]:
+        """Yields `events`, which are computed by one thread at a time; all weights go at the end."""
+        try:
+            with closing(events):
+                while True:
+                    with self._turn:
+                        event = next(events, None)
+                    if event is None:
+                        return
+                    if isinstance(event, Denoising) and event.preview is not None:
+                        event = replace(event, preview=partial(self._in_turn, event.preview))
+                    yield event
+        finally:
+            self._in_turn(self.only)
+
+    def _in_turn(self, call: Callable[[], T]) -> T:
+        with self._turn:
+            return call()
 
     def bring(self, network: nn.Module, names: Collection[str] | None = None) -> None:
         """Brings what is away of the named tensors of a network (None: of all)."""
