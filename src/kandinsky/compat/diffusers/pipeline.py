@@ -4,7 +4,7 @@ words."""
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.checkpoints.diffusers_folder import Folder, write_model_index
 from kandinsky.compat.calls import signed
 from kandinsky.compat.diffusers import loras, offload
+from kandinsky.compat.diffusers.base import BasePipeline
 from kandinsky.compat.diffusers.files import model_folder
 from kandinsky.compat.diffusers.models import PARTS, Part, original_of
 from kandinsky.compat.diffusers.outputs import Config
@@ -23,19 +24,12 @@ from kandinsky.engine import loras as adapters
 from kandinsky.engine.devices import DTYPES, choose_device, choose_dtype
 
 
-class DiffusionPipeline:
-    """A pipeline: components by name, as attributes that can be replaced at any time and then act.
-
-    `COMPONENTS` are their names, those of `prior_*` from the prior's folder where the decoder's own has none.
-    """
-
-    COMPONENTS: ClassVar[tuple[str, ...]] = ()
+class DiffusionPipeline(BasePipeline):
+    """A pipeline; `prior_*` of its components come from the prior's folder where the decoder's own has none."""
 
     def __init__(self, **components: object) -> None:
-        for name, component in components.items():
-            setattr(self, name, component)
+        super().__init__(**components)
         self._offload: offload.Offload | None = None
-        self._progress: dict[str, object] = {}
 
     @classmethod
     def from_pretrained(
@@ -241,19 +235,15 @@ class DiffusionPipeline:
         """Teaches the text encoders the learned words of a file, a folder or a Hub id."""
         loras.load_words(self, pretrained_model_name_or_path, weight_name)
 
-    def set_progress_bar_config(self, **settings: object) -> None:
-        """`disable=True` silences the progress bar; other settings of that bar are accepted."""
-        self._progress = settings
-
     @property
     def _execution_device(self) -> torch.device:
         return self.device
 
 
-def made_of(components: tuple[str, ...]) -> Any:
+def made_of(components: tuple[str, ...], base: type[DiffusionPipeline] = DiffusionPipeline) -> Any:
     """The `__init__` of a pipeline of these components, each of which must be given."""
     return signed(
-        lambda pipe, given: DiffusionPipeline.__init__(pipe, **given),
+        lambda pipe, given: base.__init__(pipe, **given),
         " ".join(components),
         {},
         "A pipeline of the given components.",
