@@ -203,7 +203,7 @@ def test_parameters_are_diffusers(name: str, tmp_path: Any) -> None:
     class Mine(ours):  # type: ignore[misc]
         """What users make of it."""
 
-    assert Mine(beta_end=0.03).config.beta_end == 0.03
+    assert Mine(prediction_type="sample").schedule.prediction_type == "sample"
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [

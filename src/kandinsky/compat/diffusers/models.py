@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kandinsky.checkpoints.components import Component
 from kandinsky.checkpoints.maps import networks
@@ -27,6 +27,8 @@ from kandinsky.networks.prepared import Fixed
 from kandinsky.networks.prior import Prior, PriorCondition, PriorFixed
 from kandinsky.networks.unet2 import Attention, UNet2, UNet2Condition
 from kandinsky.networks.unet3 import UNet3, UNet3Condition
+
+PartT = TypeVar("PartT", bound="Part")
 
 
 class UNet2DConditionModel(Part):
@@ -247,10 +249,27 @@ PARTS: dict[str, type[Part]] = {
 
 
 def original_of(module: Any) -> Any:
-    """The part behind a compiled one; anything else is itself."""
+    """The part inside a compiled or wrapped one; anything else is itself."""
+    if isinstance(module, Part) or module is None:
+        return module
     with suppress(AttributeError):
         return module._orig_mod
-    return module
+    inner = module.modules() if isinstance(module, nn.Module) else getattr(module, "__dict__", {}).values()
+    return next((part for part in inner if isinstance(part, Part)), module)
+
+
+def part_of(component: object, kind: type[PartT]) -> PartT:
+    """The part of one kind inside a component; CheckpointError when it is no such thing.
+
+    Components of diffusers have the same names, and are told here.
+    """
+    part = original_of(component)
+    if not isinstance(part, kind):
+        raise CheckpointError(
+            f"A {type(component).__name__} was given where a {kind.__name__} is needed.",
+            "Load it with the class of the same name from this package.",
+        )
+    return part
 
 
 def native_of(part: object, kind: type[object]) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from kandinsky.checkpoints.diffusers_folder import Folder, write_model_index
 from kandinsky.checkpoints.lora import DIFFUSERS_FILE
 from kandinsky.compat.calls import signed
 from kandinsky.compat.diffusers import loras, offload
+from kandinsky.compat.diffusers.base import BasePipeline
 from kandinsky.compat.diffusers.files import LOADING, Loading, check_keywords, loading_errors
 from kandinsky.compat.diffusers.loading import (
     OWN_KEYWORDS,
@@ -34,19 +35,12 @@ from kandinsky.core.errors import CheckpointError, RequestError, nearest
 from kandinsky.engine.devices import DTYPES, choose_device
 
 
-class DiffusionPipeline:
-    """A pipeline: components by name, as attributes that can be replaced at any time and then act.
-
-    `COMPONENTS` are their names, those of `prior_*` from the prior's folder where the decoder's own has none.
-    """
-
-    COMPONENTS: ClassVar[tuple[str, ...]] = ()
+class DiffusionPipeline(BasePipeline):
+    """A pipeline; `prior_*` of its components come from the prior's folder where the decoder's own has none."""
 
     def __init__(self, **components: object) -> None:
-        for name, component in components.items():
-            setattr(self, name, component)
+        super().__init__(**components)
         self._offload: offload.Offload | None = None
-        self._progress: dict[str, object] = {}
 
     @classmethod
     @loading_errors()
@@ -342,19 +336,15 @@ class DiffusionPipeline:
         """
         loras.load_words(self, pretrained_model_name_or_path, token, keywords)
 
-    def set_progress_bar_config(self, **settings: object) -> None:
-        """`disable=True` silences the progress bar; other settings of that bar are accepted."""
-        self._progress = settings
-
     @property
     def _execution_device(self) -> torch.device:
         return self.device
 
 
-def made_of(components: tuple[str, ...]) -> Any:
+def made_of(components: tuple[str, ...], base: type[DiffusionPipeline] = DiffusionPipeline) -> Any:
     """The `__init__` of a pipeline of these components, each of which must be given."""
     return signed(
-        lambda pipe, given: DiffusionPipeline.__init__(pipe, **given),
+        lambda pipe, given: base.__init__(pipe, **given),
         " ".join(components),
         {},
         "A pipeline of the given components.",

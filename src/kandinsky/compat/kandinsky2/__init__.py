@@ -118,7 +118,7 @@ def _get_kandinsky2_2(
     decoder = TASKS[task_type].from_pretrained(model_path or HUB_DECODERS[task_type], torch_dtype=dtype)
     source = prior_path or (HUB_PRIOR if model_path is None else _own_prior(model_path))
     prior = KandinskyV22PriorPipeline.from_pretrained(source, torch_dtype=dtype)
-    check_kind(f"task_type {task_type!r}", decoder._model()[0], _is_inpainting(task_type))
+    check_kind(f"task_type {task_type!r}", decoder._model(), _is_inpainting(task_type))
     return Kandinsky2_2(prior.to(place), decoder.to(place), task_type)
 
 
