@@ -34,7 +34,6 @@ class Encoder(Protocol):
 
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
         """Images (B, 3, H, W) in [-1, 1] to `latents` and `embeddings`, float32, those that there are."""
-        ...
 
     @property
     def multiple(self) -> int: ...  # of which the sides of images are

@@ -20,24 +20,19 @@ class AuxiliaryHeads(Protocol):
     @property
     def modules(self) -> Mapping[str, nn.Module]:
         """The heads, by the names that their tensors begin with."""
-        ...
 
     @property
     def weights(self) -> Mapping[str, float]:
         """How much each of their losses counts."""
-        ...
 
     def image_losses(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
         """What they say of image embeddings (B, P): scalar losses by name."""
-        ...
 
     def text_losses(self, text: Tensor, batch: Batch) -> dict[str, Tensor]:
         """What they say of the embeddings (B, P) of a batch's captions: scalar losses by name."""
-        ...
 
     def accuracy(self, image: Tensor, concepts: Tensor) -> dict[str, float]:
         """How often image embeddings (B, P) are recognised as their concepts (B,): shares by name."""
-        ...
 
 
 class Recipe(Protocol):
@@ -45,15 +40,12 @@ class Recipe(Protocol):
 
     def check(self, data: DataConfig) -> None:
         """Raises ConfigError for settings that it could not read any folder with."""
-        ...
 
     def read(self, root: Path, data: DataConfig) -> Folder:
         """Reads a folder, and leaves out what the settings do not want; DataError, ConfigError."""
-        ...
 
     def heads(self, objective: ClipObjective, images: ImageSet, width: int) -> AuxiliaryHeads:
         """The heads that an objective weighs, for embeddings of a width."""
-        ...
 
 
 def load_recipe(name: str) -> Recipe:

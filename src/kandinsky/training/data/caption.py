@@ -32,19 +32,15 @@ class Captioner(Protocol):
 
     def captions(self, facts: Facts, rng: random.Random) -> list[Caption]:
         """Draws a caption for each of B images; every choice is drawn from `rng` and nothing else."""
-        ...
 
     def matches(self, facts: Facts, said: Sequence[Caption]) -> Tensor:
         """Which caption (row) is true of which image (column) of a batch, (B, B) bool."""
-        ...
 
     def mirrorable(self, concept: int) -> bool:
         """Whether the mirrored image still shows the concept."""
-        ...
 
     def corpus(self) -> Iterator[str]:
         """Texts, in a fixed order, that a tokenizer is learned from."""
-        ...
 
 
 @dataclass(frozen=True)
