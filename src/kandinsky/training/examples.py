@@ -1,4 +1,4 @@
-"""What a prior or a decoder learns from: captions with images, or with their encodings."""
+"""Training examples of a prior or a decoder: captions with images, or with their encodings."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""What a recipe brings to training, as values: how its data are read and said, and heads for CLIP."""
+"""The interface of a recipe: how its data are read and captioned, and auxiliary heads of CLIP."""
 
 import importlib
 from collections.abc import Mapping
@@ -26,17 +26,17 @@ class AuxiliaryHeads(Protocol):
         """How much each of their losses counts."""
 
     def image_losses(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """What they say of image embeddings (B, P): scalar losses by name."""
+        """Losses of image embeddings (B, P): scalars by name."""
 
     def text_losses(self, text: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """What they say of the embeddings (B, P) of a batch's captions: scalar losses by name."""
+        """Losses of the embeddings (B, P) of a batch's captions: scalars by name."""
 
     def accuracy(self, image: Tensor, concepts: Tensor) -> dict[str, float]:
         """How often image embeddings (B, P) are recognised as their concepts (B,): shares by name."""
 
 
 class Recipe(Protocol):
-    """What a data set brings that is not images with a caption each."""
+    """Reads a data set that is more than images with a caption each."""
 
     def check(self, data: DataConfig) -> None:
         """Raises ConfigError for settings that it could not read any folder with."""

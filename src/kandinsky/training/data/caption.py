@@ -1,4 +1,4 @@
-"""What is said of images: captions as they were written, or sentences that fit all of them."""
+"""Captions of images: as they were written, or sentences that fit all of them."""
 
 import random
 import re
@@ -28,7 +28,7 @@ class Caption:
 
 
 class Captioner(Protocol):
-    """Says what images show."""
+    """Makes captions of what images show."""
 
     def captions(self, facts: Facts, rng: random.Random) -> list[Caption]:
         """Draws a caption for each of B images; every choice is drawn from `rng` and nothing else."""
