@@ -121,14 +121,13 @@ class ComponentSpec(Generic[C, M]):
 
     def read_tokenizer(self, source: Source, prefix: str = "") -> Tokenizer:
         """The tokenizer that belongs to a text encoder; CheckpointError or TokenizerError without."""
-        if isinstance(source, OriginalFolder):
-            folder = self.tokenizer_folder(source)
-            pad_id = self._original_file().pad_id
-            if pad_id is None:
-                return load_tokenizer(folder)
-            return replace(load_tokenizer(folder, self.tokenizer_class), pad_id=pad_id)
-        name = f"{prefix}{self.tokenizer}"
-        return load_tokenizer(source.component(name), None if prefix else source.components.get(name))
+        folder = self.tokenizer_folder(source, prefix)
+        if isinstance(source, Folder):
+            return load_tokenizer(folder, None if prefix else source.components.get(folder.name))
+        pad_id = self._original_file().pad_id
+        if pad_id is None:
+            return load_tokenizer(folder)
+        return replace(load_tokenizer(folder, self.tokenizer_class), pad_id=pad_id)
 
     def tokenizer_folder(self, source: Source, prefix: str = "") -> Path:
         """The folder of that tokenizer; CheckpointError or TokenizerError when there is none."""

@@ -102,9 +102,22 @@ class Level(nn.Module):
         last = widths[-1][1]
         self.resample = None if resample == "none" else Resnet(last, last, time_dim, groups, resample)
 
-    def run(self, j: int, resnet: nn.Module, h: Tensor, fixed: Fixed) -> Tensor:
-        """Residual block j and the attention behind it, where the level has any."""
-        block = cast(Resnet, resnet)
+    def down(self, h: Tensor, fixed: Fixed) -> list[Tensor]:
+        """The outputs of its blocks on the way down, which are skip connections too."""
+        found = []
+        for j in range(len(self.resnets)):
+            h = self._block(j, h, fixed)
+            found.append(h)
+        return found
+
+    def up(self, h: Tensor, skips: list[Tensor], fixed: Fixed) -> Tensor:
+        """The output of its blocks on the way up, which take the last of `skips` away."""
+        for j in range(len(self.resnets)):
+            h = self._block(j, torch.cat([h, skips.pop()], dim=1), fixed)
+        return h
+
+    def _block(self, j: int, h: Tensor, fixed: Fixed) -> Tensor:
+        block = cast(Resnet, self.resnets[j])
         h = block(h, fixed.films[block.place])
         if self.attentions:
             attention = cast(Attention, self.attentions[j])
@@ -218,43 +231,28 @@ class UNet2(nn.Module):
     def begin(self, x: Tensor, fixed: Fixed) -> tuple[Tensor, list[Tensor]]:
         """See `TwoDepths`."""
         h: Tensor = self.conv_in(x)
-        skips = [h]
-        first = cast(Level, self.down[0])
-        for j, block in enumerate(first.resnets):
-            h = first.run(j, block, h, fixed)
-            skips.append(h)
-        return h, skips
+        found = cast(Level, self.down[0]).down(h, fixed)
+        return found[-1], [h, *found]
 
     def deep(self, h: Tensor, fixed: Fixed) -> Tensor:
         """See `TwoDepths`."""
-        first, *lower = self._levels(self.down)
         skips: list[Tensor] = []
-        if first.resample is not None:
-            h = first.resample(h, fixed.films[first.resample.place])
-            skips.append(h)
-        for level in lower:
-            for j, block in enumerate(level.resnets):
-                h = level.run(j, block, h, fixed)
-                skips.append(h)
+        for i, level in enumerate(cast("list[Level]", list(self.down))):
+            if i > 0:
+                skips += level.down(h, fixed)
+                h = skips[-1]
             if level.resample is not None:
                 h = level.resample(h, fixed.films[level.resample.place])
                 skips.append(h)
         h = self.mid(h, fixed)
-        for level in self._levels(self.up)[:-1]:
-            for j, block in enumerate(level.resnets):
-                h = level.run(j, block, torch.cat([h, skips.pop()], dim=1), fixed)
+        for level in cast("list[Level]", list(self.up)[:-1]):
+            h = level.up(h, skips, fixed)
             if level.resample is not None:
                 h = level.resample(h, fixed.films[level.resample.place])
         return h
 
     def finish(self, h: Tensor, skips: list[Tensor], fixed: Fixed) -> Tensor:
         """See `TwoDepths`."""
-        last = cast(Level, self.up[-1])
-        for j, block in enumerate(last.resnets):
-            h = last.run(j, block, torch.cat([h, skips.pop()], dim=1), fixed)
+        h = cast(Level, self.up[-1]).up(h, skips, fixed)
         y: Tensor = self.conv_out(normed(self.norm_out, h, silu=True))
         return y
-
-    @staticmethod
-    def _levels(levels: nn.ModuleList) -> "list[Level]":
-        return cast("list[Level]", list(levels))
