@@ -276,7 +276,7 @@ def test_a_changed_bit_of_the_right_length_is_found_out(hub: Hub, load, tmp_path
 @pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("damaged", [True, False])
 @pytest.mark.parametrize("pinned", [True, False])
-def test_a_file_that_a_stop_left_unproven_is_not_served(
+def test_a_file_that_a_stop_left_unverified_is_not_served(
     hub: Hub, load, monkeypatch: pytest.MonkeyPatch, links: bool, damaged: bool, pinned: bool
 ) -> None:
     """The file is at its place before its sum is known: a program may be stopped between the two."""

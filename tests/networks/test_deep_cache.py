@@ -99,11 +99,11 @@ def test_a_step_with_kept_features_is_the_one_of_the_paper_on_2x() -> None:
     h = network.conv_in(_latents(1))
     skips = [h]
     for block in network.down[0].resnets:
-        h = block(h, films[block.place])
+        h = block(h, films[block.index])
         skips.append(h)
     h = deep
     for block, skip in zip(network.up[-1].resnets, reversed(skips), strict=True):
-        h = block(torch.cat([h, skip], 1), films[block.place])
+        h = block(torch.cat([h, skip], 1), films[block.index])
     wanted = network.conv_out(torch.nn.functional.silu(network.norm_out(h)))
     assert relative(found, wanted) < 1e-12
     whole = network.prepare(world.condition, TIMES).step(_latents(1), 700)

@@ -84,15 +84,15 @@ class ComponentSpec(Generic[C, M]):
     ) -> LazyNetwork[C, M]:
         """Opens the network in either layout, in a folder as the component `name` (by default its own) behind `prefix`.
         `config` replaces the configuration in the folder. Raises CheckpointError for missing or damaged configurations
-        and weights; the weights of an outlined folder are not read."""
+        and weights; the weights of a `config_only` folder are not read."""
         if isinstance(source, OriginalFolder):
             return self._open_original(source, variant)
         component = f"{prefix}{name or self.name}"
         known = self.config(source, component) if config is None else config
         called = (name or self.name).replace("_", " ")
-        if source.outlined:
+        if source.config_only:
             keys = self.keys(known, None)
-            return LazyNetwork(known, LazyWeights(dict, keys, lambda: self.build(known), called, outlined=True))
+            return LazyNetwork(known, LazyWeights(dict, keys, lambda: self.build(known), called, config_only=True))
 
         def tensors() -> Tensors:
             return self.strip(source.weights(component, variant))

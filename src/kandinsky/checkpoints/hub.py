@@ -17,7 +17,7 @@ from kandinsky.checkpoints.hub_download import (
     hub_errors,
     remember,
     storage_of,
-    unproven_files,
+    unverified_files,
 )
 from kandinsky.checkpoints.original_hub import HALVES, inside, plan_original, release_of, weights_in
 from kandinsky.checkpoints.weight_files import is_small
@@ -143,8 +143,8 @@ class _Revision:
         if snapshot is not None:
             with suppress(CheckpointError):
                 needed = [snapshot / name for name in plan(files_in(snapshot), snapshot.joinpath)]
-                unproven = unproven_files(storage_of(_root(self.cache), self.model))
-                if all(path.is_file() and unproven.isdisjoint((path, path.resolve())) for path in needed):
+                unverified = unverified_files(storage_of(_root(self.cache), self.model))
+                if all(path.is_file() and unverified.isdisjoint((path, path.resolve())) for path in needed):
                     return snapshot
         return None
 

@@ -24,7 +24,7 @@ class LazyWeights:
     """The weights of a network, in files.
 
     `open` maps all its tensors under the files' names without reading them, `keys` renames them, `build` makes the
-    network; `what` and `where` are for messages. An `outlined` network has a configuration only.
+    network; `what` and `where` are for messages. With `config_only` there are no files.
     """
 
     open: Callable[[], Mapping[str, Tensor]]
@@ -32,7 +32,7 @@ class LazyWeights:
     build: Callable[[], nn.Module]
     what: str
     where: Path | None = None
-    outlined: bool = False
+    config_only: bool = False
 
     def load(self, dtype: torch.dtype | None = None, device: torch.device = CPU) -> nn.Module:
         """The network with its weights; `dtype` None keeps their dtypes. With a dtype, large files are read in
@@ -70,7 +70,7 @@ class LazyWeights:
     def on_meta(self, dtype: torch.dtype | None = None) -> nn.Module:
         """The network on the meta device, checked as by `load`; CheckpointError also for files that can only be read
         whole."""
-        if self.outlined:
+        if self.config_only:
             network = meta_init(self.build).eval()
             return network if dtype is None else network.to(dtype)
         if not self.is_mapped():

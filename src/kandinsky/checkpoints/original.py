@@ -178,7 +178,7 @@ def open_model(
 ) -> Source:
     """Opens a model; of original files only the `halves` are downloaded, see `resolve`.
 
-    Without `weights` a model in diffusers layout is outlined: only its small files are downloaded. A release on the Hub
+    Without `weights` only the small files of a model in diffusers layout are downloaded. A release on the Hub
     also gets CLIP or its text encoder from where that was published. Raises CheckpointError for a folder that is no
     model, and HubError.
     """
@@ -186,7 +186,7 @@ def open_model(
     path = resolve(model, revision=revision, variant=variant, halves=wanted, weights=weights, on_progress=on_progress)
     opened = open_checkpoint(path)
     if isinstance(opened, Folder) and not weights:
-        return replace(opened, outlined=True)
+        return replace(opened, config_only=True)
     if Path(model).expanduser().exists() or not isinstance(opened, OriginalFolder):
         return opened
     if PRIOR in wanted and opened.lacking_clip:

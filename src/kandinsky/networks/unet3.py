@@ -15,7 +15,7 @@ from kandinsky.core.errors import ConfigError
 from kandinsky.networks.deep_cache import DeepFeatures, denoise
 from kandinsky.networks.group_norm import normed
 from kandinsky.networks.layers import check_divides, sinusoid
-from kandinsky.networks.prepared import Fixed, PreparedNetwork, numbered, prepare_unet
+from kandinsky.networks.prepared import Fixed, PreparedNetwork, assign_indices, prepare_unet
 from kandinsky.networks.unet3_blocks import (
     Attention,
     AttentionPooling,
@@ -220,8 +220,8 @@ class UNet3(nn.Module):
         self._norms = [m for m in self.modules() if isinstance(m, ConditionalNorm)]
         self._attentions = [m for m in self.modules() if isinstance(m, CrossAttention)]
         self.film_width = sum(norm.film.out_features for norm in self._norms)
-        numbered(self._norms)
-        numbered(self._attentions)
+        assign_indices(self._norms)
+        assign_indices(self._attentions)
 
     def initialise(self) -> None:
         """Lets every conditional norm start as a plain one, as for training from scratch."""
