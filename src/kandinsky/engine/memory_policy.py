@@ -61,8 +61,8 @@ def apply_memory_policy(
 ) -> tuple[Model, Policy, WeightResidency | None]:
     """A model just loaded as it runs, the policy chosen, and what brings its weights where that is needed.
 
-    `source` is where each network's weights are stored; the networks are on the meta device if `options.on_meta`. Raises
-    RequestError for a prompt cache where no single encoder reads texts.
+    `source` is where each network's weights are stored; the networks are on the meta device if `options.on_meta`.
+    Raises RequestError for a prompt cache where no single encoder reads texts.
     """
     asked = check_policy(options.offload)
     policy = choose_policy(model) if asked == AUTO else cast(Policy, asked)
