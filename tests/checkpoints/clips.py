@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kandinsky.checkpoints.files import write_json
 from kandinsky.checkpoints.maps.clip import CLIP_TEXT, CLIP_VISION, clip_text_json, clip_vision_json
-from kandinsky.checkpoints.weights import write_json, write_weights
+from kandinsky.checkpoints.weights import write_weights
 from kandinsky.networks.clip import ClipText, ClipVision
 
 

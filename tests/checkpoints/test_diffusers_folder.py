@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from kandinsky.checkpoints.diffusers_folder import open_folder, save_component, write_model_index
-from kandinsky.checkpoints.weights import write_json
+from kandinsky.checkpoints.files import write_json
 from kandinsky.core.errors import CheckpointError, OutputError
 
 SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 10}
