@@ -25,7 +25,7 @@ from kandinsky.core.errors import CheckpointError
 C = TypeVar("C")
 M = TypeVar("M", bound=nn.Module)
 PRIOR_PREFIX = "prior_"
-"""What the names of a prior's components begin with in a folder that holds a decoder too."""
+"""Prefix of a prior's components in a folder that holds a decoder too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +42,14 @@ class LazyNetwork(Generic[C, M]):
 
 @dataclass(frozen=True)
 class ComponentSpec(Generic[C, M]):
-    """How a kind of network lies in a checkpoint.
+    """The layout of a kind of network in checkpoints.
 
     `name` is its component in the diffusers layout, `library` and `class_name` its class in the model index; `build`
     makes it from a configuration of class `sizes`. `read` and `write` translate config.json, `keys` the names of
     tensors, which lie in files called `stem`. `settle` corrects a configuration from the tensors, `strip` removes
     unused tensors, `complete` adds tensors that the layout requires. `tokenizer` is its tokenizer's component;
-    `adapted` are the modules, by their names in files, that adapters change by default. `original` is how the original
-    release holds it.
+    `adapted` are the modules, by their names in files, that adapters change by default. `original` is its file in the
+    original release.
     """
 
     name: str
@@ -215,5 +215,5 @@ class CheckpointSpec:
         return source.kind in (*self.priors, *self.combined)
 
     def prefix(self, source: Source) -> str:
-        """What the names of a prior's components begin with there."""
+        """The prefix of a prior's components in a source."""
         return PRIOR_PREFIX if source.kind in self.combined else ""

@@ -58,7 +58,7 @@ class Repo:
 
 
 def storage_of(cache: Path, model: str) -> Path:
-    """Where the cache keeps everything about a model."""
+    """A model's folder in the cache."""
     return cache / f"models--{model.replace('/', '--')}"
 
 
@@ -127,7 +127,7 @@ def _download(repo: Repo, name: str, on_progress: Progress | None) -> None:
 
 
 def _not_here(_: logging.LogRecord) -> bool:
-    """Lets through what the hub library writes for others: of our own downloads errors say it, in a line."""
+    """Filters the Hub library's log records of our own downloads, whose errors are raised in plain words."""
     return not _downloading.get()
 
 

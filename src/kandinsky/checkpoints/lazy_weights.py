@@ -14,9 +14,9 @@ from kandinsky.core.errors import CheckpointError
 
 CPU = torch.device("cpu")
 PORTION = 2**26
-"""How many bytes are read from files at a time, so that a conversion holds little twice."""
+"""Bytes that are read from files at a time, so that a conversion holds little twice."""
 SAMPLE = 1024
-"""How many numbers at each end of a tensor its hash includes."""
+"""Numbers at each end of a tensor that the hash of weights includes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +92,11 @@ class LazyWeights:
         return _is_mapped(self.open())
 
     def count(self) -> int:
-        """How many numbers the files hold."""
+        """The number of parameters in the files."""
         return sum(tensor.numel() for tensor in self.open().values())
 
     def is_fused(self, name: str) -> bool:
-        """Whether the tensor of a native name is made of several in the files."""
+        """Whether a native tensor is made of several in the files."""
         return len(self.keys.foreign_names(name) or ()) > 1
 
     def identity(self) -> str:

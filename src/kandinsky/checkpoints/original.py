@@ -33,7 +33,7 @@ class OriginalFolder:
 
     @property
     def kind(self) -> str:
-        """Which release its files are of."""
+        """The release of its files."""
         return self.files.kind
 
     @property
@@ -47,7 +47,8 @@ class OriginalFolder:
         return self.files.prior is not None and (self.root / self.files.prior).is_file()
 
     def chosen(self, variant: str | None = None) -> str:
-        """Which U-Net is read: "inpainting", "flash", or "" for the first; see `OriginalFiles.unet_of`."""
+        """The variant of the U-Net that is read: "inpainting", "flash", or "" for the first; see
+        `OriginalFiles.unet_of`."""
         return self.files.unet_of(variant, lambda name: (self.root / name).is_file())
 
     @property

@@ -1,4 +1,4 @@
-"""What the wiring of generations shares: placement, the prior, checks, defaults."""
+"""Shared parts of the generations' wiring: placement, the prior, checks, defaults."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -86,7 +86,7 @@ class Generation:
     in_folders: bool = False
 
     def has_behaviours(self, source: Source) -> bool:
-        """Whether a source can be run in these ways."""
+        """Whether a source has a choice of behaviours."""
         return self.in_folders or isinstance(source, OriginalFolder)
 
     def load_prior(self, source: Source, place: Placement) -> PriorStage:

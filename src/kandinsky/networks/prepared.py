@@ -121,6 +121,6 @@ def _fixed(table: FilmTable, contexts: Sequence[Tensor], visible: Tensor | None,
 
 
 def assign_indices(blocks: Collection[nn.Module]) -> None:
-    """Gives each block its `index` in the tables of `Fixed`."""
+    """Numbers the blocks: each one's `index` in the tables of `Fixed`."""
     for index, block in enumerate(blocks):
         block.index = index  # type: ignore[assignment]

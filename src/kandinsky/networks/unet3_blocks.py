@@ -153,7 +153,7 @@ class Attention(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """One vector of a context: attention from the mean of its rows to those that are visible."""
+    """Pools a context to one vector by attention from the mean of its rows to the visible ones."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
