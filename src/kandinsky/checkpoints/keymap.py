@@ -245,7 +245,7 @@ class KeyMap:
         missing = [name for _, wanted, parts in partial.values() for k, name in enumerate(wanted) if k not in parts]
         if missing:
             raise CheckpointError(
-                f"{len(missing)} parts of stacked tensors are missing: {summary(missing)}.",
+                f"{len(missing)} tensors are missing from stacks: {summary(missing)}.",
                 "The file is incomplete; download it again.",
             )
         for target, (layout, wanted, parts) in partial.items():
