@@ -56,8 +56,9 @@ class LoadingError(CheckpointError, OSError, ValueError):
     """What CheckpointError is, caught by code that expects the errors of diffusers."""
 
 
-class DownloadError(HubError, OSError, ValueError):
-    """What HubError is, caught by code that expects the errors of diffusers."""
+def _as_there(kind: type[CheckpointError]) -> type[CheckpointError]:
+    """The same error, caught by code that expects the errors of diffusers, too."""
+    return type(kind.__name__, (kind, OSError, ValueError), {"__doc__": kind.__doc__, "__module__": kind.__module__})
 
 
 @contextmanager
@@ -68,8 +69,7 @@ def loading_errors() -> Iterator[None]:
     except CheckpointError as error:
         if isinstance(error, OSError):
             raise
-        kind = DownloadError if isinstance(error, HubError) else LoadingError
-        raise kind(error.message, error.hint) from error
+        raise _as_there(type(error))(error.message, error.hint) from error
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,10 @@ DPM_SOLVERS: Mapping[tuple[object, object], tuple[str, float | None]] = {
 NOT_OFFERED = "Leave it out, or use another scheduler: {}."
 
 
+class SettingError(RequestError, CheckpointError):
+    """A setting that no sampler follows, whether a keyword or a file gave it."""
+
+
 class SchedulerMixin:
     """A scheduler: settings by diffusers' words, and the `schedule` of ours that they mean.
 
@@ -91,7 +95,7 @@ class SchedulerMixin:
         return self.KIND in VARIANCES or not str(variance).startswith("learned")
 
     def _refused(self, what: str) -> RequestError:
-        return RequestError(f"{type(self).__name__}: {what}", NOT_OFFERED.format(", ".join(SCHEDULERS)))
+        return SettingError(f"{type(self).__name__}: {what}", NOT_OFFERED.format(", ".join(SCHEDULERS)))
 
     @classmethod
     def from_config(cls, config: Mapping[str, object] | str | Path, **changes: Any) -> Self:
