@@ -15,9 +15,8 @@ from kandinsky.core.rng import Rng
 class Batch:
     """Images that are denoised together: their rows of the request, and the source of their noise.
 
-    `pixels` (B, 3, H, W) in [-1, 1], `hint` (B, 3, H, W) and `mask` (B, 1, H, W) in [0, 1] (1 = repaint), all
-    of the size that the latents stand for, replace the rows' images where there are numbers instead of
-    8-bit images.
+    `pixels` (B, 3, H, W) in [-1, 1], `hint` (B, 3, H, W) and `mask` (B, 1, H, W) in [0, 1] (1 = repaint), all of the
+    size that the latents stand for, replace the rows' images where there are numbers instead of 8-bit images.
     """
 
     rows: Sequence[Row]

@@ -40,8 +40,7 @@ def check_texts(request: Request) -> None:
 
 @dataclass(frozen=True, eq=False)
 class MultilingualReader:
-    """The encoder of a text's hidden states and embedding; it reads on `device`, None for where its
-    weights are."""
+    """The encoder of a text's hidden states and embedding; it reads on `device`, None for where its weights are."""
 
     tokenizer: Tokenizer
     network: MultilingualClip

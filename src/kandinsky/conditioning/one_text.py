@@ -32,8 +32,7 @@ class TextNetwork(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class StatesReader:
-    """A text encoder with its tokenizer; it reads on `device`, None for where the weights of a `T5Encoder`
-    are."""
+    """A text encoder with its tokenizer; it reads on `device`, None for where the weights of a `T5Encoder` are."""
 
     tokenizer: Tokenizer
     network: TextNetwork

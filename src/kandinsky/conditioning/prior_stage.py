@@ -45,8 +45,7 @@ class Stepping(Protocol):
 
 
 class Waiting(Protocol):
-    """A vision tower whose weights come with the first image, or by `bring`; `of_nothing` is its
-    `zero_embedding`."""
+    """A vision tower whose weights come with the first image, or by `bring`; `of_nothing` is its `zero_embedding`."""
 
     def __call__(self, pixels: Tensor) -> Tensor: ...
 

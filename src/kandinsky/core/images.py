@@ -56,10 +56,9 @@ class Picture:
 def open_image(source: "ImageLike") -> "Image":
     """Opens a path, a PIL image or an array as an 8-bit RGB image.
 
-    Transparency is laid on white, the camera's orientation is applied, 16-bit and floating images are
-    scaled, of an animation the first frame counts. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4):
-    uint8 in 0..255, uint16 in 0..65535, floats in 0..1, or bool. Raises RequestError when this is not an
-    image.
+    Transparency is laid on white, the camera's orientation is applied, 16-bit and floating images are scaled, of an
+    animation the first frame counts. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8 in 0..255, uint16 in
+    0..65535, floats in 0..1, or bool. Raises RequestError when this is not an image.
     """
     return read_image(source).image
 

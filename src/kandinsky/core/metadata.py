@@ -1,9 +1,7 @@
-"""The request inside the image: what is needed to repeat it, in our own words and in those other tools
-read.
+"""The request inside the image: what is needed to repeat it, in our own words and in those other tools read.
 
-PNG has two text chunks: `kandinsky`, our JSON, and `parameters`, the one-line summary that the Stable
-Diffusion web interfaces began and most viewers show. JPEG and WebP hold the same two as XMP and as the EXIF
-user comment.
+PNG has two text chunks: `kandinsky`, our JSON, and `parameters`, the one-line summary that the Stable Diffusion web
+interfaces began and most viewers show. JPEG and WebP hold the same two as XMP and as the EXIF user comment.
 """
 
 import html
@@ -29,19 +27,17 @@ SUMMARY_CHUNK = "parameters"
 LAYOUT = 1
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
-# EXIF tags: the sub-directory with the user comment, the comment itself, and the software that made the
-# image.
+# EXIF tags: the sub-directory with the user comment, the comment itself, and the software that made the image.
 EXIF_DETAILS, USER_COMMENT, SOFTWARE = 0x8769, 0x9286, 0x0131
 COMMENT_IS_UNICODE = b"UNICODE\x00"
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What repeats one image: its own request (`Request.to_json`, count 1), the model and the other load
-    arguments.
+    """What repeats one image: its own request (`Request.to_json`, count 1), the model and the other load arguments.
 
-    `batch` is how many images were computed together with it: alone (1) means that the same machine repeats
-    it to the last bit.
+    `batch` is how many images were computed together with it: alone (1) means that the same machine repeats it to the
+    last bit.
     """
 
     request: dict[str, Any]
@@ -78,8 +74,7 @@ def single(data: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 def check_image_path(path: str | Path) -> Path:
-    """Makes sure, before the work, that an image can be written at `path`: a known suffix, a folder that
-    takes files.
+    """Makes sure, before the work, that an image can be written at `path`: a known suffix, a folder that takes files.
 
     Raises OutputError otherwise.
     """

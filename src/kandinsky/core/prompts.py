@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 class Embedding:
     """One image embedding, as the prior makes them, and optionally the one to steer away from.
 
-    `values` and `negative` are (D,) or (1, D): a tensor, an array or numbers; they are kept as a tuple of
-    Python floats, which holds float32 and float64 exactly. Raises RequestError for another shape or a non-
-    finite number.
+    `values` and `negative` are (D,) or (1, D): a tensor, an array or numbers; they are kept as a tuple of Python
+    floats, which holds float32 and float64 exactly. Raises RequestError for another shape or a non-finite number.
     """
 
     values: tuple[float, ...]
@@ -72,11 +71,10 @@ MixItem: TypeAlias = "str | Path | Image | NDArray[Any] | Picture | Embedding | 
 
 @dataclass(frozen=True)
 class Mix:
-    """A weighted sum of texts, images and embeddings in the space of image embeddings (weights are not
-    normalised).
+    """A weighted sum of texts, images and embeddings in the space of image embeddings (weights are not normalised).
 
-    Raises RequestError when it is empty, when the numbers of items and weights differ, and for weights that
-    are not finite or all zero.
+    Raises RequestError when it is empty, when the numbers of items and weights differ, and for weights that are not
+    finite or all zero.
     """
 
     items: tuple[str | Picture | Embedding, ...]

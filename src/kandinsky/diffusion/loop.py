@@ -47,11 +47,10 @@ def sample(
 ) -> Generator[Step, Tensor | None, None]:
     """Denoises `x`, noised to times[0], and yields every step; the last one carries the result.
 
-    `x` is (B, C, ...) and is worked on in float32 (float64 stays). `times` fall and lie in the table.
-    A tensor sent into the generator takes the place of the step's `x`.
-    `project(x, t_next)` is applied after each step, which is how known regions are pinned. Closing the
-    iterator stops at once and frees everything it holds. Gradients are recorded only when asked for. Raises
-    RequestError when `times` are empty or do not fall.
+    `x` is (B, C, ...) and is worked on in float32 (float64 stays). `times` fall and lie in the table. A tensor sent
+    into the generator takes the place of the step's `x`. `project(x, t_next)` is applied after each step, which is how
+    known regions are pinned. Closing the iterator stops at once and frees everything it holds. Gradients are recorded
+    only when asked for. Raises RequestError when `times` are empty or do not fall.
     """
     times = list(times)
     if not times or any(later >= earlier for earlier, later in pairwise(times)):

@@ -41,9 +41,8 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 def choose_dtype(dtype: str | torch.dtype | None, device: torch.device, parameters: int = 0) -> torch.dtype:
     """The dtype asked for, or the fastest that is safe for a denoiser of so many `parameters`.
 
-    That is float16 on a GPU, bfloat16 on an x86-64 CPU that has it in hardware for more than `LARGE`
-    parameters, and float32 elsewhere. Raises RequestError for an unknown name, and for a dtype that the
-    device lacks.
+    That is float16 on a GPU, bfloat16 on an x86-64 CPU that has it in hardware for more than `LARGE` parameters, and
+    float32 elsewhere. Raises RequestError for an unknown name, and for a dtype that the device lacks.
     """
     if dtype is None or dtype == "auto":
         if device.type in ("cuda", "mps"):

@@ -182,11 +182,10 @@ class Pipeline:
     def stream_batch(self, requests: Sequence[Request], batch_size: int | None = None) -> Generator[Event, None, None]:
         """Runs several requests, which share batches of the networks wherever they can.
 
-        Those can that differ in nothing but prompts, negative prompts, input images, seeds, counts and
-        guidance scales; the others run after one another. Each image is what it would be alone, to
-        rounding; with a `batch_size` (default: the pipeline's) of 1, to the bit. `Finished` comes for each
-        request when it is done, with its place in `requests`. All are checked before this returns; raises
-        RequestError that names the first one that cannot be.
+        Those can that differ in nothing but prompts, negative prompts, input images, seeds, counts and guidance scales;
+        the others run after one another. Each image is what it would be alone, to rounding; with a `batch_size`
+        (default: the pipeline's) of 1, to the bit. `Finished` comes for each request when it is done, with its place in
+        `requests`. All are checked before this returns; raises RequestError that names the first one that cannot be.
         """
         resolved = []
         for index, request in enumerate(requests):
@@ -266,21 +265,19 @@ def load(
 ) -> Pipeline:
     """Loads a checkpoint: the embedded one, a folder in diffusers layout or of original files, or a Hub id.
 
-    `prior` is the folder or Hub id of the prior; without it the decoder's README says which, and with False
-    the decoder is loaded alone and takes embeddings only. `device` and `dtype` default to the best of this
-    machine, see `choose_dtype`; images' metadata names the dtype. `variant` picks files such as "fp16" (the
-    only one there is need not be named), or "inpainting" and "flash" among original files; `revision` pins a
-    Hub commit. `behaviour` chooses where the same weights were published with several ways to run them, such
-    as "release-2022" (the usual one) and "head-2023".
-    `lora` maps adapters to their scales, see `Pipeline.load_lora`; `words` are files of learned words.
-    `offload` chooses what is in memory: "none" (as without it) all weights, "parts" each network only while
-    it runs, "layers" a T5 text encoder one layer at a time as well, "auto" the first of these that fits into
-    free memory. `quantize` holds weights in "int8" or "int4" (an extra library). `prompt_cache` is a folder
-    in which texts, once read, are kept. `tiling` codes images in strips of rows, for less memory and equal
-    to rounding: True all, False none, "auto" (as without it) those of more than 1024 x 1024 pixels. `compile`
-    runs the denoising network through torch.compile, now, for the default size; see `Pipeline.warm_up`.
-    `on_progress(file, done, total)` is told of downloads. Raises CheckpointError (HubError for downloads) or
-    RequestError, naming what is missing and what to do.
+    `prior` is the folder or Hub id of the prior; without it the decoder's README says which, and with False the decoder
+    is loaded alone and takes embeddings only. `device` and `dtype` default to the best of this machine, see
+    `choose_dtype`; images' metadata names the dtype. `variant` picks files such as "fp16" (the only one there is need
+    not be named), or "inpainting" and "flash" among original files; `revision` pins a Hub commit. `behaviour` chooses
+    where the same weights were published with several ways to run them, such as "release-2022" (the usual one) and
+    "head-2023". `lora` maps adapters to their scales, see `Pipeline.load_lora`; `words` are files of learned words.
+    `offload` chooses what is in memory: "none" (as without it) all weights, "parts" each network only while it runs,
+    "layers" a T5 text encoder one layer at a time as well, "auto" the first of these that fits into free memory.
+    `quantize` holds weights in "int8" or "int4" (an extra library). `prompt_cache` is a folder in which texts, once
+    read, are kept. `tiling` codes images in strips of rows, for less memory and equal to rounding: True all, False
+    none, "auto" (as without it) those of more than 1024 x 1024 pixels. `compile` runs the denoising network through
+    torch.compile, now, for the default size; see `Pipeline.warm_up`. `on_progress(file, done, total)` is told of
+    downloads. Raises CheckpointError (HubError for downloads) or RequestError, naming what is missing and what to do.
     """
     memory = MemoryOptions(offload, quantize, prompt_cache, tiling, compile)
     on = choose_device(device)

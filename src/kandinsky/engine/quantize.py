@@ -1,7 +1,6 @@
 """Weights in eight or four bits, by optimum-quanto: what they are multiplied with keeps its type.
 
-torchao (0.18) leaves convolutions as they are, which hold most of a U-Net, and needs another library for
-four bits.
+torchao (0.18) leaves convolutions as they are, which hold most of a U-Net, and needs another library for four bits.
 """
 
 from importlib import import_module

@@ -25,11 +25,10 @@ Run = Callable[[Tensor], Tensor]
 def prepacked(network: N, steps: int, without: Collection[nn.Module] = ()) -> N:
     """The same network for `steps` calls, its convolutions and matrices laid out for this processor.
 
-    All else is shared with `network`, which stays as it is; the copy is worth keeping for one request only,
-    since it does not see later changes of packed weights. Modules in `without` keep theirs, as do layers that
-    are not plain ones (adapted, quantized, hooked), whose weights are away, or of a type that is not packed.
-    Where nothing can be packed, for fewer than `FEWEST_STEPS` steps, and where memory is short, it is
-    `network` itself.
+    All else is shared with `network`, which stays as it is; the copy is worth keeping for one request only, since it
+    does not see later changes of packed weights. Modules in `without` keep theirs, as do layers that are not plain ones
+    (adapted, quantized, hooked), whose weights are away, or of a type that is not packed. Where nothing can be packed,
+    for fewer than `FEWEST_STEPS` steps, and where memory is short, it is `network` itself.
     """
     if steps < FEWEST_STEPS or not has_onednn():
         return network
