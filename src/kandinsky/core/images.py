@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -103,15 +104,26 @@ def _open(source: "str | Path | Image | NDArray[Any]") -> "tuple[Image, str | No
         raise RequestError(
             f"A {type(source).__name__} is not an image.", "Give a path, a PIL image or a numpy array (H, W, 3)."
         )
+    with open_image_file(source) as file:
+        return _eight_bit(_upright(file, str(source))), str(source)
+
+
+@contextmanager
+def open_image_file(path: str | Path) -> "Iterator[Image]":
+    """Opens an image file; RequestError when there is none, or when it cannot be read (then or inside)."""
+    import PIL.Image
+
     try:
-        with PIL.Image.open(source) as file:
-            return _eight_bit(_upright(file, str(source))), str(source)
+        with PIL.Image.open(path) as file:
+            yield file
     except FileNotFoundError as error:
-        raise RequestError(f"There is no image {source}.", "Check the path.") from error
+        raise RequestError(f"There is no image {path}.", "Check the path.") from error
     except PIL.UnidentifiedImageError as error:
-        raise RequestError(f"{source} is not an image.", "PNG, JPEG, WebP, GIF, TIFF and BMP are.") from error
-    except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise RequestError(f"{source} cannot be read ({error}).", "Is it a complete image file?") from error
+        raise RequestError(f"{path} is not an image.", "PNG, JPEG, WebP, GIF, TIFF and BMP are.") from error
+    except RequestError:
+        raise
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise RequestError(f"{path} cannot be read ({error}).", "Is it a complete image file?") from error
 
 
 def _upright(image: "Image", name: str) -> "Image":

@@ -3,6 +3,7 @@
 import array
 import base64
 import math
+import struct
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ def is_tensor(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+SIZES = {"f": 4, "d": 8}
+"""Bytes of a number of a stored embedding."""
 MixItem: TypeAlias = "str | Path | Image | NDArray[Any] | Picture | Embedding | Tensor"
 """What can be mixed: a string is a text, a Path is an image file, a tensor is an embedding."""
 
@@ -170,17 +173,12 @@ def _item_from_json(data: Any, folder: Path | None) -> str | Picture | Embedding
 def _pack(values: tuple[float, ...]) -> "dict[str, JsonValue]":
     # float32 holds what nearly all embeddings are made of, at half the size.
     code = "f" if tuple(array.array("f", values)) == values else "d"
-    numbers = array.array(code, values)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return {"type": code, "base64": base64.b64encode(numbers.tobytes()).decode()}
+    return {"type": code, "base64": base64.b64encode(struct.pack(f"<{len(values)}{code}", *values)).decode()}
 
 
 def _unpack(data: Any) -> tuple[float, ...]:
     try:
-        numbers = array.array(data["type"], base64.b64decode(data["base64"], validate=True))
-    except (KeyError, TypeError, ValueError) as error:
+        raw, code = base64.b64decode(data["base64"], validate=True), data["type"]
+        return struct.unpack(f"<{len(raw) // SIZES[code]}{code}", raw)
+    except (KeyError, TypeError, ValueError, struct.error) as error:
         raise RequestError("A stored embedding is damaged.", "Was the metadata edited?") from error
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return tuple(float(number) for number in numbers)
