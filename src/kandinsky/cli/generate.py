@@ -4,7 +4,7 @@ import gc
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -155,11 +155,10 @@ def parse_mix(parts: Sequence[str], folder: Path | None = None) -> Mix:
 
 def _split(part: str) -> tuple[str, float | None]:
     text, colon, tail = part.rpartition(":")
-    try:
-        weight = float(tail) if colon else math.nan
-    except ValueError:
-        weight = math.nan
-    return (part, None) if math.isnan(weight) else (text, weight)
+    with suppress(ValueError):
+        if colon and not math.isnan(weight := float(tail)):
+            return text, weight
+    return part, None
 
 
 def _item(text: str, folder: Path) -> str | Path:

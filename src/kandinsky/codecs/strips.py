@@ -49,9 +49,7 @@ class Strips:
     def __init__(self, height: int, groups: int = 1) -> None:
         self.height, self.groups = height, groups
         self._parts: list[tuple[int, Tensor]] = []
-        self._count = 0
-        self._mean: Tensor | None = None
-        self._squares: Tensor | None = None
+        self._statistics: list[tuple[int, Tensor, Tensor]] = []
 
     @classmethod
     def of(cls, whole: Tensor) -> "Strips":
@@ -67,27 +65,23 @@ class Strips:
         self._measure(rows)
 
     def _measure(self, rows: Tensor) -> None:
-        """Merges statistics in pairs (Chan, Golub and LeVeque 1979, eq. 2.1), in double precision."""
+        """Keeps the size, the mean and the sum of squared distances of each group, in double precision."""
         groups = rows.view(len(rows), self.groups, -1, *rows.shape[2:])
         groups = groups if groups.dtype == torch.float64 else groups.float()
-        count = groups[0, 0].numel()
         # torch.var_mean does the same in one pass, and takes several times as long.
         mean = groups.mean(dim=(2, 3, 4), keepdim=True)
         squares = torch.linalg.vector_norm(groups - mean, dim=(2, 3, 4)).double().square()
-        mean = mean.flatten(1).double()
-        if self._mean is None or self._squares is None:
-            self._count, self._mean, self._squares = count, mean, squares
-            return
-        total, step = self._count + count, mean - self._mean
-        self._squares = self._squares + squares + step.square() * (self._count * count / total)
-        self._mean = self._mean + step * (count / total)
-        self._count = total
+        self._statistics.append((groups[0, 0].numel(), mean.flatten(1).double(), squares))
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the groups, each (B, groups) in double precision."""
-        assert self._mean is not None
-        assert self._squares is not None
-        return self._mean, self._squares / self._count
+        """Mean and variance of the groups, each (B, groups) in double precision, merged from those of the strips.
+
+        Source: Chan, Golub and LeVeque 1979.
+        """
+        total = sum(count for count, _, _ in self._statistics)
+        mean = torch.stack([part * (count / total) for count, part, _ in self._statistics]).sum(0)
+        spread = [squares + count * (part - mean).square() for count, part, squares in self._statistics]
+        return mean, torch.stack(spread).sum(0) / total
 
     def rows(self, first: int, end: int) -> Tensor:
         """Rows `first` to `end`, which must be there."""

@@ -85,9 +85,7 @@ class Pipeline:
         requests (steps, guidance_scale, sampler) and times. Raises CheckpointError when it cannot be read or
         was made for another model, RequestError for a name in use; nothing is changed then.
         """
-        path = loras.located(source, self._folder)
-        sampling = loras.sampling_in(path)
-        label = loras.load_lora(self.model, path, scale, name or loras.label_of(Path(source)))
+        label, sampling = loras.load_lora(self.model, source, scale, name, self._folder)
         self._lora_sources[label] = str(source)
         if sampling is not None:
             self._samplings[label] = sampling
