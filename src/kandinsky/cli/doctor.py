@@ -13,7 +13,7 @@ from kandinsky.cli.models import Installed, embedded, human, installed
 from kandinsky.core.metadata import library_version
 from kandinsky.core.system import proc_lines
 
-# Activations, the allocator and the rest of the process need room beside the weights.
+# Activations, the allocator and the rest of the process need memory besides the weights.
 HEADROOM = 0.8
 
 

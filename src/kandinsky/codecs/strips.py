@@ -1,7 +1,7 @@
 """Autoencoders evaluated in strips of rows: the numbers of the whole image from a fraction of its memory.
 
 Plain tiles differ from the whole, since its norms and its attention see all of it. Here each norm has its
-statistics of the whole image, gathered while its input is made; convolutions read the rows beside their
+statistics of the whole image, gathered while its input is made; convolutions read the rows around their
 strip; and what attends is at the size of the latents, where the image stays whole. Nothing is computed
 twice but those rows, and an activation goes while the next one is made of it.
 """
@@ -154,18 +154,18 @@ def _residual(level: Level, x: Strips, latents: Tensor | None) -> Strips:
 def _resnet(block: Resnet, x: Strips, latents: Tensor | None) -> Strips:
     height, width = x.height, _width(x)
     h = Strips(height, _groups_of(block.norm2))
-    beside = x if block.shortcut is None else Strips(height)
+    shortcut = x if block.shortcut is None else Strips(height)
     first = _activated(block.norm1, x, latents)
     for a, b in _strips(height, width):
         h.add(_convolved(block.conv1, first, a, b, height))
         if block.shortcut is not None:
-            beside.add(block.shortcut(x.rows(a, b)))
+            shortcut.add(block.shortcut(x.rows(a, b)))
             x.drop(b - 1)
     made, second = Strips(height, _groups_of(block.norm1)), _activated(block.norm2, h, latents)
     for a, b in _strips(height, width):
-        made.add(_convolved(block.conv2, second, a, b, height).add_(beside.rows(a, b)))
+        made.add(_convolved(block.conv2, second, a, b, height).add_(shortcut.rows(a, b)))
         h.drop(b - 1)
-        beside.drop(b)
+        shortcut.drop(b)
     return made
 
 

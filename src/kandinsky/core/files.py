@@ -35,7 +35,7 @@ def check_writable(path: str | Path) -> Path:
 
 
 def write_atomically(path: str | Path, data: bytes | Callable[[IO[bytes]], object]) -> Path:
-    """Puts `data`, or what `data` writes, at `path` in one step: temporary file beside it, fsync, rename.
+    """Puts `data`, or what `data` writes, at `path` in one step: temporary file in its folder, fsync, rename.
 
     Raises OutputError when the disk is full or the folder refuses; nothing is left behind then.
     """

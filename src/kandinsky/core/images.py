@@ -65,7 +65,7 @@ def open_image(source: "ImageLike") -> "Image":
 
 
 def read_image(source: "ImageLike") -> Picture:
-    """As `open_image`, keeping the path beside the pixels."""
+    """As `open_image`, keeping the path too."""
     if isinstance(source, Picture):
         return source if source.image.mode == "RGB" else Picture(source.image.convert("RGB"), source.path)
     image, path = _open(source)
@@ -216,7 +216,7 @@ def _side(length: float) -> int:
 
 
 def to_array(image: "Image", width: int, height: int) -> "NDArray[np.uint8]":
-    """Resizes to width x height (bicubic, reducing gap 1, as the peer does) and returns (H, W, 3) uint8."""
+    """Resizes to width x height (bicubic, reducing gap 1, as diffusers does) and returns (H, W, 3) uint8."""
     import numpy as np
     from PIL.Image import Resampling
 
@@ -240,7 +240,7 @@ def to_tensor(images: "Sequence[Image]", width: int, height: int, multiple: int 
 
 
 def mask_array(mask: "ImageLike", width: int, height: int, multiple: int = 1) -> "NDArray[np.float32]":
-    """The mask at width x height (Lanczos, as the peer does) as (H', W') float32 of 0 (keep) and 1 (repaint).
+    """The mask at width x height (Lanczos, as diffusers does) as (H', W') float32 of 0 (keep) and 1 (repaint).
 
     H' and W' are rounded up to `multiple` with the edge repeated; values from one half on count as 1.
     """

@@ -62,7 +62,7 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device, paramete
 
 
 def choose_batch_size(device: torch.device, parameters: int) -> int:
-    """How many images a denoiser of so many `parameters` draws together, unless it is told.
+    """How many images a denoiser of so many `parameters` draws together by default.
 
     On a CPU large ones gain nothing by it, and take more memory; small ones draw eight images in little
     more than half of the time.

@@ -110,13 +110,11 @@ class Pipeline:
         quantized = self.settings.get("quantize")
         if self._residency is not None or quantized is not None:
             how = quantized or f"offload {self.offload!r}"
-            raise RequestError(
-                f"Adapters cannot be merged into weights with {how}.", "They act beside them as they are."
-            )
+            raise RequestError(f"Adapters cannot be merged into weights with {how}.", "They act without being merged.")
         loras.merge(self.model)
 
     def unmerge_loras(self) -> None:
-        """Takes the adapters out of the weights again, to the last bit; they act beside them as before."""
+        """Takes the adapters out of the weights again, to the last bit; they act as before."""
         loras.unmerge(self.model)
 
     def load_words(self, source: str | Path) -> list[str]:
@@ -274,7 +272,7 @@ def load(
     `quantize` holds weights in "int8" or "int4" (an extra library). `prompt_cache` is a folder in which texts, once
     read, are kept. `tiling` codes images in strips of rows, for less memory and equal to rounding: True all, False
     none, "auto" (as without it) those of more than 1024 x 1024 pixels. `compile` runs the denoising network through
-    torch.compile, now, for the default size; see `Pipeline.warm_up`. `on_progress(file, done, total)` is told of
+    torch.compile, now, for the default size; see `Pipeline.warm_up`. `on_progress(file, done, total)` is called for
     downloads. Raises CheckpointError (HubError for downloads) or RequestError, naming what is missing and what to do.
     """
     memory = MemoryOptions(offload, quantize, prompt_cache, tiling, compile)
@@ -283,7 +281,7 @@ def load(
     if batch_size is not None:
         check_batch_size(batch_size)
     model_id = EMBEDDED if model is None else str(model)
-    decoder, beside = open_sources(model, prior, variant, revision, on_progress)
+    decoder, other = open_sources(model, prior, variant, revision, on_progress)
     if variant is None and isinstance(decoder, Folder) and decoder.only_variant:
         warnings.warn(
             f"{model_id} has weights of the variant {decoder.only_variant!r} alone; they are used.", stacklevel=2
@@ -291,7 +289,7 @@ def load(
     automatic = dtype in (None, "auto") and on.type == "cpu"
     kind = choose_dtype(dtype, on, denoiser_parameters(decoder, variant) if automatic else 0)
     place = Placement(on, kind, variant, behaviour, memory.parked, accelerate=accelerated)
-    loaded = laid_out_model(memory.tiled(load_model(decoder, beside, place)))
+    loaded = laid_out_model(memory.tiled(load_model(decoder, other, place)))
     settings: dict[str, str | bool | None] = {
         "prior": str(prior) if isinstance(prior, Path) else prior,
         "dtype": str(place.dtype).removeprefix("torch."),

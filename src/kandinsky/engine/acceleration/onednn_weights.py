@@ -17,7 +17,7 @@ from kandinsky.core.system import free_main_memory
 FEWEST_STEPS = 5
 """From this many steps on: laying weights out costs about what a step saves by it."""
 ROOM = 0.5
-"""Packed weights stand beside the plain ones: they may take this share of the memory that is free."""
+"""Packed weights come on top of the plain ones: they may take this share of the memory that is free."""
 N = TypeVar("N")
 Run = Callable[[Tensor], Tensor]
 
