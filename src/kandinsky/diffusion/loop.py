@@ -35,6 +35,10 @@ class Step:
     prediction: Prediction
 
 
+Trajectory = Generator[Step, Tensor | None, None]
+"""Steps in order; a tensor sent into it takes the place of the step's `x`."""
+
+
 def sample(
     sampler: Sampler,
     denoise: Denoiser,
@@ -44,7 +48,7 @@ def sample(
     project: Project | None = None,
     *,
     gradients: bool = False,
-) -> Generator[Step, Tensor | None, None]:
+) -> Trajectory:
     """Denoises `x`, noised to times[0], and yields every step; the last one carries the result.
 
     `x` is (B, C, ...) and is worked on in float32 (float64 stays). `times` fall and lie in the table. A tensor sent

@@ -1,7 +1,7 @@
 """A loaded checkpoint, ready for requests."""
 
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from kandinsky.checkpoints.original import OriginalFolder, open_model
 from kandinsky.checkpoints.original_hub import DECODER, HALVES, PRIOR
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.core.events import Event, Finished, Result
+from kandinsky.core.events import Events, Finished, Result
 from kandinsky.core.prompts import PromptLike
 from kandinsky.core.requests import EFFECTIVE_GUIDANCE, Fields, Request, Row
 from kandinsky.core.rng import PerImageRng, Rng
@@ -151,16 +151,14 @@ class Pipeline:
                 return event.result
         raise RuntimeError("the stream ended without a result")
 
-    def stream(
-        self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]
-    ) -> Generator[Event, None, None]:
+    def stream(self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]) -> Events:
         """As `generate`, but yields what happens as it happens; the last event is `Finished`.
 
         The request is checked before this returns. Closing the stream cancels the work and frees its memory.
         """
         return self.run(Request(prompt, **fields))
 
-    def run(self, request: Request, rng: RngMaker | None = None) -> Generator[Event, None, None]:
+    def run(self, request: Request, rng: RngMaker | None = None) -> Events:
         """Streams an already built request.
 
         `rng` makes the noise of a batch from its seeds; without it there is one generator per image.
@@ -175,7 +173,7 @@ class Pipeline:
                 found[event.index] = event.result
         return [found[index] for index in range(len(found))]
 
-    def stream_batch(self, requests: Sequence[Request], batch_size: int | None = None) -> Generator[Event, None, None]:
+    def stream_batch(self, requests: Sequence[Request], batch_size: int | None = None) -> Events:
         """Runs several requests, which share batches of the networks wherever they can.
 
         Those can that differ in nothing but prompts, negative prompts, input images, seeds, counts and guidance scales;
@@ -218,7 +216,7 @@ class Pipeline:
     def _rng(self, seeds: Sequence[int]) -> Rng:
         return PerImageRng.from_seeds(seeds, self.model.working_dtype)
 
-    def _events(self, requests: Sequence[Resolved], batch_size: int, rng: RngMaker) -> Generator[Event, None, None]:
+    def _events(self, requests: Sequence[Resolved], batch_size: int, rng: RngMaker) -> Events:
         def batch_of(rows: Sequence[Row]) -> Batch:
             return Batch(rows, rng([row.seed for row in rows]))
 

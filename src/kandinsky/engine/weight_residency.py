@@ -1,6 +1,6 @@
 """Weights that are in memory only while they are needed; between times they lie in their files."""
 
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.checkpoints.lazy_weights import LazyWeights, placed, portions
-from kandinsky.core.events import Denoising, Event
+from kandinsky.core.events import Denoising, Events
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class WeightResidency:
             self.bring(network, wanted)
         self._held = network, wanted
 
-    def in_turns(self, events: Generator[Event, None, None]) -> Generator[Event, None, None]:
+    def in_turns(self, events: Events) -> Events:
         """Yields `events`, which are computed by one thread at a time; all weights go at the end."""
         try:
             with closing(events):

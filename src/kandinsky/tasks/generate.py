@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from kandinsky.conditioning.conditions import Batch, Conditions
-from kandinsky.core.events import Decoding, Denoising, Event, Finished, Result
+from kandinsky.core.events import Decoding, Denoising, Event, Events, Finished, Result
 from kandinsky.core.images import crop, to_pil
 from kandinsky.core.requests import Request, Row, per_prompt
 from kandinsky.diffusion.denoiser import Network, make_denoiser
 from kandinsky.diffusion.guidance import is_guided, joint
-from kandinsky.diffusion.loop import Step, sample
+from kandinsky.diffusion.loop import Trajectory, sample
 from kandinsky.generations.model import Model
 from kandinsky.tasks.resolve import Resolved
 from kandinsky.tasks.start import batch_hint, start
@@ -53,7 +53,7 @@ class Group:
 
 def generate(
     model: Model, requests: Sequence[Resolved], batch_size: int, batch_of: BatchMaker, finish: Finish
-) -> Generator[Event, None, None]:
+) -> Events:
     """Draws the images of all requests, at most `batch_size` of them at once, and yields what happens.
 
     `batch_of` gives rows their noise; `finish(request, images, batch)` makes the result of a request, of
@@ -122,9 +122,7 @@ def draw(
     return to_pil(crop(model.codec.decode(latents), resolved.width, resolved.height))
 
 
-def denoise(
-    model: Model, resolved: Resolved, batch: Batch, conditions: Conditions
-) -> Generator[Step, Tensor | None, None]:
+def denoise(model: Model, resolved: Resolved, batch: Batch, conditions: Conditions) -> Trajectory:
     """Denoises the images of a batch together; the last step's `x` is the result, latents (B, C, h, w).
 
     Latents that are sent into the generator take the place of the step's.
