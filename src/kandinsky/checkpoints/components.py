@@ -109,10 +109,6 @@ class ComponentSpec(Generic[C, M]):
     adapted: tuple[str, ...] = ()
     original: OriginalFile[C] | None = None
 
-    def new(self, **sizes: object) -> M:
-        """A new network of these sizes, its initial weights drawn; ConfigError for sizes that cannot be."""
-        return self.build(self.sizes(**sizes))
-
     def config(self, folder: Folder, name: str | None = None) -> C:
         """The network's configuration; CheckpointError when it is missing or of another network."""
         return self.read(folder.config(name or self.name, self.class_name))

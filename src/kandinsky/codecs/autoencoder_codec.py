@@ -10,8 +10,7 @@ from torch import Tensor
 from kandinsky.codecs import strips
 from kandinsky.codecs.strips import Tiling
 from kandinsky.core.rng import Noise
-from kandinsky.networks.kl import AutoencoderKL
-from kandinsky.networks.movq import MoVQ
+from kandinsky.networks.autoencoder import Autoencoder
 
 LARGE = 1024 * 1024
 """Pixels beyond which an image is not coded as a whole unless that is asked for."""
@@ -31,7 +30,7 @@ class AutoencoderCodec:
     strips. `memory_format` is the order of what goes into the network, None for as it comes.
     """
 
-    network: MoVQ | AutoencoderKL
+    network: Autoencoder
     scale: float = 1.0
     tiling: Tiling = "auto"
     memory_format: torch.memory_format | None = None

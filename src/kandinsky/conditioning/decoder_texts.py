@@ -8,7 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from kandinsky.conditioning.conditions import Batch, Conditions
+from kandinsky.conditioning.conditions import Batch, CaptionConditioner, Conditions, TextEncoder, kept
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Encoding, Event, Warned
@@ -46,13 +46,12 @@ class MultilingualReader:
     network: MultilingualClip
     device: torch.device | None = None
 
-    @torch.no_grad()
-    def read(self, text: str) -> tuple[Tensor, Tensor, str]:
-        """Hidden states (1, 77, W), embedding (1, P), and the end of the text that did not fit."""
-        tokens = self.tokenizer.encode([text], TOKENS)
+    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, list[str]]:
+        """Hidden states (B, 77, W), embeddings (B, P), and the ends of the texts that did not fit."""
+        tokens = self.tokenizer.encode(texts, TOKENS)
         device = self.device or self.network.projection.weight.device
         hidden, embedding = self.network(tokens.ids.to(device), tokens.mask.to(device))
-        return hidden, embedding, tokens.dropped[0]
+        return hidden, embedding, tokens.dropped
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +61,11 @@ class SecondReader:
     tokenizer: Tokenizer
     network: T5Encoder
 
-    @torch.no_grad()
-    def read(self, text: str) -> tuple[Tensor, str]:
-        """Hidden states (1, 77, W'), and the end of the text that did not fit."""
-        tokens = self.tokenizer.encode([text], TOKENS)
+    def read(self, texts: Sequence[str]) -> tuple[Tensor, list[str]]:
+        """Hidden states (B, 77, W'), and the ends of the texts that did not fit."""
+        tokens = self.tokenizer.encode(texts, TOKENS)
         device = self.network.tokens.weight.device
-        return self.network(tokens.ids.to(device), tokens.mask.to(device)), tokens.dropped[0]
+        return self.network(tokens.ids.to(device), tokens.mask.to(device)), tokens.dropped
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +75,22 @@ class DecoderTexts:
     first: MultilingualReader
     second: SecondReader | None = None
 
+    @property
+    def encoders(self) -> list[TextEncoder]:
+        """The text encoders."""
+        readers = (self.first,) if self.second is None else (self.first, self.second)
+        return [TextEncoder(reader.tokenizer, reader.network) for reader in readers]
+
+    def read(self, texts: Sequence[str]) -> tuple[UNet2Condition, list[str]]:
+        """The condition of texts, a row each, and the ends of the texts that did not fit."""
+        hidden, embedding, dropped = self.first.read(texts)
+        condition = UNet2Condition(text_hidden=hidden, text_embedding=embedding)
+        if self.second is not None:
+            second, more = self.second.read(texts)
+            condition = replace(condition, second_text_hidden=second)
+            dropped = [max(pair, key=len) for pair in zip(dropped, more, strict=True)]
+        return condition, dropped
+
     def encode(self, texts: Iterable[str]) -> Generator[Event, None, dict[str, UNet2Condition]]:
         """Conditions of one row for each of the texts, which are read one by one and once each.
 
@@ -85,12 +99,8 @@ class DecoderTexts:
         found: dict[str, UNet2Condition] = {}
         yield Encoding("text")
         for text in dict.fromkeys(texts):
-            hidden, embedding, dropped = self.first.read(text)
-            found[text] = UNet2Condition(text_hidden=hidden, text_embedding=embedding)
-            if self.second is not None:
-                second, more = self.second.read(text)
-                found[text] = replace(found[text], second_text_hidden=second)
-                dropped = max(dropped, more, key=len)
+            with torch.no_grad():
+                found[text], (dropped,) = self.read([text])
             if dropped:
                 yield Warned(f"The prompt is too long for the decoder: it does not read {dropped!r}.")
         return found
@@ -102,10 +112,23 @@ def stacked(found: dict[str, UNet2Condition], texts: Sequence[str]) -> UNet2Cond
 
 
 @dataclass(frozen=True, eq=False)
-class TwoTextsConditioner:
+class TwoTextsConditioner(CaptionConditioner):
     """Prompts for decoders that take texts alone: each against its negative prompt or the empty text."""
 
     texts: DecoderTexts
+
+    @property
+    def prior(self) -> None:
+        """See `CaptionConditioner`: there is none."""
+
+    @property
+    def encoders(self) -> Sequence[TextEncoder]:
+        """See `CaptionConditioner`."""
+        return self.texts.encoders
+
+    def caption_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> UNet2Condition:
+        """See `CaptionConditioner`."""
+        return self.texts.read(kept(captions, dropped))[0]
 
     def check(self, request: Request, guided: bool) -> None:
         """See `Conditioner`: prompts are texts, and there is no prior to be told anything."""

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from kandinsky.conditioning.conditions import Batch, Conditions
+from kandinsky.conditioning.conditions import Batch, CaptionConditioner, Conditions, TextEncoder
 from kandinsky.conditioning.prior_stage import EncodedText, PreparedPrior, PriorStage
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Denoising, Encoding, Event, Warned
@@ -74,7 +74,7 @@ class Encodings:
 
 
 @dataclass(frozen=True, eq=False)
-class ImagePromptConditioner:
+class ImagePromptConditioner(CaptionConditioner):
     """The conditioner of decoders that take an image embedding of `width` numbers only.
 
     `stage` is None for a decoder loaded without its prior: it then takes embeddings only.
@@ -84,6 +84,23 @@ class ImagePromptConditioner:
     width: int
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def prior(self) -> PriorStage | None:
+        """See `CaptionConditioner`."""
+        return self.stage
+
+    @property
+    def encoders(self) -> Sequence[TextEncoder]:
+        """See `CaptionConditioner`: none."""
+        return ()
+
+    def caption_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> UNet2Condition:
+        """See `CaptionConditioner`."""
+        if embeddings is None or self.stage is None:
+            return UNet2Condition()
+        empty = self.stage.zero_embedding.to(embeddings)
+        return UNet2Condition(torch.where(dropped[:, None], empty, embeddings))
 
     def check(self, request: Request, guided: bool) -> None:
         """See `Conditioner`: embeddings must fit the decoder; all else needs the prior."""
@@ -225,7 +242,7 @@ def _own_negative(prompt: Prompt) -> tuple[float, ...] | None:
 def _check_without_prior(prompt: Prompt, guided: bool) -> None:
     for item, _ in items_of(prompt):
         if not isinstance(item, Embedding):
-            raise _without_prior(f"so it cannot read a {'text' if isinstance(item, str) else 'image'}")
+            raise _without_prior(f"so it cannot read {'a text' if isinstance(item, str) else 'an image'}")
     if guided and _own_negative(prompt) is None:
         raise _without_prior("so an embedding needs its negative beside it to be guided")
 

@@ -1,14 +1,21 @@
 """Prompts for decoders that listen to the states of one text encoder, of each text at its own length."""
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, Protocol
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kandinsky.conditioning.conditions import Batch, Conditions
+from kandinsky.conditioning.conditions import (
+    Batch,
+    CaptionConditioner,
+    Conditions,
+    SingleEncoder,
+    TextEncoder,
+    TextNetwork,
+)
 from kandinsky.conditioning.decoder_texts import check_texts
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import RequestError
@@ -19,15 +26,6 @@ from kandinsky.networks.unet3 import MaskedRows, UNet3Condition
 
 TOKENS = 128
 """The most tokens of a text that are read, its end mark among them."""
-
-
-class TextNetwork(Protocol):
-    """What reads ids and mask (B, L) as states (B, L, `config.width`); a `T5Encoder` is one."""
-
-    @property
-    def config(self) -> Any: ...
-
-    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +57,7 @@ class StatesReader:
 
 
 @dataclass(frozen=True, eq=False)
-class OneTextConditioner:
+class OneTextConditioner(CaptionConditioner, SingleEncoder):
     """The text of each prompt, and against it the negative prompt or nothing.
 
     `masked_rows` is how the network's publishers fill masked rows; with `learned_null` "nothing" is the
@@ -75,6 +73,35 @@ class OneTextConditioner:
     learned_null: bool = False
     unguided: bool = False
     cut_negatives: bool = False
+
+    @property
+    def encoder(self) -> TextNetwork:
+        """See `SingleEncoder`."""
+        return self.reader.network
+
+    def with_encoder(self, encoder: TextNetwork, device: torch.device) -> "OneTextConditioner":
+        """See `SingleEncoder`."""
+        return replace(self, reader=replace(self.reader, network=encoder, device=device))
+
+    @property
+    def prior(self) -> None:
+        """See `CaptionConditioner`: there is none."""
+
+    @property
+    def encoders(self) -> Sequence[TextEncoder]:
+        """See `CaptionConditioner`."""
+        return [TextEncoder(self.reader.tokenizer, cast(nn.Module, self.reader.network))]
+
+    def caption_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> UNet3Condition:
+        """See `CaptionConditioner`; each text at its own length, with the masked rows that inference puts behind it."""
+        rows = []
+        for text, drop in zip(captions, dropped.tolist(), strict=True):
+            ids = self.reader.tokens(text)[0][None].to(self.device)
+            if drop:
+                rows.append(self.nothing(ids.shape[1] + 1))
+            else:
+                rows.append(self.told(self.reader.network(ids, torch.ones_like(ids))))
+        return stacked(rows)
 
     def check(self, request: Request, guided: bool) -> None:
         """See `Conditioner`: prompts are texts; nothing is steered away from without guidance."""

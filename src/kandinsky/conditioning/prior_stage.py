@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.conditioning.clip_image import ClipPreprocess
+from kandinsky.conditioning.conditions import TextEncoder
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.images import Picture
 from kandinsky.core.rng import Noise
@@ -94,6 +95,21 @@ class PriorStage:
         """What the networks compute in."""
         return self.network.query.dtype
 
+    @property
+    def encoder(self) -> TextEncoder:
+        """Its text encoder."""
+        return TextEncoder(self.tokenizer, self.text)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along a side of what `see` takes."""
+        return self.vision.config.image_size
+
+    def load_vision(self) -> None:
+        """Brings the weights of the vision tower, to stay."""
+        if self.waiting is not None:
+            self.waiting.bring()
+
     @torch.no_grad()
     def encode_image(self, image: Picture) -> Tensor:
         """An image's image embedding (1, D)."""
@@ -107,7 +123,7 @@ class PriorStage:
     @cached_property
     def zero_embedding(self) -> Tensor:
         """The embedding (1, D) of an all-zero normalised image, which stands for no image at all."""
-        size = self.vision.config.image_size
+        size = self.image_size
         with torch.no_grad():
             if self.waiting is not None:
                 return self.waiting.of_nothing()
@@ -125,6 +141,12 @@ class PriorStage:
         features = self.text(tokens.ids[:, :end].to(self.device))
         mask = tokens.mask[:, :end].to(self.device)
         return EncodedText(text, PriorCondition(features.hidden, features.embedding, mask), tokens.dropped[0])
+
+    def caption_condition(self, captions: Sequence[str]) -> PriorCondition:
+        """The network's condition; gradients reach whatever learns in the text encoder."""
+        tokens = self.tokenizer.encode(captions, self.network.config.tokens)
+        features = self.text(tokens.ids.to(self.device))
+        return PriorCondition(features.hidden, features.embedding, tokens.mask.to(self.device))
 
     @torch.no_grad()
     def prepare(self, texts: Sequence[EncodedText], steps: int) -> PreparedPrior:

@@ -9,7 +9,7 @@ from torch import nn
 
 from kandinsky.checkpoints.lazy_weights import LazyWeights
 from kandinsky.codecs.strips import Tiling, check_tiling
-from kandinsky.conditioning.one_text import OneTextConditioner
+from kandinsky.conditioning.conditions import SingleEncoder
 from kandinsky.core.errors import RequestError
 from kandinsky.engine.acceleration.torch_compile import compiled
 from kandinsky.engine.offload import AUTO, Policy, check_policy, choose_policy, codec_of, offloaded
@@ -82,14 +82,14 @@ def apply_memory_policy(
 
 def _caching(running: Model, model: Model, source: Mapping[nn.Module, LazyWeights], options: MemoryOptions) -> Model:
     own, plain = running.conditioner, model.conditioner
-    if not isinstance(own, OneTextConditioner) or not isinstance(plain, OneTextConditioner):
+    if not isinstance(own, SingleEncoder) or not isinstance(plain, SingleEncoder):
         raise RequestError(
             f"prompt_cache is given, but texts of {model.name} are not read by one encoder alone.",
             "Leave prompt_cache out.",
         )
-    network = cast(nn.Module, plain.reader.network)
+    network = cast(nn.Module, plain.encoder)
     if network not in source:
         raise RequestError("prompt_cache needs a text encoder from files.", "Leave prompt_cache out.")
     folder = Path(options.prompt_cache or ".").expanduser()
-    reader = CachingEncoder(own.reader.network, network, source[network], folder, options.quantize or "")
-    return replace(running, conditioner=replace(own, reader=replace(own.reader, network=reader, device=model.device)))
+    caching = CachingEncoder(own.encoder, network, source[network], folder, options.quantize or "")
+    return replace(running, conditioner=own.with_encoder(caching, model.device))

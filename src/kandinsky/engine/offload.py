@@ -8,8 +8,7 @@ from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
-from kandinsky.conditioning.conditions import Batch, Conditioner, Conditions
-from kandinsky.conditioning.one_text import OneTextConditioner
+from kandinsky.conditioning.conditions import Batch, Conditioner, Conditions, SingleEncoder
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.events import Event
 from kandinsky.core.requests import Request
@@ -78,10 +77,9 @@ def offloaded(model: Model, residence: WeightResidency, policy: Policy) -> Model
 
 def _conditioner(model: Model, residence: WeightResidency, networks: list[nn.Module], streamed: bool) -> Conditioner:
     own = model.conditioner
-    if not isinstance(own, OneTextConditioner):
+    if not isinstance(own, SingleEncoder):
         return OffloadedConditioner(own, networks, residence)
-    visiting = OffloadedEncoder(cast(nn.Module, own.reader.network), residence, streamed)
-    return replace(own, reader=replace(own.reader, network=visiting, device=model.device))
+    return own.with_encoder(OffloadedEncoder(cast(nn.Module, own.encoder), residence, streamed), model.device)
 
 
 @dataclass(frozen=True, eq=False)

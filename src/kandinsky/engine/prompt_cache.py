@@ -12,7 +12,7 @@ from kandinsky.adapters import lora
 from kandinsky.adapters.tokens import table_of
 from kandinsky.checkpoints.lazy_weights import LazyWeights
 from kandinsky.checkpoints.weights import read_tensor_file, write_tensor_file
-from kandinsky.conditioning.one_text import TextNetwork
+from kandinsky.conditioning.conditions import TextNetwork
 from kandinsky.core.errors import CheckpointError
 
 STATES = "states"

@@ -4,8 +4,6 @@ import re
 from functools import partial
 from typing import Literal
 
-from torch import nn
-
 from kandinsky.checkpoints.convert import convert as convert_between
 from kandinsky.checkpoints.maps.networks import UNET
 from kandinsky.checkpoints.original import OriginalFolder, Source
@@ -19,7 +17,6 @@ __all__ = [
     "Model",
     "Placement",
     "Source",
-    "build",
     "convert",
     "denoiser_parameters",
     "kind_for",
@@ -33,20 +30,8 @@ GENERATIONS: list[Generation] = [k21.GENERATION, k22.GENERATION, k20.GENERATION,
 
 convert = partial(convert_between, specs=[generation.spec for generation in GENERATIONS])
 """Writes a checkpoint in the other layout, see `checkpoints.convert`."""
-TRAINED = k22.GENERATION
-"""The generation that training from scratch makes networks of."""
 write_checkpoint = k22.write_combined
 """Writes networks that were trained here as a whole checkpoint of that generation."""
-
-
-def build(name: str, **sizes: object) -> nn.Module:
-    """A new network of the generation that training makes, by the name of its component and its sizes.
-
-    Raises ConfigError for sizes that cannot be.
-    """
-    spec = next(spec for spec in (*TRAINED.spec.decoder, *TRAINED.spec.prior) if spec.name == name)
-    network: nn.Module = spec.new(**sizes)
-    return network
 
 
 def kind_for(kind: str, use: Literal["Inpaint", "Controlnet"]) -> str:

@@ -6,6 +6,7 @@ Sources: Rombach et al. 2022, arXiv 2112.10752, appendix (the architecture); Zhe
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -204,3 +205,53 @@ class Decoder(nn.Module):
         for level in self.up:
             x = level(x, latents)
         return self.conv_out(self.norm_out(x, latents, silu=True))  # type: ignore[no-any-return]
+
+
+class AutoencoderConfig(Protocol):
+    """What all configurations of autoencoders say."""
+
+    @property
+    def downscale(self) -> int: ...
+
+
+class Autoencoder(Protocol):
+    """Images (B, 3, H, W) in [-1, 1] <-> latents; `encode` gives these, or a posterior's mean and log-variance.
+
+    `read` makes them of what `encoder` says.
+    """
+
+    encoder: Encoder
+    quant_conv: nn.Conv2d
+    post_quant_conv: nn.Conv2d
+    decoder: Decoder
+
+    @property
+    def config(self) -> AutoencoderConfig: ...
+
+    def encode(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]: ...
+
+    def read(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Nearest codes of latents: `latents` (B, C, h, w) with straight-through gradient, `indices` (B, h, w),
+    `codebook_loss` and `commitment_loss` scalars (van den Oord et al. 2017, eq. 3)."""
+
+    latents: Tensor
+    indices: Tensor
+    codebook_loss: Tensor
+    commitment_loss: Tensor
+
+
+class CodebookAutoencoder(Autoencoder, Protocol):
+    """An autoencoder whose latents can be replaced by codes."""
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    @property
+    def required_codebook(self) -> nn.Embedding: ...
+
+    def quantize(self, z: Tensor) -> Quantized: ...

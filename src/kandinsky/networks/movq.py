@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
-from kandinsky.networks.autoencoder import Decoder, Encoder, Sizes
+from kandinsky.networks.autoencoder import Decoder, Encoder, Quantized, Sizes
 from kandinsky.networks.layers import check_divides
 
 DECODER_GROUPS = 32  # the published decoder norms have 32 groups whatever the configuration says
@@ -40,17 +40,6 @@ class MoVQConfig:
     def downscale(self) -> int:
         """Pixels per latent along one side."""
         return int(2 ** (len(self.channels) - 1))
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """Nearest codes of latents: `latents` (B, C, h, w) with straight-through gradient, `indices` (B, h, w),
-    `codebook_loss` and `commitment_loss` scalars (van den Oord et al. 2017, eq. 3)."""
-
-    latents: Tensor
-    indices: Tensor
-    codebook_loss: Tensor
-    commitment_loss: Tensor
 
 
 class MoVQ(nn.Module):

@@ -62,6 +62,11 @@ class UNet2Config:
         """Height and width of the latents must be multiples of this."""
         return int(2 ** (len(self.channels) - 1))
 
+    @property
+    def hint_downscale(self) -> int:
+        """Pixels of a hint image per latent along one side."""
+        return HintEncoder.DOWNSCALE
+
 
 @dataclass(frozen=True)
 class UNet2Condition:

@@ -13,7 +13,6 @@ from kandinsky.core.rng import Rng
 from kandinsky.diffusion.constraints import Paste
 from kandinsky.diffusion.loop import Project
 from kandinsky.generations.model import Model
-from kandinsky.networks.unet2 import HintEncoder
 from kandinsky.tasks.resolve import Resolved
 
 
@@ -118,7 +117,7 @@ def hint_condition(model: Model, hint: Tensor) -> Tensor:
     It looks at as many pixels for each latent as the published ones do, whatever the codec's scale is.
     """
     hint = hint.to(model.device)
-    scale = HintEncoder.DOWNSCALE / model.codec.downscale
+    scale = model.network.config.hint_downscale / model.codec.downscale
     if scale != 1:
         hint = F.interpolate(hint.float(), scale_factor=scale, mode="bilinear", antialias=scale < 1)
     return hint.to(model.dtype)

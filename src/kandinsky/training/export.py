@@ -65,7 +65,7 @@ def check_export(ctx: TrainContext) -> None:
         for target in stage.targets if stage.whole else ():
             folder_of(ctx, target)
     if makes_model(ctx.config.stage):
-        unet2_json(networks.decoder_config(), sample_size=1)
+        unet2_json(networks.unet.config, sample_size=1)
         sampler = ctx.config.export.sampler
         if sampler is not None and sampler not in SAMPLERS:
             raise ConfigError(f"export.sampler: there is no sampler {sampler!r}.", nearest(sampler, SAMPLERS))
@@ -235,7 +235,7 @@ def load_networks(ctx: TrainContext) -> dict[str, nn.Module]:
     # A decoder may have been begun while the text tower still learned: the prior's towers are the later ones.
     clip = frozen_clip(ctx, prior).module
     return {
-        "movq": frozen_movq(ctx, decoder).module,
+        "movq": cast(nn.Module, frozen_movq(ctx, decoder).module),
         "prior_text_encoder": clip.text,
         "prior_image_encoder": clip.vision,
         "prior_prior": ctx.run.finished(prior, ctx.networks.prior()),
@@ -252,7 +252,7 @@ def export_model(ctx: TrainContext) -> Path:
             aside,
             networks,
             defaults=settings.model_dump(exclude={"dtype"}, exclude_none=True),
-            sample_size=ctx.data.size(ctx.run.last("decoder")) // ctx.networks.movq_config().downscale,
+            sample_size=ctx.data.size(ctx.run.last("decoder")) // ctx.networks.movq.config.downscale,
             dtype=getattr(torch, settings.dtype),
         )
         (aside / TOKENIZER).mkdir()

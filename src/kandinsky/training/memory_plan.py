@@ -14,7 +14,7 @@ from torch import Tensor
 from kandinsky.core.errors import ConfigError
 from kandinsky.engine.meta_model import meta_model
 from kandinsky.engine.pipeline import Pipeline
-from kandinsky.engine.text_encoders import listeners
+from kandinsky.engine.text_encoders import captions_of
 from kandinsky.generations.model import Model
 from kandinsky.training.activation_checkpointing import Inside, recompute
 from kandinsky.training.api import ConfigSource, choose_device, open_config
@@ -183,7 +183,7 @@ def _batch(task: Task[Examples], model: Model, stage: Stage, size: int) -> Examp
         return batch
     count, side = len(batch.captions), size // model.codec.downscale
     encodings = {"latents": torch.zeros(count, model.codec.channels, side, side)}
-    if (prior := listeners(model).prior) is not None:
+    if (prior := captions_of(model).prior) is not None:
         encodings["embeddings"] = torch.zeros(count, prior.network.config.embedding_dim)
     return replace(batch, pixels=None, encodings=encodings)
 

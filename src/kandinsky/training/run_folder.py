@@ -18,13 +18,14 @@ CHECKPOINTS = "checkpoints"
 """The folder below a stage's that holds its checkpoints."""
 
 M = TypeVar("M", bound=nn.Module)
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True)
-class Frozen(Generic[M]):
+class Frozen(Generic[T_co]):
     """A network that an earlier stage made, in evaluation mode; `stamp` changes with its weights."""
 
-    module: M
+    module: T_co
     stamp: str
 
 

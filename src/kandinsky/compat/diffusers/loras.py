@@ -15,10 +15,11 @@ from torch import nn
 from kandinsky.checkpoints.hub import resolve_files
 from kandinsky.checkpoints.textual_inversion import read_words
 from kandinsky.compat.diffusers.models import Part, native_of, original_of
+from kandinsky.conditioning.conditions import TextEncoder
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.engine import loras
-from kandinsky.engine.text_encoders import Encoder, learn_word
+from kandinsky.engine.text_encoders import learn_word
 
 if TYPE_CHECKING:
     from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
@@ -99,7 +100,7 @@ def load_words(pipe: "DiffusionPipeline", source: str | Path, weight_name: str |
     return list(assigned)
 
 
-def _fits(encoder: Encoder, rows: torch.Tensor) -> bool:
+def _fits(encoder: TextEncoder, rows: torch.Tensor) -> bool:
     return encoder.width == rows.shape[1]
 
 
@@ -114,7 +115,7 @@ def _words_file(source: str | Path, weight_name: str | None) -> Path:
     return resolve_files(str(source), [name]) / name
 
 
-def _encoders_of(pipe: "DiffusionPipeline") -> dict[str, Encoder]:
+def _encoders_of(pipe: "DiffusionPipeline") -> dict[str, TextEncoder]:
     """The text encoders of a pipeline by the names in files, where a prior's is told from a decoder's."""
     components = pipe.components
     alone = "prior" in components
@@ -123,5 +124,5 @@ def _encoders_of(pipe: "DiffusionPipeline") -> dict[str, Encoder]:
         if tokenizer in components and components.get(encoder) is not None:
             name = f"prior_{encoder}" if alone else encoder
             native = native_of(components[tokenizer], Tokenizer)
-            found[name] = Encoder(native, native_of(components[encoder], nn.Module))
+            found[name] = TextEncoder(native, native_of(components[encoder], nn.Module))
     return found

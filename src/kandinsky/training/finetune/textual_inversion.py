@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.adapters.tokens import rows_of
-from kandinsky.conditioning.captions import prior_condition
 from kandinsky.core.errors import ConfigError, RequestError
 from kandinsky.core.rng import Noise
 from kandinsky.diffusion.process import Process
@@ -229,9 +228,8 @@ def draw_embeddings(
     guided = objective.prior_guidance_scale > 1
     texts = [""] * (len(captions) if guided else 0) + list(captions)
     times = stage.schedule.times(objective.prior_steps)
-    prepared = stage.network.prepare(prior_condition(stage, texts, base.device), times)
+    prepared = stage.network.prepare(stage.caption_condition(texts), times)
     noise = rng.normal((len(captions), stage.network.config.embedding_dim))
     scale = objective.prior_guidance_scale if guided else None
     *_, last = stage.denoise(prepared, noise, times, rng, scale, gradients=True)
-    drawn: Tensor = stage.network.denormalise(last.x.to(stage.dtype))
-    return drawn
+    return stage.network.denormalise(last.x.to(stage.dtype))

@@ -98,7 +98,7 @@ def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pa
     towers = ctx.networks.clip()
     ctx.run.start(stage, "clip", towers, "towers.")
     learned, held_out = ctx.data.split(ctx.data.size(stage))
-    width, recipe = ctx.networks.clip_text.projection, ctx.data.recipe
+    width, recipe = ctx.networks.clip_text.config.projection, ctx.data.recipe
     heads = None if recipe is None else recipe.heads(objective, learned, width)
     model = ClipWithHeads(towers, heads)
     for name, head in (heads.modules if heads is not None else {}).items():

@@ -3,9 +3,10 @@
 from collections.abc import Generator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kandinsky.checkpoints.maps.scheduler import LATENT_BETAS
+from kandinsky.conditioning.captions import image_condition
 from kandinsky.core.rng import PerImageRng
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import sample
@@ -24,7 +25,6 @@ from kandinsky.training.image_grid import ImageGrid, grid
 from kandinsky.training.objectives.denoising import KINDS
 from kandinsky.training.objectives.times import TIME_SAMPLERS
 from kandinsky.training.scratch.encoders import FrozenEncoders, frozen_clip, frozen_movq
-from kandinsky.training.scratch.networks import Decoder, DecoderCondition
 from kandinsky.training.seeds import generator
 from kandinsky.training.task import StepContext, Task, Trainable
 
@@ -39,7 +39,7 @@ def decoder_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
     objective = stage.objective_as(DecoderFromScratch)
     frozen = frozen_movq(ctx, stage)
     movq = frozen.module
-    multiple = movq.config.downscale * ctx.networks.decoder_config().multiple
+    multiple = movq.config.downscale * ctx.networks.unet.config.multiple
     encoders = FrozenEncoders(frozen_clip(ctx, stage), frozen, ctx.device, multiple)
     learned, held_out = ctx.data.split(ctx.data.size(stage))
     encoders.check_size(*learned.shape)
@@ -51,8 +51,8 @@ def decoder_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
     with torch.no_grad():
         empty = encoders.clip.module.see_nothing()
 
-    def condition(batch: Examples, encoded: dict[str, Tensor], dropped: Tensor) -> DecoderCondition:
-        return DecoderCondition(torch.where(dropped[:, None], empty, encoded["embeddings"]))
+    def condition(batch: Examples, encoded: dict[str, Tensor], dropped: Tensor) -> object:
+        return image_condition(torch.where(dropped[:, None], empty, encoded["embeddings"]))
 
     loss = decoder_loss(encoders, unet, condition, process, objective, times)
     shown = held_out or learned
@@ -62,7 +62,7 @@ def decoder_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
         found = encoders.encode(x)
         both = torch.cat([empty.expand_as(found["embeddings"]), found["embeddings"]])
         kind = next(name for name, kind in KINDS.items() if kind == objective.target)
-        drawn = draw_latents(unet, found["latents"].shape, DecoderCondition(both), process, kind)
+        drawn = draw_latents(unet, found["latents"].shape, image_condition(both), process, kind)
         rows = [x, movq.decode(found["latents"]), movq.decode(drawn)]
         return grid(torch.cat([row.float() for row in rows]), len(x))
 
@@ -80,7 +80,7 @@ def decoder_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
 
 @torch.no_grad()
 def draw_latents(
-    unet: Decoder, shape: tuple[int, ...], condition: DecoderCondition, process: Process, prediction: str
+    unet: nn.Module, shape: tuple[int, ...], condition: object, process: Process, prediction: str
 ) -> Tensor:
     """Latents (B, 4, h, w) drawn with guidance, of B empty conditions and B others; row i from seed i."""
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kandinsky.conditioning.captions import TextCondition, text_condition
 from kandinsky.core.errors import ConfigError
+from kandinsky.networks.autoencoder import CodebookAutoencoder
 from kandinsky.training.config import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.run_folder import Frozen
 from kandinsky.training.scratch.clip_model import ClipModel, trimmed
-from kandinsky.training.scratch.networks import Autoencoder, PriorCondition
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class FrozenEncoders:
     """CLIP and, for a decoder, the autoencoder; sides of images are multiples of `multiple`."""
 
     clip: Frozen[ClipModel]
-    movq: Frozen[Autoencoder] | None
+    movq: Frozen[CodebookAutoencoder] | None
     device: torch.device
     multiple: int = 1
 
@@ -46,11 +47,11 @@ class FrozenEncoders:
                 )
 
     @torch.no_grad()
-    def prior_condition(self, ids: Tensor, mask: Tensor) -> PriorCondition:
+    def prior_condition(self, ids: Tensor, mask: Tensor) -> TextCondition:
         """The prior's condition for texts (B, L)."""
         ids, mask = trimmed(ids, mask)
         features = self.clip.module.read(ids)
-        return PriorCondition(features.hidden, features.embedding, mask)
+        return text_condition(features.hidden, features.embedding, mask)
 
 
 def frozen_clip(ctx: TrainContext, stage: Stage) -> Frozen[ClipModel]:
@@ -58,6 +59,6 @@ def frozen_clip(ctx: TrainContext, stage: Stage) -> Frozen[ClipModel]:
     return ctx.run.frozen(stage, "clip", ctx.networks.clip(), ctx.device, "towers.")
 
 
-def frozen_movq(ctx: TrainContext, stage: Stage) -> Frozen[Autoencoder]:
+def frozen_movq(ctx: TrainContext, stage: Stage) -> Frozen[CodebookAutoencoder]:
     """The autoencoder that a stage works with."""
     return ctx.run.frozen(stage, "movq", ctx.networks.movq(), ctx.device)

@@ -5,14 +5,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from kandinsky.networks.autoencoder import Norm
-from kandinsky.training.scratch.networks import Autoencoder
+from kandinsky.networks.autoencoder import CodebookAutoencoder, Norm
 
 _DEAD = 1e-6
 
 
 @torch.no_grad()
-def latent_statistics(movq: Autoencoder, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def latent_statistics(movq: CodebookAutoencoder, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and deviation (C,) of the latents of batches of images (B, 3, H, W) in [-1, 1].
 
     A channel that never changes has deviation 1, so that it can be divided by.
@@ -29,7 +28,7 @@ def latent_statistics(movq: Autoencoder, images: Iterable[Tensor]) -> tuple[Tens
 
 
 @torch.no_grad()
-def normalise_latents(movq: Autoencoder, mean: Tensor, deviation: Tensor) -> None:
+def normalise_latents(movq: CodebookAutoencoder, mean: Tensor, deviation: Tensor) -> None:
     """Folds z -> (z - mean) / deviation, per channel (C,), into the weights that make and read latents.
 
     `decode(encode(x))` and what the codebook decodes to stay the same, to rounding: every place that reads

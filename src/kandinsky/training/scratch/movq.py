@@ -1,12 +1,14 @@
 """Training the autoencoder."""
 
 from collections.abc import Callable, Generator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from kandinsky.checkpoints.lpips_weights import load_perceptual
 from kandinsky.core.errors import ConfigError
+from kandinsky.networks.autoencoder import CodebookAutoencoder
 from kandinsky.training.config import MovqObjective, Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.cached_encodings import ImageSource
@@ -23,7 +25,6 @@ from kandinsky.training.objectives.autoencoder import (
     structure_distance,
 )
 from kandinsky.training.scratch.latent_normalisation import latent_statistics, normalise_latents
-from kandinsky.training.scratch.networks import Autoencoder
 from kandinsky.training.seeds import generator
 from kandinsky.training.task import Losses, StepContext, Task, Trainable
 
@@ -80,7 +81,7 @@ def movq_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Ba
 
 
 def reconstruct(
-    movq: Autoencoder, objective: MovqObjective, x: Tensor, context: StepContext[Batch]
+    movq: CodebookAutoencoder, objective: MovqObjective, x: Tensor, context: StepContext[Batch]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Images (B, 3, H, W) as they come back, in float32, and the losses of their latents by name.
 
@@ -121,12 +122,12 @@ def unit_latents(source: ImageSource, ctx: TrainContext) -> Callable[[nn.Module]
     """Gives an autoencoder latents of mean 0 and deviation 1 over training images, see `standardise`."""
 
     def finish(movq: nn.Module) -> None:
-        assert isinstance(movq, Autoencoder)
+        autoencoder = cast(CodebookAutoencoder, movq)
         draws = generator(ctx.seed, "latent statistics")
         rows = torch.randperm(len(source), generator=draws)[:STATISTICS].tolist()
         starts = range(0, len(rows), CHUNK)
         batches = (source.batch(rows[first : first + CHUNK], draws).pixels for first in starts)
-        normalise_latents(movq, *latent_statistics(movq, (pixels.to(ctx.device) for pixels in batches)))
+        normalise_latents(autoencoder, *latent_statistics(autoencoder, (pixels.to(ctx.device) for pixels in batches)))
 
     return finish
 
@@ -137,7 +138,7 @@ def weighted_sum(parts: dict[str, Tensor], objective: MovqObjective) -> Tensor:
     return torch.stack([weight * value for weight, value in zip(weights, parts.values(), strict=True)]).sum()
 
 
-def reconstruction_psnr(movq: Autoencoder, images: ImageSet, device: torch.device) -> float:
+def reconstruction_psnr(movq: CodebookAutoencoder, images: ImageSet, device: torch.device) -> float:
     """Mean peak signal-to-noise ratio in dB of images on white, decoded from unquantised latents."""
     values: list[Tensor] = []
     for first in range(0, len(images), 64):

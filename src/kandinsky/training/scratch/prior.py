@@ -5,6 +5,8 @@ from collections.abc import Generator, Sequence
 import torch
 from torch import Tensor
 
+from kandinsky.conditioning.captions import TextCondition
+from kandinsky.conditioning.conditions import PriorNetwork
 from kandinsky.core.rng import PerImageRng
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import sample
@@ -22,7 +24,6 @@ from kandinsky.training.objectives.contrastive import retrieval_accuracy
 from kandinsky.training.objectives.times import TIME_SAMPLERS
 from kandinsky.training.scratch.clip_model import by_length
 from kandinsky.training.scratch.encoders import FrozenEncoders, frozen_clip
-from kandinsky.training.scratch.networks import Prior, PriorCondition
 from kandinsky.training.scratch.tokens import CaptionTokens
 from kandinsky.training.seeds import generator
 from kandinsky.training.task import Task, Trainable
@@ -45,7 +46,7 @@ def prior_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[E
     process = Process.squared_cosine()
     times = TIME_SAMPLERS[objective.times](process.T)
 
-    def condition(captions: Sequence[str], rows: Tensor | slice = slice(None)) -> PriorCondition:
+    def condition(captions: Sequence[str], rows: Tensor | slice = slice(None)) -> TextCondition:
         ids, mask = (value.to(ctx.device)[rows] for value in tokens(captions))
         return encoders.prior_condition(ids, mask)
 
@@ -74,7 +75,7 @@ def prior_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[E
 
 
 @torch.no_grad()
-def measure_statistics(prior: Prior, source: ExampleSource, encoders: FrozenEncoders, seed: int) -> None:
+def measure_statistics(prior: PriorNetwork, source: ExampleSource, encoders: FrozenEncoders, seed: int) -> None:
     """Sets the prior's mean and deviation of image embeddings from up to 4,096 training examples."""
     rows = torch.randperm(len(source), generator=generator(seed, "statistics"))[:STATISTICS].tolist()
     found = []
@@ -89,7 +90,7 @@ def measure_statistics(prior: Prior, source: ExampleSource, encoders: FrozenEnco
 
 
 @torch.no_grad()
-def draw_embeddings(prior: Prior, condition: PriorCondition, process: Process) -> Tensor:
+def draw_embeddings(prior: PriorNetwork, condition: TextCondition, process: Process) -> Tensor:
     """Image embeddings (B, P) drawn in a few unguided steps; row i from seed i."""
     count, device = len(condition.text_mask), condition.text_hidden.device
 

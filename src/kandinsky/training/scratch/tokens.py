@@ -22,7 +22,7 @@ class CaptionTokens:
     ctx: TrainContext
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        batch = self.tokenizer.encode(list(texts), self.ctx.networks.clip_text.positions)
+        batch = self.tokenizer.encode(list(texts), self.ctx.networks.clip_text.config.positions)
         return batch.ids, batch.mask
 
     @cached_property
@@ -30,7 +30,7 @@ class CaptionTokens:
         """The folder of the tokenizer: the configured one, or one that is kept in `out`."""
         if self.ctx.config.tokenizer is not None:
             return self.ctx.config.tokenizer
-        folder, text = self.ctx.config.out / "tokenizer", self.ctx.networks.clip_text
+        folder, text = self.ctx.config.out / "tokenizer", self.ctx.networks.clip_text.config
         if not (folder / LAST_FILE).is_file():
             learned = train_tokenizer(self.ctx.data.records().captioner.corpus(), text.vocab_size)
             write_tokenizer(learned, folder, text.positions)
@@ -39,7 +39,7 @@ class CaptionTokens:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer; ConfigError when it has more ids than the text tower."""
-        tokenizer, size = load_tokenizer(self.folder), self.ctx.networks.clip_text.vocab_size
+        tokenizer, size = load_tokenizer(self.folder), self.ctx.networks.clip_text.config.vocab_size
         if tokenizer.vocabulary_size > size:
             raise ConfigError(
                 f"The tokenizer in {self.folder} has {tokenizer.vocabulary_size} ids, "
