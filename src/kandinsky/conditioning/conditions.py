@@ -40,6 +40,10 @@ class Conditions:
     uncond: Any | None
 
 
+Encoded = Generator[Event, None, list[Conditions]]
+"""The events of encoding the prompts of batches; it returns their conditions in order."""
+
+
 class Conditioner(Protocol):
     """Turns prompts into conditions; `guided` says whether unconditional ones are wanted as well."""
 
@@ -47,10 +51,8 @@ class Conditioner(Protocol):
         """Raises RequestError for a request (defaults filled in) whose prompts `encode` would refuse."""
         ...
 
-    def encode(
-        self, batches: Sequence[Batch], prior_steps: int, guided: bool
-    ) -> Generator[Event, None, list[Conditions]]:
-        """Encodes the prompts of all batches, a prior in `prior_steps`; returns their conditions in order."""
+    def encode(self, batches: Sequence[Batch], prior_steps: int, guided: bool) -> Encoded:
+        """Encodes the prompts of all batches, a prior in `prior_steps`."""
         ...
 
 
@@ -78,10 +80,17 @@ class SingleEncoder(ABC):
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """A text encoder and the tokenizer that makes its ids."""
+    """A text encoder and the tokenizer that makes its ids; it reads on `device`, None for where its weights are."""
 
     tokenizer: Tokenizer
     network: nn.Module
+    device: torch.device | None = None
+
+    def read(self, texts: Sequence[str], length: int) -> tuple[Any, list[str]]:
+        """The output for texts cut or padded to `length` tokens, and the end of each that did not fit."""
+        tokens = self.tokenizer.encode(texts, length)
+        device = self.device or next(self.network.parameters()).device
+        return self.network(tokens.ids.to(device), tokens.mask.to(device)), tokens.dropped
 
     @property
     def width(self) -> int:

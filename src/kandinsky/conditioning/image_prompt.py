@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from kandinsky.conditioning.conditions import Batch, CaptionConditioner, Conditions, TextEncoder
+from kandinsky.conditioning.conditions import Batch, CaptionConditioner, Conditions, Encoded, TextEncoder
 from kandinsky.conditioning.prior_stage import EncodedText, PreparedPrior, PriorStage
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Denoising, Encoding, Event, Warned
@@ -120,9 +120,7 @@ class ImagePromptConditioner(CaptionConditioner):
                     "Use embeddings of the prior that belongs to it.",
                 )
 
-    def encode(
-        self, batches: Sequence[Batch], prior_steps: int, guided: bool
-    ) -> Generator[Event, None, list[Conditions]]:
+    def encode(self, batches: Sequence[Batch], prior_steps: int, guided: bool) -> Encoded:
         """See `Conditioner`: the prompt's embedding, and against it the negative prompt's or no image's."""
         done = Encodings(cast(PriorStage, self.stage))  # without it `check` refuses what would need it
         plans = [draws_of(batch.rows, guided) for batch in batches]

@@ -18,7 +18,7 @@ from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.images import Picture
 from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import make_denoiser
-from kandinsky.diffusion.loop import Step, sample
+from kandinsky.diffusion.loop import Trajectory, sample
 from kandinsky.diffusion.process import working_dtype
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.schedule import Schedule
@@ -157,7 +157,7 @@ class PriorStage:
 
     def denoise(
         self, prepared: Stepping, x: Tensor, times: Sequence[int], rng: Noise, scale: Scale, gradients: bool = False
-    ) -> Generator[Step, Tensor | None, None]:
+    ) -> Trajectory:
         """The trajectory from `x` (B, D), normalised and noised to times[0]; `prepared` as in `trajectory`.
 
         With `gradients` what comes out can be followed back through every step.
@@ -169,9 +169,7 @@ class PriorStage:
         begin = x.to(self.device, working_dtype(self.dtype))
         return sample(sampler, closed, begin, times, rng, gradients=gradients)
 
-    def trajectory(
-        self, prepared: Stepping, rng: Noise, count: int, steps: int, scale: Scale
-    ) -> Generator[Step, Tensor | None, None]:
+    def trajectory(self, prepared: Stepping, rng: Noise, count: int, steps: int, scale: Scale) -> Trajectory:
         """Draws `count` embeddings from noise; the last step's `x` is for `embedding`.
 
         `prepared` has `count` rows, or with a guidance `scale` the unconditional ones in front of them.

@@ -1,6 +1,6 @@
 """Memory policies: which weights of a model are in memory during which part of a request."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -8,9 +8,8 @@ from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
-from kandinsky.conditioning.conditions import Batch, Conditioner, Conditions, SingleEncoder
+from kandinsky.conditioning.conditions import Batch, Conditioner, Encoded, SingleEncoder
 from kandinsky.core.errors import RequestError, nearest
-from kandinsky.core.events import Event
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import Rng
 from kandinsky.engine.acceleration.networks import HostedNetwork, UNetOfModel, accelerated_model, laid_out, unet_of
@@ -118,9 +117,7 @@ class OffloadedConditioner:
         """See `Conditioner`."""
         self.own.check(request, guided)
 
-    def encode(
-        self, batches: Sequence[Batch], prior_steps: int, guided: bool
-    ) -> Generator[Event, None, list[Conditions]]:
+    def encode(self, batches: Sequence[Batch], prior_steps: int, guided: bool) -> Encoded:
         """See `Conditioner`."""
         with closing(self.own.encode(batches, prior_steps, guided)) as events:
             while True:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from kandinsky.conditioning.conditions import Batch, Conditions
+from kandinsky.conditioning.conditions import Batch, Conditions, Encoded
 from kandinsky.core.events import Decoding, Denoising, Event, Events, Finished, Result
 from kandinsky.core.images import crop, to_pil
 from kandinsky.core.requests import Request, Row, per_prompt
@@ -101,7 +101,7 @@ def portions(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def encode(model: Model, resolved: Resolved, batches: Sequence[Batch]) -> Generator[Event, None, list[Conditions]]:
+def encode(model: Model, resolved: Resolved, batches: Sequence[Batch]) -> Encoded:
     """The conditions of all batches; a text is encoded once, however many images it has."""
     guided = any(is_guided(row.guidance_scale) for batch in batches for row in batch.rows)
     return (yield from model.conditioner.encode(batches, resolved.prior_steps, guided))

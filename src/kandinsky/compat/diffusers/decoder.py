@@ -28,8 +28,8 @@ from kandinsky.compat.diffusers.postprocess import check_output_type, decoded_im
 from kandinsky.compat.diffusers.schedulers import schedule_of
 from kandinsky.compat.diffusers.step_networks import Steered
 from kandinsky.compat.kinds import check_kind
-from kandinsky.conditioning.conditions import Batch, Conditions
-from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader, stacked
+from kandinsky.conditioning.conditions import Batch, Conditions, TextEncoder
+from kandinsky.conditioning.decoder_texts import DecoderTexts, stacked
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import RequestError
@@ -197,7 +197,7 @@ class TextDecoderPipeline(DecoderPipeline):
         cond = repeated(paired(told.prompts, prompts, "prompt"), copies)
         uncond = repeated(paired(told.negatives, prompts, "negative_prompt"), copies)
         encoder = native_of(self.text_encoder, MultilingualClip)
-        reader = MultilingualReader(native_of(self.tokenizer, Tokenizer), encoder, self.device)
+        reader = TextEncoder(native_of(self.tokenizer, Tokenizer), encoder, self.device)
         with self._ready("text_encoder"):
             run = DecoderTexts(reader).encode([*cond, *(uncond if negative is not None else [])])
             found: dict[str, UNet2Condition] = warned(run)
