@@ -22,10 +22,7 @@ OF_THE_PRIOR = ("prior_negative_prompt", "prior_steps", "prior_guidance_scale")
 
 
 def check_texts(request: Request) -> None:
-    """Raises RequestError when a request is not of texts alone, or tells a prior something.
-
-    For decoders that listen to texts only.
-    """
+    """Raises RequestError when a prompt is no text or a field of the prior is set, for decoders without a prior."""
     for prompt in request.prompts:
         if not isinstance(prompt, str):
             raise RequestError(

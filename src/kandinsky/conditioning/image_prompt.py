@@ -242,7 +242,7 @@ def _check_without_prior(prompt: Prompt, guided: bool) -> None:
         if not isinstance(item, Embedding):
             raise _without_prior(f"so it cannot read {'a text' if isinstance(item, str) else 'an image'}")
     if guided and _own_negative(prompt) is None:
-        raise _without_prior("so an embedding needs its negative beside it to be guided")
+        raise _without_prior("so an embedding needs its negative too to be guided")
 
 
 def _without_prior(consequence: str) -> RequestError:

@@ -131,7 +131,7 @@ class PriorStage:
 
     @torch.no_grad()
     def encode_text(self, text: str, *, padded: bool = False) -> EncodedText:
-        """A text as the prior is told it; alone, so that its numbers do not depend on its neighbours.
+        """The prior's condition of one text, encoded alone so that its numbers do not depend on its neighbours.
 
         Padding is left out unless asked for: the text tower is causal, so that it changes nothing in front of
         it, and the prior masks it.

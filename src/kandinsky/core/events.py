@@ -1,4 +1,4 @@
-"""What a running request tells: a stream of small values, of which the last is the result."""
+"""Events of a running request: a stream of small values, of which the last is the result."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field

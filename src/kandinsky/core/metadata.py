@@ -177,7 +177,7 @@ def _parse(stored: str, path: str | Path) -> Metadata:
 
 
 AFTER_MODEL = ("Denoising strength", "Prior steps", "Prior CFG scale", "Eta")
-"""What `summary` tells last, as other tools look for the steps first."""
+"""Names that `summary` lists last, since other tools look for the steps first."""
 
 
 def summary(metadata: Metadata) -> str:

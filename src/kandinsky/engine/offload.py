@@ -47,8 +47,8 @@ def choose_policy(model: Model, free: int | None = None) -> Policy:
     if sum(sizes) <= ROOM * free:
         return "none"
     denoising = (model.network, codec_of(model))
-    beside = sum(bytes_of(module) for module in model.modules.values() if module not in denoising)
-    return "parts" if max([beside, *sizes]) <= ROOM * free else "layers"
+    others = sum(bytes_of(module) for module in model.modules.values() if module not in denoising)
+    return "parts" if max([others, *sizes]) <= ROOM * free else "layers"
 
 
 def codec_of(model: Model) -> nn.Module:
@@ -195,7 +195,7 @@ class OffloadedCodec:
         return self.own.decode(latents)
 
     def preview(self, latents: Tensor) -> Tensor:
-        """See `Codec`; the first needs the network, beside the one that denoises."""
+        """See `Codec`; the first needs the network, in addition to the one that denoises."""
         if self.fitted:
             return self.own.preview(latents)
         self.residence.bring(self.network)

@@ -24,7 +24,7 @@ class CachingEncoder:
     """A text encoder that asks `folder` before it reads a text, and leaves there what it read.
 
     `network` holds the weights that `reader` reads with, which are those `stored`; `kept` says what else
-    tells its answers from others'. With learned words in a text, or adapters on the encoder, it is read.
+    distinguishes its outputs. With learned words in a text, or adapters on the encoder, it is read.
     """
 
     reader: TextNetwork

@@ -97,7 +97,7 @@ def region_condition(
         known = _known(model, repaint).to(latents)
         return torch.cat([latents * known, known], dim=1).to(model.dtype)
     assert pixels is not None
-    # What is repainted in part is hidden as a whole, and the network is told how much of it is kept.
+    # What is repainted in part is hidden as a whole, and the network gets how much of it is kept.
     shown = _encoded(model, torch.where(repaint > 0, 0.0, pixels), rng)
     return torch.cat([_kept(repaint, model.codec.downscale).to(shown), shown], dim=1).to(model.dtype)
 
