@@ -39,14 +39,14 @@ class EncodedText:
     dropped: str
 
 
-class Stepping(Protocol):
-    """A prior that has read its texts; a `PreparedNetwork` is one."""
+class PreparedSteps(Protocol):
+    """A prior closed over its texts, such as a `PreparedNetwork`."""
 
     def step(self, x: Tensor, t: float) -> Tensor: ...
 
 
-class Waiting(Protocol):
-    """A vision tower whose weights come with the first image, or by `bring`; `of_nothing` is its `zero_embedding`."""
+class LazyVision(Protocol):
+    """A vision tower that loads its weights with the first image or by `bring`; `of_nothing` is its `zero_embedding`."""
 
     def __call__(self, pixels: Tensor) -> Tensor: ...
 
@@ -59,14 +59,14 @@ PreparedPrior: TypeAlias = PreparedNetwork[PriorFixed]
 Accelerate: TypeAlias = Callable[[PreparedPrior, int], PreparedPrior]
 
 
-def as_it_is(prepared: PreparedPrior, steps: int) -> PreparedPrior:
-    """A prepared network that runs as it was written."""
+def unaccelerated(prepared: PreparedPrior, steps: int) -> PreparedPrior:
+    """The prepared network itself."""
     return prepared
 
 
 @dataclass(frozen=True, eq=False)
 class PriorStage:
-    """Everything that a prior checkpoint holds; `waiting`, if any, runs `vision` where its weights wait.
+    """Everything that a prior checkpoint holds; `lazy_vision`, if any, runs `vision` while its weights are in files.
 
     `accelerate` says how a prepared network runs its so many steps.
     """
@@ -77,8 +77,8 @@ class PriorStage:
     preprocess: ClipPreprocess
     network: Prior
     schedule: Schedule
-    waiting: Waiting | None = None
-    accelerate: Accelerate = as_it_is
+    lazy_vision: LazyVision | None = None
+    accelerate: Accelerate = unaccelerated
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -107,8 +107,8 @@ class PriorStage:
 
     def load_vision(self) -> None:
         """Brings the weights of the vision tower, to stay."""
-        if self.waiting is not None:
-            self.waiting.bring()
+        if self.lazy_vision is not None:
+            self.lazy_vision.bring()
 
     @torch.no_grad()
     def encode_image(self, image: Picture) -> Tensor:
@@ -117,7 +117,7 @@ class PriorStage:
 
     def see(self, pixels: Tensor) -> Tensor:
         """The embeddings (B, D) of normalised pixels (B, 3, S, S)."""
-        embeddings: Tensor = (self.waiting or self.vision)(pixels.to(self.device, self.dtype))
+        embeddings: Tensor = (self.lazy_vision or self.vision)(pixels.to(self.device, self.dtype))
         return embeddings
 
     @cached_property
@@ -125,8 +125,8 @@ class PriorStage:
         """The embedding (1, D) of an all-zero normalised image, which stands for no image at all."""
         size = self.image_size
         with torch.no_grad():
-            if self.waiting is not None:
-                return self.waiting.of_nothing()
+            if self.lazy_vision is not None:
+                return self.lazy_vision.of_nothing()
             return self.see(torch.zeros(1, 3, size, size))
 
     @torch.no_grad()
@@ -156,7 +156,13 @@ class PriorStage:
         return self.accelerate(self.network.prepare(condition, times), len(times))
 
     def denoise(
-        self, prepared: Stepping, x: Tensor, times: Sequence[int], rng: Noise, scale: Scale, gradients: bool = False
+        self,
+        prepared: PreparedSteps,
+        x: Tensor,
+        times: Sequence[int],
+        rng: Noise,
+        scale: Scale,
+        gradients: bool = False,
     ) -> Trajectory:
         """The trajectory from `x` (B, D), normalised and noised to times[0]; `prepared` as in `trajectory`.
 
@@ -169,7 +175,7 @@ class PriorStage:
         begin = x.to(self.device, working_dtype(self.dtype))
         return sample(sampler, closed, begin, times, rng, gradients=gradients)
 
-    def trajectory(self, prepared: Stepping, rng: Noise, count: int, steps: int, scale: Scale) -> Trajectory:
+    def trajectory(self, prepared: PreparedSteps, rng: Noise, count: int, steps: int, scale: Scale) -> Trajectory:
         """Draws `count` embeddings from noise; the last step's `x` is for `embedding`.
 
         `prepared` has `count` rows, or with a guidance `scale` the unconditional ones in front of them.
@@ -183,7 +189,7 @@ class PriorStage:
         return self.network.denormalise(x.to(self.dtype))
 
     def sample(
-        self, prepared: Stepping, rng: Noise, count: int, steps: int, scale: Scale
+        self, prepared: PreparedSteps, rng: Noise, count: int, steps: int, scale: Scale
     ) -> Generator[int, None, Tensor]:
         """Draws image embeddings (B, D) as `trajectory` does; yields the steps done after each."""
         with closing(self.trajectory(prepared, rng, count, steps, scale)) as run:

@@ -230,7 +230,8 @@ class Request(BaseModel):
         try:
             super().__init__(prompt=prompt, **fields)
         except ValidationError as error:
-            raise translated(error, type(self).model_fields, about(type(self))) from None
+            hints = {name: said.hint for name, said in about(type(self)).items()}
+            raise translated(error, type(self).model_fields, hints) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Request":
