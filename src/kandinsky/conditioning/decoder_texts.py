@@ -95,16 +95,13 @@ class TextsConditioner(CaptionConditioner):
 
     @property
     def prior(self) -> PriorStage | None:
-        """See `CaptionConditioner`."""
         return None if self.image is None else self.image.stage
 
     @property
     def encoders(self) -> Sequence[TextEncoder]:
-        """See `CaptionConditioner`."""
         return self.texts.encoders
 
     def caption_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> UNet2Condition:
-        """See `CaptionConditioner`."""
         texts, _ = self.texts.read(kept(captions, dropped))
         if self.image is None:
             return texts

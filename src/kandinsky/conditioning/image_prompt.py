@@ -87,7 +87,6 @@ class ImagePromptConditioner(CaptionConditioner):
 
     @property
     def prior(self) -> PriorStage | None:
-        """See `CaptionConditioner`."""
         return self.stage
 
     @property
@@ -96,7 +95,6 @@ class ImagePromptConditioner(CaptionConditioner):
         return ()
 
     def caption_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> UNet2Condition:
-        """See `CaptionConditioner`."""
         if embeddings is None or self.stage is None:
             return UNet2Condition()
         empty = self.stage.zero_embedding.to(embeddings)

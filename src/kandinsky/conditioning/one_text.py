@@ -78,11 +78,9 @@ class OneTextConditioner(CaptionConditioner, SingleEncoder):
 
     @property
     def encoder(self) -> TextNetwork:
-        """See `SingleEncoder`."""
         return self.reader.network
 
     def with_encoder(self, encoder: TextNetwork, device: torch.device) -> "OneTextConditioner":
-        """See `SingleEncoder`."""
         return replace(self, reader=replace(self.reader, network=encoder, device=device))
 
     @property
@@ -91,7 +89,6 @@ class OneTextConditioner(CaptionConditioner, SingleEncoder):
 
     @property
     def encoders(self) -> Sequence[TextEncoder]:
-        """See `CaptionConditioner`."""
         return [TextEncoder(self.reader.tokenizer, cast(nn.Module, self.reader.network))]
 
     def caption_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> UNet3Condition:

@@ -39,14 +39,14 @@ class EncodedText:
     dropped: str
 
 
-class PreparedSteps(Protocol):
+class Stepper(Protocol):
     """A prior closed over its texts, such as a `PreparedNetwork`."""
 
     def step(self, x: Tensor, t: float) -> Tensor: ...
 
 
 class LazyVision(Protocol):
-    """A vision tower that loads its weights with the first image or by `bring`; `of_nothing` is its `zero_embedding`."""
+    """A vision tower that loads its weights with the first image, or by `bring`."""
 
     def __call__(self, pixels: Tensor) -> Tensor: ...
 
@@ -157,7 +157,7 @@ class PriorStage:
 
     def denoise(
         self,
-        prepared: PreparedSteps,
+        prepared: Stepper,
         x: Tensor,
         times: Sequence[int],
         rng: Noise,
@@ -175,7 +175,7 @@ class PriorStage:
         begin = x.to(self.device, working_dtype(self.dtype))
         return sample(sampler, closed, begin, times, rng, gradients=gradients)
 
-    def trajectory(self, prepared: PreparedSteps, rng: Noise, count: int, steps: int, scale: Scale) -> Trajectory:
+    def trajectory(self, prepared: Stepper, rng: Noise, count: int, steps: int, scale: Scale) -> Trajectory:
         """Draws `count` embeddings from noise; the last step's `x` is for `embedding`.
 
         `prepared` has `count` rows, or with a guidance `scale` the unconditional ones in front of them.
@@ -189,7 +189,7 @@ class PriorStage:
         return self.network.denormalise(x.to(self.dtype))
 
     def sample(
-        self, prepared: PreparedSteps, rng: Noise, count: int, steps: int, scale: Scale
+        self, prepared: Stepper, rng: Noise, count: int, steps: int, scale: Scale
     ) -> Generator[int, None, Tensor]:
         """Draws image embeddings (B, D) as `trajectory` does; yields the steps done after each."""
         with closing(self.trajectory(prepared, rng, count, steps, scale)) as run:

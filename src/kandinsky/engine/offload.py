@@ -91,11 +91,9 @@ class OffloadedEncoder:
 
     @property
     def config(self) -> object:
-        """The encoder's."""
         return self.network.config
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """As the encoder's own."""
         if not self.streamed:
             self.residence.only(self.network)
         states: Tensor = self.network(ids, mask, self._only if self.streamed else None)
@@ -114,11 +112,9 @@ class OffloadedConditioner:
     residence: WeightResidency
 
     def check(self, request: Request, guided: bool) -> None:
-        """See `Conditioner`."""
         self.own.check(request, guided)
 
     def encode(self, batches: Sequence[Batch], prior_steps: int, guided: bool) -> Encoded:
-        """See `Conditioner`."""
         with closing(self.own.encode(batches, prior_steps, guided)) as events:
             while True:
                 self._bring()
@@ -160,7 +156,6 @@ class OffloadedSteps:
     times: frozenset[float]
 
     def step(self, x: Tensor, t: float) -> Tensor:
-        """See `Prepared`."""
         self.residence.only(self.network, self.names if float(t) in self.times else None)
         return self.own.step(x, t)
 
@@ -176,21 +171,17 @@ class OffloadedCodec:
 
     @property
     def downscale(self) -> int:
-        """See `Codec`."""
         return self.own.downscale
 
     @property
     def channels(self) -> int:
-        """See `Codec`."""
         return self.own.channels
 
     def encode(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        """See `Codec`."""
         self.residence.only(self.network)
         return self.own.encode(images, rng)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """See `Codec`."""
         self.residence.only(self.network)
         return self.own.decode(latents)
 

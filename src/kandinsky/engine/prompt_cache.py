@@ -35,7 +35,6 @@ class CachingEncoder:
 
     @property
     def config(self) -> Any:
-        """The encoder's."""
         return self.reader.config
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
