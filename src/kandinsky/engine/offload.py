@@ -14,7 +14,7 @@ from kandinsky.core.requests import Request
 from kandinsky.core.rng import Rng
 from kandinsky.engine.acceleration.networks import HostedNetwork, UNetOfModel, accelerated_model, laid_out, unet_of
 from kandinsky.engine.devices import free_memory
-from kandinsky.engine.weight_residency import WeightResidency, bytes_of, names_in, tensors_of
+from kandinsky.engine.weight_residency import WeightResidency, bytes_of, names_in
 from kandinsky.generations.model import Codec, Model, Prepared
 from kandinsky.networks.prepared import Fixed, PreparedNetwork
 
@@ -137,7 +137,7 @@ def _offloaded_network(network: UNetOfModel, residence: WeightResidency) -> Host
     """A denoising network whose weights are in memory while it runs, those that `prepare` reads only then."""
     module = cast(nn.Module, network)
     once = names_in(module, network.request_modules())
-    rest = frozenset(tensors_of(module).keys() - once)
+    rest = frozenset(module.state_dict().keys() - once)
 
     def steps(prepared: PreparedNetwork[Fixed], count: int) -> Prepared:
         return OffloadedSteps(laid_out(prepared), module, residence, rest, prepared.table.times)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kandinsky.core.errors import RequestError, nearest
-from kandinsky.engine.weight_residency import WeightResidency, tensors_of
+from kandinsky.engine.weight_residency import WeightResidency
 
 WIDTHS = ("int8", "int4")
 """Eight bits with a scale for each row, or four with a scale and a shift for each group of numbers."""
@@ -36,7 +36,7 @@ def quantize(network: nn.Module, width: str, residence: WeightResidency) -> None
     paths = [path for path, layer in network.named_modules() if _is_wide(layer)]
     theirs = {f"{path}.{name}" for path in paths for name in network.get_submodule(path).state_dict()}
     # Before: what the library makes of a layer is costly to list and to look through.
-    residence.bring(network, tensors_of(network).keys() - theirs)
+    residence.bring(network, network.state_dict().keys() - theirs)
     for path, layer in residence.fill(network, paths):
         parent, _, name = path.rpartition(".")
         setattr(network.get_submodule(parent), name, narrowed(quanto, cast(nn.Linear | nn.Conv2d, layer), width))
