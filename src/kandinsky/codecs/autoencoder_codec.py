@@ -1,4 +1,4 @@
-"""Images <-> the latents that the diffusion works on, by an autoencoder: whole, or large ones in strips."""
+"""Encodes images to latents and decodes latents to images with an autoencoder, large ones in strips."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

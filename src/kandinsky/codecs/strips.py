@@ -1,4 +1,4 @@
-"""Autoencoders evaluated in strips of rows: the numbers of the whole image from a fraction of its memory.
+"""Runs autoencoders in strips of rows: the output of the whole image from a fraction of its memory.
 
 Plain tiles differ from the whole, since its norms and its attention see all of it. Here each norm has its
 statistics of the whole image, gathered while its input is made; convolutions read the rows around their
@@ -29,7 +29,7 @@ Tiling: TypeAlias = bool | Literal["auto"]
 
 
 def check_tiling(tiling: object) -> Tiling:
-    """The setting, where it is one; RequestError otherwise."""
+    """Returns a valid setting; RequestError for anything else."""
     if tiling == "auto" or isinstance(tiling, bool):
         return tiling
     raise RequestError(f"tiling is {tiling!r}.", "Use True, False or 'auto'.")
@@ -93,7 +93,7 @@ class Strips:
         return found[0] if len(found) == 1 else torch.cat(found, dim=2)
 
     def drop(self, end: int) -> None:
-        """Lets go of the strips that end at row `end` or above."""
+        """Frees the strips that end at row `end` or above."""
         self._parts = [(start, part) for start, part in self._parts if start + part.shape[2] > end]
 
     def whole(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every conditioner gives to the denoising loop and to training, and what it is given."""
+"""Interfaces of conditioners, and the conditions that they make for the denoising loop and for training."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence

@@ -47,7 +47,7 @@ class Draw:
 
 @dataclass(eq=False)
 class Encodings:
-    """What one request has computed already: encoded texts and images, and priors prepared for texts."""
+    """Caches encoded texts and images, and prepared priors, of one request."""
 
     stage: PriorStage
     texts: dict[str, EncodedText] = field(default_factory=dict)
@@ -158,7 +158,7 @@ class ImagePromptConditioner(CaptionConditioner):
         return reduce(torch.add, vectors).to(self.device, self.dtype)
 
     def _negative(self, row: int, prompt: Prompt, drawn: Drawn, done: Encodings) -> Tensor:
-        """What to steer away from (1, D): an embedding's own, the negative prompt's, or no image's."""
+        """The unconditional embedding (1, D): an embedding's own, the negative prompt's, or that of no image."""
         if (own := _own_negative(prompt)) is not None:
             return self._tensor(own)
         vector = drawn.get((row, None))
@@ -226,7 +226,7 @@ def _draw(rows: Sequence[Row], texts: Mapping[int, str], place: int | None) -> D
 
 
 def _unconditional(row: Row) -> str:
-    """What the prior steers away from: a negative prompt acts there too, unless it has its own."""
+    """The prior's negative prompt: its own, or else the negative prompt."""
     own = row.prior_negative_prompt
     return row.negative_prompt or "" if own is None else own
 

@@ -32,7 +32,7 @@ Scale: TypeAlias = float | Tensor | None
 
 @dataclass(frozen=True, eq=False)
 class EncodedText:
-    """What the text tower said about `text` (one row), and the end of it that did not fit."""
+    """The prior's condition of `text` (one row), and the end of it that did not fit."""
 
     text: str
     condition: PriorCondition

@@ -99,7 +99,7 @@ class Schedule:
         return linspaced(steps + more, table)[:steps]
 
     def beginning(self, steps: int, strength: float) -> Beginning:
-        """Where an image's way begins that is changed by `strength` in (0, 1]; `steps` are for all of it.
+        """The first timestep and the remaining times of an img2img trajectory; `steps` are those of a whole one.
 
         Raises RequestError as `times` does, and for another strength.
         """

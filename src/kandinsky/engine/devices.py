@@ -1,4 +1,4 @@
-"""Which device and which dtype a model runs on, and how much memory is left there."""
+"""Chooses a device and a dtype, and measures free memory."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Adapter files on a loaded model: which of its networks each part is for, and all of them on or none."""
+"""Loads adapter files (LoRA) into the networks of a loaded model: all parts of a file or none."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ from kandinsky.engine.sampling_defaults import SAMPLING, Sampling
 
 
 class AdapterHost(Protocol):
-    """What holds networks that adapters can be put on: a model, or a pipeline's components."""
+    """Owner of networks that take adapters: a model, or a pipeline's components."""
 
     @property
     def modules(self) -> Mapping[str, nn.Module]: ...
@@ -55,7 +55,7 @@ def adaptable(model: AdapterHost) -> dict[str, nn.Module]:
 
 
 def located(source: str | Path, folder: Path | None = None) -> Path:
-    """Where an adapter is: at a path, under its name in `folder`'s own, or in the Hub's cache by its id.
+    """Finds an adapter: a path, a name in `folder`'s own adapters, or a Hub id.
 
     Nothing is read yet but what a Hub id brings; raises HubError where it brings nothing.
     """
@@ -137,7 +137,7 @@ def _networks_with(model: AdapterHost, name: str) -> dict[str, nn.Module]:
 
 
 def label_of(path: Path) -> str:
-    """What an adapter from there is called unless it is given a name."""
+    """The default name of an adapter from that path."""
     if path.name == DIFFUSERS_FILE:
         return path.parent.name
     return path.stem if path.suffix == ".safetensors" else path.name
@@ -163,7 +163,7 @@ def _assigned(
 
 
 def _component_for(networks: Mapping[str, nn.Module], prefix: str, group: Mapping[str, Tensor], path: Path) -> str:
-    """The component that a part is for: the one it names where the names fit, else the only one they fit."""
+    """The component of an adapter: the one it names where its tensors fit, else the only one where they fit."""
     modules = {tensor_module(name) for name in group}
     fitting = [part for part, network in networks.items() if modules <= modules_of(network).keys()]
     for named in (prefix, PRIOR_PREFIX + prefix):

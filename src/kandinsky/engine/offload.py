@@ -28,7 +28,7 @@ ROOM = 0.7
 
 
 def check_policy(offload: str | None) -> str:
-    """The policy that was asked for, None being "none"; RequestError for one that there is not."""
+    """The name of a policy, "none" for None; RequestError for an unknown one."""
     asked = "none" if offload is None else offload
     if asked not in (*POLICIES, AUTO):
         raise RequestError(f"There is no memory policy {offload!r}.", nearest(str(asked), (*POLICIES, AUTO)))
@@ -58,7 +58,7 @@ def codec_of(model: Model) -> nn.Module:
 
 
 def offloaded(model: Model, residence: WeightResidency, policy: Policy) -> Model:
-    """The same model, whose parts bring their weights when they run, and with "none" run the fastest way.
+    """The same model, whose parts load their weights when they run, or with "none" run accelerated.
 
     It shares the networks of `model`, all of which must be in the residence.
     """

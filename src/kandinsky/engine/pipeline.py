@@ -137,7 +137,7 @@ class Pipeline:
         return Path(self.model_id) if self.model_id else None
 
     def _note_loras(self) -> None:
-        """Keeps what images' metadata says of adapters, in the form that `load` takes."""
+        """Updates the adapters in `settings`, in the form that `load` takes."""
         self._samplings = {k: v for k, v in self._samplings.items() if k in self.loras}
         acting = {self._lora_sources.get(name, name): scale for name, scale in self.loras.items() if scale}
         self.settings = {key: value for key, value in self.settings.items() if key != "lora"}
@@ -192,7 +192,7 @@ class Pipeline:
         return self._events(resolved, size, self._rng)
 
     def warm_up(self, **fields: Unpack[Fields]) -> None:
-        """Draws an image in one step and throws it away, so that the next such one waits for nothing.
+        """Runs one step and discards the image, so that compiling is done before the next request.
 
         With `compile` the networks are compiled for its width, height and count; `fields` are as in
         `generate`, and the model's defaults count where they are left out.
@@ -232,7 +232,7 @@ class Pipeline:
 
 
 def check_batch_size(size: object) -> int:
-    """The size, where it is one; RequestError otherwise."""
+    """Returns a valid batch size; RequestError for anything else."""
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise RequestError(f"batch_size is {size!r}.", "Use a whole number from 1 up.")
     return size

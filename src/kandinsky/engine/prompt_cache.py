@@ -1,4 +1,4 @@
-"""Texts that were read once, kept in a folder by what they say and by which encoder read them."""
+"""Caches encoded texts in a folder, by text and encoder."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,7 @@ STATES = "states"
 
 @dataclass(frozen=True, eq=False)
 class CachingEncoder:
-    """A text encoder that asks `folder` before it reads a text, and leaves there what it read.
+    """A text encoder that looks a text up in `folder` before it reads it, and stores the result there.
 
     `network` holds the weights that `reader` reads with, which are those `stored`; `kept` says what else
     distinguishes its outputs. With learned words in a text, or adapters on the encoder, it is read.
@@ -63,7 +63,7 @@ class CachingEncoder:
 
     @staticmethod
     def _known(path: Path, shape: tuple[int, ...]) -> Tensor | None:
-        """What the folder holds under a name; None for nothing, and for a file that was damaged."""
+        """The cached states in a file; None where there is no file, or a damaged one."""
         if not path.is_file():
             return None
         try:

@@ -1,4 +1,4 @@
-"""Weights in eight or four bits, by optimum-quanto: what they are multiplied with keeps its type.
+"""Quantizes weights to eight or four bits with optimum-quanto; activations keep their dtype.
 
 torchao (0.18) leaves convolutions as they are, which hold most of a U-Net, and needs another library for four bits.
 """
@@ -19,7 +19,7 @@ SMALLEST = 32
 
 
 def check_quantize(name: str | None) -> None:
-    """Raises RequestError for weights that there are not, and where the library is missing."""
+    """Raises RequestError for an unknown width, and where the library is missing."""
     if name is None:
         return
     if name not in WIDTHS:
@@ -28,7 +28,7 @@ def check_quantize(name: str | None) -> None:
 
 
 def quantize(network: nn.Module, width: str, residence: WeightResidency) -> None:
-    """Replaces the matrices and kernels of a network by quantized ones, and brings all else of it.
+    """Replaces the linear and convolution layers of a network by quantized ones, and loads all its other weights.
 
     They are brought one layer at a time, so that little is in memory at full width.
     """

@@ -1,4 +1,4 @@
-"""Weights that are in memory only while they are needed; between times they lie in their files."""
+"""Loads weights from their files while they are needed, and frees them afterwards."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class WeightResidency:
-    """Networks whose weights come to `device` in `dtype` from where they are `stored`, and go again.
+    """Networks whose weights are loaded to `device` in `dtype` from where they are `stored`, and freed.
 
     A network that is away is on the meta device. What is brought is mapped from its file wherever the file
     holds it alike, and nothing is written back: networks must not be trained meanwhile.
@@ -29,7 +29,7 @@ class WeightResidency:
         self._turn = Lock()
 
     def only(self, network: nn.Module | None = None, names: Collection[str] | None = None) -> None:
-        """Brings the named tensors of one network (None: all of them), and lets go of everything else."""
+        """Loads the named tensors of one network (None: all), and frees all others."""
         wanted = frozenset(network.state_dict() if names is None else names) if network else frozenset()
         if self._held == (network, wanted):
             return
@@ -63,7 +63,7 @@ class WeightResidency:
             return call()
 
     def bring(self, network: nn.Module, names: Collection[str] | None = None) -> None:
-        """Brings what is away of the named tensors of a network (None: of all)."""
+        """Loads those of the named tensors of a network (None: all) that are on the meta device."""
         known = network.state_dict()
         away = {n: t for n, t in known.items() if t.is_meta and (names is None or n in names)}
         if not away:
@@ -91,7 +91,7 @@ class WeightResidency:
             yield path, module
 
     def drop(self, network: nn.Module, names: Collection[str] | None = None) -> None:
-        """Lets go of the named tensors of a network (None: of all)."""
+        """Frees the named tensors of a network (None: all)."""
         known = network.state_dict()
         here = {n: t for n, t in known.items() if not t.is_meta and (names is None or n in names)}
         if here:

@@ -81,7 +81,7 @@ def generate(
 
 
 def groups_of(requests: Sequence[Resolved]) -> list[Group]:
-    """The images of all requests by what can be in one batch, in their order.
+    """Groups the images of all requests that can share a batch, in their order.
 
     Guided and unguided images are kept apart: these need half as many calls of a network.
     """
@@ -97,7 +97,7 @@ def groups_of(requests: Sequence[Resolved]) -> list[Group]:
 
 
 def portions(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """The items in parts of that size, of which the last may be smaller."""
+    """Splits items into parts of a size; the last may be smaller."""
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
