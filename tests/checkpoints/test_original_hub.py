@@ -12,9 +12,9 @@ from huggingface_hub import constants
 
 import kandinsky
 from kandinsky.checkpoints.hub import cached_models
+from kandinsky.checkpoints.maps.clip import logit_scale
 from kandinsky.checkpoints.maps.networks import CLIP_TEXT, CLIP_VISION
 from kandinsky.checkpoints.maps.original_files import TEXT_IMAGE, TWO_TEXTS
-from kandinsky.checkpoints.maps.original_networks import logit_scale
 from kandinsky.checkpoints.original import OriginalFolder, open_checkpoint
 from kandinsky.checkpoints.original_hub import CLIP_REPOSITORY, HALVES, plan_original, release_of
 from kandinsky.cli.main import run

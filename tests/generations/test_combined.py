@@ -154,5 +154,5 @@ def test_text_decoders_are_of_another_generation(tiny: Checkpoints, tmp_path: Pa
     path = folder / "unet" / "config.json"
     change = {"addition_embed_type": "text_image", "encoder_hid_dim_type": "text_image_proj"}
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(CheckpointError, match="listens to text_image, not to image"):
+    with pytest.raises(CheckpointError, match="conditioned on text_image, not on image"):
         k22.load(open_folder(folder), None, Placement(torch.device("cpu"), torch.float32))

@@ -131,8 +131,8 @@ def test_the_peer_reads_what_was_converted(text_image: TextImageCheckpoints, tmp
 
 def test_clip_in_any_form(tmp_path: Path) -> None:
     """Plain tensors, a TorchScript archive, or a folder of transformers beside the other files."""
+    from kandinsky.checkpoints.maps.clip import logit_scale
     from kandinsky.checkpoints.maps.networks import CLIP_TEXT, CLIP_VISION
-    from kandinsky.checkpoints.maps.original_networks import logit_scale
     from kandinsky.checkpoints.original import OriginalFolder
     from tests.checkpoints.clips import script_of, transformers_clip
 

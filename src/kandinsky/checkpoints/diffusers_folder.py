@@ -1,6 +1,6 @@
 """A folder in diffusers layout: a model index at the root and one folder per component.
 
-Only files are read and written here; what a configuration means is said by the maps and the generations.
+Only files are read and written here; the maps and the generations interpret configurations.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""From a model's name to a folder on this machine, fetching only the files that will be read."""
+"""From a model's name to a local folder; only the files that will be read are downloaded."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -19,12 +19,12 @@ from kandinsky.checkpoints.hub_download import (
     storage_of,
     unproven_files,
 )
-from kandinsky.checkpoints.original_hub import HALVES, plan_original, release_of
-from kandinsky.checkpoints.weight_files import choose, is_small
+from kandinsky.checkpoints.original_hub import HALVES, inside, plan_original, release_of, weights_in
+from kandinsky.checkpoints.weight_files import is_small
 from kandinsky.core.errors import CheckpointError, HubError, nearest
 
 Planner = Callable[[Sequence[str], Callable[[str], Path]], Iterable[str]]
-"""Says which of a repository's files are needed, in order; the second argument gets one of them."""
+"""The files that are needed, in order, from the names of all; the second argument downloads one of them."""
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTLESS = re.compile(r"Tokenizer|Scheduler|Processor|Extractor")
@@ -52,14 +52,13 @@ def resolve(
     endpoint: str | None = None,
     cache: Path | None = None,
 ) -> Path:
-    """Returns the folder of `model`: itself when it is a folder here, else the hub's files in the cache.
+    """Returns the local folder of `model`: itself when it is one, else a snapshot in the Hub's cache.
 
-    Fetched are the model index, the README, and for each component (those named, or all) its small files and
-    the weights of one `variant`; of a repository without an index that holds original files, those that the
-    `halves` ("decoder", "prior") of a model need. Without `weights` a repository with an index gives its
-    small files only. A commit hash as `revision`, or HF_HUB_OFFLINE, needs no network when all is in the
-    cache; otherwise the hub is asked once which commit a branch is at, and the cache serves when it does not
-    answer. Raises HubError for all that can go wrong.
+    Downloaded are the model index, the README, and for each component (those named, or all) its small files and the
+    weights of one `variant`; of original files, those of the `halves` ("decoder", "prior"). Without `weights` only the
+    small files of a folder in diffusers layout are. A commit hash as `revision`, or HF_HUB_OFFLINE, needs no network
+    when all is in the cache; otherwise the Hub looks up the branch's commit, and the cache serves when it does not
+    answer. Raises HubError.
     """
     if Path(model).expanduser().exists():
         return Path(model).expanduser()
@@ -94,20 +93,14 @@ def resolve_files(
     endpoint: str | None = None,
     cache: Path | None = None,
 ) -> Path:
-    """Returns a folder with the named files of the hub's repository `model`, whatever its layout.
-
-    Only files that the cache lacks are fetched; offline mode and silent hubs are treated as in `resolve`.
-    Raises HubError for all that can go wrong.
-    """
+    """Returns a snapshot with the named files of the Hub's repository `model`, whatever its layout; see `resolve`."""
     wanted = list(names)
     return _obtain(model, lambda *_: wanted, revision, token, on_progress, endpoint, cache)
 
 
 def list_files(model: str, *, revision: str | None = None, token: str | None = None) -> list[str]:
-    """The names of all files of a repository on the hub; of the cached ones when the hub cannot be asked.
-
-    Raises HubError when neither knows it.
-    """
+    """The names of all files of a repository; of the cached ones when the Hub does not answer. HubError when there are
+    none."""
     root, offline = _surroundings()
     found = _snapshot(root, model, revision)
     known = files_in(found) if found is not None else []
@@ -131,7 +124,7 @@ def _obtain(
     cache: Path | None,
     whole: bool = True,
 ) -> Path:
-    """The folder with the planned files; a `whole` one counts as the model from then on."""
+    """The snapshot with the planned files; a `whole` one becomes the cached commit of its branch."""
     root, offline = _surroundings(cache)
     if offline or (revision and _COMMIT.fullmatch(revision)):
         found = _in_cache(root, model, revision, plan)
@@ -171,7 +164,7 @@ def _not_cached(model: str, revision: str | None, root: Path) -> HubError:
 def _ask(
     model: str, revision: str | None, cache: Path, endpoint: str | None, token: str | None, names_only: bool = False
 ) -> Repo:
-    """The commit that a revision is at now, with what the hub says of its files."""
+    """The commit of a revision, with the Hub's metadata of its files."""
     from huggingface_hub import HfApi
 
     with hub_errors(model, revision):
@@ -189,26 +182,19 @@ def _ask(
 def plan_files(
     files: Iterable[str], model_index: Json, variant: str | None, components: Iterable[str] | None, where: str
 ) -> tuple[list[str], list[str]]:
-    """Says which of a repository's `files` a model needs: small ones, and weights.
-
-    Raises HubError for an unknown component, for weights that are not there, and for a variant that is not
-    there (with those that are).
-    """
+    """The files that a model needs: small ones, and weights. HubError for an unknown component, and for missing weights
+    or variants (with those that are there)."""
     names = sorted(files)
     classes = components_of(model_index)
     small = [name for name in (INDEX, "README.md") if name in names]
     weights: list[str] = []
     for component in classes if components is None else components:
-        inside = [name.removeprefix(f"{component}/") for name in names if name.startswith(f"{component}/")]
-        inside = [name for name in inside if "/" not in name]
-        if not inside:
+        own = inside(names, component)
+        if not own:
             hint = "The model is incomplete." if component in classes else nearest(component, classes)
             raise HubError(f"{where} has no files of the component {component!r}.", hint)
-        small += [f"{component}/{n}" for n in inside if is_small(n)]
-        try:
-            choice = choose(inside, variant, f"{where}/{component}")
-        except CheckpointError as error:
-            raise HubError(error.message, error.hint) from error
+        small += [f"{component}/{n}" for n in own if is_small(n)]
+        choice = weights_in(names, component, variant, where)
         if choice is None:
             if component in classes and not _WEIGHTLESS.search(classes[component]):
                 raise HubError(f"{where}/{component} holds no weights.", "The model is incomplete.")
@@ -255,11 +241,8 @@ def files_in(folder: Path) -> list[str]:
 
 
 def cached_models(cache: Path | None = None) -> list[CachedModel]:
-    """The models of this family in the hub's cache, in the order of their ids.
-
-    The path is the folder of the main branch, or the newest one. Links to nothing hide no model: what is left
-    of one takes room.
-    """
+    """The models of this family in the Hub's cache by id, with the snapshot of the main branch, or the newest one.
+    Dangling links are skipped, so that what is left of a model is counted too."""
     root, _ = _surroundings(cache)
     models = []
     for storage in root.glob("models--*--*"):

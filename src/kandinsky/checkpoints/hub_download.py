@@ -1,4 +1,4 @@
-"""One file from a model hub into the cache that all programs share, proved by the sum that the hub names."""
+"""Downloads one file from a model hub into the shared cache, and verifies its SHA-256."""
 
 import hashlib
 import logging
@@ -19,7 +19,7 @@ Progress = Callable[[str, int, int], None]
 
 CONNECT_SECONDS = 10.0
 UNPROVEN = ".unproven"
-"""Ends the name of the note beside a blob that says that its sum is still to be compared."""
+"""Suffix of a marker file: the blob's SHA-256 is still to be compared."""
 _downloading = ContextVar("_downloading", default=False)
 
 
@@ -29,7 +29,7 @@ class HubUnreachableError(HubError):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """What the hub says of a file's content: bytes, and the SHA-256 of a large one."""
+    """The Hub's metadata of a file: bytes, and the SHA-256 of a large one."""
 
     size: int | None = None
     sha256: str | None = None
@@ -63,11 +63,10 @@ def storage_of(cache: Path, model: str) -> Path:
 
 
 def fetch(repo: Repo, name: str, on_progress: Progress | None = None) -> Path:
-    """Makes sure that the file `name` of a repository is in the cache, and returns its path there.
+    """Downloads the file `name` of a repository unless the cache has it; returns its path there.
 
-    A file that is there costs no request. Within one call a broken connection is taken up where it broke.
-    Raises HubError when the file cannot be had, and when a large one is not what the hub says it is; one that
-    a stopped program left unproven is proved before it is returned.
+    A broken connection is taken up again within one call. Raises HubError when the file cannot be had, and when the
+    SHA-256 of a large one differs; a file that a stopped program left unverified is verified first.
     """
     parts = PurePosixPath(name).parts
     if PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:
@@ -95,7 +94,7 @@ def fetch(repo: Repo, name: str, on_progress: Progress | None = None) -> Path:
 
 
 def unproven_files(storage: Path) -> set[Path]:
-    """The files of a model whose content a stopped program has not compared with its sum."""
+    """The files of a model that a stopped program has not verified."""
     files: set[Path] = set()
     for note in storage.glob(f"blobs/*{UNPROVEN}"):
         with suppress(OSError):  # another program may be done with it just now
@@ -143,7 +142,7 @@ def _check_space(repo: Repo, name: str, size: int | None) -> None:
 
 
 def _prove(repo: Repo, name: str, places: Sequence[Path], wanted: str) -> None:
-    """Raises HubError, and removes the file, when its content has another sum than the hub says."""
+    """Raises HubError, and removes the file, when its SHA-256 is not the Hub's."""
     with places[-1].open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != wanted:
@@ -181,7 +180,7 @@ def _bar(name: str, on_progress: Progress | None) -> type:
 
 
 def remember(repo: Repo, revision: str) -> None:
-    """Notes that `revision` is this commit, for the time when the hub cannot be asked."""
+    """Writes the commit of `revision` to the cache, for use without a network."""
     if revision == repo.commit or ".." in PurePosixPath(revision).parts:
         return
     path = repo.storage / "refs" / revision

@@ -1,4 +1,4 @@
-"""Weights in their files: loaded whole, or known by shape alone and read in parts when they are needed."""
+"""Weights in their files: loaded whole, or in parts when they are needed."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,16 +16,15 @@ CPU = torch.device("cpu")
 PORTION = 2**26
 """How many bytes are read from files at a time, so that a conversion holds little twice."""
 SAMPLE = 1024
-"""How many numbers at each end of a tensor tell weights apart."""
+"""How many numbers at each end of a tensor its hash includes."""
 
 
 @dataclass(frozen=True, eq=False)
 class LazyWeights:
     """The weights of a network, in files.
 
-    `open` maps all its tensors under the files' names without reading them, `keys` renames them, and `build`
-    makes the network they belong to; `what` and `where` are for messages. Of an `outlined` network only the
-    configuration is there.
+    `open` maps all its tensors under the files' names without reading them, `keys` renames them, `build` makes the
+    network; `what` and `where` are for messages. An `outlined` network has a configuration only.
     """
 
     open: Callable[[], Mapping[str, Tensor]]
@@ -36,11 +35,8 @@ class LazyWeights:
     outlined: bool = False
 
     def load(self, dtype: torch.dtype | None = None, device: torch.device = CPU) -> nn.Module:
-        """The network with its weights, in their own dtypes where `dtype` is None.
-
-        With a dtype each tensor is made once, where it stays; the files are read in portions, unless all of
-        them are not more than one. Raises CheckpointError for weights that do not fit.
-        """
+        """The network with its weights; `dtype` None keeps their dtypes. With a dtype, large files are read in
+        portions. Raises CheckpointError for weights that do not fit."""
         found = self.open()
         small = sum(tensor.numel() * tensor.element_size() for tensor in found.values()) <= PORTION
         if dtype is None or small or not _is_mapped(found):
@@ -54,11 +50,8 @@ class LazyWeights:
         return network
 
     def load_to(self, network: nn.Module, names: Collection[str], device: torch.device, dtype: torch.dtype) -> None:
-        """Gives a network on the meta device its tensors of these names.
-
-        They are mapped from the files where these hold them alike, and otherwise made in portions, so that
-        little is in memory twice.
-        """
+        """Gives a network on the meta device its tensors of these names: mapped from the files where dtype and device
+        agree, else made in portions, so that little is in memory twice."""
         shapes = network.state_dict()
         # Fused tensors are copies. Read by themselves, they leave nothing of their parts mapped.
         fused = {name: shapes[name] for name in names if self.is_fused(name)}
@@ -75,10 +68,8 @@ class LazyWeights:
             network.load_state_dict(made, strict=False, assign=True)
 
     def on_meta(self, dtype: torch.dtype | None = None) -> nn.Module:
-        """The network without its weights: on the meta device, checked as `load` checks it.
-
-        Raises CheckpointError as well for files that can only be read whole.
-        """
+        """The network on the meta device, checked as by `load`; CheckpointError also for files that can only be read
+        whole."""
         if self.outlined:
             network = meta_init(self.build).eval()
             return network if dtype is None else network.to(dtype)
@@ -109,7 +100,7 @@ class LazyWeights:
         return len(self.keys.foreign_names(name) or ()) > 1
 
     def identity(self) -> str:
-        """A hash that tells these weights from others: of names, shapes and numbers at tensors' ends."""
+        """A hash of these weights: of names, shapes and numbers at tensors' ends."""
         digest = sha256()
         for name, tensor in sorted(self.open().items()):
             flat = tensor.flatten()

@@ -2,7 +2,7 @@
 
 Ours is safetensors, `<component>.<word>` of shape (n, W) with notes in the header. Also read are the original
 code's pickles, `{"t1": {word: (W,)}, "t2": {word: (W,)}}` (t1 is the decoder's text encoder, t2 the prior's),
-and files of one encoder, `{word: (n, W)}`, as the peer writes them.
+and files of one encoder, `{word: (n, W)}`, as diffusers writes them.
 """
 
 import io

@@ -12,11 +12,11 @@ from kandinsky.conditioning.conditions import Batch, Conditioner, Encoded, Singl
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import Rng
-from kandinsky.engine.acceleration.networks import HostedNetwork, UNetOfModel, accelerated_model, laid_out, unet_of
+from kandinsky.engine.acceleration.networks import HostedNetwork, accelerated_model, laid_out, unet_of
 from kandinsky.engine.devices import free_memory
 from kandinsky.engine.weight_residency import WeightResidency, bytes_of, names_in
 from kandinsky.generations.model import Codec, Model, Prepared
-from kandinsky.networks.prepared import Fixed, PreparedNetwork
+from kandinsky.networks.prepared import Fixed, PreparedNetwork, UNet
 
 Policy = Literal["none", "parts", "layers"]
 POLICIES: tuple[str, ...] = get_args(Policy)
@@ -133,7 +133,7 @@ class OffloadedConditioner:
             self.residence.bring(network)
 
 
-def _offloaded_network(network: UNetOfModel, residence: WeightResidency) -> HostedNetwork:
+def _offloaded_network(network: UNet, residence: WeightResidency) -> HostedNetwork:
     """A denoising network whose weights are in memory while it runs, those that `prepare` reads only then."""
     module = cast(nn.Module, network)
     once = names_in(module, network.request_modules())

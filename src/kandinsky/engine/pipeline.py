@@ -301,7 +301,7 @@ def load(
     assert isinstance(loaded.network, nn.Module)
     parameters = sum(parameter.numel() for parameter in loaded.network.parameters())
     size = batch_size or choose_batch_size(place.device, parameters)
-    running, policy, residency = apply_memory_policy(loaded, place.shelf, memory)
+    running, policy, residency = apply_memory_policy(loaded, place.weight_sources, memory)
     given: dict[str, JsonValue] = {name: value for name, value in settings.items() if value is not None}
     pipe = Pipeline(loaded, model_id, given, size, running, policy, residency)
     for source, scale in (lora or {}).items():

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from kandinsky.adapters import lora
 from kandinsky.adapters.tokens import table_of
 from kandinsky.checkpoints.lazy_weights import LazyWeights
-from kandinsky.checkpoints.weights import read_tensor_file, write_tensor_file
+from kandinsky.checkpoints.weights import read_cached, write_tensor_file
 from kandinsky.conditioning.conditions import TextNetwork
-from kandinsky.core.errors import CheckpointError
 
 STATES = "states"
 """The one tensor in a file."""
@@ -45,7 +44,7 @@ class CachingEncoder:
         if lora.applied_to(self.network) or bool((ids >= table_of(self.network).num_embeddings).any()):
             return self.reader(ids, mask)
         path = self.folder / f"{self._key(ids, mask)}.safetensors"
-        known = self._known(path, (*ids.shape, self.config.width))
+        known = read_cached(path, STATES, (*ids.shape, self.config.width))
         if known is not None:
             return known.to(ids.device)
         states = self.reader(ids, mask)
@@ -60,15 +59,3 @@ class CachingEncoder:
         dtype = table_of(self.network).weight.dtype
         said = f"{self._identity} {self.kept} {dtype} {self.config} {ids.tolist()} {mask.tolist()}"
         return sha256(said.encode()).hexdigest()
-
-    @staticmethod
-    def _known(path: Path, shape: tuple[int, ...]) -> Tensor | None:
-        """The cached states in a file; None where there is no file, or a damaged one."""
-        if not path.is_file():
-            return None
-        try:
-            states = read_tensor_file(path).get(STATES)
-        except CheckpointError:
-            return None
-        # A copy: the file may be replaced while it is mapped.
-        return None if states is None or tuple(states.shape) != shape else states.clone()

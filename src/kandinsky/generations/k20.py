@@ -42,8 +42,8 @@ CLIPPING = Constraint("static", limit=1.0)
 def release_schedules(bound: Constraint | None = THRESHOLD, replace_known_region: bool = False) -> dict[str, Schedule]:
     """The settings of the release of November 2022, with which the published examples were made.
 
-    Both its samplers bound predictions by `bound`, then paste the known region; "ddim" makes the noise agree
-    with the result, and ends on a clean image. "plms" came later and has the settings it came with.
+    Both samplers apply `bound` to predictions, then replace the known region; "ddim" re-derives the noise and ends on a
+    clean image. "plms" came later, with its own settings.
     """
     bounds = () if bound is None else (bound,)
     ddpm = _ddpm((*bounds, Constraint("replace_known_region")), replace_known_region)
@@ -55,16 +55,14 @@ def release_schedules(bound: Constraint | None = THRESHOLD, replace_known_region
 def head_schedules(bound: Constraint | None = THRESHOLD, replace_known_region: bool = False) -> dict[str, Schedule]:
     """The settings of the last state of the original code, of November 2023.
 
-    "ddim" and "plms" bound nothing, paste nothing, and end at the first time's noise; "ddim" is without fresh
-    noise, for that code lost its eta on the way to the sampler. "ddpm" always
-    thresholds in the end, also what `bound` has bounded before the known region was pasted. (That code used
-    no other bound than THRESHOLD outside inpainting, where once more changes nothing.)
+    "ddim" and "plms" have no constraint and end at the first timestep's noise; "ddim" has no fresh noise, since that
+    code loses its eta on the way to the sampler. "ddpm" always thresholds once more after the known region is replaced.
     """
     bounds = () if bound is None else (bound,)
-    told = (*bounds, Constraint("replace_known_region"), THRESHOLD)
+    constraints = (*bounds, Constraint("replace_known_region"), THRESHOLD)
     return {
         "ddim": _unbound("ddim", replace_known_region),
-        "ddpm": _ddpm(told, replace_known_region),
+        "ddpm": _ddpm(constraints, replace_known_region),
         "plms": _unbound("plms", replace_known_region),
     }
 
@@ -100,10 +98,7 @@ BEHAVIOURS: Mapping[str, Callable[..., dict[str, Schedule]]] = {
 
 
 def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
-    """Loads a folder of original files, or one of our own in diffusers layout.
-
-    Raises CheckpointError when parts are missing or do not fit together.
-    """
+    """Loads original files or our own folder; CheckpointError when parts are missing or do not fit together."""
     unet, vae, first, second = (
         UNET.open(source, place.variant),
         KL.open(source, place.variant),

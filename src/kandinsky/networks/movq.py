@@ -18,11 +18,8 @@ DECODER_GROUPS = 32  # the published decoder norms have 32 groups whatever the c
 
 @dataclass(frozen=True)
 class MoVQConfig:
-    """Sizes of a MoVQ; the defaults are the published 67.8 M one.
-
-    `codebook_size` may be 0: encoding and decoding need no codebook, and not every file has one. Raises
-    ConfigError when groups do not divide the channels.
-    """
+    """Sizes of a MoVQ, by default the published one of 67.8 M parameters; `codebook_size` 0 leaves out the codebook,
+    which coding does not need. ConfigError when groups do not divide the channels."""
 
     channels: tuple[int, ...] = (128, 256, 256, 512)
     layers: int = 2
@@ -61,7 +58,7 @@ class MoVQ(nn.Module):
         return self.read(self.encoder(x))
 
     def read(self, features: Tensor) -> Tensor:
-        """The latents of what the encoder says."""
+        """Latents from the encoder's output."""
         return self.quant_conv(features)  # type: ignore[no-any-return]
 
     def decode(self, z: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ class Attention(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution: residual ones, attention after each where asked for, a resampling one."""
+    """The blocks of one resolution: residual ones, each with optional attention, and a resampling one."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class UNet2(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def request_modules(self) -> list[nn.Module]:
-        """What `prepare` alone calls: no step at a time announced to it needs their weights again."""
+        """The modules that only `prepare` calls."""
         films = [resnet.film for resnet in self._resnets]
         contexts = [attention.context_kv for attention in self._attentions]
         hints = [] if self.hint is None else [self.hint]
@@ -188,7 +188,7 @@ class UNet2(nn.Module):
         return [resnet.film(emb) for resnet in self._resnets]
 
     def extra_channels(self, condition: UNet2Condition) -> list[Tensor]:
-        """What goes behind the latents on the channel axis."""
+        """The channels behind the latents."""
         extras = [] if condition.extra is None else [condition.extra]
         if self.hint is not None:
             extras.append(self.hint(given(condition.hint, "hint")))
@@ -204,18 +204,15 @@ class UNet2(nn.Module):
     def prepare(
         self, condition: UNet2Condition, times: Sequence[float], deep_at: Collection[float] | None = None
     ) -> PreparedNetwork[Fixed]:
-        """Computes once what does not change between steps.
-
-        That is: context keys and values, FiLM tables of all `times`, hint and inpainting channels. With
-        `deep_at` the deep features of those times are used at the others too, see `DeepFeatures`.
-        """
+        """Computes once what does not change between steps: context keys and values, FiLM tables of all `times`, hint
+        and inpainting channels. With `deep_at` deep features are reused, see `DeepFeatures`."""
         deep = DeepFeatures.of(deep_at, self.config.channels)
         tokens, pooled = self.conditioning(condition)
         contexts = [attention.context(tokens) for attention in self._attentions]
         return prepare_unet(self, pooled, contexts, times, self.extra_channels(condition), deep=deep)
 
     def denoise(self, x: Tensor, fixed: Fixed) -> Tensor:
-        """The blocks alone, on latents that already carry their extra channels."""
+        """The blocks, on latents with their extra channels."""
         return denoise(self, x, fixed)
 
     def begin(self, x: Tensor, fixed: Fixed) -> tuple[Tensor, list[Tensor]]:

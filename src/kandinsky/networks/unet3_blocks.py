@@ -28,7 +28,7 @@ _RESAMPLED: dict[Resample, int] = {"up": 1, "down": 2}
 
 @dataclass(frozen=True)
 class Sizes:
-    """What all blocks of a network share."""
+    """Sizes that all blocks share."""
 
     time_dim: int
     context_dim: int
@@ -172,10 +172,8 @@ class AttentionPooling(nn.Module):
 
 
 class Triple(nn.Module):
-    """A residual block, attention over the context where asked for, and a second residual block.
-
-    Going down the second changes the size, going up the first.
-    """
+    """A residual block, optional cross-attention, and a second residual block; going down the second one resamples,
+    going up the first."""
 
     def __init__(
         self,

@@ -138,7 +138,7 @@ def _load(
     place = Placement(torch.device("cpu"), widest, variant, parked=width is not None)
     model = load(folder, None, place)
     for part, module in model.modules.items():
-        residence = WeightResidency(place.shelf, devices[part], dtypes[part])
+        residence = WeightResidency(place.weight_sources, devices[part], dtypes[part])
         if width is not None and part == "text_encoder":
             quantize(module, width, residence)
         elif width is not None:
