@@ -13,7 +13,7 @@ from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.events import Event
 from kandinsky.core.requests import Request, Row
 from kandinsky.core.rng import Noise, Rng
-from kandinsky.diffusion.loop import Step
+from kandinsky.diffusion.loop import Trajectory
 from kandinsky.diffusion.schedule import Schedule
 
 
@@ -150,7 +150,7 @@ class DiffusionPrior(Protocol):
 
     def denoise(
         self, prepared: Any, x: Tensor, times: Sequence[int], rng: Noise, scale: float | None, gradients: bool = False
-    ) -> Generator[Step, Tensor | None, None]:
+    ) -> Trajectory:
         """The trajectory from `x` (B, D), normalised and noised to times[0]."""
         ...
 
