@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from kandinsky.training.config import read_config
+from kandinsky.training.config.run import read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.methods import METHODS
 from kandinsky.training.task import StepContext, Task
@@ -102,5 +102,5 @@ def build(config: dict[str, Any], name: str) -> tuple[TrainContext, Task]:
             return ctx, task
 
 
-def turn(batch: Any, seed: int = 0) -> StepContext:
+def step_context(batch: Any, seed: int = 0) -> StepContext:
     return StepContext(batch, 0, CPU, torch.Generator().manual_seed(seed), {})

@@ -152,7 +152,9 @@ def save_component(
     write_json(target / config_name, config)
 
 
-def write_model_index(folder: Path, kind: str, components: Mapping[str, tuple[str, str]], **extra: object) -> None:
+def write_model_index(
+    folder: Path, kind: str, components: Mapping[str, tuple[str | None, str | None]], **extra: object
+) -> None:
     """Writes the model index: the class of the whole, and each component's (library, class).
 
     `extra` goes in as it is. Raises OutputError when it cannot be written.

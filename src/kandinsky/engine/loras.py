@@ -87,7 +87,7 @@ def load_lora(
     found = read_lora(path)
     said = found.notes.get(SAMPLING)
     sampling = None if said is None else Sampling.from_json(said, path)
-    adapters, done = _assigned(networks, found.tensors, found.settings, path), list[nn.Module]()
+    adapters, done = assigned(networks, found.tensors, found.settings, path), list[nn.Module]()
     try:
         for component, adapter in adapters.items():
             lora.attach(networks[component], adapter.to(model.device, model.dtype), label, scale)
@@ -143,10 +143,10 @@ def label_of(path: Path) -> str:
     return path.stem if path.suffix == ".safetensors" else path.name
 
 
-def _assigned(
+def assigned(
     networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], settings: Mapping[str, Any], path: Path
 ) -> dict[str, Adapter]:
-    """The adapters in a file, by the component each is for."""
+    """The adapters in a file, by the component each is for; CheckpointError where they fit none or several."""
     groups: dict[str, dict[str, Tensor]] = {}
     prefixes = sorted({*networks, "unet", "prior", "prior_prior", "text_encoder", "prior_text_encoder"})
     for name, tensor in tensors.items():

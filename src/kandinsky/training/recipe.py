@@ -8,13 +8,14 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
-from kandinsky.training.config import ClipObjective, DataConfig
+from kandinsky.training.config.objectives import ClipObjective
+from kandinsky.training.config.run import DataConfig
 from kandinsky.training.data.folder import Folder
 from kandinsky.training.data.images import Batch, ImageSet
 
 
 class AuxiliaryHeads(Protocol):
-    """What embeddings are asked during training, besides to fit each other."""
+    """Heads that embeddings are trained with, besides the contrastive loss."""
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:

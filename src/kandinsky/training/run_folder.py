@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.training.checkpoint import HASHES, newest
-from kandinsky.training.config import Stage
+from kandinsky.training.config.run import Stage
 from kandinsky.training.ema import copy_into
 
 CHECKPOINTS = "checkpoints"

@@ -67,11 +67,9 @@ class WrittenCaptions:
         return equal_texts(said)
 
     def mirrorable(self, concept: int) -> bool:
-        """Whether the caption names no side."""
         return not names_a_side(self.written[concept].text)
 
     def corpus(self) -> Iterator[str]:
-        """Each caption once."""
         return (caption.text for caption in self.written)
 
 
@@ -82,19 +80,15 @@ class Templates:
     sentences: tuple[str, ...]
 
     def captions(self, facts: Facts, rng: random.Random) -> list[Caption]:
-        """Draws one of the sentences for each image."""
         return [Caption(rng.choice(self.sentences)) for _ in facts["concepts"]]
 
     def matches(self, facts: Facts, said: Sequence[Caption]) -> Tensor:
-        """Every sentence is true of every image."""
         return torch.ones(len(said), len(said), dtype=torch.bool)
 
     def mirrorable(self, concept: int) -> bool:
-        """Always: the sentences say nothing of sides."""
         return True
 
     def corpus(self) -> Iterator[str]:
-        """The sentences."""
         return iter(self.sentences)
 
 

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from kandinsky.adapters import lora
 from kandinsky.core.errors import ConfigError
 from kandinsky.engine.sampling_defaults import Sampling
-from kandinsky.training.config import DistillObjective, Stage
+from kandinsky.training.config.objectives import DistillObjective
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.diffusion_losses import Loss
 from kandinsky.training.events import Event
-from kandinsky.training.examples import Examples, examples_of
+from kandinsky.training.examples import Examples, check_sizes, examples_of
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
 from kandinsky.training.finetune.teacher_trajectories import (
     Segment,
@@ -34,7 +35,7 @@ from kandinsky.training.objectives.distillation import (
     solve_to,
     trajectory_errors,
 )
-from kandinsky.training.task import Losses, StepContext, Task, Trainable
+from kandinsky.training.task import B, Losses, StepContext, Task, Trainable
 
 SAMPLER = "ddim"
 SHOWN, MEASURED = 8, 32
@@ -55,11 +56,11 @@ def distill_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
     base = open_base(ctx, stage)
     if base.inpaints or base.model.hints:
         raise ConfigError(
-            f"{base.pipe.model_id} is told of regions or hints, which its teacher would have to be given.",
+            f"{base.pipe.model_id} takes regions or hints, and its teacher has none.",
             "Begin with a decoder that is not.",
         )
     learned, held_out = ctx.data.split(ctx.data.size(stage, base.size))
-    base.check_size(*learned.shape)
+    check_sizes(base, [learned])
     process = base.model.schedule_of(SAMPLER).process
     solver = SolverTimes.of(process, objective.steps, objective.solver_steps, ctx.device)
     seen = held_out or learned
@@ -82,16 +83,17 @@ def distill_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
         return grid(torch.cat([value[:count] for value in drawn()]), count)
 
     network = base.network("decoder")
+
+    def trainable(loss: Callable[[StepContext[B]], Losses]) -> Trainable[B]:
+        return Trainable("decoder", student(base, objective), loss, stage.optimiser, compiled=(network,))
+
     if objective.route == "trajectories":
         kept = yield from kept_trajectories(ctx, stage, base, learned, objective.trajectories, "learned")
-        module, by_steps = student(base, objective), trajectory_loss(base, objective, solver)
-        steps = Trainable("decoder", module, by_steps, stage.optimiser, compiled=(network,))
+        steps = trainable(trajectory_loss(base, objective, solver))
         return Task((steps,), SegmentSource(kept), grid=samples, measure=measure)
     source = yield from examples_of(ctx, stage, base, learned)
-    teacher = _teacher(base, objective)
-    module, loss = student(base, objective), consistency_loss(base, objective, solver, teacher)
-    trainable = Trainable("decoder", module, loss, stage.optimiser, compiled=(network,))
-    return Task((trainable,), source, grid=samples, measure=measure)
+    loss = consistency_loss(base, objective, solver, _teacher(base, objective))
+    return Task((trainable(loss),), source, grid=samples, measure=measure)
 
 
 def student(base: BaseCheckpoint, objective: DistillObjective) -> nn.Module:

@@ -48,7 +48,7 @@ class SecondMomentTimes(nn.Module):
 
     The last `history` losses of each time are kept in buffers; until every time has that many, times are
     uniform. A share `uniform` of the draws always is. Within a step all draws are from one distribution, so
-    that processes which share the step draw as one alone does.
+    that processes which share the step draw as a single one does.
     """
 
     def __init__(self, count: int, history: int = 10, uniform: float = 0.001) -> None:
