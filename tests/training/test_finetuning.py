@@ -74,13 +74,7 @@ def build(values: dict[str, Any]) -> tuple[TrainContext, Task]:
     read = read_config(values)
     ctx = TrainContext(read, CPU)
     torch.manual_seed(0)
-    making = METHODS[read.stage[0].method](ctx, read.stage[0])
-    while True:
-        try:
-            next(making)
-        except StopIteration as done:
-            task: Task = done.value
-            return ctx, task
+    return ctx, events.result_of(METHODS[read.stage[0].method](ctx, read.stage[0]))
 
 
 def exported(happenings: Iterator[events.Event]) -> events.Exported:

@@ -386,13 +386,8 @@ def test_large_images_are_encoded_a_few_at_a_time(root: Path, tmp_path: Path, mo
 
     def encoded(at_once: int, folder: str) -> torch.Tensor:
         monkeypatch.setattr(cached_encodings, "AT_ONCE", at_once * 16 * 16)
-        making = cached_encodings.encode_once(images, 4, encode, "", tmp_path / folder, 0, "decoder")
-        while True:
-            try:
-                next(making)
-            except StopIteration as done:
-                kept: cached_encodings.CachedEncodings = done.value
-                return kept.tensors["latents"]
+        kept = events.result_of(cached_encodings.encode_once(images, 4, encode, "", tmp_path / folder, 0, "decoder"))
+        return kept.tensors["latents"]
 
     assert encoded(8, "eight").shape == (48, 3, 2, 2)
     assert seen == [8] * 6

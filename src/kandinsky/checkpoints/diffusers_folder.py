@@ -24,12 +24,12 @@ CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json", "
 class Folder:
     """An opened folder: its root, and the model index as it was read.
 
-    Of one that is `outlined` only the configurations are looked at; weights need not be there.
+    With `config_only` its weights are never read, and need not be there.
     """
 
     root: Path
     model_index: Json
-    outlined: bool = False
+    config_only: bool = False
 
     @property
     def kind(self) -> str:

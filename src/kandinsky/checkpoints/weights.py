@@ -20,18 +20,6 @@ from kandinsky.checkpoints.weight_files import choose, file_name, index_name, pa
 from kandinsky.core.errors import CheckpointError, OutputError
 from kandinsky.core.files import sync, whole_file
 
-__all__ = [
-    "load_strict",
-    "read_header",
-    "read_json",
-    "read_pickle",
-    "read_tensor_file",
-    "read_weights",
-    "write_json",
-    "write_tensor_file",
-    "write_weights",
-]
-
 Tensors = Mapping[str, Tensor]
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".th")
 M = TypeVar("M", bound=nn.Module)

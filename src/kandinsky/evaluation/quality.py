@@ -1,4 +1,4 @@
-"""How well an autoencoder gives back what it was given: PSNR and LPIPS."""
+"""Reconstruction quality of an autoencoder: PSNR and LPIPS."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The way in: a configuration to the events of its stages."""
+"""Runs a training configuration and yields its events; exports what a run made."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What the stages of a run are built from."""
+"""The configuration, data, run folder and networks that the stages of a run share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -37,7 +37,6 @@ class Normaliser(Protocol):
 
     def normalise(self, embedding: Tensor, /) -> Tensor:
         """Embeddings (B, D) to mean 0 and deviation 1."""
-        ...
 
 
 def prior_loss(

@@ -1,4 +1,4 @@
-"""What a training run says while it goes; the command line draws its progress from these."""
+"""The events of a training run, from which the command line draws its progress."""
 
 from collections.abc import Generator
 from dataclasses import dataclass, field

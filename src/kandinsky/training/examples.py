@@ -1,4 +1,4 @@
-"""What a prior or a decoder learns from: captions with images, or with their encodings."""
+"""Training examples of a prior or a decoder: captions with images, or with their encodings."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +34,6 @@ class Encoder(Protocol):
 
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
         """Images (B, 3, H, W) in [-1, 1] to `latents` and `embeddings`, float32, those that there are."""
-        ...
 
     @property
     def multiple(self) -> int: ...  # of which the sides of images are

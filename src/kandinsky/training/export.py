@@ -1,4 +1,4 @@
-"""What a run leaves behind, ready to be loaded: a new model, a changed copy of one, adapters, or a word."""
+"""Exports the result of a run, ready to be loaded: a new model, a changed copy of one, adapters, or a word."""
 
 import shutil
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""A trainable at work: its parameters, optimiser and averaged weights, and how they are saved."""
+"""Trains one module: its parameters, optimiser, averaged weights, and their state in checkpoints."""
 
 import copy
 from collections.abc import Iterator, Sequence

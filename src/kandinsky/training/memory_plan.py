@@ -1,4 +1,4 @@
-"""The memory that a step of a run will take, counted on networks without weights."""
+"""The memory that a step of a run will take, counted on fake tensors."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping

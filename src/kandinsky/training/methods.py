@@ -1,4 +1,4 @@
-"""What can be trained: the networks of a model from scratch, and ways of fine-tuning a checkpoint."""
+"""The training methods by name: a network from scratch, or a way of fine-tuning a checkpoint."""
 
 from collections.abc import Callable, Generator
 from typing import Any

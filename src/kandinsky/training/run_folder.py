@@ -1,4 +1,4 @@
-"""The folder of a run: where its stages keep what they make, and how later stages take it up."""
+"""The folder of a run: where its stages keep their results, and how later stages load them."""
 
 import hashlib
 from collections.abc import Mapping

@@ -82,7 +82,6 @@ class Source(Protocol[B_co]):
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> B_co:
         """The examples of these indices, augmented by draws of `generator` (on the CPU)."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,7 @@ _EN, _RU, _DE, _ZH = (VOCABULARY[code] for code in NOUN_LANGUAGES)
 _RUSSIAN = {"m": _RU.things_m, "f": _RU.things_f, "n": _RU.things_n, "p": _RU.things_p}
 
 _COLOUR = {
-    "en": re.compile(
-        r"\b(light blue|white|black|gr[ea]y|red|orange|yellow|green|blue|purple|violet|pink|brown)\b[ -]?",
-        re.IGNORECASE,
-    ),
-    "ru": re.compile(
-        r"\b(бел|ч[её]рн|сер|красн|ал|оранжев|ж[её]лт|зел[её]н|голуб|син|фиолетов|розов|коричнев|бур)"
-        r"(ый|ий|ой|ая|яя|ое|ее|ые|ие|ого|его|ой|ей|ых|их)\b ?",
-        re.IGNORECASE,
-    ),
-    "de": re.compile(
-        r"\b(hellblau|weiß|schwarz|grau|rot|orangefarben|orange?|gelb|grün|blau|lila|violett|rosa|pink|braun)"
-        r"(er|es|e|en|em)?\b ?",
-        re.IGNORECASE,
-    ),
-    "zh": re.compile("(浅蓝|粉红|白|黑|灰|红|橙|黄|绿|蓝|紫|粉|棕|褐|青)(色的?)?(?=.)"),
+    code: re.compile(words.colour_pattern, re.IGNORECASE) for code, words in VOCABULARY.items() if words.colour_pattern
 }
 _RUSSIAN_ADJECTIVE = re.compile(r"(ый|ий|ой|ая|яя|ое|ее|ые|ие)$")
 _GERMAN_FEMININE = re.compile(r"(ung|heit|keit|schaft|ion|tät|ette|[^g]e|ei|ur)$")

@@ -1,4 +1,4 @@
-"""The recipe as values: emoji folders (or any other) with the grammar's captions, and heads for CLIP."""
+"""The emoji recipe: reads its folders, with captions of the grammar, and brings heads for CLIP."""
 
 from collections.abc import Sequence
 from dataclasses import replace

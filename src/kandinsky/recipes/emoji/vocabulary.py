@@ -38,6 +38,7 @@ class Language:
     things_n: Phrases = ()
     things_p: Phrases = ()
     things_genitive: Phrases = ()
+    colour_pattern: str = ""
     rarer: dict[str, str] = field(default_factory=dict)
 
 

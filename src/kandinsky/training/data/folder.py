@@ -45,13 +45,11 @@ class Painter(Protocol):
 
     def where(self, keep: Tensor) -> "Painter":
         """The same for those images that `keep`, (N,) bool or indices, chooses."""
-        ...
 
     def paint(
         self, layers: Tensor, rows: Tensor, single: Tensor, share: float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Layers (B, 4, S, S) of images `rows` (B,), a `share` of the `single` ones (B,) changed, and facts."""
-        ...
 
 
 @dataclass(frozen=True)

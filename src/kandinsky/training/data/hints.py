@@ -1,4 +1,4 @@
-"""Hint images of images: which file belongs to which, and their pixels."""
+"""Hint images: which belongs to which image, and their pixels."""
 
 from collections.abc import Mapping
 from dataclasses import replace

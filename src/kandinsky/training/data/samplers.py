@@ -14,15 +14,12 @@ class Order(Protocol):
 
     def next(self) -> list[int]:
         """The indices of the next batch."""
-        ...
 
     def state(self) -> dict[str, int]:
         """Where it stands."""
-        ...
 
     def restore(self, state: dict[str, int]) -> None:
         """Continues from `state()`; CheckpointError when the examples are others."""
-        ...
 
 
 class EpochSampler:

@@ -26,6 +26,7 @@ from kandinsky.training.finetune.teacher_trajectories import (
 )
 from kandinsky.training.finetune.tuning import NAME, add_adapters, unfreeze
 from kandinsky.training.image_grid import ImageGrid, grid
+from kandinsky.training.objectives.autoencoder import psnr
 from kandinsky.training.objectives.denoising import KINDS, Target
 from kandinsky.training.objectives.distillation import (
     Predict,
@@ -73,10 +74,8 @@ def distill_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
         return base.model.codec.decode(ends).float(), base.model.codec.decode(latents).float()
 
     def measure(_: torch.Generator) -> dict[str, float]:
-        of_teacher, of_student = (value.clamp(-1, 1) for value in drawn())
-        error = (of_student - of_teacher).square().flatten(1).mean(1)
-        # Images lie in [-1, 1], so the square of the peak is 4.
-        return {"psnr": float((10 * (4 / error.clamp(min=1e-10)).log10()).mean())}
+        of_teacher, of_student = drawn()
+        return {"psnr": float(psnr(of_student, of_teacher).mean())}
 
     def samples(_: torch.Generator) -> ImageGrid:
         count = min(SHOWN, len(shown))

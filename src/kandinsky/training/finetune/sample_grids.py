@@ -1,4 +1,4 @@
-"""Sample grids of fine-tuning: what a checkpoint draws now, and from what."""
+"""Sample grids of fine-tuning: what a checkpoint draws now, with its inputs."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a guided teacher draws, kept as the way it went: its latents where each step of a student ends."""
+"""Trajectories of a guided teacher, kept on disk: its latents at the end of each step of a student."""
 
 import hashlib
 import json

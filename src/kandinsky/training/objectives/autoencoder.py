@@ -37,6 +37,12 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
     return value.flatten(1).mean(1)
 
 
+def psnr(images: Tensor, targets: Tensor) -> Tensor:
+    """The peak signal-to-noise ratio in dB of each pair of images (B, C, H, W) in [-1, 1], clamped: (B,)."""
+    error = (images.float().clamp(-1, 1) - targets.float().clamp(-1, 1)).square().flatten(1).mean(1)
+    return 10 * (4 / error.clamp(min=1e-10)).log10()  # the range is 2, so the square of the peak is 4
+
+
 def latent_moments_loss(latents: Tensor) -> Tensor:
     """How far each channel of (B, C, h, w) is from mean 0 and deviation 1, squared.
 

@@ -1,4 +1,4 @@
-"""Losses of two towers in one space: contrastive learning, concept vectors, a sentence encoder's example."""
+"""Losses of two towers in one space: contrastive, of concept vectors, and distilled from a sentence encoder."""
 
 import torch
 import torch.nn.functional as F

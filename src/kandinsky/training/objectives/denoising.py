@@ -49,7 +49,7 @@ class Posterior:
 
 
 def target_of(kind: Target, process: Process, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """What the network has to say: the noise, the clean latents, or the velocity (arXiv 2202.00512, appendix D)."""
+    """The target of the network: the noise, the clean latents, or the velocity (arXiv 2202.00512, appendix D)."""
     if kind == "v":
         return process.velocity(x0, noise, t)
     return noise if kind == "eps" else x0

@@ -14,15 +14,12 @@ class TimeSampler(Protocol):
 
     def draw(self, count: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
         """Times (B,) int64 and weights (B,) float32."""
-        ...
 
     def learn(self, t: Tensor, losses: Tensor) -> None:
         """Notes the losses (B,) at times (B,), which count from the next `sync` on."""
-        ...
 
     def sync(self, world: World) -> None:
         """Ends a step: what processes have noted is the same in all of them."""
-        ...
 
 
 class UniformTimes(nn.Module):

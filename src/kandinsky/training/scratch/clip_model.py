@@ -1,4 +1,4 @@
-"""The two CLIP towers as one thing to train."""
+"""The two CLIP towers as one module to train."""
 
 import math
 from typing import Protocol

@@ -23,6 +23,7 @@ from kandinsky.training.objectives.autoencoder import (
     critic_hinge_loss,
     generator_hinge_loss,
     latent_moments_loss,
+    psnr,
     structure_distance,
 )
 from kandinsky.training.seeds import generator
@@ -144,8 +145,7 @@ def reconstruction_psnr(movq: CodebookAutoencoder, images: ImageSet, device: tor
     values: list[Tensor] = []
     for first in range(0, len(images), 64):
         x = images.plain(range(first, min(first + 64, len(images)))).to(device)
-        error = (movq.decode(movq.encode(x)).float().clamp(-1, 1) - x).square().flatten(1).mean(1)
-        values.append(10 * (4 / error.clamp(min=1e-10)).log10())
+        values.append(psnr(movq.decode(movq.encode(x)), x))
     return float(torch.cat(values).mean())
 
 
