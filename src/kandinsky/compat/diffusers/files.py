@@ -44,6 +44,8 @@ REFUSED: Mapping[str, str] = {
     "output_loading_info": "Weights that do not fit raise an error.",
     "parallel_config": "One device draws; kandinsky's jobs use several.",
     "quantization_config": QUANTIZED,
+    "return_commit_hash": "The folder's name in the cache is the commit.",
+    "return_unused_kwargs": "What a class does not read is left out.",
     "use_flashpack": "Weights are read from safetensors.",
 }
 """Keywords that would act in diffusers and cannot here, with what to do instead; None and False are no request."""
