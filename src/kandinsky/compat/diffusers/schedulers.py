@@ -245,7 +245,7 @@ class SteppingScheduler(SchedulerMixin):
         eta = schedule.eta if eta is None else eta
         sampler = make_sampler(schedule.sampler, schedule.process, variance=schedule.variance, eta=eta)
         x = in_working_precision(sample)
-        state = self._left[1] if self._left is not None and self._left[0] == t else sampler.init(x)
+        state = self._left[1] if self._left is not None and self._left[0] == t else None
         x, prediction, state = sampler.step(said, x, t, t_next, state, rng, t_next < 0)
         self._left = t_next, state
         found = SchedulerOutput(x.to(sample.dtype), prediction.x0.to(sample.dtype))
