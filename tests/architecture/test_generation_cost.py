@@ -1,7 +1,6 @@
 """What a generation costs: a network, a map, a wiring, a row; nothing else may know its classes."""
 
 import ast
-from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +40,6 @@ CONCRETE = {
     *(f"kandinsky.networks.{name}" for name in NETWORKS),
     *(f"kandinsky.conditioning.{name}" for name in CONDITIONERS),
 }
-ALLOWED = {"codecs": 1, "engine": 4, "tasks": 1, "training": 3}
-"""How many files of a room still name one. These numbers only fall, and rooms that are not here have none."""
 
 
 def names_a_class(source: str) -> bool:
@@ -52,15 +49,14 @@ def names_a_class(source: str) -> bool:
     return any(name[0].isupper() if module in CONCRETE else f"{module}.{name}" in CONCRETE for module, name in named)
 
 
-def test_few_files_outside_their_homes_name_networks_or_conditioners() -> None:
-    found = Counter(
-        path.relative_to(ROOT).parts[0]
+def test_no_file_outside_their_homes_names_networks_or_conditioners() -> None:
+    found = [
+        path.relative_to(ROOT).as_posix()
         for path in ROOT.rglob("*.py")
         if not path.relative_to(ROOT).as_posix().startswith(tuple(f"{home}/" for home in HOMES))
         and names_a_class(path.read_text(encoding="utf-8"))
-    )
-    more = {room: count for room, count in found.items() if count > ALLOWED.get(room, 0)}
-    assert not more, f"files that name a class of one generation, by room: {more}, allowed {ALLOWED}"
+    ]
+    assert not found, f"files that name a class of one generation: {found}"
 
 
 def test_a_named_class_is_seen() -> None:

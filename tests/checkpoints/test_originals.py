@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.checkpoints.keymap import KeyMap
-from kandinsky.checkpoints.maps.original_clip import (
+from kandinsky.checkpoints.maps.clip import (
     ORIGINAL_CLIP_TEXT,
     ORIGINAL_CLIP_VISION,
     infer_clip_text_config,
     infer_clip_vision_config,
 )
-from kandinsky.checkpoints.maps.original_kl import infer_kl_config
-from kandinsky.checkpoints.maps.original_movq import infer_movq_config, original_movq_map
-from kandinsky.checkpoints.maps.original_prior import infer_prior_config, original_prior_map, without_statistics
-from kandinsky.checkpoints.maps.original_unet2 import infer_unet2_config, original_unet2_map
+from kandinsky.checkpoints.maps.kl import infer_kl_config
+from kandinsky.checkpoints.maps.movq import infer_movq_config, original_movq_map
+from kandinsky.checkpoints.maps.prior import infer_prior_config, original_prior_map, without_statistics
+from kandinsky.checkpoints.maps.unet2 import infer_unet2_config, original_unet2_map
 from kandinsky.checkpoints.weights import load_strict
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.clip import ClipText, ClipTextConfig, ClipVision, ClipVisionConfig

@@ -6,8 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL as Peer
 
-from kandinsky.checkpoints.maps.kl import KL, kl_config, kl_json
-from kandinsky.checkpoints.maps.original_kl import infer_kl_config, original_kl_map
+from kandinsky.checkpoints.maps.kl import KL, infer_kl_config, kl_config, kl_json, original_kl_map
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.kl import AutoencoderKL, KLConfig
 from tests.parity.peers import noise, redraw, relative

@@ -3,17 +3,16 @@
 import torch
 from diffusers import PriorTransformer, UNet2DConditionModel, VQModel
 
-from kandinsky.checkpoints.maps.movq import MOVQ, movq_json
-from kandinsky.checkpoints.maps.original_movq import infer_movq_config, original_movq_map
-from kandinsky.checkpoints.maps.original_prior import (
+from kandinsky.checkpoints.maps.movq import MOVQ, infer_movq_config, movq_json, original_movq_map
+from kandinsky.checkpoints.maps.prior import (
+    PRIOR,
     infer_prior_config,
     original_prior_map,
+    prior_json,
     with_statistics,
     without_statistics,
 )
-from kandinsky.checkpoints.maps.original_unet2 import infer_unet2_config, original_unet2_map
-from kandinsky.checkpoints.maps.prior import PRIOR, prior_json
-from kandinsky.checkpoints.maps.unet2 import UNET2, unet2_json
+from kandinsky.checkpoints.maps.unet2 import UNET2, infer_unet2_config, original_unet2_map, unet2_json
 from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
 from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config

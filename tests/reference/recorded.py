@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kandinsky.checkpoints.keymap import KeyMap
-from kandinsky.checkpoints.maps.original_unet2 import infer_unet2_config, original_unet2_map
-from kandinsky.checkpoints.maps.original_unet3 import gathered, infer_unet3_config, original_unet3_map
+from kandinsky.checkpoints.maps.unet2 import infer_unet2_config, original_unet2_map
+from kandinsky.checkpoints.maps.unet3 import gathered, infer_unet3_config, original_unet3_map
 from kandinsky.checkpoints.weights import load_strict
 from kandinsky.networks.unet2 import UNet2, UNet2Condition
 from kandinsky.networks.unet3 import UNet3

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kandinsky.checkpoints.maps.original_kl import drop_training, infer_kl_config, original_kl_map
-from kandinsky.checkpoints.maps.original_movq import WRAPPED, infer_movq_config, original_movq_map
+from kandinsky.checkpoints.maps.kl import drop_training, infer_kl_config, original_kl_map
+from kandinsky.checkpoints.maps.movq import WRAPPED, infer_movq_config, original_movq_map
 from kandinsky.checkpoints.weights import load_strict
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.kl import AutoencoderKL

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from kandinsky.checkpoints.maps.mclip import MCLIP, infer_mclip_config
-from kandinsky.checkpoints.maps.original_clip import (
+from kandinsky.checkpoints.maps.clip import (
     ORIGINAL_CLIP_TEXT,
     ORIGINAL_CLIP_VISION,
     infer_clip_text_config,
     infer_clip_vision_config,
 )
-from kandinsky.checkpoints.maps.original_prior import (
+from kandinsky.checkpoints.maps.mclip import MCLIP, infer_mclip_config
+from kandinsky.checkpoints.maps.prior import (
     infer_prior_config,
     original_prior_map,
     with_statistics,

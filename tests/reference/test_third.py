@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from kandinsky.checkpoints.maps.movq import WRAPPED, infer_movq_config, original_movq_map
 from kandinsky.checkpoints.maps.networks import LATER_MOVQ, ONE_TEXT
 from kandinsky.checkpoints.maps.networks import UNET3 as UNET
-from kandinsky.checkpoints.maps.original_movq import WRAPPED, infer_movq_config, original_movq_map
-from kandinsky.checkpoints.maps.original_unet3 import gathered, infer_unet3_config, original_unet3_map, scattered
 from kandinsky.checkpoints.maps.t5 import infer_t5_config, t5_config, t5_map
+from kandinsky.checkpoints.maps.unet3 import gathered, infer_unet3_config, original_unet3_map, scattered
 from kandinsky.checkpoints.original import OriginalFolder, open_original
 from kandinsky.checkpoints.weights import load_strict
 from kandinsky.core.errors import CheckpointError

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kandinsky.checkpoints.maps.original_unet2 import infer_unet2_config, original_unet2_map
+from kandinsky.checkpoints.maps.unet2 import infer_unet2_config, original_unet2_map
 from kandinsky.networks.unet2 import UNet2Config
 from tests.parity.peers import relative
 from tests.reference.recorded import (

@@ -19,10 +19,8 @@ Layer = nn.Linear | nn.Conv2d
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Rows of a layer's weight: part `part` of `parts` equal ones, `layer` being its path in the network.
-
-    Networks hold projections fused that files and other libraries adapt one by one.
-    """
+    """Rows of a layer's weight: part `part` of `parts` equal ones, at path `layer`. Networks hold projections fused
+    that files adapt one by one."""
 
     layer: str
     part: int = 0
@@ -35,10 +33,10 @@ class Place:
 
 
 class LowRank(nn.Module):
-    """A change of one weight W (out, in, ...) by alpha / rank * up @ down; `rank` is read off the tensors.
+    """A change of one weight W (out, in, ...) by alpha / rank * up @ down.
 
-    `down` is (rank, in, ...) and `up` (out, rank), with (1, 1) behind for a convolution. With a `magnitude`
-    (out,) the changed rows are rescaled to those lengths (DoRA). `dropout` acts on what enters, in training.
+    `down` is (rank, in, ...) and `up` (out, rank), with (1, 1) behind for a convolution. A `magnitude` (out,) rescales
+    the changed rows to those lengths (DoRA). `dropout` acts on the input, in training.
     """
 
     def __init__(
@@ -51,7 +49,7 @@ class LowRank(nn.Module):
 
     @classmethod
     def new(cls, weight: Tensor, rank: int, alpha: float, dropout: float = 0.0, dora: bool = False) -> "LowRank":
-        """One that changes nothing yet: `down` uniform as a fresh layer's weight, `up` zero; in float32."""
+        """A change of zero: `down` uniform as a fresh layer's weight, `up` zero; in float32."""
         down = torch.empty(rank, *weight.shape[1:], device=weight.device)
         nn.init.kaiming_uniform_(down, a=math.sqrt(5))
         up = torch.zeros(weight.shape[0], rank, *[1] * (weight.ndim - 2), device=weight.device)
@@ -63,7 +61,7 @@ class LowRank(nn.Module):
         return int(self.down.shape[0])
 
     def forward(self, x: Tensor, layer: Layer, weight: Tensor, scale: float) -> Tensor:
-        """What is added to the output of `layer`, whose rows `weight` this changes, for its input `x`."""
+        """The change of the output of `layer` for its input `x`; `weight` are the changed rows."""
         dtype, x = x.dtype, F.dropout(x.to(self.down.dtype), self.dropout, self.training)
         factor = scale * self.alpha / self.rank
         change = _apply(layer, x, self.down)
@@ -78,7 +76,7 @@ class LowRank(nn.Module):
         return change.to(dtype)
 
     def delta(self, weight: Tensor, scale: float) -> Tensor:
-        """What `forward` amounts to as a change of the rows `weight`, in float32 or wider."""
+        """The change of the rows `weight`, in float32 or wider."""
         base = weight.to(torch.promote_types(weight.dtype, torch.float32))
         change = scale * self.alpha / self.rank * self._product(base)
         if self.magnitude is None:
@@ -109,10 +107,8 @@ class Adapter(nn.Module):
         dropout: float = 0.0,
         dora: bool = False,
     ) -> "Adapter":
-        """An adapter of these places that changes nothing yet; `alpha` None is the rank, so a factor of 1.
-
-        Raises ConfigError for a rank below 1 or a dropout outside [0, 1), and for no place at all.
-        """
+        """An adapter that changes nothing yet; `alpha` None is the rank. ConfigError for a rank below 1, a dropout
+        outside [0, 1), or no place."""
         chosen = tuple(places)
         if rank < 1 or not 0 <= dropout < 1:
             raise ConfigError(
@@ -145,7 +141,7 @@ class AppliedLora:
     scale: float
 
     def forward(self, layer: Layer, x: Tensor, like: Tensor) -> Tensor | None:
-        """What is added to the layer's output, None when that is nothing at all."""
+        """The change of the layer's output, None at scale 0."""
         if not self.scale:
             return None
         axis, weight = (-1 if isinstance(layer, nn.Linear) else 1), layer.weight
@@ -197,7 +193,7 @@ class AdapterSlot:
 
     @torch.no_grad()
     def unmerge(self, layer: Layer) -> None:
-        """Puts the own weight back, bit for bit."""
+        """Restores the layer's weight, bit for bit."""
         if self.own is not None:
             layer.weight.copy_(self.own)
             self.own = None
@@ -235,11 +231,11 @@ Adapted = AdaptedLinear | AdaptedConv
 
 
 def attach(network: nn.Module, adapter: Adapter, name: str, scale: float = 1.0) -> None:
-    """Adds an adapter to a network under a name; from then on its layers compute W x + scale * change(x).
+    """Adds an adapter to a network under a name: its layers compute W x + scale * change(x).
 
-    The network's own tensors, their names and its state dict stay as they are: the adapter is saved, moved
-    and trained by itself. Merged adapters are unmerged first. Raises RequestError when the name is in use,
-    or for a place that the network lacks or that has another shape; then nothing is changed.
+    The network's own tensors and its state dict stay as they are; merged adapters are unmerged first. Raises
+    RequestError for a name in use, and for a place that the network lacks or that has another shape; then nothing is
+    changed.
     """
     if name in applied_to(network):
         raise RequestError(f"An adapter {name!r} is loaded already.", "Unload it first, or choose another name.")
@@ -259,10 +255,7 @@ def attach(network: nn.Module, adapter: Adapter, name: str, scale: float = 1.0) 
 
 
 def detach(network: nn.Module, name: str | None = None) -> None:
-    """Removes one adapter, or all; the network is then what it was before, bit for bit.
-
-    Raises RequestError for a name that is not in use.
-    """
+    """Removes one adapter, or all; the network is restored bit for bit. RequestError for a name that is not in use."""
     gone = list(applied_to(network))
     if name is not None:
         _check_applied(network, name)
@@ -280,10 +273,8 @@ def detach(network: nn.Module, name: str | None = None) -> None:
 
 
 def set_scale(network: nn.Module, name: str, scale: float) -> None:
-    """Changes how strongly an adapter acts; 0 is exactly the network without it.
-
-    Merged adapters are unmerged first. Raises RequestError for a name that is not in use.
-    """
+    """Changes an adapter's scale, 0 being exactly the network without it; merged adapters are unmerged first.
+    RequestError for a name that is not in use."""
     _check_applied(network, name)
     unmerge(network)
     for _, layer in _layers(network):
@@ -292,10 +283,8 @@ def set_scale(network: nn.Module, name: str, scale: float) -> None:
 
 
 def merge(network: nn.Module) -> None:
-    """Adds all adapters to the weights: as fast as the plain network, equal to rounding.
-
-    The weights of adapted layers are kept aside, so that `unmerge` is exact.
-    """
+    """Adds all adapters to the weights, equal to rounding; the original weights are kept, so that `unmerge` is
+    exact."""
     for _, layer in _layers(network):
         layer.slot.merge(layer)
 

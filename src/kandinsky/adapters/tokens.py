@@ -10,15 +10,12 @@ from torch import Tensor, nn
 from kandinsky.core.errors import RequestError
 
 TABLE = "tokens"
-"""What every text encoder here calls its token table."""
+"""The name of the token table in every text encoder."""
 
 
 class ExtendedTable(nn.Embedding):
-    """A token table that knows more ids than it has rows: the ids from `num_embeddings` on are learned words.
-
-    It has the same weight under the same name as `base`; what is learned is held beside it, so that the rest
-    of the vocabulary cannot change.
-    """
+    """A token table with learned rows for the ids from `num_embeddings` on, held outside its weight, which keeps its
+    name."""
 
     def __init__(self, base: nn.Embedding) -> None:
         nn.Module.__init__(self)
@@ -42,10 +39,8 @@ def table_of(encoder: nn.Module) -> nn.Embedding:
 
 
 def add_rows(encoder: nn.Module, rows: Tensor) -> tuple[int, ...]:
-    """Gives a text encoder the rows (n, W) of a new word, which may still be learned; returns their ids.
-
-    Raises RequestError for rows of another width than the encoder's.
-    """
+    """Adds the rows (n, W) of a new word, which may still be learned, and returns their ids; RequestError for another
+    width."""
     table = table_of(encoder)
     if rows.ndim != 2 or rows.shape[1] != table.embedding_dim:
         raise RequestError(

@@ -1,4 +1,4 @@
-"""A checkpoint apart from its layout: networks that are read when asked for, and files beside them."""
+"""A checkpoint in either layout: networks that are loaded on demand, and tokenizer folders."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from kandinsky.checkpoints.components import CheckpointSpec, Component
 from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.files import OWN_SETTINGS, Json, read_json
+from kandinsky.checkpoints.maps.clip import logit_scale
 from kandinsky.checkpoints.maps.networks import CLIP_TEXT
 from kandinsky.checkpoints.maps.original_files import FLASH, INPAINTING
-from kandinsky.checkpoints.maps.original_networks import logit_scale
 from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.core.errors import CheckpointError
 
@@ -24,11 +24,9 @@ PUBLISHED_LOGIT_SCALE = torch.tensor(4.6052)
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A decoder, a prior, or both.
+    """A decoder, a prior, or both: loaders of their networks by component, and the folders of their tokenizers.
 
-    `decoder` and `prior` load their networks, by the names of components; `tokenizers` are the folders of
-    the vocabularies of `decoder`, `prior_tokenizer` that of the prior's, `logit_scale` is CLIP's. `variant`
-    says which U-Net it has, see `OriginalFiles.unets`.
+    `logit_scale` is CLIP's; `variant` is the variant of the U-Net, see `OriginalFiles.unets`.
     """
 
     spec: CheckpointSpec
@@ -61,10 +59,8 @@ class Checkpoint:
 
 
 def read_checkpoint(source: Source, specs: Sequence[CheckpointSpec], variant: str | None = None) -> Checkpoint:
-    """What a source of one of these generations holds; CheckpointError for one that has no other layout.
-
-    `variant` chooses among weights that are there several times. Networks are read later, one by one.
-    """
+    """The content of a source of one of these generations; CheckpointError for one that has no other layout. `variant`
+    chooses among weights that are there several times."""
     known = [spec for spec in specs if spec.files is not None]
     spec = next((spec for spec in known if spec.holds(source)), None)
     if spec is None:
@@ -106,7 +102,7 @@ def _variant(source: Source, spec: CheckpointSpec, variant: str | None) -> str:
 
 
 def _logit_scale(source: Source) -> Tensor:
-    """The temperature in original files, the one that a conversion noted down, or the published one."""
+    """CLIP's temperature: of original files, as a conversion noted it, or the published one."""
     if isinstance(source, OriginalFolder):
         return logit_scale(source)
     path = source.root / OWN_SETTINGS

@@ -1,4 +1,4 @@
-"""From one published layout to the other, both ways, without a change to any number."""
+"""Conversion between the diffusers layout and original files, both ways, with equal numbers."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +11,9 @@ from kandinsky.checkpoints.checkpoint import Checkpoint, note_logit_scale, read_
 from kandinsky.checkpoints.components import PRIOR_PREFIX, CheckpointSpec, Component, config_of
 from kandinsky.checkpoints.diffusers_folder import CONFIGS, save_component, write_model_index
 from kandinsky.checkpoints.files import OWN_SETTINGS, Json, make_folder, read_json, write_json
+from kandinsky.checkpoints.maps.clip import write_clip
 from kandinsky.checkpoints.maps.networks import CLIP_TEXT, CLIP_VISION
 from kandinsky.checkpoints.maps.original_files import FLASH, INPAINTING
-from kandinsky.checkpoints.maps.original_networks import write_clip
 from kandinsky.checkpoints.maps.scheduler import FILE, PRIOR_CLASS, PRIOR_SCHEDULE_JSON
 from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.conditioning.clip_image import ClipPreprocess
@@ -32,15 +32,13 @@ def convert(
     prior: Source | None = None,
     variant: str | None = None,
 ) -> list[Path]:
-    """Writes `source` to the new folder `target` in the layout `to`, "diffusers" or "original".
+    """Writes `source` to the new folder `target` in the layout `to`, "diffusers" or "original"; returns its files.
 
-    `specs` are the generations that are known. Dtypes and numbers stay as they are, so that the way back
-    gives the same tensors; left out are tensors that no network uses (counters, training losses), and a
-    codebook where the original files have none. With `prior` a decoder and its prior become one folder.
-    `variant` chooses among weights that are there several times, "inpainting" among original files. The
-    folder appears when it is complete. Returns its files. Raises RequestError for an unknown layout,
-    CheckpointError for a source that is already in it, is incomplete, or that it cannot hold, and
-    OutputError.
+    Dtypes and numbers stay, so that the way back gives the same tensors. Left out are unused tensors (counters,
+    training losses), and a codebook where original files have none. With `prior` a decoder and its prior become one
+    folder. `variant` chooses among weights that are there several times, "inpainting" among original files. The folder
+    appears when it is complete. Raises RequestError for an unknown layout, CheckpointError for a source that is in it
+    already, is incomplete or does not fit into it, and OutputError.
     """
     if to not in _WRITERS:
         raise RequestError(f"There is no layout {to!r}.", nearest(to, _WRITERS))
@@ -69,12 +67,11 @@ def write_folder(
     schedules: Mapping[str, Json] | None = None,
     settings: Json | None = None,
 ) -> None:
-    """Writes a checkpoint as a folder in diffusers layout whose model index names the class `kind`.
+    """Writes a checkpoint in the diffusers layout, as a folder of class `kind`; the model index is written last.
 
-    `stated` are values of the config.json of components beside the networks' own, `schedules` the scheduler
-    configurations of the decoder, `settings` goes into our own file. Tokenizers that the checkpoint lacks are
-    named in the index, which is written last. Raises CheckpointError for a network that the layout cannot
-    describe, and OutputError.
+    `stated` are further values of config.json by component, `schedules` the decoder's scheduler configurations,
+    `settings` the content of our own file. Tokenizers that the checkpoint lacks are listed all the same. Raises
+    CheckpointError for a network that the layout cannot describe, and OutputError.
     """
     listed: dict[str, tuple[str, str]] = {}
 
@@ -149,7 +146,7 @@ def _write_original(checkpoint: Checkpoint, root: Path) -> None:
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
-    """Copies a vocabulary's files, which may lie beside an encoder's configuration and weights."""
+    """Copies a tokenizer's files, which may lie in a text encoder's folder."""
     make_folder(target)
     for path in sorted(source.iterdir()):
         other = path.name in ("config.json", OWN_SETTINGS) or ".index." in path.name

@@ -1,4 +1,4 @@
-"""The small JSON files beside weights, and what they are called."""
+"""Small JSON files, and the names of those that every folder has."""
 
 import json
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ Json = Mapping[str, object]
 INDEX = "model_index.json"
 """The file at the root of a folder in diffusers layout."""
 OWN_SETTINGS = "kandinsky.json"
-"""A file of our own beside the model index, for what the index has no place for: defaults of requests."""
+"""Our own file in a folder in diffusers layout, for defaults of requests."""
 OWN_ADAPTERS = "lora"
-"""The folder beside a model's components in which its own adapters lie, `<name>.safetensors` each."""
+"""The subfolder with a model's own adapters, `<name>.safetensors` each."""
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From a model's name to a folder on this machine, fetching only the files that will be read."""
+"""From a model's name to a local folder; only the files that will be read are downloaded."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -17,14 +17,14 @@ from kandinsky.checkpoints.hub_download import (
     hub_errors,
     remember,
     storage_of,
-    unproven_files,
+    unverified_files,
 )
-from kandinsky.checkpoints.original_hub import HALVES, plan_original, release_of
-from kandinsky.checkpoints.weight_files import choose, is_small
+from kandinsky.checkpoints.original_hub import HALVES, inside, plan_original, release_of, weights_in
+from kandinsky.checkpoints.weight_files import is_small
 from kandinsky.core.errors import CheckpointError, HubError, nearest
 
 Planner = Callable[[Sequence[str], Callable[[str], Path]], Iterable[str]]
-"""Says which of a repository's files are needed, in order; the second argument gets one of them."""
+"""The files that are needed, in order, from the names of all; the second argument downloads one of them."""
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTLESS = re.compile(r"Tokenizer|Scheduler|Processor|Extractor")
@@ -52,14 +52,13 @@ def resolve(
     endpoint: str | None = None,
     cache: Path | None = None,
 ) -> Path:
-    """Returns the folder of `model`: itself when it is a folder here, else the hub's files in the cache.
+    """Returns the local folder of `model`: itself when it is one, else a snapshot in the Hub's cache.
 
-    Fetched are the model index, the README, and for each component (those named, or all) its small files and
-    the weights of one `variant`; of a repository without an index that holds original files, those that the
-    `halves` ("decoder", "prior") of a model need. Without `weights` a repository with an index gives its
-    small files only. A commit hash as `revision`, or HF_HUB_OFFLINE, needs no network when all is in the
-    cache; otherwise the hub is asked once which commit a branch is at, and the cache serves when it does not
-    answer. Raises HubError for all that can go wrong.
+    Downloaded are the model index, the README, and for each component (those named, or all) its small files and the
+    weights of one `variant`; of original files, those of the `halves` ("decoder", "prior"). Without `weights` only the
+    small files of a folder in diffusers layout are. A commit hash as `revision`, or HF_HUB_OFFLINE, needs no network
+    when all is in the cache; otherwise the Hub looks up the branch's commit, and the cache serves when it does not
+    answer. Raises HubError.
     """
     if Path(model).expanduser().exists():
         return Path(model).expanduser()
@@ -81,7 +80,7 @@ def resolve(
             )
         return plan_original(files, release, variant, tuple(halves), name)
 
-    return _obtain(name, plan, revision, token, on_progress, endpoint, cache, whole=weights)
+    return _obtain(_Revision(name, revision, cache, endpoint, token), plan, on_progress, whole=weights)
 
 
 def resolve_files(
@@ -94,121 +93,126 @@ def resolve_files(
     endpoint: str | None = None,
     cache: Path | None = None,
 ) -> Path:
-    """Returns a folder with the named files of the hub's repository `model`, whatever its layout.
-
-    Only files that the cache lacks are fetched; offline mode and silent hubs are treated as in `resolve`.
-    Raises HubError for all that can go wrong.
-    """
+    """Returns a snapshot with the named files of the Hub's repository `model`, whatever its layout; see `resolve`."""
     wanted = list(names)
-    return _obtain(model, lambda *_: wanted, revision, token, on_progress, endpoint, cache)
+    return _obtain(_Revision(model, revision, cache, endpoint, token), lambda *_: wanted, on_progress)
 
 
 def list_files(model: str, *, revision: str | None = None, token: str | None = None) -> list[str]:
-    """The names of all files of a repository on the hub; of the cached ones when the hub cannot be asked.
-
-    Raises HubError when neither knows it.
-    """
-    root, offline = _surroundings()
-    found = _snapshot(root, model, revision)
+    """The names of all files of a repository; of the cached ones when the Hub does not answer. HubError when there are
+    none."""
+    wanted = _Revision(model, revision, token=token)
+    found = wanted.snapshot()
     known = files_in(found) if found is not None else []
     try:
-        if offline:
-            raise _not_cached(model, revision, root)
-        return list(_ask(model, revision, root, None, token, names_only=True).files)
+        return list(wanted.ask(names_only=True).files)
     except HubUnreachableError:
         if not known:
             raise
         return known
 
 
-def _obtain(
-    model: str,
-    plan: Planner,
-    revision: str | None,
-    token: str | None,
-    on_progress: Progress | None,
-    endpoint: str | None,
-    cache: Path | None,
-    whole: bool = True,
-) -> Path:
-    """The folder with the planned files; a `whole` one counts as the model from then on."""
-    root, offline = _surroundings(cache)
-    if offline or (revision and _COMMIT.fullmatch(revision)):
-        found = _in_cache(root, model, revision, plan)
-        if found is not None:
-            return found
-        if offline:
-            raise _not_cached(model, revision, root)
+@dataclass(frozen=True)
+class _Revision:
+    """A revision of a model, None being its main branch, in a cache (by default the Hub's) and at an endpoint."""
+
+    model: str
+    revision: str | None = None
+    cache: Path | None = None
+    endpoint: str | None = None
+    token: str | None = None
+
+    @property
+    def is_commit(self) -> bool:
+        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
+
+    def snapshot(self) -> Path | None:
+        """Its folder in the cache, whatever is in it."""
+        storage = storage_of(_root(self.cache), self.model)
+        commit = self.revision or "main"
+        if not self.is_commit:
+            ref = storage / "refs" / commit
+            if ".." in commit or not ref.is_file():
+                return None
+            commit = ref.read_text().strip()
+        return storage / "snapshots" / commit
+
+    def cached(self, plan: Planner) -> Path | None:
+        """Its folder in the cache when all that is needed is in it."""
+        snapshot = self.snapshot()
+        if snapshot is not None:
+            with suppress(CheckpointError):
+                needed = [snapshot / name for name in plan(files_in(snapshot), snapshot.joinpath)]
+                unverified = unverified_files(storage_of(_root(self.cache), self.model))
+                if all(path.is_file() and unverified.isdisjoint((path, path.resolve())) for path in needed):
+                    return snapshot
+        return None
+
+    def ask(self, names_only: bool = False) -> Repo:
+        """Its commit with the Hub's metadata of its files; HubUnreachableError offline."""
+        from huggingface_hub import HfApi, constants
+
+        root = _root(self.cache)
+        if constants.HF_HUB_OFFLINE:
+            raise HubUnreachableError(
+                f"{self.model} ({self.revision or 'main'}) is not in the cache {root}, or not all of it.",
+                "HF_HUB_OFFLINE is set; unset it to download.",
+            )
+        with hub_errors(self.model, self.revision):
+            api = HfApi(endpoint=self.endpoint, token=self.token, library_name="kandinsky")
+            info = api.model_info(
+                self.model, revision=self.revision, timeout=CONNECT_SECONDS, files_metadata=not names_only
+            )
+        if not info.sha or not _COMMIT.fullmatch(info.sha):
+            raise HubError(f"The hub names no commit of {self.model}.", "Is HF_ENDPOINT a model hub?")
+        files = {
+            file.rfilename: RemoteFile(file.size, None if file.lfs is None else file.lfs.sha256)
+            for file in info.siblings or []
+        }
+        return Repo(self.model, info.sha, root, self.endpoint, self.token, files)
+
+
+def _root(cache: Path | None) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) if cache is None else cache
+
+
+def _obtain(wanted: _Revision, plan: Planner, on_progress: Progress | None, whole: bool = True) -> Path:
+    """The snapshot with the planned files; a `whole` one becomes the cached commit of its branch."""
+    if wanted.is_commit and (found := wanted.cached(plan)):
+        return found
     try:
-        repo = _ask(model, revision, root, endpoint, token)
+        repo = wanted.ask()
         for name in plan(list(repo.files), lambda name: fetch(repo, name, on_progress)):
             fetch(repo, name, on_progress)
         # Only now: until all is here, an older commit that is complete serves better without a network.
         if whole:
-            remember(repo, revision or "main")
+            remember(repo, wanted.revision or "main")
         return repo.snapshot
     except HubUnreachableError:
-        found = _in_cache(root, model, revision, plan)
+        found = wanted.cached(plan)
         if found is None:
             raise
         return found
 
 
-def _surroundings(cache: Path | None = None) -> tuple[Path, bool]:
-    """The folder of the cache, and whether the network must not be used."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) if cache is None else cache, bool(constants.HF_HUB_OFFLINE)
-
-
-def _not_cached(model: str, revision: str | None, root: Path) -> HubError:
-    return HubUnreachableError(
-        f"{model} ({revision or 'main'}) is not in the cache {root}, or not all of it.",
-        "HF_HUB_OFFLINE is set; unset it to download.",
-    )
-
-
-def _ask(
-    model: str, revision: str | None, cache: Path, endpoint: str | None, token: str | None, names_only: bool = False
-) -> Repo:
-    """The commit that a revision is at now, with what the hub says of its files."""
-    from huggingface_hub import HfApi
-
-    with hub_errors(model, revision):
-        api = HfApi(endpoint=endpoint, token=token, library_name="kandinsky")
-        info = api.model_info(model, revision=revision, timeout=CONNECT_SECONDS, files_metadata=not names_only)
-    if not info.sha or not _COMMIT.fullmatch(info.sha):
-        raise HubError(f"The hub names no commit of {model}.", "Is HF_ENDPOINT a model hub?")
-    files = {
-        file.rfilename: RemoteFile(file.size, None if file.lfs is None else file.lfs.sha256)
-        for file in info.siblings or []
-    }
-    return Repo(model, info.sha, cache, endpoint, token, files)
-
-
 def plan_files(
     files: Iterable[str], model_index: Json, variant: str | None, components: Iterable[str] | None, where: str
 ) -> tuple[list[str], list[str]]:
-    """Says which of a repository's `files` a model needs: small ones, and weights.
-
-    Raises HubError for an unknown component, for weights that are not there, and for a variant that is not
-    there (with those that are).
-    """
+    """The files that a model needs: small ones, and weights. HubError for an unknown component, and for missing weights
+    or variants (with those that are there)."""
     names = sorted(files)
     classes = components_of(model_index)
     small = [name for name in (INDEX, "README.md") if name in names]
     weights: list[str] = []
     for component in classes if components is None else components:
-        inside = [name.removeprefix(f"{component}/") for name in names if name.startswith(f"{component}/")]
-        inside = [name for name in inside if "/" not in name]
-        if not inside:
+        own = inside(names, component)
+        if not own:
             hint = "The model is incomplete." if component in classes else nearest(component, classes)
             raise HubError(f"{where} has no files of the component {component!r}.", hint)
-        small += [f"{component}/{n}" for n in inside if is_small(n)]
-        try:
-            choice = choose(inside, variant, f"{where}/{component}")
-        except CheckpointError as error:
-            raise HubError(error.message, error.hint) from error
+        small += [f"{component}/{n}" for n in own if is_small(n)]
+        choice = weights_in(names, component, variant, where)
         if choice is None:
             if component in classes and not _WEIGHTLESS.search(classes[component]):
                 raise HubError(f"{where}/{component} holds no weights.", "The model is incomplete.")
@@ -225,50 +229,22 @@ def plan_files(
     return small, weights
 
 
-def _snapshot(cache: Path, model: str, revision: str | None) -> Path | None:
-    """The folder of a revision in the cache, whatever is in it."""
-    storage = storage_of(cache, model)
-    commit = revision or "main"
-    if not _COMMIT.fullmatch(commit):
-        ref = storage / "refs" / commit
-        if ".." in commit or not ref.is_file():
-            return None
-        commit = ref.read_text().strip()
-    return storage / "snapshots" / commit
-
-
-def _in_cache(cache: Path, model: str, revision: str | None, plan: Planner) -> Path | None:
-    """The folder of a revision in the cache when all that is needed is in it."""
-    snapshot = _snapshot(cache, model, revision)
-    if snapshot is not None:
-        with suppress(CheckpointError):
-            needed = [snapshot / name for name in plan(files_in(snapshot), snapshot.joinpath)]
-            unproven = unproven_files(storage_of(cache, model))
-            if all(path.is_file() and unproven.isdisjoint((path, path.resolve())) for path in needed):
-                return snapshot
-    return None
-
-
 def files_in(folder: Path) -> list[str]:
     """The names of all files below a folder, links followed: one without content does not count."""
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
 def cached_models(cache: Path | None = None) -> list[CachedModel]:
-    """The models of this family in the hub's cache, in the order of their ids.
-
-    The path is the folder of the main branch, or the newest one. Links to nothing hide no model: what is left
-    of one takes room.
-    """
-    root, _ = _surroundings(cache)
+    """The models of this family in the Hub's cache by id, with the snapshot of the main branch, or the newest one.
+    Dangling links are skipped, so that what is left of a model is counted too."""
     models = []
-    for storage in root.glob("models--*--*"):
+    for storage in _root(cache).glob("models--*--*"):
         snapshots = sorted(storage.glob("snapshots/*"), key=lambda path: path.stat().st_mtime)
         family = [path for path in snapshots if _is_family(path)]
         if not family:
             continue
         name = storage.name.removeprefix("models--").replace("--", "/", 1)
-        main = _snapshot(root, name, "main")
+        main = _Revision(name, cache=cache).snapshot()
         # Links count as what they lead to, once; without links the files lie in the snapshots.
         files = {path.resolve() for kind in ("blobs", "snapshots") for path in (storage / kind).rglob("*")}
         size = sum(path.stat().st_size for path in files if path.is_file())

@@ -1,4 +1,4 @@
-"""One file from a model hub into the cache that all programs share, proved by the sum that the hub names."""
+"""Downloads one file from a model hub into the shared cache, and verifies its SHA-256."""
 
 import hashlib
 import logging
@@ -18,8 +18,8 @@ Progress = Callable[[str, int, int], None]
 """Called with the file's name, its bytes that are here, and its bytes in all."""
 
 CONNECT_SECONDS = 10.0
-UNPROVEN = ".unproven"
-"""Ends the name of the note beside a blob that says that its sum is still to be compared."""
+UNVERIFIED = ".unverified"
+"""Suffix of a marker file: the blob's SHA-256 is still to be compared."""
 _downloading = ContextVar("_downloading", default=False)
 
 
@@ -29,7 +29,7 @@ class HubUnreachableError(HubError):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """What the hub says of a file's content: bytes, and the SHA-256 of a large one."""
+    """The Hub's metadata of a file: bytes, and the SHA-256 of a large one."""
 
     size: int | None = None
     sha256: str | None = None
@@ -58,16 +58,15 @@ class Repo:
 
 
 def storage_of(cache: Path, model: str) -> Path:
-    """Where the cache keeps everything about a model."""
+    """A model's folder in the cache."""
     return cache / f"models--{model.replace('/', '--')}"
 
 
 def fetch(repo: Repo, name: str, on_progress: Progress | None = None) -> Path:
-    """Makes sure that the file `name` of a repository is in the cache, and returns its path there.
+    """Downloads the file `name` of a repository unless the cache has it; returns its path there.
 
-    A file that is there costs no request. Within one call a broken connection is taken up where it broke.
-    Raises HubError when the file cannot be had, and when a large one is not what the hub says it is; one that
-    a stopped program left unproven is proved before it is returned.
+    A broken connection is taken up again within one call. Raises HubError when the file cannot be had, and when the
+    SHA-256 of a large one differs; a file that a stopped program left unverified is verified first.
     """
     parts = PurePosixPath(name).parts
     if PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:
@@ -75,29 +74,29 @@ def fetch(repo: Repo, name: str, on_progress: Progress | None = None) -> Path:
     path = repo.snapshot.joinpath(*parts)
     stated = repo.files.get(name, RemoteFile())
     blob = repo.storage / "blobs" / (stated.sha256 or name)
-    unproven = blob.with_name(f"{blob.name}{UNPROVEN}")
-    if path.exists() and not unproven.exists():
+    unverified = blob.with_name(f"{blob.name}{UNVERIFIED}")
+    if path.exists() and not unverified.exists():
         return path
     if not path.exists():
         with hub_errors(repo.id, repo.commit, name):
             if not blob.exists():
                 _check_space(repo, name, stated.size)
                 if stated.sha256 is not None:
-                    unproven.parent.mkdir(parents=True, exist_ok=True)
-                    unproven.write_text(path.relative_to(repo.storage).as_posix(), "utf-8")
+                    unverified.parent.mkdir(parents=True, exist_ok=True)
+                    unverified.write_text(path.relative_to(repo.storage).as_posix(), "utf-8")
             _download(repo, name, on_progress)
-    if stated.sha256 is not None and unproven.exists():
-        _prove(repo, name, (path.resolve(), blob, path), stated.sha256)
-        unproven.unlink(missing_ok=True)
+    if stated.sha256 is not None and unverified.exists():
+        _verify(repo, name, (path.resolve(), blob, path), stated.sha256)
+        unverified.unlink(missing_ok=True)
     if on_progress is not None:
         on_progress(name, path.stat().st_size, path.stat().st_size)
     return path
 
 
-def unproven_files(storage: Path) -> set[Path]:
-    """The files of a model whose content a stopped program has not compared with its sum."""
+def unverified_files(storage: Path) -> set[Path]:
+    """The files of a model that a stopped program has not verified."""
     files: set[Path] = set()
-    for note in storage.glob(f"blobs/*{UNPROVEN}"):
+    for note in storage.glob(f"blobs/*{UNVERIFIED}"):
         with suppress(OSError):  # another program may be done with it just now
             files |= {storage / note.read_text("utf-8"), note.with_suffix("").resolve()}
     return files
@@ -128,7 +127,7 @@ def _download(repo: Repo, name: str, on_progress: Progress | None) -> None:
 
 
 def _not_here(_: logging.LogRecord) -> bool:
-    """Lets through what the hub library writes for others: of our own downloads errors say it, in a line."""
+    """Filters the Hub library's log records of our own downloads, whose errors are raised in plain words."""
     return not _downloading.get()
 
 
@@ -142,8 +141,8 @@ def _check_space(repo: Repo, name: str, size: int | None) -> None:
         )
 
 
-def _prove(repo: Repo, name: str, places: Sequence[Path], wanted: str) -> None:
-    """Raises HubError, and removes the file, when its content has another sum than the hub says."""
+def _verify(repo: Repo, name: str, places: Sequence[Path], wanted: str) -> None:
+    """Raises HubError, and removes the file, when its SHA-256 is not the Hub's."""
     with places[-1].open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != wanted:
@@ -181,7 +180,7 @@ def _bar(name: str, on_progress: Progress | None) -> type:
 
 
 def remember(repo: Repo, revision: str) -> None:
-    """Notes that `revision` is this commit, for the time when the hub cannot be asked."""
+    """Writes the commit of `revision` to the cache, for use without a network."""
     if revision == repo.commit or ".." in PurePosixPath(revision).parts:
         return
     path = repo.storage / "refs" / revision

@@ -1,8 +1,7 @@
 """Names in a file <-> names in our networks, both ways and strictly.
 
-A map is data: a tuple of entries. An entry pairs one native name with the foreign name or names that hold
-the same numbers. Names are templates: `{i}` stands for a whole number, `{p}` for `weight` or `bias`, `{w}`
-for one word without a dot.
+A map is a tuple of entries: one native name and the foreign names of the same numbers. Names are templates: `{i}`
+stands for a whole number, `{p}` for `weight` or `bias`, `{w}` for one word without a dot.
 """
 
 import re
@@ -22,68 +21,52 @@ _NUMBER, _PART = "#", "*"
 Form = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Plain:
-    """A template each of whose places is a whole word between dots; `names` are those places' names or ""."""
-
-    position: int
-    words: tuple[str, ...]
-    names: tuple[str, ...]
-
-    def values(self, words: list[str]) -> dict[str, str] | None:
-        """What a name of the same form has in the places, None where another word differs."""
-        found: dict[str, str] = {}
-        for own, name, word in zip(self.words, self.names, words, strict=True):
-            if name:
-                if found.setdefault(name, word) != word:
-                    return None
-            elif own != word:
-                return None
-        return found
-
-
 class Templates:
-    """Templates of names in the order in which they are to be tried, found by the form of a name.
-
-    Trying hundreds of patterns on every tensor takes longer than reading the tensors of a small model.
-
-    `{p}` stands for `weight` or `bias`, `{w}` for one word without a dot, any other place for a whole number;
-    the same place twice is the same text twice.
-    """
+    """Ordered templates of names, indexed by the form of a name: trying every pattern takes longer than reading a small
+    model. The same place twice is the same text twice."""
 
     def __init__(self, templates: Iterable[str]) -> None:
-        self._plain: dict[Form, list[_Plain]] = {}
-        self._others: list[tuple[int, re.Pattern[str]]] = []
+        self._by_form: dict[Form, list[tuple[int, list[str]]]] = {}
+        self._patterns: list[tuple[int, re.Pattern[str]]] = []
         for position, template in enumerate(templates):
             words = template.split(".")
-            places = [_PLACE.fullmatch(word) for word in words]
-            names = tuple(place[1] if place else "" for place in places)
-            if "w" in names or any("{" in w for w, name in zip(words, names, strict=True) if not name):
-                self._others.append((position, _pattern(template)))
-                continue
-            form = tuple(
-                _form(word) if not name else _PART if name == "p" else _NUMBER
-                for word, name in zip(words, names, strict=True)
-            )
-            self._plain.setdefault(form, []).append(_Plain(position, tuple(words), names))
+            if "{w}" in words or any("{" in word and not _PLACE.fullmatch(word) for word in words):
+                self._patterns.append((position, _pattern(template)))
+            else:
+                self._by_form.setdefault(tuple(map(_form, words)), []).append((position, words))
 
     def matches(self, name: str) -> Iterator[tuple[int, dict[str, str]]]:
         """The positions of the templates that fit a name, in order, each with what is in its places."""
         words = name.split(".")
         found = []
-        for template in self._plain.get(tuple(_form(word) for word in words), ()):
-            if (values := template.values(words)) is not None:
-                found.append((template.position, values))
-        for position, pattern in self._others:
+        for position, template in self._by_form.get(tuple(map(_form, words)), ()):
+            if (values := _values(template, words)) is not None:
+                found.append((position, values))
+        for position, pattern in self._patterns:
             if match := pattern.fullmatch(name):
                 found.append((position, match.groupdict()))
-        yield from sorted(found, key=lambda pair: pair[0]) if self._others else found
+        yield from sorted(found, key=lambda pair: pair[0]) if self._patterns else found
 
 
 def _form(word: str) -> str:
+    """The kind of a name's word or a template's place: a number, a part, or the word itself."""
+    if word.startswith("{"):
+        return _PART if word == "{p}" else _NUMBER
     if word.isdigit() and word.isascii():
         return _NUMBER
     return _PART if word in _PARTS else word
+
+
+def _values(template: list[str], words: list[str]) -> dict[str, str] | None:
+    """The values of a template's places in a name of the same form; None where another word differs."""
+    found: dict[str, str] = {}
+    for own, word in zip(template, words, strict=True):
+        if own.startswith("{"):
+            if found.setdefault(own[1:-1], word) != word:
+                return None
+        elif own != word:
+            return None
+    return found
 
 
 def _pattern(template: str) -> re.Pattern[str]:
@@ -102,7 +85,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the tensors of the foreign names lie in the one native tensor."""
+    """The layout of foreign tensors in one native tensor."""
 
     name: str
     pack: Callable[[Sequence[Tensor]], Tensor]
@@ -125,12 +108,8 @@ ROW = Layout("row", lambda parts: parts[0][None], lambda native, _: [native.sque
 
 
 def interleaved(parts: int, head_dim: int) -> Layout:
-    """A fused projection whose rows the file groups by head, and our networks by part.
-
-    The file has, for each head, `head_dim` rows of each part in turn (of queries, keys and values, say); the
-    network has all heads' rows of the first part, then all of the second, and so on. Packing raises
-    CheckpointError when the rows are not a whole number of heads.
-    """
+    """A fused projection whose rows the file groups by head: `head_dim` rows of each part in turn. Our networks have
+    all heads' rows of the first part, then of the second. Packing raises CheckpointError for an incomplete head."""
 
     def regroup(tensor: Tensor, outer: int) -> Tensor:
         inner = tensor.shape[0] // (outer * head_dim)
@@ -151,10 +130,8 @@ def interleaved(parts: int, head_dim: int) -> Layout:
 
 
 def convolution(axes: int, layout: Layout = SAME) -> Layout:
-    """Weights of convolutions of size 1 in the file, matrices in the network; biases are the same in both.
-
-    `axes` is the number of spatial axes, all of length 1; `layout` says how the tensors lie otherwise.
-    """
+    """Weights of convolutions of size 1 with `axes` spatial axes in the file, matrices in the network; biases are
+    equal. `layout` is how tensors lie otherwise."""
 
     def matrix(tensor: Tensor) -> Tensor:
         return tensor if tensor.ndim == 1 else tensor.flatten(1)
@@ -187,7 +164,7 @@ TIED = Layout("tied", _pack_tied, lambda native, count: [native] * count)
 
 @dataclass(frozen=True)
 class Entry:
-    """One native name template, the foreign name templates with the same numbers, and how they lie in it."""
+    """A native name template, the foreign name templates of the same numbers, and their layout."""
 
     native: str
     foreign: tuple[str, ...]
@@ -233,10 +210,8 @@ class KeyMap:
         return None
 
     def stacked_names(self, native: str) -> list[str]:
-        """The foreign names of one native name whose rows are the native ones, one part above the other.
-
-        Empty for a name that no entry knows, and for a tensor that lies otherwise in the file.
-        """
+        """The foreign names of one native name whose rows are stacked in it; empty for an unknown name or another
+        layout."""
         for position, values in self._from_native.matches(native):
             entry = self.entries[position]
             if entry.layout in (SAME, STACKED):
@@ -244,10 +219,7 @@ class KeyMap:
         return []
 
     def to_native(self, foreign: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Renames a file's tensors to ours.
-
-        Raises CheckpointError when names are unknown or when only a part of a stacked tensor is there.
-        """
+        """Renames a file's tensors to ours; CheckpointError for unknown names and incomplete stacks."""
         native: dict[str, Tensor] = {}
         partial: dict[str, tuple[Layout, list[str], dict[int, Tensor]]] = {}
         unknown = []
@@ -273,7 +245,7 @@ class KeyMap:
         missing = [name for _, wanted, parts in partial.values() for k, name in enumerate(wanted) if k not in parts]
         if missing:
             raise CheckpointError(
-                f"{len(missing)} tensors are missing beside others of their kind: {summary(missing)}.",
+                f"{len(missing)} tensors are missing from stacks: {summary(missing)}.",
                 "The file is incomplete; download it again.",
             )
         for target, (layout, wanted, parts) in partial.items():

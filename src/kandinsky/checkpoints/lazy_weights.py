@@ -1,4 +1,4 @@
-"""Weights in their files: loaded whole, or known by shape alone and read in parts when they are needed."""
+"""Weights in their files: loaded whole, or in parts when they are needed."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,18 +14,17 @@ from kandinsky.core.errors import CheckpointError
 
 CPU = torch.device("cpu")
 PORTION = 2**26
-"""How many bytes are read from files at a time, so that a conversion holds little twice."""
+"""Bytes that are read from files at a time, so that a conversion holds little twice."""
 SAMPLE = 1024
-"""How many numbers at each end of a tensor tell weights apart."""
+"""Numbers at each end of a tensor that the hash of weights includes."""
 
 
 @dataclass(frozen=True, eq=False)
 class LazyWeights:
     """The weights of a network, in files.
 
-    `open` maps all its tensors under the files' names without reading them, `keys` renames them, and `build`
-    makes the network they belong to; `what` and `where` are for messages. Of an `outlined` network only the
-    configuration is there.
+    `open` maps all its tensors under the files' names without reading them, `keys` renames them, `build` makes the
+    network; `what` and `where` are for messages. With `config_only` there are no files.
     """
 
     open: Callable[[], Mapping[str, Tensor]]
@@ -33,14 +32,11 @@ class LazyWeights:
     build: Callable[[], nn.Module]
     what: str
     where: Path | None = None
-    outlined: bool = False
+    config_only: bool = False
 
     def load(self, dtype: torch.dtype | None = None, device: torch.device = CPU) -> nn.Module:
-        """The network with its weights, in their own dtypes where `dtype` is None.
-
-        With a dtype each tensor is made once, where it stays; the files are read in portions, unless all of
-        them are not more than one. Raises CheckpointError for weights that do not fit.
-        """
+        """The network with its weights; `dtype` None keeps their dtypes. With a dtype, large files are read in
+        portions. Raises CheckpointError for weights that do not fit."""
         found = self.open()
         small = sum(tensor.numel() * tensor.element_size() for tensor in found.values()) <= PORTION
         if dtype is None or small or not _is_mapped(found):
@@ -54,11 +50,8 @@ class LazyWeights:
         return network
 
     def load_to(self, network: nn.Module, names: Collection[str], device: torch.device, dtype: torch.dtype) -> None:
-        """Gives a network on the meta device its tensors of these names.
-
-        They are mapped from the files where these hold them alike, and otherwise made in portions, so that
-        little is in memory twice.
-        """
+        """Gives a network on the meta device its tensors of these names: mapped from the files where dtype and device
+        agree, else made in portions, so that little is in memory twice."""
         shapes = network.state_dict()
         # Fused tensors are copies. Read by themselves, they leave nothing of their parts mapped.
         fused = {name: shapes[name] for name in names if self.is_fused(name)}
@@ -75,11 +68,9 @@ class LazyWeights:
             network.load_state_dict(made, strict=False, assign=True)
 
     def on_meta(self, dtype: torch.dtype | None = None) -> nn.Module:
-        """The network without its weights: on the meta device, checked as `load` checks it.
-
-        Raises CheckpointError as well for files that can only be read whole.
-        """
-        if self.outlined:
+        """The network on the meta device, checked as by `load`; CheckpointError also for files that can only be read
+        whole."""
+        if self.config_only:
             network = meta_init(self.build).eval()
             return network if dtype is None else network.to(dtype)
         if not self.is_mapped():
@@ -101,15 +92,15 @@ class LazyWeights:
         return _is_mapped(self.open())
 
     def count(self) -> int:
-        """How many numbers the files hold."""
+        """The number of parameters in the files."""
         return sum(tensor.numel() for tensor in self.open().values())
 
     def is_fused(self, name: str) -> bool:
-        """Whether the tensor of a native name is made of several in the files."""
+        """Whether a native tensor is made of several in the files."""
         return len(self.keys.foreign_names(name) or ()) > 1
 
     def identity(self) -> str:
-        """A hash that tells these weights from others: of names, shapes and numbers at tensors' ends."""
+        """A hash of these weights: of names, shapes and numbers at tensors' ends."""
         digest = sha256()
         for name, tensor in sorted(self.open().items()):
             flat = tensor.flatten()

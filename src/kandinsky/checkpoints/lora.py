@@ -1,9 +1,9 @@
 """Low-rank adapters in files: the key layout of peft and diffusers, read and written.
 
 A tensor is called `<component>.<module>.lora_A.weight` (our `down`), `.lora_B.weight` (`up`) or
-`.lora_magnitude_vector`; components and modules have the names of the diffusers layout. What tensors do not
-tell (alpha) is JSON in the file's header under `lora_adapter_metadata`, as diffusers writes it, or in the
-`adapter_config.json` beside the file, as peft does.
+`.lora_magnitude_vector`; components and modules have the names of the diffusers layout. Settings that are no
+tensors (alpha) are JSON in the file's header under `lora_adapter_metadata`, as diffusers writes it, or in an
+`adapter_config.json` in the file's folder, as peft does.
 """
 
 import json
@@ -57,11 +57,8 @@ def network_keys(network: nn.Module) -> KeyMap:
 
 
 def modules_of(network: nn.Module) -> dict[str, Place]:
-    """All linear layers and convolutions of a network: the names of their modules in files, and their places.
-
-    Those that are of another kind in files are left out. Raises ConfigError for a kind of network that takes
-    no adapters.
-    """
+    """The linear layers and convolutions of a network, by their names in files; those of another kind in files are left
+    out. ConfigError for a kind of network that takes no adapters."""
     keys = network_keys(network)
     found = {}
     for path, module in network.named_modules():
@@ -79,10 +76,8 @@ def names_of(network: nn.Module) -> dict[str, list[str]]:
 
 
 def choose_places(network: nn.Module, targets: Iterable[str] | None = None) -> list[Place]:
-    """The places whose module, as named in files, is one of `targets` or ends in one behind a dot.
-
-    None is the attention's projections. Raises ConfigError for a target that no module has.
-    """
+    """The places of modules whose name in files is or ends in one of `targets`, None being the attention's projections;
+    ConfigError for a target that no module has."""
     wanted = _adaptable(network).adapted if targets is None else tuple(targets)
     known = modules_of(network)
     chosen: dict[Place, None] = {}
@@ -123,11 +118,9 @@ def to_tensors(network: nn.Module, adapter: Adapter) -> tuple[dict[str, Tensor],
 
 
 def from_tensors(network: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Adapter:
-    """The adapter of tensors named as peft or diffusers names them, component and wrapper taken off.
-
-    `settings` are peft's; without `lora_alpha` there (and no `.alpha` tensors) alpha is the rank. Raises
-    CheckpointError for names that the network does not have, half an adapter, or a shape that cannot be.
-    """
+    """The adapter of tensors with names of peft or diffusers, component and wrapper taken off; `settings` are peft's.
+    Without `lora_alpha` and `.alpha` tensors alpha is the rank. CheckpointError for unknown names, half an adapter, or
+    bad shapes."""
     known = modules_of(network)
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -215,9 +208,9 @@ def read_lora(path: Path) -> LoraFile:
     tensors = read_tensor_file(file)
     header = read_header(file) if file.suffix == ".safetensors" else {}
     settings = _header_json(file, header, SETTINGS)
-    beside = file.with_name(PEFT_CONFIG)
-    if not settings and beside.is_file():
-        settings = read_json(beside)
+    peft_config = file.with_name(PEFT_CONFIG)
+    if not settings and peft_config.is_file():
+        settings = read_json(peft_config)
     return LoraFile(tensors, settings, _header_json(file, header, NOTES))
 
 
@@ -232,11 +225,8 @@ def _header_json(file: Path, header: Mapping[str, str], key: str) -> dict[str, A
 
 
 def write_lora(file: Path, parts: Mapping[str, tuple[nn.Module, Adapter]], notes: Json | None = None) -> Path:
-    """Writes the adapters of several components as one safetensors file that diffusers reads; OutputError.
-
-    `parts` are networks and their adapters by component (`unet`, `prior_prior`, ...); `notes` are kept in the
-    header for this library.
-    """
+    """Writes adapters as one safetensors file that diffusers reads; OutputError. `parts` are networks and adapters by
+    component (`unet`, `prior_prior`, ...); `notes` are kept in the header for this library."""
     tensors: dict[str, Tensor] = {}
     settings: dict[str, object] = {}
     for component, (network, adapter) in parts.items():

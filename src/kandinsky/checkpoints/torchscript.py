@@ -1,7 +1,7 @@
-"""The tensors of a TorchScript archive, read without running the program inside it.
+"""The tensors of a TorchScript archive, read without running the program in it.
 
-The archive is a zip of stored records: `data.pkl` describes a tree of modules, and `data/<key>` are the bytes
-of its storages. Only the description is read, by a reader that knows tensors and plain containers alone.
+The archive is a zip: `data.pkl` describes a tree of modules, `data/<key>` are the bytes of storages. The unpickler
+knows tensors and plain containers only.
 """
 
 import mmap
@@ -40,10 +40,8 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """All tensors of the archive's modules by their dotted names, mapped from the file.
-
-    Raises CheckpointError when it is damaged, and when it holds anything that we do not know to be data.
-    """
+    """All tensors of the archive's modules by their dotted names, mapped from the file; CheckpointError when it is
+    damaged or holds anything that is not known to be data."""
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))

@@ -35,7 +35,7 @@ class WeightName:
 
 @dataclass(frozen=True)
 class Choice:
-    """The files to read: one whole file, or all shards with the index that says what lies where."""
+    """The files to read: one whole file, or all shards with their index."""
 
     files: tuple[str, ...]
     index: str | None
@@ -72,11 +72,10 @@ def variants(names: Iterable[str], stems: Sequence[str] = STEMS) -> list[str]:
 
 
 def choose(names: Iterable[str], variant: str | None, where: str, stems: Sequence[str] = STEMS) -> Choice | None:
-    """Says which of `names` to read for `variant`, safetensors before pickles and whole files before shards.
+    """The files among `names` to read for `variant`: safetensors before pickles, whole files before shards.
 
-    None asks for the plain files, or for the only variant where there are no plain ones. Returns None when
-    there are no weights at all. Raises CheckpointError, listing the variants of `where`, when the one asked
-    for is not there, and when shards have no index.
+    None asks for the plain files, or for the only variant; returns None when there are no weights. Raises
+    CheckpointError, listing the variants of `where`, for a variant that is not there, and for shards without index.
     """
     found = [name for name in (parse(n, stems) for n in names) if name is not None]
     there = sorted({name.variant or "" for name in found})
@@ -87,8 +86,8 @@ def choose(names: Iterable[str], variant: str | None, where: str, stems: Sequenc
         wanted = there[0]
     if wanted not in there:
         listed = ", ".join(repr(v) if v else "the plain one" for v in there)
-        asked = f"variant {wanted!r}" if wanted else "plain variant"
-        raise CheckpointError(f"{where} has no weights of the {asked}.", f"It has: {listed}.")
+        missing = f"variant {wanted!r}" if wanted else "plain variant"
+        raise CheckpointError(f"{where} has no weights of the {missing}.", f"It has: {listed}.")
     for kind in KINDS:
         same = [name for name in found if name.kind == kind and (name.variant or "") == wanted]
         whole = sorted(name.file for name in same if name.part == 0)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -18,19 +18,7 @@ from kandinsky.checkpoints.files import make_folder, read_json, write_json
 from kandinsky.checkpoints.keymap import summary
 from kandinsky.checkpoints.weight_files import choose, file_name, index_name, parse, stems_for
 from kandinsky.core.errors import CheckpointError, OutputError
-from kandinsky.core.files import sync, write_atomically
-
-__all__ = [
-    "load_strict",
-    "read_header",
-    "read_json",
-    "read_pickle",
-    "read_tensor_file",
-    "read_weights",
-    "write_json",
-    "write_tensor_file",
-    "write_weights",
-]
+from kandinsky.core.files import sync, whole_file
 
 Tensors = Mapping[str, Tensor]
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".th")
@@ -39,11 +27,11 @@ Content = TypeVar("Content")
 
 
 def read_weights(folder: Path, stem: str, variant: str | None = None) -> dict[str, Tensor]:
-    """Reads the weights named `stem` in `folder`: safetensors before pickles, whole files before shards.
+    """Reads the weights named `stem` in `folder`, mapped from the file: safetensors before pickles, whole files before
+    shards.
 
-    Tensors are mapped from the file, not copied. `variant` None means the plain files, or the only variant
-    there is. Raises CheckpointError for a missing folder, file, shard or variant (with those there are), and
-    for a damaged file.
+    `variant` None means the plain files, or the only variant. Raises CheckpointError for a missing folder, file, shard
+    or variant (with those there are), and for a damaged file.
     """
     if not folder.is_dir():
         raise CheckpointError(f"There is no folder {folder}.", "Check the path, or download the model again.")
@@ -83,11 +71,8 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 
 def read_tensor_file(path: Path) -> dict[str, Tensor]:
-    """Reads all tensors of one file, mapped rather than copied where the format allows.
-
-    A pickle may hold them directly or under `state_dict`. Raises CheckpointError when the file is missing,
-    damaged or holds something else.
-    """
+    """Reads all tensors of one file, mapped where the format allows; a pickle may hold them under `state_dict`.
+    CheckpointError when the file is missing, damaged or holds something else."""
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}.", "Check the path.")
     if path.suffix == ".safetensors":
@@ -107,6 +92,18 @@ def read_tensor_file(path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items()}
 
 
+def read_cached(path: Path, name: str, shape: tuple[int, ...]) -> Tensor | None:
+    """A copy of one tensor of a file in a cache; None where there is none of this shape, or the file is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        found = read_tensor_file(path).get(name)
+    except CheckpointError:
+        return None
+    # A copy: the file may be replaced while it is mapped.
+    return None if found is None or tuple(found.shape) != shape else found.clone()
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     _check_header(path)
     try:
@@ -117,7 +114,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _check_header(path: Path) -> None:
-    """Says in plain words what the reader of the format would say in its own: a header that is not true."""
+    """Raises CheckpointError in plain words for a header that does not fit the file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -145,7 +142,7 @@ def _check_header(path: Path) -> None:
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """Reads what a safetensors file says of itself beside its tensors; CheckpointError when it is damaged."""
+    """Reads the metadata of a safetensors file; CheckpointError when it is damaged."""
     _check_header(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -155,27 +152,35 @@ def read_header(path: Path) -> dict[str, str]:
 
 
 def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Path:
-    """Writes one small safetensors file, whole or not at all; raises OutputError when it cannot.
+    """Writes one safetensors file, whole or not at all; raises OutputError when it cannot.
 
     The same tensors and header give the same bytes.
     """
     make_folder(path.parent)
-    data = save(dict(dense(tensors)), metadata={"format": "pt", **header})
-    length = int.from_bytes(data[:8], "little")
-    # The library puts the header's own entries in a random order.
-    said = json.loads(data[8 : 8 + length])
-    said["__metadata__"] = dict(sorted(said["__metadata__"].items()))
-    text = json.dumps(said, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return write_atomically(path, len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with whole_file(path) as part:
+        try:
+            save_file(dense(dict(tensors)), part, metadata={"format": "pt", **header})
+        except SafetensorError as error:
+            raise OutputError(f"{path} cannot be written ({error}).", "Free some disk space.") from error
+        _sort_header(part)
+    return path
+
+
+def _sort_header(path: Path) -> None:
+    """Sorts the header's own entries, which the library writes in a random order."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        content = json.loads(file.read(length))
+        content["__metadata__"] = dict(sorted(content["__metadata__"].items()))
+        text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def read_pickle(path: Path) -> object:
-    """Reads a pickle of tensors and plain containers; nothing in it is ever executed.
-
-    Raises CheckpointError when it is damaged, and when it holds anything else than tensors, numbers, texts
-    and containers of them.
-    """
+    """Reads a pickle of tensors and plain containers; nothing in it is executed. CheckpointError when it is damaged or
+    holds anything else."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about pickles of odd protocols, which fail anyway
@@ -250,10 +255,8 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def dense(content: Content) -> Content:
-    """The same containers with tensors in main memory, each dense and alone in its memory.
-
-    A pickle holds the whole memory of what is saved, and safetensors refuses two tensors in one place.
-    """
+    """The same containers with dense CPU tensors, each with a storage of its own: a pickle holds whole storages, and
+    safetensors refuses shared ones."""
     return cast(Content, _dense(content, set()))
 
 
@@ -280,11 +283,8 @@ def load_strict(
     dtype: torch.dtype | None = None,
     what: str = "unet",
 ) -> M:
-    """Builds a module without memory of its own and gives it `native_state`, whose tensors it then shares.
-
-    `dtype` None keeps the file's; otherwise floating-point tensors are converted. The module is in evaluation
-    mode. Raises CheckpointError that lists the missing, unexpected and mis-shaped tensors of `what`.
-    """
+    """Builds a module in evaluation mode that shares the tensors of `native_state`; `dtype` None keeps theirs.
+    CheckpointError lists the missing, unexpected and mis-shaped tensors of `what`."""
     module = meta_init(module_factory)
     expected = module.state_dict()
     faults = []
@@ -331,11 +331,8 @@ _FILLS = frozenset(
 
 
 def meta_init(build: Callable[[], M]) -> M:
-    """Builds a module on the meta device; initial values are not drawn.
-
-    On that device torch draws by a decomposition that imports its whole compiler first, which takes longer
-    than reading the weights of a small model.
-    """
+    """Builds a module on the meta device without drawing initial values: drawing there imports torch's compiler, which
+    takes longer than reading a small model."""
     with torch.device("meta"), _Undrawn():
         return build()
 

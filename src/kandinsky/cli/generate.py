@@ -142,7 +142,7 @@ def _prompt(flags: "Flags") -> object:
     if flags.mix:
         if flags.prompts:
             raise RequestError(
-                f"The prompt {flags.prompts[0]!r} stands beside --mix.", "Make it a part: --mix TEXT:WEIGHT."
+                f"The prompt {flags.prompts[0]!r} is given together with --mix.", "Make it a part: --mix TEXT:WEIGHT."
             )
         return parse_mix(flags.mix)
     if not flags.prompts:
@@ -161,7 +161,7 @@ def _note_differences(stored: Metadata) -> None:
 def _follow(
     pipe: "Pipeline", request: Request, bars: Bars, preview_for: Path | None, warned: set[str] | None
 ) -> Result:
-    """Draws one image; a preview beside `preview_for` is kept up to date, and gone at the end."""
+    """Draws one image; a preview file next to `preview_for` is kept up to date, and gone at the end."""
     given = {name: value for name, value in request if name != "prompt" and value is not None}
     preview = None if preview_for is None else preview_for.with_name(f"{preview_for.stem}.preview.png")
     try:

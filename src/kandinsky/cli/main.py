@@ -342,8 +342,7 @@ def version() -> None:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
 
-    An error of this library becomes one line on stderr; with --debug anywhere before a `--`, its traceback
-    too.
+    An error of this library becomes one line on stderr; with --debug anywhere before a `--`, its traceback too.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     own = given[: given.index("--")] if "--" in given else given

@@ -66,11 +66,14 @@ NEEDED = {
 """Ways of fine-tuning, and the flags without which they mean nothing."""
 OBJECTIVE = ("target", "token", "init_from", "prompt", "class_prompt")
 PLACES = {
-    **{name: name for name in ("out", "seed", "device", "threads")},
-    **{name: f"objective.{name}" for name in OBJECTIVE},
-    **{"data": "data.folder", "size": "data.size", "model": "model.name", "prior": "model.prior", "steps": "max_steps"},
+    "data": "data.folder",
+    "size": "data.size",
+    "model": "model.name",
+    "prior": "model.prior",
+    "steps": "max_steps",
 }
-"""The setting of a file that each flag replaces."""
+PLACES |= {name: f"objective.{name}" for name in OBJECTIVE}
+"""The settings of a file that flags replace, where they have other names."""
 
 
 def check_method(method: str, given: Mapping[str, object]) -> None:
@@ -90,7 +93,7 @@ def overrides(hints: str | None = None, **flags: object) -> Settings:
     `hints` are the edges of the images, or a folder of hints for them. They go with the images themselves,
     so that no variants of latents can be kept.
     """
-    values = {PLACES[name]: value for name, value in flags.items()}
+    values = {PLACES.get(name, name): value for name, value in flags.items()}
     if hints is not None:
         values |= {"variants": 0, "objective.control": {"hints": "edges" if hints == "edges" else "given"}}
         values["data.hints"] = None if hints == "edges" else hints
@@ -152,7 +155,7 @@ def export(path: Path, changes: Settings) -> None:
 
 def show_plan(path: Path, changes: Settings) -> None:
     """Prints what a step of a run takes, and how precision and gradient checkpointing change it."""
-    from kandinsky.training.config import read_config
+    from kandinsky.training.config.run import read_config
     from kandinsky.training.memory_plan import plan
 
     config = read_config(path, changes)

@@ -1,4 +1,4 @@
-"""Images <-> the latents that the diffusion works on, by an autoencoder: whole, or large ones in strips."""
+"""Encodes images to latents and decodes latents to images with an autoencoder, large ones in strips."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +10,7 @@ from torch import Tensor
 from kandinsky.codecs import strips
 from kandinsky.codecs.strips import Tiling
 from kandinsky.core.rng import Noise
-from kandinsky.networks.kl import AutoencoderKL
-from kandinsky.networks.movq import MoVQ
+from kandinsky.networks.autoencoder import Autoencoder
 
 LARGE = 1024 * 1024
 """Pixels beyond which an image is not coded as a whole unless that is asked for."""
@@ -31,7 +30,7 @@ class AutoencoderCodec:
     strips. `memory_format` is the order of what goes into the network, None for as it comes.
     """
 
-    network: MoVQ | AutoencoderKL
+    network: Autoencoder
     scale: float = 1.0
     tiling: Tiling = "auto"
     memory_format: torch.memory_format | None = None
@@ -50,8 +49,7 @@ class AutoencoderCodec:
     def encode(self, images: Tensor, rng: Noise | None = None) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / f, W / f) in the images' dtype.
 
-        Where there is a posterior they are drawn from it by `rng`, one draw of their shape, and are its mean
-        without.
+        Where there is a posterior they are drawn from it by `rng`, one draw of their shape, and are its mean without.
         """
         given, network = self._given(images), self.network
         if in_strips(self.tiling, given.shape[2] * given.shape[3]):

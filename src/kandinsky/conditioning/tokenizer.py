@@ -77,6 +77,10 @@ class Tokenizer:
         """How many ids there are, added tokens included."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
+    def token_count(self, text: str) -> int:
+        """How many tokens `text` has before truncation, those that mark its beginning and end included."""
+        return sum(len(self.learned.get(number, (number,))) for number in self._encode([text])[0].ids)
+
     def word_ids(self, text: str) -> list[int]:
         """The ids of a text without those that mark its beginning and end."""
         encoding = self._encode([text])[0]

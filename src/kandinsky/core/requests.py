@@ -157,15 +157,14 @@ class Row:
 class Request(BaseModel):
     """What is asked of one call; None means the checkpoint's published default.
 
-    `prompt` is one text, Mix, Embedding or image (a variation), or a list of these; negative prompts,
-    images, masks, hints and guidance scales are one for all or one per prompt, and so is the seed: image i
-    uses seed + i, or image j of a prompt its seed + j. strength is in (0, 1], steps and prior_steps in
-    1..1000, guidance scales 0 or more, eta in 0..1, width and height in 8..8192 pixels, seed in 0..2**64 - 1,
-    count at least 1. In a mask white (1) means repaint. `guidance_interval` is where the decoder is guided,
-    from and to a share of the noising, 0 being the clean image and 1 pure noise; elsewhere its network is
-    evaluated once instead of twice. With `reuse` N its deep features are computed in every N-th step only
-    (1: in each). Both save time at a price, and are off unless given. Raises RequestError naming the first
-    value that cannot be.
+    `prompt` is one text, Mix, Embedding or image (a variation), or a list of these; negative prompts, images, masks,
+    hints and guidance scales are one for all or one per prompt, and so is the seed: image i uses seed + i, or image j
+    of a prompt its seed + j. strength is in (0, 1], steps and prior_steps in 1..1000, guidance scales 0 or more, eta in
+    0..1, width and height in 8..8192 pixels, seed in 0..2**64 - 1, count at least 1. In a mask white (1) means repaint.
+    `guidance_interval` is where the decoder is guided, from and to a share of the noising, 0 being the clean image and
+    1 pure noise; elsewhere its network is evaluated once instead of twice. With `reuse` N its deep features are
+    computed in every N-th step only (1: in each). Both save time at a price, and are off unless given. Raises
+    RequestError naming the first value that cannot be.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -231,7 +230,8 @@ class Request(BaseModel):
         try:
             super().__init__(prompt=prompt, **fields)
         except ValidationError as error:
-            raise translated(error, type(self).model_fields, about(type(self))) from None
+            hints = {name: said.hint for name, said in about(type(self)).items()}
+            raise translated(error, type(self).model_fields, hints) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Request":

@@ -35,6 +35,10 @@ class Step:
     prediction: Prediction
 
 
+Trajectory = Generator[Step, Tensor | None, None]
+"""Steps in order; a tensor sent into it takes the place of the step's `x`."""
+
+
 def sample(
     sampler: Sampler,
     denoise: Denoiser,
@@ -44,14 +48,13 @@ def sample(
     project: Project | None = None,
     *,
     gradients: bool = False,
-) -> Generator[Step, Tensor | None, None]:
+) -> Trajectory:
     """Denoises `x`, noised to times[0], and yields every step; the last one carries the result.
 
-    `x` is (B, C, ...) and is worked on in float32 (float64 stays). `times` fall and lie in the table.
-    A tensor sent into the generator takes the place of the step's `x`.
-    `project(x, t_next)` is applied after each step, which is how known regions are pinned. Closing the
-    iterator stops at once and frees everything it holds. Gradients are recorded only when asked for. Raises
-    RequestError when `times` are empty or do not fall.
+    `x` is (B, C, ...) and is worked on in float32 (float64 stays). `times` fall and lie in the table. A tensor sent
+    into the generator takes the place of the step's `x`. `project(x, t_next)` is applied after each step, which is how
+    known regions are pinned. Closing the iterator stops at once and frees everything it holds. Gradients are recorded
+    only when asked for. Raises RequestError when `times` are empty or do not fall.
     """
     times = list(times)
     if not times or any(later >= earlier for earlier, later in pairwise(times)):

@@ -9,7 +9,7 @@ from torch import nn
 
 from kandinsky.checkpoints.lazy_weights import LazyWeights
 from kandinsky.codecs.strips import Tiling, check_tiling
-from kandinsky.conditioning.one_text import OneTextConditioner
+from kandinsky.conditioning.conditions import SingleEncoder
 from kandinsky.core.errors import RequestError
 from kandinsky.engine.acceleration.torch_compile import compiled
 from kandinsky.engine.offload import AUTO, Policy, check_policy, choose_policy, codec_of, offloaded
@@ -21,7 +21,7 @@ from kandinsky.generations.model import Model
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """Those of `load`, see there. Raises RequestError for what cannot be, or not together."""
+    """The memory options of `load`. Raises RequestError for an invalid value or combination."""
 
     offload: str | None = None
     quantize: str | None = None
@@ -32,7 +32,7 @@ class MemoryOptions:
     def __post_init__(self) -> None:
         if self.tiling is not None:
             check_tiling(self.tiling)
-        if self.compile and self.parked:
+        if self.compile and self.on_meta:
             raise RequestError(
                 "compile needs weights that stay as they are, offload and quantize change them.",
                 "Leave compile out, or offload and quantize.",
@@ -45,13 +45,13 @@ class MemoryOptions:
             )
 
     def tiled(self, model: Model) -> Model:
-        """The model, whose images are coded as asked for."""
+        """The model with its codec's tiling set."""
         if self.tiling is None:
             return model
         return replace(model, codec=replace(model.codec, tiling=self.tiling))  # type: ignore[type-var]
 
     @property
-    def parked(self) -> bool:
+    def on_meta(self) -> bool:
         """Whether weights are to stay in their files while a model is loaded."""
         return self.offload not in (None, "none") or self.quantize is not None
 
@@ -61,8 +61,8 @@ def apply_memory_policy(
 ) -> tuple[Model, Policy, WeightResidency | None]:
     """A model just loaded as it runs, the policy chosen, and what brings its weights where that is needed.
 
-    `source` is where each network's weights are stored; the networks are parked if `options.parked`. Raises
-    RequestError for a prompt cache where no single encoder reads texts.
+    `source` is where each network's weights are stored; the networks are on the meta device if `options.on_meta`.
+    Raises RequestError for a prompt cache where no single encoder reads texts.
     """
     asked = check_policy(options.offload)
     policy = choose_policy(model) if asked == AUTO else cast(Policy, asked)
@@ -71,7 +71,7 @@ def apply_memory_policy(
         for network in model.modules.values():
             if network is not codec_of(model):
                 quantize(network, options.quantize, residency)
-    if policy == "none" and options.parked:
+    if policy == "none" and options.on_meta:
         for network in [codec_of(model)] if options.quantize else model.modules.values():
             residency.bring(network)
     running = compiled(model) if options.compile else offloaded(model, residency, policy)
@@ -82,14 +82,14 @@ def apply_memory_policy(
 
 def _caching(running: Model, model: Model, source: Mapping[nn.Module, LazyWeights], options: MemoryOptions) -> Model:
     own, plain = running.conditioner, model.conditioner
-    if not isinstance(own, OneTextConditioner) or not isinstance(plain, OneTextConditioner):
+    if not isinstance(own, SingleEncoder) or not isinstance(plain, SingleEncoder):
         raise RequestError(
             f"prompt_cache is given, but texts of {model.name} are not read by one encoder alone.",
             "Leave prompt_cache out.",
         )
-    network = cast(nn.Module, plain.reader.network)
+    network = cast(nn.Module, plain.encoder)
     if network not in source:
         raise RequestError("prompt_cache needs a text encoder from files.", "Leave prompt_cache out.")
     folder = Path(options.prompt_cache or ".").expanduser()
-    reader = CachingEncoder(own.reader.network, network, source[network], folder, options.quantize or "")
-    return replace(running, conditioner=replace(own, reader=replace(own.reader, network=reader, device=model.device)))
+    caching = CachingEncoder(own.encoder, network, source[network], folder, options.quantize or "")
+    return replace(running, conditioner=own.with_encoder(caching, model.device))

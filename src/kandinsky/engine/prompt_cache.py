@@ -1,4 +1,4 @@
-"""Texts that were read once, kept in a folder by what they say and by which encoder read them."""
+"""Caches encoded texts in a folder, by text and encoder."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from kandinsky.adapters import lora
 from kandinsky.adapters.tokens import table_of
 from kandinsky.checkpoints.lazy_weights import LazyWeights
-from kandinsky.checkpoints.weights import read_tensor_file, write_tensor_file
-from kandinsky.conditioning.one_text import TextNetwork
-from kandinsky.core.errors import CheckpointError
+from kandinsky.checkpoints.weights import read_cached, write_tensor_file
+from kandinsky.conditioning.conditions import TextNetwork
 
 STATES = "states"
 """The one tensor in a file."""
@@ -21,10 +20,10 @@ STATES = "states"
 
 @dataclass(frozen=True, eq=False)
 class CachingEncoder:
-    """A text encoder that asks `folder` before it reads a text, and leaves there what it read.
+    """A text encoder that looks a text up in `folder` before it reads it, and stores the result there.
 
     `network` holds the weights that `reader` reads with, which are those `stored`; `kept` says what else
-    tells its answers from others'. With learned words in a text, or adapters on the encoder, it is read.
+    distinguishes its outputs. With learned words in a text, or adapters on the encoder, it is read.
     """
 
     reader: TextNetwork
@@ -35,7 +34,6 @@ class CachingEncoder:
 
     @property
     def config(self) -> Any:
-        """The encoder's."""
         return self.reader.config
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -46,7 +44,7 @@ class CachingEncoder:
         if lora.applied_to(self.network) or bool((ids >= table_of(self.network).num_embeddings).any()):
             return self.reader(ids, mask)
         path = self.folder / f"{self._key(ids, mask)}.safetensors"
-        known = self._known(path, (*ids.shape, self.config.width))
+        known = read_cached(path, STATES, (*ids.shape, self.config.width))
         if known is not None:
             return known.to(ids.device)
         states = self.reader(ids, mask)
@@ -61,15 +59,3 @@ class CachingEncoder:
         dtype = table_of(self.network).weight.dtype
         said = f"{self._identity} {self.kept} {dtype} {self.config} {ids.tolist()} {mask.tolist()}"
         return sha256(said.encode()).hexdigest()
-
-    @staticmethod
-    def _known(path: Path, shape: tuple[int, ...]) -> Tensor | None:
-        """What the folder holds under a name; None for nothing, and for a file that was damaged."""
-        if not path.is_file():
-            return None
-        try:
-            states = read_tensor_file(path).get(STATES)
-        except CheckpointError:
-            return None
-        # A copy: the file may be replaced while it is mapped.
-        return None if states is None or tuple(states.shape) != shape else states.clone()

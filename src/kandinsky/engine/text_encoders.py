@@ -1,80 +1,34 @@
 """The text encoders of a loaded model, and learned words for them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from kandinsky.adapters.tokens import add_rows, table_of
+from kandinsky.adapters.tokens import add_rows
 from kandinsky.checkpoints.textual_inversion import read_words
-from kandinsky.conditioning.decoder_texts import DecoderTexts, TwoTextsConditioner
-from kandinsky.conditioning.image_prompt import ImagePromptConditioner
-from kandinsky.conditioning.one_text import OneTextConditioner
-from kandinsky.conditioning.prior_stage import PriorStage
-from kandinsky.conditioning.text_image import TextImageConditioner
-from kandinsky.conditioning.tokenizer import Tokenizer
+from kandinsky.conditioning.conditions import CaptionConditioner, TextEncoder
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.engine.loras import adaptable
 from kandinsky.generations.model import Model
 
 
-@dataclass(frozen=True, eq=False)
-class Encoder:
-    """A text encoder and the tokenizer that makes its ids."""
-
-    tokenizer: Tokenizer
-    network: nn.Module
-
-    @property
-    def width(self) -> int:
-        """How wide its token table is."""
-        return int(table_of(self.network).embedding_dim)
+def captions_of(model: Model) -> CaptionConditioner:
+    """The model's conditioner as training uses it; RequestError for a model of another kind."""
+    if not isinstance(model.conditioner, CaptionConditioner):
+        raise RequestError(f"{model.name} cannot learn.", "Choose another checkpoint.")
+    return model.conditioner
 
 
-@dataclass(frozen=True, eq=False)
-class Listeners:
-    """What stands between a model's prompts and its decoder, each None where the model has no such part.
-
-    `prior` makes image embeddings, `texts` are encoders of hidden states and embeddings, `one_text` is the
-    encoder of decoders that read each text at its own length.
-    """
-
-    prior: PriorStage | None = None
-    texts: DecoderTexts | None = None
-    one_text: OneTextConditioner | None = None
-
-
-def listeners(model: Model) -> Listeners:
-    """The parts behind a model's conditioner; RequestError for a model of another kind."""
-    match model.conditioner:
-        case ImagePromptConditioner(stage=stage):
-            return Listeners(stage)
-        case TextImageConditioner(image=image, texts=texts):
-            return Listeners(image.stage, texts)
-        case TwoTextsConditioner(texts=texts):
-            return Listeners(texts=texts)
-        case OneTextConditioner() as one_text:
-            return Listeners(one_text=one_text)
-    raise RequestError(f"{model.name} cannot learn.", "Choose another checkpoint.")
-
-
-def text_encoders(model: Model) -> dict[str, Encoder]:
+def text_encoders(model: Model) -> dict[str, TextEncoder]:
     """The text encoders of a model, by what files call them."""
-    parts = listeners(model)
-    prior, texts, one_text = parts.prior, parts.texts, parts.one_text
-    found = [] if prior is None else [Encoder(prior.tokenizer, prior.text)]
-    if one_text is not None:
-        found.append(Encoder(one_text.reader.tokenizer, model.modules["text_encoder"]))
-    if texts is not None:
-        found.append(Encoder(texts.first.tokenizer, texts.first.network))
-        if texts.second is not None:
-            found.append(Encoder(texts.second.tokenizer, texts.second.network))
+    captions = captions_of(model)
+    found = [*([] if captions.prior is None else [captions.prior.encoder]), *captions.encoders]
     names = {id(network): name for name, network in adaptable(model).items()}
     return {names[id(encoder.network)]: encoder for encoder in found}
 
 
-def learn_word(encoders: Mapping[str, Encoder], word: str, rows: Mapping[str, Tensor]) -> None:
+def learn_word(encoders: Mapping[str, TextEncoder], word: str, rows: Mapping[str, Tensor]) -> None:
     """Teaches encoders a word that stands for rows (n, W) in each; gradients reach them.
 
     Raises RequestError for a word that one of them knows, and for rows of another width; then no encoder has
@@ -108,7 +62,7 @@ def load_words(model: Model, path: Path) -> list[str]:
     return list(assigned)
 
 
-def _component(encoders: Mapping[str, Encoder], name: str, rows: Tensor, path: Path) -> str:
+def _component(encoders: Mapping[str, TextEncoder], name: str, rows: Tensor, path: Path) -> str:
     if name in encoders:
         return name
     fitting = [part for part, encoder in encoders.items() if encoder.width == rows.shape[1]]

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from kandinsky.conditioning.image_prompt import ImagePromptConditioner
-from kandinsky.conditioning.text_image import TextImageConditioner
+from kandinsky.conditioning.conditions import CaptionConditioner
 from kandinsky.core.errors import DataError, RequestError
 from kandinsky.evaluation.clip_score import Clip
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from kandinsky.engine.pipeline import Pipeline
 
 OPEN_CLIP = "open_clip:"
+TOWERS = ("text_encoder", "image_encoder")
 
 
 def load_clip(name: str, device: str | None = None) -> Clip:
@@ -36,19 +36,12 @@ def load_clip(name: str, device: str | None = None) -> Clip:
 def clip_of(pipe: "Pipeline", name: str) -> Clip:
     """The towers of a loaded checkpoint's prior."""
     conditioner = pipe.model.conditioner
-    if isinstance(conditioner, TextImageConditioner):
-        conditioner = conditioner.image
-    stage = conditioner.stage if isinstance(conditioner, ImagePromptConditioner) else None
-    if stage is None:
+    prior = conditioner.prior if isinstance(conditioner, CaptionConditioner) else None
+    if prior is None:
         raise DataError(f"{name} has no CLIP towers.", "Name one with a prior, or open_clip:MODEL/PRETRAINED.")
-
-    def see(images: "Sequence[Image]") -> Tensor:
-        return stage.see(stage.preprocess(images))
-
-    def read(texts: Sequence[str]) -> Tensor:
-        return torch.cat([stage.encode_text(text).condition.text_embedding for text in texts])
-
-    return Clip(see, read, f"{name} ({weights_hash(stage.text, stage.vision)})")
+    prior.load_vision()
+    towers = [prior.modules[name] for name in TOWERS]
+    return Clip(prior.embed_images, prior.embed_texts, f"{name} ({weights_hash(*towers)})")
 
 
 def weights_hash(*networks: nn.Module) -> str:

@@ -1,10 +1,9 @@
-"""Which generation a folder is of: the class in its model index says so, or the names of original files."""
+"""The known generations, and which of them a source belongs to: by the class in its model index, or by original file
+names."""
 
 import re
 from functools import partial
 from typing import Literal
-
-from torch import nn
 
 from kandinsky.checkpoints.convert import convert as convert_between
 from kandinsky.checkpoints.maps.networks import UNET
@@ -19,7 +18,6 @@ __all__ = [
     "Model",
     "Placement",
     "Source",
-    "build",
     "convert",
     "denoiser_parameters",
     "kind_for",
@@ -33,26 +31,13 @@ GENERATIONS: list[Generation] = [k21.GENERATION, k22.GENERATION, k20.GENERATION,
 
 convert = partial(convert_between, specs=[generation.spec for generation in GENERATIONS])
 """Writes a checkpoint in the other layout, see `checkpoints.convert`."""
-TRAINED = k22.GENERATION
-"""The generation that training from scratch makes networks of."""
 write_checkpoint = k22.write_combined
 """Writes networks that were trained here as a whole checkpoint of that generation."""
 
 
-def build(name: str, **sizes: object) -> nn.Module:
-    """A new network of the generation that training makes, by the name of its component and its sizes.
-
-    Raises ConfigError for sizes that cannot be.
-    """
-    spec = next(spec for spec in (*TRAINED.spec.decoder, *TRAINED.spec.prior) if spec.name == name)
-    network: nn.Module = spec.new(**sizes)
-    return network
-
-
 def kind_for(kind: str, use: Literal["Inpaint", "Controlnet"]) -> str:
-    """What a folder of this kind is called when its decoder repaints or follows hints; the same where there
-    is one name.
-    """
+    """The class of this kind of folder with a decoder for inpainting or hints; `kind` itself where there is no such
+    class."""
     made = re.sub(r"(?:Img2Img)?(Combined)?Pipeline$", rf"{use}\1Pipeline", kind)
     return made if made in _decoders() else kind
 
@@ -74,10 +59,8 @@ def needs_prior(source: Source) -> bool:
 
 
 def denoiser_parameters(source: Source, variant: str | None = None) -> int:
-    """About how many parameters the U-Net of a decoder has, 0 where that cannot be read; no weight is.
-
-    Original files hold at most four bytes for each.
-    """
+    """Approximate number of parameters of a decoder's U-Net, 0 when unknown; original files hold at most four bytes for
+    each."""
     try:
         if isinstance(source, OriginalFolder):
             return source.unet_file(variant).stat().st_size // 4
@@ -87,11 +70,8 @@ def denoiser_parameters(source: Source, variant: str | None = None) -> int:
 
 
 def load_model(decoder: Source, prior: Source | None, place: Placement) -> Model:
-    """Loads a decoder, with the prior that lies in `prior` (a folder may hold both) or alone.
-
-    Raises CheckpointError for a kind of model that has no loader, and RequestError for a behaviour that it
-    does not have.
-    """
+    """Loads a decoder, with the prior in `prior` (a folder may hold both) or without one; CheckpointError for a kind of
+    model that has no loader, RequestError for an unknown behaviour."""
     generation = _generation(decoder)
     _check_behaviour(decoder, generation, place.behaviour)
     if generation is None:

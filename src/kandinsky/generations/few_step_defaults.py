@@ -1,6 +1,6 @@
-"""Fewer steps than were published: the sampler, the times and the count that come as near to a thousand.
+"""Defaults of fewer steps than published, with the sampler and timesteps that come nearest to a thousand steps.
 
-Measured by `benchmarks/sampler_curve.py`; what was published can be asked for by `sampler` and `steps`.
+Measured by `benchmarks/sampler_curve.py`; a request's `sampler` and `steps` choose otherwise.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from kandinsky.diffusion.schedule import Schedule
 PUBLISHED = ("ddpm", "ddim")
 """The samplers of first order that checkpoints were published with."""
 HIGHER_ORDER = ("dpmpp_2m", "dpmpp_2m_sde", "heun", "unipc")
-"""Those of second order; the multistep method of noises wants times as they were published."""
+"""Samplers of second order but PLMS, which needs the published timesteps."""
 FEW_STEPS: Mapping[str, object] = {"steps": 20, "sampler": "dpmpp_2m"}
 
 PRIOR_DEFAULTS: Mapping[str, object] = {
@@ -21,15 +21,15 @@ PRIOR_DEFAULTS: Mapping[str, object] = {
     "prior_guidance_scale": 4.0,
     "strength": 0.3,
 }
-"""What decoders with a prior were published with. The size comes from the U-Net's config, the sampler from
-the scheduler's, and `FEW_STEPS` instead of some of it where nothing else is asked for."""
+"""The published defaults of decoders with a prior. The U-Net's config gives the size, the scheduler's config the
+sampler; `FEW_STEPS` replaces some of them by default."""
 
 
 def few_step_schedules(schedule: Schedule) -> dict[str, Schedule]:
-    """The settings of samplers of second order on a checkpoint published with one of first order; none else.
+    """The settings of second-order samplers on a checkpoint that was published with a first-order one; none otherwise.
 
-    Their times begin at pure noise. Published ones begin below it, the lower the fewer there are, which no
-    order makes good for (Lin et al. 2023, arXiv 2305.08891, section 3.3).
+    Their timesteps begin at pure noise. Published ones begin below it, the lower the fewer there are, which no order
+    makes up for (Lin et al. 2023, arXiv 2305.08891, section 3.3).
     """
     if schedule.sampler not in PUBLISHED:
         return {}

@@ -16,7 +16,8 @@ from kandinsky.checkpoints.maps.original_files import KL_SCALE, TWO_TEXTS
 from kandinsky.checkpoints.maps.scheduler import DDPM_BETAS
 from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
-from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader, SecondReader, TwoTextsConditioner
+from kandinsky.conditioning.conditions import TextEncoder
+from kandinsky.conditioning.decoder_texts import DecoderTexts, TextsConditioner
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.schedule import ImageNoise, Schedule
@@ -33,16 +34,16 @@ ETA = 0.05
 DEFAULTS: Mapping[str, object] = {"steps": 100, "guidance_scale": 7.0, "strength": 0.3, "width": 512, "height": 512}
 """Of the original code, whose strength of 0.7 keeps what ours of 0.3 does."""
 THRESHOLD = Constraint("percentile", ratio=0.995, max=math.inf)
-"""The original code's usual bound of predictions."""
+"""Dynamic thresholding, the default of the original code."""
 CLIPPING = Constraint("static", limit=1.0)
-"""Its other one."""
+"""Static clipping, its alternative."""
 
 
 def release_schedules(bound: Constraint | None = THRESHOLD, replace_known_region: bool = False) -> dict[str, Schedule]:
     """The settings of the release of November 2022, with which the published examples were made.
 
-    Both its samplers bound predictions by `bound`, then paste the known region; "ddim" makes the noise agree
-    with the result, and ends on a clean image. "plms" came later and has the settings it came with.
+    Both samplers apply `bound` to predictions, then replace the known region; "ddim" re-derives the noise and ends on a
+    clean image. "plms" came later, with its own settings.
     """
     bounds = () if bound is None else (bound,)
     ddpm = _ddpm((*bounds, Constraint("replace_known_region")), replace_known_region)
@@ -54,16 +55,14 @@ def release_schedules(bound: Constraint | None = THRESHOLD, replace_known_region
 def head_schedules(bound: Constraint | None = THRESHOLD, replace_known_region: bool = False) -> dict[str, Schedule]:
     """The settings of the last state of the original code, of November 2023.
 
-    "ddim" and "plms" bound nothing, paste nothing, and end at the first time's noise; "ddim" is without fresh
-    noise, for that code lost its eta on the way to the sampler. "ddpm" always
-    thresholds in the end, also what `bound` has bounded before the known region was pasted. (That code used
-    no other bound than THRESHOLD outside inpainting, where once more changes nothing.)
+    "ddim" and "plms" have no constraint and end at the first timestep's noise; "ddim" has no fresh noise, since that
+    code loses its eta on the way to the sampler. "ddpm" always thresholds once more after the known region is replaced.
     """
     bounds = () if bound is None else (bound,)
-    told = (*bounds, Constraint("replace_known_region"), THRESHOLD)
+    constraints = (*bounds, Constraint("replace_known_region"), THRESHOLD)
     return {
         "ddim": _unbound("ddim", replace_known_region),
-        "ddpm": _ddpm(told, replace_known_region),
+        "ddpm": _ddpm(constraints, replace_known_region),
         "plms": _unbound("plms", replace_known_region),
     }
 
@@ -99,10 +98,7 @@ BEHAVIOURS: Mapping[str, Callable[..., dict[str, Schedule]]] = {
 
 
 def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
-    """Loads a folder of original files, or one of our own in diffusers layout.
-
-    Raises CheckpointError when parts are missing or do not fit together.
-    """
+    """Loads original files or our own folder; CheckpointError when parts are missing or do not fit together."""
     unet, vae, first, second = (
         UNET.open(source, place.variant),
         KL.open(source, place.variant),
@@ -126,10 +122,10 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
     settings = BEHAVIOURS[place.behaviour or next(iter(BEHAVIOURS))]
     schedules = settings(replace_known_region=unet.config.in_channels == latents)
     network, codec, texts = place.put(unet), place.put(vae), (place.put(first), place.put(second))
-    readers = MultilingualReader(tokenizers[0], texts[0]), SecondReader(tokenizers[1], texts[1])
+    encoders = TextEncoder(tokenizers[0], texts[0]), TextEncoder(tokenizers[1], texts[1])
     return Model(
         name="Kandinsky 2.0",
-        conditioner=TwoTextsConditioner(DecoderTexts(*readers)),
+        conditioner=TextsConditioner(DecoderTexts(*encoders)),
         network=network,
         codec=AutoencoderCodec(codec, scale),
         schedule=schedules["ddim"],

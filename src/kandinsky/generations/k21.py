@@ -14,9 +14,9 @@ from kandinsky.checkpoints.maps.scheduler import DDPM_BETAS, LATENT_BETAS, TEXT_
 from kandinsky.checkpoints.maps.unet2 import unet2_config
 from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
-from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader
+from kandinsky.conditioning.conditions import TextEncoder
+from kandinsky.conditioning.decoder_texts import DecoderTexts, TextsConditioner
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
-from kandinsky.conditioning.text_image import TextImageConditioner
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.schedule import ImageNoise, Schedule
@@ -46,12 +46,9 @@ ORIGINAL_DEFAULTS: Mapping[str, object] = {**PRIOR_DEFAULTS, "guidance_scale": 7
 
 
 def published(schedule: Schedule, replace_known_region: bool) -> Schedule:
-    """The settings of the diffusers pipelines around a scheduler's.
-
-    In both codes images are noised by another process than the one they are denoised by.
-    Images are noised to time int(1000 strength) - 2; `replace_known_region` is for networks that are not
-    told of the known region.
-    """
+    """The settings of the diffusers pipelines around a scheduler's: images are noised by another process than the one
+    they are denoised by, to time int(1000 strength) - 2. `replace_known_region` is for networks without a region
+    condition."""
     noise = ImageNoise(Process.linear(*DDPM_BETAS), back=2)
     return replace(schedule, image_noise=noise, replace_known_region=replace_known_region)
 
@@ -59,8 +56,8 @@ def published(schedule: Schedule, replace_known_region: bool) -> Schedule:
 def original_schedules(replace_known_region: bool) -> dict[str, Schedule]:
     """The settings of the original code for "ddim" and "ddpm"; "plms" has those of "ddim".
 
-    "ddpm" constrains, and pastes the known region into predictions between two constraints; the others do
-    neither. `replace_known_region` is for networks that are not told of the known region.
+    "ddpm" replaces the known region between two constraints; the others do neither. `replace_known_region` is for
+    networks without a region condition.
     """
     process = Process.linear(*LATENT_BETAS, dtype=torch.float64)
     images = Process.linear(*DDPM_BETAS, dtype=torch.float64)
@@ -89,10 +86,8 @@ def original_schedules(replace_known_region: bool) -> dict[str, Schedule]:
 
 
 def original_prior_schedule(sections: str = "{}") -> Schedule:
-    """The prior's settings in the original code.
-
-    `sections` is its string of steps, such as "25", "10,5" or "ddim25"; the default is the plain count.
-    """
+    """The prior's settings in the original code; `sections` is its string of steps, such as "25", "10,5" or
+    "ddim25"."""
     implicit = sections.startswith("ddim")
     return Schedule(
         Process.squared_cosine(dtype=torch.float64),
@@ -105,11 +100,8 @@ def original_prior_schedule(sections: str = "{}") -> Schedule:
 
 
 def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
-    """Loads a decoder, in either layout, with the prior that `stage` loads.
-
-    Without `stage` the decoder takes embeddings only. Raises CheckpointError when parts are missing or do
-    not fit together.
-    """
+    """Loads a decoder in either layout with the prior that `stage` loads; without one it takes embeddings only.
+    CheckpointError when parts are missing or do not fit together."""
     original = isinstance(source, OriginalFolder)
     text, movq = MULTILINGUAL.open(source, place.variant), MOVQ.open(source, place.variant)
     config = None
@@ -132,7 +124,7 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
     else:
         schedule = published(schedule_from_json(source.config("scheduler")), pins)
         sampler = schedule.sampler
-        # The second scheduler lies beside the first, but no index lists it, so that it may not be there.
+        # The second scheduler lies in the same folder, but no index lists it, so it may be missing.
         second = "ddpm_scheduler"
         there = (source.root / second).is_dir()
         ddpm = schedule_from_json(source.config(second) if there else TEXT_IMAGE_SCHEDULES[second])
@@ -143,11 +135,11 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
     prior = None if stage is None else stage()
     check_fit(prior, unet.config.image_dim)
     image = ImagePromptConditioner(prior, unet.config.image_dim, place.device, place.dtype)
-    texts = DecoderTexts(MultilingualReader(tokenizer, encoder))
+    texts = DecoderTexts(TextEncoder(tokenizer, encoder))
     modules: dict[str, nn.Module] = {"unet": network, "movq": codec, "decoder_text_encoder": encoder}
     return Model(
         name="Kandinsky 2.1",
-        conditioner=TextImageConditioner(image, texts, negative_texts=not original),
+        conditioner=TextsConditioner(texts, image, negative_texts=not original),
         network=network,
         codec=AutoencoderCodec(codec),
         schedule=schedules[sampler],

@@ -36,16 +36,13 @@ CHECKPOINTS = CheckpointSpec(
         "KandinskyV22Img2ImgCombinedPipeline",
     ),
 )
-PEER_SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
-"""Samplers whose scheduler classes the peer's pipelines of this generation can run."""
+DIFFUSERS_SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
+"""Samplers whose scheduler classes diffusers' pipelines of this generation can run."""
 
 
 def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
-    """Loads a decoder folder with the prior that `stage` loads.
-
-    Without `stage` the decoder takes embeddings only. Raises CheckpointError when parts are missing or do
-    not fit together.
-    """
+    """Loads a decoder folder with the prior that `stage` loads; without one it takes embeddings only. CheckpointError
+    when parts are missing or do not fit together."""
     if isinstance(source, OriginalFolder):
         raise CheckpointError(f"{source.root} holds original files.", "Give a folder in diffusers layout.")
     unet, movq = UNET.open(source, place.variant), MOVQ.open(source, place.variant)
@@ -82,16 +79,14 @@ def write_combined(
     sample_size: int,
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Writes networks as a folder that the peer's combined pipeline loads.
+    """Writes networks, by component, as a folder for diffusers' combined pipeline; the model index is written last.
 
-    `networks` go by the names of components. The tokenizer's files belong into `prior_tokenizer` beside
-    them. `defaults` are request fields for our own settings; their "sampler" also chooses the scheduler's
-    class where the peer could run it. `sample_size` is the side of the usual image in latents. The model
-    index is written last, so that a folder that has one is complete. Raises OutputError, and CheckpointError
-    for a network that the layout cannot describe.
+    The tokenizer's files belong into `prior_tokenizer`. `defaults` are request fields for our own settings; their
+    "sampler" also chooses the scheduler's class where diffusers has one. `sample_size` is the side of the usual image
+    in latents. Raises OutputError, and CheckpointError for a network that the layout cannot describe.
     """
     sampler = defaults.get("sampler")
-    chosen = str(sampler) if sampler in PEER_SAMPLERS else PEER_SAMPLERS[0]
+    chosen = str(sampler) if sampler in DIFFUSERS_SAMPLERS else DIFFUSERS_SAMPLERS[0]
     decoder, prior = (
         {one.name: (lambda network=networks[prefix + one.name]: network) for one in specs}
         for specs, prefix in ((CHECKPOINTS.decoder, ""), (CHECKPOINTS.prior, PRIOR_PREFIX))

@@ -1,7 +1,7 @@
 """Kandinsky 3.0, 3.1 and its Flash: folders in both layouts, how they are wired, the numbers of the releases.
 
-Two conventions run these weights: that of the diffusers pipelines for their folders, and that of the original
-code, with settings of its own for each release, for original files.
+Folders run by the conventions of the diffusers pipelines, original files by those of the original code, with settings
+of its own for each release.
 """
 
 import math
@@ -16,8 +16,8 @@ from kandinsky.checkpoints.components import CheckpointSpec
 from kandinsky.checkpoints.maps.networks import LATER_MOVQ, ONE_TEXT, UNET3
 from kandinsky.checkpoints.maps.original_files import FLASH
 from kandinsky.checkpoints.maps.original_files import ONE_TEXT as ONE_TEXT_FILES
-from kandinsky.checkpoints.maps.original_networks import is_first_release
 from kandinsky.checkpoints.maps.scheduler import ONE_TEXT_SCHEDULES, schedule_from_json
+from kandinsky.checkpoints.maps.unet3 import is_first_release
 from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.conditioning.one_text import OneTextConditioner, StatesReader
@@ -31,7 +31,7 @@ from kandinsky.generations.loading import Generation, Placement, StageLoader, ch
 from kandinsky.generations.model import Model, Network
 from kandinsky.networks.unet3 import UNet3Config
 
-# The names of inpainting and of few steps are ours: the peer has neither.
+# The names of inpainting and of few steps are ours: diffusers has neither.
 FEW_STEPS = "Kandinsky3FlashPipeline"
 CHECKPOINTS = CheckpointSpec(
     decoder=(UNET3, LATER_MOVQ, ONE_TEXT),
@@ -46,13 +46,13 @@ DEFAULTS: dict[str, object] = {"steps": 25, "guidance_scale": 3.0, "strength": 0
 ORIGINAL_DEFAULTS: dict[str, object] = {**DEFAULTS, "steps": 50}
 """Of the original code."""
 INPAINTING_GUIDANCE = 4.0
-"""Its scale where it inpaints."""
+"""The guidance scale of the original code's inpainting."""
 FLASH_DEFAULTS: dict[str, object] = {**DEFAULTS, "steps": 4, "guidance_scale": 0.0}
 FLASH_TIMES = (979, 729, 479, 229)
 GUIDANCE_OFFSET = 1.0
 """Both codes guide by (w + 1) cond - w uncond, which is `combine` with a scale of w + 1."""
 PERCENTILE, INPAINTING_PERCENTILE = 0.99, 0.95
-"""How much of a prediction is within the original code's bound, from noise and in inpainting."""
+"""The quantiles of the original code's dynamic thresholding, for generation and for inpainting."""
 
 
 def first_schedule(inpaints: bool, replace_known_region: bool = False) -> Schedule:
@@ -68,11 +68,8 @@ def first_schedule(inpaints: bool, replace_known_region: bool = False) -> Schedu
 
 
 def second_schedule(inpaints: bool, replace_known_region: bool = False) -> Schedule:
-    """The settings of the original code of the second release.
-
-    Implicit, by default with all fresh noise (eta 1; theirs is the square of ours), and none at its end,
-    which is the first time's noise.
-    """
+    """The settings of the original code of the second release: implicit, by default with all fresh noise (eta 1; theirs
+    is the square of ours), and none at the end, which is the first timestep's noise."""
     return Schedule(
         Process.squared_cosine().ending_at_the_first(),
         constraints=(_bound(inpaints),),
@@ -85,11 +82,9 @@ def second_schedule(inpaints: bool, replace_known_region: bool = False) -> Sched
 
 
 def original_schedules(inpaints: bool, replace_known_region: bool = False) -> dict[str, Schedule]:
-    """The settings of the original code by sampler: "ddpm" of the first release, "ddim" of the second.
-
-    It has no others; those take the times of the diffusers pipelines, which leave pure noise out: there a
-    higher order has nothing to extrapolate.
-    """
+    """The settings of the original code by sampler: "ddpm" of the first release, "ddim" of the second. Other samplers
+    get the timesteps of the diffusers pipelines, which leave out pure noise, where a higher order cannot
+    extrapolate."""
     other = Schedule(
         Process.squared_cosine(), constraints=(_bound(inpaints),), offset=1, replace_known_region=replace_known_region
     )
@@ -115,15 +110,12 @@ def _bound(inpaints: bool) -> Constraint:
 
 FIRST, SECOND = "release-2023", "release-2024"
 BEHAVIOURS: Mapping[str, Callable[[bool, bool], Schedule]] = {FIRST: first_schedule, SECOND: second_schedule}
-"""How the two releases of the original code ran their files; which release a file is of, it tells itself."""
+"""The settings of both releases of the original code; a file's own release is the default."""
 
 
 def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
-    """Loads a folder in diffusers layout, or of original files, as the code of their own release ran them.
-
-    Raises CheckpointError when parts are missing or do not fit together, RequestError for a behaviour where
-    there is one only.
-    """
+    """Loads a folder in diffusers layout, or original files by the convention of their release; CheckpointError when
+    parts are missing or do not fit together, RequestError for a behaviour where there is one only."""
     if isinstance(source, OriginalFolder):
         few = source.chosen(place.variant) == FLASH
     else:
@@ -182,11 +174,8 @@ def assembled(
     schedule: Schedule,
     unguided: bool = False,
 ) -> Model:
-    """The model of parts that are where they belong; `network` has the configuration of a `UNet3`.
-
-    A network that has learned a null embedding is told of texts as the original code tells it, any other as
-    the diffusers pipelines do.
-    """
+    """The model of parts that are in place; `network` has the configuration of a `UNet3`. One with a learned null
+    embedding gets conditions as in the original code, any other as in the diffusers pipelines."""
     learned = bool(network.config.null_embedding)
     conditioner = OneTextConditioner(
         reader,

@@ -1,7 +1,7 @@
-"""A large vision tower that stays in its files until an image comes.
+"""A large vision tower that stays in its files until the first image.
 
-Texts alone need one number of it: the embedding of no image. That is a constant of the weights, so it is
-computed a block at a time, once, and kept in the folder for caches.
+Prompts of text only need one embedding of it: that of no image. It is a constant of the weights, so it is computed
+once, a block at a time, and cached.
 """
 
 from collections.abc import Collection
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.checkpoints.lazy_weights import LazyWeights
-from kandinsky.checkpoints.weights import read_tensor_file, write_tensor_file
-from kandinsky.core.errors import CheckpointError, OutputError
+from kandinsky.checkpoints.weights import read_cached, write_tensor_file
+from kandinsky.core.errors import OutputError
 from kandinsky.core.system import cache_folder
 from kandinsky.networks.clip import ClipVision
 
@@ -27,7 +27,7 @@ EMBEDDING = "embedding"
 
 @dataclass(frozen=True, eq=False)
 class LazyVisionTower:
-    """A vision tower whose `weights` are in files: `network` is on the meta device until the first image."""
+    """A vision tower whose `network` is on the meta device until the first image; `weights` are in files."""
 
     network: ClipVision
     weights: LazyWeights
@@ -35,20 +35,20 @@ class LazyVisionTower:
     dtype: torch.dtype
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """As the tower's own; its weights stay from then on."""
+        """Runs the tower; its weights stay from then on."""
         self.bring()
         embedding: Tensor = self.network(pixels)
         return embedding
 
     def bring(self) -> None:
-        """Brings the weights, to stay."""
+        """Loads the weights, to stay."""
         if self._is_away:
             self._bring(self.network.state_dict())
 
     def of_nothing(self) -> Tensor:
         """The embedding (1, P) of an all-zero normalised image, from the cache if it is known there."""
         path = self._path()
-        known = _known(path, (1, self.network.config.projection))
+        known = read_cached(path, EMBEDDING, (1, self.network.config.projection))
         if known is not None:
             return known.to(self.device, self.dtype)
         size = self.network.config.image_size
@@ -81,21 +81,10 @@ class LazyVisionTower:
         return embedding
 
     def _path(self) -> Path:
-        said = f"{self.weights.identity()} {self.network.config} {self.dtype}"
-        return cache_folder() / "no-image" / f"{sha256(said.encode()).hexdigest()}.safetensors"
+        key = f"{self.weights.identity()} {self.network.config} {self.dtype}"
+        return cache_folder() / "no-image" / f"{sha256(key.encode()).hexdigest()}.safetensors"
 
 
 def _drop(module: nn.Module) -> None:
     away = {name: tensor.to("meta") for name, tensor in module.state_dict().items()}
     module.load_state_dict(away, assign=True)
-
-
-def _known(path: Path, shape: tuple[int, ...]) -> Tensor | None:
-    """What a file holds; None where there is none, and where it was damaged."""
-    if not path.is_file():
-        return None
-    try:
-        found = read_tensor_file(path).get(EMBEDDING)
-    except CheckpointError:
-        return None
-    return None if found is None or tuple(found.shape) != shape else found.clone()

@@ -1,4 +1,4 @@
-"""What the generations' wiring shares: where a model goes, the prior, checks, own defaults."""
+"""Shared parts of the generations' wiring: placement, the prior, checks, defaults."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from kandinsky.checkpoints.maps.original_files import INPAINTING
 from kandinsky.checkpoints.maps.scheduler import schedule_from_json
 from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.conditioning.clip_image import ClipPreprocess
-from kandinsky.conditioning.prior_stage import Accelerate, PriorStage, as_it_is
+from kandinsky.conditioning.prior_stage import Accelerate, PriorStage, unaccelerated
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.requests import Request
 from kandinsky.diffusion.schedule import Schedule
@@ -35,35 +35,35 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a model is loaded to, in which dtype it computes, and which variant of the files is read.
+    """The device, dtype and file variant that a model is loaded with.
 
-    `behaviour` names one of several published ways to run the same weights, None the generation's usual one.
-    `parked` networks stay in their files: they come on the meta device. `shelf` is filled with where the
-    weights of each network lie. `accelerate` says how the prior runs its steps, see `PriorStage`.
+    `behaviour` names one of several published ways to run the same weights, None the usual one. `on_meta` networks stay
+    in their files, on the meta device. `weight_sources` collects where each network's weights are stored. `accelerate`
+    wraps the prior's steps, see `PriorStage`.
     """
 
     device: torch.device
     dtype: torch.dtype
     variant: str | None = None
     behaviour: str | None = None
-    parked: bool = False
-    shelf: dict[nn.Module, LazyWeights] = field(default_factory=dict, compare=False)
-    accelerate: Accelerate = as_it_is
+    on_meta: bool = False
+    weight_sources: dict[nn.Module, LazyWeights] = field(default_factory=dict, compare=False)
+    accelerate: Accelerate = unaccelerated
 
     def put(self, lazy: LazyNetwork[C, M]) -> M:
-        """A network where it belongs; CheckpointError for weights that do not fit."""
+        """Loads a network; CheckpointError for weights that do not fit."""
         weights = lazy.weights
-        network = weights.on_meta(self.dtype) if self.parked else weights.load(self.dtype, self.device)
-        self.shelf[network] = weights
+        network = weights.on_meta(self.dtype) if self.on_meta else weights.load(self.dtype, self.device)
+        self.weight_sources[network] = weights
         return cast(M, network)
 
     def put_vision(self, lazy: LazyNetwork[ClipVisionConfig, ClipVision]) -> tuple[ClipVision, LazyVisionTower | None]:
-        """A vision tower where it belongs, a large one in its files, with what brings it when it is asked."""
+        """Loads a vision tower; a large one stays in its files and comes with its lazy loader."""
         weights = lazy.weights
-        if self.parked or weights.count() < WAITS_FROM or not weights.is_mapped():
+        if self.on_meta or weights.count() < WAITS_FROM or not weights.is_mapped():
             return self.put(lazy), None
         network = cast(ClipVision, weights.on_meta(self.dtype))
-        self.shelf[network] = weights
+        self.weight_sources[network] = weights
         return network, LazyVisionTower(network, weights, self.device, self.dtype)
 
 
@@ -72,11 +72,11 @@ StageLoader = Callable[[], PriorStage]
 
 @dataclass(frozen=True)
 class Generation:
-    """A generation: what its checkpoints hold, and how they become a model.
+    """A generation: its checkpoints' content, and how they become a model.
 
-    `load` wires a decoder to the prior that it is given a loader of, `prior_schedule` is how the original
-    code runs the prior. `behaviours` are the names of several ways to run the same weights, `in_folders` says
-    whether folders in diffusers layout have them too.
+    `load` wires a decoder to the prior that its second argument loads; `prior_schedule` is the prior's in the original
+    code. `behaviours` are the names of several ways to run the same weights; `in_folders` is whether folders in
+    diffusers layout have them too.
     """
 
     spec: CheckpointSpec
@@ -86,7 +86,7 @@ class Generation:
     in_folders: bool = False
 
     def has_behaviours(self, source: Source) -> bool:
-        """Whether a source can be run in these ways."""
+        """Whether a source has a choice of behaviours."""
         return self.in_folders or isinstance(source, OriginalFolder)
 
     def load_prior(self, source: Source, place: Placement) -> PriorStage:
@@ -111,7 +111,7 @@ class Generation:
             tokenizer=tokenizer,
             text=encoder,
             vision=tower,
-            waiting=waiting,
+            lazy_vision=waiting,
             preprocess=preprocess,
             network=place.put(prior),
             schedule=schedule,
@@ -160,13 +160,11 @@ def check_fit(stage: PriorStage | None, image_dim: int) -> None:
 
 
 def check_unet2(where: object, config: UNet2Config, latents: int, conditions: tuple[str, ...]) -> None:
-    """Raises CheckpointError for a U-Net of another condition, and for one whose channels do not fit.
-
-    `latents` are the channels of its codec. It takes these, those of a hint or of a known region beside them.
-    """
+    """Raises CheckpointError for a U-Net of another condition, or whose channels do not fit the `latents` of its codec:
+    these, and those of a hint or of a known region."""
     if config.condition not in conditions:
         raise CheckpointError(
-            f"{where} holds a decoder that listens to {config.condition}, not to {' or '.join(conditions)}.",
+            f"{where} holds a decoder conditioned on {config.condition}, not on {' or '.join(conditions)}.",
             "It is not of this generation.",
         )
     known = (2 * latents,) if config.condition == "image_hint" else (latents, 2 * latents + 1)
@@ -183,13 +181,13 @@ def check_unet2(where: object, config: UNet2Config, latents: int, conditions: tu
 
 
 def own_defaults(folder: Folder) -> dict[str, object]:
-    """The request fields that our own file gives; CheckpointError for those that no request could have."""
+    """The request fields in our own settings file; CheckpointError for invalid ones."""
     path = folder.root / OWN_SETTINGS
     if not path.is_file():
         return {}
     defaults = read_json(path).get("defaults", {})
     try:
-        # strength is only understood beside an image; any will do.
+        # strength needs an image; any will do.
         pixel = np.zeros((1, 1, 3), np.uint8) if "strength" in defaults else None
         Request("", image=pixel, **defaults)
     except (RequestError, TypeError) as error:
@@ -198,10 +196,8 @@ def own_defaults(folder: Folder) -> dict[str, object]:
 
 
 def folder_defaults(folder: Folder, schedule: Schedule, unet: str, downscale: int) -> dict[str, object]:
-    """The request fields of a decoder with a prior: as published, but for few steps and for its own.
-
-    `downscale` is how many pixels a latent is wide; the U-Net's config.json names the usual number of these.
-    """
+    """The request fields of a decoder with a prior: published ones, few steps, then its own. `downscale` is pixels per
+    latent; the U-Net's config.json holds the usual size in latents."""
     size = whole(folder.config(unet), "sample_size", 64) * downscale
     own = own_defaults(folder)
     return {**PRIOR_DEFAULTS, **few_step_defaults(schedule, own), "width": size, "height": size, **own}

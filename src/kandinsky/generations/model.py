@@ -1,4 +1,4 @@
-"""A generation is a value: its parts, its diffusion settings, its published defaults."""
+"""A generation as a value: its parts, diffusion settings and published defaults."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +14,8 @@ from kandinsky.diffusion.schedule import Schedule
 
 
 class Codec(Protocol):
-    """Images <-> latents; the only home of scale factors.
-
-    A codec with a posterior draws from it by `rng`, and gives its mean without one.
-    """
+    """Images <-> latents, scale factors included; a codec with a posterior samples it by `rng`, and gives its mean
+    without."""
 
     @property
     def downscale(self) -> int: ...
@@ -39,12 +37,11 @@ class Prepared(Protocol):
 
 
 class Network(Protocol):
-    """A denoising network: `prepare` does once what the steps at `times` share.
+    """A denoising network: `prepare` computes once what the steps at `times` share; with `deep_at` deep features are
+    computed at those times only, and reused at the others.
 
-    With `deep_at` its deep features are computed at those times, and used again at the others.
-
-    `config.in_channels` may exceed the latents': the rest is an inpainting network's known latents and mask.
-    `config.multiple` is what height and width of the latents must be multiples of.
+    `config.in_channels` may exceed the latents': the rest are an inpainting network's known latents and mask. Height
+    and width of latents are multiples of `config.multiple`.
     """
 
     @property
@@ -54,21 +51,20 @@ class Network(Protocol):
 
 
 TellsRegion = Literal["masked_latents", "masked_image"]
-"""How an inpainting network is told of the known region: by the image's latents, zero outside an eroded
-mask, and that mask; or by a mask, and the latents of the image made grey elsewhere."""
+"""The region condition of an inpainting network: the image's latents, zero outside an eroded mask, and that mask; or a
+mask, and the latents of the image made grey elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
     """A loaded checkpoint.
 
-    `schedule` is the one of its own sampler, `schedules` are those of samplers that its publishers ran with
-    other settings. `modules` names every nn.Module that holds weights (for placement); `defaults` are request
-    fields; `hints` says whether a hint image is needed; `tells_region` what an inpainting network was
-    trained on; `guidance_offset` is what its publishers' guidance scale lacks of the one in `combine`;
-    `dtype` is what the networks compute in, `working_dtype` what noise, latents and the sampler are in. Width
-    and height are rounded up to `multiple` pixels inside, and cropped back; `extra_channels` are those that
-    the network of an inpainting checkpoint wants behind the latents.
+    `schedule` is that of its own sampler, `schedules` those of samplers that were published with other settings.
+    `modules` names every nn.Module with weights; `defaults` are request fields; `hints` is whether a hint image is
+    needed; `tells_region` is the region condition of an inpainting network; `guidance_offset` is the difference of its
+    published guidance scale from that of `combine`; `dtype` is the networks', `working_dtype` that of noise, latents
+    and sampler. Width and height are rounded up to `multiple` pixels, and cropped back; `extra_channels` are those of
+    an inpainting network behind the latents.
     """
 
     name: str
@@ -96,10 +92,8 @@ class Model:
         object.__setattr__(self, "extra_channels", int(config.in_channels - latents - hinted))
 
     def schedule_of(self, sampler: str | None, steps: int | None = None) -> Schedule:
-        """The settings that the sampler of that name runs with; None is the checkpoint's own.
-
-        `steps` matters where the process is made for their number, and is left out to look at the rest.
-        """
+        """The settings of a sampler, None being the checkpoint's own; `steps` matters where the process is made for
+        their number."""
         found = self.schedule if sampler is None else self.schedules.get(sampler, self.schedule)
         return found if steps is None else found.taken(steps)
 

@@ -6,6 +6,7 @@ Sources: Rombach et al. 2022, arXiv 2112.10752, appendix (the architecture); Zhe
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,8 @@ WORTH_FOLDING = 256
 
 
 class Norm(nn.Module):
-    """Group norm, scaled and shifted by 1x1 convolutions of the latents where they have `latent_channels`.
-
-    A 1x1 convolution commutes with nearest upsampling, so it is applied at latent size.
-    """
+    """Group norm, scaled and shifted by 1x1 convolutions of the latents where they have `latent_channels`. These
+    commute with nearest upsampling, so they run at latent size."""
 
     def __init__(self, channels: int, groups: int, latent_channels: int | None) -> None:
         super().__init__()
@@ -75,10 +74,8 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest upsampling and a 3x3 convolution; without gradients, as one transposed convolution.
-
-    Each output position then costs 4 products in place of 9, since some of the 9 see the same input.
-    """
+    """Nearest upsampling and a 3x3 convolution; without gradients, one transposed convolution: 4 products for each
+    output in place of 9, some of which see the same input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -91,8 +88,8 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
 
     def _folded(self) -> Tensor:
-        """The kernel (C_in, C_out, 4, 4) of the transposed convolution: sums of the own one's rows and
-        columns that meet the same input position."""
+        """The kernel (C_in, C_out, 4, 4) of the transposed convolution: sums of rows and columns that meet the same
+        input."""
         weight = self.conv.weight
         sums = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float32)
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
@@ -100,7 +97,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """`layers` residual blocks of one resolution, attention after each where asked for, then a resampling."""
+    """`layers` residual blocks of one resolution, each with optional attention, then a resampling."""
 
     def __init__(
         self,
@@ -121,7 +118,7 @@ class Level(nn.Module):
         self.resample = resample
 
     def blocks(self, x: Tensor, latents: Tensor | None) -> Tensor:
-        """What comes before the resampling, on x (B, C, h, w)."""
+        """The residual blocks and attentions, on x (B, C, h, w)."""
         for position, resnet in enumerate(self.resnets):
             x = resnet(x, latents)
             if self.attentions:
@@ -146,11 +143,8 @@ class Middle(nn.Module):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of an encoder or a decoder, of which `images` and `features` are the channels at its ends.
-
-    `channels` run from the full resolution to the features'; with `attention` the lowest resolution attends
-    in its residual blocks too.
-    """
+    """Sizes of an encoder or a decoder; `images` and `features` are the channels at its ends, `channels` run from the
+    full resolution to the features'. With `attention` the residual blocks of the lowest resolution attend too."""
 
     images: int
     features: int
@@ -183,8 +177,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features (B, F, h, w) to images (B, 3, h f, w f), its norms modulated where there are
-    `latent_channels`."""
+    """Features (B, F, h, w) to images (B, 3, h f, w f); norms are modulated where there are `latent_channels`."""
 
     def __init__(self, sizes: Sizes, latent_channels: int | None = None) -> None:
         super().__init__()
@@ -204,3 +197,51 @@ class Decoder(nn.Module):
         for level in self.up:
             x = level(x, latents)
         return self.conv_out(self.norm_out(x, latents, silu=True))  # type: ignore[no-any-return]
+
+
+class AutoencoderConfig(Protocol):
+    """The common part of autoencoders' configurations."""
+
+    @property
+    def downscale(self) -> int: ...
+
+
+class Autoencoder(Protocol):
+    """Images (B, 3, H, W) in [-1, 1] <-> latents; `encode` returns these, or a posterior's mean and log-variance, which
+    `read` computes from the output of `encoder`."""
+
+    encoder: Encoder
+    quant_conv: nn.Conv2d
+    post_quant_conv: nn.Conv2d
+    decoder: Decoder
+
+    @property
+    def config(self) -> AutoencoderConfig: ...
+
+    def encode(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]: ...
+
+    def read(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Nearest codes of latents: `latents` (B, C, h, w) with straight-through gradient, `indices` (B, h, w),
+    `codebook_loss` and `commitment_loss` scalars (van den Oord et al. 2017, eq. 3)."""
+
+    latents: Tensor
+    indices: Tensor
+    codebook_loss: Tensor
+    commitment_loss: Tensor
+
+
+class CodebookAutoencoder(Autoencoder, Protocol):
+    """An autoencoder whose latents can be replaced by codes."""
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    @property
+    def required_codebook(self) -> nn.Embedding: ...
+
+    def quantize(self, z: Tensor) -> Quantized: ...

@@ -30,4 +30,4 @@ Of residual blocks the shortcut is in no group, of attention the keys and values
 """
 
 OUTPUTS: tuple[type, ...] = (ClipTextFeatures,)
-"""Dataclasses in which networks return tensors."""
+"""Dataclasses of tensors that networks return."""

@@ -17,11 +17,10 @@ ClipActivation = Literal["gelu", "quick_gelu"]
 
 @dataclass(frozen=True)
 class ClipTextConfig:
-    """The shape of a text tower, and where a sentence's meaning is read.
+    """Sizes of a text tower; ConfigError when the heads do not divide the width, or when "eos" has no `eos_id`.
 
-    `pool` says from which token: "eos" reads at the first `eos_id`, "argmax" at the highest id of the row (in
-    the published vocabulary that is the end token; `eos_id` then means nothing and may be None). Raises
-    ConfigError when the heads do not divide the width, or when "eos" has no `eos_id`.
+    `pool` is the token of the embedding: the first `eos_id` ("eos"), or the highest id of the row ("argmax", which is
+    the end token of the published vocabulary).
     """
 
     vocab_size: int
@@ -43,10 +42,8 @@ class ClipTextConfig:
 
 @dataclass(frozen=True)
 class ClipVisionConfig:
-    """The shape of a vision tower; `image_size` and `patch` in pixels.
-
-    Raises ConfigError when the heads do not divide the width or an image holds no whole patch.
-    """
+    """Sizes of a vision tower, `image_size` and `patch` in pixels; ConfigError when the heads do not divide the width
+    or an image holds no whole patch."""
 
     width: int
     layers: int
@@ -68,17 +65,15 @@ class ClipVisionConfig:
 
 @dataclass(frozen=True)
 class ClipTextFeatures:
-    """What a text tower says: `hidden` (B, L, W) after the last norm, `embedding` (B, P) not normalised."""
+    """A text tower's output: `hidden` (B, L, W) after the last norm, `embedding` (B, P) not normalised."""
 
     hidden: Tensor
     embedding: Tensor
 
 
 class ClipText(nn.Module):
-    """The text tower: ids (B, L) -> ClipTextFeatures.
-
-    Attention is causal and nothing else is masked: padding behind the end token never reaches the embedding.
-    """
+    """The text tower: ids (B, L) -> ClipTextFeatures. Attention is causal, so padding behind the end token never
+    reaches the embedding."""
 
     def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
@@ -140,7 +135,7 @@ class ClipVision(nn.Module):
         return self.read(x)
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """What goes into the first block, (B, 1 + patches, W); as `forward` for the rest."""
+        """The input of the first block, (B, 1 + patches, W); pixels as in `forward`."""
         size = self.config.image_size
         if tuple(pixels.shape[1:]) != (3, size, size):
             raise RequestError(
@@ -153,7 +148,7 @@ class ClipVision(nn.Module):
         return x
 
     def read(self, x: Tensor) -> Tensor:
-        """What comes out of the last block, to the embedding (B, P)."""
+        """The output of the last block to the embedding (B, P)."""
         embedding: Tensor = self.projection(self.norm_out(x[:, 0]))
         return embedding
 

@@ -18,7 +18,7 @@ class TwoDepths(Protocol[F_contra]):
     """A U-Net whose first resolution can run without the others; `fixed` is what a request fixes."""
 
     def begin(self, x: Tensor, fixed: F_contra) -> tuple[Tensor, list[Tensor]]:
-        """The way down at the first resolution: what goes deeper, and what skips to the way up."""
+        """The way down at the first resolution: the input of the others, and the skips."""
         ...
 
     def deep(self, h: Tensor, fixed: F_contra) -> Tensor:
@@ -31,10 +31,8 @@ class TwoDepths(Protocol[F_contra]):
 
 
 class DeepFeatures:
-    """The deep features of one trajectory: computed at the times `deep_at`, used again at all others.
-
-    `channels` are the network's; raises ConfigError where there is one resolution only, none of it deep.
-    """
+    """The deep features of one trajectory, computed at the times `deep_at` and reused at all others; ConfigError for
+    `channels` of a single resolution."""
 
     def __init__(self, deep_at: Collection[float], channels: Sequence[int]) -> None:
         if len(channels) < 2:
@@ -46,7 +44,7 @@ class DeepFeatures:
 
     @classmethod
     def of(cls, deep_at: Collection[float] | None, channels: Sequence[int]) -> "DeepFeatures | None":
-        """Those of `deep_at`, None where every step computes everything."""
+        """The deep features of `deep_at`; None for None, where every step computes everything."""
         return None if deep_at is None else cls(deep_at, channels)
 
     def step(self, network: TwoDepths[F], x: Tensor, fixed: F, t: float) -> Tensor:

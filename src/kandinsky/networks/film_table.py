@@ -1,4 +1,4 @@
-"""What a network reads of the time alone (scales and shifts, time tokens), for all steps of a request."""
+"""Values of a network that depend on time only (scales and shifts, time tokens), for all steps of a request."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,11 +10,10 @@ MOST_BYTES = 2**28
 
 
 class FilmTable:
-    """What `films` gives at each of `times`, computed at once.
+    """The tables of `films` at each of `times`, computed at once.
 
-    `films` maps times (T,) on the device of `pooled` (B, D) to tables, each (T, B, C), and `width` is the sum
-    of their C. Times that a table of `MOST_BYTES` has no room for are computed when they are asked for, as
-    those that were not announced.
+    `films` maps times (T,) and `pooled` (B, D) to tables, each (T, B, C), and `width` is the sum of their C. Times
+    beyond `MOST_BYTES`, and others than `times`, are computed when they are needed.
     """
 
     def __init__(
@@ -30,7 +29,7 @@ class FilmTable:
 
     @property
     def times(self) -> frozenset[float]:
-        """The times that the table holds: at these none of the layers is needed that make it."""
+        """The times in the table, at which the layers that make it are not needed."""
         return frozenset(self._places)
 
     def row(self, t: float) -> Tensor:

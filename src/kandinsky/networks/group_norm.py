@@ -22,9 +22,8 @@ def group_norm(
 ) -> Tensor:
     """Group norm (Wu and He 2018, arXiv 1803.08494) of x (B, C, h, w), then a modulation, then SiLU.
 
-    `weight` and `bias` (C,) are the norm's own, given both or neither. `film` (B, 2 C) holds a scale s and a
-    shift: n (1 + s) + shift. `modulation` (B, 2 C, h / k, w / k) holds them at each place, upsampled to the
-    nearest: n s + shift.
+    `weight` and `bias` (C,) are given both or neither. `film` (B, 2 C) is a scale s and a shift: n (1 + s) + shift.
+    `modulation` (B, 2 C, h / k, w / k) has them at each position, upsampled to the nearest: n s + shift.
     """
     x = (_by_lines if _is_large(x) else F.group_norm)(x, groups, weight, bias, eps)
     if film is not None:
@@ -66,10 +65,8 @@ def _by_lines(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None
 def factors(
     mean: Tensor, variance: Tensor, each: int, eps: float, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """What a group norm multiplies each channel by and what it adds then, (B, C, 1, 1) in double precision.
-
-    `mean` and `variance` (B, groups), in double precision, are those of groups of `each` channels.
-    """
+    """A group norm's scale and shift of each channel, (B, C, 1, 1) in double precision, from `mean` and `variance` (B,
+    groups) of groups of `each` channels."""
     scale = (variance + eps).rsqrt().repeat_interleave(each, dim=1)
     shift = -mean.repeat_interleave(each, dim=1) * scale
     if weight is not None and bias is not None:

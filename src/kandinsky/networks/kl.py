@@ -16,10 +16,8 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 @dataclass(frozen=True)
 class KLConfig:
-    """Sizes of the autoencoder; the defaults are the published one of 83.7 M parameters.
-
-    `channels` runs from the full resolution to the latents'; attention is in the middle only.
-    """
+    """Sizes of the autoencoder, by default the published one of 83.7 M parameters; `channels` run from the full
+    resolution to the latents'. Attention is in the middle only."""
 
     channels: tuple[int, ...] = (128, 256, 512, 512)
     layers: int = 2
@@ -47,14 +45,12 @@ class AutoencoderKL(nn.Module):
         self.decoder = Decoder(sizes)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) in [-1, 1], H and W multiples of f, to the posterior's mean and log-variance.
-
-        Both are (B, 4, H / f, W / f) and unscaled; the log-variance lies in [-30, 20].
-        """
+        """Images (B, 3, H, W) in [-1, 1], sides multiples of f, to the posterior's mean and log-variance in [-30, 20],
+        both (B, 4, H / f, W / f) and unscaled."""
         return self.read(self.encoder(x))
 
     def read(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance from what the encoder says, (B, 8, H / f, W / f)."""
+        """Mean and log-variance from the encoder's output (B, 8, H / f, W / f)."""
         mean, log_variance = self.quant_conv(features).chunk(2, dim=1)
         return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
 

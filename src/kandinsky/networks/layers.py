@@ -36,10 +36,9 @@ def sinusoid(
 ) -> Tensor:
     """Times as cosines, then sines, of dim / 2 frequencies that fall from 1 to nearly 1 / 10,000.
 
-    t (B,) -> (B, dim) in float32, whatever the type of t: published weights were trained on float32 angles,
-    which differ from exact ones by up to 1e-4 at t near 1000. `sines_first` swaps the halves; with
-    `inclusive` the last frequency is 1 / 10,000 itself. `ratio_first` is the other order in which published
-    code rounds: angles of times near 1000 differ by 1e-5. Source: Vaswani et al. 2017, section 3.5.
+    t (B,) -> (B, dim), in float32 as the published weights were trained, which is up to 1e-4 off at t near 1000.
+    `sines_first` swaps the halves; with `inclusive` the last frequency is 1 / 10,000 itself; `ratio_first` is another
+    published order of rounding, 1e-5 apart. Source: Vaswani et al. 2017, section 3.5.
     """
     half = dim // 2
     # Rounded in this order, as the angles were that the weights were trained on.
@@ -82,10 +81,8 @@ class Attention(nn.Module):
         return q, k, v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Queries (B, heads, L, d) over keys and values (B, heads, M, d) -> (B, L, heads * d), projected.
-
-        `mask`, when given, is added to the logits and broadcasts to (B, heads, L, M).
-        """
+        """Queries (B, heads, L, d) over keys and values (B, heads, M, d) -> (B, L, heads * d), projected. `mask` is
+        added to the logits and broadcasts to (B, heads, L, M)."""
         bias = None if mask is None else mask.to(q.dtype)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal)
         projected: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
@@ -127,11 +124,8 @@ class Block(nn.Module):
     def extend(
         self, x: Tensor, past: tuple[Tensor, Tensor] | None, mask: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The block on tokens x (B, L, W) that follow `past` tokens, of which only keys and values are kept.
-
-        `past` holds keys and values (B, heads, P, d), or is None at the start; `mask` broadcasts to
-        (B, heads, L, P + L). Returns the tokens and the keys and values of all P + L tokens.
-        """
+        """The block on tokens x (B, L, W) behind `past` keys and values (B, heads, P, d); `mask` broadcasts to (B,
+        heads, L, P + L). Returns the tokens, and the keys and values of all P + L."""
         q, k, v = self.attention.project(self.norm1(x))
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)

@@ -34,16 +34,13 @@ TRUNKS: dict[str, tuple[tuple[Layer, ...], ...]] = {
 
 @dataclass(frozen=True)
 class PerceptualConfig:
-    """Which classifier looks at the images."""
+    """The classifier of the features."""
 
     trunk: Literal["alexnet", "vgg16"] = "vgg16"
 
 
 class PerceptualLoss(nn.Module):
-    """The distance of Zhang 2018 (LPIPS, equation 1), usable as a metric and as a training loss.
-
-    Parameters are frozen: gradients reach the images only.
-    """
+    """The distance of Zhang 2018 (LPIPS, equation 1), a metric and a training loss; its parameters are frozen."""
 
     def __init__(self, config: PerceptualConfig) -> None:
         super().__init__()
@@ -68,10 +65,8 @@ class PerceptualLoss(nn.Module):
         self.requires_grad_(False)
 
     def features(self, pixels: Tensor) -> list[Tensor]:
-        """Five maps of unit-length features, (B, C, h, w), from `pixels` (B, 3, H, W) in [-1, 1].
-
-        H and W are at least 32 (AlexNet) or 16 (VGG): smaller images vanish in the pooling.
-        """
+        """Five maps of unit-length features (B, C, h, w) of `pixels` (B, 3, H, W) in [-1, 1], H and W at least 32
+        (AlexNet) or 16 (VGG)."""
         x = (pixels - self.mean) / self.std
         maps = []
         for stage in self.stages:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
-from kandinsky.networks.autoencoder import Decoder, Encoder, Sizes
+from kandinsky.networks.autoencoder import Decoder, Encoder, Quantized, Sizes
 from kandinsky.networks.layers import check_divides
 
 DECODER_GROUPS = 32  # the published decoder norms have 32 groups whatever the configuration says
@@ -18,11 +18,8 @@ DECODER_GROUPS = 32  # the published decoder norms have 32 groups whatever the c
 
 @dataclass(frozen=True)
 class MoVQConfig:
-    """Sizes of a MoVQ; the defaults are the published 67.8 M one.
-
-    `codebook_size` may be 0: encoding and decoding need no codebook, and not every file has one. Raises
-    ConfigError when groups do not divide the channels.
-    """
+    """Sizes of a MoVQ, by default the published one of 67.8 M parameters; `codebook_size` 0 leaves out the codebook,
+    which coding does not need. ConfigError when groups do not divide the channels."""
 
     channels: tuple[int, ...] = (128, 256, 256, 512)
     layers: int = 2
@@ -40,17 +37,6 @@ class MoVQConfig:
     def downscale(self) -> int:
         """Pixels per latent along one side."""
         return int(2 ** (len(self.channels) - 1))
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """Nearest codes of latents: `latents` (B, C, h, w) with straight-through gradient, `indices` (B, h, w),
-    `codebook_loss` and `commitment_loss` scalars (van den Oord et al. 2017, eq. 3)."""
-
-    latents: Tensor
-    indices: Tensor
-    codebook_loss: Tensor
-    commitment_loss: Tensor
 
 
 class MoVQ(nn.Module):
@@ -72,7 +58,7 @@ class MoVQ(nn.Module):
         return self.read(self.encoder(x))
 
     def read(self, features: Tensor) -> Tensor:
-        """The latents of what the encoder says."""
+        """Latents from the encoder's output."""
         return self.quant_conv(features)  # type: ignore[no-any-return]
 
     def decode(self, z: Tensor) -> Tensor:

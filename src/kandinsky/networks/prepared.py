@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class StepNetwork(Protocol[F_contra]):
         ...
 
     def request_modules(self) -> list[nn.Module]:
-        """The modules whose weights are needed once a request: at announced times no step reads them."""
+        """The modules that run once a request: no step at an announced time needs their weights."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
@@ -35,10 +35,9 @@ class StepNetwork(Protocol[F_contra]):
 class PreparedNetwork(Generic[F]):
     """A network closed over the conditions of one request.
 
-    `table` has a row for each time; `fixed_of` makes of a row all that `network.denoise` is given besides its
-    input. `extra` (B, c, h, w) are channels behind the latents'. `deep` keeps deep features over steps.
-    How the steps run is for the caller to choose, see `kandinsky.engine.acceleration`: in which memory
-    format, by which copy of the network, and with `run` in place of `call`.
+    `fixed_of` makes the second argument of `network.denoise` from a row of `table`. `extra` (B, c, h, w) are channels
+    behind the latents'; `deep` reuses deep features. The caller chooses how steps run, see
+    `kandinsky.engine.acceleration`: memory format, a copy of the network, and `run` in place of `call`.
     """
 
     network: StepNetwork[F]
@@ -57,11 +56,11 @@ class PreparedNetwork(Generic[F]):
         return (self.run or self.call)(self._widened(x), self.table.row(t))
 
     def call(self, x: Tensor, row: Tensor) -> Tensor:
-        """A step of tensors alone: its input, with all channels, and the row of its time."""
+        """A step: its input with all channels, and the row of its time."""
         return self.network.denoise(x, self.fixed_of(row))
 
     def inputs(self, x: Tensor, t: float) -> tuple[Tensor, F]:
-        """What `network.denoise` is called with for a step."""
+        """The arguments of `network.denoise` in a step."""
         return self._widened(x), self.fixed_of(self.table.row(t))
 
     def _widened(self, x: Tensor) -> Tensor:
@@ -73,10 +72,10 @@ class PreparedNetwork(Generic[F]):
 
 @dataclass(frozen=True)
 class Fixed:
-    """What a request fixes of a U-Net's blocks at one time, in their order.
+    """Inputs of a U-Net's blocks at one time, in their order.
 
-    `films` are scales and shifts, each (B, 2 C); `contexts` the keys and values of attentions over the
-    context, each (2, B, heads, L, d); `visible` (B, 1, 1, L) says which of the L are attended to, None: all.
+    `films` are scales and shifts, each (B, 2 C); `contexts` the context's keys and values, each (2, B, heads, L, d);
+    `visible` (B, 1, 1, L) masks the L tokens, None: all visible.
     """
 
     films: Sequence[Tensor]
@@ -90,6 +89,13 @@ class UNet(StepNetwork[Fixed], TwoDepths[Fixed], Protocol):
 
     film_width: int
 
+    @property
+    def config(self) -> object: ...
+
+    def prepare(
+        self, condition: Any, times: Sequence[float], deep_at: Collection[float] | None = None
+    ) -> PreparedNetwork[Fixed]: ...
+
     def films(self, t: Tensor, pooled: Tensor) -> list[Tensor]: ...
 
 
@@ -102,11 +108,8 @@ def prepare_unet(
     visible: Tensor | None = None,
     deep: DeepFeatures | None = None,
 ) -> PreparedNetwork[Fixed]:
-    """A U-Net closed over `pooled` (B, D), which is added to the time embedding, and its contexts.
-
-    `extra` (b, c, h, w), put behind the latents' channels, may have fewer rows, since both halves of a guided
-    batch may share them.
-    """
+    """A U-Net closed over `pooled` (B, D), which is added to the time embedding, and its contexts. `extra` (b, c, h,
+    w), channels behind the latents', may have fewer rows: both halves of a guided batch share them."""
     table = FilmTable(network.films, times, pooled, network.film_width)
     rows = [channels.repeat(len(pooled) // len(channels), 1, 1, 1) for channels in extra]
     fixed_of = partial(_fixed, table, contexts, visible)
@@ -117,7 +120,7 @@ def _fixed(table: FilmTable, contexts: Sequence[Tensor], visible: Tensor | None,
     return Fixed(table.split(row), contexts, visible)
 
 
-def numbered(blocks: Collection[nn.Module]) -> None:
-    """Gives each block its `place` in the tables of `Fixed`."""
-    for place, block in enumerate(blocks):
-        block.place = place  # type: ignore[assignment]
+def assign_indices(blocks: Collection[nn.Module]) -> None:
+    """Numbers the blocks: each one's `index` in the tables of `Fixed`."""
+    for index, block in enumerate(blocks):
+        block.index = index  # type: ignore[assignment]

@@ -20,16 +20,13 @@ from kandinsky.networks.layers import Block, Mlp, sinusoid
 from kandinsky.networks.prepared import PreparedNetwork
 
 HIDDEN = -10_000.0
-"""What is added to the logit of a token that must not be seen; published weights were run with this value."""
+"""The logit bias of a masked token, as in the published code."""
 
 
 @dataclass(frozen=True)
 class PriorConfig:
-    """The shape of a prior.
-
-    `embedding_dim` is the size of the image and text embeddings, `text_width` of the text tower's hidden
-    states, `tokens` the length of a text.
-    """
+    """Sizes of a prior: `embedding_dim` of image and text embeddings, `text_width` of the text tower's states, `tokens`
+    of a text."""
 
     heads: int
     head_dim: int
@@ -51,11 +48,9 @@ class PriorConfig:
 
 @dataclass(frozen=True)
 class PriorCondition:
-    """What a prior is told: `text_hidden` (B, L, W), `text_embedding` (B, D) and `text_mask` (B, L), a bool.
-
-    The mask is True on real tokens; embeddings are as the text tower gives them, not normalised. L may be
-    less than the prior's `tokens`: what is missing counts as masked.
-    """
+    """A prior's condition: `text_hidden` (B, L, W), `text_embedding` (B, D) and `text_mask` (B, L), a bool that is True
+    on real tokens. Embeddings are not normalised. L may be less than the prior's `tokens`; missing ones count as
+    masked."""
 
     text_hidden: Tensor
     text_embedding: Tensor
@@ -74,11 +69,8 @@ class PriorCondition:
 
 
 class Prior(nn.Module):
-    """Says which image embedding hides behind a noisy one: (x, t, condition) -> x0, all in normalised units.
-
-    `clip_mean` and `clip_std` (1, D) are the statistics of real image embeddings; they are saved with the
-    weights but never trained.
-    """
+    """The diffusion prior: (x, t, condition) -> x0, all normalised by `clip_mean` and `clip_std` (1, D), the statistics
+    of real image embeddings, which are saved with the weights but never trained."""
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
@@ -98,10 +90,8 @@ class Prior(nn.Module):
         self._initialise()
 
     def forward(self, noisy: Tensor, t: Tensor, condition: PriorCondition) -> Tensor:
-        """noisy (B, D) normalised, t (B,) in [0, 1000) -> the clean embedding (B, D), normalised.
-
-        Raises RequestError when the condition's text is longer than what the prior reads.
-        """
+        """noisy (B, D) normalised, t (B,) in [0, 1000) -> the clean embedding (B, D), normalised; RequestError for too
+        long a text."""
         prefix = self._prefix(condition)
         x = torch.cat([prefix, self._suffix(noisy, self._time_tokens(t.expand(len(noisy))))], dim=1)
         mask = self._mask(condition.text_mask, x)
@@ -110,11 +100,10 @@ class Prior(nn.Module):
         return self._read(x)
 
     def prepare(self, condition: PriorCondition, times: Sequence[float]) -> "PreparedNetwork[PriorFixed]":
-        """Does once what no step changes: the text's keys and values in every layer, and all time tokens.
+        """Computes once what no step changes: the text's keys and values in every layer, and all time tokens.
 
-        The mask is causal, so the text tokens never see the time or the noisy embedding, and a step only has
-        three tokens left to compute. Raises RequestError when a text's first token is masked, for a row that
-        sees nothing behind it looks ahead.
+        The mask is causal, so a step has only three tokens left to compute. Raises RequestError when a text's first
+        token is masked: a row that sees nothing behind it would look ahead.
         """
         bad = (~condition.text_mask[:, 0].bool()).nonzero().flatten().tolist()
         if bad:
@@ -133,7 +122,7 @@ class Prior(nn.Module):
         return PreparedNetwork(self, table, partial(PriorFixed, tuple(past), mask[:, :, length:]))
 
     def request_modules(self) -> list[nn.Module]:
-        """What `prepare` alone calls: no step at a time announced to it needs their weights again."""
+        """The modules that only `prepare` calls."""
         return [self.text_in, self.embedding_in, self.time_mlp]
 
     def denoise(self, x: Tensor, fixed: "PriorFixed") -> Tensor:
@@ -172,7 +161,7 @@ class Prior(nn.Module):
         return tokens
 
     def _mask(self, text_mask: Tensor, like: Tensor) -> Tensor:
-        """What is added to the logits, (B, 1, N, N): no later token is seen, nor any padding of the text."""
+        """The bias of the logits, (B, 1, N, N): causal, and padding of the text masked."""
         count = text_mask.shape[1] + self.config.extra_tokens
         causal = torch.full((count, count), HIDDEN, dtype=like.dtype, device=like.device).triu(1)
         padding = F.pad((1 - text_mask.to(like.dtype)) * HIDDEN, (0, self.config.extra_tokens))
@@ -197,11 +186,8 @@ class Prior(nn.Module):
 
 @dataclass(frozen=True)
 class PriorFixed:
-    """All that a step is given besides its embedding.
-
-    `past` holds keys and values (B, heads, tokens + 1, head_dim) of each layer, `mask` (B, 1, 3, all) which
-    of them its three tokens see, `time_token` (1, width) the time.
-    """
+    """Inputs of a step besides the embedding: keys and values (B, heads, tokens + 1, head_dim) of each layer (`past`),
+    `mask` (B, 1, 3, all) of the three tokens, `time_token` (1, width)."""
 
     past: tuple[tuple[Tensor, Tensor], ...]
     mask: Tensor

@@ -18,16 +18,15 @@ from kandinsky.core.errors import ConfigError
 GateName = Literal["gelu_tanh", "silu"]
 Before = Callable[[Sequence[nn.Module]], None]
 HEADROOM = 256.0
-"""How far a block's sums may leave the range of half precision."""
+"""The factor by which a block's sums may leave the range of half precision."""
 
 
 @dataclass(frozen=True)
 class T5Config:
-    """The shape of an encoder.
+    """Sizes of an encoder; `head_dim` is free of the width.
 
-    `head_dim` is free of the width; `buckets` are the classes of token distances, half of them for each side,
-    and all distances from `max_distance` on share the last. Raises ConfigError for fewer than four buckets or
-    a `max_distance` that leaves nothing for the outer ones.
+    `buckets` are the classes of token distances, half of them for each side; distances from `max_distance` on share the
+    last. Raises ConfigError for fewer than four buckets or too small a `max_distance`.
     """
 
     vocab_size: int
@@ -49,11 +48,9 @@ class T5Config:
 
 
 def distance_buckets(length: int, buckets: int, max_distance: int) -> Tensor:
-    """The bucket of each key as seen from each query, (L, L) whole numbers in [0, buckets).
-
-    The upper half is for keys to the right. Near distances have a bucket each, far ones share theirs on a
-    logarithmic scale (Raffel et al. 2020, section 2.1). The table is on the CPU.
-    """
+    """The bucket of each key seen from each query, (L, L) in [0, buckets), on the CPU: the upper half is for keys to
+    the right; near distances have a bucket each, far ones share theirs on a logarithmic scale (Raffel et al. 2020,
+    section 2.1)."""
     # On the CPU: another device may round a distance at a border into the next bucket.
     places = torch.arange(length, device="cpu")
     offset = places[None, :] - places[:, None]
@@ -68,10 +65,8 @@ def distance_buckets(length: int, buckets: int, max_distance: int) -> Tensor:
 
 
 class RmsNorm(nn.Module):
-    """x / root mean square of x, times a weight, on the last axis (Zhang and Sennrich 2019, eq. 4).
-
-    Statistics are taken in at least float32; the result has the weight's type.
-    """
+    """x / root mean square of x, times a weight, on the last axis (Zhang and Sennrich 2019, eq. 4); statistics in at
+    least float32, the result in the weight's type."""
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -88,8 +83,7 @@ class RmsNorm(nn.Module):
 class Block(nn.Module):
     """A pre-norm block of attention and a gated two-layer network; (B, L, W) -> (B, L, W).
 
-    Its matrices are held as files hold them, not fused: an encoder of many gigabytes can then stay mapped
-    from its file, and be moved to a device one block at a time.
+    Matrices are not fused, so that a large encoder can stay mapped from its file, and be moved one block at a time.
     """
 
     def __init__(self, config: T5Config) -> None:
@@ -134,11 +128,9 @@ class T5Encoder(nn.Module):
         self.norm = RmsNorm(config.width)
 
     def forward(self, ids: Tensor, mask: Tensor, before: Before | None = None) -> Tensor:
-        """ids (B, L) in [0, vocab_size), mask (B, L) with 1 on real tokens -> hidden states (B, L, W).
-
-        Masked tokens are not attended to, but their own states are computed. `before` is called with the
-        modules that run next, one layer at a time.
-        """
+        """ids (B, L) in [0, vocab_size), mask (B, L) with 1 on real tokens -> hidden states (B, L, W). Masked tokens
+        are not attended to; their own states are computed. `before` is called with the modules that run next, one layer
+        at a time."""
         announce = before or (lambda _: None)
         announce([self.tokens, self.distances])
         x, bias = self.embed(ids), self.bias(mask)
@@ -150,12 +142,12 @@ class T5Encoder(nn.Module):
         return y
 
     def embed(self, ids: Tensor) -> Tensor:
-        """What the first block reads, (B, L, W): at least float32, for the blocks' sum outgrows half."""
+        """The input of the first block, (B, L, W): at least float32, for the blocks' sum outgrows half precision."""
         x: Tensor = self.tokens(ids)
         return x.to(torch.promote_types(x.dtype, torch.float32))
 
     def bias(self, mask: Tensor) -> Tensor:
-        """What every block adds to its logits, (B, heads, L, L): the distances' bias; padding is hidden."""
+        """The bias of all logits, (B, heads, L, L): that of distances; padding is hidden."""
         length = mask.shape[1]
         table = distance_buckets(length, self.config.buckets, self.config.max_distance).to(mask.device)
         bias: Tensor = self.distances(table).permute(2, 0, 1)[None]

@@ -1,7 +1,7 @@
-"""What a 2.x U-Net is told, and how that becomes context tokens and an addition to its time embedding.
+"""Conditions of a 2.x U-Net, as context tokens and as an addition to its time embedding.
 
-Sources: Ramesh et al. 2022, arXiv 2204.06125, section 2.1 (an image embedding as tokens and in the time
-embedding); Nichol et al. 2021, arXiv 2112.10741, section 3 (a text's tokens as context).
+Sources: Ramesh et al. 2022, arXiv 2204.06125, section 2.1 (an image embedding as tokens and in the time embedding);
+Nichol et al. 2021, arXiv 2112.10741, section 3 (a text's tokens as context).
 """
 
 from collections.abc import Callable
@@ -17,18 +17,17 @@ from kandinsky.networks.layers import check_divides
 
 ConditionKind = Literal["image", "text_image", "image_hint", "two_texts"]
 POOLING_HEADS = 8
-"""Heads of the attention pooling of "two_texts": published code fixes their number, no tensor tells it."""
+"""Heads of the attention pooling of "two_texts", fixed in the published code."""
 
 
 @dataclass(frozen=True)
 class UNet2Config:
-    """Sizes of a 2.x U-Net; the defaults are the published decoder conditioned on an image embedding.
+    """Sizes of a 2.x U-Net, by default those of the published decoder conditioned on an image embedding.
 
-    `condition` is what it listens to: "image" (an image embedding), "text_image" (also a text's hidden states
-    and embedding), "image_hint" (an image embedding and a hint image) or "two_texts" (the hidden states of
-    two text encoders and the embedding of the first). `text_dim` is the width of a text embedding,
-    `text_hidden_dim` and `second_text_dim` those of the two encoders' states. The first level has no
-    attention, all others do. Raises ConfigError for widths that groups or heads do not divide.
+    `condition` is "image" (an image embedding), "text_image" (also a text's hidden states and embedding), "image_hint"
+    (an image embedding and a hint image) or "two_texts" (the states of two text encoders and the embedding of the
+    first). `text_dim` is the width of a text embedding, `text_hidden_dim` and `second_text_dim` those of the encoders'
+    states. All levels but the first have attention. Raises ConfigError for widths that groups or heads do not divide.
     """
 
     in_channels: int = 4
@@ -62,15 +61,19 @@ class UNet2Config:
         """Height and width of the latents must be multiples of this."""
         return int(2 ** (len(self.channels) - 1))
 
+    @property
+    def hint_downscale(self) -> int:
+        """Pixels of a hint image per latent along one side."""
+        return HintEncoder.DOWNSCALE
+
 
 @dataclass(frozen=True)
 class UNet2Condition:
-    """What a 2.x U-Net is told, one row an image.
+    """The condition of a 2.x U-Net, one row an image.
 
     `image_embedding` (B, D) for all but "two_texts"; `text_hidden` (B, L, W) and `text_embedding` (B, P) for
-    "text_image" and "two_texts", the latter also `second_text_hidden` (B, L', W'); `hint` (B, 3, 8h, 8w) in
-    [0, 1] for "image_hint"; `extra` (B, c, h, w) channels put behind the latents (an inpainting network's
-    masked latents and mask).
+    "text_image" and "two_texts", the latter also `second_text_hidden` (B, L', W'); `hint` (B, 3, 8h, 8w) in [0, 1] for
+    "image_hint"; `extra` (B, c, h, w), the masked latents and mask of an inpainting network.
     """
 
     image_embedding: Tensor | None = None
@@ -88,7 +91,7 @@ class UNet2Condition:
 
 
 def given(value: Tensor | None, name: str) -> Tensor:
-    """A part of the condition that this network needs; ConfigError when it was left out."""
+    """A part of the condition that the network needs; ConfigError when it is missing."""
     if value is None:
         raise ConfigError(f"This network needs {name}, none was given.", f"Set {name} in the condition.")
     return value
@@ -194,4 +197,4 @@ CONDITIONINGS: dict[ConditionKind, Callable[[UNet2Config], nn.Module]] = {
     "image_hint": ImageConditioning,
     "two_texts": TwoTextsConditioning,
 }
-"""What a network listens to -> how that becomes (context tokens, addition to the time embedding)."""
+"""The module that turns a condition into (context tokens, addition to the time embedding)."""

@@ -1,4 +1,4 @@
-"""The U-Net of the 3.x generations: BigGAN-deep blocks that listen to a text by norms and cross-attention.
+"""The U-Net of the 3.x generations: BigGAN-deep blocks, conditioned on a text by norms and cross-attention.
 
 Source: Arkhipkin et al. 2023, arXiv 2312.03511, section 3.2.
 """
@@ -15,7 +15,7 @@ from kandinsky.core.errors import ConfigError
 from kandinsky.networks.deep_cache import DeepFeatures, denoise
 from kandinsky.networks.group_norm import normed
 from kandinsky.networks.layers import check_divides, sinusoid
-from kandinsky.networks.prepared import Fixed, PreparedNetwork, numbered, prepare_unet
+from kandinsky.networks.prepared import Fixed, PreparedNetwork, assign_indices, prepare_unet
 from kandinsky.networks.unet3_blocks import (
     Attention,
     AttentionPooling,
@@ -28,17 +28,17 @@ from kandinsky.networks.unet3_blocks import (
 )
 
 MaskedRows = Literal["zero_states", "zero_context"]
-"""What the context holds where a text is masked: projected zeros, or zeros in place of the projection."""
+"""The context where a text is masked: projected zeros, or zeros in place of the projection."""
 
 
 @dataclass(frozen=True)
 class UNet3Config:
-    """Sizes of a 3.x U-Net; the defaults are the published ones.
+    """Sizes of a 3.x U-Net, by default the published ones.
 
-    Each level has `layers` triples of residual block, attention and residual block; the first level has no
-    attention. `text_dim` is the width of the text encoder's states, `context_dim` that of the context they
-    are projected to. `null_embedding` says whether the network has learned a context of its own for "no
-    text", as those of original files have. Raises ConfigError for sizes that do not go together.
+    Each level has `layers` triples of residual block, attention and residual block; the first has no attention.
+    `text_dim` is the width of the text encoder's states, `context_dim` that of their projection. `null_embedding` is
+    whether the network has a learned context for "no text", as those of original files. Raises ConfigError for sizes
+    that do not go together.
     """
 
     in_channels: int = 4
@@ -72,15 +72,13 @@ class UNet3Config:
 
 @dataclass(frozen=True)
 class UNet3Condition:
-    """What a 3.x U-Net is told, one row an image.
+    """The condition of a 3.x U-Net, one row an image.
 
-    `hidden` (B, L, text_dim) are a text encoder's states and `mask` (B, L) is 1 on those of tokens; what
-    stands in masked states does not matter. `lengths` (B,) says how many of the L belong to each text: its
-    tokens and the masked ones that its context carries; None is all L. The others fill the batch and act on
-    nothing. `masked_rows` is how published code fills the context where the mask is 0: with the projection of
-    "zero_states", or as "zero_context". `null` (B,) is true where the learned null embedding takes the place
-    of the text: as the first of its rows, the only one not masked. `extra` (B, c, h, w) are channels put
-    behind the latents (an inpainting network's mask and known latents).
+    `hidden` (B, L, text_dim) are a text encoder's states, `mask` (B, L) is 1 on tokens. `lengths` (B,) counts the rows
+    of each text, its masked ones included (None: all L); further rows fill the batch. `masked_rows` is how the context
+    is filled where the mask is 0: with the projection of "zero_states", or as "zero_context". `null` (B,) is true where
+    the learned null embedding replaces the text, as its only visible row. `extra` (B, c, h, w) are an inpainting
+    network's mask and known latents.
     """
 
     hidden: Tensor
@@ -92,21 +90,18 @@ class UNet3Condition:
 
     @property
     def own(self) -> Tensor:
-        """Which of the L rows belong to each text, (B, L)."""
+        """The rows of each text, a mask (B, L)."""
         places = torch.arange(self.hidden.shape[1], device=self.hidden.device)[None]
         ends = self.hidden.shape[1] if self.lengths is None else self.lengths.to(places.device)[:, None]
         return (places < ends).expand(len(self.hidden), -1)
 
     @property
     def nulls(self) -> Tensor:
-        """Which rows of the batch have no text, (B,)."""
+        """The rows of the batch without text, a mask (B,)."""
         return self.hidden.new_zeros(len(self.hidden), dtype=torch.bool) if self.null is None else self.null
 
     def joined(self, other: "UNet3Condition") -> "UNet3Condition":
-        """The rows of this condition, then those of `other`, whose texts may be of another length.
-
-        Raises ConfigError when the two fill masked rows differently.
-        """
+        """The rows of this condition, then those of `other`, of any length; ConfigError for different `masked_rows`."""
         if self.masked_rows != other.masked_rows:
             raise ConfigError(
                 f"Conditions with masked_rows = {self.masked_rows!r} and {other.masked_rows!r} do not go together.",
@@ -146,10 +141,8 @@ class TextProjection(nn.Module):
 
 
 class Level(nn.Module):
-    """One resolution: triples, and attention of all positions, first on the way down and last on the way up.
-
-    `outermost` is the resolution without attention.
-    """
+    """One resolution: triples, and self-attention, first on the way down and last on the way up. The `outermost` has
+    none."""
 
     def __init__(
         self,
@@ -173,7 +166,7 @@ class Level(nn.Module):
         return x
 
     def up(self, x: Tensor, fixed: Fixed) -> Tensor:
-        """x (B, C, h, w) on the way up, with what it came past on the way down behind its channels."""
+        """x (B, C, h, w) on the way up, with the skip connection behind its channels."""
         for triple in self.triples:
             x = triple(x, fixed)
         return x if self.attention is None else self.attention(x, fixed)
@@ -227,37 +220,31 @@ class UNet3(nn.Module):
         self._norms = [m for m in self.modules() if isinstance(m, ConditionalNorm)]
         self._attentions = [m for m in self.modules() if isinstance(m, CrossAttention)]
         self.film_width = sum(norm.film.out_features for norm in self._norms)
-        numbered(self._norms)
-        numbered(self._attentions)
+        assign_indices(self._norms)
+        assign_indices(self._attentions)
 
     def initialise(self) -> None:
-        """Lets every conditional norm start as a plain one, as for training from scratch."""
+        """Zeroes the conditional norms' modulation, for training from scratch."""
         for norm in self._norms:
             nn.init.zeros_(norm.film.weight)
             nn.init.zeros_(norm.film.bias)
 
     def request_modules(self) -> list[nn.Module]:
-        """What `prepare` alone calls: no step at a time announced to it needs their weights again.
-
-        At the published sizes they hold more than a third of all numbers, most in the conditional norms.
-        """
+        """The modules that only `prepare` calls: more than a third of all parameters at the published sizes."""
         films = [norm.film for norm in self._norms]
         contexts = [attention.context_kv for attention in self._attentions]
         return [self.projection, self.time_mlp, self.pooling, *films, *contexts]
 
     def embed_times(self, t: Tensor) -> Tensor:
         """Times (B,), 0..999 and possibly fractional, to (B, time_dim)."""
-        # The code that trained null embeddings rounds angles in this order, the peer in the other.
+        # The code that trained null embeddings rounds angles in this order, diffusers in the other.
         ratio_first = self.config.null_embedding
         features = sinusoid(t, self.config.stem, sines_first=True, inclusive=True, ratio_first=ratio_first)
         return self.time_mlp(features.to(self.conv_in.weight.dtype))  # type: ignore[no-any-return]
 
     def read(self, condition: UNet3Condition) -> tuple[Tensor, Tensor, Tensor]:
-        """The context (B, L, context_dim), which rows of it are visible (B, 1, 1, L), and their pooled
-        vector (B, time_dim).
-
-        Raises ConfigError for a condition without text where the network has not learned what to read then.
-        """
+        """The context (B, L, context_dim), its visible rows (B, 1, 1, L), and their pooled vector (B, time_dim);
+        ConfigError for a null condition where the network has no null embedding."""
         own, mask = condition.own, condition.mask.bool()
         context = self.projection(condition.hidden, mask, condition.masked_rows)
         if condition.null is not None and bool(condition.null.any()):
@@ -269,7 +256,7 @@ class UNet3(nn.Module):
             nothing = torch.where(first[..., None], self.null_embedding.to(context.dtype), 0)
             context = torch.where(nulls[..., None], nothing, context)
             mask = torch.where(nulls, first, mask)
-        # A softmax over masked rows alone weighs them alike.
+        # A softmax over masked rows only weighs them alike.
         visible = own & (mask | ~(mask & own).any(1, keepdim=True))
         # Published networks take the mean over masked rows too.
         mean = torch.where(own[..., None], context, 0).sum(1) / own.sum(1, keepdim=True)
@@ -292,11 +279,8 @@ class UNet3(nn.Module):
     def prepare(
         self, condition: UNet3Condition, times: Sequence[float], deep_at: Collection[float] | None = None
     ) -> PreparedNetwork[Fixed]:
-        """Computes once what does not change between steps: context keys and values, and all norms' scales
-        and shifts at `times`.
-
-        With `deep_at` the deep features of those times are used at the others too, see `DeepFeatures`.
-        """
+        """Computes once what does not change between steps: context keys and values, and all norms' scales and shifts
+        at `times`. With `deep_at` deep features are reused, see `DeepFeatures`."""
         deep = DeepFeatures.of(deep_at, self.config.channels)
         context, visible, pooled = self.read(condition)
         contexts = [attention.context(context) for attention in self._attentions]
@@ -304,7 +288,7 @@ class UNet3(nn.Module):
         return prepare_unet(self, pooled, contexts, times, extra, visible, deep)
 
     def denoise(self, x: Tensor, fixed: Fixed) -> Tensor:
-        """The blocks alone, on latents that already carry their extra channels."""
+        """The blocks, on latents with their extra channels."""
         return denoise(self, x, fixed)
 
     def begin(self, x: Tensor, fixed: Fixed) -> tuple[Tensor, list[Tensor]]:

@@ -15,11 +15,11 @@ from kandinsky.networks.layers import Attention, Mlp, check_divides
 
 @dataclass(frozen=True)
 class MultilingualClipConfig:
-    """The shape of the encoder; the defaults are the published one of 560 M parameters.
+    """Sizes of the encoder, by default the published one of 560 M parameters; ConfigError when the heads do not divide
+    the width.
 
-    `positions` counts the rows of the position table, of which the first `pad_id` are never used;
-    `projection` is the width of the text embedding; `pooler` says whether the file holds the transformer's
-    own pooling layer, which nothing here computes. Raises ConfigError when the heads do not divide the width.
+    `positions` counts the rows of the position table, of which the first `pad_id` are unused; `pooler` is whether files
+    hold the transformer's own pooling layer, which nothing here computes.
     """
 
     vocab_size: int = 250_002
@@ -76,11 +76,11 @@ class MultilingualClip(nn.Module):
             nn.init.normal_(parameter, std=0.02)
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """ids (B, L) in [0, vocab_size), mask (B, L) with 1 on real tokens -> hidden states, embedding.
+        """ids (B, L) in [0, vocab_size), mask (B, L) with 1 on real tokens -> hidden states (B, L, W), embedding (B,
+        P).
 
-        These are (B, L, W) and (B, P). Masked tokens are not attended to and not averaged, but their own
-        states are computed: a U-Net reads all L of them. Raises RequestError for a text with more tokens than
-        the position table serves.
+        Masked tokens are not attended to and not averaged, but their own states are computed: a U-Net reads all L of
+        them. Raises RequestError for a text with more tokens than the position table serves.
         """
         x = self.norm(self.tokens(ids) + self.segment + self.positions(self._places(ids)))
         hidden_tokens = torch.zeros_like(mask, dtype=x.dtype)

@@ -15,9 +15,11 @@ from kandinsky.core.errors import CheckpointError, ConfigError, nearest
 
 HINT = "The file is damaged or of another model."
 HEAD_DIM = 64
-"""The width of a head in all published networks of this family, which no tensor tells."""
+"""The width of a head in all published networks of this family; it does not follow from tensors."""
 Field = tuple[str, int | tuple[int, ...]]
 """A key of a config.json, and what its absence means; 0 is refused, so that the key must be there."""
+Table = Mapping[str, Field]
+"""Fields of a network's configuration, each with its key."""
 
 ConfigT = TypeVar("ConfigT")
 
@@ -60,7 +62,7 @@ def _is_whole(value: object, least: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def read_sizes(json: Json, fields: Mapping[str, Field]) -> dict[str, int | tuple[int, ...]]:
+def read_sizes(json: Json, fields: Table) -> dict[str, int | tuple[int, ...]]:
     """The positive whole numbers, or lists of these, of a configuration's `fields`; CheckpointError."""
     return {
         name: wholes(json, key, default) if isinstance(default, tuple) else whole(json, key, default)
@@ -68,18 +70,15 @@ def read_sizes(json: Json, fields: Mapping[str, Field]) -> dict[str, int | tuple
     }
 
 
-def write_sizes(config: object, fields: Mapping[str, Field]) -> dict[str, object]:
+def write_sizes(config: object, fields: Table) -> dict[str, object]:
     """The values of a configuration's `fields` by the keys of a config.json."""
     values = {key: getattr(config, name) for name, (key, _) in fields.items()}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def require(json: Json, class_name: str, **values: object) -> None:
-    """Raises CheckpointError when `json` is of another class or has another value than those given.
-
-    A key that the file leaves out is taken to have the required value: saved files hold every key, and
-    weights of another network would not fit. Lists and tuples are compared by their items.
-    """
+    """Raises CheckpointError when `json` is of another class or has another value than those given; a missing key
+    passes."""
     named = json.get("_class_name", class_name)
     if named != class_name:
         raise CheckpointError(f"config.json is of a {named}, expected a {class_name}.", "Is this the right folder?")
@@ -118,7 +117,7 @@ def shape(tensors: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...
 
 
 def count(names: Iterable[str], prefix: str) -> int:
-    """How many numbered parts `prefix`0., `prefix`1., ... there are; CheckpointError for none or a gap."""
+    """The number of numbered parts `prefix`0., `prefix`1., ...; CheckpointError for none or a gap."""
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
     found = {int(match[1]) for name in names if (match := pattern.match(name))}
     if not found:

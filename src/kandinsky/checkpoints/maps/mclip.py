@@ -6,19 +6,10 @@ from torch import Tensor
 
 from kandinsky.checkpoints.files import Json
 from kandinsky.checkpoints.keymap import KeyMap, rename, renames, stack
-from kandinsky.checkpoints.maps.config_fields import (
-    HEAD_DIM,
-    Field,
-    build,
-    count,
-    heads_of,
-    read_sizes,
-    require,
-    shape,
-    sized,
-    whole,
-    write_sizes,
-)
+from kandinsky.checkpoints.maps import config_fields as fields
+from kandinsky.checkpoints.original import OriginalFolder
+from kandinsky.checkpoints.original_file import OriginalFile
+from kandinsky.checkpoints.weights import read_weights
 from kandinsky.networks.xlmr import MultilingualClipConfig
 
 CLASS = "MultilingualCLIP"
@@ -56,10 +47,10 @@ MCLIP = KeyMap(
             _FOREIGN,
         ),
     ],
-    # Older writers stored the numbers 0, 1, 2, ... beside the table they index.
+    # Older writers stored the indices 0, 1, 2, ... of the table.
     ignored=[f"{_EMBEDDINGS}.position_ids"],
 )
-_SIZES: Mapping[str, Field] = {
+_SIZES: fields.Table = {
     "vocab_size": ("vocab_size", MultilingualClipConfig.vocab_size),
     "width": ("hidden_size", MultilingualClipConfig.width),
     "layers": ("num_hidden_layers", MultilingualClipConfig.layers),
@@ -77,20 +68,17 @@ _FIXED: Json = {
 
 
 def mclip_config(json: Json, pooler: bool = True) -> MultilingualClipConfig:
-    """Reads a `MultilingualCLIP` config.json; a missing value is that of the published encoder.
-
-    `pooler` says whether the file holds the pooling layer, which the configuration does not tell. Raises
-    CheckpointError for a config of another class, or for anything our encoder does not do.
-    """
+    """Reads a `MultilingualCLIP` config.json; a missing value is the published one. `pooler` says whether the file
+    holds the pooling layer. Raises CheckpointError for another class or an unknown option."""
     given = {key: value for key, value in json.items() if value is not None}
-    sizes = read_sizes(given, _SIZES)
-    require(given, CLASS, architectures=[CLASS], transformerDimensions=sizes["width"], **_FIXED)
-    pad_id = whole(given, "pad_token_id", MultilingualClipConfig.pad_id, least=0)
-    return build(MultilingualClipConfig, **sizes, pad_id=pad_id, pooler=pooler)
+    sizes = fields.read_sizes(given, _SIZES)
+    fields.require(given, CLASS, architectures=[CLASS], transformerDimensions=sizes["width"], **_FIXED)
+    pad_id = fields.whole(given, "pad_token_id", MultilingualClipConfig.pad_id, least=0)
+    return fields.build(MultilingualClipConfig, **sizes, pad_id=pad_id, pooler=pooler)
 
 
 def mclip_json(config: MultilingualClipConfig) -> dict[str, object]:
-    """The config.json with which the peer builds the same encoder, always with a pooling layer."""
+    """The config.json of the encoder, always with a pooling layer."""
     return {
         "architectures": [CLASS],
         "attention_probs_dropout_prob": 0.1,
@@ -99,28 +87,41 @@ def mclip_json(config: MultilingualClipConfig) -> dict[str, object]:
         "pad_token_id": config.pad_id,
         "transformerDimensions": config.width,
         **_FIXED,
-        **write_sizes(config, _SIZES),
+        **fields.write_sizes(config, _SIZES),
     }
 
 
 def infer_mclip_config(
     tensors: Mapping[str, Tensor], heads: int | None = None, pad_id: int = 1
 ) -> MultilingualClipConfig:
-    """The sizes of the encoder, read off a file's tensors.
-
-    `heads` is the number of attention heads, which they do not tell (None: heads 64 wide), nor do they tell
-    the id of padding. Raises CheckpointError when the tensors are not those of such an encoder.
-    """
-    vocab_size, width = shape(tensors, f"{_EMBEDDINGS}.word_embeddings.weight", 2)
-    return sized(
+    """The sizes of the encoder, read off its tensors; CheckpointError for other tensors. `heads` None means heads 64
+    wide."""
+    vocab_size, width = fields.shape(tensors, f"{_EMBEDDINGS}.word_embeddings.weight", 2)
+    return fields.sized(
         MultilingualClipConfig,
         vocab_size=vocab_size,
         width=width,
-        layers=count(tensors, "transformer.encoder.layer."),
-        heads=heads or heads_of(width, HEAD_DIM),
-        mlp_width=shape(tensors, "transformer.encoder.layer.0.intermediate.dense.weight", 2)[0],
-        positions=shape(tensors, f"{_EMBEDDINGS}.position_embeddings.weight", 2)[0],
-        projection=shape(tensors, "LinearTransformation.weight", 2)[0],
+        layers=fields.count(tensors, "transformer.encoder.layer."),
+        heads=heads or fields.heads_of(width, fields.HEAD_DIM),
+        mlp_width=fields.shape(tensors, "transformer.encoder.layer.0.intermediate.dense.weight", 2)[0],
+        positions=fields.shape(tensors, f"{_EMBEDDINGS}.position_embeddings.weight", 2)[0],
+        projection=fields.shape(tensors, "LinearTransformation.weight", 2)[0],
         pad_id=pad_id,
         pooler=POOLER in tensors,
     )
+
+
+def _heads(json: Json) -> int | None:
+    heads = json.get("num_attention_heads")
+    return heads if isinstance(heads, int) and heads > 0 else None
+
+
+ORIGINAL_MULTILINGUAL = OriginalFile(
+    lambda folder, _: folder.encoder_folder(),
+    lambda tensors, json: infer_mclip_config(tensors, _heads(json)),
+    lambda *_: MCLIP,
+    lambda files, _, tensors: {f"{files.text_encoder}/pytorch_model.bin": tensors},
+    read=lambda _, path: read_weights(path, "pytorch_model"),
+    describe=mclip_json,
+    tokenizer=OriginalFolder.encoder_folder,
+)

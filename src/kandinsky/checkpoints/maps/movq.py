@@ -1,4 +1,4 @@
-"""MoVQ in the diffusers layout (`VQModel`)."""
+"""MoVQ: `VQModel`, or original files, `movq_final.ckpt` of 2.1 and `movq.pt` of 3.x with wrapped encoder norms."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,15 +6,16 @@ from dataclasses import replace
 from torch import Tensor
 
 from kandinsky.checkpoints.files import Json
-from kandinsky.checkpoints.keymap import Entry, KeyMap, rename, renames, stack
-from kandinsky.checkpoints.maps.config_fields import Field, build, read_sizes, require, whole, write_sizes
+from kandinsky.checkpoints.keymap import KeyMap, rename
+from kandinsky.checkpoints.maps import config_fields as fields
+from kandinsky.checkpoints.maps.autoencoder import diffusers_entries, original_entries
+from kandinsky.checkpoints.original_file import OriginalFile
+from kandinsky.checkpoints.weights import Tensors
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.movq import MoVQConfig
 
 CLASS = "VQModel"
-CONVOLUTIONS = renames({"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"})
-"""The 1x1 convolutions between the halves."""
-_SIZES: Mapping[str, Field] = {
+_SIZES: fields.Table = {
     "channels": ("block_out_channels", (64,)),
     "layers": ("layers_per_block", 1),
     "image_channels": ("in_channels", 3),
@@ -24,54 +25,8 @@ _SIZES: Mapping[str, Field] = {
 }
 
 
-def norm(native: str, foreign: str, modulated: bool) -> list[Entry]:
-    """A norm's names; a `modulated` one is told of the latents."""
-    if not modulated:
-        return renames({"norm": foreign}, native)
-    return [
-        *renames({"norm": "norm_layer"}, native, foreign),
-        stack(f"{native}.modulation.{{p}}", f"{foreign}.conv_y.{{p}}", f"{foreign}.conv_b.{{p}}"),
-    ]
-
-
-def _resnet(native: str, foreign: str, modulated: bool) -> list[Entry]:
-    return [
-        *norm(f"{native}.norm1", f"{foreign}.norm1", modulated),
-        *norm(f"{native}.norm2", f"{foreign}.norm2", modulated),
-        *renames({"conv1": "conv1", "conv2": "conv2", "shortcut": "conv_shortcut"}, native, foreign),
-    ]
-
-
-def _attention(native: str, foreign: str, modulated: bool) -> list[Entry]:
-    return [
-        *norm(f"{native}.norm", f"{foreign}.{'spatial_norm' if modulated else 'group_norm'}", modulated),
-        stack(f"{native}.qkv.{{p}}", *(f"{foreign}.to_{x}.{{p}}" for x in "qkv")),
-        *renames({"out": "to_out.0"}, native, foreign),
-    ]
-
-
-def half(side: str, native_levels: str, levels: str, resample: str, modulated: bool) -> list[Entry]:
-    """The names of one half, "encoder" or "decoder" (`side`); `levels` is what the file calls its levels."""
-    native, foreign = f"{side}.{native_levels}.{{i}}", f"{side}.{levels}.{{i}}"
-    return [
-        *renames({"conv_in": "conv_in", "conv_out": "conv_out"}, side, side),
-        *_resnet(f"{native}.resnets.{{j}}", f"{foreign}.resnets.{{j}}", modulated),
-        *_attention(f"{native}.attentions.{{j}}", f"{foreign}.attentions.{{j}}", modulated),
-        *renames({"resample.conv": f"{resample}.0.conv"}, native, foreign),
-        *_resnet(f"{side}.mid.resnets.{{j}}", f"{side}.mid_block.resnets.{{j}}", modulated),
-        *_attention(f"{side}.mid.attention", f"{side}.mid_block.attentions.0", modulated),
-        *norm(f"{side}.norm_out", f"{side}.conv_norm_out", modulated),
-    ]
-
-
-MOVQ = KeyMap(
-    [
-        *half("encoder", "down", "down_blocks", "downsamplers", modulated=False),
-        *half("decoder", "up", "up_blocks", "upsamplers", modulated=True),
-        *CONVOLUTIONS,
-        rename("codebook.weight", "quantize.embedding.weight"),
-    ]
-)
+_CODEBOOK = rename("codebook.weight", "quantize.embedding.weight")
+MOVQ = KeyMap([*diffusers_entries(modulated=True), _CODEBOOK])
 
 
 def _fixed(config: MoVQConfig) -> dict[str, object]:
@@ -88,17 +43,17 @@ def _fixed(config: MoVQConfig) -> dict[str, object]:
 
 def movq_config(json: Json) -> MoVQConfig:
     """Reads a `VQModel` config.json; raises CheckpointError for anything our MoVQ does not do."""
-    require(json, CLASS)
-    sizes = read_sizes(json, _SIZES)
+    fields.require(json, CLASS)
+    sizes = fields.read_sizes(json, _SIZES)
     own = json.get("vq_embed_dim") is not None
-    dim = whole(json, "vq_embed_dim", 3) if own else sizes["latent_channels"]
-    config = build(MoVQConfig, **sizes, codebook_dim=dim)
-    require(json, CLASS, **_fixed(config))
+    dim = fields.whole(json, "vq_embed_dim", 3) if own else sizes["latent_channels"]
+    config = fields.build(MoVQConfig, **sizes, codebook_dim=dim)
+    fields.require(json, CLASS, **_fixed(config))
     return config
 
 
-def with_codebook(config: MoVQConfig, state: Mapping[str, Tensor]) -> tuple[MoVQConfig, Mapping[str, Tensor]]:
-    """A network without codebook with one of one zero: the peer's class has one, and nothing reads it."""
+def with_codebook(config: MoVQConfig, state: Tensors) -> tuple[MoVQConfig, Tensors]:
+    """Gives a network without codebook one of one zero: diffusers' class has one, and nothing reads it."""
     if config.codebook_size:
         return config, state
     zero = state["quant_conv.weight"].new_zeros(1, config.codebook_dim)
@@ -106,11 +61,49 @@ def with_codebook(config: MoVQConfig, state: Mapping[str, Tensor]) -> tuple[MoVQ
 
 
 def movq_json(config: MoVQConfig) -> dict[str, object]:
-    """The config.json with which the peer builds the same network.
-
-    Raises CheckpointError for a network without codebook, which the peer always has.
-    """
+    """The config.json of a MoVQ; CheckpointError for one without codebook, which the format lacks."""
     if not config.codebook_size:
         raise CheckpointError("A MoVQ with codebook_size = 0 cannot be written in this format.", "Give it a codebook.")
     own = {"_class_name": CLASS, "sample_size": 32, "scaling_factor": 1.0}
-    return own | _fixed(config) | write_sizes(config, _SIZES) | {"vq_embed_dim": config.codebook_dim}
+    return own | _fixed(config) | fields.write_sizes(config, _SIZES) | {"vq_embed_dim": config.codebook_dim}
+
+
+WRAPPED = "encoder.norm_out.norm_layer.weight"
+"""A name that only files with wrapped norms have."""
+
+
+def original_movq_map(config: MoVQConfig, wrapped: bool = False) -> KeyMap:
+    """The names of a MoVQ of these sizes in an original file; `wrapped` ones have `WRAPPED`."""
+    return KeyMap([*original_entries(len(config.channels), modulated=True, wrapped=wrapped), _CODEBOOK])
+
+
+def infer_movq_config(tensors: Mapping[str, Tensor]) -> MoVQConfig:
+    """The sizes of the MoVQ in an original file, read off its tensors (codebook size 0 without one); CheckpointError
+    for other tensors."""
+    levels = fields.count(tensors, "encoder.down.")
+    firsts = [f"encoder.down.{i}.block.0.conv1.weight" for i in range(levels)]
+    has_codebook = "quantize.embedding.weight" in tensors
+    return fields.sized(
+        MoVQConfig,
+        channels=tuple(fields.shape(tensors, name, 4)[0] for name in firsts),
+        layers=fields.count(tensors, "encoder.down.0.block."),
+        image_channels=fields.shape(tensors, "encoder.conv_in.weight", 4)[1],
+        latent_channels=fields.shape(tensors, "encoder.conv_out.weight", 4)[0],
+        codebook_size=fields.shape(tensors, "quantize.embedding.weight", 2)[0] if has_codebook else 0,
+        codebook_dim=fields.shape(tensors, "quant_conv.weight", 4)[0],
+    )
+
+
+def _without_codebook(config: MoVQConfig, state: Tensors) -> tuple[MoVQConfig, Tensors]:
+    rest = {name: tensor for name, tensor in state.items() if name != "codebook.weight"}
+    return replace(config, codebook_size=0), rest
+
+
+ORIGINAL_MOVQ = OriginalFile(
+    lambda folder, _: folder.file(folder.files.codec),
+    lambda tensors, _: infer_movq_config(tensors),
+    lambda config, names: original_movq_map(config, wrapped=WRAPPED in names),
+    lambda files, _, tensors: {files.codec: tensors},
+)
+LATER_MOVQ = replace(ORIGINAL_MOVQ, names=(WRAPPED,), trim=_without_codebook)
+"""A codec's file whose encoder's norms are wrapped, and in which a codebook has no place."""

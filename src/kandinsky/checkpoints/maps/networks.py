@@ -7,7 +7,6 @@ from torch import nn
 
 from kandinsky.checkpoints.components import Component, ComponentSpec
 from kandinsky.checkpoints.maps import clip, kl, mclip, movq, prior, t5, unet2, unet3
-from kandinsky.checkpoints.maps import original_networks as original
 from kandinsky.checkpoints.maps.original_files import KL_SCALE
 from kandinsky.networks.clip import ClipText, ClipTextConfig, ClipVision, ClipVisionConfig
 from kandinsky.networks.kl import AutoencoderKL, KLConfig
@@ -19,7 +18,7 @@ from kandinsky.networks.unet3 import UNet3, UNet3Config
 from kandinsky.networks.xlmr import MultilingualClip, MultilingualClipConfig
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-"""What diffusers calls an attention's projections."""
+"""The names of an attention's projections in diffusers."""
 UNET = ComponentSpec(
     "unet",
     "diffusers",
@@ -30,7 +29,7 @@ UNET = ComponentSpec(
     unet2.unet2_json,
     lambda config, _: unet2.UNET2[config.condition],
     adapted=(*PROJECTIONS, "add_k_proj", "add_v_proj"),
-    original=original.UNET2,
+    original=unet2.ORIGINAL_UNET2,
 )
 UNET3 = ComponentSpec(
     "unet",
@@ -42,7 +41,7 @@ UNET3 = ComponentSpec(
     unet3.unet3_json,
     lambda config, _: unet3.unet3_map(config),
     adapted=PROJECTIONS,
-    original=original.UNET3,
+    original=unet3.ORIGINAL_UNET3,
 )
 MOVQ = ComponentSpec(
     "movq",
@@ -54,9 +53,9 @@ MOVQ = ComponentSpec(
     movq.movq_json,
     lambda *_: movq.MOVQ,
     complete=movq.with_codebook,
-    original=original.MOVQ,
+    original=movq.ORIGINAL_MOVQ,
 )
-LATER_MOVQ = replace(MOVQ, original=original.LATER_MOVQ)
+LATER_MOVQ = replace(MOVQ, original=movq.LATER_MOVQ)
 KL = ComponentSpec(
     "vae",
     "diffusers",
@@ -66,7 +65,7 @@ KL = ComponentSpec(
     kl.kl_config,
     partial(kl.kl_json, scale=KL_SCALE),
     lambda *_: kl.KL,
-    original=original.KL,
+    original=kl.ORIGINAL_KL,
 )
 PRIOR = ComponentSpec(
     "prior",
@@ -78,7 +77,7 @@ PRIOR = ComponentSpec(
     prior.prior_json,
     lambda *_: prior.PRIOR,
     adapted=PROJECTIONS,
-    original=original.PRIOR,
+    original=prior.ORIGINAL_PRIOR,
 )
 CLIP_TEXT = ComponentSpec(
     "text_encoder",
@@ -93,7 +92,7 @@ CLIP_TEXT = ComponentSpec(
     tokenizer="tokenizer",
     tokenizer_class="CLIPTokenizer",
     adapted=("q_proj", "k_proj", "v_proj", "out_proj"),
-    original=original.CLIP_TEXT,
+    original=clip.ORIGINAL_TEXT,
 )
 CLIP_VISION = ComponentSpec(
     "image_encoder",
@@ -105,7 +104,7 @@ CLIP_VISION = ComponentSpec(
     clip.clip_vision_json,
     lambda *_: clip.CLIP_VISION,
     "model",
-    original=original.CLIP_VISION,
+    original=clip.ORIGINAL_VISION,
 )
 MULTILINGUAL = ComponentSpec(
     "text_encoder",
@@ -121,7 +120,7 @@ MULTILINGUAL = ComponentSpec(
     tokenizer="tokenizer",
     tokenizer_class="XLMRobertaTokenizerFast",
     adapted=("query", "key", "value", "attention.output.dense"),
-    original=original.MULTILINGUAL,
+    original=mclip.ORIGINAL_MULTILINGUAL,
 )
 SECOND_TEXT = ComponentSpec(
     "text_encoder_2",
@@ -137,7 +136,7 @@ SECOND_TEXT = ComponentSpec(
     tokenizer="tokenizer_2",
     tokenizer_class="T5TokenizerFast",
     adapted=("q", "k", "v", "o"),
-    original=original.SECOND_TEXT,
+    original=t5.ORIGINAL_SECOND_TEXT,
 )
 ONE_TEXT = replace(
     SECOND_TEXT,
@@ -145,7 +144,7 @@ ONE_TEXT = replace(
     class_name=t5.CLASSES["t5"],
     write=partial(t5.t5_json, model_type="t5"),
     tokenizer="tokenizer",
-    original=original.ONE_TEXT,
+    original=t5.ORIGINAL_ONE_TEXT,
 )
 COMPONENTS: tuple[Component, ...] = (
     UNET,

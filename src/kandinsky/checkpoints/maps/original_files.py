@@ -1,7 +1,5 @@
-"""The files of the original releases of 2.0, 2.1 and 3.x: names, and a number that none of them tells.
-
-Read before anything is downloaded, so nothing here needs torch.
-"""
+"""The file names of the original releases of 2.0, 2.1 and 3.x. Read before any download, so nothing here needs
+torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +12,12 @@ INPAINTING, FLASH = "inpainting", "flash"
 
 @dataclass(frozen=True)
 class OriginalFiles:
-    """What the parts of a release are called: files, and folders for text encoders with their tokenizers.
+    """The names of a release's files, and of folders for text encoders with their tokenizers; None for a missing part.
 
-    `unet`, `inpainting` and `flash` are the U-Nets, of which a folder holds one or more. A part that the
-    release does not have is None. `published_text_encoder` is where its text encoder was taken from, for
-    folders that have none of their own; `projections` are files beside it, by the U-Net they belong to. The
-    towers of CLIP are one file of another release, or a folder in the layout of transformers; its vocabulary
-    lies in one of `vocabularies`.
+    `unet`, `inpainting` and `flash` are the U-Nets, of which a folder holds one or more. `published_text_encoder` is
+    the repository of its text encoder, for folders without one; `projections` are files in the text encoder's folder,
+    by U-Net. CLIP's towers are one file of another release, or a folder of transformers; its vocabulary lies in one of
+    `vocabularies`.
     """
 
     kind: str
@@ -45,10 +42,8 @@ class OriginalFiles:
         return {variant: file for variant, file in files.items() if file is not None}
 
     def unet_of(self, variant: str | None, there: Callable[[str], bool]) -> str:
-        """The variant of the U-Net to read: the one asked for, or else the first whose file is `there`.
-
-        Raises CheckpointError for one that the release does not have.
-        """
+        """The variant of the U-Net to read, None being the first whose file is `there`; CheckpointError for an unknown
+        one."""
         unets = self.unets
         if variant is None:
             return next((name for name, file in unets.items() if there(file)), "")

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import torch
+
 from kandinsky.checkpoints.files import Json
-from kandinsky.checkpoints.maps.config_fields import real, whole
+from kandinsky.checkpoints.maps import config_fields as fields
 from kandinsky.core.errors import CheckpointError, nearest
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
@@ -112,7 +114,7 @@ _DEFAULTS: Mapping[str, Json] = {"PNDMScheduler": {"skip_prk_steps": False}}
 def schedule_from_json(json: Json) -> Schedule:
     """Reads a scheduler_config.json; raises CheckpointError for a class or a setting that we do not follow.
 
-    Times that the peer spreads without rounding (Euler's and Heun's "linspace") are rounded to whole ones.
+    Times that diffusers spreads without rounding (Euler's and Heun's "linspace") are rounded to whole ones.
     """
     name = str(json.get("_class_name", ""))
     if name == PRIOR_CLASS:
@@ -134,7 +136,7 @@ def schedule_from_json(json: Json) -> Schedule:
         variance=_known(json, "variance_type", "fixed_small", VARIANCES) if kind.sampler == "ddpm" else "fixed_small",
         sampler=kind.sampler,
         spacing=_known(json, "timestep_spacing", kind.spacing, SPACINGS),
-        offset=whole(json, "steps_offset", 0, least=0, file=FILE),
+        offset=fields.whole(json, "steps_offset", 0, least=0, file=FILE),
         open_end=kind.open_end,
     )
 
@@ -145,7 +147,7 @@ def _prior_schedule(json: Json) -> Schedule:
         raise CheckpointError(f"{FILE} of an {PRIOR_CLASS} has beta_schedule = {betas!r}.", "Known: squaredcos_cap_v2.")
     clip = json.get("clip_sample", True)
     return Schedule(
-        Process.squared_cosine(whole(json, "num_train_timesteps", 1000, file=FILE)),
+        Process.squared_cosine(fields.whole(json, "num_train_timesteps", 1000, file=FILE)),
         prediction_type=_known(json, "prediction_type", "epsilon", PREDICTION_TYPES),
         constraints=(Constraint("static", limit=_limit(json)),) if clip else (),
         variance=_known(json, "variance_type", "fixed_small_log", VARIANCES),
@@ -161,18 +163,21 @@ def _known(json: Json, key: str, default: str, table: Mapping[str, T]) -> T:
 
 
 def _process(json: Json, kind: _Class) -> Process:
-    steps = whole(json, "num_train_timesteps", 1000, file=FILE)
+    steps = fields.whole(json, "num_train_timesteps", 1000, file=FILE)
     betas = json.get("beta_schedule", "linear")
-    if betas == "linear":
+    if betas in ("linear", "scaled_linear"):
         start, end = (
-            real(json, key, default, 0, 1, FILE)
+            fields.real(json, key, default, 0, 1, FILE)
             for key, default in zip(("beta_start", "beta_end"), kind.betas, strict=True)
         )
-        process = Process.linear(start, end, steps)
+        scaled = torch.linspace(start**0.5, end**0.5, steps) ** 2
+        process = Process.linear(start, end, steps) if betas == "linear" else Process.from_betas(scaled)
     elif betas == "squaredcos_cap_v2":
         process = Process.squared_cosine(steps)
     else:
-        raise CheckpointError(f"{FILE} has beta_schedule = {betas!r}.", "Known: linear, squaredcos_cap_v2.")
+        raise CheckpointError(
+            f"{FILE} has beta_schedule = {betas!r}.", "Known: linear, scaled_linear, squaredcos_cap_v2."
+        )
     if kind.clean_end is not None and not json.get("set_alpha_to_one", kind.clean_end):
         return process.ending_at_the_first()
     return process
@@ -180,8 +185,8 @@ def _process(json: Json, kind: _Class) -> Process:
 
 def _constraints(json: Json, kind: _Class) -> tuple[Constraint, ...]:
     if kind.threshold and json.get("thresholding", False):
-        ratio = real(json, "dynamic_thresholding_ratio", 0.995, 0, 1, FILE)
-        largest = real(json, "sample_max_value", 1.0, 1, math.inf, FILE)
+        ratio = fields.real(json, "dynamic_thresholding_ratio", 0.995, 0, 1, FILE)
+        largest = fields.real(json, "sample_max_value", 1.0, 1, math.inf, FILE)
         return (Constraint("percentile", ratio=ratio, max=largest),)
     if kind.clip is not None and json.get("clip_sample", kind.clip):
         return (Constraint("static", limit=_limit(json)),)
@@ -189,7 +194,7 @@ def _constraints(json: Json, kind: _Class) -> tuple[Constraint, ...]:
 
 
 def _limit(json: Json) -> float:
-    return real(json, "clip_sample_range", 1.0, 0, math.inf, FILE)
+    return fields.real(json, "clip_sample_range", 1.0, 0, math.inf, FILE)
 
 
 def decoder_schedule_json(start: float, end: float, *, clip: bool, sampler: str = "ddpm") -> dict[str, object]:

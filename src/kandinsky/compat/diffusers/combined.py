@@ -1,12 +1,13 @@
 """What combined pipelines do: prior and decoder as one pipeline."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
 from kandinsky.checkpoints.components import PRIOR_PREFIX
+from kandinsky.compat.diffusers.callbacks import Call
 from kandinsky.compat.diffusers.inputs import paired, repeated, spread, texts
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
 from kandinsky.compat.diffusers.prior import PriorPipeline
@@ -22,34 +23,61 @@ class CombinedPipeline(DiffusionPipeline):
     Its `latents` are the prior's (B, D) or, where the decoder begins with noise, the decoder's (B, 4, h, w).
     """
 
+    _load_connected_pipes = True
     PRIOR: ClassVar[type[DiffusionPipeline]]
     DECODER: ClassVar[type[DiffusionPipeline]]
 
-    @property
-    def prior_pipe(self) -> Any:
-        """The prior's half."""
-        return self._half("_prior", self.PRIOR, PRIOR_PREFIX)
+    def __init__(self, **components: object) -> None:
+        of_prior = {name.removeprefix(PRIOR_PREFIX): components.get(name) for name in PRIOR_COMPONENTS}
+        self.prior_pipe: Any = self.PRIOR(**of_prior)
+        self.decoder_pipe: Any = self.DECODER(**{name: components.get(name) for name in self.DECODER.COMPONENTS})
+        super().__init__()
 
-    @property
-    def decoder_pipe(self) -> Any:
-        """The decoder's half."""
-        return self._half("_decoder", self.DECODER, "")
+    def __getattr__(self, name: str) -> Any:
+        if name in self.COMPONENTS and "decoder_pipe" in vars(self):
+            half, own = self._half(name)
+            return getattr(half, own)
+        return super().__getattr__(name)
 
-    def _half(self, slot: str, kind: type[DiffusionPipeline], prefix: str) -> DiffusionPipeline:
-        """A half that lives as long as the whole, so that it may keep what it computed, brought up to
-        date."""
-        parts = {name: getattr(self, prefix + name) for name in kind.COMPONENTS}
-        half = self._halves.setdefault(slot, kind(**parts))
-        for name, part in parts.items():
-            setattr(half, name, part)
-        half._progress = self._progress
-        half._offload = None if self._offload is None else self._offload.seen_with(prefix)
-        return half
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self.COMPONENTS:
+            half, own = self._half(name)
+            setattr(half, own, value)
+        elif name == "_guidance_scale":
+            raise RequestError(
+                "A combined pipeline has two guidance scales.", "Set that of prior_pipe or decoder_pipe."
+            )
+        else:
+            super().__setattr__(name, value)
+        if name == "_interrupt":
+            self.prior_pipe._interrupt = self.decoder_pipe._interrupt = value
+        elif name == "_offload":
+            whole: Any = value
+            self.prior_pipe._offload = whole and whole.seen_with(PRIOR_PREFIX)
+            self.decoder_pipe._offload = whole and whole.seen_with("")
 
-    @property
-    def _halves(self) -> dict[str, DiffusionPipeline]:
-        found: dict[str, DiffusionPipeline] = self.__dict__.setdefault("_known_halves", {})
-        return found
+    def _half(self, name: str) -> tuple[DiffusionPipeline, str]:
+        """The half that has a component of the whole, and the component's name in it."""
+        if name in PRIOR_COMPONENTS:
+            return self.prior_pipe, name.removeprefix(PRIOR_PREFIX)
+        return self.decoder_pipe, name
+
+    def to(self, *where: Any, **more: Any) -> Self:
+        """As `DiffusionPipeline.to`; halves that were offloaded by themselves are so no more."""
+        super().to(*where, **more)
+        for half in (self.prior_pipe, self.decoder_pipe):
+            half.to(*where, **more)
+        return self
+
+    def set_progress_bar_config(self, **settings: object) -> None:
+        """As `DiffusionPipeline.set_progress_bar_config`, for both halves."""
+        for half in (self.prior_pipe, self.decoder_pipe):
+            half.set_progress_bar_config(**settings)
+        super().set_progress_bar_config(**settings)
+
+    def progress_bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> Any:
+        """The decoder's bar."""
+        return self.decoder_pipe.progress_bar(iterable, total)
 
     def _call(self, given: dict[str, Any]) -> Any:
         """Images of the prompts: the prior's half of a call, then the decoder's."""
@@ -59,8 +87,11 @@ class CombinedPipeline(DiffusionPipeline):
         told |= {
             name.removeprefix(PRIOR_PREFIX): value for name, value in given.items() if name.startswith(PRIOR_PREFIX)
         }
+        self._last_call = Call()
         embeds, against = self.prior_pipe(**told, latents=of_prior, return_dict=False)
         asked = {**given, **_rows(given, len(embeds)), "latents": of_decoder, "num_images_per_prompt": 1}
+        if self.prior_pipe.interrupt:
+            asked["num_inference_steps"] = 1
         more = dict(asked.pop("kwargs", {}))
         if "kwargs" in wanted:  # there the decoder takes the older callbacks too
             more |= {name: asked[name] for name in ("callback", "callback_steps") if name in asked}

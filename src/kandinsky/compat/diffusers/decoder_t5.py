@@ -2,23 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
+from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
-from kandinsky.compat.diffusers.callbacks import follow, warned
-from kandinsky.compat.diffusers.decoder import DecoderPipeline, stacked_pixels
-from kandinsky.compat.diffusers.files import model_folder
+from kandinsky.compat.diffusers.callbacks import warned
+from kandinsky.compat.diffusers.decoder import DecoderPipeline, Inputs, Rows
 from kandinsky.compat.diffusers.generators import rng_of
 from kandinsky.compat.diffusers.inputs import Images, counted, images, paired, repeated, split, texts
 from kandinsky.compat.diffusers.models import native_of
 from kandinsky.compat.diffusers.pipeline import made_of
-from kandinsky.compat.diffusers.postprocess import check_output_type, decoded_images, output
-from kandinsky.compat.diffusers.step_networks import SteeredByText
-from kandinsky.compat.kinds import check_kind
+from kandinsky.compat.diffusers.schedulers import schedule_of
+from kandinsky.compat.diffusers.step_networks import UNET3, Convention, Tensors
 from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.conditioning.one_text import OneTextConditioner, StatesReader, stacked
 from kandinsky.conditioning.tokenizer import Tokenizer
@@ -31,9 +29,7 @@ from kandinsky.generations.loading import Placement
 from kandinsky.generations.model import Model
 from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.t5 import T5Encoder
-from kandinsky.networks.unet3 import UNet3Condition
-from kandinsky.tasks.generate import denoise
-from kandinsky.tasks.resolve import resolve
+from kandinsky.networks.unet3 import UNet3, UNet3Condition
 
 EMBEDS = ("prompt_embeds", "attention_mask", "negative_prompt_embeds", "negative_attention_mask")
 
@@ -47,6 +43,7 @@ class OneTextPipeline(DecoderPipeline):
     """
 
     COMPONENTS: ClassVar[tuple[str, ...]] = ("tokenizer", "text_encoder", "unet", "scheduler", "movq")
+    CONVENTION: ClassVar[Convention] = UNET3
     tokenizer: object
     text_encoder: object
     _callback_tensor_inputs: ClassVar[list[str]] = [
@@ -60,25 +57,19 @@ class OneTextPipeline(DecoderPipeline):
     __init__ = made_of(COMPONENTS)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Any:
-        """As `DiffusionPipeline.from_pretrained`; raises CheckpointError for a network of few steps, too."""
-        told = {name: options.get(name) for name in ("revision", "variant")}
-        if model_folder(pretrained_model_name_or_path, **told, components=()).kind == FEW_STEPS:
+    def _check_folder(cls, folder: Folder) -> None:
+        if folder.kind == FEW_STEPS:
             raise CheckpointError(
-                f"{pretrained_model_name_or_path} holds a {FEW_STEPS}, which works without guidance and at "
-                "times of its own.",
+                f"{folder.root} holds a {FEW_STEPS}, which works without guidance and at times of its own.",
                 "Use kandinsky.load, or kandinsky.compat.kandinsky3.get_T2I_Flash_pipeline.",
             )
-        return super().from_pretrained(pretrained_model_name_or_path, **options)
 
-    def _model(self) -> tuple[Model, Any]:
+    def _model(self) -> Model:
         """The present components as the core runs them."""
-        network = SteeredByText(self.unet)
-        place = Placement(self.device, network.native.conv_in.weight.dtype)
+        network = native_of(self.unet, UNet3)
+        place = Placement(self.device, network.conv_in.weight.dtype)
         codec = AutoencoderCodec(native_of(self.movq, MoVQ))
-        schedule = self.scheduler.schedule
-        reader = self._reader(network.native.config.text_dim)
-        return assembled(place, network, codec, reader, schedule), network
+        return assembled(place, network, codec, self._reader(network.config.text_dim), schedule_of(self.scheduler))
 
     def _reader(self, width: int) -> StatesReader:
         """What reads texts; without a text encoder, one that knows how wide its states would be."""
@@ -91,43 +82,39 @@ class OneTextPipeline(DecoderPipeline):
     def _conditioner(self) -> OneTextConditioner:
         """What reads texts for the U-Net, if there is one, and else as the published folders do."""
         if self.unet is not None:
-            conditioner = self._model()[0].conditioner
+            conditioner = self._model().conditioner
             assert isinstance(conditioner, OneTextConditioner)  # what `assembled` wires
             return conditioner
         return OneTextConditioner(self._reader(0), self.device, self.dtype)
 
-    def _call(self, given: dict[str, Any]) -> Any:
-        """Images of one request: num_images_per_prompt of each prompt, all in one batch."""
-        kind = check_output_type(given["output_type"])
-        callbacks = self._callbacks(given)
-        model, network = self._model()
-        check_kind(type(self).__name__, model, inpainting=False)
-        copies = counted(given["num_images_per_prompt"], "num_images_per_prompt")
+    def _asked(self, given: Mapping[str, Any], model: Model) -> Rows:
+        copies = given["num_images_per_prompt"]
         found, fields = _started(given, model.multiple)
-        prompts, negatives = _told(given)
-        row_images = None if found is None else repeated(paired(found.images, len(prompts), "image"), copies)
+        prompts, negatives = _texts(given)
+        images, numbers = Inputs(found).rows(len(prompts), copies)
         request = Request(
             repeated(prompts, copies),
             negative_prompt=repeated(negatives, copies),
-            image=row_images,
             seed=0,  # nothing is drawn from it
             steps=given["num_inference_steps"],
             guidance_scale=given["guidance_scale"],
+            **images,
             **fields,
         )
-        resolved = resolve(model, request)
-        rows = resolved.rows
-        rng = rng_of(given["generator"], len(rows), model.dtype, model.device, given.get("latents"))
-        batch = Batch(rows, rng, stacked_pixels(found, len(prompts), copies))
-        with self._ready("text_encoder"):
-            guided = is_guided(rows[0].guidance_scale)
-            conditions = self._told_network(self._conditioner(), batch, given, guided)
-        with self._ready("unet", "movq"):
-            steps = denoise(model, resolved, batch, conditions)
-            x = follow(steps, callbacks, network.tensors, network.change, self._progress)
-            return output(decoded_images(model, x, fields["width"], fields["height"], kind), given["return_dict"])
+        return Rows(request, len(prompts), copies, numbers)
 
-    def _told_network(
+    def _told(self, model: Model, given: Mapping[str, Any], batch: Batch, rows: Rows) -> tuple[Tensors, Tensors]:
+        with self._ready("text_encoder"):
+            guided = is_guided(batch.rows[0].guidance_scale)
+            conditions = self._conditions(self._conditioner(), batch, given, guided)
+        cond, uncond = conditions.cond, conditions.uncond
+        both = cond if uncond is None else uncond.joined(cond)
+        told = {"prompt_embeds": both.hidden, "attention_mask": both.mask}
+        told |= {"lengths": both.own.sum(1), "null": both.nulls}
+        negatives = ("negative_prompt_embeds", "negative_attention_mask")
+        return told, {name: given[name] for name in negatives if not guided and given[name] is not None}
+
+    def _conditions(
         self, conditioner: OneTextConditioner, batch: Batch, given: Mapping[str, Any], guided: bool
     ) -> Conditions:
         """What the network is told, a row an image: given states, or those of the prompts."""
@@ -184,18 +171,18 @@ class OneTextPipeline(DecoderPipeline):
         }
         counted(num_images_per_prompt, "num_images_per_prompt")
         conditioner = self._conditioner()
-        prompts, negatives = _told(given)
+        prompts, negatives = _texts(given)
         request = Request(
             repeated(prompts, num_images_per_prompt), negative_prompt=repeated(negatives, num_images_per_prompt), seed=0
         )
         batch = Batch(request.rows(), rng_of(None, request.size, conditioner.dtype, conditioner.device))
         with self._ready("text_encoder"):
-            told = self._told_network(conditioner, batch, given, do_classifier_free_guidance)
+            told = self._conditions(conditioner, batch, given, do_classifier_free_guidance)
         against = (None, None) if told.uncond is None else (told.uncond.hidden, told.uncond.mask.long())
         return told.cond.hidden, against[0], told.cond.mask.long(), against[1]
 
 
-def _told(given: Mapping[str, Any]) -> tuple[list[str], list[str | None]]:
+def _texts(given: Mapping[str, Any]) -> tuple[list[str], list[str | None]]:
     """Prompts and negative prompts, one for each; prompts whose states are given count as empty texts.
 
     Raises RequestError when a text is given beside its states, when neither is, and for states without

@@ -15,10 +15,11 @@ from kandinsky.core.errors import RequestError
 from kandinsky.core.images import Picture, read_image, read_mask, round_up, to_array
 
 CLOSE_TO_ZERO = 1e-6
+CLOSE_TO_ONE = 1e-3
 T = TypeVar("T")
 
 
-def texts(value: str | Sequence[str], name: str = "prompt") -> list[str]:
+def texts(value: object, name: str = "prompt") -> list[str]:
     """One text or several, as a list; raises RequestError for anything else, and for none."""
     found = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
     if not found or not all(isinstance(text, str) for text in found):
@@ -26,18 +27,33 @@ def texts(value: str | Sequence[str], name: str = "prompt") -> list[str]:
     return found
 
 
+def number(value: object) -> object:
+    """A number out of a tensor or an array of one; anything else is itself."""
+    if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0:
+        return value.item()
+    return value
+
+
+def whole(value: object) -> Any:
+    """A whole number that was given as 25.0 or in a tensor; anything else is itself."""
+    found = number(value)
+    return int(found) if isinstance(found, float) and found.is_integer() else found
+
+
 def counted(value: object, name: str) -> int:
     """A number of things of which there is at least one; RequestError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+    found = whole(value)
+    if isinstance(found, bool) or not isinstance(found, Integral) or found < 1:
         raise RequestError(f"{name} is {value!r}.", "Give a whole number from 1 up.")
-    return int(value)
+    return int(found)
 
 
 def scaled(value: object, name: str = "guidance_scale") -> float:
     """A number that is finite; RequestError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    found = number(value)
+    if isinstance(found, bool) or not isinstance(found, Real) or not math.isfinite(found):
         raise RequestError(f"{name} is {value!r}.", "Give a number, such as 4.")
-    return float(value)
+    return float(found)
 
 
 def paired(values: list[T], count: int, name: str) -> list[T]:
@@ -85,21 +101,40 @@ def split(value: object) -> list[Any]:
 
 def _bytes(image: object) -> Any:
     """An array of whole numbers in a floating type is an image of 0..255; all else is left as it is."""
-    if isinstance(image, np.ndarray) and image.dtype.kind == "f" and image.size and image.max() > 1:
-        return np.round(image).clip(0, 255).astype(np.uint8)
-    return image
+    if not (isinstance(image, np.ndarray) and image.dtype.kind == "f" and image.size and image.min() >= 0):
+        return image
+    if image.max() <= 1 + CLOSE_TO_ONE:
+        return image.clip(0, 1)
+    return np.round(image).astype(np.uint8) if image.max() <= 255 else image
 
 
-def _numbers(image: Tensor, width: int, height: int, multiple: int) -> Tensor:
-    """An image (3, H, W) of numbers at width x height, its right and bottom edges repeated to the
-    multiple."""
+def _numbers(image: Tensor, size: tuple[int, int, int], *, hint: bool, centred: bool) -> Tensor:
+    """An image (3, H, W) of numbers at width x height, its right and bottom edges repeated to the multiple: in
+    -1..1, or a hint in 0..1.
+
+    Whole numbers are in 0..255, an image's others in -1..1, or in 0..1 where none is negative and it is not
+    `centred`. Raises RequestError for others.
+    """
+    width, height, multiple = size
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise RequestError(
             f"A tensor of shape {tuple(image.shape)} is not an image.", "Images are (3, H, W) or (B, 3, H, W)."
         )
+    whole = not (image.is_floating_point() or image.dtype == torch.bool)
     source = image.detach().float().cpu().expand(3, -1, -1)[None]
+    source = source / 255 if whole else source
+    unit = hint or whole or (image.dtype == torch.bool) or (not centred and float(source.min()) >= 0)
+    low, high = (0 if unit else -1), 1
+    if not (float(source.min()) >= low - CLOSE_TO_ZERO and float(source.max()) <= high + CLOSE_TO_ZERO):
+        numbers = source * (255 if whole else 1)
+        raise RequestError(
+            f"{'The hint' if hint else 'The image'}'s numbers go from {float(numbers.min()):.3g} to "
+            f"{float(numbers.max()):.3g}.",
+            "Whole numbers are in 0..255." if whole else "Scale it to 0..1." if hint else "Scale it to -1..1.",
+        )
+    source = source * 2 - 1 if unit and not hint else source
     if source.shape[-2:] != (height, width):
-        source = F.interpolate(source, size=(height, width), mode="bicubic", antialias=True)
+        source = F.interpolate(source, size=(height, width), mode="bicubic", antialias=True).clamp(0 if hint else -1, 1)
     margin = (0, round_up(width, multiple) - width, 0, round_up(height, multiple) - height)
     return F.pad(source, margin, mode="replicate")[0]
 
@@ -118,8 +153,7 @@ def images(
     """Images from PIL images, arrays (H, W, 3) of 0..255 or 0..1, tensors (3, H, W), batches or lists of
     them.
 
-    Tensors keep their numbers: an image's are in -1..1, or in 0..1 when none is negative and it is not
-    said that they are `centred`; a hint's are in 0..1. The result's pixels are in -1..1, of a hint in
+    Tensors keep their numbers; see `_numbers` for their ranges. The result's pixels are in -1..1, of a hint in
     0..1. Raises RequestError for anything else.
     """
     singles = split(value)
@@ -128,21 +162,10 @@ def images(
         raise RequestError("Tensors are mixed with other images.", "Give one kind.")
     if not tensors:
         return Images([read_image(_bytes(single)) for single in singles], None)
-    sized = [_numbers(tensor, width, height, multiple) for tensor in tensors]
-    for tensor in sized:
-        if hint and (float(tensor.min()) < -CLOSE_TO_ZERO or float(tensor.max()) > 1 + CLOSE_TO_ZERO):
-            raise RequestError(
-                f"The hint's numbers go from {float(tensor.min()):.3g} to {float(tensor.max()):.3g}.",
-                "Scale it to 0..1.",
-            )
-    unit = [tensor if hint or not _is_unit(tensor, centred) else tensor * 2 - 1 for tensor in sized]
-    shown = [tensor if hint else tensor * 0.5 + 0.5 for tensor in unit]
+    sized = [_numbers(tensor, (width, height, multiple), hint=hint, centred=centred) for tensor in tensors]
+    shown = [tensor if hint else tensor * 0.5 + 0.5 for tensor in sized]
     eight_bit = [read_image(one.clamp(0, 1).permute(1, 2, 0).numpy()[:height, :width]) for one in shown]
-    return Images(eight_bit, unit)
-
-
-def _is_unit(tensor: Tensor, centred: bool) -> bool:
-    return not centred and float(tensor.min()) >= 0
+    return Images(eight_bit, sized)
 
 
 def region(image: Any, mask: Any, width: int, height: int, multiple: int) -> tuple[Images, list[Picture]]:

@@ -2,94 +2,39 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from kandinsky.checkpoints.components import Component
-from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.maps import networks
-from kandinsky.compat.diffusers.attention import AttnAddedKVProcessor2_0, check_processors
-from kandinsky.compat.diffusers.files import component_folder
 from kandinsky.compat.diffusers.outputs import (
     BaseModelOutput,
     CLIPTextModelOutput,
     CLIPVisionModelOutput,
-    Config,
     DecoderOutput,
     Kandinsky3UNetOutput,
     PriorTransformerOutput,
     UNet2DConditionOutput,
     VQEncoderOutput,
 )
+from kandinsky.compat.diffusers.part import Part
+from kandinsky.compat.diffusers.surface import refuse
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.prepared import Fixed
 from kandinsky.networks.prior import Prior, PriorCondition, PriorFixed
-from kandinsky.networks.unet2 import Attention, UNet2, UNet2Condition
+from kandinsky.networks.unet2 import UNet2, UNet2Condition
 from kandinsky.networks.unet3 import UNet3, UNet3Condition
 
-
-class Part(nn.Module):
-    """A network that is loaded, moved and saved in the familiar way; `config` is its file's."""
-
-    FORMAT: ClassVar[Component]
-
-    def __init__(self, native: nn.Module, config: Mapping[str, object]) -> None:
-        super().__init__()
-        self.native = native
-        self.config = Config(config)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        subfolder: str | None = None,
-        *,
-        torch_dtype: torch.dtype | None = None,
-        variant: str | None = None,
-        revision: str | None = None,
-        **ignored: object,
-    ) -> Self:
-        """Loads the component from a folder or Hub id; raises CheckpointError when it is missing or does not
-        fit."""
-        folder, name = component_folder(path, subfolder, revision=revision, variant=variant)
-        return cls.from_folder(folder, name, torch_dtype, variant)
-
-    @classmethod
-    def from_folder(
-        cls, folder: Folder, name: str, dtype: torch.dtype | None = None, variant: str | None = None
-    ) -> Self:
-        """Loads a component of an opened folder, in float32 unless told otherwise."""
-        native = cls.FORMAT.open(folder, variant, name=name).load(dtype or torch.float32)
-        return cls(native, folder.config(name))
-
-    def save_pretrained(self, path: str | Path, variant: str | None = None, safe_serialization: bool = True) -> None:
-        """Writes the component as safetensors into a folder; raises OutputError when it cannot be written."""
-        target = Path(path)
-        self.FORMAT.save(target.parent, self.native, target.name, stated=self.config.stated, variant=variant)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the network computes in."""
-        return next(self.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.parameters()).device
+PartT = TypeVar("PartT", bound="Part")
 
 
 class UNet2DConditionModel(Part):
     """The decoder's U-Net."""
 
     FORMAT: ClassVar[Component] = networks.UNET
-
-    def __init__(self, native: nn.Module, config: Mapping[str, object]) -> None:
-        super().__init__(native, config)
-        self._processors: dict[str, object] = {}
 
     def forward(
         self,
@@ -99,7 +44,7 @@ class UNet2DConditionModel(Part):
         added_cond_kwargs: Mapping[str, Tensor] | None = None,
         return_dict: bool = True,
         prepared: Fixed | None = None,
-        **ignored: object,
+        **others: object,
     ) -> Any:
         """One prediction.
 
@@ -108,6 +53,7 @@ class UNet2DConditionModel(Part):
         `encoder_hidden_states`. With `prepared`, what our own loop has computed before, the answer is the
         plain tensor (B, C', h, w).
         """
+        refuse("forward", others)
         network = cast(UNet2, self.native)
         if prepared is not None:
             return network.denoise(sample, prepared)
@@ -118,29 +64,6 @@ class UNet2DConditionModel(Part):
         times = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         predicted = network(sample, times, condition)
         return UNet2DConditionOutput(predicted) if return_dict else (predicted,)
-
-    @property
-    def attn_processors(self) -> dict[str, Any]:
-        """A processor by the name of each attention; whichever they are, the one fused attention runs."""
-        names = [f"{name}.processor" for name, module in self.native.named_modules() if isinstance(module, Attention)]
-        return {name: self._processors.get(name, AttnAddedKVProcessor2_0()) for name in names}
-
-    def set_attn_processor(self, processor: object) -> None:
-        """Accepts the published processors; raises RequestError for one that might change the attention.
-
-        Attention here is fused and exact whichever of them is set, so that setting one changes no image.
-        """
-        self._processors = check_processors(processor, list(self.attn_processors))
-
-    def set_default_attn_processor(self) -> None:
-        """Sets what was set at first."""
-        self._processors = {}
-
-    def enable_xformers_memory_efficient_attention(self, *_: object, **__: object) -> None:
-        """Accepted: attention is memory-efficient without it."""
-
-    def disable_xformers_memory_efficient_attention(self) -> None:
-        """Accepted: attention is memory-efficient without it."""
 
 
 class Kandinsky3UNet(Part):
@@ -180,13 +103,18 @@ class VQModel(Part):
 
     FORMAT: ClassVar[Component] = networks.MOVQ
 
+    def forward(self, sample: Tensor, return_dict: bool = True) -> Any:
+        """Images (B, 3, H, W) in -1..1 as they come back from quantised latents."""
+        return self.decode(self.encode(sample).latents, return_dict=return_dict)
+
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
         """Images (B, 3, H, W) in -1..1 to unquantised latents."""
         latents = cast(MoVQ, self.native).encode(x)
         return VQEncoderOutput(latents) if return_dict else (latents,)
 
-    def decode(self, h: Tensor, force_not_quantize: bool = False, return_dict: bool = True) -> Any:
+    def decode(self, h: Tensor, force_not_quantize: bool = False, return_dict: bool = True, shape: None = None) -> Any:
         """Latents (B, C, h, w) to images, about -1..1; quantised first unless `force_not_quantize`."""
+        refuse("decode", {"shape": shape})
         network = cast(MoVQ, self.native)
         latents = h if force_not_quantize else network.quantize(h).latents
         images = network.decode(latents)
@@ -223,6 +151,16 @@ class PriorTransformer(Part):
         embedding = self.native(hidden_states, times, condition)
         return PriorTransformerOutput(embedding) if return_dict else (embedding,)
 
+    @property
+    def clip_mean(self) -> Tensor:
+        """The mean of image embeddings, (1, D)."""
+        return cast(Prior, self.native).clip_mean
+
+    @property
+    def clip_std(self) -> Tensor:
+        """The standard deviation of image embeddings, (1, D)."""
+        return cast(Prior, self.native).clip_std
+
     def post_process_latents(self, prior_latents: Tensor) -> Tensor:
         """The image embedding (B, D) of a normalised one."""
         return cast(Prior, self.native).denormalise(prior_latents)
@@ -233,10 +171,12 @@ class CLIPTextModelWithProjection(Part):
 
     FORMAT: ClassVar[Component] = networks.CLIP_TEXT
 
-    def forward(self, input_ids: Tensor, **ignored: object) -> CLIPTextModelOutput:
+    def forward(self, input_ids: Tensor, return_dict: bool = True, **others: object) -> Any:
         """Token ids (B, L) to the texts' embeddings and hidden states."""
+        refuse("forward", others)
         features = self.native(input_ids)
-        return CLIPTextModelOutput(features.embedding, features.hidden)
+        found = CLIPTextModelOutput(features.embedding, features.hidden)
+        return found if return_dict else found.to_tuple()
 
 
 class CLIPVisionModelWithProjection(Part):
@@ -244,9 +184,11 @@ class CLIPVisionModelWithProjection(Part):
 
     FORMAT: ClassVar[Component] = networks.CLIP_VISION
 
-    def forward(self, pixel_values: Tensor, **ignored: object) -> CLIPVisionModelOutput:
+    def forward(self, pixel_values: Tensor, return_dict: bool = True, **others: object) -> Any:
         """Normalised pixels (B, 3, S, S) to image embeddings."""
-        return CLIPVisionModelOutput(self.native(pixel_values))
+        refuse("forward", others)
+        found = CLIPVisionModelOutput(self.native(pixel_values))
+        return found if return_dict else found.to_tuple()
 
 
 class MultilingualCLIP(Part):
@@ -264,11 +206,16 @@ class T5EncoderModel(Part):
     """The text encoder whose states a U-Net listens to."""
 
     FORMAT: ClassVar[Component] = networks.ONE_TEXT
+    TIED: ClassVar[Mapping[str, str]] = {"encoder.embed_tokens.weight": "shared.weight"}
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> BaseModelOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, return_dict: bool = True, **others: object
+    ) -> Any:
         """Token ids and mask (B, L) to the texts' hidden states (B, L, W)."""
+        refuse("forward", others)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return BaseModelOutput(self.native(input_ids, mask))
+        found = BaseModelOutput(self.native(input_ids, mask))
+        return found if return_dict else found.to_tuple()
 
 
 PARTS: dict[str, type[Part]] = {
@@ -287,10 +234,27 @@ PARTS: dict[str, type[Part]] = {
 
 
 def original_of(module: Any) -> Any:
-    """The part behind a compiled one; anything else is itself."""
+    """The part inside a compiled or wrapped one; anything else is itself."""
+    if isinstance(module, Part) or module is None:
+        return module
     with suppress(AttributeError):
         return module._orig_mod
-    return module
+    inner = module.modules() if isinstance(module, nn.Module) else getattr(module, "__dict__", {}).values()
+    return next((part for part in inner if isinstance(part, Part)), module)
+
+
+def part_of(component: object, kind: type[PartT]) -> PartT:
+    """The part of one kind inside a component; CheckpointError when it is no such thing.
+
+    Components of diffusers have the same names, and are told here.
+    """
+    part = original_of(component)
+    if not isinstance(part, kind):
+        raise CheckpointError(
+            f"A {type(component).__name__} was given where a {kind.__name__} is needed.",
+            "Load it with the class of the same name from this package.",
+        )
+    return part
 
 
 def native_of(part: object, kind: type[object]) -> Any:

@@ -2,8 +2,9 @@
 does."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
 
 
 class Config(dict[str, Any]):
@@ -24,108 +25,119 @@ class Config(dict[str, Any]):
             raise AttributeError(f"this configuration has no {name!r}") from error
 
 
-class Output:
-    """The outputs' ways of being read: by attribute, by key, by place, unpacked, and as keywords
-    (`**output`)."""
+class Output(dict[str, Any]):
+    """A network's or pipeline's output: read by key, by attribute and by place, and as keywords (`**output`).
 
-    def keys(self) -> list[str]:
-        """The names of the parts."""
-        return [item.name for item in fields(self)]  # type: ignore[arg-type]
+    Iterating and unpacking give the parts, as tuples and code for MindSpore do, and not their names.
+    """
 
-    def to_tuple(self) -> tuple[Any, ...]:
-        """The parts, in order."""
-        return tuple(getattr(self, name) for name in self.keys())
+    PARTS: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *values: object, **named: object) -> None:
+        super().__init__(zip(self.PARTS, values, strict=False))
+        self.update(named)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(f"A {type(self).__name__} has no {name!r}.") from error
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self[name] = value
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.to_tuple())
 
-    def __len__(self) -> int:
-        return len(self.keys())
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The parts, in order."""
+        return tuple(self.values())
 
-    def __getitem__(self, key: Any) -> Any:
-        if not isinstance(key, str):
-            return self.to_tuple()[key]
-        if key not in self.keys():
-            raise KeyError(key)
-        return getattr(self, key)
+    def to(self, *where: object, **more: object) -> Self:
+        """Moves its tensors as `Tensor.to` does, whole numbers by device alone, and returns itself."""
+        for name, value in self.items():
+            if isinstance(value, Tensor):
+                moved = value.to(*where, **more)  # type: ignore[call-overload]
+                self[name] = moved if value.is_floating_point() else value.to(moved.device)
+        return self
 
 
-@dataclass(eq=False)
 class ImagePipelineOutput(Output):
-    """`images`: a list of PIL images, an array (B, H, W, 3) or a tensor (B, 3, H, W), both in 0..1, or
-    latents."""
+    """`images`: a list of PIL images, an array (B, H, W, 3) or a tensor (B, 3, H, W), both in 0..1, or latents."""
 
-    images: object
+    PARTS = ("images",)
 
 
-@dataclass(eq=False)
 class KandinskyPriorPipelineOutput(Output):
     """`image_embeds` and `negative_image_embeds`, (B, D) each, as the decoder wants them."""
 
-    image_embeds: object
-    negative_image_embeds: object
+    PARTS = ("image_embeds", "negative_image_embeds")
 
 
-@dataclass(eq=False)
 class SchedulerOutput(Output):
     """`prev_sample`: what a step leads to; `pred_original_sample`: the clean sample that was predicted."""
 
-    prev_sample: object
-    pred_original_sample: object
+    PARTS = ("prev_sample", "pred_original_sample")
 
 
-@dataclass(eq=False)
 class UNet2DConditionOutput(Output):
     """`sample`: what the network said, (B, C, h, w)."""
 
-    sample: object
+    PARTS = ("sample",)
 
 
-@dataclass(eq=False)
 class Kandinsky3UNetOutput(Output):
     """`sample`: what the network said, (B, C, h, w)."""
 
-    sample: object
+    PARTS = ("sample",)
 
 
-@dataclass(eq=False)
 class BaseModelOutput(Output):
     """`last_hidden_state`: a text's states (B, L, W)."""
 
-    last_hidden_state: object
+    PARTS = ("last_hidden_state",)
 
 
-@dataclass(eq=False)
 class DecoderOutput(Output):
     """`sample`: decoded images (B, 3, H, W), about -1..1."""
 
-    sample: object
+    PARTS = ("sample",)
 
 
-@dataclass(eq=False)
 class VQEncoderOutput(Output):
     """`latents`: encoded images (B, C, h, w)."""
 
-    latents: object
+    PARTS = ("latents",)
 
 
-@dataclass(eq=False)
 class PriorTransformerOutput(Output):
     """`predicted_image_embedding` (B, D), in units of the statistics of real ones."""
 
-    predicted_image_embedding: object
+    PARTS = ("predicted_image_embedding",)
 
 
-@dataclass(eq=False)
 class CLIPTextModelOutput(Output):
     """`text_embeds` (B, D) and `last_hidden_state` (B, L, W)."""
 
-    text_embeds: object
-    last_hidden_state: object
+    PARTS = ("text_embeds", "last_hidden_state")
 
 
-@dataclass(eq=False)
 class CLIPVisionModelOutput(Output):
     """`image_embeds` (B, D)."""
 
-    image_embeds: object
+    PARTS = ("image_embeds",)
+
+
+class BatchEncoding(Output):
+    """`input_ids` and `attention_mask`, (B, L) each."""
+
+    PARTS = ("input_ids", "attention_mask")
+
+
+class BatchFeature(Output):
+    """`pixel_values`: normalised pixels (B, 3, S, S)."""
+
+    PARTS = ("pixel_values",)

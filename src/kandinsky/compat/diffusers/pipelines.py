@@ -223,7 +223,7 @@ class V22CombinedPipeline(CombinedPipeline):
 
     COMPONENTS = (*DecoderPipeline.COMPONENTS, *PRIOR_COMPONENTS)
     PRIOR = KandinskyV22PriorPipeline
-    __init__ = made_of(COMPONENTS)
+    __init__ = made_of(COMPONENTS, CombinedPipeline)
 
 
 class KandinskyV22CombinedPipeline(V22CombinedPipeline):
@@ -264,7 +264,7 @@ class TextCombinedPipeline(CombinedPipeline):
 
     COMPONENTS = (*TextDecoderPipeline.COMPONENTS, *PRIOR_COMPONENTS)
     PRIOR = KandinskyPriorPipeline
-    __init__ = made_of(COMPONENTS)
+    __init__ = made_of(COMPONENTS, CombinedPipeline)
 
 
 class KandinskyCombinedPipeline(TextCombinedPipeline):

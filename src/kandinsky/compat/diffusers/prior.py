@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from kandinsky.compat.diffusers.callbacks import LATENTS, Callbacks, follow
+from kandinsky.compat.diffusers.callbacks import Call, Callbacks, follow
 from kandinsky.compat.diffusers.generators import Generators, rng_of
-from kandinsky.compat.diffusers.inputs import counted, embeddings, paired, repeated, scaled, texts
-from kandinsky.compat.diffusers.models import native_of
+from kandinsky.compat.diffusers.inputs import counted, embeddings, paired, repeated, scaled, texts, whole
+from kandinsky.compat.diffusers.models import PriorTransformer, native_of
 from kandinsky.compat.diffusers.outputs import KandinskyPriorPipelineOutput
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
 from kandinsky.compat.diffusers.schedulers import schedule_of
-from kandinsky.compat.diffusers.step_networks import SteppedPrior
+from kandinsky.compat.diffusers.step_networks import PRIOR, PRIOR_TEXTS, ComponentNetwork, is_plain, run
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.prior_stage import EncodedText, PriorStage
 from kandinsky.conditioning.tokenizer import Tokenizer
@@ -24,9 +24,11 @@ from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.images import read_image
 from kandinsky.core.rng import Rng
 from kandinsky.diffusion.guidance import is_guided
+from kandinsky.diffusion.process import working_dtype
+from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import tail
 from kandinsky.networks.clip import ClipText, ClipVision
-from kandinsky.networks.prior import Prior
+from kandinsky.networks.prior import Prior, PriorCondition
 
 OUTPUT_TYPES = ("pt", "np")
 Begin = Callable[[PriorStage, Rng, int, list[int]], tuple[Tensor, list[int]]]
@@ -63,7 +65,7 @@ def asked(
     prompts = texts(prompt)
     negatives = [] if negative_prompt is None else texts(negative_prompt, "negative_prompt")
     negatives = paired(negatives, len(prompts), "negative_prompt") if any(negatives) else []
-    copies = counted(copies, "num_images_per_prompt")
+    copies, steps = counted(copies, "num_images_per_prompt"), whole(steps)
     return Asked(prompts, negatives, copies, steps, generator, scaled(guidance_scale))
 
 
@@ -116,7 +118,7 @@ class PriorPipeline(DiffusionPipeline):
     image_encoder: object
     text_encoder: object
     tokenizer: object
-    scheduler: object
+    scheduler: Any
     image_processor: object
     _callback_tensor_inputs: ClassVar[list[str]] = [
         "latents",
@@ -155,9 +157,7 @@ class PriorPipeline(DiffusionPipeline):
             )
         names = ("num_images_per_prompt", "num_inference_steps", "generator", "guidance_scale")
         ask = asked(given["prompt"], given["negative_prompt"], *(given[name] for name in names))
-        on_step_end = given.get("callback_on_step_end")
-        callbacks = Callbacks(self, on_step_end, given.get("callback_on_step_end_tensor_inputs", LATENTS))
-        callbacks.checked(self._callback_tensor_inputs)
+        callbacks = Callbacks.of(self, given)
         if "image" in given:
             begin = from_embeddings(self._encoded(given["image"], ask.copies), given["strength"])
         else:
@@ -240,18 +240,23 @@ class PriorPipeline(DiffusionPipeline):
                 found = stage.encode_image(read_image(image))
         return found.repeat_interleave(copies, dim=0)
 
-    def _embeds(self, ask: Asked, begin: Begin, callbacks: Callbacks = Callbacks()) -> tuple[Tensor, Tensor]:
+    def _embeds(self, ask: Asked, begin: Begin, callbacks: Callbacks | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings of the prompts, and of what to steer away from: (B x copies, D) each.
 
         Negative prompts are rows of the same batch, behind the prompts, so that one generator draws as
         the peer does. A list with one generator per image gives each negative row the draws of its
         image from their beginning, so that the image's own do not depend on it.
         """
-        stage = self._stage
+        stage, callbacks = self._stage, callbacks or Callbacks(self)
         rows = repeated(ask.prompts + ask.negatives, ask.copies)
         against = repeated(ask.negatives * 2 or [""] * len(ask.prompts), ask.copies)
         several = isinstance(ask.generator, Sequence) and len(ask.generator) == ask.count
-        with self._ready("prior", "text_encoder", "image_encoder"):
+        self.scheduler.set_timesteps(ask.steps)
+        with (
+            self._calling(ask.guidance_scale) as call,
+            self._ready("prior", "text_encoder", "image_encoder"),
+            torch.no_grad(),
+        ):
             if ask.negatives and several and ask.count > 1:
                 rng = rng_of(ask.generator, ask.count, stage.dtype, stage.device)
                 again = rng.fork()
@@ -259,11 +264,11 @@ class PriorPipeline(DiffusionPipeline):
                 parts = [(rows[:half], against[:half], rng), (rows[half:], against[half:], again)]
             else:
                 parts = [(rows, against, rng_of(ask.generator, len(rows), stage.dtype, stage.device))]
-            drawn = torch.cat([self._trajectory(stage, ask, *part, begin, callbacks) for part in parts])
-            if ask.negatives:
-                positive, negative = drawn.chunk(2)
-                return positive, negative
-            return drawn, stage.zero_embedding.repeat(len(drawn), 1)
+            drawn = torch.cat([self._trajectory(stage, ask, *part, begin, callbacks, call) for part in parts])
+        if ask.negatives:
+            positive, negative = drawn.chunk(2)
+            return positive, negative
+        return drawn, self.get_zero_embed(len(drawn))
 
     def _trajectory(
         self,
@@ -274,24 +279,25 @@ class PriorPipeline(DiffusionPipeline):
         rng: Rng,
         begin: Begin,
         callbacks: Callbacks,
+        call: Call,
     ) -> Tensor:
-        guided = is_guided(ask.guidance_scale) and rows != against
+        seen = callbacks.on_step_end is not None or not is_plain(self.prior, PriorTransformer)
+        guided = is_guided(ask.guidance_scale)
+        if guided and rows == against and not seen:  # guidance changes nothing
+            guided, call.offset = False, 1 - ask.guidance_scale
         texts = dict.fromkeys(rows + (against if guided else []))
-        # Callbacks are shown the states of padding too.
-        known = {text: stage.encode_text(text, padded=callbacks.on_step_end is not None) for text in texts}
+        # Callbacks and other people's networks are shown the states of padding too.
+        known = {text: stage.encode_text(text, padded=seen) for text in texts}
         _warn_of_dropped(known.values())
-        encoded = [known[text] for text in (against + rows if guided else rows)]
-        x, times = begin(stage, rng, len(rows), stage.schedule.times(ask.steps))
-        with torch.no_grad():
-            prepared = SteppedPrior(self.prior, stage.prepare(encoded, ask.steps))
-        steps = stage.denoise(prepared, x, times, rng, ask.guidance_scale if guided else None)
-        tensors = {
-            "prompt_embeds": lambda: torch.cat([text.condition.text_embedding for text in encoded]),
-            "text_encoder_hidden_states": lambda: torch.cat([text.condition.text_hidden for text in encoded]),
-            "text_mask": lambda: torch.cat([text.condition.text_mask for text in encoded]),
-        }
-        with torch.no_grad():
-            return stage.network.denormalise(follow(steps, callbacks, tensors, bar=self._progress).to(stage.dtype))
+        condition = PriorCondition.of([known[text].condition for text in (against + rows if guided else rows)])
+        x, call.times = begin(stage, rng, len(rows), stage.schedule.times(ask.steps))
+        call.num_timesteps = len(call.times)
+        told = (condition.text_embedding, condition.text_hidden, condition.text_mask)
+        network = ComponentNetwork(self.prior, PRIOR, dict(zip(PRIOR_TEXTS, told, strict=True)))
+        sampler = make_sampler(stage.schedule.sampler, stage.schedule.process, variance=stage.schedule.variance)
+        first = x.to(stage.device, working_dtype(stage.dtype))
+        x = follow(run(network, stage.schedule, sampler, first, rng, call), callbacks, network, call)
+        return stage.network.denormalise(x.to(stage.dtype))
 
 
 def _warn_of_dropped(known: "Sequence[EncodedText] | Any") -> None:

@@ -1,144 +1,213 @@
-"""The networks that the loop runs for a facade: through the user's own (perhaps compiled) module, and
-steerable."""
+"""A component as the network of a trajectory: called as diffusers calls it, told what callbacks may change."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from kandinsky.compat.diffusers.models import native_of
-from kandinsky.conditioning.prior_stage import PreparedPrior
+from kandinsky.compat.diffusers.callbacks import Call
+from kandinsky.compat.diffusers.models import Kandinsky3UNet, PriorTransformer, UNet2DConditionModel, part_of
+from kandinsky.compat.diffusers.part import Part
 from kandinsky.core.errors import RequestError
-from kandinsky.networks.unet2 import UNet2
-from kandinsky.networks.unet3 import UNet3
+from kandinsky.core.rng import Noise
+from kandinsky.diffusion.constraints import Paste
+from kandinsky.diffusion.denoiser import make_denoiser
+from kandinsky.diffusion.loop import Project, Step, sample
+from kandinsky.diffusion.samplers.base import Sampler
+from kandinsky.diffusion.schedule import Schedule
+from kandinsky.networks.prior import PriorCondition
+from kandinsky.networks.unet2 import UNet2Condition
+from kandinsky.networks.unet3 import UNet3Condition
+
+Tensors = Mapping[str, Tensor]
+NEGATIVE = "negative_"
+SHARED = ("hint", "mask_image", "masked_image")
+"""Tensors that both halves of a guided batch share."""
+ADDED = ("text_embeds", "image_embeds", "hint")
 
 
-@dataclass(frozen=True, eq=False)
-class SteppedPrior:
-    """A prior that has read its texts, each step of which calls the component itself, as in `Steered`."""
+@dataclass(frozen=True)
+class Convention:
+    """How diffusers calls a kind of network: `call(component, x, t, told)`, and what `told` means to ours."""
 
-    part: Any
-    prepared: PreparedPrior
-
-    def step(self, x: Tensor, t: float) -> Tensor:
-        """See `Prepared`."""
-        predicted: Tensor = self.part(x, prepared=self.prepared.inputs(x, t)[1])
-        return predicted
+    kind: type[Part]
+    condition: Callable[[Tensors], object]
+    call: Callable[..., object]
 
 
-class Steered:
-    """A U-Net component as the loop's network.
+def _region(told: Tensors) -> list[Tensor]:
+    return [told[name] for name in ("masked_image", "mask_image") if name in told]
 
-    Each step calls the component itself, so that what was done to it (torch.compile, hooks) acts. What it
-    is told can be changed between steps, under the names that callbacks use.
+
+def _condition2(told: Tensors) -> UNet2Condition:
+    states, texts = told.get("encoder_hidden_states"), told.get("text_embeds")
+    extra = torch.cat(_region(told), dim=1) if _region(told) else None
+    return UNet2Condition(told["image_embeds"], states, texts, told.get("hint"), extra)
+
+
+def _condition3(told: Tensors) -> UNet3Condition:
+    hidden, lengths = told["prompt_embeds"], told.get("lengths")
+    if lengths is not None and int(lengths.max()) > hidden.shape[1]:
+        lengths = None  # a callback gave shorter states
+    return UNet3Condition(hidden, told["attention_mask"], lengths, null=told.get("null"))
+
+
+def _call2(unet: Callable[..., object], x: Tensor, t: Tensor, told: Tensors) -> object:
+    added = {name: told[name] for name in ADDED if name in told}
+    return unet(
+        sample=torch.cat([x, *_region(told)], dim=1),
+        timestep=t,
+        encoder_hidden_states=told.get("encoder_hidden_states"),
+        added_cond_kwargs=added,
+        return_dict=False,
+    )
+
+
+def _call3(unet: Callable[..., object], x: Tensor, t: Tensor, told: Tensors) -> object:
+    states, mask = told["prompt_embeds"], told["attention_mask"]
+    return unet(x, t, encoder_hidden_states=states, encoder_attention_mask=mask, return_dict=False)
+
+
+def _call_prior(prior: Callable[..., object], x: Tensor, t: Tensor, told: Tensors) -> object:
+    texts, states, mask = (told[name] for name in PRIOR_TEXTS)
+    return prior(x, timestep=t, proj_embedding=texts, encoder_hidden_states=states, attention_mask=mask)
+
+
+PRIOR_TEXTS = ("prompt_embeds", "text_encoder_hidden_states", "text_mask")
+UNET2 = Convention(UNet2DConditionModel, _condition2, _call2)
+UNET3 = Convention(Kandinsky3UNet, _condition3, _call3)
+PRIOR = Convention(
+    PriorTransformer,
+    lambda told: PriorCondition(told["text_encoder_hidden_states"], told["prompt_embeds"], told["text_mask"]),
+    _call_prior,
+)
+
+
+class ComponentNetwork:
+    """A component, told tensors by the names that diffusers' callbacks use: a row an image, or with guidance the
+    unconditional rows in front of the others.
+
+    What was done to the component acts: a component as this package made it, or compiled, runs on what is computed
+    once for all steps; one that is wrapped, hooked or has another forward is called with diffusers' keywords.
+    `against` are the negative tensors of an unguided call, shown to callbacks, and used once guidance sets in.
     """
 
-    KIND: ClassVar[type[nn.Module]] = UNet2
+    def __init__(
+        self, component: object, convention: Convention, told: Tensors, against: Tensors | None = None
+    ) -> None:
+        self.component: Callable[..., object] = component  # type: ignore[assignment]
+        self.part = part_of(component, convention.kind)
+        self.convention = convention
+        self.times: Sequence[float] = ()
+        self.told = dict(told)
+        self.against = dict(against or {})
+        self._prepared: tuple[int, object] | None = None
 
-    def __init__(self, part: Any) -> None:
-        self.part = part
-        self.native: Any = native_of(part, self.KIND)
-        self.config = self.native.config
-
-    def prepare(self, condition: Any, times: Sequence[float], deep_at: Collection[float] | None = None) -> Self:
-        """See `Network`; RequestError for kept features, since each step calls the whole component."""
-        if deep_at is not None:
-            raise RequestError(
-                "reuse cannot act through the names of diffusers.", "Use kandinsky.load, or leave it out."
-            )
-        self._condition, self._times = condition, times
-        self._prepared = self.native.prepare(condition, times)
-        return self
+    @property
+    def native(self) -> nn.Module:
+        """Our network inside the component."""
+        return self.part.native
 
     def step(self, x: Tensor, t: float) -> Tensor:
-        """See `Prepared`."""
-        inputs, fixed = self._prepared.inputs(x, t)
-        predicted: Tensor = self.part(inputs, prepared=fixed)
-        return predicted
+        """The network's output for x (B, ...) at time t; see `Prepared`."""
+        if not is_plain(self.component, self.convention.kind):
+            time = torch.tensor(t, device=x.device)
+            return _first(self.convention.call(self.component, x, time, self._rows(len(x))))
+        if self._prepared is None or self._prepared[0] != len(x):
+            left = [time for time in self.times if time <= t] or [t]
+            condition = self.convention.condition(self._rows(len(x)))
+            self._prepared = len(x), self.native.prepare(condition, left)  # type: ignore[operator]
+        inputs, fixed = self._prepared[1].inputs(x, t)  # type: ignore[attr-defined]
+        return self.component(inputs, prepared=fixed)  # type: ignore[return-value]
 
-    @property
-    def tensors(self) -> Mapping[str, Callable[[], Tensor]]:
-        """What the network is told: `image_embeds` of all rows, the unconditional ones first, also alone as
-        `negative_image_embeds`; of an inpainting network also `masked_image` and `mask_image` (1 = known)."""
-        return {
-            "image_embeds": lambda: self._embeds,
-            "negative_image_embeds": lambda: self._embeds.chunk(2)[0],
-            "masked_image": lambda: self._extra[:, :-1],
-            "mask_image": lambda: self._extra[:, -1:],
-        }
-
-    def change(self, values: Mapping[str, Tensor]) -> None:
-        """Puts other tensors of the same shapes in place of `tensors`; raises RequestError for other
-        shapes."""
-        for name, value in values.items():
-            wanted = self.tensors[name]()
-            if value.shape != wanted.shape:
+    def shown(self, name: str, count: int) -> Tensor | None:
+        """What a callback of `count` images is shown under a name; None where there is no such tensor."""
+        if not name.startswith(NEGATIVE):
+            if name not in self.told:
                 raise RequestError(
-                    f"A callback returned {name} of shape {tuple(value.shape)}, not {tuple(wanted.shape)}.",
+                    f"This network is not told of {name!r}.",
+                    "Load an inpainting checkpoint whose U-Net sees the mask, or ask for latents only.",
+                )
+            return self.told[name]
+        whole = self.told[name.removeprefix(NEGATIVE)]
+        return whole[:count] if len(whole) == 2 * count else self.against.get(name)
+
+    def change(self, values: Tensors, count: int) -> None:
+        """Puts what a callback of `count` images returned in place of `told`; RequestError for other shapes."""
+        for name, value in sorted(values.items(), key=lambda item: item[0].startswith(NEGATIVE)):
+            whole = name.removeprefix(NEGATIVE)
+            now = self.told[whole]
+            wanted = (count,) if whole != name else (count, 2 * count)
+            states = whole in ("prompt_embeds", "attention_mask") and now.ndim + value.ndim > 3
+            if len(value) not in wanted or (value.shape[1:] != now.shape[1:] and not states):
+                raise RequestError(
+                    f"A callback returned {name} of shape {tuple(value.shape)}, not {(wanted[-1], *now.shape[1:])}.",
                     "Change numbers, and keep the unconditional rows in front of the others.",
                 )
-        with torch.no_grad():
-            self.prepare(self._changed(values), self._times)
+            if whole == name:
+                self.told[name] = value.to(now)
+            elif len(now) == 2 * count:
+                self.told[whole] = torch.cat([value.to(now), now[count:]])
+            else:
+                self.against[name] = value.to(now)
+        self._prepared = None
 
-    def _changed(self, values: Mapping[str, Tensor]) -> Any:
-        """The present condition with other tensors in it."""
-        embeds = values.get("image_embeds", self._embeds).to(self._embeds)
-        if "negative_image_embeds" in values:
-            embeds = torch.cat([values["negative_image_embeds"].to(embeds), embeds.chunk(2)[1]])
-        extra = self._condition.extra
-        if extra is not None:
-            parts = [values.get("masked_image", extra[:, :-1]), values.get("mask_image", extra[:, -1:])]
-            extra = torch.cat(parts, dim=1).to(extra)
-        return replace(self._condition, image_embedding=embeds, extra=extra)
+    def _rows(self, count: int) -> dict[str, Tensor]:
+        """What `count` rows are told: of a guided batch only the conditional ones where guidance is off."""
+        return {name: self._fit(name, value, count) for name, value in self.told.items()}
 
-    @property
-    def _embeds(self) -> Tensor:
-        embedding: Tensor = self._condition.image_embedding
-        return embedding
-
-    @property
-    def _extra(self) -> Tensor:
-        extra: Tensor | None = self._condition.extra
-        if extra is None:
+    def _fit(self, name: str, value: Tensor, count: int) -> Tensor:
+        if len(value) == count:
+            return value
+        if len(value) == 2 * count:
+            return value[count:]
+        negative = self.against.get(NEGATIVE + name)
+        if name in SHARED:
+            negative = value
+        if negative is None or 2 * len(value) != count or len(value) % len(negative):
             raise RequestError(
-                "This U-Net is not told of the mask.", "Load an inpainting checkpoint, or ask for latents only."
+                f"{name} has {len(value)} rows, {count} are needed.",
+                "Guidance that sets in later needs the negative tensors in the call, and rows are an image each.",
             )
-        return extra
+        return torch.cat([negative.repeat_interleave(len(value) // len(negative), dim=0).to(value), value])
 
 
-class SteeredByText(Steered):
-    """As `Steered`, for a U-Net that listens to the states of a text."""
+def is_plain(component: object, kind: type[Part]) -> bool:
+    """Whether a component is one of ours that nobody wrapped, hooked or gave another forward; it may be compiled."""
+    part = component.__dict__.get("_modules", {}).get("_orig_mod", component)
+    if not isinstance(part, kind) or "forward" in part.__dict__ or type(part).forward is not FORWARDS[kind]:
+        return False
+    hooked = (part, component) if isinstance(component, nn.Module) else (part,)
+    return not any(module._forward_hooks or module._forward_pre_hooks for module in hooked)
 
-    KIND = UNet3
 
-    @property
-    def tensors(self) -> Mapping[str, Callable[[], Tensor]]:
-        """What the network is told: `prompt_embeds` and `attention_mask` of all rows, the unconditional ones
-        first, also alone as `negative_prompt_embeds` and `negative_attention_mask`."""
-        return {
-            "prompt_embeds": lambda: self._hidden,
-            "attention_mask": lambda: self._mask,
-            "negative_prompt_embeds": lambda: self._hidden.chunk(2)[0],
-            "negative_attention_mask": lambda: self._mask.chunk(2)[0],
-        }
+CALLED: tuple[type[Part], ...] = (UNet2DConditionModel, Kandinsky3UNet, PriorTransformer)
+FORWARDS = {kind: kind.forward for kind in CALLED}
+"""The forwards of components as this package made them."""
 
-    def _changed(self, values: Mapping[str, Tensor]) -> Any:
-        whole = {"prompt_embeds": self._hidden, "attention_mask": self._mask}
-        for name, present in whole.items():
-            told = values.get(name, present).to(present)
-            if f"negative_{name}" in values:
-                told = torch.cat([values[f"negative_{name}"].to(told), told.chunk(2)[1]])
-            whole[name] = told
-        return replace(self._condition, hidden=whole["prompt_embeds"], mask=whole["attention_mask"])
 
-    @property
-    def _hidden(self) -> Tensor:
-        hidden: Tensor = self._condition.hidden
-        return hidden
+def _first(answer: object) -> Tensor:
+    """The tensor in what a network returned: itself, or the first of a tuple or an output."""
+    return answer if isinstance(answer, Tensor) else answer[0]  # type: ignore[index]
 
-    @property
-    def _mask(self) -> Tensor:
-        mask: Tensor = self._condition.mask
-        return mask
+
+def run(
+    network: ComponentNetwork,
+    schedule: Schedule,
+    sampler: Sampler,
+    x: Tensor,
+    rng: Noise,
+    call: Call,
+    paste: Paste | None = None,
+    project: Project | None = None,
+) -> Generator[Step, Tensor | None, None]:
+    """The trajectory of a call from x, noised to the first of the call's times; its guidance is read at every step."""
+    network.times = call.times
+
+    def denoise(x: Tensor, t: float) -> object:
+        fixed = schedule.process, schedule.parametrization, call.scale, schedule.constraints, paste
+        dtype = next(network.part.parameters()).dtype
+        return make_denoiser(lambda x, t: network.step(x.to(dtype), t), *fixed)(x, t)
+
+    return sample(sampler, denoise, x, call.times, rng, project)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from kandinsky.engine.acceleration.cuda_graphs import replayed
 from kandinsky.engine.acceleration.onednn_weights import prepacked
 from kandinsky.generations.model import Model, Prepared
-from kandinsky.networks.prepared import Fixed, PreparedNetwork
+from kandinsky.networks.prepared import Fixed, PreparedNetwork, UNet
 
 F = TypeVar("F")
 HALF = (torch.float16, torch.bfloat16)
@@ -39,21 +39,6 @@ def recorded(prepared: PreparedNetwork[F], steps: int) -> PreparedNetwork[F]:
     return prepared if run is plain else replace(prepared, run=run)
 
 
-class UNetOfModel(Protocol):
-    """A model's network as it was loaded; see `Network`."""
-
-    @property
-    def config(self) -> object: ...
-
-    def prepare(
-        self, condition: object, times: Sequence[float], deep_at: Collection[float] | None = None
-    ) -> PreparedNetwork[Fixed]: ...
-
-    def denoise(self, x: torch.Tensor, fixed: Fixed) -> torch.Tensor: ...
-
-    def request_modules(self) -> list[nn.Module]: ...
-
-
 Finish = Callable[[PreparedNetwork[Fixed], int], Prepared]
 
 
@@ -61,25 +46,23 @@ Finish = Callable[[PreparedNetwork[Fixed], int], Prepared]
 class HostedNetwork:
     """A model's network: for each request `begin` is called, and `finish` says how what is prepared runs."""
 
-    network: UNetOfModel
+    network: UNet
     finish: Finish = accelerated
     begin: Callable[[], None] | None = None
 
     @property
     def config(self) -> object:
-        """The network's."""
         return self.network.config
 
     def prepare(self, condition: object, times: Sequence[float], deep_at: Collection[float] | None = None) -> Prepared:
-        """See `Network`."""
         if self.begin is not None:
             self.begin()
         return self.finish(self.network.prepare(condition, times, deep_at), len(times))
 
 
-def unet_of(model: Model) -> UNetOfModel:
+def unet_of(model: Model) -> UNet:
     """The network of a model that was just loaded."""
-    return cast(UNetOfModel, model.network)
+    return cast(UNet, model.network)
 
 
 def accelerated_model(model: Model) -> Model:

@@ -10,15 +10,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from kandinsky.checkpoints.components import PRIOR_PREFIX
-from kandinsky.conditioning.captions import CaptionConditioner, prior_condition
-from kandinsky.conditioning.prior_stage import PriorStage
+from kandinsky.conditioning.conditions import DiffusionPrior
 from kandinsky.core.errors import ConfigError
 from kandinsky.engine.loras import adaptable
 from kandinsky.engine.pipeline import Pipeline, open_sources
-from kandinsky.engine.text_encoders import listeners, text_encoders
+from kandinsky.engine.text_encoders import captions_of, text_encoders
 from kandinsky.generations import Model, Source
 from kandinsky.tasks.start import hint_condition, region_condition
-from kandinsky.training.config import ModelConfig, Stage, Tuned
+from kandinsky.training.config.objectives import Tuned
+from kandinsky.training.config.run import ModelConfig, Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.examples import Examples
 from kandinsky.training.finetune.widen_unet import widened, with_controlnet
@@ -34,30 +34,33 @@ HALVES = {"bf16": "bfloat16", "fp16": "float16"}
 class BaseCheckpoint:
     """A checkpoint whose networks are frozen until somebody lets them learn.
 
-    `prior`, `texts` and `one_text` are those of `Listeners`, `encoders` all text encoders by what files call
-    them. Raises RequestError for a kind of model that cannot learn.
+    `captions` makes conditions of captions, with its `prior` if it has one; `encoders` are all text encoders by
+    what files call them. Raises RequestError for a kind of model that cannot learn.
     """
 
     def __init__(self, pipe: Pipeline) -> None:
         self.pipe, self.model = pipe, pipe.model
         self.device = self.model.device
-        parts = listeners(self.model)
-        self.prior, self.texts, self.one_text = parts.prior, parts.texts, parts.one_text
-        if self.prior is not None and self.prior.waiting is not None:
-            self.prior.waiting.bring()
+        self.captions = captions_of(self.model)
+        self.prior = self.captions.prior
+        if self.prior is not None:
+            self.prior.load_vision()
         self.encoders = text_encoders(self.model)
         for module in self.model.modules.values():
             module.requires_grad_(False)
 
     @cached_property
     def stamp(self) -> str:
-        """Changes with the networks that make latents and embeddings."""
         made_by = ("movq", "vae", "image_encoder")
         return weights_stamp({name: self.model.modules[name] for name in made_by if name in self.model.modules})
 
     @property
+    def multiple(self) -> int:
+        return self.model.multiple
+
+    @property
     def size(self) -> int:
-        """The side of the images that it draws unless told otherwise."""
+        """The side of the images that it draws by default."""
         return int(self.model.defaults["width"])
 
     @property
@@ -68,13 +71,13 @@ class BaseCheckpoint:
     @property
     def reads(self) -> bool:
         """Whether the decoder reads texts itself."""
-        return self.texts is not None or self.one_text is not None
+        return bool(self.captions.encoders)
 
     def network(self, target: str) -> nn.Module:
         """The U-Net ("decoder") or the diffusion prior; ConfigError when the checkpoint has none."""
         if target == "decoder":
             return cast(nn.Module, self.model.network)
-        return self.need_prior().network
+        return cast(nn.Module, self.need_prior().network)
 
     def component(self, target: str) -> str:
         """What files call that network."""
@@ -89,20 +92,11 @@ class BaseCheckpoint:
                 found[component] = encoder.network
         return found
 
-    def need_prior(self) -> PriorStage:
+    def need_prior(self) -> DiffusionPrior:
         """The prior; ConfigError when the checkpoint has none."""
         if self.prior is None:
             raise ConfigError(f"{self.model.name} has no prior here, so none can learn.", "Set target to decoder.")
         return self.prior
-
-    def check_size(self, *sides: int) -> None:
-        """Raises ConfigError for sides of images that the decoder cannot draw."""
-        for side in sides:
-            if side % self.model.multiple:
-                raise ConfigError(
-                    f"Images of {side} pixels do not fit this checkpoint.",
-                    f"Choose a multiple of {self.model.multiple}.",
-                )
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -114,20 +108,18 @@ class BaseCheckpoint:
             # The vision tower sees the middle of what is not square, as in the published preprocessing.
             top, left = ((length - side) // 2 for length in pixels.shape[-2:])
             pixels = pixels[..., top : top + side, left : left + side]
-            seen = self.prior.see(vision_pixels(pixels, self.prior.vision.config.image_size))
+            seen = self.prior.see(vision_pixels(pixels, self.prior.image_size))
             found["embeddings"] = seen.float()
         return found
 
     def predict_prior(self, x: Tensor, t: Tensor, captions: Sequence[str]) -> Tensor:
         """What the prior predicts for embeddings (B, D) at times (B,)."""
         stage = self.need_prior()
-        output: Tensor = stage.network(x, t, prior_condition(stage, captions, self.device))
-        return output
+        return stage.network(x, t, stage.caption_condition(captions))
 
-    @property
-    def decoder_condition(self) -> CaptionConditioner:
-        """Makes the decoder's condition of captions and embeddings."""
-        return CaptionConditioner(self.prior, self.texts, self.one_text, self.device)
+    def decoder_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> Any:
+        """The decoder's condition for captions and embeddings, see `CaptionConditioner`."""
+        return self.captions.caption_condition(captions, embeddings, dropped)
 
     def batch_condition(self, batch: Examples, encoded: dict[str, Tensor], dropped: Tensor) -> object:
         """The decoder's condition for a batch, its regions or hints included."""
@@ -137,7 +129,7 @@ class BaseCheckpoint:
             cond = replace(cond, extra=region)
         if self.model.hints:
             assert batch.hints is not None
-            cond = replace(cond, hint=hint_condition(self.model, batch.hints))  # type: ignore[arg-type]
+            cond = replace(cond, hint=hint_condition(self.model, batch.hints))
         return cond
 
     @torch.no_grad()
@@ -154,9 +146,7 @@ class BaseCheckpoint:
         return region_condition(self.model, pixels, latents, repaint.to(self.device))
 
     def request_fields(self, height: int, width: int) -> Fields:
-        """Fields of a request for images of that size; a decoder that inpaints draws all of a grey one, one
-        with hints gets a black one.
-        """
+        """Fields of a request for images of that size: with a grey image to repaint, or a black hint."""
         fields: Fields = {"height": height, "width": width}
         if self.model.hints:
             fields["hint"] = Image.new("RGB", (width, height))
@@ -197,9 +187,9 @@ def _grown(stage: Stage, model: Model, seed: int) -> Model:
     if inpaints is None and control is None:
         return model
     if not stage.whole:
-        told, does = ("regions", "repaints") if inpaints is not None else ("hints", "follows hints")
+        extra, does = ("regions", "repaints") if inpaints is not None else ("hints", "follows hints")
         raise ConfigError(
-            f"Adapters cannot hold the channels that a decoder needs to be told of {told}.",
+            f"Adapters cannot hold the channels that a decoder needs for {extra}.",
             f'Set method = "full", or begin with a decoder that {does}.',
         )
     seed_globals(seed)

@@ -1,37 +1,55 @@
-"""The two CLIP towers as one thing to train."""
+"""The two CLIP towers as one module to train."""
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kandinsky.checkpoints.components import Component, config_of
+from kandinsky.checkpoints.maps.networks import CLIP_TEXT, CLIP_VISION
 from kandinsky.conditioning.clip_image import CLIP_MEAN, CLIP_STD
-from kandinsky.networks.clip import ClipText, ClipTextConfig, ClipTextFeatures, ClipVision, ClipVisionConfig
 
 GROUPS = 4
 """How many groups of similar length a batch of captions is read in on a processor."""
 
 
-class ClipModel(nn.Module):
-    """Text tower, vision tower, and the learned scale of their logits (Radford et al. 2021, figure 3)."""
+TEXT: Component = CLIP_TEXT
+VISION: Component = CLIP_VISION
 
-    def __init__(self, text: ClipTextConfig, vision: ClipVisionConfig) -> None:
+
+class TextFeatures(Protocol):
+    """A text tower's output: `hidden` (B, L, W) and `embedding` (B, P)."""
+
+    @property
+    def hidden(self) -> Tensor: ...
+
+    @property
+    def embedding(self) -> Tensor: ...
+
+
+class ClipModel(nn.Module):
+    """Text tower, vision tower, and the learned scale of their logits (Radford et al. 2021, figure 3).
+
+    `text` and `vision` are the towers' configurations.
+    """
+
+    def __init__(self, text: object, vision: object) -> None:
         super().__init__()
-        self.text, self.vision = ClipText(text), ClipVision(vision)
+        self.text: nn.Module = TEXT.build(text)
+        self.vision: nn.Module = VISION.build(vision)
+        self.image_size: int = config_of(self.vision).image_size
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def see(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1], of any size, to image embeddings (B, P)."""
-        embedding: Tensor = self.vision(vision_pixels(images, self.vision.config.image_size))
+        embedding: Tensor = self.vision(vision_pixels(images, self.image_size))
         return embedding
 
     def see_nothing(self) -> Tensor:
-        """The embedding (1, P) of an image that is zero after normalisation: the decoder's empty
-        condition.
-        """
-        size = self.vision.config.image_size
-        blank = torch.zeros(1, 3, size, size, device=self.log_scale.device)
+        """The embedding (1, P) of an image that is zero after normalisation: the decoder's empty condition."""
+        blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.log_scale.device)
         embedding: Tensor = self.vision(blank)
         return embedding
 
@@ -41,9 +59,9 @@ class ClipModel(nn.Module):
         found = torch.cat([self.read(trimmed(ids[group], mask[group])[0]).embedding for group in rows])
         return found[torch.cat(rows).argsort()]
 
-    def read(self, ids: Tensor) -> ClipTextFeatures:
+    def read(self, ids: Tensor) -> TextFeatures:
         """Token ids (B, L) to the text's features."""
-        features: ClipTextFeatures = self.text(ids)
+        features: TextFeatures = self.text(ids)
         return features
 
 

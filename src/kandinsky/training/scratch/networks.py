@@ -1,76 +1,63 @@
-"""The networks that are trained from scratch: only here and in `clip_model` does training name them."""
+"""The networks that are trained from scratch, built of the tables under [networks]."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+from torch import nn
+
+from kandinsky.checkpoints.components import ComponentSpec
+from kandinsky.checkpoints.maps.networks import CLIP_TEXT, CLIP_VISION, MOVQ, PRIOR, UNET
 from kandinsky.core.errors import ConfigError, nearest
-from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
-from kandinsky.networks.movq import MoVQ as Autoencoder
-from kandinsky.networks.movq import MoVQConfig
-from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
-from kandinsky.networks.unet2 import UNet2 as Decoder
-from kandinsky.networks.unet2 import UNet2Condition as DecoderCondition
-from kandinsky.networks.unet2 import UNet2Config
-from kandinsky.training.config import network_config
+from kandinsky.training.config.table import network_config
 from kandinsky.training.scratch.clip_model import ClipModel
 
-__all__ = ["Autoencoder", "Decoder", "DecoderCondition", "NetworkFactory", "Prior", "PriorCondition"]
-
-CONFIGS: dict[str, type] = {
-    "movq": MoVQConfig,
-    "clip_text": ClipTextConfig,
-    "clip_vision": ClipVisionConfig,
-    "prior": PriorConfig,
-    "decoder": UNet2Config,
-}
-"""What [networks] may describe."""
+C = TypeVar("C")
+M = TypeVar("M", bound=nn.Module)
+Tables = Mapping[str, Mapping[str, object]]
 
 
 @dataclass(frozen=True)
+class NetworkTable(Generic[C, M]):
+    """A network of one kind, of the sizes in the table `name`; called, it makes one that is untrained."""
+
+    name: str
+    spec: ComponentSpec[C, M]
+    tables: Tables
+
+    @property
+    def config(self) -> C:
+        """Its configuration; ConfigError where the table is missing or describes none."""
+        if self.name not in self.tables:
+            raise ConfigError(f"networks.{self.name} is not set.", "Give the sizes of that network.")
+        return network_config(self.spec.sizes, self.tables[self.name], self.name)
+
+    def __call__(self) -> M:
+        return self.spec.build(self.config)
+
+
 class NetworkFactory:
     """Makes networks of the sizes in `tables`; ConfigError for tables that describe none."""
 
-    tables: Mapping[str, Mapping[str, object]]
-
-    def __post_init__(self) -> None:
-        for name, table in self.tables.items():
-            if name not in CONFIGS:
-                raise ConfigError(f"networks: there is no network {name!r}.", nearest(name, CONFIGS))
-            network_config(CONFIGS[name], table, name)
-
-    def _table(self, name: str) -> Mapping[str, object]:
-        if name not in self.tables:
-            raise ConfigError(f"networks.{name} is not set.", "Give the sizes of that network.")
-        return self.tables[name]
-
-    @property
-    def clip_text(self) -> ClipTextConfig:
-        """The configuration of the text tower."""
-        return network_config(ClipTextConfig, self._table("clip_text"), "clip_text")
-
-    def movq_config(self) -> MoVQConfig:
-        """The configuration of the autoencoder."""
-        return network_config(MoVQConfig, self._table("movq"), "movq")
-
-    def movq(self) -> Autoencoder:
-        """An untrained autoencoder."""
-        return Autoencoder(self.movq_config())
+    def __init__(self, tables: Tables) -> None:
+        self.movq = NetworkTable("movq", MOVQ, tables)
+        self.clip_text = NetworkTable("clip_text", CLIP_TEXT, tables)
+        self.clip_vision = NetworkTable("clip_vision", CLIP_VISION, tables)
+        self.prior = NetworkTable("prior", PRIOR, tables)
+        self.unet = NetworkTable("decoder", UNET, tables)
+        kinds = (self.movq, self.clip_text, self.clip_vision, self.prior, self.unet)
+        known = {kind.name: kind for kind in kinds}
+        for name in tables:
+            if name not in known:
+                raise ConfigError(f"networks: there is no network {name!r}.", nearest(name, known))
+            _ = known[name].config
 
     def clip(self) -> ClipModel:
         """Untrained text and vision towers."""
-        vision = network_config(ClipVisionConfig, self._table("clip_vision"), "clip_vision")
-        return ClipModel(self.clip_text, vision)
+        return ClipModel(self.clip_text.config, self.clip_vision.config)
 
-    def prior(self) -> Prior:
-        """An untrained prior."""
-        return Prior(network_config(PriorConfig, self._table("prior"), "prior"))
-
-    def decoder_config(self) -> UNet2Config:
-        """The configuration of the decoder."""
-        return network_config(UNet2Config, self._table("decoder"), "decoder")
-
-    def decoder(self) -> Decoder:
+    def decoder(self) -> nn.Module:
         """An untrained decoder."""
-        network = Decoder(self.decoder_config())
+        network = self.unet()
         network.initialise()
         return network
