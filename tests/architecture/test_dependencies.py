@@ -24,7 +24,7 @@ DISTRIBUTIONS = {
     "importlinter": "import-linter",
 }
 """Of import names that differ; the constraints of pydantic come with it."""
-OWN = ("kandinsky", "tests", "benchmarks")
+OWN = ("kandinsky", "tests", "benchmarks", *(path.stem for path in SCRIPTS))
 NOT_INSTALLED = {"functorch", "_typeshed"}
 """What comes with torch where that can use it, and what only a type checker has."""
 NOT_IMPORTED = {"pytest-xdist", "protobuf", "sentencepiece"}
