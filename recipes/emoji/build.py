@@ -3,9 +3,8 @@
     pip install resvg-py pillow
     python recipes/emoji/build.py out/emoji [--limit 40] [--size 128] [--packages folder-with-tgz]
 
-Writes `images/*.webp` (RGBA), `metadata.jsonl`, `concepts.json` and `NOTICE`, the layout that
-`kandinsky train --recipe emoji --data out/emoji` reads. `npm` is asked for the packages, so whatever registry
-it is configured for is used.
+Writes `images/*.webp` (RGBA), `metadata.jsonl`, `concepts.json` and `NOTICE`, the layout that `kandinsky train --recipe
+emoji --data out/emoji` reads. `npm` is asked for the packages, so whatever registry it is configured for is used.
 """
 
 import argparse
@@ -43,9 +42,7 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Style:
-    """One set of drawings: its package, licence, and how a concept finds its drawing (`file`, `slug`,
-    `chars`).
-    """
+    """One set of drawings: its package, licence, and how a concept finds its drawing (`file`, `slug`, `chars`)."""
 
     name: str
     package: str
@@ -89,9 +86,7 @@ def fetch(package: str, folder: Path) -> Path:
 
 
 def read_members(tarball: Path, pattern: str) -> dict[str, bytes]:
-    """The files of an npm tarball whose path below `package/` matches; read in memory, nothing is
-    extracted.
-    """
+    """The files of an npm tarball whose path below `package/` matches; read in memory, nothing is extracted."""
     found = {}
     with tarfile.open(tarball) as archive:
         for member in archive:
@@ -185,9 +180,7 @@ def shrink(image: Image.Image, size: int) -> Image.Image:
 def drawings(
     style: Style, tarball: Path, concepts: dict[str, Any], size: int, limit: int | None
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Yields (codepoints, RGBA image) for every concept that the style draws, in the order of code
-    points.
-    """
+    """Yields (codepoints, RGBA image) for every concept that the style draws, in the order of code points."""
     if style.lookup == "file":
         files = read_members(tarball, r"assets/.*\.webp")
         by_key = {codepoints(Path(path).stem): data for path, data in files.items()}

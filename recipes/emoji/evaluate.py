@@ -15,8 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import prompt_following
 import torch
 from PIL import Image
+from report import Backgrounds, Measures, RealImages, Reference, Subject, evaluate_embedded
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,12 +28,9 @@ from kandinsky.core.files import write_atomically
 from kandinsky.core.system import cache_folder
 from kandinsky.evaluation.features import Features, extract, load_inception, to_bytes
 from kandinsky.evaluation.retrieval import concept_ranks, retrieval
-from kandinsky.recipes.emoji import asked
 from kandinsky.recipes.emoji.captions import background_phrase, plain_caption
-from kandinsky.recipes.emoji.plain_words import LANGUAGES
 from kandinsky.recipes.emoji.recipe import concept_of, grammar_of, open_emoji
-from kandinsky.recipes.emoji.report import Backgrounds, Measures, RealImages, Reference, Subject, evaluate_embedded
-from kandinsky.recipes.emoji.vocabulary import COLOURS
+from kandinsky.recipes.emoji.vocabulary import COLOURS, NOUN_LANGUAGES
 from kandinsky.training.data.images import ImageSet
 from kandinsky.training.scratch.clip_model import vision_pixels
 
@@ -44,9 +43,7 @@ def real(images: ImageSet, order: Tensor) -> RealImages:
 
 
 def read_reference(data: Path, size: int, groups: Sequence[str], languages: Sequence[str], limit: int) -> Reference:
-    """The held-out images in a fixed shuffle, at most `limit` of them, and all real images to search
-    among.
-    """
+    """The held-out images in a fixed shuffle, at most `limit` of them, and all real images to search among."""
     test = open_emoji(data, size, split="test", groups=groups)
     train = open_emoji(data, size, groups=groups)
     shown = open_emoji(data, size, split="all", groups=groups)
@@ -128,17 +125,17 @@ class Recogniser:
 
     def __init__(self, images: ImageSet, features: Features, cache: Path) -> None:
         keys = [concept.key for concept in grammar_of(images.folder).concepts]
-        self.things = asked.choices([keys[i] for i in torch.unique(images.concept_ids).tolist()])
+        self.things = prompt_following.choices([keys[i] for i in torch.unique(images.concept_ids).tolist()])
         self.numbers = {key: number for number, key in enumerate(self.things)}
-        known = [self.numbers.get(key, -1) for key in asked.alike(keys)]
+        known = [self.numbers.get(key, -1) for key in prompt_following.alike(keys)]
         shown = torch.tensor([known[i] for i in images.concept_ids.tolist()])
         rows = torch.nonzero(shown >= 0).flatten()
         self.concepts, self._features = shown[rows], features
         self.gallery = extract(features, to_bytes(images.plain(rows)), cache=cache)
 
     def ranks(self, images: Tensor, keys: Sequence[str]) -> Tensor:
-        """The place (N,), from 0, of the things that were asked for among those that images look like."""
-        wanted = torch.tensor([self.numbers[key] for key in asked.alike(keys)])
+        """The place (N,), from 0, of the things of prompts among those that images look like."""
+        wanted = torch.tensor([self.numbers[key] for key in prompt_following.alike(keys)])
         found = extract(self._features, to_bytes(images))
         return concept_ranks(found, wanted, self.gallery, self.concepts)
 
@@ -147,27 +144,27 @@ def share(right: Tensor) -> float:
     return float(right.float().mean())
 
 
-def asked_for(pipe: "kandinsky.Pipeline", recogniser: Recogniser) -> dict[str, object]:
-    """How often things, their colours and their grounds are the ones that ordinary prompts ask for."""
+def prompted_things(pipe: "kandinsky.Pipeline", recogniser: Recogniser) -> dict[str, object]:
+    """How often things, their colours and their grounds are the ones that ordinary prompts name."""
     report: dict[str, object] = {"choices": len(recogniser.things)}
-    for language in LANGUAGES:
-        prompts = asked.common_things(language)
+    for language in NOUN_LANGUAGES:
+        prompts = prompt_following.common_things(language)
         images = drawn(pipe, [one.prompt for one in prompts], seed=0)
         ranks = recogniser.ranks(images, [one.key for one in prompts])
         report[f"common things, {language}"] = {
             "top1": share(ranks == 0),
             "top5": share(ranks < 5),
-            "white ground": share(asked.white(images)),
+            "white ground": share(prompt_following.white(images)),
             "ranks": dict(zip([one.prompt for one in prompts], ranks.tolist(), strict=True)),
         }
-    prompts = asked.coloured_things()
+    prompts = prompt_following.coloured_things()
     wanted = torch.tensor([one.colour for one in prompts]).repeat(2)
     images = torch.cat([drawn(pipe, [one.prompt for one in prompts], seed) for seed in (0, 1)])
-    found = asked.thing_colours(images)
+    found = prompt_following.thing_colours(images)
     ranks = recogniser.ranks(images, [one.key for one in prompts] * 2)
     report["coloured things"] = {
         "right": share(found == wanted),
-        "white ground": share(asked.white(images)),
+        "white ground": share(prompt_following.white(images)),
         "top5": share(ranks < 5),
         "by colour": {
             name: share(found[wanted == number] == number)
@@ -175,23 +172,25 @@ def asked_for(pipe: "kandinsky.Pipeline", recogniser: Recogniser) -> dict[str, o
             if bool((wanted == number).any())
         },
     }
-    keys = [key for _ in COLOURS for key in asked.GROUNDED]
-    plain = {one.key: one.prompt for one in asked.common_things("en")}
-    prompts_on = [f"{plain[key]} {background_phrase(colour, 'en')}" for colour in COLOURS for key in asked.GROUNDED]
-    wanted = torch.arange(len(COLOURS)).repeat_interleave(len(asked.GROUNDED))
+    keys = [key for _ in COLOURS for key in prompt_following.GROUNDED]
+    plain = {one.key: one.prompt for one in prompt_following.common_things("en")}
+    prompts_on = [
+        f"{plain[key]} {background_phrase(colour, 'en')}" for colour in COLOURS for key in prompt_following.GROUNDED
+    ]
+    wanted = torch.arange(len(COLOURS)).repeat_interleave(len(prompt_following.GROUNDED))
     images = drawn(pipe, prompts_on, seed=0)
-    without = drawn(pipe, [plain[key] for key in asked.GROUNDED], seed=0)
+    without = drawn(pipe, [plain[key] for key in prompt_following.GROUNDED], seed=0)
     report["grounds"] = {
-        "right": share(asked.nearest_grounds(images) == wanted),
+        "right": share(prompt_following.nearest_grounds(images) == wanted),
         "top5": share(recogniser.ranks(images, keys) < 5),
-        "top5 without": share(recogniser.ranks(without, asked.GROUNDED) < 5),
+        "top5 without": share(recogniser.ranks(without, prompt_following.GROUNDED) < 5),
     }
     return report
 
 
 def write_blind(pipe: "kandinsky.Pipeline", path: Path, seed: int) -> None:
-    """A sheet of forty prompts' images, and beside it the list that is to be looked at afterwards."""
-    prompts = asked.blind_prompts(seed)
+    """A sheet of forty prompts' images, and next to it the list that is to be looked at afterwards."""
+    prompts = prompt_following.blind_prompts(seed)
     write_sheet(drawn(pipe, prompts, seed=seed), path)
     lines = "".join(f"{number}. {prompt}\n" for number, prompt in enumerate(prompts, start=1))
     write_atomically(path.with_suffix(".txt"), lines.encode())
@@ -241,11 +240,11 @@ def main() -> None:
     features = load_inception(device=pipe.model.device)
     kept = options.cache or cache_folder()
     everything = open_emoji(options.data, size, split="all", groups=("core", "faces"))
-    asked_report = asked_for(pipe, Recogniser(everything, features, kept))
+    things_report = prompted_things(pipe, Recogniser(everything, features, kept))
     if options.blind is not None:
         write_blind(pipe, options.blind, options.blind_seed)
     if options.asked_only:
-        write_atomically(options.out, (json.dumps(asked_report, indent=2, ensure_ascii=False) + "\n").encode())
+        write_atomically(options.out, (json.dumps(things_report, indent=2, ensure_ascii=False) + "\n").encode())
         return
     reference = read_reference(options.data, size, options.groups, options.languages, options.limit)
     measures = Measures(
@@ -261,7 +260,7 @@ def main() -> None:
         random = kandinsky.load(options.model, device=options.device, batch_size=options.batch_size)
         untrained = subject(forget(random), [])
     report = evaluate_embedded(reference, subject(pipe, made), measures, untrained=untrained)
-    report["asked"] = asked_report
+    report["asked"] = things_report
     report["labels"] = label_agreement(pipe, open_emoji(options.data, size, groups=options.groups), options.languages)
     write_atomically(options.out, (json.dumps(report, indent=2, sort_keys=True) + "\n").encode())
     if options.sheet is not None:

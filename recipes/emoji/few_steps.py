@@ -36,10 +36,10 @@ BARE: dict[str, dict[str, Any]] = {
 """Ways to draw without the adapter; what is not said is the checkpoint's default."""
 
 
-def draw(pipe: kandinsky.Pipeline, captions: list[str], asked: dict[str, Any]) -> tuple[Tensor, float]:
+def draw(pipe: kandinsky.Pipeline, captions: list[str], fields: dict[str, Any]) -> tuple[Tensor, float]:
     """Images (N, 3, S, S) in [-1, 1] from the seeds 0, 1, ..., and the seconds that one took."""
     began = time.perf_counter()
-    images = pipe.generate(captions, seed=0, **asked).images
+    images = pipe.generate(captions, seed=0, **fields).images
     seconds = (time.perf_counter() - began) / len(images)
     stacked = np.stack([np.asarray(image.convert("RGB")) for image in images])
     return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1, seconds
@@ -62,7 +62,7 @@ def main() -> None:
     size = int(pipe.model.defaults["width"])
     reference = read_reference(options.data, size, options.groups, ["en"], options.limit)
     captions = list(reference.captions["en"])
-    made = {name: draw(pipe, captions, asked) for name, asked in BARE.items()}
+    made = {name: draw(pipe, captions, fields) for name, fields in BARE.items()}
     pipe.load_lora(options.lora)
     pipe.merge_loras()
     made[STUDENT] = draw(pipe, captions, {})

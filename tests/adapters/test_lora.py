@@ -34,11 +34,11 @@ def prior() -> Prior:
 
 
 def say(prior: Prior, dtype: torch.dtype = torch.float32) -> Tensor:
-    told = PriorCondition(
+    condition = PriorCondition(
         noise(2, 5, 12, seed=1, dtype=dtype), noise(2, 12, seed=2, dtype=dtype), torch.ones(2, 5).bool()
     )
     with torch.no_grad():
-        found: Tensor = prior(noise(2, 12, seed=3, dtype=dtype), torch.tensor([7, 900]), told)
+        found: Tensor = prior(noise(2, 12, seed=3, dtype=dtype), torch.tensor([7, 900]), condition)
     return found
 
 
@@ -52,8 +52,8 @@ def test_a_fresh_adapter_changes_nothing_and_learns(prior: Prior) -> None:
     fresh = Adapter.new(prior, choose_places(prior), 4)
     attach(prior, fresh, "a")
     assert torch.equal(say(prior), before)
-    told = PriorCondition(noise(2, 5, 12), noise(2, 12), torch.ones(2, 5).bool())
-    prior(noise(2, 12), torch.tensor([7, 900]), told).square().sum().backward()
+    condition = PriorCondition(noise(2, 5, 12), noise(2, 12), torch.ones(2, 5).bool())
+    prior(noise(2, 12), torch.tensor([7, 900]), condition).square().sum().backward()
     ups = [change.up.grad for _, change in fresh.items()]
     assert all(grad is not None and grad.abs().max() > 0 for grad in ups)
 

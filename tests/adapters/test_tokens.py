@@ -35,7 +35,7 @@ def tokenizer() -> Tokenizer:
     return load_tokenizer(FOLDER)
 
 
-def test_rows_stand_behind_the_table_and_alone_learn() -> None:
+def test_new_rows_follow_the_table_and_only_they_learn() -> None:
     reader = Reader().requires_grad_(False)
     names, weight = list(reader.state_dict()), reader.tokens.weight.clone()
     first, second = (nn.Parameter(torch.randn(2, 3)) for _ in range(2))
@@ -58,7 +58,7 @@ def test_rows_of_another_width_are_refused() -> None:
         add_rows(Reader(), torch.zeros(2, 4))
 
 
-def test_a_word_becomes_its_ids_where_it_stands_alone(tokenizer: Tokenizer) -> None:
+def test_a_word_becomes_its_ids_where_it_is_a_word(tokenizer: Tokenizer) -> None:
     plain = tokenizer.encode(["a red on white", "zwxs"], 12)
     tokenizer.learn("zwx", (9000, 9001, 9002))
     found = tokenizer.encode(["a red zwx on white", "zwxs", "A ZWX, zwx"], 12)
@@ -70,21 +70,21 @@ def test_a_word_becomes_its_ids_where_it_stands_alone(tokenizer: Tokenizer) -> N
     assert tokenizer.token_count("a red zwx on white") == int(found.mask[0].sum())
 
 
-def test_what_does_not_fit_is_told_from_the_word_on(tokenizer: Tokenizer) -> None:
+def test_the_dropped_text_begins_at_the_word(tokenizer: Tokenizer) -> None:
     tokenizer.learn("zwx", (9000, 9001, 9002))
     found = tokenizer.encode(["a red zwx on white"], 6)
     assert found.ids[0].tolist()[3:5] == [9000, 9001]
     assert found.dropped == ["zwx on white"]
 
 
-def test_the_ids_around_a_word_are_those_of_the_peer(tokenizer: Tokenizer) -> None:
-    peer = CLIPTokenizerFast.from_pretrained(FOLDER)
-    peer.add_tokens("zwx")
-    new = peer.convert_tokens_to_ids("zwx")
+def test_the_ids_around_a_word_are_those_of_transformers(tokenizer: Tokenizer) -> None:
+    reference = CLIPTokenizerFast.from_pretrained(FOLDER)
+    reference.add_tokens("zwx")
+    new = reference.convert_tokens_to_ids("zwx")
     tokenizer.learn("zwx", (new,))
     for text in ("a zwx", "zwx", "a photo of a zwx, on grass", "Zwx-like things", "two zwx zwx"):
         mine = tokenizer.encode([text], 24)
-        assert mine.ids[0][mine.mask[0]].tolist() == peer(text)["input_ids"], text
+        assert mine.ids[0][mine.mask[0]].tolist() == reference(text)["input_ids"], text
 
 
 @pytest.mark.parametrize("word", ["red", "two words", "", " zwx"])

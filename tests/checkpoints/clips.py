@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kandinsky.checkpoints.files import write_json
 from kandinsky.checkpoints.maps.clip import CLIP_TEXT, CLIP_VISION, clip_text_json, clip_vision_json
-from kandinsky.checkpoints.weights import write_json, write_weights
+from kandinsky.checkpoints.weights import write_weights
 from kandinsky.networks.clip import ClipText, ClipVision
 
 
@@ -31,7 +32,7 @@ class Tree(nn.Module):
 
 
 def script_of(tensors: Mapping[str, Tensor]) -> torch.jit.ScriptModule:
-    """The TorchScript module of those names, with the numbers that such a program keeps beside them."""
+    """The TorchScript module of those names, with the extra numbers of such a program."""
     more = {"input_resolution": torch.tensor(32), "transformer.resblocks.0.attn_mask": torch.zeros(2, 2)}
     traced: torch.jit.ScriptModule = torch.jit.trace(Tree({**tensors, **more}), torch.zeros(1))
     return traced

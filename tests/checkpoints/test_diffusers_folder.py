@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from kandinsky.checkpoints.diffusers_folder import open_folder, save_component, write_model_index
-from kandinsky.checkpoints.weights import write_json
+from kandinsky.checkpoints.files import write_json
 from kandinsky.core.errors import CheckpointError, OutputError
 
 SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 10}
@@ -41,14 +41,14 @@ def test_what_we_write_we_read(written: Path) -> None:
     assert folder.kind == "KandinskyV22Pipeline"
 
 
-def test_what_we_write_the_peer_opens(written: Path) -> None:
+def test_diffusers_opens_what_we_write(written: Path) -> None:
     pipeline = diffusers.DiffusionPipeline.from_pretrained(written, unet=None)
     assert type(pipeline).__name__ == "KandinskyV22Pipeline"
     assert pipeline.movq.config.block_out_channels == [8]
 
 
-def test_what_the_peer_writes_we_read(written: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    saved = tmp_path_factory.mktemp("peer")
+def test_we_read_what_diffusers_writes(written: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    saved = tmp_path_factory.mktemp("diffusers")
     diffusers.DiffusionPipeline.from_pretrained(written, unet=None).save_pretrained(saved, variant="fp16")
     folder = open_folder(saved)
     assert folder.components == {"movq": "VQModel", "scheduler": "DDPMScheduler"}

@@ -276,7 +276,7 @@ def test_a_changed_bit_of_the_right_length_is_found_out(hub: Hub, load, tmp_path
 @pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("damaged", [True, False])
 @pytest.mark.parametrize("pinned", [True, False])
-def test_a_file_that_a_stop_left_unproven_is_not_served(
+def test_a_file_that_a_stop_left_unverified_is_not_served(
     hub: Hub, load, monkeypatch: pytest.MonkeyPatch, links: bool, damaged: bool, pinned: bool
 ) -> None:
     """The file is at its place before its sum is known: a program may be stopped between the two."""
@@ -340,15 +340,15 @@ def test_a_server_without_ranges_begins_anew(hub: Hub, load) -> None:
     assert [r for r in hub.ranges() if r] == ["bytes=1000-"]
 
 
-def test_progress_is_told(hub: Hub, load) -> None:
-    told: list[tuple[str, int, int]] = []
-    load(on_progress=lambda *event: told.append(event))
-    assert {name for name, _, _ in told} == {*SMALL, SHARD_INDEX, *PLAIN}
+def test_progress_is_reported(hub: Hub, load) -> None:
+    events: list[tuple[str, int, int]] = []
+    load(on_progress=lambda *event: events.append(event))
+    assert {name for name, _, _ in events} == {*SMALL, SHARD_INDEX, *PLAIN}
     for name in PLAIN:
-        steps = [done for file, done, _ in told if file == name]
+        steps = [done for file, done, _ in events if file == name]
         assert steps == sorted(steps)
         assert steps[-1] == len(FILES[name])
-        assert {total for file, _, total in told if file == name} == {len(FILES[name])}
+        assert {total for file, _, total in events if file == name} == {len(FILES[name])}
 
 
 def test_access(hub: Hub, load) -> None:
@@ -504,7 +504,7 @@ def test_cached_models_without_links(hub: Hub, load, tmp_path: Path, monkeypatch
     ]
 
 
-def test_names_alone_are_asked_for_without_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_names_requests_no_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with connected(monkeypatch, tmp_path / "cache") as hub:
         hub.publish(MODEL, FILES)
         assert sorted(list_files(MODEL)) == sorted(FILES)

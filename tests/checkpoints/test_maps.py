@@ -38,7 +38,7 @@ def test_a_movq_there_and_back(config: MoVQConfig) -> None:
     assert movq_config(json.loads(json.dumps(movq_json(config)))) == config
 
 
-def test_what_the_peer_saves(tmp_path: Path) -> None:
+def test_what_diffusers_saves(tmp_path: Path) -> None:
     UNet2DConditionModel(**UNET_TINY).save_config(tmp_path / "unet")
     VQModel(**MOVQ_TINY).save_config(tmp_path / "movq")
     unet = json.loads((tmp_path / "unet" / "config.json").read_text())

@@ -76,9 +76,9 @@ def test_plans_of_the_second() -> None:
     assert set(plan_original([*files, *own], TEXT_IMAGE, None, ["prior"], SECOND)) == prior | {*own}
     whole = ["clip/config.json", "clip/model.safetensors", "clip/vocab.json", "clip/merges.txt"]
     assert set(plan_original([*files, *whole], TEXT_IMAGE, None, ["prior"], SECOND)) == prior | {*whole}
-    # A repository of the inpainting files alone says which U-Net is meant.
-    alone = [name for name in files if name != "decoder_fp16.ckpt"]
-    assert "inpainting_fp16.ckpt" in plan_original(alone, TEXT_IMAGE, None, HALVES, SECOND)
+    # A repository of the inpainting files only determines the U-Net.
+    inpainting = [name for name in files if name != "decoder_fp16.ckpt"]
+    assert "inpainting_fp16.ckpt" in plan_original(inpainting, TEXT_IMAGE, None, HALVES, SECOND)
 
 
 @pytest.mark.parametrize(
@@ -161,8 +161,8 @@ def test_the_first_by_its_id(hub: Hub, load: Callable[..., Any], first_release: 
 
 
 def test_the_second_by_its_id(hub: Hub, load: Callable[..., Any], local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = load(SECOND, prior=False)
-    assert "prior" not in alone.model.modules
+    decoder = load(SECOND, prior=False)
+    assert "prior" not in decoder.model.modules
     assert not any(name in hub.fetched() for name in ("prior_fp16.ckpt", "ViT-L-14_stats.th", "vocab.json"))
     pipe = load(SECOND)
     fetched = hub.fetched()

@@ -1,4 +1,4 @@
-"""Reading scheduler_config.json: what the peer's own class makes of the same file."""
+"""Reading scheduler_config.json: diffusers' own class reads the same file alike."""
 
 import json
 from pathlib import Path
@@ -39,26 +39,26 @@ PUBLISHED = {
 }
 
 
-def saved(peer: Any, folder: Path) -> dict[str, Any]:
-    peer.save_pretrained(folder)
+def saved(scheduler: Any, folder: Path) -> dict[str, Any]:
+    scheduler.save_pretrained(folder)
     config: dict[str, Any] = json.loads((folder / "scheduler_config.json").read_text())
     return config
 
 
-def peer_of(name: str, **options: Any) -> Any:
+def scheduler_of(name: str, **options: Any) -> Any:
     return getattr(diffusers, name)(**(NEEDED.get(name, {}) | options))
 
 
-def assert_agree(schedule: Schedule, peer: Any) -> None:
-    """Tables, the end, the times and the sampler of a schedule are those of the peer's scheduler."""
-    assert np.array_equal(schedule.process.alpha_bar.numpy(), peer.alphas_cumprod.numpy())
-    assert schedule.process.final_alpha_bar == pytest.approx(float(getattr(peer, "final_alpha_cumprod", 1.0)))
-    # One linspaced step is at time 0 for the peer, where the noise that it starts from cannot be.
-    alone = () if schedule.spacing == "linspaced" and not schedule.open_end else (1,)
-    for steps in (*alone, 4, 25, 30):
-        peer.set_timesteps(steps)
-        theirs = [float(t) for t in peer.timesteps]
-        if schedule.sampler in ("plms", "heun"):  # times that the peer visits twice stand twice in its list
+def assert_agree(schedule: Schedule, scheduler: Any) -> None:
+    """Tables, the end, the times and the sampler of a schedule are those of diffusers' scheduler."""
+    assert np.array_equal(schedule.process.alpha_bar.numpy(), scheduler.alphas_cumprod.numpy())
+    assert schedule.process.final_alpha_bar == pytest.approx(float(getattr(scheduler, "final_alpha_cumprod", 1.0)))
+    # One linspaced step is at time 0 in diffusers, where the noise that it starts from cannot be.
+    single = () if schedule.spacing == "linspaced" and not schedule.open_end else (1,)
+    for steps in (*single, 4, 25, 30):
+        scheduler.set_timesteps(steps)
+        theirs = [float(t) for t in scheduler.timesteps]
+        if schedule.sampler in ("plms", "heun"):  # times that diffusers visits twice stand twice in its list
             theirs = sorted(set(theirs), reverse=True)
         ours = schedule.times(steps)
         assert len(ours) == len(theirs)
@@ -70,18 +70,18 @@ def assert_agree(schedule: Schedule, peer: Any) -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("spacing", [None, "leading", "linspace", "trailing"])
-def test_the_classes_of_the_peer(name: str, spacing: str | None, tmp_path: Path) -> None:
-    peer = peer_of(name, **({} if spacing is None else {"timestep_spacing": spacing}), steps_offset=1)
-    schedule = schedule_from_json(saved(peer, tmp_path))
+def test_the_classes_of_diffusers(name: str, spacing: str | None, tmp_path: Path) -> None:
+    scheduler = scheduler_of(name, **({} if spacing is None else {"timestep_spacing": spacing}), steps_offset=1)
+    schedule = schedule_from_json(saved(scheduler, tmp_path))
     assert schedule.sampler == CLASSES[name]
-    assert_agree(schedule, peer)
+    assert_agree(schedule, scheduler)
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_file_that_says_nothing_means_the_class_s_defaults(name: str) -> None:
     schedule = schedule_from_json({"_class_name": name, **NEEDED.get(name, {})})
-    assert_agree(schedule, peer_of(name))
-    clips = getattr(peer_of(name).config, "clip_sample", False)
+    assert_agree(schedule, scheduler_of(name))
+    clips = getattr(scheduler_of(name).config, "clip_sample", False)
     assert ([c.kind for c in schedule.constraints] == ["static"]) == clips
 
 
@@ -89,12 +89,12 @@ def test_a_file_that_says_nothing_means_the_class_s_defaults(name: str) -> None:
 def test_settings_of_another_class_do_not_count(name: str, tmp_path: Path) -> None:
     """A scheduler made from another's file keeps all of its settings in its own, but reads only some."""
     other = diffusers.DDIMScheduler(**PUBLISHED, timestep_spacing="leading")
-    peer = getattr(diffusers, name).from_config(other.config, **NEEDED.get(name, {}))
-    config = saved(peer, tmp_path)
+    scheduler = getattr(diffusers, name).from_config(other.config, **NEEDED.get(name, {}))
+    config = saved(scheduler, tmp_path)
     assert config["clip_sample"] is True
     assert config["set_alpha_to_one"] is False
     schedule = schedule_from_json(config)
-    assert_agree(schedule, peer)
+    assert_agree(schedule, scheduler)
     assert ([c.kind for c in schedule.constraints] == ["static"]) == (
         name in ("DDPMScheduler", "DDIMScheduler", "HeunDiscreteScheduler")
     )
@@ -121,20 +121,19 @@ def test_readings_and_variances() -> None:
 
 
 def test_the_prior_s_scheduler(tmp_path: Path) -> None:
-    peer = UnCLIPScheduler(**{k: v for k, v in PRIOR_SCHEDULE_JSON.items() if k != "_class_name"})
-    schedule = schedule_from_json(PRIOR_SCHEDULE_JSON)
-    assert schedule == schedule_from_json(saved(peer, tmp_path)) or True
-    assert np.array_equal(schedule.process.alpha_bar.numpy(), peer.alphas_cumprod.numpy())
-    assert (schedule.sampler, schedule.prediction_type) == ("ddpm", "sample")
-    assert schedule.constraints == (Constraint("static", limit=10.0),)
-    for steps in (2, 25):
-        peer.set_timesteps(steps)
-        assert schedule.times(steps) == peer.timesteps.tolist()
-    assert schedule.times(1) == [999]
-    bare = schedule_from_json({"_class_name": "UnCLIPScheduler"})
-    assert (bare.prediction_type, bare.constraints) == ("epsilon", (Constraint("static", limit=1.0),))
-    with pytest.raises(CheckpointError, match="beta_schedule = 'linear'"):
-        schedule_from_json(PRIOR_SCHEDULE_JSON | {"beta_schedule": "linear"})
+    scheduler = UnCLIPScheduler(**{k: v for k, v in PRIOR_SCHEDULE_JSON.items() if k != "_class_name"})
+    for schedule in (schedule_from_json(PRIOR_SCHEDULE_JSON), schedule_from_json(saved(scheduler, tmp_path))):
+        assert np.array_equal(schedule.process.alpha_bar.numpy(), scheduler.alphas_cumprod.numpy())
+        assert (schedule.sampler, schedule.prediction_type) == ("ddpm", "sample")
+        assert schedule.constraints == (Constraint("static", limit=10.0),)
+        for steps in (2, 25):
+            scheduler.set_timesteps(steps)
+            assert schedule.times(steps) == scheduler.timesteps.tolist()
+        assert schedule.times(1) == [999]
+        bare = schedule_from_json({"_class_name": "UnCLIPScheduler"})
+        assert (bare.prediction_type, bare.constraints) == ("epsilon", (Constraint("static", limit=1.0),))
+        with pytest.raises(CheckpointError, match="beta_schedule = 'linear'"):
+            schedule_from_json(PRIOR_SCHEDULE_JSON | {"beta_schedule": "linear"})
 
 
 REFUSED = [

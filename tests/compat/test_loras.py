@@ -60,6 +60,8 @@ def test_adapters_come_act_and_go(one_text: OneTextCheckpoints, files: tuple[Pat
         said = ours.model.network(x, t, UNet3Condition(hidden, mask))  # type: ignore[operator]
         assert torch.equal(pipe.unet(x, t, hidden, mask).sample, said)
     pipe.load_lora_weights(files[1], adapter_name="two")
+    assert pipe.get_active_adapters() == ["two"]
+    pipe.set_adapters(["one", "two"])
     assert pipe.get_active_adapters() == ["one", "two"]
     assert not np.array_equal(draw(), one)
     pipe.set_adapters("one")

@@ -1,8 +1,10 @@
 """Schedulers used by themselves: what they hold and each of their steps, against the peer's."""
 
+import inspect
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 
@@ -132,3 +134,108 @@ def test_what_cannot_be_is_told() -> None:
         mine.step(x, 1, x, eta=1.5)
     with pytest.raises(RequestError, match="3 generators were given for 1 images"):
         both("ddpm")[0].step(x, 1, x, generator=drawn("list", 3))
+
+
+LATENT: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
+WALKS: list[tuple[str, dict[str, Any]]] = [
+    ("DPMSolverMultistepScheduler", {}),
+    ("DPMSolverMultistepScheduler", {"solver_order": 1, **LATENT}),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", **LATENT}),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 1, **LATENT}),
+    ("DPMSolverMultistepScheduler", {"variance_type": "fixed_small", "lambda_min_clipped": -float("inf")}),
+    ("UniPCMultistepScheduler", {"flow_shift": 3.0, **LATENT}),
+    ("EulerDiscreteScheduler", {"timestep_spacing": "leading", "steps_offset": 1, **LATENT}),
+    ("EulerDiscreteScheduler", {"timestep_spacing": "trailing", "prediction_type": "sample"}),
+    ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "leading", **LATENT}),
+    ("DDIMScheduler", {"beta_schedule": "scaled_linear", **LATENT}),
+    ("DDIMScheduler", {"trained_betas": np.linspace(0.001, 0.01, 1000), "set_alpha_to_one": False}),
+    ("DDPMScheduler", {"trained_betas": [0.001 + 0.00001 * i for i in range(1000)]}),
+]
+
+
+@pytest.mark.parametrize("steps", [4, 7, 20])
+@pytest.mark.parametrize(("kind", "settings"), WALKS)
+def test_whole_walks(kind: str, settings: dict[str, Any], steps: int) -> None:
+    """What the network is shown at each step, and what comes out."""
+    ended = []
+    for side in (compat, diffusers):
+        scheduler = getattr(side, kind)(**settings)
+        scheduler.set_timesteps(steps)
+        x = torch.randn(2, 4, 3, 3, generator=seeded()) * scheduler.init_noise_sigma
+        seen, draws = [], {} if kind.startswith("UniPC") else {"generator": seeded(5)}
+        for index, t in enumerate(scheduler.timesteps):
+            seen.append(scheduler.scale_model_input(x, t))
+            x = scheduler.step(torch.tanh(seen[-1] * 0.7 + index * 0.1), t, x, **draws).prev_sample
+        ended.append((scheduler.timesteps.tolist(), torch.stack(seen), x))
+    assert ended[0][0] == pytest.approx(ended[1][0])
+    assert close(ended[0][1], ended[1][1])
+    assert close(ended[0][2], ended[1][2])
+
+
+def test_times_that_are_given() -> None:
+    mine, theirs = both("ddpm")
+    for side in (mine, theirs):
+        side.set_timesteps(timesteps=[900, 500, 20])
+    assert mine.timesteps.tolist() == theirs.timesteps.tolist()
+    x, said = torch.randn(1, 4, 3, 3, generator=seeded()), torch.randn(1, 4, 3, 3, generator=seeded(1))
+    for t in mine.timesteps:
+        found, wanted = (side.step(said, t, x, generator=seeded(2)).prev_sample for side in (mine, theirs))
+        assert close(found, wanted, 3e-4)
+    for given in ({"timesteps": [5, 20]}, {"timesteps": [1000]}, {}, {"num_inference_steps": 3, "timesteps": [5]}):
+        with pytest.raises(RequestError, match=r"timesteps are|A trajectory has"):
+            mine.set_timesteps(**given)
+
+
+@pytest.mark.parametrize("name", [name for name in compat.__all__ if name.endswith("Scheduler")])
+def test_parameters_are_diffusers(name: str, tmp_path: Any) -> None:
+    ours, theirs = getattr(compat, name), getattr(diffusers, name)
+    wanted = {p.name: p.default for p in inspect.signature(theirs.__init__).parameters.values() if p.name != "self"}
+    differs = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
+    assert list(ours.PARAMETERS.items()) == [(key, differs.get(key, value)) for key, value in wanted.items()]
+    mine, there = ours(500), theirs(500)
+    assert len(mine) == there.config.num_train_timesteps == 500
+    assert close(mine.betas, there.betas, 1e-6)
+    assert close(mine.alphas, there.alphas, 1e-6)
+    mine.save_config(tmp_path)
+    assert theirs.from_pretrained(tmp_path).config.num_train_timesteps == 500
+    assert ours.load_config(tmp_path)["num_train_timesteps"] == 500
+
+    class Mine(ours):  # type: ignore[misc]
+        """What users make of it."""
+
+    assert Mine(prediction_type="sample").schedule.prediction_type == "sample"
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, "use_karras_sigmas = True is not offered"),
+    ("DPMSolverMultistepScheduler", {"solver_order": 3}, "solver_order = 3 is not offered"),
+    ("DPMSolverMultistepScheduler", {"lower_order_final": False}, "lower_order_final = False is not offered"),
+    ("DPMSolverMultistepScheduler", {"variance_type": "learned_range"}, "variance_type = 'learned_range'"),
+    ("UniPCMultistepScheduler", {"disable_corrector": [0]}, "disable_corrector"),
+    ("DDIMScheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr = True"),
+    ("DDPMScheduler", {"variance_type": "fixed_large"}, "variance_type = 'fixed_large'"),
+    ("DDPMScheduler", {"beta_end": 2.0}, "beta_end = 2.0"),
+    ("DDPMScheduler", {"trained_betas": [0.1]}, "trained_betas of 1 times"),
+    ("DDPMScheduler", {"beta_schedule": "sigmoid"}, "beta_schedule = 'sigmoid'"),
+    ("PNDMScheduler", {"skip_prk_steps": False}, "skip_prk_steps = False"),
+    ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, "timestep_type = 'continuous'"),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings", "words"), REFUSED)
+def test_refusals_speak_of_the_keyword(kind: str, settings: dict[str, Any], words: str) -> None:
+    for make in (getattr(compat, kind), lambda **more: getattr(compat, kind).from_config({}, **more)):
+        with pytest.raises(RequestError, match=words) as told:
+            make(**settings)
+        assert str(told.value).startswith(f"{kind}: ")
+        assert "scheduler_config.json" not in str(told.value)
+
+
+def test_misspelt_settings_are_errors() -> None:
+    for side in (compat, diffusers):
+        with pytest.raises(TypeError, match="tymestep_spacing"):
+            side.DDIMScheduler(tymestep_spacing="trailing")
+    with pytest.raises(RequestError, match="Did you mean 'timestep_spacing'"):
+        compat.DDIMScheduler.from_config({}, tymestep_spacing="trailing")
+    with pytest.warns(UserWarning, match="sigma_data"):
+        compat.DDIMScheduler.from_config({"use_karras_sigmas": True}, sigma_data=1)

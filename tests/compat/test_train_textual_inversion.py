@@ -12,7 +12,7 @@ from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.compat import train_textual_inversion as script
 from kandinsky.core.errors import ConfigError
 from kandinsky.generations import convert
-from kandinsky.training.config import read_config
+from kandinsky.training.config.run import read_config
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint
 from tests.tiny_text_image import TextImageCheckpoints
 

@@ -1,4 +1,4 @@
-"""The folder that we write for trained networks: we read it back, and the peer draws the same from it."""
+"""The folder that we write for trained networks: we read it back, and diffusers draws the same from it."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from kandinsky.networks.unet2 import UNet2, UNet2Config
 from tests.requests import our_conditions
 from tests.tiny import DEFAULTS, WIDTH, Checkpoints, networks, write_tiny
 
-PEER: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 4, "prior_num_inference_steps": 3}
+DIFFUSERS: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 4, "prior_num_inference_steps": 3}
 PROMPTS = ["a red fox", "a blue cat"]
 
 
@@ -29,12 +29,12 @@ def generators(seed: int, count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed + i) for i in range(count)]
 
 
-def peer_of(folder: Path, kind: Any = KandinskyV22CombinedPipeline) -> Any:
-    peer = kind.from_pretrained(folder)
-    peer.set_progress_bar_config(disable=True)
-    peer.prior_pipe.set_progress_bar_config(disable=True)
-    peer.decoder_pipe.set_progress_bar_config(disable=True)
-    return peer
+def pipeline_of(folder: Path, kind: Any = KandinskyV22CombinedPipeline) -> Any:
+    pipeline = kind.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.prior_pipe.set_progress_bar_config(disable=True)
+    pipeline.decoder_pipe.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def differences(ours: list[Image.Image], theirs: list[Image.Image]) -> np.ndarray:
@@ -68,36 +68,37 @@ def test_half_precision_is_what_is_written_by_default(tmp_path: Path) -> None:
     assert half < 0.6 * whole
 
 
-def test_the_peer_draws_the_same_image(tiny: Checkpoints) -> None:
-    theirs = peer_of(tiny.combined)(PROMPTS, generator=generators(3, 2), **PEER).images
+def test_diffusers_draws_the_same_image(tiny: Checkpoints) -> None:
+    theirs = pipeline_of(tiny.combined)(PROMPTS, generator=generators(3, 2), **DIFFUSERS).images
     ours = tiny.own(batch_size=2).generate(PROMPTS, seed=3).images
     off = differences(ours, theirs)
     assert off.max() <= 2
     assert (off > 0).mean() < 0.05
 
 
-def test_the_peer_steers_away_from_the_same_embedding(tiny: Checkpoints) -> None:
-    """The peer draws other noise for negative prompts than for prompts, so the embeddings are made first."""
-    peer, pipe = peer_of(tiny.combined), tiny.own()
+def test_diffusers_steers_away_from_the_same_embedding(tiny: Checkpoints) -> None:
+    """diffusers draws other noise for negative prompts than for prompts, so the embeddings are made first."""
+    pipeline, pipe = pipeline_of(tiny.combined), tiny.own()
     options = {"num_inference_steps": 3, "guidance_scale": 1.0}
     fox, house = (
-        peer.prior_pipe(text, generator=generators(3, 1), **options).image_embeds for text in ("a red fox", "a house")
+        pipeline.prior_pipe(text, generator=generators(3, 1), **options).image_embeds
+        for text in ("a red fox", "a house")
     )
     negative = our_conditions(pipe, prompt="a red fox", negative_prompt="a house", prior_guidance_scale=1.0, seed=3)
     assert torch.allclose(negative.cond.image_embedding, fox, atol=1e-4)
     assert torch.allclose(negative.uncond.image_embedding, house, atol=1e-4)
-    theirs = peer.decoder_pipe(
+    theirs = pipeline.decoder_pipe(
         fox, house, generator=generators(9, 1), height=64, width=64, num_inference_steps=4
     ).images
     ours = pipe.generate(kandinsky.Embedding(fox, house), seed=9).images
     assert differences(ours, theirs).max() <= 2
 
 
-def test_the_peer_edits_the_same_image(tiny: Checkpoints) -> None:
+def test_diffusers_edits_the_same_image(tiny: Checkpoints) -> None:
     pipe = tiny.own()
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)).resize((64, 64))
-    peer = peer_of(tiny.combined, KandinskyV22Img2ImgCombinedPipeline)
-    theirs = peer("a red fox", image, strength=0.5, generator=generators(4, 1), **PEER).images
+    pipeline = pipeline_of(tiny.combined, KandinskyV22Img2ImgCombinedPipeline)
+    theirs = pipeline("a red fox", image, strength=0.5, generator=generators(4, 1), **DIFFUSERS).images
     ours = pipe.generate("a red fox", image=image, strength=0.5, seed=4).images
     assert differences(ours, theirs).max() <= 2
 
@@ -107,17 +108,17 @@ def test_the_scheduler_is_that_of_the_default_sampler(sampler: str, tmp_path: Pa
     folder = write_tiny(tmp_path / "model", defaults=DEFAULTS | {"sampler": sampler})
     pipe = kandinsky.load(folder, device="cpu")
     assert pipe.model.schedule.sampler == sampler
-    theirs = peer_of(folder)(PROMPTS[0], generator=generators(5, 1), **PEER).images
+    theirs = pipeline_of(folder)(PROMPTS[0], generator=generators(5, 1), **DIFFUSERS).images
     assert differences(pipe.generate(PROMPTS[0], seed=5).images, theirs).max() <= 2
 
 
-def test_samplers_that_the_peer_cannot_run_stay_ours(tmp_path: Path) -> None:
+def test_samplers_that_diffusers_cannot_run_stay_ours(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "model", defaults=DEFAULTS | {"sampler": "unipc"})
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     assert config["_class_name"] == "DDPMScheduler"
     pipe = kandinsky.load(folder, device="cpu")
     assert pipe.generate("a fox", seed=1).request["sampler"] == "unipc"
-    assert peer_of(folder)("a fox", generator=generators(1, 1), **PEER).images
+    assert pipeline_of(folder)("a fox", generator=generators(1, 1), **DIFFUSERS).images
 
 
 def test_image_tokens_that_the_layout_cannot_say_are_refused(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_a_combined_folder_serves_as_a_prior(tiny: Checkpoints) -> None:
     assert ours == theirs
 
 
-def test_prior_false_loads_the_decoder_alone(tiny: Checkpoints) -> None:
+def test_prior_false_loads_only_the_decoder(tiny: Checkpoints) -> None:
     pipe = kandinsky.load(tiny.combined, prior=False, device="cpu")
     assert pipe.settings["prior"] is False
     with pytest.raises(RequestError, match="without its prior"):

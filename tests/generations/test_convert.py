@@ -106,8 +106,8 @@ def test_the_second_release_there_and_back(text_image: TextImageCheckpoints, tmp
     assert relative(ours, plain) < 1e-4
 
 
-def test_the_peer_reads_what_was_converted(text_image: TextImageCheckpoints, tmp_path: Path) -> None:
-    """Each half by itself, from original files that the peer never saw."""
+def test_diffusers_reads_what_was_converted(text_image: TextImageCheckpoints, tmp_path: Path) -> None:
+    """Each half by itself, from original files that diffusers never wrote."""
     from diffusers import KandinskyCombinedPipeline, KandinskyInpaintPipeline
 
     assert text_image.prior
@@ -116,8 +116,8 @@ def test_the_peer_reads_what_was_converted(text_image: TextImageCheckpoints, tmp
     convert(open_checkpoint(text_image.root / "inpainting"), original, "original")
     assert (original / "inpainting_fp16.ckpt").is_file()
     convert(open_checkpoint(original), folder, "diffusers")
-    peer = KandinskyInpaintPipeline.from_pretrained(folder)
-    assert same(peer.unet.state_dict(), text_image.inpainting.unet.state_dict())
+    pipeline = KandinskyInpaintPipeline.from_pretrained(folder)
+    assert same(pipeline.unet.state_dict(), text_image.inpainting.unet.state_dict())
     assert text_image.decoder
     whole, combined = tmp_path / "whole", tmp_path / "combined"
     decoder, prior = (open_checkpoint(text_image.root / name) for name in ("decoder", "prior"))
@@ -130,7 +130,7 @@ def test_the_peer_reads_what_was_converted(text_image: TextImageCheckpoints, tmp
 
 
 def test_clip_in_any_form(tmp_path: Path) -> None:
-    """Plain tensors, a TorchScript archive, or a folder of transformers beside the other files."""
+    """Plain tensors, a TorchScript archive, or a folder of transformers next to the other files."""
     from kandinsky.checkpoints.maps.clip import logit_scale
     from kandinsky.checkpoints.maps.networks import CLIP_TEXT, CLIP_VISION
     from kandinsky.checkpoints.original import OriginalFolder

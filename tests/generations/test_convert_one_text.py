@@ -1,4 +1,4 @@
-"""Decoders of one text from one layout to the other and back, and what the peer makes of them."""
+"""Decoders of one text from one layout to the other and back, and in diffusers."""
 
 import json
 import warnings
@@ -100,13 +100,13 @@ def test_the_first_release_becomes_the_second(third: Path, tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A folder by the peer, with heads and groups as original files take them to be; and its U-Net."""
+    """A folder by diffusers, with heads and groups as original files take them to be; and its U-Net."""
     from diffusers import DDPMScheduler, Kandinsky3Pipeline, Kandinsky3UNet, VQModel
     from transformers import T5Config, T5EncoderModel
 
     torch.manual_seed(0)
     sizes = {"block_out_channels": (64,) * 4, "groups": 32, "attention_head_dim": 64, "time_embedding_dim": 64}
-    peer = Kandinsky3Pipeline(
+    pipeline = Kandinsky3Pipeline(
         tokenizer=letters_tokenizer(),
         text_encoder=redraw(T5EncoderModel(T5Config(**TEXT)), 1),
         unet=redraw(Kandinsky3UNet(**{**UNET, **sizes}), 2),
@@ -114,8 +114,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
         movq=redraw(VQModel(**MOVQ_TINY), 3),
     )
     root = tmp_path_factory.mktemp("published") / "decoder"
-    peer.to(torch.float16).save_pretrained(root, variant="fp16", max_shard_size="10KB")
-    return root, peer.unet.float()
+    pipeline.to(torch.float16).save_pretrained(root, variant="fp16", max_shard_size="10KB")
+    return root, pipeline.unet.float()
 
 
 def test_a_published_folder_there_and_back(published: tuple[Path, Any], tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_published_folder_there_and_back(published: tuple[Path, Any], tmp_path
 
 
 @torch.no_grad()
-def test_the_peer_reads_what_was_converted(published: tuple[Path, Any], tmp_path: Path) -> None:
+def test_diffusers_reads_what_was_converted(published: tuple[Path, Any], tmp_path: Path) -> None:
     from diffusers import Kandinsky3Pipeline
 
     source, unet = published
@@ -150,9 +150,9 @@ def test_the_peer_reads_what_was_converted(published: tuple[Path, Any], tmp_path
     (tmp_path / "learned.pt").replace(original / "weights" / "kandinsky3.pt")
     convert(_original(original), again, "diffusers")
     assert UNET3.open(_original(original)).config.null_embedding
-    peer = Kandinsky3Pipeline.from_pretrained(again)
+    pipeline = Kandinsky3Pipeline.from_pretrained(again)
     x, hidden, mask = noise(1, 4, 16, 16), noise(1, 3, 20, seed=1), torch.ones(1, 3)
-    assert relative(peer.unet.float()(x, 3, hidden, mask).sample, unet(x, 3, hidden, mask).sample) == 0
+    assert relative(pipeline.unet.float()(x, 3, hidden, mask).sample, unet(x, 3, hidden, mask).sample) == 0
 
 
 def test_the_only_variant_is_read_sharded_or_not(published: tuple[Path, Any]) -> None:

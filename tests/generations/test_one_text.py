@@ -43,7 +43,7 @@ def flash(third_release: Path) -> Pipeline:
     return kandinsky.load(third_release, variant="flash", device="cpu", dtype="float32")
 
 
-def test_the_network_is_told_of_the_region(inpainting: Pipeline) -> None:
+def test_the_region_reaches_the_network(inpainting: Pipeline) -> None:
     """By the mask, as it is, and by the latents of the image with the region grey."""
     image, mask = draw_image(64, 64), hole(64, 64)
     fields = SMALL | {"prompt": PROMPT, "image": image, "mask": mask, "seed": 1}
@@ -80,9 +80,9 @@ def test_an_inpainted_image_does_not_depend_on_its_batch(inpainting: Pipeline) -
     both = inpainting.generate([PROMPT, "p1 p2"], image=images, mask=masks, count=1, **fields).images
     for row, prompt in enumerate([PROMPT, "p1 p2"]):
         one = fields | {"seed": 3 + row, "image": images[row], "mask": masks[row]}
-        (alone,) = inpainting.generate(prompt, **one).images
-        assert alone.size == (70, 50)
-        assert np.abs(np.asarray(alone, int) - np.asarray(both[row], int)).max() <= 1
+        (single,) = inpainting.generate(prompt, **one).images
+        assert single.size == (70, 50)
+        assert np.abs(np.asarray(single, int) - np.asarray(both[row], int)).max() <= 1
 
 
 def test_an_inpainting_checkpoint_needs_a_mask(inpainting: Pipeline) -> None:

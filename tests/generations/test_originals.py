@@ -77,7 +77,7 @@ def test_inpainting_in_batches(first_release: Path, variant: str | None) -> None
         assert relative(both[:1, ..., :3], encoded[..., :3]) < 1e-5
 
 
-def test_images_depend_on_their_own_seed_alone(first: Pipeline, second: Pipeline) -> None:
+def test_images_depend_on_their_own_seed_only(first: Pipeline, second: Pipeline) -> None:
     """Percentiles too are each image's own, whatever the original code measured."""
     for pipe, more in ((first, {}), (second, {"prior_steps": 2})):
         fields = FIELDS | {"sampler": "ddpm", "steps": 3} | more
@@ -101,16 +101,16 @@ def test_odd_sizes_are_cropped_back(first: Pipeline) -> None:
 
 
 def test_negative_prompts_of_both_releases(first: Pipeline, second: Pipeline) -> None:
-    told = our_conditions(first, **(FIELDS | {"negative_prompt": NEGATIVE}))
+    conditions = our_conditions(first, **(FIELDS | {"negative_prompt": NEGATIVE}))
     plain = our_conditions(first, **FIELDS)
-    assert not torch.equal(told.uncond.text_hidden, plain.uncond.text_hidden)
-    assert torch.equal(told.cond.text_hidden, plain.cond.text_hidden)
+    assert not torch.equal(conditions.uncond.text_hidden, plain.uncond.text_hidden)
+    assert torch.equal(conditions.cond.text_hidden, plain.cond.text_hidden)
     fields = FIELDS | {"prior_steps": 2}
-    told = our_conditions(second, **(fields | {"negative_prompt": NEGATIVE}))
+    conditions = our_conditions(second, **(fields | {"negative_prompt": NEGATIVE}))
     plain = our_conditions(second, **fields)
     # The decoder's own unconditional text stays empty, as in the original code.
-    assert torch.equal(told.uncond.text_hidden, plain.uncond.text_hidden)
-    assert not torch.equal(told.uncond.image_embedding, plain.uncond.image_embedding)
+    assert torch.equal(conditions.uncond.text_hidden, plain.uncond.text_hidden)
+    assert not torch.equal(conditions.uncond.image_embedding, plain.uncond.image_embedding)
     prior = our_conditions(second, **(fields | {"prior_negative_prompt": PRIOR_NEGATIVE}))
     assert torch.equal(prior.uncond.image_embedding, plain.uncond.image_embedding)
     assert not torch.equal(prior.cond.image_embedding, plain.cond.image_embedding)
@@ -118,8 +118,8 @@ def test_negative_prompts_of_both_releases(first: Pipeline, second: Pipeline) ->
 
 def test_both_encoders_tell_what_they_do_not_read(first: Pipeline) -> None:
     events = list(first.stream(" ".join(["p0"] * 100), seed=1, width=64, height=64, steps=1))
-    (told,) = [event.message for event in events if isinstance(event, Warned)]
-    assert told.count("p0") == 100 - 75  # 77 tokens, of which the first encoder needs two for itself
+    (warning,) = [event.message for event in events if isinstance(event, Warned)]
+    assert warning.count("p0") == 100 - 75  # 77 tokens, of which the first encoder needs two for itself
 
 
 def test_unguided_requests_need_no_unconditional_text(first: Pipeline) -> None:
@@ -149,8 +149,8 @@ def test_a_prior_in_the_other_layout(text_image: TextImageCheckpoints, tmp_path:
         load(text_image.root / "decoder", prior=roots["decoder"])
     with pytest.raises(CheckpointError, match="is a decoder without a prior"):
         load(roots["decoder"])
-    alone = load(roots["decoder"], prior=False)
-    result = alone.generate(kandinsky.Embedding([0.1] * 64, [0.0] * 64), seed=1, width=64, height=64, steps=1)
+    decoder = load(roots["decoder"], prior=False)
+    result = decoder.generate(kandinsky.Embedding([0.1] * 64, [0.0] * 64), seed=1, width=64, height=64, steps=1)
     assert len(result.images) == 1
 
 

@@ -1,4 +1,4 @@
-"""CLIP's towers alone: what may and may not depend on what, how they start, and bad input."""
+"""CLIP's towers: what may and may not depend on what, how they start, and bad input."""
 
 import pytest
 import torch

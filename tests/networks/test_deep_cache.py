@@ -21,7 +21,7 @@ THIRD = UNet3Config(channels=(16, 32, 32), layers=2, time_dim=32, head_dim=8, co
 
 @dataclass
 class World:
-    """A random network, what it is told, and its resolutions below the first."""
+    """A random network, its condition, and its resolutions below the first."""
 
     network: Any
     condition: Any
@@ -71,7 +71,7 @@ def _recorded(world: World) -> list[Any]:
 
 @WORLDS
 @torch.no_grad()
-def test_lower_resolutions_run_at_the_given_times_alone(make: Any) -> None:
+def test_lower_resolutions_run_at_the_given_times_only(make: Any) -> None:
     world = make()
     calls = _recorded(world)
     kept = world.network.prepare(world.condition, TIMES, deep_at=[900, 500])
@@ -99,11 +99,11 @@ def test_a_step_with_kept_features_is_the_one_of_the_paper_on_2x() -> None:
     h = network.conv_in(_latents(1))
     skips = [h]
     for block in network.down[0].resnets:
-        h = block(h, films[block.place])
+        h = block(h, films[block.index])
         skips.append(h)
     h = deep
-    for block, beside in zip(network.up[-1].resnets, reversed(skips), strict=True):
-        h = block(torch.cat([h, beside], 1), films[block.place])
+    for block, skip in zip(network.up[-1].resnets, reversed(skips), strict=True):
+        h = block(torch.cat([h, skip], 1), films[block.index])
     wanted = network.conv_out(torch.nn.functional.silu(network.norm_out(h)))
     assert relative(found, wanted) < 1e-12
     whole = network.prepare(world.condition, TIMES).step(_latents(1), 700)

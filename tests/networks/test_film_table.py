@@ -35,12 +35,12 @@ def test_one_time_is_always_held(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_steps_beyond_the_table_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = UNet2(CONFIG).eval()
-    told, x = UNet2Condition(image_embedding=noise(2, 12)), noise(2, 4, 4, 4)
+    condition, x = UNet2Condition(image_embedding=noise(2, 12)), noise(2, 4, 4, 4)
     times = [900.0, 500.0, 100.0]
     with torch.no_grad():
-        whole = network.prepare(told, times)
+        whole = network.prepare(condition, times)
         monkeypatch.setattr(film_table, "MOST_BYTES", 1)
-        bounded = network.prepare(told, times)
+        bounded = network.prepare(condition, times)
         assert whole.table.times == set(times)
         assert bounded.table.times == {900.0}
         for t in times:

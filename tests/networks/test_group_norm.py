@@ -20,7 +20,7 @@ def layer() -> nn.GroupNorm:
     return norm
 
 
-def told(form: str) -> dict[str, Tensor]:
+def modulations(form: str) -> dict[str, Tensor]:
     # A row of a table is a view of something wider.
     film = noise(2, 2 * CHANNELS + 5, seed=3)[:, : 2 * CHANNELS]
     return {"plain": {}, "film": {"film": film}, "modulation": {"modulation": noise(2, 2 * CHANNELS, 4, 5, seed=4)}}[
@@ -30,7 +30,7 @@ def told(form: str) -> dict[str, Tensor]:
 
 def expected(x: Tensor, norm: nn.GroupNorm, form: str, silu: bool) -> Tensor:
     y = norm(x)
-    for name, value in told(form).items():
+    for name, value in modulations(form).items():
         if name == "film":
             scale, shift = value.to(x)[:, :, None, None].chunk(2, dim=1)
             y = y * (1 + scale) + shift
@@ -47,7 +47,7 @@ def expected(x: Tensor, norm: nn.GroupNorm, form: str, silu: bool) -> Tensor:
 def test_the_parts_in_their_order(form: str, silu: bool) -> None:
     x, norm = noise(2, CHANNELS, 8, 10) + 3, layer()
     own = (norm.num_groups, norm.eps, norm.weight, norm.bias)
-    torch.testing.assert_close(group_norm(x, *own, **told(form), silu=silu), expected(x, norm, form, silu))
+    torch.testing.assert_close(group_norm(x, *own, **modulations(form), silu=silu), expected(x, norm, form, silu))
 
 
 def test_a_layer_without_numbers_of_its_own_and_gradients() -> None:

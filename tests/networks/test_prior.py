@@ -1,4 +1,4 @@
-"""The prior alone: the prepared steps do less and say the same, how it starts, and bad input."""
+"""The prior: the prepared steps do less and say the same, how it starts, and bad input."""
 
 import pytest
 import torch
@@ -79,7 +79,7 @@ def test_padding_is_not_seen() -> None:
 
 
 @pytest.mark.parametrize("part", ["noisy", "t", "text_hidden", "text_embedding", "text_mask"])
-def test_everything_it_is_told_matters(part: str) -> None:
+def test_every_part_of_the_condition_matters(part: str) -> None:
     prior = redraw(Prior(CONFIG), scale=0.3)
     text = condition([6])
     values = {
@@ -91,8 +91,8 @@ def test_everything_it_is_told_matters(part: str) -> None:
     }
 
     def run(given: dict[str, Tensor]) -> Tensor:
-        told = PriorCondition(given["text_hidden"], given["text_embedding"], given["text_mask"])
-        answer: Tensor = prior(given["noisy"], given["t"], told)
+        condition = PriorCondition(given["text_hidden"], given["text_embedding"], given["text_mask"])
+        answer: Tensor = prior(given["noisy"], given["t"], condition)
         return answer
 
     changed = ~text.text_mask if part == "text_mask" else values[part] + 1

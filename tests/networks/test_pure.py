@@ -1,4 +1,4 @@
-"""Networks are arithmetic alone: how a device runs them fast is handed in, see `engine/acceleration`."""
+"""Networks are pure arithmetic: acceleration is handed in, see `engine/acceleration`."""
 
 import io
 import re

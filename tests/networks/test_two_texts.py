@@ -1,4 +1,4 @@
-"""The U-Net that listens to two texts: what its condition must hold, and that preparing changes nothing."""
+"""The U-Net conditioned on two texts: what its condition must hold, and that preparing changes nothing."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def _network() -> UNet2:
     return redraw(UNet2(CONFIG)).double()
 
 
-def _told(rows: int) -> UNet2Condition:
+def _condition(rows: int) -> UNet2Condition:
     d = torch.float64
     return UNet2Condition(
         text_hidden=noise(rows, 7, 20, seed=1, dtype=d),
@@ -37,11 +37,11 @@ def _told(rows: int) -> UNet2Condition:
 
 @torch.no_grad()
 def test_prepared_steps_equal_the_whole_network() -> None:
-    network, told = _network(), _told(2)
+    network, condition = _network(), _condition(2)
     x = noise(2, 4, 8, 8, dtype=torch.float64)
-    prepared = network.prepare(told, [900])
+    prepared = network.prepare(condition, [900])
     for t in (900, 20.5):
-        whole = network(x, torch.full((2,), float(t)), told)
+        whole = network(x, torch.full((2,), float(t)), condition)
         assert whole.shape == (2, 8, 8, 8)
         assert relative(prepared.step(x, t), whole) < 1e-12
 
@@ -49,20 +49,20 @@ def test_prepared_steps_equal_the_whole_network() -> None:
 @pytest.mark.parametrize("part", ["text_hidden", "text_embedding", "second_text_hidden"])
 @torch.no_grad()
 def test_every_part_of_the_condition_acts_and_is_asked_for(part: str) -> None:
-    network, told = _network(), _told(1)
+    network, condition = _network(), _condition(1)
     x, t = noise(1, 4, 8, 8, dtype=torch.float64), torch.tensor([500.0])
-    first = network(x, t, told)
-    changed = getattr(told, part).clone()
+    first = network(x, t, condition)
+    changed = getattr(condition, part).clone()
     changed[0, -1] += 1.0  # of the states, the last token
-    assert relative(network(x, t, replace(told, **{part: changed})), first) > 1e-6
+    assert relative(network(x, t, replace(condition, **{part: changed})), first) > 1e-6
     with pytest.raises(ConfigError, match=f"needs {part}"):
-        network(x, t, replace(told, **{part: None}))
+        network(x, t, replace(condition, **{part: None}))
 
 
 @torch.no_grad()
 def test_conditions_join_row_by_row() -> None:
     network = _network()
-    one, other = _told(1), _told(2)
+    one, other = _condition(1), _condition(2)
     both = one.joined(other)
     assert both.image_embedding is None
     x, t = noise(3, 4, 8, 8, dtype=torch.float64), torch.tensor([500.0])

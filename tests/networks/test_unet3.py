@@ -1,4 +1,4 @@
-"""What the 3.x U-Net promises beyond the peer: prepared steps, its own length for each text, null rows."""
+"""What the 3.x U-Net promises beyond diffusers: prepared steps, its own length for each text, null rows."""
 
 from dataclasses import replace
 
@@ -62,13 +62,13 @@ def test_announced_steps_do_without_what_only_preparing_reads() -> None:
 
 @pytest.mark.parametrize("rows", CONVENTIONS)
 @torch.no_grad()
-def test_an_image_does_not_depend_on_the_texts_beside_it(rows: MaskedRows) -> None:
+def test_an_image_does_not_depend_on_the_other_texts_of_its_batch(rows: MaskedRows) -> None:
     network = _network()
     texts = [_text(n, n + 1, seed=n, masked_rows=rows) for n in (2, 6, 4)]
     texts.append(_text(3, 3, seed=7, masked_rows=rows, null=torch.tensor([True])))
-    alone = torch.cat([_run(network, _latents(4)[k : k + 1], text) for k, text in enumerate(texts)])
+    single = torch.cat([_run(network, _latents(4)[k : k + 1], text) for k, text in enumerate(texts)])
     joined = texts[0].joined(texts[1]).joined(texts[2]).joined(texts[3])
-    assert relative(_run(network, _latents(4), joined), alone) < 1e-12
+    assert relative(_run(network, _latents(4), joined), single) < 1e-12
 
 
 @torch.no_grad()
@@ -95,7 +95,7 @@ def test_the_context_is_the_projection_with_masked_rows_by_convention(rows: Mask
 
 
 @torch.no_grad()
-def test_a_null_row_reads_the_null_embedding_alone() -> None:
+def test_a_null_row_reads_the_null_embedding_only() -> None:
     network = _network()
     text = _text(2, 4, null=torch.tensor([True]), masked_rows="zero_context")
     context, visible, _ = network.read(text)

@@ -12,7 +12,8 @@ import kandinsky
 from kandinsky.adapters.tokens import add_rows, rows_of
 from kandinsky.conditioning.decoder_texts import DecoderTexts
 from kandinsky.conditioning.tokenizer import TokenBatch
-from kandinsky.training.config import OptimiserConfig, TextualInversionObjective
+from kandinsky.training.config.objectives import TextualInversionObjective
+from kandinsky.training.config.run import OptimiserConfig
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint
 from kandinsky.training.finetune.textual_inversion import DecoderErrors, LearnedWord, draw_embeddings
 from kandinsky.training.optim import make_optimiser, trained

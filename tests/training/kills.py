@@ -23,7 +23,7 @@ KINDS = ("disk", "event")
 """A moment is a look at the disk, or an event that the run tells of: a step, an image encoded."""
 
 
-def live(config: dict[str, Any], at: tuple[str, int] | None, told: Connection) -> None:
+def live(config: dict[str, Any], at: tuple[str, int] | None, given: Connection) -> None:
     """Runs or resumes; at that moment of that kind, counted from 1, it says so and stands still.
 
     At the end it says how many of each kind there were.
@@ -33,7 +33,7 @@ def live(config: dict[str, Any], at: tuple[str, int] | None, told: Connection) -
     def moment(kind: str) -> None:
         seen[kind] += 1
         if (kind, seen[kind]) == at:
-            told.send(None)
+            given.send(None)
             signal.pause()
 
     def counted(function: Any) -> Any:
@@ -48,7 +48,7 @@ def live(config: dict[str, Any], at: tuple[str, int] | None, told: Connection) -
     torch.set_num_threads(1)
     for _ in run_config(config, resume=True):
         moment("event")
-    told.send(seen)
+    given.send(seen)
 
 
 def run_to(config: dict[str, Any], at: tuple[str, int] | None) -> Counter[str] | None:

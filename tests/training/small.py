@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from kandinsky.training.config import read_config
+from kandinsky.training.config.run import read_config
 from kandinsky.training.context import TrainContext
+from kandinsky.training.events import result_of
 from kandinsky.training.methods import METHODS
 from kandinsky.training.task import StepContext, Task
 
@@ -93,14 +94,8 @@ def build(config: dict[str, Any], name: str) -> tuple[TrainContext, Task]:
     ctx = TrainContext(read, CPU)
     stage = next(stage for stage in read.stage if stage.name == name)
     torch.manual_seed(0)
-    making = METHODS[stage.method](ctx, stage)
-    while True:
-        try:
-            next(making)
-        except StopIteration as done:
-            task: Task = done.value
-            return ctx, task
+    return ctx, result_of(METHODS[stage.method](ctx, stage))
 
 
-def turn(batch: Any, seed: int = 0) -> StepContext:
+def step_context(batch: Any, seed: int = 0) -> StepContext:
     return StepContext(batch, 0, CPU, torch.Generator().manual_seed(seed), {})

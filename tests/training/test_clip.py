@@ -11,17 +11,18 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import CPU, build, draw_images, small_config, turn
+from small import CPU, build, draw_images, small_config, step_context
 
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.recipes.emoji.heads import ConceptHead, SketchHead, sketch_of
 from kandinsky.training import events, run_config
 from kandinsky.training.checkpoint import newest
-from kandinsky.training.config import ClipObjective, read_config
+from kandinsky.training.config.objectives import ClipObjective
+from kandinsky.training.config.run import read_config
 from kandinsky.training.data.caption import Caption
 from kandinsky.training.data.samplers import GroupSampler
-from kandinsky.training.scratch import tokens
+from kandinsky.training.scratch import encoders
 
 VISION = {"contrastive": 0.0, "concepts": 1.0, "looks": 0.3, "sketch": 3.0}
 TEXT = {"lock": "vision", "contrastive": 1.0, "concepts_text": 0.5, "per_concept": 2}
@@ -82,7 +83,7 @@ def test_the_loss_is_the_weighted_sum_of_what_each_head_says(root: Path, tmp_pat
     )
     pairs = replace(pairs, images=replace(pairs.images, said=said))
     apprentice: Any = task.trainables[0].module
-    losses = task.trainables[0].loss(turn(pairs))
+    losses = task.trainables[0].loss(step_context(pairs))
     parts = losses.parts
     image = apprentice.towers.see(pairs.images.pixels)
     text = apprentice.towers.read(pairs.captions[0]).embedding
@@ -121,7 +122,7 @@ def test_two_things_in_an_image_are_an_example_of_neither(root: Path, tmp_path: 
     assert torch.equal(classes < 0, ~alone)
     logits = apprentice.concepts(apprentice.towers.see(pairs.images.pixels))
     expected = F.cross_entropy(logits[alone], classes[alone])
-    torch.testing.assert_close(task.trainables[0].loss(turn(pairs)).parts["concepts"], expected)
+    torch.testing.assert_close(task.trainables[0].loss(step_context(pairs)).parts["concepts"], expected)
 
 
 def test_without_texts_the_text_tower_neither_runs_nor_learns(
@@ -134,7 +135,7 @@ def test_without_texts_the_text_tower_neither_runs_nor_learns(
         raise AssertionError("a text was read")
 
     monkeypatch.setattr("kandinsky.training.scratch.clip_model.ClipModel.read", refuse)
-    monkeypatch.setattr("kandinsky.training.scratch.tokens.CaptionTokens.__call__", refuse)
+    monkeypatch.setattr("kandinsky.training.scratch.encoders.CaptionTokens.__call__", refuse)
     said = list(run_config(config))
     (started,) = [event for event in said if isinstance(event, events.Started)]
     ctx, task = build({**config, "out": str(tmp_path / "other")}, "vision")
@@ -264,16 +265,16 @@ def test_a_finished_vision_tower_sees_each_variant_once(root: Path, tmp_path: Pa
     seen: list[int] = []
     apprentice.towers.vision.register_forward_hook(lambda *_: seen.append(1))
     pairs = task.data.batch([0, 1, 5, 5], torch.Generator().manual_seed(0))
-    losses = task.trainables[0].loss(turn(pairs))
+    losses = task.trainables[0].loss(step_context(pairs))
     assert not seen
     assert not pairs.images.pixels.numel()
     assert set(losses.parts) == {"contrastive", "concepts_text"}
     learned, _ = ctx.data.split(ctx.data.size(ctx.config.stage[1]))
-    white = torch.nonzero(task.data.encoded.tensors["backgrounds"] == 0).flatten()
+    white = torch.nonzero(task.data.source.tensors["backgrounds"] == 0).flatten()
     assert len(white)
     with torch.no_grad():
         plain = apprentice.towers.see(learned.plain(white // 3))
-    torch.testing.assert_close(task.data.encoded.tensors["embeddings"][white].float(), plain, atol=2e-3, rtol=0)
+    torch.testing.assert_close(task.data.source.tensors["embeddings"][white].float(), plain, atol=2e-3, rtol=0)
     losses.total.backward()
     assert all(value.grad is None for value in apprentice.towers.vision.parameters())
     assert any(value.grad is not None for value in apprentice.towers.text.parameters())
@@ -287,7 +288,7 @@ def test_measuring_loads_no_tokenizer_again(root: Path, tmp_path: Path, monkeypa
         loaded.append(folder)
         return load_tokenizer(folder)
 
-    monkeypatch.setattr(tokens, "load_tokenizer", counted)
+    monkeypatch.setattr(encoders, "load_tokenizer", counted)
     assert task.measure is not None
     with torch.no_grad():
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""A finished run's networks as components, for the facade and for the peer itself."""
+"""A finished run's networks as components, for the facade and for diffusers itself."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from kandinsky.compat.diffusers import Kandinsky3UNet, PriorTransformer
 from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.training import run_config
 from kandinsky.training.components import write_component
-from kandinsky.training.config import DataConfig, read_config, read_settings
+from kandinsky.training.config.run import DataConfig, read_config, read_settings
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 
@@ -111,9 +111,9 @@ def test_the_prior_and_the_command_line(tiny: Checkpoints, images: Path, tmp_pat
     )
     wanted = tensors_of(tiny.root / "prior" / "prior")
     torch.save({f"prior.{name}": value for name, value in wanted.items()}, tmp_path / "prior.pth")
-    asked = ["convert", str(config_file), str(tmp_path / "prior.pth"), str(tmp_path / "out")]
+    requested = ["convert", str(config_file), str(tmp_path / "prior.pth"), str(tmp_path / "out")]
     with pytest.raises(SystemExit) as ended:
-        run([*asked, "--save-keys", "prior"])
+        run([*requested, "--save-keys", "prior"])
     assert ended.value.code == 0
     loaded = PriorTransformer.from_pretrained(tmp_path / "out", subfolder="prior")
     assert torch.equal(loaded.native.get_parameter("clip_mean"), wanted["clip_mean"])

@@ -9,15 +9,9 @@ from kandinsky.cli import train as command
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.movq import MoVQConfig
 from kandinsky.training.api import open_config, run_config
-from kandinsky.training.config import (
-    FINETUNING,
-    DecoderObjective,
-    MovqObjective,
-    TrainConfig,
-    network_config,
-    read_config,
-)
-from kandinsky.training.config.run import METHODS, OWN_SENTENCES
+from kandinsky.training.config.objectives import DecoderObjective, MovqObjective
+from kandinsky.training.config.run import FINETUNING, METHODS, OWN_SENTENCES, TrainConfig, read_config
+from kandinsky.training.config.table import network_config
 from kandinsky.training.methods import METHODS as BUILDERS
 
 MINIMAL: dict[str, Any] = {
@@ -141,6 +135,8 @@ def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
         ({"networks": {"movq": {"chanels": [32]}}}, "networks.movq: there is no setting 'chanels'"),
         (stage(augmentation="colr"), "There is no augmentation 'colr'. Did you mean 'colour'?"),
         (stage(augmentation={"miror": 0.5}), "augmentation: there is no setting 'miror'"),
+        (stage(augmentation={"mirror": 3}), "augmentation.mirror: input should be less than or equal to 1 (got 3"),
+        (stage(augmentation={"smallest": 0}), "augmentation.smallest: input should be greater than 0"),
         (stage(augmentation={"recolour": 0.3}), "augmentation.recolour needs a recipe that measures colours"),
         (
             stage(augmentation={"recolour": 0.3}) | {"data": {"folder": "x", "recipe": "emoji"}},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kandinsky.cli.train import recipes
-from kandinsky.training.config import FINETUNING, read_config
+from kandinsky.training.config.run import FINETUNING, read_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "src/kandinsky/training/configs").glob("*.toml"))
@@ -40,7 +40,7 @@ def test_a_configuration_does_what_its_top_says(path: Path) -> None:
         said = train[train.index(f"--{name}") + 1]
         assert getattr(stage.objective, name.replace("-", "_")) == said
     assert "# Expected: " in path.read_text()
-    # Guidance needs networks that were told nothing now and then; a word is learned from what is said.
+    # Guidance needs networks that get an empty condition now and then; a word is learned from captions.
     for target in getattr(stage.objective, "targets", ()):
         assert "condition_dropout" in getattr(stage.objective, target).model_fields_set
     for way in ("inpainting", "control"):

@@ -80,7 +80,7 @@ def test_the_decoder(variants: int, objective: dict[str, Any], root: Path, tmp_p
 
 
 def test_images_live_on_the_gpu_and_the_model_is_usable_without_one(root: Path, whole: Path) -> None:
-    from kandinsky.training.config import read_config
+    from kandinsky.training.config.run import read_config
 
     ctx = TrainContext(read_config(small_config(root)), torch.device("cuda"))
     assert ctx.data.split(16)[0].pixels.is_cuda

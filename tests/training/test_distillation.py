@@ -1,6 +1,7 @@
 """Distillation into few steps: its settings, and whole runs on a tiny checkpoint."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import CPU, draw_images, turn
+from small import CPU, draw_images, step_context
 
 import kandinsky
 from kandinsky.checkpoints.files import OWN_ADAPTERS
@@ -24,7 +25,8 @@ from kandinsky.diffusion.process import Process
 from kandinsky.engine.sampling_defaults import SAMPLING, Sampling
 from kandinsky.training import events, run_config
 from kandinsky.training.checkpoint import newest
-from kandinsky.training.config import DistillObjective, read_config
+from kandinsky.training.config.objectives import DistillObjective
+from kandinsky.training.config.run import read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.finetune import teacher_trajectories as trajectories
 from kandinsky.training.finetune.base_checkpoint import open_base
@@ -124,13 +126,7 @@ def exported(happenings: Iterator[events.Event]) -> events.Exported:
 def build(values: dict[str, Any]) -> tuple[TrainContext, Task]:
     read = read_config(values)
     ctx = TrainContext(read, CPU)
-    making = METHODS[read.stage[0].method](ctx, read.stage[0])
-    while True:
-        try:
-            next(making)
-        except StopIteration as done:
-            task: Task = done.value
-            return ctx, task
+    return ctx, events.result_of(METHODS[read.stage[0].method](ctx, read.stage[0]))
 
 
 def pixels(pipe: Any, **fields: Any) -> np.ndarray:
@@ -183,11 +179,11 @@ def test_decoders_that_read_texts_learn_few_steps_too(
     values = config(Path(), images, tmp_path, SETTINGS[kind]) | {"model": reader}
     result = exported(run_config(values))
     pipe = kandinsky.load(reader["name"], prior=reader.get("prior"), device="cpu", dtype="float32")
-    asked = {"seed": 3, "width": 64, "height": 64} | ({"prior_steps": 2} if "prior" in reader else {})
+    requested = {"seed": 3, "width": 64, "height": 64} | ({"prior_steps": 2} if "prior" in reader else {})
     unguided = 1.0 - pipe.model.guidance_offset
-    plain = pipe.generate("a red disc", steps=2, guidance_scale=unguided, sampler="ddim", **asked)
+    plain = pipe.generate("a red disc", steps=2, guidance_scale=unguided, sampler="ddim", **requested)
     pipe.load_lora(result.path)
-    drawn = pipe.generate("a red disc", **asked)
+    drawn = pipe.generate("a red disc", **requested)
     assert (drawn.request["steps"], drawn.request["guidance_scale"]) == (2, unguided)
     assert drawn.images[0].tobytes() != plain.images[0].tobytes()
 
@@ -271,15 +267,28 @@ def test_the_teacher_draws_once(model: Path, images: Path, tmp_path: Path, monke
     assert len(calls) == 1 + 2 + 3
 
 
-def test_another_recipe_has_other_trajectories(model: Path, given_images: Path, tmp_path: Path) -> None:
-    ctx, _ = build(config(model, given_images, tmp_path, SETTINGS["trajectories"]))
+def test_a_teacher_draws_again_under_edited_captions(model: Path, images: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(images, tmp_path / "images"))
+    values = config(model, folder, tmp_path, SETTINGS["trajectories"])
+    _, task = build(values)
+    assert all("disc" not in caption for caption in task.data.kept.captions)
+    for text in folder.glob("*.txt"):
+        text.write_text(f"{text.read_text(encoding='utf-8')} disc", encoding="utf-8")
+    _, task = build(values)
+    assert all(caption.endswith(" disc") for caption in task.data.kept.captions)
+    fresh = build(values | {"out": str(tmp_path / "fresh")})[1]
+    assert torch.equal(task.data.kept.states, fresh.data.kept.states)
+
+
+def test_another_recipe_has_other_trajectories(model: Path, images: Path, tmp_path: Path) -> None:
+    ctx, _ = build(config(model, images, tmp_path, SETTINGS["trajectories"]))
     stage = ctx.config.stage[0]
-    base, images = open_base(ctx, stage), ctx.data.split(64)[0]
+    base, learned = open_base(ctx, stage), ctx.data.split(64)[0]
     keys = set()
     for said in ({}, {"recipe": "emoji"}, {"recipe": "emoji", "measure_colours": True}):
         data = ctx.config.data.model_copy(update=said)
         other = replace(ctx, config=ctx.config.model_copy(update={"data": data}))
-        keys.add(trajectories._key(other, stage, base, images, "training"))
+        keys.add(trajectories._key(other, stage, base, learned, "training"))
     assert len(keys) == 3
 
 
@@ -300,7 +309,7 @@ def test_only_the_student_learns(model: Path, images: Path, tmp_path: Path) -> N
         _, task = build(config(model, images, tmp_path / kind, settings))
         (trainable,) = task.trainables
         batch = task.data.batch(range(2), torch.Generator().manual_seed(1))
-        trainable.loss(turn(batch)).total.backward()
+        trainable.loss(step_context(batch)).total.backward()
         assert all(value.grad is not None for value in trainable.module.parameters() if value.requires_grad)
         assert any(float(value.grad.abs().max()) > 0 for value in trainable.module.parameters())  # type: ignore[union-attr]
 
@@ -398,7 +407,7 @@ def _cli(arguments: list[str]) -> None:
 
 
 def test_the_peer_visits_the_same_times_and_ends_clean(model: Path, images: Path, tmp_path: Path) -> None:
-    """A whole student's folder says how it is drawn in the peer's own words."""
+    """A whole student's folder says how it is drawn in diffusers' own words."""
     from diffusers import DDIMScheduler
 
     result = exported(run_config(config(model, images, tmp_path, SETTINGS["whole"])))
@@ -415,13 +424,13 @@ def test_the_peer_draws_the_same_image_with_the_adapter(model: Path, learned: Pa
     from diffusers import DDIMScheduler
     from diffusers.pipelines.kandinsky2_2 import KandinskyV22CombinedPipeline
 
-    peer = KandinskyV22CombinedPipeline.from_pretrained(model, torch_dtype=torch.float32)
-    config = few_steps_json(dict(peer.scheduler.config))
-    peer.decoder_pipe.register_modules(scheduler=DDIMScheduler.from_config(config))
-    peer.decoder_pipe.unet.load_lora_adapter(learned, prefix="unet", use_safetensors=True)
-    for part in (peer, peer.prior_pipe, peer.decoder_pipe):
+    reference = KandinskyV22CombinedPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    config = few_steps_json(dict(reference.scheduler.config))
+    reference.decoder_pipe.register_modules(scheduler=DDIMScheduler.from_config(config))
+    reference.decoder_pipe.unet.load_lora_adapter(learned, prefix="unet", use_safetensors=True)
+    for part in (reference, reference.prior_pipe, reference.decoder_pipe):
         part.set_progress_bar_config(disable=True)
-    theirs = peer(
+    theirs = reference(
         "a red fox",
         prior_num_inference_steps=3,
         num_inference_steps=2,

@@ -13,7 +13,7 @@ from kandinsky.diffusion.parametrization import PARAMETRIZATIONS, Prediction
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import trailing
-from kandinsky.training.config import DistillObjective
+from kandinsky.training.config.objectives import DistillObjective
 from kandinsky.training.objectives.distillation import (
     SolverTimes,
     consistency_errors,
@@ -67,14 +67,14 @@ def test_a_step_to_where_it_begins_changes_nothing() -> None:
 def test_the_error_on_a_trajectory_is_that_of_the_landing() -> None:
     of, objective = rungs(2, 4), DistillObjective(loss="huber", huber_c=0.3, steps=2, solver_steps=4)
     x, target = normal(2, 4, 2, 2).float(), normal(2, 4, 2, 2, seed=1).float()
-    asked: list[Tensor] = []
+    requested: list[Tensor] = []
 
     def says(x: Tensor, t: Tensor) -> Tensor:
-        asked.append(t)
+        requested.append(t)
         return torch.cat([0.5 * x, 100 * x], dim=1)
 
     found = trajectory_errors(of, "eps", says, objective, x, torch.tensor([0, 1]), target)
-    assert asked[0].tolist() == [999, 499]
+    assert requested[0].tolist() == [999, 499]
     for row, (t, t_next) in enumerate([(999, 499), (499, -1)]):
         abar, after = PROCESS.alpha_bar_at(t), PROCESS.alpha_bar_at(t_next)
         eps = 0.5 * x[row]
@@ -116,17 +116,17 @@ def test_consistency_compares_with_what_is_said_one_teacher_step_later(steps: in
     torch.testing.assert_close(gradient, by_hand, rtol=1e-3, atol=1e-3)
 
 
-def test_a_guided_teacher_goes_from_the_empty_condition_through_the_told_one() -> None:
-    asked: list[bool] = []
+def test_a_guided_teacher_goes_from_the_empty_condition_through_the_given_one() -> None:
+    requested: list[bool] = []
 
     def teacher(x: Tensor, t: Tensor, empty: bool) -> Tensor:
-        asked.append(empty)
+        requested.append(empty)
         return x if empty else 3 * x
 
     x, t = torch.ones(1, 1, 1, 1), torch.zeros(1)
     assert float(guided(teacher, 4.0)(x, t)) == 1 + 4 * (3 - 1)
     assert float(guided(teacher, 1.0)(x, t)) == 3
-    assert sorted(asked) == [False, False, True]
+    assert sorted(requested) == [False, False, True]
 
 
 def test_rungs_are_those_that_requests_visit() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from small import CPU, draw_images, turn
+from small import CPU, draw_images, step_context
 
 import kandinsky
 from kandinsky.adapters.lora import applied_to
@@ -20,7 +20,7 @@ from kandinsky.core.errors import ConfigError, DataError, KandinskyError
 from kandinsky.training import events, run_config
 from kandinsky.training.api import export
 from kandinsky.training.checkpoint import newest
-from kandinsky.training.config import read_config
+from kandinsky.training.config.run import read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.diffusion_losses import weighted
 from kandinsky.training.examples import Examples, PriorPreservationSource
@@ -74,13 +74,7 @@ def build(values: dict[str, Any]) -> tuple[TrainContext, Task]:
     read = read_config(values)
     ctx = TrainContext(read, CPU)
     torch.manual_seed(0)
-    making = METHODS[read.stage[0].method](ctx, read.stage[0])
-    while True:
-        try:
-            next(making)
-        except StopIteration as done:
-            task: Task = done.value
-            return ctx, task
+    return ctx, events.result_of(METHODS[read.stage[0].method](ctx, read.stage[0]))
 
 
 def exported(happenings: Iterator[events.Event]) -> events.Exported:
@@ -142,7 +136,7 @@ def test_only_what_should_learn_does(images: Path, tmp_path: Path) -> None:
         _, task = build(config(images, tmp_path / method, method))
         batch = task.data.batch(range(2), torch.Generator().manual_seed(1))
         for trainable in task.trainables:
-            trainable.loss(turn(batch)).total.backward()
+            trainable.loss(step_context(batch)).total.backward()
             learned = {name for name, value in trainable.module.named_parameters() if value.requires_grad}
             assert learned
             if method == "full":
@@ -236,16 +230,16 @@ def test_class_images_are_drawn_once_and_weighed(images: Path, tmp_path: Path) -
 def test_a_class_is_drawn_with_the_guidance_that_is_given(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Any] = []
+    requested: list[Any] = []
     stream = kandinsky.Pipeline.stream
     monkeypatch.setattr(
-        kandinsky.Pipeline, "stream", lambda *told, **fields: asked.append(fields) or stream(*told, **fields)
+        kandinsky.Pipeline, "stream", lambda *given, **fields: requested.append(fields) or stream(*given, **fields)
     )
     for name, given in (("guided", {}), ("free", {"class_prior_guidance_scale": 1.0})):
         values = config(images, tmp_path / name, "dreambooth")
         values["objective"] = OBJECTIVES["dreambooth"] | given
         build(values)
-    scales = [fields.get("prior_guidance_scale") for fields in asked]
+    scales = [fields.get("prior_guidance_scale") for fields in requested]
     assert scales == [None, None, 1.0, 1.0]
 
 
@@ -288,13 +282,13 @@ def test_the_newest_generation_learns_too(
     values["model"] = {"name": str(one_text.root / "decoder")}
     result = exported(run_config(values))
     pipe = kandinsky.load(one_text.root / "decoder", device="cpu", dtype="float32")
-    told = {"seed": 1, "steps": 2, "width": 64, "height": 64}
-    before = pipe.generate("a zwxq", **told).images[0].tobytes()
+    given = {"seed": 1, "steps": 2, "width": 64, "height": 64}
+    before = pipe.generate("a zwxq", **given).images[0].tobytes()
     if result.use == "--model":
         pipe = kandinsky.load(result.path, device="cpu", dtype="float32")
     else:
         (pipe.load_lora if result.use == "--lora" else pipe.load_words)(result.path)
-    assert pipe.generate("a zwxq", **told).images[0].tobytes() != before
+    assert pipe.generate("a zwxq", **given).images[0].tobytes() != before
 
 
 def test_original_files_learn_but_are_not_written(first_release: Path, images: Path, tmp_path: Path) -> None:
@@ -390,8 +384,8 @@ def test_the_command_line_needs_no_file(images: Path, tmp_path: Path, monkeypatc
     flags = ["--data", str(images), "--steps", "1", "--device", "cpu", "-q", "--threads", "1"]
     word = ["--token", "zwx", "--init-from", "red", "--out", "run", "--size", "32"]
     assert command("train", "--method", "textual_inversion", *flags, *word) == 0
-    told = ["--steps", "1", "--prior-steps", "1", "--seed", "1", "--device", "cpu", "-q", "-o", "a.png"]
-    assert command("generate", "a zwx", "--words", "run/zwx.safetensors", *told) == 0
+    given = ["--steps", "1", "--prior-steps", "1", "--seed", "1", "--device", "cpu", "-q", "-o", "a.png"]
+    assert command("generate", "a zwx", "--words", "run/zwx.safetensors", *given) == 0
     assert command("generate", "--from", "a.png", "-o", "b.png", "-q", "--device", "cpu") == 0
     assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(Image.open("b.png")))
     assert command("train", "--init", "lora") == 0

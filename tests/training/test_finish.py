@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import CPU, NETWORKS, build, draw_images, small_config, turn
+from small import CPU, NETWORKS, build, draw_images, small_config, step_context
 
 import kandinsky
 from kandinsky.core.errors import CheckpointError, ConfigError, OutputError
@@ -16,11 +16,10 @@ from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.training import events, run_config
 from kandinsky.training.api import export
 from kandinsky.training.checkpoint import Checkpoint, newest, save
-from kandinsky.training.config import read_config
+from kandinsky.training.config.run import read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.export import load_networks
-from kandinsky.training.scratch.latent_normalisation import latent_statistics, normalise_latents
-from kandinsky.training.scratch.movq import cropped
+from kandinsky.training.scratch.movq import cropped, latent_statistics, normalise_latents
 
 MOVQ = MoVQConfig(channels=(32, 32), layers=1, codebook_size=32)
 
@@ -143,7 +142,7 @@ def test_windows_are_cut_from_each_image_at_its_own_place() -> None:
     size, crop = 12, 5
     place = torch.arange(size * size).reshape(1, 1, size, size).float()
     x = torch.cat([place, place + 1000]).repeat(8, 1, 1, 1)
-    found = cropped(x, crop, turn(None))
+    found = cropped(x, crop, step_context(None))
     assert found.shape == (16, 1, crop, crop)
     corners = found[:, 0, 0, 0] % 1000
     window = torch.arange(crop)[:, None] * size + torch.arange(crop)
@@ -151,7 +150,7 @@ def test_windows_are_cut_from_each_image_at_its_own_place() -> None:
     assert torch.equal(found[:, 0, 0, 0] >= 1000, x[:, 0, 0, 0] >= 1000)
     assert len(corners.unique()) > 8
     assert (corners % size).max() <= size - crop
-    assert cropped(x, 12, turn(None)) is x
+    assert cropped(x, 12, step_context(None)) is x
 
 
 WORDS = {
@@ -184,16 +183,16 @@ def test_a_finished_run_is_a_model_that_draws(model: Path) -> None:
 
 def test_the_peer_loads_the_same_folder(model: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
-    peer = diffusers.KandinskyV22CombinedPipeline.from_pretrained(str(model))
-    peer.set_progress_bar_config(disable=True)
+    reference = diffusers.KandinskyV22CombinedPipeline.from_pretrained(str(model))
+    reference.set_progress_bar_config(disable=True)
     unet = load_networks(context(json.loads((model.parent / "config.json").read_text())))["unet"]
     with torch.no_grad():
-        drawn = peer(
+        drawn = reference(
             "red bar", height=16, width=16, num_inference_steps=2, prior_num_inference_steps=2, output_type="np"
         ).images
     assert drawn.shape == (1, 16, 16, 3)
     assert np.isfinite(drawn).all()
-    theirs = {name: value for name, value in peer.unet.state_dict().items() if name == "conv_in.weight"}
+    theirs = {name: value for name, value in reference.unet.state_dict().items() if name == "conv_in.weight"}
     assert torch.equal(theirs["conv_in.weight"], unet.conv_in.weight)
 
 

@@ -139,13 +139,13 @@ def test_a_decoder_learns_to_follow_edges(images: Path, tmp_path: Path) -> None:
     (sheet,) = (tmp_path / "full" / "samples").glob("*.png")
     assert Image.open(sheet).size == (4 * 32 + 3 * 2, 2 * 32 + 2)
     photo = Image.open(images / "0-circle.png")
-    told: dict[str, Any] = {"seed": 1, "steps": 2, "prior_steps": 2}
+    given: dict[str, Any] = {"seed": 1, "steps": 2, "prior_steps": 2}
     drawn = [
-        np.asarray(pipe.generate("a disc", hint=hint, **told).images[0])
+        np.asarray(pipe.generate("a disc", hint=hint, **given).images[0])
         for hint in (kandinsky.edges(photo, 64, 64), Image.new("RGB", (64, 64)))
     ]
     assert not np.array_equal(*drawn)
-    # Such a decoder learns on without being told to; adapters of it too.
+    # Such a decoder learns on by itself; adapters of it too.
     values = config(images, tmp_path / "more", "lora", objective=EDGES | {"adapter": {"rank": 1}})
     assert exported(run_config(values | {"model": {"name": str(result.path)}})).use == "--lora"
 
@@ -159,14 +159,14 @@ def test_the_peer_reads_such_a_decoder(tiny: Checkpoints, images: Path, hints: P
     values |= {"model": of(tiny.root / "text2img", tiny.root / "prior"), "export": {"dtype": "float32"}}
     result = exported(run_config(values))
     assert open_folder(result.path).kind == "KandinskyV22ControlnetPipeline"
-    peer = UNet2DConditionModel.from_pretrained(result.path / "unet")
+    reference = UNet2DConditionModel.from_pretrained(result.path / "unet")
     ours = kandinsky.load(result.path, prior=tiny.root / "prior", device="cpu", dtype="float32").model
     draws = torch.Generator().manual_seed(0)
     x, hint = torch.randn(2, 4, 8, 8, generator=draws), torch.rand(2, 3, 64, 64, generator=draws)
     embedding = torch.randn(2, ours.network.config.image_dim, generator=draws)
-    told = {"image_embeds": embedding, "hint": hint}
+    given = {"image_embeds": embedding, "hint": hint}
     with torch.no_grad():
-        theirs = peer(x, 7, encoder_hidden_states=None, added_cond_kwargs=told).sample
+        theirs = reference(x, 7, encoder_hidden_states=None, added_cond_kwargs=given).sample
         said = ours.network(x, torch.tensor([7, 7]), UNet2Condition(embedding, hint=hint))  # type: ignore[operator]
     assert torch.allclose(said, theirs, atol=1e-4)
 
@@ -189,12 +189,12 @@ def test_a_published_control_decoder_learns(
         lora={} if method == "full" else {str(result.path): 1.0},
     )
     hint = ImageOps.invert(Image.new("RGB", (64, 64)))
-    told: dict[str, Any] = {"width": 64, "height": 64, "steps": 1, "prior_steps": 1}
-    assert pipe.generate("p0", hint=hint, seed=1, **told).images[0].size == (64, 64)
+    given: dict[str, Any] = {"width": 64, "height": 64, "steps": 1, "prior_steps": 1}
+    assert pipe.generate("p0", hint=hint, seed=1, **given).images[0].size == (64, 64)
 
 
 def test_the_hint_reaches_the_loss(tiny: Checkpoints, images: Path, hints: Path, tmp_path: Path) -> None:
-    from small import turn
+    from small import step_context
 
     tiny.ours("control")
     values = config(images, tmp_path, "full", objective={})
@@ -203,9 +203,9 @@ def test_the_hint_reaches_the_loss(tiny: Checkpoints, images: Path, hints: Path,
     _, task = build(values)
     batch = task.data.batch([0, 1], torch.Generator().manual_seed(0))
     (trainable,) = task.trainables
-    loss = trainable.loss(turn(batch))
+    loss = trainable.loss(step_context(batch))
     with torch.no_grad():
-        other = trainable.loss(turn(replace(batch, hints=1 - batch.hints)))
+        other = trainable.loss(step_context(replace(batch, hints=1 - batch.hints)))
     assert float(other.total) != float(loss.total.detach())
     loss.total.backward()
     learned = dict(trainable.module.named_parameters())["hint.convs.0.weight"].grad
@@ -225,7 +225,7 @@ def test_words_of_such_a_checkpoint(tiny: Checkpoints, images: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [
-        ("lora", {"objective": EDGES}, "Adapters cannot hold .* told of hints"),
+        ("lora", {"objective": EDGES}, "Adapters cannot hold .* for hints"),
         ("full", {"objective": {"target": "prior"} | EDGES}, "objective.control is of the decoder"),
         ("full", {"objective": EDGES | {"inpainting": {}}}, "learns one of them"),
         ("full", {"objective": {"control": {}}}, "the data has none"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import draw_images, turn
+from small import draw_images, step_context
 from test_finetuning import OBJECTIVES, build, config, exported
 
 import kandinsky
@@ -58,7 +58,7 @@ def test_boxes_are_boxes() -> None:
 
 
 def test_sample_grids_are_drawn_by_the_widened_decoder(images: Path, tmp_path: Path) -> None:
-    """The pipeline went on running the network that was loaded, which is not told of regions."""
+    """The pipeline went on running the network that was loaded, which takes no regions."""
     ctx, _ = build(config(images, tmp_path, "full", objective=INPAINTING))
     base = open_base(ctx, ctx.config.stage[0])
     assert base.model.extra_channels == 5
@@ -71,8 +71,8 @@ def test_a_widened_decoder_says_what_it_said() -> None:
     assert wide.extra_channels == 5
     assert wide.modules["unet"] is wide.network
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    told = model.conditioner  # the networks alone are compared
-    assert told is wide.conditioner
+    given = model.conditioner  # the networks alone are compared
+    assert given is wide.conditioner
     from kandinsky.networks.unet2 import UNet2Condition
 
     embedding = torch.randn(1, 256, generator=torch.Generator().manual_seed(1))
@@ -92,9 +92,9 @@ def test_what_training_tells_is_what_inference_tells() -> None:
     model = widened(kandinsky.load(device="cpu", dtype="float32").model, "extend")
     latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     repaint = random_regions(2, 64, 64, 0.1, torch.Generator().manual_seed(1))
-    told = region_condition(model, None, latents, repaint)
+    given = region_condition(model, None, latents, repaint)
     known = erode(1 - repaint[..., ::4, ::4])
-    assert torch.equal(told, torch.cat([latents * known, known], dim=1))
+    assert torch.equal(given, torch.cat([latents * known, known], dim=1))
 
 
 def test_losses_count_inside_the_mask() -> None:
@@ -119,8 +119,8 @@ def test_nothing_is_learned_outside_the_mask(images: Path, tmp_path: Path) -> No
     empty = replace(batch, alpha=torch.zeros_like(batch.alpha))
     loss = task.trainables[0].loss
     with torch.no_grad():
-        assert float(loss(turn(empty)).total) == 0
-        assert float(loss(turn(batch)).total) > 0
+        assert float(loss(step_context(empty)).total) == 0
+        assert float(loss(step_context(batch)).total) > 0
 
 
 def test_a_text_to_image_decoder_becomes_one_for_inpainting(images: Path, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_text_to_image_decoder_becomes_one_for_inpainting(images: Path, tmp_pa
     drawn = pipe.generate("a disc", image=image, mask=mask, seed=1, steps=2, prior_steps=2).images[0]
     assert np.abs(np.asarray(drawn)[:, 48:].astype(int) - (255, 0, 0)).mean() < 60
     assert list((tmp_path / "full").rglob("*.png"))
-    # Such a decoder learns on without being told to; adapters of it too.
+    # Such a decoder learns on by itself; adapters of it too.
     values = config(images, tmp_path / "more", "lora", objective={"adapter": {"rank": 1}})
     exported(run_config(values | {"model": {"name": str(result.path)}}))
 
@@ -170,8 +170,8 @@ def test_the_newest_generation_repaints(one_text: OneTextCheckpoints, images: Pa
     pipe = kandinsky.load(result.path, device="cpu", dtype="float32")
     assert (pipe.model.extra_channels, pipe.model.tells_region) == (5, "masked_image")
     image, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64), 255)
-    told: dict[str, Any] = {"image": image, "mask": mask, "width": 64, "height": 64, "steps": 2}
-    assert pipe.generate("a", seed=1, **told).images[0].size == (64, 64)
+    given: dict[str, Any] = {"image": image, "mask": mask, "width": 64, "height": 64, "steps": 2}
+    assert pipe.generate("a", seed=1, **given).images[0].size == (64, 64)
     values["variants"] = 1
     with pytest.raises(ConfigError, match="variants = 0"):
         [*run_config(values | {"out": str(tmp_path / "kept")})]
@@ -194,8 +194,8 @@ def test_earlier_generations_repaint(
         pipe = kandinsky.load(result.path, **_beside(model), device="cpu", dtype="float32")
         assert pipe.model.extra_channels == 5
         image, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64), 255)
-        told: dict[str, Any] = {"image": image, "mask": mask, "width": 64, "height": 64, "steps": 1}
-        assert pipe.generate("p0", seed=1, **told).images[0].size == (64, 64)
+        given: dict[str, Any] = {"image": image, "mask": mask, "width": 64, "height": 64, "steps": 1}
+        assert pipe.generate("p0", seed=1, **given).images[0].size == (64, 64)
 
 
 def _beside(model: dict[str, str]) -> dict[str, Any]:

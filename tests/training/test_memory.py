@@ -20,15 +20,15 @@ Case = tuple[Callable[[], nn.Module], Callable[[nn.Module], Tensor]]
 
 
 def of_the_prior(network: nn.Module) -> Tensor:
-    told = PriorCondition(noise(2, 6, 16), noise(2, 16), torch.ones(2, 6, dtype=torch.bool))
-    output: Tensor = network(noise(2, 16, seed=1), torch.tensor([3, 700]), told)
+    given = PriorCondition(noise(2, 6, 16), noise(2, 16), torch.ones(2, 6, dtype=torch.bool))
+    output: Tensor = network(noise(2, 16, seed=1), torch.tensor([3, 700]), given)
     return output
 
 
 def of_prior_steps(network: nn.Module) -> Tensor:
-    told = PriorCondition(noise(2, 6, 16), noise(2, 16), torch.ones(2, 6, dtype=torch.bool))
+    given = PriorCondition(noise(2, 6, 16), noise(2, 16), torch.ones(2, 6, dtype=torch.bool))
     x = noise(2, 16, seed=1)
-    prepared = network.prepare(told, [900.0, 400.0])  # type: ignore[operator]
+    prepared = network.prepare(given, [900.0, 400.0])  # type: ignore[operator]
     for t in (900.0, 400.0):
         x = prepared.step(x, t)
     output: Tensor = x
@@ -41,8 +41,8 @@ def of_unet2(network: nn.Module) -> Tensor:
 
 
 def of_unet3(network: nn.Module) -> Tensor:
-    told = UNet3Condition(noise(2, 5, 20, seed=1), torch.ones(2, 5))
-    output: Tensor = network(noise(2, 4, 8, 8), torch.tensor([3, 700]), told)
+    given = UNet3Condition(noise(2, 5, 20, seed=1), torch.ones(2, 5))
+    output: Tensor = network(noise(2, 4, 8, 8), torch.tensor([3, 700]), given)
     return output
 
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from small import turn
+from small import step_context
 from torch import Tensor, nn
 from toys import run_toy, toy_stage, toy_task
 
 from kandinsky.core.errors import ConfigError, KandinskyError
 from kandinsky.training import events
 from kandinsky.training.checkpoint import newest
-from kandinsky.training.config import DecoderObjective, OptimiserConfig, PriorObjective
+from kandinsky.training.config.objectives import DecoderObjective, PriorObjective
+from kandinsky.training.config.run import OptimiserConfig
 from kandinsky.training.diffusion_losses import noise_of
 from kandinsky.training.learner import SMALLEST_SCALE, Learner
 from kandinsky.training.objectives.denoising import error_of, huber_error, squared_error
@@ -63,7 +64,7 @@ def one_step(precision: str, poison: float = 1.0, scale: float | None = None) ->
     learner = Learner(trainable, toy_stage(precision=precision), CPU)
     if scale is not None:
         learner.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    return learner, learner.update([turn(torch.ones(2, 4))], [], 0.0, 10)
+    return learner, learner.update([step_context(torch.ones(2, 4))], [], 0.0, 10)
 
 
 def test_an_overflowing_step_is_left_out_and_the_scale_falls() -> None:
@@ -144,8 +145,8 @@ def test_pseudo_huber_is_square_near_zero_and_linear_far_off() -> None:
 
 def test_offset_noise_moves_whole_channels() -> None:
     x0 = torch.zeros(3, 4, 8, 8)
-    plain = noise_of(turn(None), x0, DecoderObjective())
-    moved = noise_of(turn(None), x0, DecoderObjective(offset_noise=0.5)) - plain
+    plain = noise_of(step_context(None), x0, DecoderObjective())
+    moved = noise_of(step_context(None), x0, DecoderObjective(offset_noise=0.5)) - plain
     assert torch.allclose(moved, moved[:, :, :1, :1].expand_as(moved), atol=1e-6)
     assert 0.2 < float(moved[:, :, 0, 0].std()) < 1.0
 

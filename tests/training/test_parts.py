@@ -16,7 +16,7 @@ from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.clip import ClipTextConfig, ClipVisionConfig
 from kandinsky.recipes.emoji.sentence_teacher import remembering
 from kandinsky.training.checkpoint import Checkpoint, read, save
-from kandinsky.training.config import OptimiserConfig, ScheduleConfig
+from kandinsky.training.config.run import OptimiserConfig, ScheduleConfig
 from kandinsky.training.data.samplers import EpochSampler
 from kandinsky.training.ema import Ema
 from kandinsky.training.image_grid import GAP, grid, write_grid
@@ -164,16 +164,16 @@ def test_grid_and_sheet(tmp_path: Path) -> None:
 
 
 def test_a_teacher_is_asked_once_for_each_text() -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     def encode(texts: object) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        asked.extend(texts)  # type: ignore[call-overload]
+        requested.extend(texts)  # type: ignore[call-overload]
         return np.array([[len(text)] for text in texts], dtype=np.float32)  # type: ignore[attr-defined]
 
     teach = remembering(encode)
     assert teach(["aa", "b", "aa"]).flatten().tolist() == [2, 1, 2]
     assert teach(["b", "ccc"]).flatten().tolist() == [1, 3]
-    assert asked == ["aa", "b", "ccc"]
+    assert requested == ["aa", "b", "ccc"]
 
 
 def test_captions_read_in_groups_of_their_length_come_back_in_their_places() -> None:

@@ -135,12 +135,12 @@ def test_a_run_from_scratch_is_not_planned() -> None:
 
 
 def test_the_flag_plans_and_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Path, dict[str, Any]]] = []
-    monkeypatch.setattr(command, "show_plan", lambda path, changes: asked.append((path, changes)))
+    requested: list[tuple[Path, dict[str, Any]]] = []
+    monkeypatch.setattr(command, "show_plan", lambda path, changes: requested.append((path, changes)))
     with pytest.raises(SystemExit) as ended:
         run(["train", "run.toml", "--device", "cuda", "--plan"])
     assert ended.value.code == 0
-    assert asked == [(Path("run.toml"), {"device": "cuda"})]
+    assert requested == [(Path("run.toml"), {"device": "cuda"})]
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from test_finetuning import build, config, exported
 from kandinsky.core.errors import ConfigError
 from kandinsky.training import fsdp, run_config
 from kandinsky.training.checkpoint import newest
-from kandinsky.training.config import read_config
+from kandinsky.training.config.run import read_config
 from kandinsky.training.distributed import ALONE, World, launched
 from kandinsky.training.learner import Learner, shards
 from kandinsky.training.run_folder import CHECKPOINTS
@@ -39,13 +39,13 @@ def toml(value: Any) -> str:
 
 
 def together(
-    values: dict[str, Any], count: int, folder: Path, *flags: str, **told: str
+    values: dict[str, Any], count: int, folder: Path, *flags: str, **given: str
 ) -> list[subprocess.CompletedProcess[str]]:
     """Runs `python -m kandinsky.training` in as many processes as a launcher would start."""
     file = folder / "run.toml"
     file.write_text("".join(f"{name} = {toml(value)}\n" for name, value in values.items()))
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
-    common = os.environ | place | told
+    common = os.environ | place | given
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "kandinsky.training", str(file), *flags],
@@ -182,16 +182,16 @@ def test_how_many_processes_the_command_starts(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("NPROC_PER_NODE", "2")
     assert command.processes() == 2
-    asked: list[list[str]] = []
+    requested: list[list[str]] = []
 
     def run(line: list[str], check: bool) -> subprocess.CompletedProcess[str]:
-        asked.append(line)
+        requested.append(line)
         return subprocess.CompletedProcess(line, 7)
 
     monkeypatch.setattr(command.subprocess, "run", run)
     assert command.launch(2, ["train", "x.toml"]) == 7
-    assert asked[0][-4:] == ["-m", "kandinsky", "train", "x.toml"]
-    assert "--nproc_per_node=2" in asked[0]
+    assert requested[0][-4:] == ["-m", "kandinsky", "train", "x.toml"]
+    assert "--nproc_per_node=2" in requested[0]
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert command.processes() == 1
     monkeypatch.delenv("WORLD_SIZE")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from toys import run_and_die, run_toy
 
+from kandinsky.core import files
 from kandinsky.core.errors import CheckpointError, ConfigError, OutputError
 from kandinsky.training import checkpoint as state
 from kandinsky.training import events
@@ -141,7 +142,7 @@ def test_a_full_disk_is_one_error_and_the_last_checkpoint_stays(
         calls += 1
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(state, "sync", full)
+    monkeypatch.setattr(files, "sync", full)
     with pytest.raises(OutputError, match="No space left"):
         run_toy(tmp_path, resume=True)
     assert calls == 1

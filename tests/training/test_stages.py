@@ -15,15 +15,16 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from small import CPU, NETWORKS, build, draw_images, small_config, turn
+from small import CPU, NETWORKS, build, draw_images, small_config, step_context
 
 from kandinsky import training
+from kandinsky.checkpoints import weights
 from kandinsky.conditioning.clip_image import CLIP_MEAN
 from kandinsky.core.errors import CheckpointError, ConfigError, DataError, OutputError
 from kandinsky.recipes.emoji import sentence_teacher
 from kandinsky.training import events, run_config
 from kandinsky.training.checkpoint import newest
-from kandinsky.training.config import read_config
+from kandinsky.training.config.run import read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data import cached_encodings
 from kandinsky.training.data.cached_encodings import ImageSource
@@ -31,8 +32,9 @@ from kandinsky.training.data.images import AUGMENTATIONS
 from kandinsky.training.examples import Examples
 from kandinsky.training.export import load_networks
 from kandinsky.training.scratch.clip_model import vision_pixels
-from kandinsky.training.scratch.encoders import FrozenEncoders, frozen_clip, frozen_movq
-from kandinsky.training.scratch.tokens import CaptionTokens
+from kandinsky.training.scratch.diffusion import measure_statistics
+from kandinsky.training.scratch.encoders import CaptionTokens, FrozenEncoders, frozen_clip, frozen_movq
+from kandinsky.training.tensor_cache import keep
 
 RECIPES = Path(training.__file__).parent / "recipes"
 NAMES = ("movq", "clip", "prior", "decoder")
@@ -145,7 +147,7 @@ def test_a_dropped_condition_is_not_seen(name: str, whole: tuple[Path, list[Any]
             embeddings = -batch.encodings["embeddings"]
             other = replace(batch, encodings=batch.encodings | {"embeddings": embeddings})
         loss = task.trainables[0].loss
-        losses[dropout] = [loss(turn(rows)).total.item() for rows in (batch, other)]
+        losses[dropout] = [loss(step_context(rows)).total.item() for rows in (batch, other)]
     assert losses[0.0][0] != losses[0.0][1]
     assert losses[1.0][0] == losses[1.0][1]
 
@@ -160,6 +162,22 @@ def test_the_prior_works_on_embeddings_of_mean_zero_and_deviation_one(
     assert x.mean(0).abs().max() < 1.5
     assert 0.3 < x.std(0).mean() < 2
     assert not prior.clip_std.requires_grad
+
+
+def test_a_prior_that_begins_with_another_measures_its_own_embeddings(
+    whole: tuple[Path, list[Any]], root: Path
+) -> None:
+    config = small_config(root, out=str(whole[0]), data={"folder": str(root / "images"), "size": 16, "held_out": 8})
+    config["stage"].append({**config["stage"][2], "name": "again", "init": "prior"})
+    ctx, task = build(config, "again")
+    prior: Any = task.trainables[0].module
+    fresh = ctx.networks.prior()
+    measure_statistics(fresh, task.data, FrozenEncoders(frozen_clip(ctx, ctx.config.stage[4]), None, CPU), ctx.seed)
+    assert torch.equal(prior.clip_mean, fresh.clip_mean)
+    assert torch.equal(prior.clip_std, fresh.clip_std)
+    before = finished(whole[0], "prior")["prior.ema"]
+    assert not torch.equal(prior.clip_mean, before["clip_mean"])
+    assert all(torch.equal(value, before[name]) for name, value in prior.state_dict().items() if "clip_" not in name)
 
 
 def test_pixels_for_the_vision_tower_are_shifted_scaled_and_resized() -> None:
@@ -328,9 +346,9 @@ def test_an_unconditional_text_is_the_empty_one(whole: tuple[Path, list[Any]], r
     ids, mask = CaptionTokens(ctx)(["", "red circle"])
     assert mask.sum(1).tolist()[0] == 2
     encoders = FrozenEncoders(frozen_clip(ctx, ctx.config.stage[2]), None, CPU)
-    told = encoders.prior_condition(ids, mask)
-    assert told.text_hidden.shape == (2, 4, 16)
-    assert not told.text_hidden.requires_grad
+    given = encoders.prior_condition(ids, mask)
+    assert given.text_hidden.shape == (2, 4, 16)
+    assert not given.text_hidden.requires_grad
 
 
 @pytest.mark.parametrize("recipe", ["emoji", pytest.param("emoji128", marks=pytest.mark.slow)])
@@ -368,13 +386,8 @@ def test_large_images_are_encoded_a_few_at_a_time(root: Path, tmp_path: Path, mo
 
     def encoded(at_once: int, folder: str) -> torch.Tensor:
         monkeypatch.setattr(cached_encodings, "AT_ONCE", at_once * 16 * 16)
-        making = cached_encodings.encode_once(images, 4, encode, "", tmp_path / folder, 0, "decoder")
-        while True:
-            try:
-                next(making)
-            except StopIteration as done:
-                kept: cached_encodings.CachedEncodings = done.value
-                return kept.tensors["latents"]
+        kept = events.result_of(cached_encodings.encode_once(images, 4, encode, "", tmp_path / folder, 0, "decoder"))
+        return kept.tensors["latents"]
 
     assert encoded(8, "eight").shape == (48, 3, 2, 2)
     assert seen == [8] * 6
@@ -411,12 +424,12 @@ def test_the_cache_of_encodings_is_whole_and_without_leftovers(
     again = load_file(path)
     assert all(torch.equal(again[name], value) for name, value in whole.items())
 
-    def full(tensors: object, name: Path) -> None:
+    def full(tensors: object, name: Path, metadata: object) -> None:
         Path(name).write_bytes(b"half")
         raise SafetensorError("No space left on device")
 
     path.unlink()
-    monkeypatch.setattr(cached_encodings, "save_file", full)
+    monkeypatch.setattr(weights, "save_file", full)
     with pytest.raises(OutputError, match=r"cannot be written \(No space left"):
         encode_with(images, tmp_path)
     assert not [*tmp_path.iterdir()]
@@ -426,7 +439,7 @@ def test_the_cache_of_encodings_is_written_without_a_copy_in_memory(tmp_path: Pa
     tensors = {"latents": torch.ones(4 * 2**20), "more": torch.zeros(2**20)}
     tracemalloc.start()
     try:
-        cached_encodings._write(tmp_path / "encodings.safetensors", tensors)
+        keep(tmp_path / "encodings.safetensors", tensors)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -27,7 +27,7 @@ LEARN = {
     "image": {"unet"} | PRIOR,
     "one_text": {"unet", "text_encoder"},
 }
-"""What learns of each generation when all that can is told to."""
+"""What learns of each generation when all that can learns."""
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +107,10 @@ def test_adapters(generation: str, models: dict[str, dict[str, str]], images: Pa
         assert any(float(value.abs().max()) > 0 for value in moved), component
     named = models[generation]
     pipe = kandinsky.load(named["name"], prior=named.get("prior"), device="cpu", dtype="float32")
-    told: dict[str, Any] = {"seed": 1, "steps": 1, "width": 64, "height": 64}
-    before = pipe.generate("p0", **told).images[0].tobytes()
+    given: dict[str, Any] = {"seed": 1, "steps": 1, "width": 64, "height": 64}
+    before = pipe.generate("p0", **given).images[0].tobytes()
     pipe.load_lora(result.path)
-    assert pipe.generate("p0", **told).images[0].tobytes() != before
+    assert pipe.generate("p0", **given).images[0].tobytes() != before
 
 
 def test_text_encoders_alone(models: dict[str, dict[str, str]], images: Path, tmp_path: Path) -> None:
@@ -125,19 +125,19 @@ def test_text_encoders_alone(models: dict[str, dict[str, str]], images: Path, tm
 def test_the_peer_reads_a_taught_text_encoder(models: dict[str, dict[str, str]], images: Path, tmp_path: Path) -> None:
     from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
-    for generation, peer in (("image", CLIPTextModelWithProjection), ("one_text", T5EncoderModel)):
+    for generation, reference in (("image", CLIPTextModelWithProjection), ("one_text", T5EncoderModel)):
         out = tmp_path / generation
         values = of(models[generation], images, out, "full", {"text_encoders": True})
         result = [event for event in run_config(values) if isinstance(event, events.Exported)][-1]
         folder = write_component(values, out, tmp_path / f"{generation}-out", "text_encoder")
-        network = peer.from_pretrained(folder)
-        left = peer.from_pretrained(result.path / "text_encoder")
+        network = reference.from_pretrained(folder)
+        left = reference.from_pretrained(result.path / "text_encoder")
         for name, value in network.state_dict().items():
             assert torch.equal(value, left.state_dict()[name]), name
         base = models[generation].get("prior") or models[generation]["name"]
         assert any(
             not torch.equal(value, network.state_dict()[name])
-            for name, value in peer.from_pretrained(Path(base) / "text_encoder").state_dict().items()
+            for name, value in reference.from_pretrained(Path(base) / "text_encoder").state_dict().items()
         )
 
 

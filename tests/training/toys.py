@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kandinsky.training.config import Stage
+from kandinsky.training.config.run import Stage
 from kandinsky.training.image_grid import grid
 from kandinsky.training.loop import train
 from kandinsky.training.task import ImageGrid, Losses, StepContext, Task, Trainable, TrainState
@@ -33,15 +33,15 @@ def toy_task(*, poison_at: int | None = None) -> Task:
     network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 4))
     critic = nn.Linear(4, 1)
 
-    def reconstruct(turn: StepContext) -> Losses:
-        x: Tensor = turn.batch
-        out = network(x + 0.1 * turn.normal(x))
-        turn.shared["out"] = out.detach()
+    def reconstruct(step_context: StepContext) -> Losses:
+        x: Tensor = step_context.batch
+        out = network(x + 0.1 * step_context.normal(x))
+        step_context.shared["out"] = out.detach()
         loss = (out - x).square().mean() - 0.01 * critic(out).mean()
-        return Losses(loss * float("nan") if turn.step == poison_at else loss, {"mse": loss.detach()})
+        return Losses(loss * float("nan") if step_context.step == poison_at else loss, {"mse": loss.detach()})
 
-    def judge(turn: StepContext) -> Losses:
-        return Losses((critic(turn.shared["out"]) - critic(turn.batch)).mean().square())
+    def judge(step_context: StepContext) -> Losses:
+        return Losses((critic(step_context.shared["out"]) - critic(step_context.batch)).mean().square())
 
     def sheet(generator: torch.Generator) -> ImageGrid:
         return grid(network(torch.randn(3, 4, generator=generator))[:, :3, None, None].expand(-1, -1, 4, 4), 3)

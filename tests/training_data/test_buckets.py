@@ -10,7 +10,7 @@ from PIL import Image
 
 from kandinsky.core.errors import CheckpointError, ConfigError, DataError
 from kandinsky.training import events, run_config
-from kandinsky.training.config import read_config
+from kandinsky.training.config.run import read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.buckets import BucketSampler, bucketed, nearest_shape
 from kandinsky.training.data.folder import read_folder

@@ -232,9 +232,9 @@ def test_captions_of_a_user_stay_as_they_are_written(tmp_path: Path) -> None:
     assert batch.captions == ("красная игрушка", "2650", "31-20E3", "a toy on white") * 8
     assert len(set(batch.facts["backgrounds"].tolist())) > 2
     # The recipe's grammar was asked for: it names backgrounds, and drops nothing either.
-    asked = open_emoji(tmp_path, 16)
-    assert len(asked) == 4
-    named = asked.batch([1] * 8, torch.Generator().manual_seed(0), Augmentation(white=0.0)).captions
+    requested = open_emoji(tmp_path, 16)
+    assert len(requested) == 4
+    named = requested.batch([1] * 8, torch.Generator().manual_seed(0), Augmentation(white=0.0)).captions
     assert any("background" in caption or "on " in caption for caption in named)
 
 

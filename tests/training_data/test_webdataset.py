@@ -13,7 +13,8 @@ from PIL import Image
 
 from kandinsky.core.errors import ConfigError, DataError
 from kandinsky.core.system import cache_folder
-from kandinsky.training.config import DataConfig, validated
+from kandinsky.training.config.run import DataConfig
+from kandinsky.training.config.table import validated
 from kandinsky.training.data.folder import read_folder
 from kandinsky.training.data.images import open_images
 from kandinsky.training.data.webdataset import unpack_dataset, unpack_shards
@@ -86,8 +87,8 @@ def test_shards_are_unpacked_once(tmp_path: Path, own_cache: Path) -> None:
     shard(
         data / "0.tar", {"x/a.png": draw_image(), "x/a.txt": b"one", "x/b.png": draw_image("blue"), "x/b.txt": b"two"}
     )
-    told = json.dumps({"caption": "three"}).encode()
-    shard(data / "1.tar", {"../../c.png": draw_image("green"), "../../c.json": told})
+    given = json.dumps({"caption": "three"}).encode()
+    shard(data / "1.tar", {"../../c.png": draw_image("green"), "../../c.json": given})
     folder = unpack_shards(data)
     assert folder is not None
     assert own_cache in folder.parents
@@ -131,15 +132,15 @@ def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Table(
         [{"image": Image.new("RGB", (8, 8), "red"), "text": "one"}, {"image": Image.new("L", (8, 8)), "text": ["two"]}]
     )
-    asked = []
+    requested = []
 
     def load(name: str, split: str) -> Table:
-        asked.append((name, split))
+        requested.append((name, split))
         return rows
 
     stand_in(monkeypatch, load_dataset=load)
     folder = unpack_dataset("somebody/images", "train[:2]")
-    assert asked == [("somebody/images", "train[:2]")]
+    assert requested == [("somebody/images", "train[:2]")]
     assert list(read_folder(folder).captioner.corpus()) == ["one", "two"]
     with pytest.raises(ConfigError, match="no column 'words'"):
         unpack_dataset("somebody/images", "train", caption="words")

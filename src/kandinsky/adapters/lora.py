@@ -49,7 +49,7 @@ class LowRank(nn.Module):
 
     @classmethod
     def new(cls, weight: Tensor, rank: int, alpha: float, dropout: float = 0.0, dora: bool = False) -> "LowRank":
-        """One that changes nothing yet: `down` uniform as a fresh layer's weight, `up` zero; in float32."""
+        """A change of zero: `down` uniform as a fresh layer's weight, `up` zero; in float32."""
         down = torch.empty(rank, *weight.shape[1:], device=weight.device)
         nn.init.kaiming_uniform_(down, a=math.sqrt(5))
         up = torch.zeros(weight.shape[0], rank, *[1] * (weight.ndim - 2), device=weight.device)
@@ -61,7 +61,7 @@ class LowRank(nn.Module):
         return int(self.down.shape[0])
 
     def forward(self, x: Tensor, layer: Layer, weight: Tensor, scale: float) -> Tensor:
-        """What is added to the output of `layer`, whose rows `weight` this changes, for its input `x`."""
+        """The change of the output of `layer` for its input `x`; `weight` are the changed rows."""
         dtype, x = x.dtype, F.dropout(x.to(self.down.dtype), self.dropout, self.training)
         factor = scale * self.alpha / self.rank
         change = _apply(layer, x, self.down)
@@ -76,7 +76,7 @@ class LowRank(nn.Module):
         return change.to(dtype)
 
     def delta(self, weight: Tensor, scale: float) -> Tensor:
-        """What `forward` amounts to as a change of the rows `weight`, in float32 or wider."""
+        """The change of the rows `weight`, in float32 or wider."""
         base = weight.to(torch.promote_types(weight.dtype, torch.float32))
         change = scale * self.alpha / self.rank * self._product(base)
         if self.magnitude is None:
@@ -141,7 +141,7 @@ class AppliedLora:
     scale: float
 
     def forward(self, layer: Layer, x: Tensor, like: Tensor) -> Tensor | None:
-        """What is added to the layer's output, None when that is nothing at all."""
+        """The change of the layer's output, None at scale 0."""
         if not self.scale:
             return None
         axis, weight = (-1 if isinstance(layer, nn.Linear) else 1), layer.weight
@@ -193,7 +193,7 @@ class AdapterSlot:
 
     @torch.no_grad()
     def unmerge(self, layer: Layer) -> None:
-        """Puts the own weight back, bit for bit."""
+        """Restores the layer's weight, bit for bit."""
         if self.own is not None:
             layer.weight.copy_(self.own)
             self.own = None

@@ -25,7 +25,7 @@ from kandinsky.core.errors import CheckpointError
 C = TypeVar("C")
 M = TypeVar("M", bound=nn.Module)
 PRIOR_PREFIX = "prior_"
-"""What the names of a prior's components begin with in a folder that holds a decoder too."""
+"""Prefix of a prior's components in a folder that holds a decoder too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +42,14 @@ class LazyNetwork(Generic[C, M]):
 
 @dataclass(frozen=True)
 class ComponentSpec(Generic[C, M]):
-    """How a kind of network lies in a checkpoint.
+    """The layout of a kind of network in checkpoints.
 
     `name` is its component in the diffusers layout, `library` and `class_name` its class in the model index; `build`
     makes it from a configuration of class `sizes`. `read` and `write` translate config.json, `keys` the names of
     tensors, which lie in files called `stem`. `settle` corrects a configuration from the tensors, `strip` removes
     unused tensors, `complete` adds tensors that the layout requires. `tokenizer` is its tokenizer's component;
-    `adapted` are the modules, by their names in files, that adapters change by default. `original` is how the original
-    release holds it.
+    `adapted` are the modules, by their names in files, that adapters change by default. `original` is its file in the
+    original release.
     """
 
     name: str
@@ -84,15 +84,15 @@ class ComponentSpec(Generic[C, M]):
     ) -> LazyNetwork[C, M]:
         """Opens the network in either layout, in a folder as the component `name` (by default its own) behind `prefix`.
         `config` replaces the configuration in the folder. Raises CheckpointError for missing or damaged configurations
-        and weights; the weights of an outlined folder are not read."""
+        and weights; the weights of a `config_only` folder are not read."""
         if isinstance(source, OriginalFolder):
             return self._open_original(source, variant)
         component = f"{prefix}{name or self.name}"
         known = self.config(source, component) if config is None else config
         called = (name or self.name).replace("_", " ")
-        if source.outlined:
+        if source.config_only:
             keys = self.keys(known, None)
-            return LazyNetwork(known, LazyWeights(dict, keys, lambda: self.build(known), called, outlined=True))
+            return LazyNetwork(known, LazyWeights(dict, keys, lambda: self.build(known), called, config_only=True))
 
         def tensors() -> Tensors:
             return self.strip(source.weights(component, variant))
@@ -121,14 +121,13 @@ class ComponentSpec(Generic[C, M]):
 
     def read_tokenizer(self, source: Source, prefix: str = "") -> Tokenizer:
         """The tokenizer that belongs to a text encoder; CheckpointError or TokenizerError without."""
-        if isinstance(source, OriginalFolder):
-            folder = self.tokenizer_folder(source)
-            pad_id = self._original_file().pad_id
-            if pad_id is None:
-                return load_tokenizer(folder)
-            return replace(load_tokenizer(folder, self.tokenizer_class), pad_id=pad_id)
-        name = f"{prefix}{self.tokenizer}"
-        return load_tokenizer(source.component(name), None if prefix else source.components.get(name))
+        folder = self.tokenizer_folder(source, prefix)
+        if isinstance(source, Folder):
+            return load_tokenizer(folder, None if prefix else source.components.get(folder.name))
+        pad_id = self._original_file().pad_id
+        if pad_id is None:
+            return load_tokenizer(folder)
+        return replace(load_tokenizer(folder, self.tokenizer_class), pad_id=pad_id)
 
     def tokenizer_folder(self, source: Source, prefix: str = "") -> Path:
         """The folder of that tokenizer; CheckpointError or TokenizerError when there is none."""
@@ -216,5 +215,5 @@ class CheckpointSpec:
         return source.kind in (*self.priors, *self.combined)
 
     def prefix(self, source: Source) -> str:
-        """What the names of a prior's components begin with there."""
+        """The prefix of a prior's components in a source."""
         return PRIOR_PREFIX if source.kind in self.combined else ""

@@ -24,12 +24,12 @@ CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json", "
 class Folder:
     """An opened folder: its root, and the model index as it was read.
 
-    Of one that is `outlined` only the configurations are looked at; weights need not be there.
+    With `config_only` its weights are never read, and need not be there.
     """
 
     root: Path
     model_index: Json
-    outlined: bool = False
+    config_only: bool = False
 
     @property
     def kind(self) -> str:
@@ -152,7 +152,9 @@ def save_component(
     write_json(target / config_name, config)
 
 
-def write_model_index(folder: Path, kind: str, components: Mapping[str, tuple[str, str]], **extra: object) -> None:
+def write_model_index(
+    folder: Path, kind: str, components: Mapping[str, tuple[str | None, str | None]], **extra: object
+) -> None:
     """Writes the model index: the class of the whole, and each component's (library, class).
 
     `extra` goes in as it is. Raises OutputError when it cannot be written.

@@ -17,7 +17,7 @@ from kandinsky.checkpoints.hub_download import (
     hub_errors,
     remember,
     storage_of,
-    unproven_files,
+    unverified_files,
 )
 from kandinsky.checkpoints.original_hub import HALVES, inside, plan_original, release_of, weights_in
 from kandinsky.checkpoints.weight_files import is_small
@@ -80,7 +80,7 @@ def resolve(
             )
         return plan_original(files, release, variant, tuple(halves), name)
 
-    return _obtain(name, plan, revision, token, on_progress, endpoint, cache, whole=weights)
+    return _obtain(_Revision(name, revision, cache, endpoint, token), plan, on_progress, whole=weights)
 
 
 def resolve_files(
@@ -95,88 +95,106 @@ def resolve_files(
 ) -> Path:
     """Returns a snapshot with the named files of the Hub's repository `model`, whatever its layout; see `resolve`."""
     wanted = list(names)
-    return _obtain(model, lambda *_: wanted, revision, token, on_progress, endpoint, cache)
+    return _obtain(_Revision(model, revision, cache, endpoint, token), lambda *_: wanted, on_progress)
 
 
 def list_files(model: str, *, revision: str | None = None, token: str | None = None) -> list[str]:
     """The names of all files of a repository; of the cached ones when the Hub does not answer. HubError when there are
     none."""
-    root, offline = _surroundings()
-    found = _snapshot(root, model, revision)
+    wanted = _Revision(model, revision, token=token)
+    found = wanted.snapshot()
     known = files_in(found) if found is not None else []
     try:
-        if offline:
-            raise _not_cached(model, revision, root)
-        return list(_ask(model, revision, root, None, token, names_only=True).files)
+        return list(wanted.ask(names_only=True).files)
     except HubUnreachableError:
         if not known:
             raise
         return known
 
 
-def _obtain(
-    model: str,
-    plan: Planner,
-    revision: str | None,
-    token: str | None,
-    on_progress: Progress | None,
-    endpoint: str | None,
-    cache: Path | None,
-    whole: bool = True,
-) -> Path:
+@dataclass(frozen=True)
+class _Revision:
+    """A revision of a model, None being its main branch, in a cache (by default the Hub's) and at an endpoint."""
+
+    model: str
+    revision: str | None = None
+    cache: Path | None = None
+    endpoint: str | None = None
+    token: str | None = None
+
+    @property
+    def is_commit(self) -> bool:
+        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
+
+    def snapshot(self) -> Path | None:
+        """Its folder in the cache, whatever is in it."""
+        storage = storage_of(_root(self.cache), self.model)
+        commit = self.revision or "main"
+        if not self.is_commit:
+            ref = storage / "refs" / commit
+            if ".." in commit or not ref.is_file():
+                return None
+            commit = ref.read_text().strip()
+        return storage / "snapshots" / commit
+
+    def cached(self, plan: Planner) -> Path | None:
+        """Its folder in the cache when all that is needed is in it."""
+        snapshot = self.snapshot()
+        if snapshot is not None:
+            with suppress(CheckpointError):
+                needed = [snapshot / name for name in plan(files_in(snapshot), snapshot.joinpath)]
+                unverified = unverified_files(storage_of(_root(self.cache), self.model))
+                if all(path.is_file() and unverified.isdisjoint((path, path.resolve())) for path in needed):
+                    return snapshot
+        return None
+
+    def ask(self, names_only: bool = False) -> Repo:
+        """Its commit with the Hub's metadata of its files; HubUnreachableError offline."""
+        from huggingface_hub import HfApi, constants
+
+        root = _root(self.cache)
+        if constants.HF_HUB_OFFLINE:
+            raise HubUnreachableError(
+                f"{self.model} ({self.revision or 'main'}) is not in the cache {root}, or not all of it.",
+                "HF_HUB_OFFLINE is set; unset it to download.",
+            )
+        with hub_errors(self.model, self.revision):
+            api = HfApi(endpoint=self.endpoint, token=self.token, library_name="kandinsky")
+            info = api.model_info(
+                self.model, revision=self.revision, timeout=CONNECT_SECONDS, files_metadata=not names_only
+            )
+        if not info.sha or not _COMMIT.fullmatch(info.sha):
+            raise HubError(f"The hub names no commit of {self.model}.", "Is HF_ENDPOINT a model hub?")
+        files = {
+            file.rfilename: RemoteFile(file.size, None if file.lfs is None else file.lfs.sha256)
+            for file in info.siblings or []
+        }
+        return Repo(self.model, info.sha, root, self.endpoint, self.token, files)
+
+
+def _root(cache: Path | None) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) if cache is None else cache
+
+
+def _obtain(wanted: _Revision, plan: Planner, on_progress: Progress | None, whole: bool = True) -> Path:
     """The snapshot with the planned files; a `whole` one becomes the cached commit of its branch."""
-    root, offline = _surroundings(cache)
-    if offline or (revision and _COMMIT.fullmatch(revision)):
-        found = _in_cache(root, model, revision, plan)
-        if found is not None:
-            return found
-        if offline:
-            raise _not_cached(model, revision, root)
+    if wanted.is_commit and (found := wanted.cached(plan)):
+        return found
     try:
-        repo = _ask(model, revision, root, endpoint, token)
+        repo = wanted.ask()
         for name in plan(list(repo.files), lambda name: fetch(repo, name, on_progress)):
             fetch(repo, name, on_progress)
         # Only now: until all is here, an older commit that is complete serves better without a network.
         if whole:
-            remember(repo, revision or "main")
+            remember(repo, wanted.revision or "main")
         return repo.snapshot
     except HubUnreachableError:
-        found = _in_cache(root, model, revision, plan)
+        found = wanted.cached(plan)
         if found is None:
             raise
         return found
-
-
-def _surroundings(cache: Path | None = None) -> tuple[Path, bool]:
-    """The folder of the cache, and whether the network must not be used."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) if cache is None else cache, bool(constants.HF_HUB_OFFLINE)
-
-
-def _not_cached(model: str, revision: str | None, root: Path) -> HubError:
-    return HubUnreachableError(
-        f"{model} ({revision or 'main'}) is not in the cache {root}, or not all of it.",
-        "HF_HUB_OFFLINE is set; unset it to download.",
-    )
-
-
-def _ask(
-    model: str, revision: str | None, cache: Path, endpoint: str | None, token: str | None, names_only: bool = False
-) -> Repo:
-    """The commit of a revision, with the Hub's metadata of its files."""
-    from huggingface_hub import HfApi
-
-    with hub_errors(model, revision):
-        api = HfApi(endpoint=endpoint, token=token, library_name="kandinsky")
-        info = api.model_info(model, revision=revision, timeout=CONNECT_SECONDS, files_metadata=not names_only)
-    if not info.sha or not _COMMIT.fullmatch(info.sha):
-        raise HubError(f"The hub names no commit of {model}.", "Is HF_ENDPOINT a model hub?")
-    files = {
-        file.rfilename: RemoteFile(file.size, None if file.lfs is None else file.lfs.sha256)
-        for file in info.siblings or []
-    }
-    return Repo(model, info.sha, cache, endpoint, token, files)
 
 
 def plan_files(
@@ -211,30 +229,6 @@ def plan_files(
     return small, weights
 
 
-def _snapshot(cache: Path, model: str, revision: str | None) -> Path | None:
-    """The folder of a revision in the cache, whatever is in it."""
-    storage = storage_of(cache, model)
-    commit = revision or "main"
-    if not _COMMIT.fullmatch(commit):
-        ref = storage / "refs" / commit
-        if ".." in commit or not ref.is_file():
-            return None
-        commit = ref.read_text().strip()
-    return storage / "snapshots" / commit
-
-
-def _in_cache(cache: Path, model: str, revision: str | None, plan: Planner) -> Path | None:
-    """The folder of a revision in the cache when all that is needed is in it."""
-    snapshot = _snapshot(cache, model, revision)
-    if snapshot is not None:
-        with suppress(CheckpointError):
-            needed = [snapshot / name for name in plan(files_in(snapshot), snapshot.joinpath)]
-            unproven = unproven_files(storage_of(cache, model))
-            if all(path.is_file() and unproven.isdisjoint((path, path.resolve())) for path in needed):
-                return snapshot
-    return None
-
-
 def files_in(folder: Path) -> list[str]:
     """The names of all files below a folder, links followed: one without content does not count."""
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
@@ -243,15 +237,14 @@ def files_in(folder: Path) -> list[str]:
 def cached_models(cache: Path | None = None) -> list[CachedModel]:
     """The models of this family in the Hub's cache by id, with the snapshot of the main branch, or the newest one.
     Dangling links are skipped, so that what is left of a model is counted too."""
-    root, _ = _surroundings(cache)
     models = []
-    for storage in root.glob("models--*--*"):
+    for storage in _root(cache).glob("models--*--*"):
         snapshots = sorted(storage.glob("snapshots/*"), key=lambda path: path.stat().st_mtime)
         family = [path for path in snapshots if _is_family(path)]
         if not family:
             continue
         name = storage.name.removeprefix("models--").replace("--", "/", 1)
-        main = _snapshot(root, name, "main")
+        main = _Revision(name, cache=cache).snapshot()
         # Links count as what they lead to, once; without links the files lie in the snapshots.
         files = {path.resolve() for kind in ("blobs", "snapshots") for path in (storage / kind).rglob("*")}
         size = sum(path.stat().st_size for path in files if path.is_file())

@@ -18,7 +18,7 @@ Progress = Callable[[str, int, int], None]
 """Called with the file's name, its bytes that are here, and its bytes in all."""
 
 CONNECT_SECONDS = 10.0
-UNPROVEN = ".unproven"
+UNVERIFIED = ".unverified"
 """Suffix of a marker file: the blob's SHA-256 is still to be compared."""
 _downloading = ContextVar("_downloading", default=False)
 
@@ -58,7 +58,7 @@ class Repo:
 
 
 def storage_of(cache: Path, model: str) -> Path:
-    """Where the cache keeps everything about a model."""
+    """A model's folder in the cache."""
     return cache / f"models--{model.replace('/', '--')}"
 
 
@@ -74,29 +74,29 @@ def fetch(repo: Repo, name: str, on_progress: Progress | None = None) -> Path:
     path = repo.snapshot.joinpath(*parts)
     stated = repo.files.get(name, RemoteFile())
     blob = repo.storage / "blobs" / (stated.sha256 or name)
-    unproven = blob.with_name(f"{blob.name}{UNPROVEN}")
-    if path.exists() and not unproven.exists():
+    unverified = blob.with_name(f"{blob.name}{UNVERIFIED}")
+    if path.exists() and not unverified.exists():
         return path
     if not path.exists():
         with hub_errors(repo.id, repo.commit, name):
             if not blob.exists():
                 _check_space(repo, name, stated.size)
                 if stated.sha256 is not None:
-                    unproven.parent.mkdir(parents=True, exist_ok=True)
-                    unproven.write_text(path.relative_to(repo.storage).as_posix(), "utf-8")
+                    unverified.parent.mkdir(parents=True, exist_ok=True)
+                    unverified.write_text(path.relative_to(repo.storage).as_posix(), "utf-8")
             _download(repo, name, on_progress)
-    if stated.sha256 is not None and unproven.exists():
-        _prove(repo, name, (path.resolve(), blob, path), stated.sha256)
-        unproven.unlink(missing_ok=True)
+    if stated.sha256 is not None and unverified.exists():
+        _verify(repo, name, (path.resolve(), blob, path), stated.sha256)
+        unverified.unlink(missing_ok=True)
     if on_progress is not None:
         on_progress(name, path.stat().st_size, path.stat().st_size)
     return path
 
 
-def unproven_files(storage: Path) -> set[Path]:
+def unverified_files(storage: Path) -> set[Path]:
     """The files of a model that a stopped program has not verified."""
     files: set[Path] = set()
-    for note in storage.glob(f"blobs/*{UNPROVEN}"):
+    for note in storage.glob(f"blobs/*{UNVERIFIED}"):
         with suppress(OSError):  # another program may be done with it just now
             files |= {storage / note.read_text("utf-8"), note.with_suffix("").resolve()}
     return files
@@ -127,7 +127,7 @@ def _download(repo: Repo, name: str, on_progress: Progress | None) -> None:
 
 
 def _not_here(_: logging.LogRecord) -> bool:
-    """Lets through what the hub library writes for others: of our own downloads errors say it, in a line."""
+    """Filters the Hub library's log records of our own downloads, whose errors are raised in plain words."""
     return not _downloading.get()
 
 
@@ -141,7 +141,7 @@ def _check_space(repo: Repo, name: str, size: int | None) -> None:
         )
 
 
-def _prove(repo: Repo, name: str, places: Sequence[Path], wanted: str) -> None:
+def _verify(repo: Repo, name: str, places: Sequence[Path], wanted: str) -> None:
     """Raises HubError, and removes the file, when its SHA-256 is not the Hub's."""
     with places[-1].open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

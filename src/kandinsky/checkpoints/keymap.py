@@ -49,7 +49,7 @@ class Templates:
 
 
 def _form(word: str) -> str:
-    """What a word of a name, or a place of a template, is a kind of."""
+    """The kind of a name's word or a template's place: a number, a part, or the word itself."""
     if word.startswith("{"):
         return _PART if word == "{p}" else _NUMBER
     if word.isdigit() and word.isascii():
@@ -58,7 +58,7 @@ def _form(word: str) -> str:
 
 
 def _values(template: list[str], words: list[str]) -> dict[str, str] | None:
-    """What a name of the same form has in the places of a template, None where another word differs."""
+    """The values of a template's places in a name of the same form; None where another word differs."""
     found: dict[str, str] = {}
     for own, word in zip(template, words, strict=True):
         if own.startswith("{"):
@@ -85,7 +85,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the tensors of the foreign names lie in the one native tensor."""
+    """The layout of foreign tensors in one native tensor."""
 
     name: str
     pack: Callable[[Sequence[Tensor]], Tensor]
@@ -164,7 +164,7 @@ TIED = Layout("tied", _pack_tied, lambda native, count: [native] * count)
 
 @dataclass(frozen=True)
 class Entry:
-    """One native name template, the foreign name templates with the same numbers, and how they lie in it."""
+    """A native name template, the foreign name templates of the same numbers, and their layout."""
 
     native: str
     foreign: tuple[str, ...]
@@ -245,7 +245,7 @@ class KeyMap:
         missing = [name for _, wanted, parts in partial.values() for k, name in enumerate(wanted) if k not in parts]
         if missing:
             raise CheckpointError(
-                f"{len(missing)} parts of stacked tensors are missing: {summary(missing)}.",
+                f"{len(missing)} tensors are missing from stacks: {summary(missing)}.",
                 "The file is incomplete; download it again.",
             )
         for target, (layout, wanted, parts) in partial.items():

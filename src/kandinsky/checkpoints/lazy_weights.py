@@ -14,9 +14,9 @@ from kandinsky.core.errors import CheckpointError
 
 CPU = torch.device("cpu")
 PORTION = 2**26
-"""How many bytes are read from files at a time, so that a conversion holds little twice."""
+"""Bytes that are read from files at a time, so that a conversion holds little twice."""
 SAMPLE = 1024
-"""How many numbers at each end of a tensor its hash includes."""
+"""Numbers at each end of a tensor that the hash of weights includes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class LazyWeights:
     """The weights of a network, in files.
 
     `open` maps all its tensors under the files' names without reading them, `keys` renames them, `build` makes the
-    network; `what` and `where` are for messages. An `outlined` network has a configuration only.
+    network; `what` and `where` are for messages. With `config_only` there are no files.
     """
 
     open: Callable[[], Mapping[str, Tensor]]
@@ -32,7 +32,7 @@ class LazyWeights:
     build: Callable[[], nn.Module]
     what: str
     where: Path | None = None
-    outlined: bool = False
+    config_only: bool = False
 
     def load(self, dtype: torch.dtype | None = None, device: torch.device = CPU) -> nn.Module:
         """The network with its weights; `dtype` None keeps their dtypes. With a dtype, large files are read in
@@ -70,7 +70,7 @@ class LazyWeights:
     def on_meta(self, dtype: torch.dtype | None = None) -> nn.Module:
         """The network on the meta device, checked as by `load`; CheckpointError also for files that can only be read
         whole."""
-        if self.outlined:
+        if self.config_only:
             network = meta_init(self.build).eval()
             return network if dtype is None else network.to(dtype)
         if not self.is_mapped():
@@ -92,11 +92,11 @@ class LazyWeights:
         return _is_mapped(self.open())
 
     def count(self) -> int:
-        """How many numbers the files hold."""
+        """The number of parameters in the files."""
         return sum(tensor.numel() for tensor in self.open().values())
 
     def is_fused(self, name: str) -> bool:
-        """Whether the tensor of a native name is made of several in the files."""
+        """Whether a native tensor is made of several in the files."""
         return len(self.keys.foreign_names(name) or ()) > 1
 
     def identity(self) -> str:

@@ -29,7 +29,7 @@ _HEAD_FILES = {"alexnet": "weights/v0.1/alex.pth", "vgg16": "weights/v0.1/vgg.pt
 
 
 class _Dtype:
-    """Stands for numpy.dtype while unpickling; float32 and nothing else."""
+    """numpy.dtype while unpickling: float32 and nothing else."""
 
     def __init__(self, code: str = "", *_: object) -> None:
         if code != "f4":
@@ -40,12 +40,8 @@ class _Dtype:
             raise pickle.UnpicklingError(f"byte order {state[1]!r} is not expected")
 
 
-class _Ndarray:
-    """Stands for the class numpy.ndarray while unpickling; it is named, never built."""
-
-
 class _Array:
-    """Stands for one array while unpickling: takes the pickled state and checks it."""
+    """An array, and the class numpy.ndarray, while unpickling."""
 
     def __init__(self, *_: object) -> None:
         self.value: Array | None = None
@@ -62,7 +58,7 @@ class _Array:
 _ALLOWED: dict[tuple[str, str], type] = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy", "ndarray"): _Ndarray,
+    ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
 }
 

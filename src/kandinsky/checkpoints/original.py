@@ -33,7 +33,7 @@ class OriginalFolder:
 
     @property
     def kind(self) -> str:
-        """Which release its files are of."""
+        """The release of its files."""
         return self.files.kind
 
     @property
@@ -47,7 +47,8 @@ class OriginalFolder:
         return self.files.prior is not None and (self.root / self.files.prior).is_file()
 
     def chosen(self, variant: str | None = None) -> str:
-        """Which U-Net is read: "inpainting", "flash", or "" for the first; see `OriginalFiles.unet_of`."""
+        """The variant of the U-Net that is read: "inpainting", "flash", or "" for the first; see
+        `OriginalFiles.unet_of`."""
         return self.files.unet_of(variant, lambda name: (self.root / name).is_file())
 
     @property
@@ -178,7 +179,7 @@ def open_model(
 ) -> Source:
     """Opens a model; of original files only the `halves` are downloaded, see `resolve`.
 
-    Without `weights` a model in diffusers layout is outlined: only its small files are downloaded. A release on the Hub
+    Without `weights` only the small files of a model in diffusers layout are downloaded. A release on the Hub
     also gets CLIP or its text encoder from where that was published. Raises CheckpointError for a folder that is no
     model, and HubError.
     """
@@ -186,7 +187,7 @@ def open_model(
     path = resolve(model, revision=revision, variant=variant, halves=wanted, weights=weights, on_progress=on_progress)
     opened = open_checkpoint(path)
     if isinstance(opened, Folder) and not weights:
-        return replace(opened, outlined=True)
+        return replace(opened, config_only=True)
     if Path(model).expanduser().exists() or not isinstance(opened, OriginalFolder):
         return opened
     if PRIOR in wanted and opened.lacking_clip:

@@ -1,4 +1,4 @@
-"""How an original release holds a network: its file or folder, its sizes, its names, both ways."""
+"""The files of an original release: where a network lies, its sizes and names, both ways."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,13 +19,12 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class OriginalFile(Generic[C]):
-    """How an original release holds a network.
+    """The file or folder of a network in an original release.
 
-    `place` is the file or folder in which it lies, `read` maps its tensors, `infer` reads its sizes off them
-    and the config.json in that folder, `keys` are the names in a file with such names. `contents` are the
-    pickles to write, by path, and `describe` the config.json of a folder; `names` and `trim` are what the files
-    that are written have, and lack, of the network. `tokenizer` is the folder of the vocabulary that belongs to
-    it, `pad_id` what texts are padded with, whatever the tokenizer's files say.
+    `place` is its path, `read` maps its tensors, `infer` reads its sizes off them and the config.json in that folder,
+    `keys` are the names in a file with such names. `contents` are the pickles to write, by path, and `describe` the
+    config.json of a folder; `names` are names that only these files have, `trim` removes what they lack. `tokenizer` is
+    the folder of the network's tokenizer, `pad_id` the id that pads texts.
     """
 
     place: Callable[[OriginalFolder, str | None], Path]

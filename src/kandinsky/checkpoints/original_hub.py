@@ -8,9 +8,9 @@ from kandinsky.core.errors import CheckpointError, HubError
 
 DECODER, PRIOR = "decoder", "prior"
 HALVES = (DECODER, PRIOR)
-"""What a release is made of; either may come from elsewhere."""
+"""The halves of a release; either may come from elsewhere."""
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
-"""Where the towers of CLIP are that the releases name but do not hold."""
+"""The repository of CLIP, which the releases name but do not hold."""
 CLIP_TOWERS = ("config.json", "model.safetensors")
 CLIP_VOCABULARY = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 

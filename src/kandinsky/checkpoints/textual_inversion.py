@@ -2,7 +2,8 @@
 
 Ours is safetensors, `<component>.<word>` of shape (n, W) with notes in the header. Also read are the original
 code's pickles, `{"t1": {word: (W,)}, "t2": {word: (W,)}}` (t1 is the decoder's text encoder, t2 the prior's),
-and files of one encoder, `{word: (n, W)}`, as diffusers writes them.
+files of one encoder, `{word: (n, W)}`, as diffusers writes them, and those of the AUTOMATIC1111 web UI,
+`{"string_to_param": {"*": (n, W)}, "name": word}`.
 """
 
 import io
@@ -20,6 +21,7 @@ from kandinsky.core.files import write_atomically
 
 NOTES = "kandinsky"
 ORIGINAL = {"t1": "text_encoder", "t2": "prior_text_encoder"}
+WEB_UI = "string_to_param"
 COMPONENTS = ("prior_text_encoder", "text_encoder_2", "text_encoder")
 
 Words = dict[str, dict[str, Tensor]]
@@ -55,18 +57,24 @@ def write_original_words(path: Path, words: Words) -> Path:
 
 
 def read_words(path: Path) -> Words:
-    """Reads learned words in any of the three forms; raises CheckpointError when it holds something else."""
+    """Reads learned words in any of the forms; raises CheckpointError when it holds something else."""
     if path.suffix == ".safetensors":
-        found: Mapping[str, object] = read_tensor_file(path)
-    elif path.is_file():
-        content = read_pickle(path)
-        if not isinstance(content, Mapping):
-            raise CheckpointError(f"{path} holds a {type(content).__name__}.", "Is it of learned words?")
-        found = {str(name): value for name, value in content.items()}
-    else:
+        return words_in(read_tensor_file(path), path)
+    if not path.is_file():
         raise CheckpointError(f"There is no file {path}.", "Check the path.")
+    content = read_pickle(path)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}.", "Is it of learned words?")
+    return words_in({str(name): value for name, value in content.items()}, path)
+
+
+def words_in(content: Mapping[str, object], path: str | Path) -> Words:
+    """The learned words of a file's content; CheckpointError, which names `path`, when it holds something else."""
+    if isinstance(params := content.get(WEB_UI), Mapping):
+        found = {str(content.get("name", name)): rows for name, rows in params.items()}
+        return {word: {"": _rows(path, word, rows)} for word, rows in found.items()}
     words: Words = {}
-    for name, value in found.items():
+    for name, value in content.items():
         if isinstance(value, Mapping) and name in ORIGINAL:
             for word, rows in value.items():
                 words.setdefault(str(word), {})[ORIGINAL[name]] = _rows(path, str(word), rows)
@@ -79,7 +87,7 @@ def read_words(path: Path) -> Words:
     return words
 
 
-def _rows(path: Path, word: str, value: object) -> Tensor:
+def _rows(path: str | Path, word: str, value: object) -> Tensor:
     if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point():
         raise CheckpointError(f"{path} has no rows for {word!r}.", "It is no file of learned words.")
     return value.reshape(-1, value.shape[-1])

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -18,19 +18,7 @@ from kandinsky.checkpoints.files import make_folder, read_json, write_json
 from kandinsky.checkpoints.keymap import summary
 from kandinsky.checkpoints.weight_files import choose, file_name, index_name, parse, stems_for
 from kandinsky.core.errors import CheckpointError, OutputError
-from kandinsky.core.files import sync, write_atomically
-
-__all__ = [
-    "load_strict",
-    "read_header",
-    "read_json",
-    "read_pickle",
-    "read_tensor_file",
-    "read_weights",
-    "write_json",
-    "write_tensor_file",
-    "write_weights",
-]
+from kandinsky.core.files import sync, whole_file
 
 Tensors = Mapping[str, Tensor]
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".th")
@@ -164,19 +152,30 @@ def read_header(path: Path) -> dict[str, str]:
 
 
 def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Path:
-    """Writes one small safetensors file, whole or not at all; raises OutputError when it cannot.
+    """Writes one safetensors file, whole or not at all; raises OutputError when it cannot.
 
     The same tensors and header give the same bytes.
     """
     make_folder(path.parent)
-    data = save(dict(dense(tensors)), metadata={"format": "pt", **header})
-    length = int.from_bytes(data[:8], "little")
-    # The library puts the header's own entries in a random order.
-    header_json = json.loads(data[8 : 8 + length])
-    header_json["__metadata__"] = dict(sorted(header_json["__metadata__"].items()))
-    text = json.dumps(header_json, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return write_atomically(path, len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with whole_file(path) as part:
+        try:
+            save_file(dense(dict(tensors)), part, metadata={"format": "pt", **header})
+        except SafetensorError as error:
+            raise OutputError(f"{path} cannot be written ({error}).", "Free some disk space.") from error
+        _sort_header(part)
+    return path
+
+
+def _sort_header(path: Path) -> None:
+    """Sorts the header's own entries, which the library writes in a random order."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        content = json.loads(file.read(length))
+        content["__metadata__"] = dict(sorted(content["__metadata__"].items()))
+        text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def read_pickle(path: Path) -> object:

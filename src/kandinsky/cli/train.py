@@ -169,7 +169,7 @@ def export(path: Path, changes: Settings) -> None:
 
 def show_plan(path: Path, changes: Settings) -> None:
     """Prints what a step of a run takes, and how precision and gradient checkpointing change it."""
-    from kandinsky.training.config import read_config
+    from kandinsky.training.config.run import read_config
     from kandinsky.training.memory_plan import plan
 
     config = read_config(path, changes)

@@ -36,23 +36,21 @@ def check_writable(path: str | Path) -> Path:
     return target
 
 
-def write_atomically(path: str | Path, data: bytes | Callable[[IO[bytes]], object]) -> Path:
-    """Puts `data`, or what `data` writes, at `path` in one step: temporary file beside it, fsync, rename.
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Gives a hidden file to write, which becomes `path` when all of it is on the disk.
 
     Raises OutputError when the disk is full or the folder refuses; nothing is left behind then.
     """
     target = Path(path)
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        with os.fdopen(handle, "wb") as file:
-            if callable(data):
-                data(file)
-            else:
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        temporary = Path(name)
+        os.close(handle)
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        sync(temporary)
         os.replace(temporary, target)
         temporary = None
         sync(target.parent)
@@ -61,8 +59,17 @@ def write_atomically(path: str | Path, data: bytes | Callable[[IO[bytes]], objec
     finally:
         # Also on Ctrl-C, which is no OSError.
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-    return target
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | Path, data: bytes | Callable[[IO[bytes]], object]) -> Path:
+    """Puts `data`, or what `data` writes, at `path` in one step; see `whole_file`."""
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        if callable(data):
+            data(file)
+        else:
+            file.write(data)
+    return Path(path)
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def load_lora(model: AdapterHost, source: str | Path, scale: float = 1.0, name: 
     if label in applied(model):
         raise RequestError(f"An adapter {label!r} is loaded already.", "Take it off first, or give another name.")
     found = read_lora(path)
-    adapters = _assigned(networks, found.tensors, found.settings, path)
+    adapters = assigned(networks, found.tensors, found.settings, path)
     done: list[nn.Module] = []
     try:
         for component, adapter in adapters.items():
@@ -162,10 +162,10 @@ def label_of(path: Path) -> str:
     )
 
 
-def _assigned(
+def assigned(
     networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], settings: Mapping[str, Any], path: Path
 ) -> dict[str, Adapter]:
-    """The adapters in a file, by the component each is for."""
+    """The adapters in a file, by the component each is for; CheckpointError where they fit none or several."""
     groups: dict[str, dict[str, Tensor]] = {}
     prefixes = sorted({*networks, "unet", "prior", "prior_prior", "text_encoder", "prior_text_encoder"})
     for name, tensor in tensors.items():

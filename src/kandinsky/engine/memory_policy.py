@@ -32,7 +32,7 @@ class MemoryOptions:
     def __post_init__(self) -> None:
         if self.tiling is not None:
             check_tiling(self.tiling)
-        if self.compile and self.parked:
+        if self.compile and self.on_meta:
             raise RequestError(
                 "compile needs weights that stay as they are, offload and quantize change them.",
                 "Leave compile out, or offload and quantize.",
@@ -51,7 +51,7 @@ class MemoryOptions:
         return replace(model, codec=replace(model.codec, tiling=self.tiling))  # type: ignore[type-var]
 
     @property
-    def parked(self) -> bool:
+    def on_meta(self) -> bool:
         """Whether weights are to stay in their files while a model is loaded."""
         return self.offload not in (None, "none") or self.quantize is not None
 
@@ -61,8 +61,8 @@ def apply_memory_policy(
 ) -> tuple[Model, Policy, WeightResidency | None]:
     """A model just loaded as it runs, the policy chosen, and what brings its weights where that is needed.
 
-    `source` is where each network's weights are stored; the networks are parked if `options.parked`. Raises
-    RequestError for a prompt cache where no single encoder reads texts.
+    `source` is where each network's weights are stored; the networks are on the meta device if `options.on_meta`.
+    Raises RequestError for a prompt cache where no single encoder reads texts.
     """
     asked = check_policy(options.offload)
     policy = choose_policy(model) if asked == AUTO else cast(Policy, asked)
@@ -71,7 +71,7 @@ def apply_memory_policy(
         for network in model.modules.values():
             if network is not codec_of(model):
                 quantize(network, options.quantize, residency)
-    if policy == "none" and options.parked:
+    if policy == "none" and options.on_meta:
         for network in [codec_of(model)] if options.quantize else model.modules.values():
             residency.bring(network)
     running = compiled(model) if options.compile else offloaded(model, residency, policy)

@@ -41,7 +41,7 @@ def meta_model(
             dtype=dtype,
         )
     kind = cast(torch.dtype, getattr(torch, dtype))
-    place = Placement(torch.device("cpu"), kind, variant, behaviour, parked=True)
+    place = Placement(torch.device("cpu"), kind, variant, behaviour, on_meta=True)
     pipe = Pipeline(load_model(*sources, place), EMBEDDED if model is None else str(model))
     for source, scale in (lora or {}).items():
         pipe.load_lora(source, scale)

@@ -299,7 +299,7 @@ def load(
         )
     automatic = dtype in (None, "auto") and on.type == "cpu"
     kind = choose_dtype(dtype, on, denoiser_parameters(decoder, variant) if automatic else 0)
-    place = Placement(on, kind, variant, behaviour, memory.parked, accelerate=accelerated)
+    place = Placement(on, kind, variant, behaviour, memory.on_meta, accelerate=accelerated)
     loaded = laid_out_model(memory.tiled(load_model(decoder, beside, place)))
     settings: dict[str, str | bool | None] = {
         "prior": str(prior) if isinstance(prior, Path) else prior,
@@ -337,12 +337,12 @@ def open_sources(
 ) -> tuple[Source, Source | None]:
     """The folders of a decoder and of its prior (the same where it holds both, None without); see `load`.
 
-    Without `weights` those in diffusers layout are outlined: their configurations are all that is fetched.
+    Without `weights` only the configurations of those in diffusers layout are downloaded.
     """
     folder: Source
     opens = partial(open_model, weights=weights, on_progress=on_progress)
     if model is None or str(model) == EMBEDDED:
-        folder = replace(open_folder(embedded_folder()), outlined=not weights)
+        folder = replace(open_folder(embedded_folder()), config_only=not weights)
     else:
         halves = HALVES if prior is None or prior is True else (DECODER,)
         folder = opens(str(model), revision=revision, variant=variant, halves=halves)

@@ -1,6 +1,4 @@
-"""Features of images from the Inception network that FID and KID are defined on, kept on disk once
-computed.
-"""
+"""Features of images from the Inception network that FID and KID are defined on, kept on disk once computed."""
 
 import hashlib
 import io
@@ -95,9 +93,7 @@ def extract(
     found = torch.cat(parts)
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        np.save(buffer, found.numpy())
-        write_atomically(kept, buffer.getvalue())
+        write_atomically(kept, lambda file: np.save(file, found.numpy()))
     return found
 
 

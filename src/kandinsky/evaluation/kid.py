@@ -1,4 +1,4 @@
-"""How far two sets of images are apart in feature space: KID, fit for small sets, and FID."""
+"""Distances between two sets of images in feature space: KID, which suits small sets, and FID."""
 
 from dataclasses import dataclass
 

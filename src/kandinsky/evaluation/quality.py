@@ -1,4 +1,4 @@
-"""How well an autoencoder gives back what it was given: PSNR and LPIPS."""
+"""Reconstruction quality of an autoencoder: PSNR and LPIPS."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +15,7 @@ Reconstruct = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over `images`: PSNR in decibels, LPIPS (0 is equal; None when its weights are not
-    installed).
-    """
+    """Means over `images`: PSNR in decibels, LPIPS (0 is equal; None when its weights are not installed)."""
 
     psnr: float
     lpips: float | None
@@ -42,8 +40,7 @@ def psnr(first: Tensor, second: Tensor) -> Tensor:
 def reconstruction_quality(
     reconstruct: Reconstruct, images: Tensor, perceptual: PerceptualLoss | None = None, *, batch_size: int = 16
 ) -> Quality:
-    """Puts `images` (N, 3, H, W) in [-1, 1] through `reconstruct` and compares; results are clamped to [-1,
-    1].
+    """Puts `images` (N, 3, H, W) in [-1, 1] through `reconstruct` and compares; results are clamped to [-1, 1].
 
     Raises DataError for an empty set or when a reconstruction has another shape.
     """

@@ -1,4 +1,4 @@
-"""Whether an image is nearest to real images of the thing it should show."""
+"""Retrieval: whether an image is nearest to real images of its concept."""
 
 from dataclasses import dataclass
 

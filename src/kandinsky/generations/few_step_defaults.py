@@ -11,7 +11,7 @@ from kandinsky.diffusion.schedule import Schedule
 PUBLISHED = ("ddpm", "ddim")
 """The samplers of first order that checkpoints were published with."""
 HIGHER_ORDER = ("dpmpp_2m", "dpmpp_2m_sde", "heun", "unipc")
-"""Those of second order; the multistep method of noises wants times as they were published."""
+"""Samplers of second order but PLMS, which needs the published timesteps."""
 FEW_STEPS: Mapping[str, object] = {"steps": 20, "sampler": "dpmpp_2m"}
 
 PRIOR_DEFAULTS: Mapping[str, object] = {

@@ -33,9 +33,9 @@ ETA = 0.05
 DEFAULTS: Mapping[str, object] = {"steps": 100, "guidance_scale": 7.0, "strength": 0.3, "width": 512, "height": 512}
 """Of the original code, whose strength of 0.7 keeps what ours of 0.3 does."""
 THRESHOLD = Constraint("percentile", ratio=0.995, max=math.inf)
-"""The original code's usual bound of predictions."""
+"""Dynamic thresholding, the default of the original code."""
 CLIPPING = Constraint("static", limit=1.0)
-"""Its other one."""
+"""Static clipping, its alternative."""
 
 
 def release_schedules(bound: Constraint | None = THRESHOLD, replace_known_region: bool = False) -> dict[str, Schedule]:

@@ -46,13 +46,13 @@ DEFAULTS: dict[str, object] = {"steps": 25, "guidance_scale": 3.0, "strength": 0
 ORIGINAL_DEFAULTS: dict[str, object] = {**DEFAULTS, "steps": 50}
 """Of the original code."""
 INPAINTING_GUIDANCE = 4.0
-"""Its scale where it inpaints."""
+"""The guidance scale of the original code's inpainting."""
 FLASH_DEFAULTS: dict[str, object] = {**DEFAULTS, "steps": 4, "guidance_scale": 0.0}
 FLASH_TIMES = (979, 729, 479, 229)
 GUIDANCE_OFFSET = 1.0
 """Both codes guide by (w + 1) cond - w uncond, which is `combine` with a scale of w + 1."""
 PERCENTILE, INPAINTING_PERCENTILE = 0.99, 0.95
-"""How much of a prediction is within the original code's bound, from noise and in inpainting."""
+"""The quantiles of the original code's dynamic thresholding, for generation and for inpainting."""
 
 
 def first_schedule(inpaints: bool, replace_known_region: bool = False) -> Schedule:
@@ -110,7 +110,7 @@ def _bound(inpaints: bool) -> Constraint:
 
 FIRST, SECOND = "release-2023", "release-2024"
 BEHAVIOURS: Mapping[str, Callable[[bool, bool], Schedule]] = {FIRST: first_schedule, SECOND: second_schedule}
-"""How the two releases of the original code ran their files; a file's own release is the default."""
+"""The settings of both releases of the original code; a file's own release is the default."""
 
 
 def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:

@@ -1,4 +1,4 @@
-"""What the wiring of generations shares: placement, the prior, checks, defaults."""
+"""Shared parts of the generations' wiring: placement, the prior, checks, defaults."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ M = TypeVar("M", bound=nn.Module)
 class Placement:
     """The device, dtype and file variant that a model is loaded with.
 
-    `behaviour` names one of several published ways to run the same weights, None the usual one. `parked` networks stay
+    `behaviour` names one of several published ways to run the same weights, None the usual one. `on_meta` networks stay
     in their files, on the meta device. `weight_sources` collects where each network's weights are stored. `accelerate`
     wraps the prior's steps, see `PriorStage`.
     """
@@ -46,21 +46,21 @@ class Placement:
     dtype: torch.dtype
     variant: str | None = None
     behaviour: str | None = None
-    parked: bool = False
+    on_meta: bool = False
     weight_sources: dict[nn.Module, LazyWeights] = field(default_factory=dict, compare=False)
     accelerate: Accelerate = as_it_is
 
     def put(self, lazy: LazyNetwork[C, M]) -> M:
         """Loads a network; CheckpointError for weights that do not fit."""
         weights = lazy.weights
-        network = weights.on_meta(self.dtype) if self.parked else weights.load(self.dtype, self.device)
+        network = weights.on_meta(self.dtype) if self.on_meta else weights.load(self.dtype, self.device)
         self.weight_sources[network] = weights
         return cast(M, network)
 
     def put_vision(self, lazy: LazyNetwork[ClipVisionConfig, ClipVision]) -> tuple[ClipVision, LazyVisionTower | None]:
         """Loads a vision tower; a large one stays in its files and comes with its lazy loader."""
         weights = lazy.weights
-        if self.parked or weights.count() < WAITS_FROM or not weights.is_mapped():
+        if self.on_meta or weights.count() < WAITS_FROM or not weights.is_mapped():
             return self.put(lazy), None
         network = cast(ClipVision, weights.on_meta(self.dtype))
         self.weight_sources[network] = weights
@@ -86,7 +86,7 @@ class Generation:
     in_folders: bool = False
 
     def has_behaviours(self, source: Source) -> bool:
-        """Whether a source can be run in these ways."""
+        """Whether a source has a choice of behaviours."""
         return self.in_folders or isinstance(source, OriginalFolder)
 
     def load_prior(self, source: Source, place: Placement) -> PriorStage:

@@ -200,7 +200,7 @@ class Decoder(nn.Module):
 
 
 class AutoencoderConfig(Protocol):
-    """What all configurations of autoencoders say."""
+    """The common part of autoencoders' configurations."""
 
     @property
     def downscale(self) -> int: ...

@@ -44,7 +44,7 @@ class DeepFeatures:
 
     @classmethod
     def of(cls, deep_at: Collection[float] | None, channels: Sequence[int]) -> "DeepFeatures | None":
-        """Those of `deep_at`, None where every step computes everything."""
+        """The deep features of `deep_at`; None for None, where every step computes everything."""
         return None if deep_at is None else cls(deep_at, channels)
 
     def step(self, network: TwoDepths[F], x: Tensor, fixed: F, t: float) -> Tensor:

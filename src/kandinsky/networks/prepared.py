@@ -120,7 +120,7 @@ def _fixed(table: FilmTable, contexts: Sequence[Tensor], visible: Tensor | None,
     return Fixed(table.split(row), contexts, visible)
 
 
-def numbered(blocks: Collection[nn.Module]) -> None:
-    """Gives each block its `place` in the tables of `Fixed`."""
-    for place, block in enumerate(blocks):
-        block.place = place  # type: ignore[assignment]
+def assign_indices(blocks: Collection[nn.Module]) -> None:
+    """Numbers the blocks: each one's `index` in the tables of `Fixed`."""
+    for index, block in enumerate(blocks):
+        block.index = index  # type: ignore[assignment]

@@ -161,7 +161,7 @@ class Prior(nn.Module):
         return tokens
 
     def _mask(self, text_mask: Tensor, like: Tensor) -> Tensor:
-        """What is added to the logits, (B, 1, N, N): no later token is seen, nor any padding of the text."""
+        """The bias of the logits, (B, 1, N, N): causal, and padding of the text masked."""
         count = text_mask.shape[1] + self.config.extra_tokens
         causal = torch.full((count, count), HIDDEN, dtype=like.dtype, device=like.device).triu(1)
         padding = F.pad((1 - text_mask.to(like.dtype)) * HIDDEN, (0, self.config.extra_tokens))

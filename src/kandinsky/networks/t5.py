@@ -18,7 +18,7 @@ from kandinsky.core.errors import ConfigError
 GateName = Literal["gelu_tanh", "silu"]
 Before = Callable[[Sequence[nn.Module]], None]
 HEADROOM = 256.0
-"""How far a block's sums may leave the range of half precision."""
+"""The factor by which a block's sums may leave the range of half precision."""
 
 
 @dataclass(frozen=True)

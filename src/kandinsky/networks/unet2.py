@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kandinsky.networks.deep_cache import DeepFeatures, denoise
 from kandinsky.networks.group_norm import normed
 from kandinsky.networks.layers import as_image, by_head, positions, sinusoid
-from kandinsky.networks.prepared import Fixed, PreparedNetwork, numbered, prepare_unet
+from kandinsky.networks.prepared import Fixed, PreparedNetwork, assign_indices, prepare_unet
 from kandinsky.networks.unet2_conditioning import (
     CONDITIONINGS,
     ConditionKind,
@@ -46,7 +46,7 @@ class Resnet(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.shortcut = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else None
         self.resample = resample
-        self.place = 0
+        self.index = 0
 
     def _resized(self, x: Tensor) -> Tensor:
         if self.resample == "down":
@@ -67,7 +67,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, config: UNet2Config) -> None:
         super().__init__()
-        self.place = 0
+        self.index = 0
         self.heads = channels // config.head_dim
         self.norm = nn.GroupNorm(config.groups, channels, eps=1e-5)
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -102,13 +102,26 @@ class Level(nn.Module):
         last = widths[-1][1]
         self.resample = None if resample == "none" else Resnet(last, last, time_dim, groups, resample)
 
-    def run(self, j: int, resnet: nn.Module, h: Tensor, fixed: Fixed) -> Tensor:
-        """Residual block j and the attention behind it, where the level has any."""
-        block = cast(Resnet, resnet)
-        h = block(h, fixed.films[block.place])
+    def down(self, h: Tensor, fixed: Fixed) -> list[Tensor]:
+        """The outputs of its blocks on the way down, which are skip connections too."""
+        found = []
+        for j in range(len(self.resnets)):
+            h = self._block(j, h, fixed)
+            found.append(h)
+        return found
+
+    def up(self, h: Tensor, skips: list[Tensor], fixed: Fixed) -> Tensor:
+        """The output of its blocks on the way up, which take the last of `skips` away."""
+        for j in range(len(self.resnets)):
+            h = self._block(j, torch.cat([h, skips.pop()], dim=1), fixed)
+        return h
+
+    def _block(self, j: int, h: Tensor, fixed: Fixed) -> Tensor:
+        block = cast(Resnet, self.resnets[j])
+        h = block(h, fixed.films[block.index])
         if self.attentions:
             attention = cast(Attention, self.attentions[j])
-            h = attention(h, fixed.contexts[attention.place])
+            h = attention(h, fixed.contexts[attention.index])
         return h
 
 
@@ -120,8 +133,8 @@ class Middle(nn.Module):
 
     def forward(self, h: Tensor, fixed: Fixed) -> Tensor:
         first, second = (cast(Resnet, resnet) for resnet in self.resnets)
-        h = self.attention(first(h, fixed.films[first.place]), fixed.contexts[self.attention.place])
-        y: Tensor = second(h, fixed.films[second.place])
+        h = self.attention(first(h, fixed.films[first.index]), fixed.contexts[self.attention.index])
+        y: Tensor = second(h, fixed.films[second.index])
         return y
 
 
@@ -157,8 +170,8 @@ class UNet2(nn.Module):
         self._resnets = [m for m in self.modules() if isinstance(m, Resnet)]
         self._attentions = [m for m in self.modules() if isinstance(m, Attention)]
         self.film_width = sum(resnet.film.out_features for resnet in self._resnets)
-        numbered(self._resnets)
-        numbered(self._attentions)
+        assign_indices(self._resnets)
+        assign_indices(self._attentions)
 
     def initialise(self) -> None:
         """Zeroes the last layer of each residual branch and of the network, as for training from scratch
@@ -218,43 +231,28 @@ class UNet2(nn.Module):
     def begin(self, x: Tensor, fixed: Fixed) -> tuple[Tensor, list[Tensor]]:
         """See `TwoDepths`."""
         h: Tensor = self.conv_in(x)
-        skips = [h]
-        first = cast(Level, self.down[0])
-        for j, block in enumerate(first.resnets):
-            h = first.run(j, block, h, fixed)
-            skips.append(h)
-        return h, skips
+        found = cast(Level, self.down[0]).down(h, fixed)
+        return found[-1], [h, *found]
 
     def deep(self, h: Tensor, fixed: Fixed) -> Tensor:
         """See `TwoDepths`."""
-        first, *lower = self._levels(self.down)
         skips: list[Tensor] = []
-        if first.resample is not None:
-            h = first.resample(h, fixed.films[first.resample.place])
-            skips.append(h)
-        for level in lower:
-            for j, block in enumerate(level.resnets):
-                h = level.run(j, block, h, fixed)
-                skips.append(h)
+        for i, level in enumerate(cast("list[Level]", list(self.down))):
+            if i > 0:
+                skips += level.down(h, fixed)
+                h = skips[-1]
             if level.resample is not None:
-                h = level.resample(h, fixed.films[level.resample.place])
+                h = level.resample(h, fixed.films[level.resample.index])
                 skips.append(h)
         h = self.mid(h, fixed)
-        for level in self._levels(self.up)[:-1]:
-            for j, block in enumerate(level.resnets):
-                h = level.run(j, block, torch.cat([h, skips.pop()], dim=1), fixed)
+        for level in cast("list[Level]", list(self.up)[:-1]):
+            h = level.up(h, skips, fixed)
             if level.resample is not None:
-                h = level.resample(h, fixed.films[level.resample.place])
+                h = level.resample(h, fixed.films[level.resample.index])
         return h
 
     def finish(self, h: Tensor, skips: list[Tensor], fixed: Fixed) -> Tensor:
         """See `TwoDepths`."""
-        last = cast(Level, self.up[-1])
-        for j, block in enumerate(last.resnets):
-            h = last.run(j, block, torch.cat([h, skips.pop()], dim=1), fixed)
+        h = cast(Level, self.up[-1]).up(h, skips, fixed)
         y: Tensor = self.conv_out(normed(self.norm_out, h, silu=True))
         return y
-
-    @staticmethod
-    def _levels(levels: nn.ModuleList) -> "list[Level]":
-        return cast("list[Level]", list(levels))

@@ -15,7 +15,7 @@ from kandinsky.core.errors import ConfigError
 from kandinsky.networks.deep_cache import DeepFeatures, denoise
 from kandinsky.networks.group_norm import normed
 from kandinsky.networks.layers import check_divides, sinusoid
-from kandinsky.networks.prepared import Fixed, PreparedNetwork, numbered, prepare_unet
+from kandinsky.networks.prepared import Fixed, PreparedNetwork, assign_indices, prepare_unet
 from kandinsky.networks.unet3_blocks import (
     Attention,
     AttentionPooling,
@@ -90,14 +90,14 @@ class UNet3Condition:
 
     @property
     def own(self) -> Tensor:
-        """Which of the L rows belong to each text, (B, L)."""
+        """The rows of each text, a mask (B, L)."""
         places = torch.arange(self.hidden.shape[1], device=self.hidden.device)[None]
         ends = self.hidden.shape[1] if self.lengths is None else self.lengths.to(places.device)[:, None]
         return (places < ends).expand(len(self.hidden), -1)
 
     @property
     def nulls(self) -> Tensor:
-        """Which rows of the batch have no text, (B,)."""
+        """The rows of the batch without text, a mask (B,)."""
         return self.hidden.new_zeros(len(self.hidden), dtype=torch.bool) if self.null is None else self.null
 
     def joined(self, other: "UNet3Condition") -> "UNet3Condition":
@@ -220,11 +220,11 @@ class UNet3(nn.Module):
         self._norms = [m for m in self.modules() if isinstance(m, ConditionalNorm)]
         self._attentions = [m for m in self.modules() if isinstance(m, CrossAttention)]
         self.film_width = sum(norm.film.out_features for norm in self._norms)
-        numbered(self._norms)
-        numbered(self._attentions)
+        assign_indices(self._norms)
+        assign_indices(self._attentions)
 
     def initialise(self) -> None:
-        """Lets every conditional norm start as a plain one, as for training from scratch."""
+        """Zeroes the conditional norms' modulation, for training from scratch."""
         for norm in self._norms:
             nn.init.zeros_(norm.film.weight)
             nn.init.zeros_(norm.film.bias)

@@ -43,11 +43,11 @@ class ConditionalNorm(nn.Module):
         super().__init__()
         self.groups = sizes.groups
         self.film = nn.Linear(sizes.time_dim, 2 * channels)
-        self.place = 0
+        self.index = 0
 
     def forward(self, x: Tensor, fixed: Fixed, silu: bool = False) -> Tensor:
         """x (B, C, h, w); with `silu` that activation follows."""
-        return group_norm(x, self.groups, 1e-5, film=fixed.films[self.place], silu=silu)
+        return group_norm(x, self.groups, 1e-5, film=fixed.films[self.index], silu=silu)
 
 
 def _upsampling(channels: int, resample: Resample) -> nn.ConvTranspose2d | None:
@@ -122,14 +122,14 @@ class CrossAttention(nn.Module):
         self.q = nn.Linear(channels, channels, bias=False)
         self.context_kv = nn.Linear(sizes.context_dim, 2 * channels, bias=False)
         self.out = nn.Linear(channels, channels, bias=False)
-        self.place = 0
+        self.index = 0
 
     def context(self, context: Tensor) -> Tensor:
         """Keys and values (2, B, heads, L, d) of a context (B, L, context_dim)."""
         return by_head(self.context_kv(context), 2, self.heads)
 
     def forward(self, x: Tensor, fixed: Fixed) -> Tensor:
-        (q,), (k, v) = by_head(self.q(x), 1, self.heads), fixed.contexts[self.place]
+        (q,), (k, v) = by_head(self.q(x), 1, self.heads), fixed.contexts[self.index]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=fixed.visible)
         projected: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return projected
@@ -153,7 +153,7 @@ class Attention(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """One vector of a context: attention from the mean of its rows to those that are visible."""
+    """Pools a context to one vector by attention from the mean of its rows to the visible ones."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()

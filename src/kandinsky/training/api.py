@@ -1,4 +1,4 @@
-"""The way in: a configuration to the events of its stages."""
+"""Runs a training configuration and yields its events; exports what a run made."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from kandinsky.core.errors import ConfigError, OutputError
 from kandinsky.core.files import write_atomically
 from kandinsky.training import events
 from kandinsky.training.checkpoint import newest, tidy
-from kandinsky.training.config import FINETUNING, SETTINGS, Stage, TrainConfig, read_config
+from kandinsky.training.config.run import FINETUNING, SETTINGS, Stage, TrainConfig, read_config
 from kandinsky.training.context import TrainContext
 from kandinsky.training.dataset import check_data
 from kandinsky.training.distributed import join
@@ -31,13 +31,12 @@ def run_config(
 ) -> Iterator[events.Event]:
     """Runs all stages of a configuration in order and yields what happens, see `events`.
 
-    `source` is a TOML file, a mapping or a read configuration; `overrides` replace its settings. With
-    `resume`, finished stages are passed over and the one that was interrupted continues exactly; an
-    interrupted stage ends the run with `Stopped`. A run that makes prior and decoder ends with `Exported`:
-    the whole model in the folder `checkpoint` of `out`; so does each stage of fine-tuning, with what it
-    learned. Raises ConfigError for wrong settings before anything
-    is written, DataError, CheckpointError and OutputError as they come up, and KandinskyError when a loss is
-    not finite. Started by a launcher, several processes share the work; only the first writes.
+    `source` is a TOML file, a mapping or a read configuration; `overrides` replace its settings. With `resume`,
+    finished stages are passed over and the one that was interrupted continues exactly; an interrupted stage ends the
+    run with `Stopped`. A run that makes prior and decoder ends with `Exported`: the whole model in the folder
+    `checkpoint` of `out`; so does each stage of fine-tuning, with what it learned. Raises ConfigError for wrong
+    settings before anything is written, DataError, CheckpointError and OutputError as they come up, and KandinskyError
+    when a loss is not finite. Started by a launcher, several processes share the work; only the first writes.
     """
     config = open_config(source, overrides)
     world, device = join(choose_device(config.device))
@@ -99,9 +98,7 @@ def open_config(source: ConfigSource, overrides: Mapping[str, object] | None = N
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name: "auto" is CUDA where there is one, else the CPU; ConfigError for an unusable
-    one.
-    """
+    """The device of a name: "auto" is CUDA where there is one, else the CPU; ConfigError for an unusable one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run that survive a kill at any moment: written aside, synced, hashed, then renamed.
+"""Checkpoints of a run that survive a kill at any moment: written aside, hashed, synced, then renamed.
 
 A checkpoint is a folder `step-00001000` of safetensors files, one `state.json`, and `hashes.json` with the
 SHA-256 of each. A folder of that name is complete; whatever damage comes later is found by the hashes.
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kandinsky.checkpoints.weights import dense
 from kandinsky.core.errors import CheckpointError, OutputError
-from kandinsky.core.files import sync
+from kandinsky.core.files import whole_folder
 
 HASHES = "hashes.json"
 STATE = "state.json"
@@ -80,22 +80,16 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     Raises OutputError when the disk is full or the folder refuses; earlier checkpoints stay as they were.
     """
     final = folder / f"step-{checkpoint.step:08d}"
-    aside = folder / f"{_ASIDE}{final.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _clear(folder)
-        aside.mkdir()
-        _write(aside, checkpoint)
-        if final.exists():
-            # Only a damaged one can be in the way: a whole one would have been resumed from.
-            os.rename(final, folder / f"{_ASIDE}old-{final.name}")
-        os.rename(aside, final)
-        sync(folder)
+        # Only a damaged one can be in the way: a whole one would have been resumed from.
+        with whole_folder(final, replace=True) as aside:
+            _write(aside, checkpoint)
         for old in _steps(folder)[keep:]:
             _remove(old)
         _clear(folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
         raise OutputError(
             f"The checkpoint {final} cannot be written ({error}).", "Free some disk space, then resume."
         ) from error
@@ -129,8 +123,7 @@ def newest(folder: Path, files: set[str] | None = None, optional: Set[str] = fro
 def read(path: Path, files: set[str] | None = None, optional: Set[str] = frozenset()) -> Checkpoint:
     """Reads one checkpoint, or only some of its tensor files, after comparing their hashes.
 
-    `optional` files are read where the checkpoint has them. Raises CheckpointError for a missing or changed
-    file.
+    `optional` files are read where the checkpoint has them. Raises CheckpointError for a missing or changed file.
     """
     hashes = _read_json(path / HASHES)
     wanted = hashes.keys() - {STATE}
@@ -149,9 +142,7 @@ def read(path: Path, files: set[str] | None = None, optional: Set[str] = frozens
 
 
 def random_state(device: torch.device) -> tuple[dict[str, Tensor], RandomValues]:
-    """The states of the global generators (torch on CPU and `device`, numpy, python): tensors and JSON
-    values.
-    """
+    """The states of the global generators (torch on CPU and `device`, numpy, python): tensors and JSON values."""
     tensors = {"torch": torch.get_rng_state()}
     if device.type == "cuda":
         tensors["cuda"] = torch.cuda.get_rng_state(device)
@@ -177,17 +168,12 @@ def restore_random_state(tensors: dict[str, Tensor], values: RandomValues, devic
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    hashes = {}
     for name, tensors in checkpoint.tensors.items():
-        path = folder / f"{name}.safetensors"
-        save_file(dense(tensors), path)
-        hashes[path.name] = _synced_hash(path)
-    path = folder / STATE
-    path.write_text(json.dumps({"step": checkpoint.step, **checkpoint.values}), encoding="utf-8")
-    hashes[STATE] = _synced_hash(path)
+        save_file(dense(tensors), folder / f"{name}.safetensors")
+    (folder / STATE).write_text(json.dumps({"step": checkpoint.step, **checkpoint.values}), encoding="utf-8")
+    names = [*(f"{name}.safetensors" for name in checkpoint.tensors), STATE]
+    hashes = {name: _hash(folder / name) for name in names}
     (folder / HASHES).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
-    sync(folder / HASHES)
-    sync(folder)
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -196,21 +182,15 @@ def _steps(folder: Path) -> list[Path]:
 
 
 def _clear(folder: Path) -> None:
-    for left in folder.glob(f"{_ASIDE}*"):
+    for left in (*folder.glob(f"{_ASIDE}*"), *folder.glob(".step-*")):
         shutil.rmtree(left)
 
 
 def _remove(path: Path) -> None:
-    # Renamed first: a kill in the middle must not leave half a checkpoint under a name that promises a
-    # whole one.
+    # Renamed first: a kill in the middle must not leave half a checkpoint under a name that promises a whole one.
     aside = path.with_name(f"{_ASIDE}old-{path.name}")
     os.rename(path, aside)
     shutil.rmtree(aside)
-
-
-def _synced_hash(path: Path) -> str:
-    sync(path)
-    return _hash(path)
 
 
 def _hash(path: Path) -> str:

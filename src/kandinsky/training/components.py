@@ -12,7 +12,7 @@ from kandinsky.checkpoints.maps.networks import component_of
 from kandinsky.checkpoints.weights import load_strict, read_tensor_file, read_weights
 from kandinsky.core.errors import CheckpointError, ConfigError, nearest
 from kandinsky.training.api import ConfigSource, open_config
-from kandinsky.training.config import Stage, read_settings
+from kandinsky.training.config.run import Stage, read_settings
 from kandinsky.training.context import TrainContext
 from kandinsky.training.export import component_in, folder_of, whole_networks
 from kandinsky.training.finetune.base_checkpoint import base_sources, open_base
@@ -32,12 +32,11 @@ STEMS = ("pytorch_model", "model", "diffusion_pytorch_model")
 def write_component(source: ConfigSource, trained: Path, target: Path, key: str, *, sharded: bool = False) -> Path:
     """Writes a network that a run trained into the folder `key` of `target`; returns that folder.
 
-    `source` is the run's configuration, whose checkpoint says what the network is. `trained` is the `out` of
-    a run of this library (the running means are written, and its own settings tell what it began with), or
-    the result of another trainer: a file of named
-    tensors in which the network's begin with `key`, `sharded` a folder of shards with their index (beside it,
-    or in `model` below). Raises ConfigError for an unknown key, CheckpointError for tensors that are not
-    those of the network, OutputError.
+    `source` is the run's configuration, whose checkpoint says what the network is. `trained` is the `out` of a run of
+    this library (the running means are written, and its own settings tell what it began with), or the result of another
+    trainer: a file of named tensors in which the network's begin with `key`, `sharded` a folder of shards with their
+    index (next to it, or in `model` below). Raises ConfigError for an unknown key, CheckpointError for tensors that are
+    not those of the network, OutputError.
     """
     if key not in KEYS:
         raise ConfigError(f"There is no save key {key!r}.", nearest(key, KEYS))
@@ -67,7 +66,7 @@ def _trained(ctx: TrainContext, stage: Stage, folder: Folder, component: str, ke
 
 
 def _save(target: Path, key: str, stated: Mapping[str, object], form: Component, network: torch.nn.Module) -> None:
-    """Writes the network; its configuration keeps what the checkpoint's says beside the sizes."""
+    """Writes the network; its configuration keeps what the checkpoint's says besides the sizes."""
     form.save(target, network, key, stated={**stated, **form.write(config_of(network))})
 
 

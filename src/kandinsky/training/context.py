@@ -1,4 +1,4 @@
-"""What the stages of a run are built from."""
+"""The configuration, data, run folder and networks that the stages of a run share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 
 from kandinsky.engine.pipeline import Pipeline, load
-from kandinsky.training.config import TrainConfig
+from kandinsky.training.config.run import TrainConfig
 from kandinsky.training.dataset import Dataset
 from kandinsky.training.run_folder import RunFolder
 from kandinsky.training.scratch.networks import NetworkFactory
@@ -23,20 +23,16 @@ class TrainContext:
 
     @property
     def seed(self) -> int:
-        """The seed of the run."""
         return self.config.seed
 
     @cached_property
     def run(self) -> RunFolder:
-        """Where its stages keep what they make."""
         return RunFolder(self.config.out, self.config.stage)
 
     @cached_property
     def data(self) -> Dataset:
-        """The images that it learns from."""
         return Dataset(self.config.data, self.config.seed, self.device)
 
     @cached_property
     def networks(self) -> NetworkFactory:
-        """Makes untrained networks; ConfigError for a table that describes none."""
         return NetworkFactory(self.config.networks)

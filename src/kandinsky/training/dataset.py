@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from kandinsky.core.errors import ConfigError, nearest
-from kandinsky.training.config import DataConfig, Stage, TrainConfig, dataclass_of
+from kandinsky.training.config.run import DataConfig, Stage, TrainConfig
+from kandinsky.training.config.table import dataclass_of
 from kandinsky.training.data.buckets import bucketed
 from kandinsky.training.data.caption import Captioner
 from kandinsky.training.data.folder import Folder, read_bare_folder, read_folder
@@ -55,7 +56,6 @@ class Dataset:
 
     @cached_property
     def recipe(self) -> Recipe | None:
-        """The recipe that the settings name."""
         return None if self.config.recipe is None else load_recipe(self.config.recipe)
 
     def records(self, captioner: Captioner | None = None) -> Folder:
@@ -79,7 +79,7 @@ class Dataset:
         folder = self.records(captioner)
         if self.config.buckets is None:
             return self._held_out([self._open(folder, size)])
-        # A bucket of test images alone would be empty.
+        # A bucket of nothing but test images would be empty.
         trained = replace(folder, records=tuple(one for one in folder.records if one.split == "train"))
         groups = bucketed(trained, size, self.config.buckets)
         return self._held_out([self._open(group, shape) for shape, group in groups.items()])

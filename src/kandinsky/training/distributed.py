@@ -24,7 +24,6 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and reports."""
         return self.rank == 0
 
     def mean(self, tensors: Sequence[Tensor]) -> None:
@@ -52,7 +51,6 @@ class World:
         return bool(both[0] > 0), float(both[1])
 
     def wait(self) -> None:
-        """Waits for all processes."""
         if self.size > 1:
             dist.barrier()
 

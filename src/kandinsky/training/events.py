@@ -1,8 +1,11 @@
-"""What a training run says while it goes; the command line draws its progress from these."""
+"""The events of a training run, from which the command line draws its progress."""
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,7 @@ class Preparing:
 class Progress:
     """`step` steps are done; `losses` are those of the last logged step.
 
-    `fraction` in [0, 1] of the stage, `images_per_second` since this process started, `remaining` in
-    seconds.
+    `fraction` in [0, 1] of the stage, `images_per_second` since this process started, `remaining` in seconds.
     """
 
     stage: str
@@ -105,3 +107,13 @@ class Exported:
 
 
 Event = Started | Preparing | Progress | Measured | Sampled | Saved | Warned | Stopped | Finished | Exported
+
+
+def result_of(work: Generator[object, None, T]) -> T:
+    """Runs a generator to its end, whatever it yields, and returns its value."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result

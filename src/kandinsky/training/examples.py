@@ -1,6 +1,6 @@
-"""What a prior or a decoder learns from: captions with images, or with their encodings."""
+"""Training examples of a prior or a decoder: captions with images, or with their encodings."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -8,40 +8,35 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kandinsky.training.config import Stage
+from kandinsky.core.errors import ConfigError
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.buckets import BucketSampler
-from kandinsky.training.data.cached_encodings import CachedEncodings, ImageSource, encode_once
+from kandinsky.training.data.cached_encodings import ImageSource, encode_once
 from kandinsky.training.data.caption import Captioner
 from kandinsky.training.data.hints import edge_hints
-from kandinsky.training.data.images import AUGMENTATIONS, ImageSet
+from kandinsky.training.data.images import AUGMENTATIONS, Augmentation, Batch, ImageSet
 from kandinsky.training.data.random_masks import random_regions
 from kandinsky.training.data.samplers import Order
 from kandinsky.training.dataset import augmentation
 from kandinsky.training.events import Event
-from kandinsky.training.task import Source
+from kandinsky.training.task import MappedSource, Source
 
 
 class Encoder(Protocol):
     """The frozen networks that make latents and embeddings."""
 
     @property
-    def device(self) -> torch.device:
-        """Where they are."""
-        ...
+    def device(self) -> torch.device: ...
 
     @property
-    def stamp(self) -> str:
-        """Changes with their weights."""
-        ...
+    def stamp(self) -> str: ...  # changes with their weights
 
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
         """Images (B, 3, H, W) in [-1, 1] to `latents` and `embeddings`, float32, those that there are."""
-        ...
 
-    def check_size(self, *sides: int) -> None:
-        """Raises ConfigError for sides of images that do not fit the networks."""
-        ...
+    @property
+    def multiple(self) -> int: ...  # of which the sides of images are
 
 
 @dataclass(frozen=True)
@@ -88,37 +83,6 @@ ExampleSource = Source[Examples]
 
 
 @dataclass(frozen=True)
-class Plain:
-    """Images, augmented anew for every batch."""
-
-    source: ImageSource
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
-        """Augmented images with captions."""
-        batch = self.source.batch(indices, generator)
-        ones = torch.ones(len(batch))
-        return Examples(batch.captions, ones, batch.pixels, alpha=batch.alpha, hints=batch.hints)
-
-
-@dataclass(frozen=True)
-class Cached:
-    """`variants` encoded augmentations of each image, captions drawn anew for every batch."""
-
-    encoded: CachedEncodings
-
-    def __len__(self) -> int:
-        return len(self.encoded)
-
-    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
-        """One variant of each image, drawn at random."""
-        batch, encodings = self.encoded.batch(indices, generator)
-        return Examples(batch.captions, torch.ones(len(batch)), encodings=encodings)
-
-
-@dataclass(frozen=True)
 class PriorPreservationSource:
     """Each row of `subject` with a random row of its class, whose losses count `weight`."""
 
@@ -130,52 +94,33 @@ class PriorPreservationSource:
         return len(self.subject)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
-        """The rows of these indices, then as many of the class."""
         mine = self.subject.batch(indices, generator)
         others = torch.randint(len(self.of_class), (len(indices),), generator=generator).tolist()
         theirs = self.of_class.batch(others, generator)
         return mine.joined(replace(theirs, weights=self.weight * theirs.weights))
 
 
-@dataclass(frozen=True)
-class WithRegions:
-    """Examples, each with a region to repaint; a share `box` of them are boxes.
+def with_regions(source: ExampleSource, downscale: int, box: float) -> ExampleSource:
+    """Examples, each with a region to repaint, `box` of them boxes; a latent is `downscale` pixels wide and high."""
 
-    `downscale` is how many pixels along a side are one latent.
-    """
-
-    source: ExampleSource
-    downscale: int
-    box: float
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
-        """The rows of these indices, and regions of their own."""
-        found = self.source.batch(indices, generator)
-        if found.pixels is not None:
-            height, width = found.pixels.shape[-2:]
+    def change(batch: Examples, generator: torch.Generator) -> Examples:
+        if batch.pixels is not None:
+            height, width = batch.pixels.shape[-2:]
         else:
-            height, width = (self.downscale * side for side in found.encodings["latents"].shape[-2:])
-        regions = random_regions(len(found.captions), height, width, self.box, generator)
-        return replace(found, repaint=regions)
+            height, width = (downscale * side for side in batch.encodings["latents"].shape[-2:])
+        return replace(batch, repaint=random_regions(len(batch.captions), height, width, box, generator))
+
+    return MappedSource(source, change)
 
 
-@dataclass(frozen=True)
-class WithEdges:
+def with_edges(source: ExampleSource) -> ExampleSource:
     """Examples, each with the edges of its image as its hint."""
 
-    source: ExampleSource
+    def change(batch: Examples, generator: torch.Generator) -> Examples:
+        assert batch.pixels is not None
+        return replace(batch, hints=edge_hints(batch.pixels))
 
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
-        """The rows of these indices, and their edges."""
-        found = self.source.batch(indices, generator)
-        assert found.pixels is not None
-        return replace(found, hints=edge_hints(found.pixels))
+    return MappedSource(source, change)
 
 
 @dataclass(frozen=True)
@@ -188,7 +133,6 @@ class ConcatSource:
         return sum(len(source) for source in self.sources)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Examples:
-        """The rows of these indices, all of which are of one source."""
         first = 0
         for source in self.sources:
             if indices[0] < first + len(source):
@@ -224,8 +168,7 @@ def training_data(
 ) -> Generator[Event, None, TrainingData]:
     """The images that a stage learns from, in one shape or in buckets, with captions or a `captioner`."""
     sets, held_out = ctx.data.shapes(size, captioner)
-    for images in sets:
-        encoder.check_size(*images.shape)
+    check_sizes(encoder, sets)
     sources = []
     for images in sets:
         source = yield from examples_of(ctx, stage, encoder, images)
@@ -237,18 +180,36 @@ def training_data(
     return TrainingData(ConcatSource(tuple(sources)), shown, held_out, order)
 
 
+def check_sizes(encoder: Encoder, sets: Iterable[ImageSet]) -> None:
+    """Raises ConfigError for images whose sides do not fit the networks."""
+    for side in (side for images in sets for side in images.shape):
+        if side % encoder.multiple:
+            raise ConfigError(
+                f"Images of {side} pixels do not fit this checkpoint.", f"Choose a multiple of {encoder.multiple}."
+            )
+
+
 def examples_of(
     ctx: TrainContext, stage: Stage, encoder: Encoder, images: ImageSet
 ) -> Generator[Event, None, ExampleSource]:
     """The rows of a set of images: from the cache when the stage keeps variants, else the images."""
     source = ImageSource(images, augmentation(stage))
     if stage.variants == 0:
-        return Plain(source)
+        return plain(images, source.augmentation)
     encode, stamp = encoder.encode, encoder.stamp
     encoded = yield from encode_once(source, stage.variants, encode, stamp, ctx.run.cache, ctx.seed, stage.name)
-    return Cached(encoded)
+
+    def change(kept: tuple[Batch, dict[str, Tensor]], generator: torch.Generator) -> Examples:
+        batch, encodings = kept
+        return Examples(batch.captions, torch.ones(len(batch)), encodings=encodings)
+
+    return MappedSource(encoded, change)
 
 
-def plain(images: ImageSet) -> Plain:
-    """Images as they are, on white where they are transparent."""
-    return Plain(ImageSource(images, AUGMENTATIONS["none"]))
+def plain(images: ImageSet, augmentation: Augmentation = AUGMENTATIONS["none"]) -> ExampleSource:
+    """Images, augmented anew for every batch; without an augmentation as they are, transparent ones on white."""
+
+    def change(batch: Batch, generator: torch.Generator) -> Examples:
+        return Examples(batch.captions, torch.ones(len(batch)), batch.pixels, alpha=batch.alpha, hints=batch.hints)
+
+    return MappedSource(ImageSource(images, augmentation), change)

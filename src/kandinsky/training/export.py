@@ -1,4 +1,4 @@
-"""What a run leaves behind, ready to be loaded: a new model, a changed copy of one, adapters, or a word."""
+"""Exports the result of a run, ready to be loaded: a new model, a changed copy of one, adapters, or a word."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -26,15 +26,14 @@ from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.engine.loras import adaptable
 from kandinsky.engine.sampling_defaults import SAMPLING, Sampling
 from kandinsky.generations import kind_for, write_checkpoint
-from kandinsky.training.config import (
-    FINETUNING,
+from kandinsky.training.config.objectives import (
     DistillObjective,
     LoraObjective,
-    Stage,
     Target,
     TextualInversionObjective,
     Tuned,
 )
+from kandinsky.training.config.run import FINETUNING, Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.ema import copy_into
 from kandinsky.training.events import Exported
@@ -42,8 +41,7 @@ from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, base_sou
 from kandinsky.training.finetune.distillation import sampling_of
 from kandinsky.training.finetune.textual_inversion import TRAINABLE, new_word
 from kandinsky.training.finetune.tuning import add_adapters, together
-from kandinsky.training.scratch.encoders import frozen_clip, frozen_movq
-from kandinsky.training.scratch.tokens import CaptionTokens
+from kandinsky.training.scratch.encoders import CaptionTokens, frozen_clip, frozen_movq
 
 CHECKPOINT, CHECKPOINT_PRIOR = "checkpoint", "checkpoint-prior"
 TOKENIZER = "prior_tokenizer"
@@ -197,7 +195,7 @@ def folder_of(ctx: TrainContext, target: Target) -> Folder:
 
 
 def component_in(folder: Folder, component: str) -> str:
-    """What a folder calls a component: in one of a prior alone names have no word that says so."""
+    """What a folder calls a component: in a folder of a prior names have no prefix."""
     return component if component in folder.components else component.removeprefix(PRIOR_PREFIX)
 
 
@@ -212,7 +210,7 @@ def _notes(ctx: TrainContext, stage: Stage) -> dict[str, JsonValue]:
 
 
 def without_paths(json: JsonValue) -> JsonValue:
-    """JSON values with files and folders by their names alone: what is shared tells of no one's disk."""
+    """JSON values with absolute paths shortened to their names: a shared file shows no one's folders."""
     if isinstance(json, dict):
         return {_without_path(key): without_paths(value) for key, value in json.items()}
     if isinstance(json, list):
@@ -227,9 +225,8 @@ def _without_path(text: str) -> str:
 def load_networks(ctx: TrainContext) -> dict[str, nn.Module]:
     """Loads the networks of a finished run, by component, on the CPU in float32.
 
-    Prior and decoder come from the last stage of each, towers and autoencoder from where those two had them.
-    Raises ConfigError when a stage is missing in the configuration, CheckpointError when it has no whole
-    checkpoint.
+    Prior and decoder come from the last stage of each, towers and autoencoder from where those two had them. Raises
+    ConfigError when a stage is missing in the configuration, CheckpointError when it has no whole checkpoint.
     """
     prior, decoder = ctx.run.last("prior"), ctx.run.last("decoder")
     # A decoder may have been begun while the text tower still learned: the prior's towers are the later ones.

@@ -1,6 +1,5 @@
 """A grid of images as one PNG."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +37,4 @@ def images_to_grid(images: Sequence[Image.Image], columns: int) -> ImageGrid:
 
 def write_grid(path: Path, grid: ImageGrid) -> Path:
     """Writes a grid as PNG, whole or not at all; OutputError when that is impossible."""
-    buffer = io.BytesIO()
-    Image.fromarray(grid).save(buffer, "PNG")
-    return write_atomically(path, buffer.getvalue())
+    return write_atomically(path, lambda file: Image.fromarray(grid).save(file, "PNG"))

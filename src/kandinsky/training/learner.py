@@ -1,4 +1,4 @@
-"""A trainable at work: its parameters, optimiser and averaged weights, and how they are saved."""
+"""Trains one module: its parameters, optimiser, averaged weights, and their state in checkpoints."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.training import fsdp
 from kandinsky.training.activation_checkpointing import recompute
 from kandinsky.training.checkpoint import LearnerValues
-from kandinsky.training.config import Stage
+from kandinsky.training.config.run import Stage
 from kandinsky.training.distributed import ALONE, World
 from kandinsky.training.ema import Ema, copy_into
 from kandinsky.training.optim import make_optimiser, optimiser_state, rate_factor, restore_optimiser, set_rate, trained

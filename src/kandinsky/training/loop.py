@@ -23,7 +23,7 @@ from kandinsky.training.checkpoint import (
     restore_random_state,
     save,
 )
-from kandinsky.training.config import Stage
+from kandinsky.training.config.run import Stage
 from kandinsky.training.data.samplers import EpochSampler, Order
 from kandinsky.training.image_grid import write_grid
 from kandinsky.training.learner import Learner, shards
@@ -37,7 +37,7 @@ def train(run: TrainState) -> Iterator[events.Event]:
     """Trains until the stage's limit and yields what happens; closing the generator stops without saving.
 
     The first SIGINT saves and ends the stream with `Stopped`; a second one is the usual KeyboardInterrupt.
-    Raises ConfigError when the folder already holds a run and `resume` is not asked for, KandinskyError
+    Raises ConfigError when the folder already holds a run and `resume` is not set, KandinskyError
     when a loss is not finite (checkpoints up to then are kept), OutputError when nothing can be written.
     """
     stage = run.stage
@@ -212,7 +212,7 @@ class _Live:
     def _feed(self, stack: ExitStack) -> Iterator[tuple[list[object], dict[str, int]]]:
         """The batches of each step and where the data order stands after them; made one step ahead on a GPU.
 
-        Batches depend on their step alone, so that making them early changes nothing.
+        Batches depend on nothing but their step: making them early changes nothing.
         """
         first = self.step
 
@@ -221,7 +221,7 @@ class _Live:
             world, each = self.run.world, self.stage.accumulate
             for micro in range(each * world.size):
                 indices = self.sampler.next()
-                # Processes take the batches that one alone would take in so many accumulated batches.
+                # Processes share the batches that a single one would accumulate.
                 if micro // each == world.rank:
                     draws = generator(self.run.seed, self.stage.name, "data", step, micro)
                     batches.append(self.task.data.batch(indices, draws))
@@ -288,7 +288,7 @@ class _Live:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Inside, the first SIGINT only raises a flag; signals can be caught in the main thread alone."""
+    """Inside, the first SIGINT only raises a flag; only the main thread can catch signals."""
     hit = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield hit.is_set

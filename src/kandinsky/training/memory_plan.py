@@ -1,4 +1,4 @@
-"""The memory that a step of a run will take, counted on networks without weights."""
+"""The memory that a step of a run will take, counted on fake tensors."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -18,16 +18,10 @@ from kandinsky.engine.text_encoders import captions_of
 from kandinsky.generations.model import Model
 from kandinsky.training.activation_checkpointing import Inside, recompute
 from kandinsky.training.api import ConfigSource, choose_device, open_config
-from kandinsky.training.config import (
-    FINETUNING,
-    DataConfig,
-    DistillObjective,
-    DreamBoothObjective,
-    Stage,
-    TrainConfig,
-    Tuned,
-)
+from kandinsky.training.config.objectives import DistillObjective, DreamBoothObjective, Tuned
+from kandinsky.training.config.run import FINETUNING, DataConfig, Stage, TrainConfig
 from kandinsky.training.context import TrainContext
+from kandinsky.training.events import result_of
 from kandinsky.training.examples import Examples
 from kandinsky.training.finetune.dreambooth import CLASS_FOLDER
 from kandinsky.training.learner import Learner
@@ -169,11 +163,7 @@ def _task(
     changed = config.model_copy(update={"data": DataConfig(**data), "out": folder})
     ctx = TrainContext(changed, CPU, opens)
     making = METHODS[stage.method](ctx, stage.model_copy(update=changes))
-    while True:
-        try:
-            next(making)
-        except StopIteration as done:
-            return ctx, cast(Task[Examples], done.value)
+    return ctx, cast(Task[Examples], result_of(making))
 
 
 def _batch(task: Task[Examples], model: Model, stage: Stage, size: int) -> Examples:

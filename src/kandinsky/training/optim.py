@@ -1,6 +1,4 @@
-"""Optimisers and learning-rate schedules; an optimiser's state as plain tensors and numbers by parameter
-name.
-"""
+"""Optimisers and learning-rate schedules; an optimiser's state as plain tensors and numbers by parameter name."""
 
 import importlib
 import math
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.core.errors import CheckpointError, ConfigError
-from kandinsky.training.config import OptimiserConfig, ScheduleConfig
+from kandinsky.training.config.run import OptimiserConfig, ScheduleConfig
 from kandinsky.training.fsdp import sharded_like
 
 Group = dict[str, Any]
@@ -64,8 +62,7 @@ def make_optimiser(parameters: dict[str, nn.Parameter], config: OptimiserConfig)
 
 
 def rate_factor(config: ScheduleConfig, step: int, progress: float) -> float:
-    """What the learning rate is multiplied by at `step` (counted from 0), `progress` in [0, 1] of the whole
-    run.
+    """What the learning rate is multiplied by at `step` (counted from 0), `progress` in [0, 1] of the whole run.
 
     Cosine: Loshchilov & Hutter 2017, arXiv 1608.03983, eq. 5, without restarts.
     """

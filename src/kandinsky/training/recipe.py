@@ -1,4 +1,4 @@
-"""What a recipe brings to training, as values: how its data are read and said, and heads for CLIP."""
+"""The interface of a recipe: how its data are read and captioned, and auxiliary heads of CLIP."""
 
 import importlib
 from collections.abc import Mapping
@@ -8,51 +8,44 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError
-from kandinsky.training.config import ClipObjective, DataConfig
+from kandinsky.training.config.objectives import ClipObjective
+from kandinsky.training.config.run import DataConfig
 from kandinsky.training.data.folder import Folder
 from kandinsky.training.data.images import Batch, ImageSet
 
 
 class AuxiliaryHeads(Protocol):
-    """What embeddings are asked during training, besides to fit each other."""
+    """Heads that embeddings are trained with, besides the contrastive loss."""
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
         """The heads, by the names that their tensors begin with."""
-        ...
 
     @property
     def weights(self) -> Mapping[str, float]:
         """How much each of their losses counts."""
-        ...
 
     def image_losses(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """What they say of image embeddings (B, P): scalar losses by name."""
-        ...
+        """Losses of image embeddings (B, P): scalars by name."""
 
     def text_losses(self, text: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """What they say of the embeddings (B, P) of a batch's captions: scalar losses by name."""
-        ...
+        """Losses of the embeddings (B, P) of a batch's captions: scalars by name."""
 
     def accuracy(self, image: Tensor, concepts: Tensor) -> dict[str, float]:
         """How often image embeddings (B, P) are recognised as their concepts (B,): shares by name."""
-        ...
 
 
 class Recipe(Protocol):
-    """What a data set brings that is not images with a caption each."""
+    """Reads a data set that is more than images with a caption each."""
 
     def check(self, data: DataConfig) -> None:
         """Raises ConfigError for settings that it could not read any folder with."""
-        ...
 
     def read(self, root: Path, data: DataConfig) -> Folder:
         """Reads a folder, and leaves out what the settings do not want; DataError, ConfigError."""
-        ...
 
     def heads(self, objective: ClipObjective, images: ImageSet, width: int) -> AuxiliaryHeads:
         """The heads that an objective weighs, for embeddings of a width."""
-        ...
 
 
 def load_recipe(name: str) -> Recipe:

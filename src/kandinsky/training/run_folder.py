@@ -1,4 +1,4 @@
-"""The folder of a run: where its stages keep what they make, and how later stages take it up."""
+"""The folder of a run: where its stages keep their results, and how later stages load them."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.training.checkpoint import HASHES, newest
-from kandinsky.training.config import Stage
+from kandinsky.training.config.run import Stage
 from kandinsky.training.ema import copy_into
 
 CHECKPOINTS = "checkpoints"

@@ -12,11 +12,12 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from kandinsky.training.config import OptimiserConfig, Stage
+from kandinsky.training.config.run import OptimiserConfig, Stage
 from kandinsky.training.data.samplers import Order
 from kandinsky.training.distributed import ALONE, World
 from kandinsky.training.image_grid import ImageGrid
 
+A = TypeVar("A")
 B = TypeVar("B")
 B_co = TypeVar("B_co", covariant=True)
 
@@ -81,7 +82,20 @@ class Source(Protocol[B_co]):
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> B_co:
         """The examples of these indices, augmented by draws of `generator` (on the CPU)."""
-        ...
+
+
+@dataclass(frozen=True)
+class MappedSource(Generic[A, B]):
+    """The batches of a source, each changed by `change(batch, generator)`."""
+
+    source: Source[A]
+    change: Callable[[A, torch.Generator], B]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, indices: Sequence[int], generator: torch.Generator) -> B:
+        return self.change(self.source.batch(indices, generator), generator)
 
 
 @dataclass(frozen=True)

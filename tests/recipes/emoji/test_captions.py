@@ -24,7 +24,7 @@ from kandinsky.recipes.emoji.captions import (
 )
 from kandinsky.recipes.emoji.concepts import Concept, Words
 from kandinsky.recipes.emoji.recipe import grammar_of, read_emoji
-from kandinsky.recipes.emoji.vocabulary import AND, BACKGROUND_TEMPLATES, COLOUR_WORDS, COLOURS, LANGUAGES, STYLE_WORDS
+from kandinsky.recipes.emoji.vocabulary import COLOUR_WORDS, COLOURS, LANGUAGES, VOCABULARY
 from kandinsky.training.data.caption import Caption
 from tests.training_data.folders import emoji_folder
 
@@ -48,9 +48,9 @@ def test_every_language_can_say_everything() -> None:
     for language in LANGUAGES:
         assert set(COLOUR_WORDS[language]) == set(COLOURS)
         assert len(set(COLOUR_WORDS[language].values())) == len(COLOURS), f"{language} repeats a colour word"
-        assert all("{}" in template for template in BACKGROUND_TEMPLATES[language])
-        assert AND[language].count("{}") == 2
-        assert all(words[language] for words in STYLE_WORDS.values())
+        assert all("{}" in template for template in VOCABULARY[language].backgrounds)
+        assert VOCABULARY[language].both.count("{}") == 2
+        assert all(VOCABULARY[language].styles[style] for style in VOCABULARY["en"].styles)
 
 
 def test_background_phrases() -> None:
@@ -181,7 +181,11 @@ def test_unknown_language_is_refused(concepts: dict[str, tuple[int, Concept]]) -
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 2**32), style=st.sampled_from(["", *STYLE_WORDS]), colour=st.sampled_from(["", *COLOURS]))
+@given(
+    seed=st.integers(0, 2**32),
+    style=st.sampled_from(["", *VOCABULARY["en"].styles]),
+    colour=st.sampled_from(["", *COLOURS]),
+)
 def test_captions_are_a_function_of_the_seed(seed: int, style: str, colour: str) -> None:
     concept = Concept("k", "sun", "travel", {code: Words(f"sun {code}", ("a tag", "b")) for code in LANGUAGES})
     grammar = CaptionGrammar([concept])
@@ -200,7 +204,7 @@ def test_a_caption_says_which_attributes_it_names(concepts: dict[str, tuple[int,
     for number in range(200):
         style, colour = ("noto", "noto-blob")[number % 2], ("white", "blue")[number // 2 % 2]
         found = grammar.caption(index, rng, style=style, background=colour, language="en")
-        assert ("styles" in found.names) == (STYLE_WORDS[style]["en"][0] in found.text.replace(",", "").split())
+        assert ("styles" in found.names) == (VOCABULARY["en"].styles[style][0] in found.text.replace(",", "").split())
         assert ("backgrounds" in found.names) == (colour in found.text.split())
         seen["styles" in found.names, "backgrounds" in found.names] += 1
     assert all(seen[pair] > 20 for pair in ((True, True), (True, False), (False, True), (False, False)))

@@ -1,12 +1,14 @@
 """Things with their colours in four languages."""
 
 import random
+import tomllib
+from importlib.resources import files
 
 import pytest
 
 from kandinsky.recipes.emoji.colours import NAMES
 from kandinsky.recipes.emoji.phrases import colour_alone, coloured, noun_of, without_colour
-from kandinsky.recipes.emoji.plain_words import LANGUAGES, Noun, plain_nouns
+from kandinsky.recipes.emoji.vocabulary import NOUN_LANGUAGES, VOCABULARY, Noun, plain_nouns
 
 
 def said(noun: Noun, colour: str, language: str) -> set[str]:
@@ -62,14 +64,21 @@ def test_endings_tell_genders() -> None:
     assert noun_of("Häuschen", "de").gender == "n"
 
 
+def test_words_are_read_from_files_that_are_installed() -> None:
+    folder = files("kandinsky.recipes.emoji")
+    assert list(tomllib.loads((folder / "vocabulary.toml").read_text(encoding="utf-8"))) == list(VOCABULARY)
+    lines = (folder / "nouns.txt").read_text(encoding="utf-8").splitlines()
+    assert len([line for line in lines if not line.startswith("#")]) == len(plain_nouns())
+
+
 def test_plain_words_are_there_in_every_language() -> None:
     nouns = plain_nouns()
     assert len(nouns) > 200
-    assert all(list(words) == list(LANGUAGES) and all(words.values()) for words in nouns.values())
+    assert all(list(words) == list(NOUN_LANGUAGES) and all(words.values()) for words in nouns.values())
     assert all(noun.gender in tuple("mfnp") for words in nouns.values() for noun in words["ru"] + words["de"])
     assert nouns["1F41F"]["en"] == (Noun("fish"),)
 
 
 def test_every_colour_has_a_word_of_its_own() -> None:
-    for language in LANGUAGES:
+    for language in NOUN_LANGUAGES:
         assert len({colour_alone(colour, language, random.Random(1)) for colour in NAMES}) == len(NAMES)

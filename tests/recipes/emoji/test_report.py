@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from report import Backgrounds, Measures, RealImages, Reference, Subject, evaluate_embedded
 from torch import Tensor
 
 from kandinsky.core.errors import DataError
-from kandinsky.recipes.emoji.report import Backgrounds, Measures, RealImages, Reference, Subject, evaluate_embedded
 
 CONCEPTS, STYLES, SIZE = 8, 2, 8
 
@@ -60,8 +60,8 @@ def grey(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
 
 
 def test_numbers(reference: Reference, tmp_path: Path) -> None:
-    told = list[str]()
-    measures = Measures(features, batch_size=3, seed=5, progress=lambda stage, done, total: told.append(stage))
+    given = list[str]()
+    measures = Measures(features, batch_size=3, seed=5, progress=lambda stage, done, total: given.append(stage))
     report = evaluate_embedded(
         reference,
         Subject(oracle, lambda images: images * 0.9),
@@ -78,15 +78,15 @@ def test_numbers(reference: Reference, tmp_path: Path) -> None:
     assert report["trained"]["fid"] < 0.1 < report["untrained"]["fid"]
     assert report["trained"]["reconstruction"]["psnr"] > report["untrained"]["reconstruction"]["psnr"] + 10
     assert report["trained"]["reconstruction"]["lpips"] is None
-    assert {"features: gallery", "images: ru"} <= set(told)
+    assert {"features: gallery", "images: ru"} <= set(given)
 
 
 def test_styles_and_backgrounds_that_captions_name(reference: Reference) -> None:
     # An image of style 1 is framed in a brighter grey; thing 1 in Russian is drawn in the style asked for.
     palette = [(115, 115, 115), (140, 140, 140), (0, 0, 255)]
-    asked = Backgrounds([f"thing 3 style {k}" for k in (0, 1, 1, 0)], [0, 1, 1, 2], palette)
+    requested = Backgrounds([f"thing 3 style {k}" for k in (0, 1, 1, 0)], [0, 1, 1, 2], palette)
     report = evaluate_embedded(
-        replace(reference, backgrounds=asked), Subject(oracle), Measures(features), untrained=Subject(grey)
+        replace(reference, backgrounds=requested), Subject(oracle), Measures(features), untrained=Subject(grey)
     )
     assert report["real"]["style"] == {"right": 1.0, "chance": 0.5, "images": 4}
     assert [report["trained"]["style"][language]["right"] for language in ("en", "ru")] == [1.0, 1.0]
@@ -105,14 +105,14 @@ def test_real_images_of_another_style_are_the_yardstick(reference: Reference) ->
 
 
 def test_seeds_are_consecutive_and_images_repeat(reference: Reference) -> None:
-    asked: list[int] = []
+    requested: list[int] = []
 
     def counting(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        asked.extend(seeds)
+        requested.extend(seeds)
         return oracle(captions, seeds)
 
     evaluate_embedded(reference, Subject(counting), Measures(features, batch_size=3, seed=5))
-    assert asked == [5, 6, 7, 8] * 2
+    assert requested == [5, 6, 7, 8] * 2
 
 
 def test_features_of_real_images_are_kept(reference: Reference, tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from style_accuracy import StyleReader, background_share
 
 from kandinsky.core.errors import DataError
-from kandinsky.recipes.emoji.style_accuracy import StyleReader, background_share
 
 PALETTE = [(255, 255, 255), (0, 0, 0), (222, 48, 44)]
 

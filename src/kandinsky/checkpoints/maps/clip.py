@@ -152,7 +152,7 @@ def _tower_json(
 
 LOGIT_SCALE = "logit_scale"
 ORIGINAL_BLOCK = {"norm1": "ln_1", "norm2": "ln_2", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
-"""What transformers of the first release call the parts of a block."""
+"""The names of a block's parts in transformers of the first release."""
 
 
 def _original_blocks(foreign: str) -> list[Entry]:

@@ -117,7 +117,7 @@ def shape(tensors: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...
 
 
 def count(names: Iterable[str], prefix: str) -> int:
-    """How many numbered parts `prefix`0., `prefix`1., ... there are; CheckpointError for none or a gap."""
+    """The number of numbered parts `prefix`0., `prefix`1., ...; CheckpointError for none or a gap."""
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
     found = {int(match[1]) for name in names if (match := pattern.match(name))}
     if not found:

@@ -18,7 +18,7 @@ from kandinsky.networks.unet3 import UNet3, UNet3Config
 from kandinsky.networks.xlmr import MultilingualClip, MultilingualClipConfig
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-"""What diffusers calls an attention's projections."""
+"""The names of an attention's projections in diffusers."""
 UNET = ComponentSpec(
     "unet",
     "diffusers",

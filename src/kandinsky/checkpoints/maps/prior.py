@@ -154,7 +154,7 @@ def with_statistics(tensors: Mapping[str, Tensor], statistics: object) -> dict[s
 
 
 def without_statistics(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
-    """What goes into the two original files: the prior's tensors, and the pair (mean, deviation) of (D,)."""
+    """The contents of the two original files: the prior's tensors, and the pair (mean, deviation) of (D,)."""
     mean, deviation = (tensors[name] for name in STATISTICS)
     return {name: t for name, t in tensors.items() if name not in STATISTICS}, (mean, deviation)
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import torch
+
 from kandinsky.checkpoints.files import Json
 from kandinsky.checkpoints.maps import config_fields as fields
 from kandinsky.core.errors import CheckpointError, nearest
@@ -163,16 +165,19 @@ def _known(json: Json, key: str, default: str, table: Mapping[str, T]) -> T:
 def _process(json: Json, kind: _Class) -> Process:
     steps = fields.whole(json, "num_train_timesteps", 1000, file=FILE)
     betas = json.get("beta_schedule", "linear")
-    if betas == "linear":
+    if betas in ("linear", "scaled_linear"):
         start, end = (
             fields.real(json, key, default, 0, 1, FILE)
             for key, default in zip(("beta_start", "beta_end"), kind.betas, strict=True)
         )
-        process = Process.linear(start, end, steps)
+        scaled = torch.linspace(start**0.5, end**0.5, steps) ** 2
+        process = Process.linear(start, end, steps) if betas == "linear" else Process.from_betas(scaled)
     elif betas == "squaredcos_cap_v2":
         process = Process.squared_cosine(steps)
     else:
-        raise CheckpointError(f"{FILE} has beta_schedule = {betas!r}.", "Known: linear, squaredcos_cap_v2.")
+        raise CheckpointError(
+            f"{FILE} has beta_schedule = {betas!r}.", "Known: linear, scaled_linear, squaredcos_cap_v2."
+        )
     if kind.clean_end is not None and not json.get("set_alpha_to_one", kind.clean_end):
         return process.ending_at_the_first()
     return process

@@ -1,6 +1,7 @@
 """The T5 encoders of 2.0 (`MT5EncoderModel`) and 3.x (`T5EncoderModel`) in transformers' names."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor
@@ -125,13 +126,12 @@ ORIGINAL_SECOND_TEXT = OriginalFile(
     names=TABLES,
     tokenizer=OriginalFolder.second_encoder_folder,
 )
-ORIGINAL_ONE_TEXT = OriginalFile(
-    lambda folder, _: folder.encoder_folder(),
-    lambda tensors, json: t5_config(json) if json else infer_t5_config(tensors, "silu"),
-    lambda _, names: t5_map(names),
-    lambda files, _, tensors: {f"{files.text_encoder}/pytorch_model.bin": tensors},
+ORIGINAL_ONE_TEXT = replace(
+    ORIGINAL_SECOND_TEXT,
+    place=lambda folder, _: folder.encoder_folder(),
+    infer=lambda tensors, json: t5_config(json) if json else infer_t5_config(tensors, "silu"),
+    contents=lambda files, _, tensors: {f"{files.text_encoder}/pytorch_model.bin": tensors},
     read=lambda _, path: without_decoder(read_weights(path, "model")),
     describe=lambda config: t5_json(config, "t5"),
-    names=TABLES,
     tokenizer=OriginalFolder.encoder_folder,
 )

@@ -25,7 +25,7 @@ CLASS = "Kandinsky3UNet"
 
 @dataclass(frozen=True)
 class Names:
-    """Where two layouts differ; within the blocks they agree.
+    """The names in which two layouts differ.
 
     `top` has the names outside the levels. `first`, `attention` and `second` have places for the triple's number and
     the next one. `projections` are those of queries, keys and values.
@@ -272,5 +272,5 @@ ORIGINAL_UNET3 = OriginalFile(
 
 
 def is_first_release(folder: OriginalFolder, variant: str | None = None) -> bool:
-    """Whether the U-Net of one text that is read is of the first release: its file has the projection."""
+    """Whether the U-Net is of the first release, whose file holds the projection."""
     return embeds_projection(read_pickle(folder.unet_file(variant)))

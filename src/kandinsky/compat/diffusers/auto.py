@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from kandinsky.compat.diffusers import pipelines
-from kandinsky.compat.diffusers.files import model_folder
+from kandinsky.compat.diffusers.files import Loading, loading_errors
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
 from kandinsky.core.errors import RequestError
 
@@ -42,10 +42,8 @@ class AutoPipeline:
 
         Raises CheckpointError for a checkpoint that is not there, RequestError for one that has no such task.
         """
-        folder = model_folder(
-            pretrained_model_or_path, revision=options.get("revision"), variant=options.get("variant"), components=()
-        )
-        whole, _ = cls._classes(folder.kind)
+        with loading_errors():
+            whole, _ = cls._classes(Loading.of(options).model(pretrained_model_or_path, ()).kind)
         return whole.from_pretrained(pretrained_model_or_path, **options)
 
     @classmethod

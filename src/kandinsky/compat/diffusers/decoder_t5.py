@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
+from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.compat.diffusers.callbacks import warned
 from kandinsky.compat.diffusers.decoder import DecoderPipeline, Inputs, Rows
-from kandinsky.compat.diffusers.files import model_folder
 from kandinsky.compat.diffusers.generators import rng_of
 from kandinsky.compat.diffusers.inputs import Images, counted, images, paired, repeated, split, texts
 from kandinsky.compat.diffusers.models import native_of
@@ -58,16 +57,12 @@ class OneTextPipeline(DecoderPipeline):
     __init__ = made_of(COMPONENTS)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Any:
-        """As `DiffusionPipeline.from_pretrained`; raises CheckpointError for a network of few steps, too."""
-        told = {name: options.get(name) for name in ("revision", "variant")}
-        if model_folder(pretrained_model_name_or_path, **told, components=()).kind == FEW_STEPS:
+    def _check_folder(cls, folder: Folder) -> None:
+        if folder.kind == FEW_STEPS:
             raise CheckpointError(
-                f"{pretrained_model_name_or_path} holds a {FEW_STEPS}, which works without guidance and at "
-                "times of its own.",
+                f"{folder.root} holds a {FEW_STEPS}, which works without guidance and at times of its own.",
                 "Use kandinsky.load, or kandinsky.compat.kandinsky3.get_T2I_Flash_pipeline.",
             )
-        return super().from_pretrained(pretrained_model_name_or_path, **options)
 
     def _model(self) -> Model:
         """The present components as the core runs them."""

@@ -1,24 +1,29 @@
-"""Adapters and learned words of pipelines, by the names of the peer's loaders.
+"""Adapters and learned words of pipelines, by the names of diffusers' loaders.
 
-The peer has these for Kandinsky 3 alone, where its adapters do not fit its own U-Net; here they act
-on every pipeline.
+diffusers has these for Kandinsky 3 alone, where its adapters do not fit its own U-Net; here they act on every
+pipeline.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from kandinsky.adapters import lora
 from kandinsky.checkpoints.hub import resolve_files
-from kandinsky.checkpoints.textual_inversion import read_words
-from kandinsky.compat.diffusers.models import Part, native_of, original_of
+from kandinsky.checkpoints.lora import takes_adapters, write_lora
+from kandinsky.checkpoints.textual_inversion import Words, read_words, words_in
+from kandinsky.compat.diffusers.adapters import read_adapter
+from kandinsky.compat.diffusers.files import LOADING, Loading, check_keywords, loading_errors
+from kandinsky.compat.diffusers.models import native_of, original_of
+from kandinsky.compat.diffusers.part import Part
 from kandinsky.conditioning.conditions import TextEncoder
 from kandinsky.conditioning.tokenizer import Tokenizer
-from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.engine import loras
+from kandinsky.core.errors import CheckpointError, RequestError, nearest
+from kandinsky.engine.loras import adaptable, assigned
 from kandinsky.engine.text_encoders import learn_word
 
 if TYPE_CHECKING:
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
 
 ENCODERS = {"tokenizer": "text_encoder", "prior_tokenizer": "prior_text_encoder"}
 WORD_FILES = ("learned_embeds.safetensors", "learned_embeds.bin")
+WordSource = str | Path | Tensor | Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -37,82 +43,154 @@ class Networks:
     dtype: torch.dtype
 
 
-def networks_of(pipe: "DiffusionPipeline") -> Networks:
-    """The networks of a pipeline that are there, by the names of its components."""
+def parts_of(pipe: "DiffusionPipeline", names: Sequence[str] | None = None) -> dict[str, Part]:
+    """The parts of a pipeline that take adapters, all or those of the named components.
+
+    Raises RequestError for a component that takes none.
+    """
     parts = {name: original_of(part) for name, part in pipe.components.items()}
-    modules = {name: part.native for name, part in parts.items() if isinstance(part, Part)}
-    return Networks(modules, pipe.device, pipe.dtype)
+    found = {name: part for name, part in parts.items() if isinstance(part, Part) and takes_adapters(part.native)}
+    if unknown := [name for name in names or () if name not in found]:
+        raise RequestError(f"{unknown[0]!r} takes no adapters.", nearest(unknown[0], found))
+    return {name: part for name, part in found.items() if names is None or name in names}
 
 
-def load_lora(pipe: "DiffusionPipeline", source: str | Path, weight_name: str | None, adapter_name: str | None) -> None:
-    """Puts an adapter on a pipeline's networks; see `engine.loras.load_lora`."""
-    path: str | Path = source
-    if weight_name is not None:
-        folder = Path(source).expanduser()
-        path = (folder if folder.is_dir() else resolve_files(str(source), [weight_name])) / weight_name
-    loras.load_lora(networks_of(pipe), path, name=adapter_name)
-
-
-def set_adapters(
-    pipe: "DiffusionPipeline", names: str | Sequence[str], weights: float | Sequence[float] | None
+def load_lora(
+    pipe: "DiffusionPipeline", source: str | Path | Mapping[str, Tensor], name: str | None, keywords: Mapping[str, Any]
 ) -> None:
-    """Lets the named adapters act, each as strongly as its weight says, and no other.
+    """Puts an adapter on the networks of a pipeline that its names fit; it alone acts from then on there.
 
-    Raises RequestError for a name that is not loaded and for another number of weights.
+    Raises CheckpointError for one that does not fit, RequestError for a name in use.
     """
-    networks = networks_of(pipe)
+    hotswap = bool(keywords.get("hotswap"))
+    who, more = type(pipe).__name__, {key: value for key, value in keywords.items() if key != "hotswap"}
+    found, parts = read_adapter(source, hotswap, who, more), parts_of(pipe)
+    networks = adaptable(Networks({key: part.native for key, part in parts.items()}, pipe.device, pipe.dtype))
+    where = Path("a dictionary") if isinstance(source, Mapping) else Path(source)
+    with loading_errors():
+        adapters = assigned(networks, found.tensors, found.settings, where)
+    held = {id(part.native): part for part in parts.values()}
+    chosen = [(held[id(networks[component])], adapter) for component, adapter in adapters.items()]
+    label = name or max((part.lora.new_name for part, _ in chosen), key=len)
+    if any(label in part.lora.scales for part, _ in chosen):
+        raise RequestError(f"An adapter {label!r} is loaded already.", "Take it off first, or give another name.")
+    done: list[Part] = []
+    for part, adapter in chosen:
+        try:
+            part.lora.add(part.native, label, adapter.to(part.device, part.dtype), found.settings)
+        except RequestError as error:
+            for other in done:
+                other.lora.remove(other.native, label)
+            raise CheckpointError(f"{where}: {error.message}", error.hint) from error
+        done.append(part)
+
+
+def save_loras(pipe: "DiffusionPipeline", folder: Path, name: str, file: str) -> None:
+    """Writes an adapter of a pipeline as one file that diffusers and `load_lora` read; OutputError."""
+    parts = parts_with(pipe, name)
+    write_lora(folder / file, {key: (part.native, lora.adapter_of(part.native, name)) for key, part in parts.items()})
+
+
+def set_adapters(pipe: "DiffusionPipeline", names: str | Sequence[str], weights: Any) -> None:
+    """Lets the named adapters act, each as strongly as its weight says (1 without), and no other.
+
+    A weight may be a mapping by component. Raises RequestError for names that are not loaded, and for another
+    number of weights.
+    """
     chosen = [names] if isinstance(names, str) else list(names)
-    scales = [1.0] * len(chosen) if weights is None else weights
-    scales = [float(scales)] * len(chosen) if isinstance(scales, int | float) else list(scales)
-    if len(scales) != len(chosen):
-        raise RequestError(
-            f"{len(chosen)} adapters were given {len(scales)} weights.", "Give one for each, or one for all."
-        )
-    for name, scale in zip(chosen, scales, strict=True):
-        loras.set_scale(networks, name, scale)
-    for name in loras.applied(networks):
-        if name not in chosen:
-            loras.set_scale(networks, name, 0.0)
+    given = list(weights) if isinstance(weights, list | tuple) else [weights] * len(chosen)
+    if len(given) != len(chosen):
+        raise RequestError(f"{len(chosen)} adapters were given {len(given)} weights.", "Give one for each, or one.")
+    for name in chosen:
+        parts_with(pipe, name)
+    for key, part in parts_of(pipe).items():
+        here = [(n, w.get(key, 1.0) if isinstance(w, Mapping) else w) for n, w in zip(chosen, given, strict=True)]
+        here = [(n, w) for n, w in here if n in part.lora.scales]
+        part.lora.choose(part.native, [n for n, _ in here], [w for _, w in here])
 
 
-def load_words(pipe: "DiffusionPipeline", source: str | Path, weight_name: str | None) -> list[str]:
-    """Teaches a pipeline's text encoders the words of a file, a folder or a Hub id; returns them.
+def parts_with(pipe: "DiffusionPipeline", name: str) -> dict[str, Part]:
+    """The parts that an adapter of that name is on; RequestError when there is none."""
+    parts = parts_of(pipe)
+    known = {one for part in parts.values() for one in part.lora.scales}
+    if name not in known:
+        raise RequestError(f"No adapter {name!r} is loaded.", nearest(name, known) if known else "None is.")
+    return {key: part for key, part in parts.items() if name in part.lora.scales}
 
-    Of a file for several encoders those are read that the pipeline has. Raises CheckpointError when it has
-    none of them, and what `engine.text_encoders.learn_word` does.
+
+@loading_errors()
+def load_words(
+    pipe: "DiffusionPipeline",
+    source: WordSource | Sequence[WordSource],
+    token: str | Sequence[str] | None,
+    keywords: Mapping[str, Any],
+) -> list[str]:
+    """Teaches a pipeline's text encoders words and returns them: of files, Hub ids, tensors or their mappings.
+
+    `token` is what the word of a source is called instead of its own. Of words for several encoders those are
+    read that the pipeline has. Raises CheckpointError when it has none of them, RequestError for tokens that
+    do not go with the sources, and what `engine.text_encoders.learn_word` does.
     """
-    path = _words_file(source, weight_name)
+    check_keywords(keywords, type(pipe).__name__, (*LOADING, "weight_name", "subfolder"))
+    sources = list(source) if isinstance(source, list | tuple) else [source]
+    tokens = list(token) if isinstance(token, list | tuple) else [token] * len(sources)
+    if len(tokens) != len(sources):
+        raise RequestError(f"{len(sources)} sources of words were given {len(tokens)} tokens.", "Give one for each.")
+    found: dict[str, dict[str, Tensor]] = {}
+    for one, name in zip(sources, tokens, strict=True):
+        found |= dict(_assigned_words(pipe, *_read(one, name, keywords)))
     encoders = _encoders_of(pipe)
-    words = read_words(path)
-    assigned: dict[str, dict[str, Any]] = {}
+    for word, rows in found.items():
+        learn_word(encoders, word, rows)
+    return list(found)
+
+
+def _read(source: Any, token: Any, keywords: Mapping[str, Any]) -> tuple[Words, str]:
+    """The words of one source under the names that they are to have, and what the source is called."""
+    if isinstance(source, Tensor):
+        source = {token or "": source}
+    if isinstance(source, Mapping):
+        words, where = words_in(source, "the given dictionary"), "the given dictionary"
+    else:
+        path = _words_file(source, keywords)
+        words, where = read_words(path), str(path)
+    if token is None or token in words:
+        if "" in words:
+            raise RequestError("A tensor is no word.", "Give token=, which it will stand for.")
+        return words, where
+    if len(words) > 1:
+        raise RequestError(f"{where} holds {len(words)} words: {', '.join(words)}.", "Leave token out.")
+    return {token: next(iter(words.values()))}, where
+
+
+def _assigned_words(pipe: "DiffusionPipeline", words: Words, where: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    encoders = _encoders_of(pipe)
     for word, parts in words.items():
         rows = {name: value for name, value in parts.items() if name in encoders}
-        rows |= {name: parts[""] for name, one in encoders.items() if "" in parts and _fits(one, parts[""])}
+        rows |= {name: parts[""] for name, one in encoders.items() if "" in parts and one.width == parts[""].shape[1]}
         if not rows:
             raise CheckpointError(
-                f"{path} has rows of {word!r} for {', '.join(parts) or 'no encoder'}, which a "
+                f"{where} has rows of {word!r} for {', '.join(parts) or 'no encoder'}, which a "
                 f"{type(pipe).__name__} does not have.",
                 f"It has: {', '.join(encoders) or 'no text encoder'}.",
             )
-        assigned[word] = {name: value.to(pipe.device, pipe.dtype) for name, value in rows.items()}
-    for word, found in assigned.items():
-        learn_word(encoders, word, found)
-    return list(assigned)
+        yield word, {name: value.to(pipe.device, pipe.dtype) for name, value in rows.items()}
 
 
-def _fits(encoder: TextEncoder, rows: torch.Tensor) -> bool:
-    return encoder.width == rows.shape[1]
-
-
-def _words_file(source: str | Path, weight_name: str | None) -> Path:
-    path = Path(source).expanduser()
+def _words_file(source: str | Path, keywords: Mapping[str, Any]) -> Path:
+    path, inside = Path(source).expanduser(), keywords.get("subfolder") or ""
+    names = (keywords["weight_name"],) if keywords.get("weight_name") else WORD_FILES
     if path.is_file():
         return path
     if path.is_dir():
-        names = (weight_name,) if weight_name else WORD_FILES
+        path = path / inside
         return next((path / name for name in names if (path / name).is_file()), path / names[0])
-    name = weight_name or WORD_FILES[-1]
-    return resolve_files(str(source), [name]) / name
+    name = f"{inside}/{names[-1]}" if inside else names[-1]
+    place = Loading.of(keywords)
+    folder = place.cached(str(source))
+    if folder == str(source):
+        folder = resolve_files(folder, [name], revision=place.revision, token=place.token, cache=place.cache)
+    return Path(folder) / name
 
 
 def _encoders_of(pipe: "DiffusionPipeline") -> dict[str, TextEncoder]:

@@ -2,28 +2,25 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from kandinsky.checkpoints.components import Component
-from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.maps import networks
 from kandinsky.compat.diffusers.attention import AttnAddedKVProcessor2_0, check_processors
-from kandinsky.compat.diffusers.files import component_folder
 from kandinsky.compat.diffusers.outputs import (
     BaseModelOutput,
     CLIPTextModelOutput,
     CLIPVisionModelOutput,
-    Config,
     DecoderOutput,
     Kandinsky3UNetOutput,
     PriorTransformerOutput,
     UNet2DConditionOutput,
     VQEncoderOutput,
 )
+from kandinsky.compat.diffusers.part import Part
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.prepared import Fixed
@@ -34,64 +31,12 @@ from kandinsky.networks.unet3 import UNet3, UNet3Condition
 PartT = TypeVar("PartT", bound="Part")
 
 
-class Part(nn.Module):
-    """A network that is loaded, moved and saved in the familiar way; `config` is its file's."""
-
-    FORMAT: ClassVar[Component]
-
-    def __init__(self, native: nn.Module, config: Mapping[str, object]) -> None:
-        super().__init__()
-        self.native = native
-        self.config = Config(config)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        subfolder: str | None = None,
-        *,
-        torch_dtype: torch.dtype | None = None,
-        variant: str | None = None,
-        revision: str | None = None,
-        **ignored: object,
-    ) -> Self:
-        """Loads the component from a folder or Hub id; raises CheckpointError when it is missing or does not
-        fit."""
-        folder, name = component_folder(path, subfolder, revision=revision, variant=variant)
-        return cls.from_folder(folder, name, torch_dtype, variant)
-
-    @classmethod
-    def from_folder(
-        cls, folder: Folder, name: str, dtype: torch.dtype | None = None, variant: str | None = None
-    ) -> Self:
-        """Loads a component of an opened folder, in float32 unless told otherwise."""
-        native = cls.FORMAT.open(folder, variant, name=name).load(dtype or torch.float32)
-        return cls(native, folder.config(name))
-
-    def save_pretrained(self, path: str | Path, variant: str | None = None, safe_serialization: bool = True) -> None:
-        """Writes the component as safetensors into a folder; raises OutputError when it cannot be written."""
-        target = Path(path)
-        self.FORMAT.save(target.parent, self.native, target.name, stated=self.config.stated, variant=variant)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the network computes in."""
-        return next(self.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.parameters()).device
-
-
 class UNet2DConditionModel(Part):
     """The decoder's U-Net."""
 
     FORMAT: ClassVar[Component] = networks.UNET
 
-    def __init__(self, native: nn.Module, config: Mapping[str, object]) -> None:
-        super().__init__(native, config)
-        self._processors: dict[str, object] = {}
+    _processors: ClassVar[Mapping[str, object]] = {}
 
     def forward(
         self,
@@ -132,11 +77,11 @@ class UNet2DConditionModel(Part):
 
         Attention here is fused and exact whichever of them is set, so that setting one changes no image.
         """
-        self._processors = check_processors(processor, list(self.attn_processors))
+        self.__dict__["_processors"] = check_processors(processor, list(self.attn_processors))
 
     def set_default_attn_processor(self) -> None:
         """Sets what was set at first."""
-        self._processors = {}
+        self.__dict__["_processors"] = {}
 
     def enable_xformers_memory_efficient_attention(self, *_: object, **__: object) -> None:
         """Accepted: attention is memory-efficient without it."""
@@ -182,6 +127,10 @@ class VQModel(Part):
 
     FORMAT: ClassVar[Component] = networks.MOVQ
 
+    def forward(self, sample: Tensor, return_dict: bool = True) -> Any:
+        """Images (B, 3, H, W) in -1..1 as they come back from quantised latents."""
+        return self.decode(self.encode(sample).latents, return_dict=return_dict)
+
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
         """Images (B, 3, H, W) in -1..1 to unquantised latents."""
         latents = cast(MoVQ, self.native).encode(x)
@@ -225,6 +174,16 @@ class PriorTransformer(Part):
         embedding = self.native(hidden_states, times, condition)
         return PriorTransformerOutput(embedding) if return_dict else (embedding,)
 
+    @property
+    def clip_mean(self) -> Tensor:
+        """The mean of image embeddings, (1, D)."""
+        return cast(Prior, self.native).clip_mean
+
+    @property
+    def clip_std(self) -> Tensor:
+        """The standard deviation of image embeddings, (1, D)."""
+        return cast(Prior, self.native).clip_std
+
     def post_process_latents(self, prior_latents: Tensor) -> Tensor:
         """The image embedding (B, D) of a normalised one."""
         return cast(Prior, self.native).denormalise(prior_latents)
@@ -266,6 +225,7 @@ class T5EncoderModel(Part):
     """The text encoder whose states a U-Net listens to."""
 
     FORMAT: ClassVar[Component] = networks.ONE_TEXT
+    TIED: ClassVar[Mapping[str, str]] = {"encoder.embed_tokens.weight": "shared.weight"}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> BaseModelOutput:
         """Token ids and mask (B, L) to the texts' hidden states (B, L, W)."""

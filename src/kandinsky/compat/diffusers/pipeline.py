@@ -1,27 +1,38 @@
 """What all pipelines share: they are made of components, loaded, moved, offloaded and saved by the same
 words."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.checkpoints.diffusers_folder import Folder, write_model_index
+from kandinsky.checkpoints.lora import DIFFUSERS_FILE
 from kandinsky.compat.calls import signed
 from kandinsky.compat.diffusers import loras, offload
 from kandinsky.compat.diffusers.base import BasePipeline
-from kandinsky.compat.diffusers.files import model_folder
-from kandinsky.compat.diffusers.models import PARTS, Part, original_of
+from kandinsky.compat.diffusers.files import LOADING, Loading, check_keywords, loading_errors
+from kandinsky.compat.diffusers.loading import (
+    OWN_KEYWORDS,
+    absent,
+    check_variant,
+    load_component,
+    own_name,
+    prior_folder,
+    prior_name,
+)
+from kandinsky.compat.diffusers.models import original_of
 from kandinsky.compat.diffusers.outputs import Config
-from kandinsky.compat.diffusers.schedulers import SchedulerMixin, load_scheduler
-from kandinsky.compat.diffusers.tokenizers import CLIPImageProcessor, CLIPTokenizer
+from kandinsky.compat.diffusers.part import WHOLE, Part
+from kandinsky.compat.diffusers.schedulers import SchedulerMixin
+from kandinsky.compat.diffusers.tokenizers import CLIPTokenizer
+from kandinsky.compat.diffusers.weights import check_saving
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
-from kandinsky.engine import loras as adapters
-from kandinsky.engine.devices import DTYPES, choose_device, choose_dtype
+from kandinsky.engine.devices import DTYPES, choose_device
 
 
 class DiffusionPipeline(BasePipeline):
@@ -32,70 +43,104 @@ class DiffusionPipeline(BasePipeline):
         self._offload: offload.Offload | None = None
 
     @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        torch_dtype: str | torch.dtype | None = None,
-        variant: str | None = None,
-        revision: str | None = None,
-        use_safetensors: bool | None = None,
-        prior: str | Path | None = None,
-        **components: object,
-    ) -> Any:
-        """Loads a pipeline from a folder or a Hub id, in float32 unless told otherwise; components given
-        are used.
+    @loading_errors()
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **keywords: object) -> Any:
+        """Loads a pipeline from a folder or a Hub id, in float32 unless told otherwise; components given are used.
 
-        On `DiffusionPipeline` itself the folder's index says which class is made. `prior` is the folder
-        or Hub id of the prior for the combined ones; without it the decoder's README says which. Raises
-        CheckpointError for what is missing.
+        On `DiffusionPipeline` itself the folder's index says which class is made, with `load_connected_pipeline`
+        the one that holds the prior too. `prior` is the folder or Hub id of the prior for the combined ones;
+        without it the decoder's README says which. `dtype` (`torch_dtype`) is one for all, or a mapping by
+        component with a "default". Raises CheckpointError for what is missing.
         """
-        told = {"revision": revision, "variant": variant}
-        index = model_folder(pretrained_model_name_or_path, **told, components=())
-        kind = cls if cls.COMPONENTS else _class_of(index)
-        given = {name: value for name, value in components.items() if name in kind.COMPONENTS}
-        _refuse_unknown(set(components) - set(given), kind)
-        dtype = torch.float32 if torch_dtype is None else choose_dtype(torch_dtype, torch.device("cpu"))
-        own = {name: _own_name(index, kind, name) for name in kind.COMPONENTS if name not in given}
+        settings = Loading.of(keywords)
+        index = settings.model(pretrained_model_name_or_path, ())
+        kind = cls if cls.COMPONENTS else _class_of(index, bool(keywords.get("load_connected_pipeline")))
+        check_keywords(keywords, kind.__name__, (*kind.COMPONENTS, *LOADING, *OWN_KEYWORDS))
+        kind._check_folder(index)
+        given = {name: value for name, value in keywords.items() if name in kind.COMPONENTS}
+        own = {name: own_name(index, kind.COMPONENTS, name) for name in kind.COMPONENTS if name not in given}
         here = {name: place for name, place in own.items() if place in index.components}
-        folder = model_folder(pretrained_model_name_or_path, **told, components=here.values())
+        folder = settings.model(pretrained_model_name_or_path, here.values())
         places = {name: (folder, place) for name, place in here.items()}
-        missing = [name for name in own if name not in here]
-        if missing:
-            source = _prior_folder(folder, prior, missing, variant)
-            places |= {name: (source, _prior_name(source, name)) for name in missing}
-        parts = {name: load_component(place, own, name, dtype, variant) for name, (place, own) in places.items()}
-        return kind(**{name: {**parts, **given}[name] for name in kind.COMPONENTS})
+        if missing := [name for name in own if name not in here and name not in absent(index)]:
+            source = prior_folder(folder, keywords.get("prior"), missing, replace(settings, revision=None))
+            places |= {name: (source, prior_name(source, name)) for name in missing}
+        check_variant(settings, places.values())
+        parts = {name: load_component(place, own, name, settings) for name, (place, own) in places.items()}
+        made = kind(**{name: {**parts, **given}.get(name) for name in kind.COMPONENTS})
+        return made if settings.device is None else made.to(settings.device)
+
+    @classmethod
+    def _check_folder(cls, folder: Folder) -> None:
+        """Raises CheckpointError for a folder that pipelines of this class cannot draw from."""
+
+    @classmethod
+    @loading_errors()
+    def download(cls, pretrained_model_name: str | Path, **keywords: object) -> str:
+        """The folder of a model, fetched into the cache where it is not there; a connected prior's is fetched too.
+
+        Raises CheckpointError for what cannot be had.
+        """
+        settings = Loading.of(keywords)
+        index = settings.model(pretrained_model_name, ())
+        check_keywords(keywords, cls.__name__, (*index.components, *LOADING, *OWN_KEYWORDS))
+        folder = settings.model(pretrained_model_name, [name for name in index.components if name not in keywords])
+        prior = keywords.get("prior") or folder.prior_reference()
+        if keywords.get("load_connected_pipeline") and prior is not None:
+            replace(settings, revision=None).model(str(prior))
+        return str(folder.root)
 
     @classmethod
     def from_pipe(cls, pipeline: "DiffusionPipeline", **changes: object) -> Any:
-        """A pipeline of this class on the components of another; `changes` replace some of them."""
+        """A pipeline of this class on the components of another; `changes` replace some of them.
+
+        `dtype` (`torch_dtype`) is what all networks compute in from then on. Raises RequestError for a change of
+        no component.
+        """
+        dtypes: list[Any] = [changes.pop(name, None) for name in ("dtype", "torch_dtype")]
+        if unknown := sorted(set(changes) - set(cls.COMPONENTS)):
+            raise RequestError(
+                f"A {cls.__name__} has no component {unknown[0]!r}.", nearest(unknown[0], cls.COMPONENTS)
+            )
         parts = {**pipeline.components, **changes}
         if missing := [name for name in cls.COMPONENTS if name not in parts]:
             raise RequestError(
                 f"A {type(pipeline).__name__} has no {missing[0]}, which a {cls.__name__} needs.",
                 f"Give {missing[0]}=.",
             )
-        return cls(**{name: parts[name] for name in cls.COMPONENTS})
+        made = cls(**{name: parts[name] for name in cls.COMPONENTS})
+        dtype = next((one for one in dtypes if one is not None), None)
+        return made if dtype is None else made.to(dtype=dtype)
 
-    def save_pretrained(self, save_directory: str | Path, variant: str | None = None, **ignored: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        **keywords: object,
+    ) -> None:
         """Writes all components and the index into a folder in diffusers layout; raises OutputError.
 
-        RequestError for a pipeline without some of them.
+        `max_shard_size` is the most that one file of weights holds, in bytes or as "5GB". A component that is
+        None is written as such. RequestError for what is not done here, such as `push_to_hub`.
         """
-        if missing := [name for name, component in self.components.items() if component is None]:
-            raise RequestError(f"There is no {missing[0]} to save.", "Save a pipeline that has all components.")
+        check_saving(keywords)
         root = Path(save_directory)
-        index = {}
+        index: dict[str, tuple[str | None, str | None]] = {}
         for name, component in self.components.items():
             saved = original_of(component)
+            index[name] = (None, None)
             if isinstance(saved, Part):
-                saved.save_pretrained(root / name, variant=variant)
-            else:
-                saved.save_pretrained(root / name)
-            if isinstance(saved, Part):
+                saved.save_pretrained(
+                    root / name,
+                    safe_serialization=safe_serialization,
+                    variant=variant,
+                    max_shard_size=max_shard_size or WHOLE,
+                )
                 index[name] = (saved.FORMAT.library, type(saved).__name__)
-            else:
+            elif saved is not None:
+                saved.save_pretrained(root / name)
                 library = "diffusers" if isinstance(saved, SchedulerMixin) else "transformers"
                 kind = saved.kind if isinstance(saved, CLIPTokenizer) else type(saved).__name__
                 index[name] = (library, kind)
@@ -196,44 +241,100 @@ class DiffusionPipeline(BasePipeline):
 
     def load_lora_weights(
         self,
-        pretrained_model_name_or_path_or_dict: str | Path,
+        pretrained_model_name_or_path_or_dict: str | Path | Mapping[str, Tensor],
         adapter_name: str | None = None,
-        weight_name: str | None = None,
-        **ignored: object,
+        **keywords: object,
     ) -> None:
-        """Adds an adapter from a file, a folder or a Hub id; raises CheckpointError when it does not fit."""
-        loras.load_lora(self, pretrained_model_name_or_path_or_dict, weight_name, adapter_name)
+        """Adds an adapter of tensors, a file, a folder or a Hub id, the only one that acts from then on.
+
+        Raises CheckpointError when it does not fit.
+        """
+        loras.load_lora(self, pretrained_model_name_or_path_or_dict, adapter_name, keywords)
+
+    def save_lora_weights(
+        self, save_directory: str | Path, adapter_name: str = "default", weight_name: str = DIFFUSERS_FILE
+    ) -> None:
+        """Writes a loaded adapter as one file that `load_lora_weights` reads; raises OutputError."""
+        loras.save_loras(self, Path(save_directory), adapter_name, weight_name)
 
     def unload_lora_weights(self) -> None:
-        """Takes all adapters off; images are then bit for bit those without."""
-        adapters.unload_lora(loras.networks_of(self))
+        """Takes all adapters off; what is fused stays. Without that, images are bit for bit those without."""
+        for part in loras.parts_of(self).values():
+            part.unload_lora()
 
     def delete_adapters(self, adapter_names: str | list[str]) -> None:
         """Takes the named adapters off; raises RequestError for one that is not there."""
-        for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
-            adapters.unload_lora(loras.networks_of(self), name)
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        for name in names:
+            loras.parts_with(self, name)
+        for part in loras.parts_of(self).values():
+            part.delete_adapters([name for name in names if name in part.lora.scales])
 
-    def set_adapters(self, adapter_names: str | list[str], adapter_weights: float | list[float] | None = None) -> None:
+    def set_adapters(self, adapter_names: str | list[str], adapter_weights: Any = None) -> None:
         """Lets only these adapters act, as strongly as the weights say."""
         loras.set_adapters(self, adapter_names, adapter_weights)
 
     def get_active_adapters(self) -> list[str]:
         """The names of the adapters that act."""
-        return [name for name, scale in adapters.applied(loras.networks_of(self)).items() if scale]
+        return list(dict.fromkeys(name for part in loras.parts_of(self).values() for name in part.lora.active))
 
-    def fuse_lora(self, **ignored: object) -> None:
-        """Adds the adapters to the weights, as strongly as they act now."""
-        adapters.merge(loras.networks_of(self))
+    def get_list_adapters(self) -> dict[str, list[str]]:
+        """The names of all adapters, by component."""
+        return {name: list(part.lora.scales) for name, part in loras.parts_of(self).items() if part.lora.scales}
 
-    def unfuse_lora(self, **ignored: object) -> None:
+    def enable_lora(self) -> None:
+        """Lets the active adapters act."""
+        for part in loras.parts_of(self).values():
+            part.enable_lora()
+
+    def disable_lora(self) -> None:
+        """Lets no adapter act."""
+        for part in loras.parts_of(self).values():
+            part.disable_lora()
+
+    def fuse_lora(
+        self,
+        components: list[str] | None = None,
+        lora_scale: float = 1.0,
+        safe_fusing: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> None:
+        """Adds adapters (those named, or the active ones) to the weights, `lora_scale` times as strongly as they act.
+
+        Raises RequestError for a component that takes none and for a name that is not loaded.
+        """
+        for name in adapter_names or ():
+            loras.parts_with(self, name)
+        for part in loras.parts_of(self, components or None).values():
+            names = None if adapter_names is None else [name for name in adapter_names if name in part.lora.scales]
+            part.fuse_lora(lora_scale, safe_fusing, names)
+
+    def unfuse_lora(self, components: list[str] | None = None) -> None:
         """Undoes `fuse_lora` to the last bit."""
-        adapters.unmerge(loras.networks_of(self))
+        for part in loras.parts_of(self, components or None).values():
+            part.unfuse_lora()
+
+    @property
+    def fused_loras(self) -> set[str]:
+        """The names of the adapters that are fused."""
+        return {name for part in loras.parts_of(self).values() for name in part.lora.fused}
+
+    @property
+    def num_fused_loras(self) -> int:
+        """How many adapters are fused."""
+        return len(self.fused_loras)
 
     def load_textual_inversion(
-        self, pretrained_model_name_or_path: str | Path, weight_name: str | None = None, **ignored: object
+        self,
+        pretrained_model_name_or_path: loras.WordSource | Sequence[loras.WordSource],
+        token: str | Sequence[str] | None = None,
+        **keywords: object,
     ) -> None:
-        """Teaches the text encoders the learned words of a file, a folder or a Hub id."""
-        loras.load_words(self, pretrained_model_name_or_path, weight_name)
+        """Teaches the text encoders learned words, under other names where `token` says so.
+
+        They come from files, folders, Hub ids, mappings of words to tensors, tensors, or several of these.
+        """
+        loras.load_words(self, pretrained_model_name_or_path, token, keywords)
 
     @property
     def _execution_device(self) -> torch.device:
@@ -251,75 +352,12 @@ def made_of(components: tuple[str, ...], base: type[DiffusionPipeline] = Diffusi
     )
 
 
-def load_component(folder: Folder, name: str, role: str, dtype: torch.dtype, variant: str | None) -> Any:
-    """Component `name` of a folder, by the class that the folder names for it; `role` is its name in a
-    pipeline.
-
-    Raises CheckpointError for a class that is not known here.
-    """
-    if role.endswith("scheduler"):
-        return load_scheduler(folder, name)
-    if role.endswith("tokenizer"):
-        return CLIPTokenizer.from_folder(folder, name)
-    if role.endswith("image_processor"):
-        return CLIPImageProcessor.from_folder(folder, name)
-    kind = folder.components.get(name, "")
-    if kind not in PARTS:
-        raise CheckpointError(f"{folder.root / name} is a {kind or 'component without a class'}.", nearest(kind, PARTS))
-    return PARTS[kind].from_folder(folder, name, dtype, variant)
-
-
-def _class_of(folder: Folder) -> type[DiffusionPipeline]:
+def _class_of(folder: Folder, connected: bool) -> type[DiffusionPipeline]:
     from kandinsky.compat.diffusers.pipelines import PIPELINES
 
     if folder.kind not in PIPELINES:
         raise CheckpointError(
             f"{folder.root} holds a {folder.kind or 'model without a name'}.", nearest(folder.kind, PIPELINES)
         )
-    return PIPELINES[folder.kind]
-
-
-def _own_name(folder: Folder, kind: type[DiffusionPipeline], name: str) -> str:
-    """The folder of a component: in a model of both halves the prior's are told apart by a prefix."""
-    whole = f"{PRIOR_PREFIX}prior" in folder.components
-    return PRIOR_PREFIX + name if whole and "prior" in kind.COMPONENTS else name
-
-
-def _prior_name(source: Folder, name: str) -> str:
-    """The folder of a prior's component where the prior lies apart, alone or in a model of both halves."""
-    alone = name.removeprefix(PRIOR_PREFIX)
-    return name if f"{PRIOR_PREFIX}prior" in source.components else alone
-
-
-_IGNORED = (
-    "cache_dir",
-    "custom_pipeline",
-    "device_map",
-    "force_download",
-    "local_files_only",
-    "low_cpu_mem_usage",
-    "requires_safety_checker",
-    "safety_checker",
-    "token",
-)
-
-
-def _refuse_unknown(names: set[str], kind: type[DiffusionPipeline]) -> None:
-    if unknown := sorted(names - set(_IGNORED)):
-        raise RequestError(f"A {kind.__name__} has no component {unknown[0]!r}.", nearest(unknown[0], kind.COMPONENTS))
-
-
-def _prior_folder(folder: Folder, prior: str | Path | None, missing: list[str], variant: str | None) -> Folder:
-    """The folder with the components that the decoder's lacks."""
-    if others := [name for name in missing if not name.startswith(PRIOR_PREFIX)]:
-        raise CheckpointError(
-            f"{folder.root} has no {others[0]}.", f"It holds a {folder.kind}; is it the model that you meant?"
-        )
-    named = prior or folder.prior_reference()
-    if named is None:
-        raise CheckpointError(
-            f"{folder.root} is a decoder without a prior, and its README names none.",
-            f"Give prior= a folder or a Hub id, or {missing[0]}= and the other components of one.",
-        )
-    components = [name.removeprefix(PRIOR_PREFIX) for name in missing]
-    return model_folder(named, variant=variant, components=None if Path(named).exists() else components)
+    whole = folder.kind.removesuffix("Pipeline") + "CombinedPipeline"
+    return PIPELINES[whole if connected and whole in PIPELINES else folder.kind]

@@ -1,78 +1,178 @@
 """Scheduler classes by their familiar names: each is a name for one of our samplers and its schedule."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import Parameter, Signature
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component
 from kandinsky.checkpoints.maps.scheduler import FILE, schedule_from_json
-from kandinsky.compat.diffusers.files import component_folder
+from kandinsky.compat.diffusers.files import LOADING, Loading, check_keywords, loading_errors
 from kandinsky.compat.diffusers.generators import Generators, GivenFirst, rng_of
 from kandinsky.compat.diffusers.outputs import Config, SchedulerOutput
+from kandinsky.compat.diffusers.scheduler_settings import ACTING, IDLE, SETTINGS, VARIANCES
+from kandinsky.compat.diffusers.weights import check_saving
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.rng import Rng
 from kandinsky.diffusion.denoiser import make_denoiser
-from kandinsky.diffusion.process import in_working_precision
+from kandinsky.diffusion.process import Process, in_working_precision
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.schedule import Schedule
 
-_COMMON: dict[str, object] = {"num_train_timesteps": 1000, "prediction_type": "epsilon", "steps_offset": 0}
+DPM_SOLVERS: Mapping[tuple[object, object], tuple[str, float | None]] = {
+    ("dpmsolver++", 1): ("ddim", 0.0),
+    ("dpmsolver++", 2): ("dpmpp_2m", None),
+    ("sde-dpmsolver++", 1): ("ddim", 1.0),
+    ("sde-dpmsolver++", 2): ("dpmpp_2m_sde", None),
+}
+"""By algorithm and order: the sampler and its share of fresh noise (of first order it is DDIM, arXiv 2211.01095)."""
+NOT_OFFERED = "Leave it out, or use another scheduler: {}."
 
 
 class SchedulerMixin:
-    """A scheduler: settings in the peer's words, and the `schedule` of ours that they mean.
+    """A scheduler: settings by diffusers' words, and the `schedule` of ours that they mean.
 
-    Raises CheckpointError for settings that no sampler of ours follows.
+    `PARAMETERS` are those of the constructor in their order, with their defaults. Raises TypeError for other
+    words, RequestError for settings that no sampler of ours follows.
     """
 
-    DEFAULTS: ClassVar[Mapping[str, object]] = {}
+    PARAMETERS: ClassVar[Mapping[str, object]] = {}
+    KIND: ClassVar[str] = ""
     init_noise_sigma = 1.0
     order = 1
 
-    def __init__(self, **settings: object) -> None:
-        settings = {**settings, "_class_name": type(self).__name__}
-        self.config = Config(settings, {**_COMMON, **self.DEFAULTS})
-        self.schedule: Schedule = schedule_from_json(settings)
+    def __init_subclass__(cls) -> None:
+        if cls.__name__ in SETTINGS:
+            cls.KIND, cls.PARAMETERS = cls.__name__, SETTINGS[cls.__name__]
+
+    def __init__(self, *values: object, **settings: object) -> None:
+        given = self._bound(values, settings)
+        self.schedule: Schedule
+        self.config = Config({**given, "_class_name": type(self).__name__}, self.PARAMETERS)
+        for name, default in self.PARAMETERS.items():
+            acts = name in ACTING or name in IDLE or (name == "variance_type" and self._reads(self.config[name]))
+            if not acts and self.config[name] not in (default, None):
+                raise self._refused(f"{name} = {self.config[name]!r} is not offered, only {default!r}.")
+        stated = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in given.items()}
+        try:
+            self.schedule = self._schedule({**stated, "_class_name": self.KIND})
+        except CheckpointError as error:
+            raise self._refused(re.sub(rf"^{FILE}(?: of an? \w+)? (?:has|is) ", "", error.message)) from error
         self.timesteps = torch.arange(self.schedule.process.T).flip(0)
         self.num_inference_steps: int | None = None
 
+    def _bound(self, values: Sequence[object], settings: Mapping[str, object]) -> dict[str, object]:
+        """The arguments of the constructor that were given, by name; TypeError as for any function."""
+        parameters = [Parameter(one, Parameter.POSITIONAL_OR_KEYWORD, default=None) for one in self.PARAMETERS]
+        return dict(Signature(parameters).bind(*values, **settings).arguments)
+
+    def _schedule(self, settings: dict[str, Any]) -> Schedule:
+        """What the settings mean; betas that are given by number take the place of those by name."""
+        trained = settings.pop("trained_betas", None)
+        schedule = schedule_from_json(settings)
+        if trained is None:
+            return schedule
+        if len(trained) != len(self):
+            raise CheckpointError(f"{FILE} has trained_betas of {len(trained)} times, and {len(self)} are trained.")
+        process = Process.from_betas(torch.tensor(trained), schedule.process.final_alpha_bar)
+        clean = process.final_alpha_bar == 1.0
+        return replace(schedule, process=process if clean else process.ending_at_the_first())
+
+    def _reads(self, variance: object) -> bool:
+        return self.KIND in VARIANCES or not str(variance).startswith("learned")
+
+    def _refused(self, what: str) -> RequestError:
+        return RequestError(f"{type(self).__name__}: {what}", NOT_OFFERED.format(", ".join(SCHEDULERS)))
+
     @classmethod
-    def from_config(cls, config: Mapping[str, object], **changes: object) -> Self:
-        """The same settings for this class; of another scheduler's configuration only what was stated
-        counts."""
+    def from_config(cls, config: Mapping[str, object] | str | Path, **changes: Any) -> Self:
+        """The same settings for this class; of another scheduler's configuration only what was stated counts.
+
+        Raises RequestError for misspelt changes; settings that the class does not have are ignored, changes with
+        a warning.
+        """
+        if not isinstance(config, Mapping):
+            return cls.from_pretrained(config, **changes)
+        check_keywords(changes, cls.__name__, tuple(cls.PARAMETERS))
         stated = config.stated if isinstance(config, Config) else config
-        kept = {name: value for name, value in stated.items() if not name.startswith("_")}
-        return cls(**{**kept, **changes})
+        return cls(**{name: value for name, value in {**stated, **changes}.items() if name in cls.PARAMETERS})
 
     @classmethod
+    @loading_errors()
     def from_pretrained(
-        cls, path: str | Path, subfolder: str | None = None, *, revision: str | None = None, **changes: object
+        cls, pretrained_model_name_or_path: str | Path, subfolder: str | None = None, **changes: Any
     ) -> Self:
-        """Reads scheduler_config.json from a folder or a Hub id; raises CheckpointError when there is
-        none."""
-        folder, name = component_folder(path, subfolder, revision=revision)
-        for word in ("torch_dtype", "use_safetensors", "variant", "cache_dir", "local_files_only", "token"):
-            changes.pop(word, None)
-        return cls.from_config(folder.config(name), **changes)
+        """Reads scheduler_config.json from a folder or a Hub id; raises CheckpointError when there is none."""
+        folder, name = Loading.of(changes).component(pretrained_model_name_or_path, subfolder)
+        return cls.from_config(folder.config(name), **{k: v for k, v in changes.items() if k not in LOADING})
 
-    def save_pretrained(self, path: str | Path) -> None:
+    @classmethod
+    @loading_errors()
+    def load_config(
+        cls, pretrained_model_name_or_path: str | Path, subfolder: str | None = None, **keywords: object
+    ) -> dict[str, Any]:
+        """The content of a folder's or a Hub id's scheduler_config.json."""
+        check_keywords(keywords, cls.__name__, LOADING)
+        folder, name = Loading.of(keywords).component(pretrained_model_name_or_path, subfolder)
+        return folder.config(name)
+
+    def save_pretrained(self, save_directory: str | Path, **keywords: object) -> None:
         """Writes scheduler_config.json into a folder; raises OutputError when it cannot be written."""
-        target = Path(path)
+        check_saving(keywords)
+        target = Path(save_directory)
         save_component(target.parent, target.name, dict(self.config.stated), config_name=FILE)
+
+    save_config = save_pretrained
+
+    @property
+    def compatibles(self) -> list[type["SchedulerMixin"]]:
+        """The classes that can take its place: all."""
+        return list(SCHEDULERS.values())
+
+    @property
+    def betas(self) -> Tensor:
+        """The noise that is added at each time, (T,)."""
+        return self.schedule.process.betas
+
+    @property
+    def alphas(self) -> Tensor:
+        """1 - `betas`, (T,)."""
+        return 1.0 - self.betas
 
     @property
     def alphas_cumprod(self) -> Tensor:
         """The share of the image's variance that is left at each time, (T,)."""
         return self.schedule.process.alpha_bar
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """Sets `timesteps` to the times of a trajectory of that many steps."""
-        self.num_inference_steps = num_inference_steps
-        self.timesteps = torch.tensor(self.schedule.times(num_inference_steps), device=device)
+    @property
+    def final_alpha_cumprod(self) -> Tensor:
+        """The same after the last step."""
+        return torch.tensor(self.schedule.process.final_alpha_bar)
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: Any = None, timesteps: Sequence[int] | None = None
+    ) -> None:
+        """Sets `timesteps` to the times of a trajectory of that many steps, or to falling times that are given.
+
+        Raises RequestError for both or neither, and for times that do not fall from below the number trained.
+        """
+        if (num_inference_steps is None) == (timesteps is None):
+            raise RequestError("A trajectory has a number of steps or its times.", "Give one of them.")
+        if timesteps is not None:
+            times = [int(one) for one in timesteps]
+            if not times or times[0] >= len(self) or any(a <= b for a, b in pairwise(times)) or times[-1] < 0:
+                raise RequestError(f"timesteps are {times}.", f"Give whole numbers that fall from below {len(self)}.")
+        else:
+            times = self.schedule.times(int(num_inference_steps or 0))
+        self.num_inference_steps = len(times) if num_inference_steps is None else num_inference_steps
+        self.timesteps = torch.tensor(times, device=device)
 
     def scale_model_input(self, sample: Tensor, timestep: object = None) -> Tensor:
         """The sample itself: every sampler here works on latents of unit variance."""
@@ -96,9 +196,11 @@ class SchedulerMixin:
 class SteppingScheduler(SchedulerMixin):
     """A scheduler that can also be used by itself, a step at a time: `prev_sample` is what comes next."""
 
+    _left: tuple[int, Any] | None = None
+    """The time that the last step went to, and what its sampler keeps of it."""
+
     def _next(self, timestep: Any) -> tuple[int, int]:
-        """A time of the trajectory and the one behind it, -1 after the last; RequestError for another
-        time."""
+        """A time of the trajectory and the one behind it, -1 after the last; RequestError for another time."""
         t, times = int(timestep), self.timesteps.tolist()
         if t not in times:
             raise RequestError(
@@ -125,9 +227,12 @@ class SteppingScheduler(SchedulerMixin):
         said = make_denoiser(
             lambda *_: model_output, schedule.process, schedule.parametrization, constraints=constraints
         )
+        eta = schedule.eta if eta is None else eta
         sampler = make_sampler(schedule.sampler, schedule.process, variance=schedule.variance, eta=eta)
         x = in_working_precision(sample)
-        x, prediction, _ = sampler.step(said, x, t, t_next, sampler.init(x), rng, t_next < 0)
+        state = self._left[1] if self._left is not None and self._left[0] == t else sampler.init(x)
+        x, prediction, state = sampler.step(said, x, t, t_next, state, rng, t_next < 0)
+        self._left = t_next, state
         found = SchedulerOutput(x.to(sample.dtype), prediction.x0.to(sample.dtype))
         return found if return_dict else found.to_tuple()
 
@@ -138,14 +243,6 @@ def _rng(generator: Generators, model_output: Tensor) -> Rng:
 
 class DDPMScheduler(SteppingScheduler):
     """The sampler "ddpm"."""
-
-    DEFAULTS: ClassVar[Mapping[str, object]] = {
-        "clip_sample": True,
-        "clip_sample_range": 1.0,
-        "thresholding": False,
-        "variance_type": "fixed_small",
-        "timestep_spacing": "leading",
-    }
 
     def step(
         self,
@@ -166,14 +263,6 @@ class DDPMScheduler(SteppingScheduler):
 
 class DDIMScheduler(SteppingScheduler):
     """The sampler "ddim", in pipelines without noise of its own (eta 0)."""
-
-    DEFAULTS: ClassVar[Mapping[str, object]] = {
-        "clip_sample": True,
-        "clip_sample_range": 1.0,
-        "thresholding": False,
-        "set_alpha_to_one": True,
-        "timestep_spacing": "leading",
-    }
 
     def step(
         self,
@@ -200,53 +289,62 @@ class DDIMScheduler(SteppingScheduler):
 
 
 class PNDMScheduler(SchedulerMixin):
-    """The sampler "plms"; the Runge-Kutta warm-up of the peer's class is never taken."""
+    """The sampler "plms"; the Runge-Kutta warm-up of diffusers' class is never taken."""
 
-    DEFAULTS: ClassVar[Mapping[str, object]] = {"skip_prk_steps": True, "timestep_spacing": "leading"}
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**{"skip_prk_steps": True, **settings})
+    def _bound(self, values: Sequence[object], settings: Mapping[str, object]) -> dict[str, object]:
+        return {"skip_prk_steps": True, **super()._bound(values, settings)}
 
 
-class DPMSolverMultistepScheduler(SchedulerMixin):
-    """The sampler "dpmpp_2m"."""
+class MultistepScheduler(SteppingScheduler):
+    """A scheduler whose sampler remembers what came before."""
 
-    DEFAULTS: ClassVar[Mapping[str, object]] = {"thresholding": False, "timestep_spacing": "linspace"}
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: object,
+        sample: Tensor,
+        generator: Generators = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """As `DDPMScheduler.step`, by what the steps before said too; fresh noise may be given."""
+        rng = _rng(generator, model_output)
+        rng = rng if variance_noise is None else GivenFirst(variance_noise, rng)
+        return self._stepped(model_output, self._next(timestep), sample, rng, return_dict)
 
 
-class UniPCMultistepScheduler(SchedulerMixin):
+class DPMSolverMultistepScheduler(MultistepScheduler):
+    """The samplers "dpmpp_2m" and "dpmpp_2m_sde", and with `solver_order` 1 "ddim" with and without noise."""
+
+    def _schedule(self, settings: dict[str, Any]) -> Schedule:
+        asked = settings.pop("algorithm_type", "dpmsolver++"), settings.pop("solver_order", 2)
+        if asked not in DPM_SOLVERS:
+            raise CheckpointError(
+                f"algorithm_type = {asked[0]!r} of solver_order = {asked[1]!r} is not offered, only "
+                f"{', '.join(f'{name!r} of {order}' for name, order in DPM_SOLVERS)}."
+            )
+        sampler, eta = DPM_SOLVERS[asked]
+        return replace(super()._schedule(settings), sampler=sampler, eta=eta)
+
+
+class UniPCMultistepScheduler(MultistepScheduler):
     """The sampler "unipc"."""
 
-    DEFAULTS: ClassVar[Mapping[str, object]] = {"thresholding": False, "timestep_spacing": "linspace"}
 
-
-class EulerDiscreteScheduler(SchedulerMixin):
+class EulerDiscreteScheduler(MultistepScheduler):
     """The sampler "euler"."""
 
-    DEFAULTS: ClassVar[Mapping[str, object]] = {"timestep_spacing": "linspace"}
 
-
-class EulerAncestralDiscreteScheduler(SchedulerMixin):
+class EulerAncestralDiscreteScheduler(MultistepScheduler):
     """The sampler "euler_ancestral"."""
-
-    DEFAULTS: ClassVar[Mapping[str, object]] = {"timestep_spacing": "linspace"}
 
 
 class HeunDiscreteScheduler(SchedulerMixin):
-    """The sampler "heun"."""
-
-    DEFAULTS: ClassVar[Mapping[str, object]] = {"clip_sample": False, "timestep_spacing": "linspace"}
+    """The sampler "heun", which asks the network twice a step."""
 
 
 class UnCLIPScheduler(SteppingScheduler):
     """The prior's sampler: "ddpm" on squared-cosine times that are spread evenly."""
-
-    DEFAULTS: ClassVar[Mapping[str, object]] = {
-        "clip_sample": True,
-        "clip_sample_range": 1.0,
-        "variance_type": "fixed_small_log",
-        "beta_schedule": "squaredcos_cap_v2",
-    }
 
     def step(
         self,

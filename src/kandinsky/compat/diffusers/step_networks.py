@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.compat.diffusers.callbacks import Call
-from kandinsky.compat.diffusers.models import Kandinsky3UNet, Part, PriorTransformer, UNet2DConditionModel, part_of
+from kandinsky.compat.diffusers.models import Kandinsky3UNet, PriorTransformer, UNet2DConditionModel, part_of
+from kandinsky.compat.diffusers.part import Part
 from kandinsky.core.errors import RequestError
 from kandinsky.core.rng import Noise
 from kandinsky.diffusion.constraints import Paste

@@ -8,7 +8,7 @@ import torch
 
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component
 from kandinsky.checkpoints.files import make_folder
-from kandinsky.compat.diffusers.files import component_folder
+from kandinsky.compat.diffusers.files import LOADING, Loading, check_keywords, loading_errors
 from kandinsky.compat.diffusers.outputs import BatchEncoding, BatchFeature, Output
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
@@ -36,9 +36,13 @@ class CLIPTokenizer:
         return cls(load_tokenizer(path, kind), path, kind or cls.__name__)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, subfolder: str | None = None, **ignored: object) -> Self:
+    @loading_errors()
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, subfolder: str | None = None, **keywords: object
+    ) -> Self:
         """Reads a tokenizer from a folder or a Hub id."""
-        return cls.from_folder(*component_folder(path, subfolder))
+        check_keywords(keywords, cls.__name__, LOADING)
+        return cls.from_folder(*Loading.of(keywords).component(pretrained_model_name_or_path, subfolder))
 
     @property
     def model_max_length(self) -> int:
@@ -124,9 +128,13 @@ class CLIPImageProcessor:
         return cls(ClipPreprocess.from_json(folder.config(name)))
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, subfolder: str | None = None, **ignored: object) -> Self:
+    @loading_errors()
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, subfolder: str | None = None, **keywords: object
+    ) -> Self:
         """Reads preprocessor_config.json from a folder or a Hub id."""
-        return cls.from_folder(*component_folder(path, subfolder))
+        check_keywords(keywords, cls.__name__, LOADING)
+        return cls.from_folder(*Loading.of(keywords).component(pretrained_model_name_or_path, subfolder))
 
     def __call__(self, images: Any, return_tensors: str | None = "pt") -> BatchFeature:
         """One image or a list of them to normalised pixels."""

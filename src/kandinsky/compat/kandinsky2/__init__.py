@@ -12,7 +12,7 @@ from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.checkpoints.files import INDEX
 from kandinsky.checkpoints.maps.original_files import INPAINTING
 from kandinsky.checkpoints.original import open_original
-from kandinsky.compat.diffusers.files import model_folder
+from kandinsky.compat.diffusers.files import Loading
 from kandinsky.compat.diffusers.pipelines import KandinskyV22PriorPipeline
 from kandinsky.compat.kandinsky2.files import original_folder
 from kandinsky.compat.kandinsky2.v2_0 import Kandinsky2
@@ -124,7 +124,7 @@ def _get_kandinsky2_2(
 
 def _own_prior(model_path: str | Path) -> str | Path:
     """Where the prior of a decoder is: beside it, where its README says, or the published one."""
-    folder = model_folder(model_path, components=())
+    folder = Loading().model(model_path, ())
     return model_path if f"{PRIOR_PREFIX}prior" in folder.components else folder.prior_reference() or HUB_PRIOR
 
 

@@ -135,7 +135,7 @@ def _load(
     # Read as wide as the widest part needs, then narrowed, so that no part is rounded twice.
     widest = max(dtypes.values(), key=lambda dtype: torch.finfo(dtype).bits)
     folder = original_folder(variant, cache_dir, *paths)
-    place = Placement(torch.device("cpu"), widest, variant, parked=width is not None)
+    place = Placement(torch.device("cpu"), widest, variant, on_meta=width is not None)
     model = load(folder, None, place)
     for part, module in model.modules.items():
         residence = WeightResidency(place.weight_sources, devices[part], dtypes[part])

@@ -5,8 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import accumulate
 from typing import Annotated
 
 import torch
@@ -17,29 +15,26 @@ from kandinsky.core.errors import DataError
 from kandinsky.recipes.emoji import phrases
 from kandinsky.recipes.emoji.colours import NAMES
 from kandinsky.recipes.emoji.concepts import Concept
-from kandinsky.recipes.emoji.plain_words import Noun, plain_nouns
 from kandinsky.recipes.emoji.vocabulary import (
-    ADJECTIVES,
-    AND,
-    ARTICLES,
-    BACKGROUND_TEMPLATES,
     COLOUR_WORDS,
     COLOURS,
-    COMMA,
-    ENGLISH_FRAMES,
     LANGUAGES,
-    STYLE_WORDS,
+    NOUN_LANGUAGES,
     UNSPACED,
+    VOCABULARY,
+    Noun,
+    plain_nouns,
 )
 from kandinsky.training.data.caption import Caption, Facts, equal, equal_texts, names, names_a_side
+from kandinsky.training.data.images import Share
 
 _PARENTHESIS = re.compile(r"\s*[(（][^)）]*[)）]")
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": "", "”": "", "„": "", "«": "", "»": "", "!": ""})
 _NOT_A_WORD = re.compile(r"^[\W\d_]*$")
 _HEAD_ONLY = re.compile(r"^(?!.*\b(with|moon|sun)\b)(.+) face$")
 
-Share = Annotated[float, Field(ge=0, le=1)]
-"""A probability."""
+Weighted = tuple[tuple[str, ...], tuple[float, ...]]
+"""Choices, and how likely each is in proportion."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +61,8 @@ class CaptionMix:
 def clean_label(label: str, language: str = "en") -> str:
     """Turns an annotation into a plain noun phrase.
 
-    Parentheses, typographic quotes and "keycap:"-style colons go; a Hindi label that lists synonyms keeps the
-    first. "woman: red hair" becomes "woman with red hair", "man walking: facing right" becomes "man walking
-    facing right".
+    Parentheses, typographic quotes and "keycap:"-style colons go; a Hindi label that lists synonyms keeps the first.
+    "woman: red hair" becomes "woman with red hair", "man walking: facing right" becomes "man walking facing right".
     """
     text = _PARENTHESIS.sub("", label).translate(_QUOTES).strip()
     if language == "hi" and ":" not in text:
@@ -133,15 +127,6 @@ def tints_of(facts: Facts) -> Tensor:
     return facts.get("tints", torch.full_like(facts["concepts"], -1))
 
 
-@lru_cache(maxsize=64)
-def _cumulative(weights: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(accumulate(weights))
-
-
-def _pick(rng: random.Random, choices: Sequence[str], weights: tuple[float, ...]) -> str:
-    return rng.choices(choices, cum_weights=_cumulative(weights))[0]
-
-
 class CaptionGrammar:
     """Says what an image shows; every word is drawn from the `random.Random` given, and nothing else.
 
@@ -152,18 +137,17 @@ class CaptionGrammar:
         self.concepts = tuple(concepts)
         self.styles = tuple(styles)
         self.mix = mix or CaptionMix()
-        unknown = sorted(set(self.mix.languages) - set(LANGUAGES))
-        if unknown:
-            raise DataError(f"The caption grammar does not speak {unknown[0]!r}.", f"Known: {', '.join(LANGUAGES)}.")
+        check_languages(self.mix.languages)
         frequency: Counter[tuple[str, str]] = Counter()
         for concept in self.concepts:
             for language, words in concept.words.items():
                 frequency.update((language, tag) for tag in set(words.tags))
         self._frequency = frequency
-        self._tags: dict[tuple[int, str], tuple[tuple[str, ...], tuple[float, ...]]] = {}
+        self._tags: dict[tuple[int, str], Weighted] = {}
         self._languages = [self._spoken(concept) for concept in self.concepts]
 
-    def _spoken(self, concept: Concept) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    def _spoken(self, concept: Concept) -> Weighted:
+        """The languages that a caption of a concept may be in."""
         known = tuple(code for code in concept.words if self.mix.languages.get(code, 0.0) > 0.0)
         if not known:
             # A verbatim caption in a language without a weight is still the only thing to say.
@@ -171,7 +155,6 @@ class CaptionGrammar:
         return known, tuple(self.mix.languages[code] for code in known)
 
     def captions(self, facts: Facts, rng: random.Random) -> list[Caption]:
-        """Draws a caption for each of B images, see `caption`."""
         colours = [*COLOURS, ""]
         columns = (facts[name].tolist() for name in ("concepts", "styles", "backgrounds", "beside"))
         return [
@@ -201,7 +184,6 @@ class CaptionGrammar:
         return fits | torch.eye(len(said), dtype=torch.bool) | equal_texts(said)
 
     def mirrorable(self, concept: int) -> bool:
-        """Whether the mirrored image still shows the concept."""
         return mirrorable(self.concepts[concept])
 
     def corpus(self, rounds: int = 4, seed: int = 0) -> Iterator[str]:
@@ -219,17 +201,20 @@ class CaptionGrammar:
         rarest = min(LANGUAGES.values())
         for number, concept in enumerate(self.concepts):
             for language in sorted(set(concept.words) & set(LANGUAGES)):
-                # The square root keeps the rare languages in a vocabulary that English could fill alone.
+                # The square root keeps the rare languages in a vocabulary that English could fill.
                 for _ in range(round(rounds * (LANGUAGES[language] / rarest) ** 0.5)):
                     style, colour = rng.choice(self.styles), rng.choice(list(COLOURS))
                     yield grammar.caption(number, rng, style=style, background=colour, language=language).text
 
-    def language(self, concept: int, rng: random.Random) -> str:
-        """Draws a language that the concept has words in."""
+    def language(self, concept: int, rng: random.Random, tinted: bool = False) -> str:
+        """Draws a language that the concept has words in, and words for a colour that it was given."""
         codes, weights = self._languages[concept]
-        return _pick(rng, codes, weights)
+        if tinted:
+            spoken = {code: weight for code, weight in zip(codes, weights, strict=True) if code in NOUN_LANGUAGES}
+            codes, weights = tuple(spoken), tuple(spoken.values())
+        return rng.choices(codes, weights)[0]
 
-    def tags(self, concept: int, language: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    def tags(self, concept: int, language: str) -> Weighted:
         """The usable tags of a concept and their weights, 1 / (concepts that share the tag)^1.5."""
         key = (concept, language)
         if key not in self._tags:
@@ -252,15 +237,15 @@ class CaptionGrammar:
         tags, weights = self.tags(concept, language)
         if not tags:
             return names[0]
-        first = _pick(rng, tags, weights)
-        # A word that many concepts share says too little alone, so it is said together with others.
+        first = rng.choices(tags, weights)[0]
+        # A word that many concepts share says too little, so it is said together with others.
         shared = self._frequency[language, first]
         wanted = 1 if shared <= 4 and rng.random() < 0.6 else rng.choice((2, 3))
         others = [tag for tag in tags if tag != first]
         chosen = [first, *rng.sample(others, min(wanted - 1, len(others)))]
         if len(chosen) == 1 and shared > 4:
             return names[0]
-        return self._join(chosen, language)
+        return VOCABULARY[language].comma.join(chosen)
 
     def _nouns(self, concept: int, language: str, rng: random.Random) -> tuple[Noun, ...]:
         """The plain words for a concept, as often as they are to be used; the first is drawn more often."""
@@ -275,15 +260,15 @@ class CaptionGrammar:
         if not nouns:
             labels = plain_names(self.concepts[concept], language)
             tags, _ = self.tags(concept, language)
-            alone = [tag for tag in tags if self._frequency[language, tag] <= 2]
-            label = rng.choice(alone) if alone and rng.random() < self.mix.tags else rng.choice(labels)
+            rare = [tag for tag in tags if self._frequency[language, tag] <= 2]
+            label = rng.choice(rare) if rare and rng.random() < self.mix.tags else rng.choice(labels)
             nouns = (phrases.noun_of(phrases.without_colour(label, language), language),)
         text = phrases.coloured(rng.choice(nouns), colour, language, rng)
         return self._framed(text, language, rng) if language == "en" else text
 
     def _tinted(self, concept: int, tint: Tint, language: str, rng: random.Random) -> str | None:
         """The thing with its colour, or None when chance or the language leaves it out."""
-        if not tint.colour or not phrases.spoken(language):
+        if not tint.colour or language not in NOUN_LANGUAGES:
             return None
         if not tint.given and (not self.mix.own_colour or rng.random() >= self.mix.own_colour):
             return None
@@ -291,23 +276,15 @@ class CaptionGrammar:
             return phrases.colour_alone(tint.colour, language, rng)
         return self._coloured(concept, language, tint.colour, rng)
 
-    def _tint_language(self, concept: int, rng: random.Random) -> str:
-        """Draws one of the languages in which a given colour can be said."""
-        codes, weights = self._languages[concept]
-        pairs = [(code, weight) for code, weight in zip(codes, weights, strict=True) if phrases.spoken(code)]
-        return rng.choices([code for code, _ in pairs], [weight for _, weight in pairs])[0]
-
-    @staticmethod
-    def _join(parts: Sequence[str], language: str) -> str:
-        return COMMA.get(language, ", ").join(parts)
-
-    def _framed(self, subject: str, language: str, rng: random.Random, frames: Sequence[str] = ENGLISH_FRAMES) -> str:
+    def _framed(
+        self, subject: str, language: str, rng: random.Random, frames: Sequence[str] = VOCABULARY["en"].frames
+    ) -> str:
         if rng.random() >= self.mix.article or "," in subject or "、" in subject or "،" in subject:
             return subject
         if language == "en":
             frame = rng.choice(frames)
             return frame.replace("a {}", with_article(subject)) if "a {}" in frame else frame.format(subject)
-        articles = ARTICLES.get(language, ())
+        articles = VOCABULARY[language].articles
         # Half as often as in English: a label without an article is the common form in the annotations.
         if not articles or rng.random() < 0.5:
             return subject
@@ -331,9 +308,8 @@ class CaptionGrammar:
         right; `tint` is the thing's colour, named always when it was given to it. Raises
         DataError for a language or a colour without words.
         """
-        spoken = language or (self._tint_language(concept, rng) if tint.given else self.language(concept, rng))
-        if spoken not in COLOUR_WORDS:
-            raise DataError(f"The caption grammar does not speak {spoken!r}.", f"Known: {', '.join(COLOUR_WORDS)}.")
+        spoken = language or self.language(concept, rng, tint.given)
+        check_languages([spoken])
         if beside is not None and spoken not in self.concepts[beside].words:
             beside = None
         tinted = self._tinted(concept, tint, spoken, rng) if beside is None else None
@@ -345,7 +321,7 @@ class CaptionGrammar:
         else:
             pair = (rng.choice(plain_names(self.concepts[i], spoken)) for i in (concept, beside))
             first, second = (self._framed(name, spoken, rng, ("a {}",)) for name in pair)
-            subject = AND[spoken].format(first, second)
+            subject = VOCABULARY[spoken].both.format(first, second)
         styled = self._styled(subject, style, spoken, rng)
         placed = self._placed(styled or subject, background, spoken, rng)
         text = placed or styled or subject
@@ -354,18 +330,18 @@ class CaptionGrammar:
 
     def _styled(self, subject: str, style: str, language: str, rng: random.Random) -> str | None:
         """The subject with the style named, or None when chance or the vocabulary leaves it out."""
-        words = STYLE_WORDS.get(style, {}).get(language, ())
+        words = VOCABULARY[language].styles.get(style, ())
         if not words or rng.random() >= self.mix.style:
             return None
         word = rng.choice(words)
-        if word in ADJECTIVES and language == "en" and rng.random() < 0.5:
+        if word in VOCABULARY[language].adjectives and rng.random() < 0.5:
             framed = re.match(r"(.*\b)?(an?|the) (.+)", subject)
             if framed is None:
                 return f"{word} {subject}"
             styled = f"{word} {framed.group(3)}"
             article = f"the {styled}" if framed.group(2) == "the" else with_article(styled)
             return (framed.group(1) or "") + article
-        return self._join((subject, word), language)
+        return VOCABULARY[language].comma.join((subject, word))
 
     def _placed(self, subject: str, background: str, language: str, rng: random.Random) -> str | None:
         """The subject with the background named, or None when chance leaves it out."""
@@ -377,8 +353,14 @@ class CaptionGrammar:
         phrase = background_phrase(background, language, rng)
         standing_alone = language == "en" and not phrase.startswith("on ")
         if language in UNSPACED or standing_alone or (rng.random() < 0.3 and language != "ar"):
-            return self._join((subject, phrase), language)
+            return VOCABULARY[language].comma.join((subject, phrase))
         return f"{subject} {phrase}"
+
+
+def check_languages(codes: Iterable[str]) -> None:
+    """Raises DataError for a language without a vocabulary."""
+    if unknown := sorted(set(codes) - VOCABULARY.keys()):
+        raise DataError(f"The caption grammar does not speak {unknown[0]!r}.", f"Known: {', '.join(VOCABULARY)}.")
 
 
 def background_phrase(colour: str, language: str, rng: random.Random | None = None) -> str:
@@ -391,23 +373,19 @@ def background_phrase(colour: str, language: str, rng: random.Random | None = No
             f"There is no word for a {colour!r} background in {language!r}.",
             f"Colours: {', '.join(COLOUR_WORDS['en'])}.",
         )
-    templates = BACKGROUND_TEMPLATES[language]
+    templates = VOCABULARY[language].backgrounds
     template = templates[0] if rng is None else rng.choice(templates)
     phrase = template.format(COLOUR_WORDS[language][colour])
     return phrase.replace("on a orange", "on an orange")
 
 
 def plain_caption(concept: Concept, language: str = "en", style: str = "", background: str = "") -> str:
-    """The caption without chance, for evaluation: label, the style's first word, the background's first
-    template.
+    """The caption without chance, for evaluation: label, the style's first word, the background's first template.
 
     Raises DataError when the concept has no words in that language.
     """
-    parts = [plain_names(concept, language)[0]]
-    if words := STYLE_WORDS.get(style, {}).get(language, ()):
-        parts.append(words[0])
-    text = COMMA.get(language, ", ").join(parts)
-    if not background:
-        return text
-    gap = COMMA.get(language, ", ") if language in UNSPACED else " "
-    return f"{text}{gap}{background_phrase(background, language)}"
+    check_languages([language])
+    words = VOCABULARY[language]
+    text = words.comma.join((plain_names(concept, language)[0], *words.styles.get(style, ())[:1]))
+    gap = words.comma if words.unspaced else " "
+    return f"{text}{gap}{background_phrase(background, language)}" if background else text

@@ -16,8 +16,7 @@ GROUPS: dict[str, frozenset[str]] = {
     "people": frozenset({"people"}),
     "symbols": frozenset({"symbols"}),
 }
-"""Names that `groups` accepts besides the folder's own group names; "core" is what a small model should learn
-first."""
+"""Names that `groups` accepts besides the folder's own group names; "core" is what a small model should learn first."""
 
 
 def _span(first: int, last: int) -> frozenset[str]:
@@ -48,8 +47,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing that images show; `words` by language. A `verbatim` label is used exactly as it was
-    written."""
+    """One thing that images show; `words` by language. A `verbatim` label is used exactly as it was written."""
 
     key: str
     name: str
@@ -75,7 +73,7 @@ def wanted_groups(concepts: Sequence[Concept], groups: Sequence[str]) -> frozens
 
 
 def read_concepts(metadata: Path) -> tuple[list[Record], tuple[Concept, ...]]:
-    """Reads `metadata.jsonl` (`file_name`, `codepoints`, `style`, `split`) and `concepts.json` beside it
+    """Reads `metadata.jsonl` (`file_name`, `codepoints`, `style`, `split`) and `concepts.json` next to it
     (`{codepoints: {concept, group, captions: {language: {label, tags}}}}`).
 
     Raises DataError when a line or an entry is not what it should be, or an image is missing.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kandinsky.recipes.emoji.captions import tints_of
 from kandinsky.recipes.emoji.sentence_teacher import WIDTH, Teacher, load_teacher
 from kandinsky.recipes.emoji.vocabulary import COLOURS
-from kandinsky.training.config import ClipObjective
+from kandinsky.training.config.objectives import ClipObjective
 from kandinsky.training.data.images import Batch, ImageSet
 from kandinsky.training.objectives.contrastive import class_loss, cosine_logits, distillation_loss, retrieval_accuracy
 
@@ -21,6 +21,8 @@ _SKETCH_WIDTH = 512
 _FIRST_SCALE = 16.0
 STYLE_SCALE = 8.0
 """Logits of style and background are cosines times this."""
+FACTS = {"style": "styles", "background": "backgrounds", "colour": "tints"}
+"""The fact of a batch that each loss is about."""
 
 
 class ConceptHead(nn.Module):
@@ -47,35 +49,22 @@ class ConceptHead(nn.Module):
         return torch.where(self.ids[rows] == concepts, rows, -1)
 
 
-class StyleHead(nn.Module):
-    """Style and background of an embedding: a vector for each, compared by cosine at a fixed scale.
+class CosineHead(nn.Module):
+    """Vectors for each class of each fact, by name, compared with an embedding by cosine at a fixed scale.
 
     Whatever follows an embedding sees its direction, by distances in all of it together. A linear map could
-    read style off a part too small to matter there; a cosine at a scale that does not grow cannot.
+    read a fact off a part too small to matter there; a cosine at a scale that does not grow cannot.
     """
 
-    def __init__(self, width: int, styles: int) -> None:
+    def __init__(self, width: int, classes: Mapping[str, int]) -> None:
         super().__init__()
-        self.style = nn.Parameter(torch.randn(styles, width) * width**-0.5)
-        self.background = nn.Parameter(torch.randn(len(COLOURS), width) * width**-0.5)
+        for name, count in classes.items():
+            self.register_parameter(name, nn.Parameter(torch.randn(count, width) * width**-0.5))
 
-    def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, P) to logits of styles (B, K) and backgrounds (B, C), each in [-8, 8]."""
+    def forward(self, embeddings: Tensor) -> dict[str, Tensor]:
+        """Embeddings (B, P) to logits (B, K) of each fact, in [-8, 8]."""
         scale = torch.tensor(math.log(STYLE_SCALE), device=embeddings.device)
-        return cosine_logits(embeddings, self.style, scale), cosine_logits(embeddings, self.background, scale)
-
-
-class ColoursHead(nn.Module):
-    """The colour of the thing that an embedding is of: a vector for each, compared as those of looks are."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.vectors = nn.Parameter(torch.randn(len(COLOURS), width) * width**-0.5)
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """Embeddings (B, P) to logits (B, C), in [-8, 8]."""
-        scale = torch.tensor(math.log(STYLE_SCALE), device=embeddings.device)
-        return cosine_logits(embeddings, self.vectors, scale)
+        return {name: cosine_logits(embeddings, vectors, scale) for name, vectors in self.named_parameters()}
 
 
 class SketchHead(nn.Module):
@@ -107,8 +96,8 @@ class EmojiHeads:
 
     objective: ClipObjective
     concepts: ConceptHead | None
-    looks: StyleHead | None
-    colours: ColoursHead | None
+    looks: CosineHead | None
+    colours: CosineHead | None
     sketch: SketchHead | None
     student: nn.Linear | None
     teacher: Teacher | None
@@ -121,8 +110,8 @@ class EmojiHeads:
         return cls(
             objective,
             ConceptHead(torch.unique(images.concept_ids), width) if named else None,
-            StyleHead(width, len(images.folder.styles)) if looked else None,
-            ColoursHead(width) if objective.colours or objective.colours_text else None,
+            CosineHead(width, {"style": len(images.folder.styles), "background": len(COLOURS)}) if looked else None,
+            CosineHead(width, {"vectors": len(COLOURS)}) if objective.colours or objective.colours_text else None,
             SketchHead(width) if objective.sketch else None,
             nn.Linear(width, WIDTH) if teacher is not None else None,
             teacher,
@@ -130,7 +119,6 @@ class EmojiHeads:
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """The heads, by the names that their tensors begin with."""
         heads = {
             "concepts": self.concepts,
             "looks": self.looks,
@@ -142,7 +130,6 @@ class EmojiHeads:
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """How much each loss counts."""
         weighs = self.objective
         return {
             "concepts": weighs.concepts,
@@ -158,43 +145,38 @@ class EmojiHeads:
         }
 
     def image_losses(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Losses of image embeddings (B, P) by name, scalars."""
-        parts = {}
-        if self.concepts is not None and self.objective.concepts:
-            parts["concepts"] = class_loss(self.concepts(image), self.classes(batch, image.device))
-        if self.looks is not None and self.objective.looks:
-            style, background = self.looks(image)
-            parts["style"] = class_loss(style, batch.facts["styles"].to(image.device))
-            parts["background"] = class_loss(background, batch.facts["backgrounds"].to(image.device))
-        if self.colours is not None and self.objective.colours:
-            parts["colour"] = class_loss(self.colours(image), colour_classes(batch).to(image.device))
+        parts = self._class_losses(image, batch, "")
         if self.sketch is not None:
-            small = sketch_of(batch.pixels.to(image.device))
-            parts["sketch"] = F.mse_loss(self.sketch(image).float(), small)
+            parts["sketch"] = F.mse_loss(self.sketch(image).float(), sketch_of(batch.pixels.to(image.device)))
         return parts
 
     def text_losses(self, text: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Losses of the embeddings (B, P) of the captions by name, scalars.
-
-        Style and background count where the caption names them.
-        """
-        parts = {}
-        if self.concepts is not None and self.objective.concepts_text:
-            parts["concepts_text"] = class_loss(self.concepts(text), self.classes(batch, text.device))
-        if self.looks is not None and self.objective.looks_text:
-            style, background = self.looks(text)
-            parts["style_text"] = class_loss(style, _named(batch, "styles").to(text.device))
-            parts["background_text"] = class_loss(background, _named(batch, "backgrounds").to(text.device))
-        if self.colours is not None and self.objective.colours_text:
-            named = torch.where(batch.names("tints"), colour_classes(batch), -1)
-            parts["colour_text"] = class_loss(self.colours(text), named.to(text.device))
+        parts = self._class_losses(text, batch, "_text")
         if self.student is not None and self.teacher is not None:
-            taught = self.teacher(batch.captions).to(text.device)
-            parts["distillation"] = distillation_loss(self.student(text), taught)
+            parts["distillation"] = distillation_loss(self.student(text), self.teacher(batch.captions).to(text.device))
+        return parts
+
+    def _class_losses(self, embeddings: Tensor, batch: Batch, suffix: str) -> dict[str, Tensor]:
+        """The losses of heads that classify; those of a text count the facts that it names."""
+        weights, logits = self.weights, dict[str, Tensor]()
+        if self.concepts is not None and weights[f"concepts{suffix}"]:
+            logits["concepts"] = self.concepts(embeddings)
+        if self.looks is not None and weights[f"style{suffix}"]:
+            logits |= self.looks(embeddings)
+        if self.colours is not None and weights[f"colour{suffix}"]:
+            logits["colour"] = self.colours(embeddings)["vectors"]
+        parts = {}
+        for name, values in logits.items():
+            if name == "concepts":
+                classes = self.classes(batch, values.device)
+            else:
+                fact = FACTS[name]
+                classes = colour_classes(batch) if fact == "tints" else batch.facts[fact]
+                classes = torch.where(batch.names(fact), classes, -1) if suffix else classes
+            parts[f"{name}{suffix}"] = class_loss(values, classes.to(values.device))
         return parts
 
     def accuracy(self, image: Tensor, concepts: Tensor) -> dict[str, float]:
-        """How often image embeddings (B, P) are nearest to the vector of their concept, of those known."""
         if self.concepts is None:
             return {}
         classes = self.concepts.classes(concepts.to(image.device))
@@ -208,16 +190,11 @@ class EmojiHeads:
     def classes(self, batch: Batch, device: torch.device) -> Tensor:
         """The concept head's class of each image, (B,), -1 where it has none or shows two things."""
         assert self.concepts is not None
-        alone = batch.facts["beside"].to(device) < 0
-        return torch.where(alone, self.concepts.classes(batch.facts["concepts"].to(device)), -1)
+        single = batch.facts["beside"].to(device) < 0
+        return torch.where(single, self.concepts.classes(batch.facts["concepts"].to(device)), -1)
 
 
 def colour_classes(batch: Batch) -> Tensor:
     """The colour of each thing, (B,), whether its own or given to it; -1 where it has none."""
     tints = tints_of(batch.facts)
     return torch.where(tints >= 0, tints % len(COLOURS), -1)
-
-
-def _named(batch: Batch, fact: str) -> Tensor:
-    """A fact (B,) where the captions name it, -1 where they are silent."""
-    return torch.where(batch.names(fact), batch.facts[fact], -1)

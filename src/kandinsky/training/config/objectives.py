@@ -50,17 +50,16 @@ class MovqObjective(Table):
 class ClipObjective(Table):
     """Weights of the losses of the text tower and the vision tower, and how their batches are made.
 
-    `contrastive`: captions against images; `text_pairs`: two captions of an image against each other.
-    `lock` freezes a tower that is finished while the other learns to fit it (Zhai et al. 2022, arXiv
-    2111.07991). `per_concept` images of each concept stand in a batch together, so that only style and
-    background tell some of them apart; 1 takes images as they come. A tower that no loss needs is not run.
+    `contrastive`: captions against images; `text_pairs`: two captions of an image against each other. `lock` freezes a
+    tower that is finished while the other learns to fit it (Zhai et al. 2022, arXiv 2111.07991). `per_concept` images
+    of each concept stand in a batch together, so that only style and background tell some of them apart; 1 takes images
+    as they come. A tower that no loss needs is not run.
 
-    The other weights are of auxiliary heads, which a recipe brings: `concepts`, `concepts_text`: image and
-    text embedding against a learned vector for each concept; `looks`: the image embedding against one for
-    each style and background, `looks_text`: the text embedding, where the caption names them; `colours`,
-    `colours_text`: the same for the colour of the thing; `sketch`: a small copy of the image read off the
-    image embedding, so that it carries layout and colour; `distillation`: the text embedding against that of
-    the sentence encoder `teacher`.
+    The other weights are of auxiliary heads, which a recipe brings: `concepts`, `concepts_text`: image and text
+    embedding against a learned vector for each concept; `looks`: the image embedding against one for each style and
+    background, `looks_text`: the text embedding, where the caption names them; `colours`, `colours_text`: the same for
+    the colour of the thing; `sketch`: a small copy of the image read off the image embedding, so that it carries layout
+    and colour; `distillation`: the text embedding against that of the sentence encoder `teacher`.
     """
 
     method: Literal["clip"] = "clip"
@@ -124,12 +123,11 @@ class PriorObjective(Robust):
 
 
 class DecoderObjective(Robust):
-    """The decoder's losses; `vlb` weighs the learned variance's bound, `min_snr` caps the loss weights when
-    set.
+    """The decoder's losses; `vlb` weighs the learned variance's bound, `min_snr` caps the loss weights when set.
 
-    `condition_dropout` is the share of rows that see the embedding of an empty image. `offset_noise` is the
-    deviation of noise that is the same in all places of a channel, added to the usual: it lets a decoder
-    learn images darker and lighter than the middle.
+    `condition_dropout` is the share of rows that see the embedding of an empty image. `offset_noise` is the deviation
+    of noise that is the same in all places of a channel, added to the usual: it lets a decoder learn images darker and
+    lighter than the middle.
     """
 
     target: Literal["eps", "x0", "v"] = "eps"
@@ -171,7 +169,7 @@ class AdapterConfig(Table):
 class InpaintingConfig(Table):
     """The decoder learns to repaint regions, which are drawn at random, `box` of them as boxes.
 
-    A decoder that was never told of regions gets the channels for it: with `first_layer` "extend" it begins
+    A decoder without channels for regions gets them: with `first_layer` "extend" it begins
     by overlooking them, with "new" that layer begins anew, as in the original code.
     """
 
@@ -198,7 +196,7 @@ class Tuned(Table):
     always do. With `masked` "region" the decoder's losses count inside the region only, with "alpha" only
     where an image is opaque, and `outside` elsewhere. The decoder predicts what the checkpoint's decoder
     does; raises ConfigError where `decoder.target` is set. `prompts` are what sample sheets draw, captions of
-    the first images without them, and where the decoder is told of regions or hints.
+    the first images without them, and where the decoder takes regions or hints.
     """
 
     target: Literal["decoder", "prior", "both"] = "decoder"
@@ -233,7 +231,6 @@ class Tuned(Table):
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """The networks that learn."""
         return ("decoder", "prior") if self.target == "both" else (self.target,)
 
     @property
@@ -254,11 +251,10 @@ class LoraObjective(Tuned):
 
 
 class FullObjective(Tuned):
-    """All weights learn but those whose name in files, such as `unet.conv_in.weight`, contains one of
-    `frozen`.
+    """All weights learn but those whose name in files, such as `unet.conv_in.weight`, contains one of `frozen`.
 
-    "resblocks" and "attention" stand for the groups that the original code froze. With `text_encoders` those
-    of the targets learn too: all that the decoder reads texts with, and the prior's.
+    "resblocks" and "attention" stand for the groups that the original code froze. With `text_encoders` those of the
+    targets learn too: all that the decoder reads texts with, and the prior's.
     """
 
     method: Literal["full"] = "full"
@@ -276,7 +272,7 @@ class DreamBoothObjective(Tuned):
     `prompt` names the subject ("a zwx toy"), `class_prompt` its class ("a toy"). `class_images` images of
     the class are drawn by the checkpoint itself before, and their loss counts `class_weight` (their eq. 2);
     0 of either leaves that out. `class_steps` and `class_prior_guidance_scale` are of the requests that draw
-    them: what is guided once more when it is asked for is best drawn with little guidance. With `whole` all
+    them: an image that requests guide again is best drawn with little guidance. With `whole` all
     weights learn, without it adapters; those of text encoders too with `adapter.text_encoders`.
     """
 
@@ -347,13 +343,12 @@ class TextualInversionObjective(Table):
 class DistillObjective(Robust):
     """The decoder learns to draw in `steps` steps, unguided, what it draws in `solver_steps` guided ones.
 
-    `guidance_scale` is the teacher's, the checkpoint's usual one without it, and `solver` its deterministic
-    sampler. With `route` "trajectories" the teacher draws `trajectories` images before, `chunk` at a time,
-    and the student learns each segment of their trajectories as one step; a share `from_text` of them begins
-    with captions, as requests do, the others with the images themselves. With "consistency" the way begins
-    with noised images, the teacher goes one of its steps, and the student learns to say before what it says
-    after it; with one step this is latent consistency distillation. `whole` teaches all weights, else
-    adapters learn.
+    `guidance_scale` is the teacher's, the checkpoint's usual one without it, and `solver` its deterministic sampler.
+    With `route` "trajectories" the teacher draws `trajectories` images before, `chunk` at a time, and the student
+    learns each segment of their trajectories as one step; a share `from_text` of them begins with captions, as requests
+    do, the others with the images themselves. With "consistency" the way begins with noised images, the teacher goes
+    one of its steps, and the student learns to say before what it says after it; with one step this is latent
+    consistency distillation. `whole` teaches all weights, else adapters learn.
     """
 
     method: Literal["distill"] = "distill"
@@ -371,7 +366,6 @@ class DistillObjective(Robust):
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """The networks that learn."""
         return ("decoder",)
 
     @model_validator(mode="after")

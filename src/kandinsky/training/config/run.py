@@ -43,7 +43,7 @@ BUCKETED = FINETUNING - {"distill"}
 OWN_SENTENCES = frozenset({"dreambooth", "textual_inversion"})
 """Methods that say of each image what their objective says, and read no captions."""
 SETTINGS = "config.json"
-"""The file in which a run leaves its settings, as flags changed them, beside what it makes."""
+"""The file in which a run leaves its settings, as flags changed them, next to what it makes."""
 
 Kind = TypeVar("Kind", bound=Table)
 
@@ -51,10 +51,9 @@ Kind = TypeVar("Kind", bound=Table)
 class OptimiserConfig(Table):
     """What changes the weights; norms, biases and vectors are never decayed.
 
-    "adamw" (Loshchilov & Hutter 2019, arXiv 1711.05101); "adafactor" (Shazeer & Stern 2018, arXiv
-    1804.04235), whose state is far smaller and whose rate is relative to the size of each weight;
-    "adamw8bit", of the package bitsandbytes; "prodigy" (arXiv 2306.06101), of the package prodigyopt, which
-    finds its own rate: `lr` is then 1.
+    "adamw" (Loshchilov & Hutter 2019, arXiv 1711.05101); "adafactor" (Shazeer & Stern 2018, arXiv 1804.04235), whose
+    state is far smaller and whose rate is relative to the size of each weight; "adamw8bit", of the package
+    bitsandbytes; "prodigy" (arXiv 2306.06101), of the package prodigyopt, which finds its own rate: `lr` is then 1.
     """
 
     kind: Literal["adamw", "adafactor", "adamw8bit", "prodigy"] = "adamw"
@@ -65,10 +64,7 @@ class OptimiserConfig(Table):
 
 
 class ScheduleConfig(Table):
-    """How the learning rate goes:
-
-    `warmup` steps up from zero, then constant, or down to `floor` times the rate.
-    """
+    """How the learning rate goes: `warmup` steps up from zero, then constant, or down to `floor` times the rate."""
 
     kind: Literal["constant", "cosine", "linear"] = "cosine"
     warmup: int = Field(default=100, ge=0)
@@ -84,18 +80,16 @@ class EmaConfig(Table):
 class Stage(Table):
     """One trainable, one objective, one network, and how long.
 
-    `max_steps`, `epochs` (how often each example is seen) and `max_minutes` end it, whichever comes first; a
-    falling learning rate reaches its floor with the steps when they are limited, else with the minutes.
-    `init` names an earlier stage (or a folder of another run's stage) whose weights it starts from; `uses`
-    says which stage gives each frozen network, the last one before it when nothing is said, or a folder of
-    another run's stage. In half precision weights that learn stay in float32; "fp16" scales the loss so that
-    small gradients are not lost, and leaves out steps in which that overflows. `variants` is how many
-    augmentations of an image are kept in the cache of latents and embeddings; 0 computes them anew for every
-    batch. `augmentation` is one of `data.images.AUGMENTATIONS` or a table.
-    `gradient_checkpointing` saves memory for activations and costs time, see
-    `activation_checkpointing.recompute`. With
-    `spread` several processes keep parts of the networks that learn as a whole, and of what is kept beside
-    their weights, instead of copies (FSDP).
+    `max_steps`, `epochs` (how often each example is seen) and `max_minutes` end it, whichever comes first; a falling
+    learning rate reaches its floor with the steps when they are limited, else with the minutes. `init` names an earlier
+    stage (or a folder of another run's stage) whose weights it starts from; `uses` says which stage gives each frozen
+    network, the last one before it when nothing is said, or a folder of another run's stage. In half precision weights
+    that learn stay in float32; "fp16" scales the loss so that small gradients are not lost, and leaves out steps in
+    which that overflows. `variants` is how many augmentations of an image are kept in the cache of latents and
+    embeddings; 0 computes them anew for every batch. `augmentation` is one of `data.images.AUGMENTATIONS` or a table.
+    `gradient_checkpointing` saves memory for activations and costs time, see `activation_checkpointing.recompute`. With
+    `spread` several processes keep parts of the networks that learn as a whole, and of what is kept beside their
+    weights, instead of copies (FSDP).
     """
 
     method: str
@@ -263,7 +257,7 @@ class ExportConfig(Table):
 
 
 class ModelConfig(Table):
-    """The checkpoint that fine-tuning begins with: what `kandinsky.load` is told.
+    """The checkpoint that fine-tuning begins with: the arguments of `kandinsky.load`.
 
     `name` is a folder or a Hub id, None the embedded checkpoint. `lora` are adapters that act meanwhile, with
     their scales.

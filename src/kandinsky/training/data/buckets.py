@@ -49,7 +49,7 @@ class BucketSampler:
     """Endless batches, each within one bucket; every index is seen once an epoch, some twice.
 
     `counts` are how many examples each bucket has; indices go on from bucket to bucket. A bucket's last batch
-    is filled up with others of it. Each epoch's order depends on (seed, epoch) alone.
+    is filled up with others of it. Each epoch's order is a function of (seed, epoch).
     """
 
     def __init__(self, counts: Sequence[int], batch: int, seed: int) -> None:
@@ -58,7 +58,6 @@ class BucketSampler:
         self._batches = self._shuffle()
 
     def next(self) -> list[int]:
-        """The next `batch` indices."""
         if self.position == len(self._batches):
             self.epoch, self.position = self.epoch + 1, 0
             self._batches = self._shuffle()
@@ -66,11 +65,9 @@ class BucketSampler:
         return self._batches[self.position - 1]
 
     def state(self) -> dict[str, int]:
-        """Where it stands: epoch, position in it, and how many examples there are."""
         return {"epoch": self.epoch, "position": self.position, "count": sum(self.counts)}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Continues from `state()`; CheckpointError when the number of examples has changed since."""
         if state["count"] != sum(self.counts):
             raise other_examples(state["count"], sum(self.counts))
         self.epoch, self.position = state["epoch"], state["position"]

@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kandinsky.core.errors import OutputError
-from kandinsky.core.files import sync
 from kandinsky.training import events
 from kandinsky.training.data.images import Augmentation, Batch, ImageSet, words_of
 from kandinsky.training.seeds import generator
+from kandinsky.training.tensor_cache import keep, read_kept
 
 CHUNK, AT_ONCE = 64, 2**21
 """How many images, and how many pixels, are encoded at once."""
@@ -33,7 +30,6 @@ class ImageSource:
         return len(self.images)
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Batch:
-        """Augmented images with captions."""
         return self.images.batch(indices, generator, self.augmentation)
 
 
@@ -78,11 +74,8 @@ def encode_once(
     makes a new one. Raises OutputError when it cannot be written.
     """
     path = folder / f"{_content_hash(source, variants, stamp, seed)}.safetensors"
-    if path.is_file():
-        try:
-            return CachedEncodings(source.images, load_file(path), variants)
-        except SafetensorError:
-            path.unlink()
+    if (kept := read_kept(path)) is not None:
+        return CachedEncodings(source.images, kept[0], variants)
     count = len(source)
     columns: dict[str, list[Tensor]] = {}
     height, width = source.images.shape
@@ -97,7 +90,7 @@ def encode_once(
             for name, value in part.items():
                 columns.setdefault(name, []).append(value.half() if value.is_floating_point() else value)
     tensors = {name: torch.cat(parts).cpu().contiguous() for name, parts in columns.items()}
-    _write(path, tensors)
+    keep(path, tensors)
     yield events.Preparing(stage, "latents and embeddings", count, count)
     return CachedEncodings(source.images, tensors, variants)
 
@@ -112,20 +105,3 @@ def _content_hash(source: ImageSource, variants: int, stamp: str, seed: int) -> 
     for values in (images.concept_ids, images.style_ids, images.mirrorable):
         digest.update(values.numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes the file whole or not at all, without a second copy of it in memory."""
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.name}.*part"):  # by a run that was killed here
-            left.unlink()
-        save_file(tensors, aside)
-        sync(aside)
-        aside.replace(path)
-        sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{path} cannot be written ({error}).", "Free some disk space.") from error
-    finally:
-        aside.unlink(missing_ok=True)

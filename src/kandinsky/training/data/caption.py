@@ -1,4 +1,4 @@
-"""What is said of images: captions as they were written, or sentences that fit all of them."""
+"""Captions of images: as they were written, or sentences that fit all of them."""
 
 import random
 import re
@@ -28,23 +28,19 @@ class Caption:
 
 
 class Captioner(Protocol):
-    """Says what images show."""
+    """Makes captions of what images show."""
 
     def captions(self, facts: Facts, rng: random.Random) -> list[Caption]:
         """Draws a caption for each of B images; every choice is drawn from `rng` and nothing else."""
-        ...
 
     def matches(self, facts: Facts, said: Sequence[Caption]) -> Tensor:
         """Which caption (row) is true of which image (column) of a batch, (B, B) bool."""
-        ...
 
     def mirrorable(self, concept: int) -> bool:
         """Whether the mirrored image still shows the concept."""
-        ...
 
     def corpus(self) -> Iterator[str]:
         """Texts, in a fixed order, that a tokenizer is learned from."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -67,11 +63,9 @@ class WrittenCaptions:
         return equal_texts(said)
 
     def mirrorable(self, concept: int) -> bool:
-        """Whether the caption names no side."""
         return not names_a_side(self.written[concept].text)
 
     def corpus(self) -> Iterator[str]:
-        """Each caption once."""
         return (caption.text for caption in self.written)
 
 
@@ -82,19 +76,15 @@ class Templates:
     sentences: tuple[str, ...]
 
     def captions(self, facts: Facts, rng: random.Random) -> list[Caption]:
-        """Draws one of the sentences for each image."""
         return [Caption(rng.choice(self.sentences)) for _ in facts["concepts"]]
 
     def matches(self, facts: Facts, said: Sequence[Caption]) -> Tensor:
-        """Every sentence is true of every image."""
         return torch.ones(len(said), len(said), dtype=torch.bool)
 
     def mirrorable(self, concept: int) -> bool:
-        """Always: the sentences say nothing of sides."""
         return True
 
     def corpus(self) -> Iterator[str]:
-        """The sentences."""
         return iter(self.sentences)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from kandinsky.core.errors import DataError, OutputError
 from kandinsky.core.files import write_atomically
-from kandinsky.training.config import Fit
+from kandinsky.training.config.run import Fit
 from kandinsky.training.data.folder import Folder
 
 Pixels = npt.NDArray[np.uint8]
@@ -66,7 +66,7 @@ def _digest(folder: Folder, sources: Sequence[tuple[Path, ...]], shape: tuple[in
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file, read as far as is asked; DataError that names it when it is none."""
+    """An image file, opened and read as needed; DataError that names it when it is none."""
     try:
         with Image.open(path) as image:
             yield image
@@ -74,6 +74,16 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise DataError(
             f"{path.name!r} is not a readable image: {error} (in {path.parent}).", "Remove it or repair it."
         ) from error
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is there and a whole image."""
+    try:
+        with opened(path) as image:
+            image.load()
+    except DataError:
+        return False
+    return True
 
 
 def _rgba(path: Path) -> Image.Image:

@@ -45,13 +45,11 @@ class Painter(Protocol):
 
     def where(self, keep: Tensor) -> "Painter":
         """The same for those images that `keep`, (N,) bool or indices, chooses."""
-        ...
 
     def paint(
-        self, layers: Tensor, rows: Tensor, alone: Tensor, share: float, generator: torch.Generator
+        self, layers: Tensor, rows: Tensor, single: Tensor, share: float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Layers (B, 4, S, S) of images `rows` (B,), a `share` of those `alone` (B,) changed, and facts."""
-        ...
+        """Layers (B, 4, S, S) of images `rows` (B,), a `share` of the `single` ones (B,) changed, and facts."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def read_folder(root: str | Path) -> Folder:
 
 
 def read_bare_folder(root: str | Path, captioner: Captioner = Templates(("",))) -> Folder:
-    """Reads a folder of images that need no captions; those beside them are not read.
+    """Reads a folder of images that need no captions; caption files are not read.
 
     Raises DataError when the folder or its images are missing.
     """
@@ -184,7 +182,7 @@ def _rows_of_files(root: Path) -> Iterator[Captioned]:
         if not text.is_file():
             raise DataError(
                 f"The image {image.name!r} has no caption file {text.name!r}.",
-                "Put a .txt beside each image, or write metadata.jsonl with file_name and caption.",
+                "Put a .txt next to each image, or write metadata.jsonl with file_name and caption.",
             )
         caption = " ".join(text.read_text(encoding="utf-8").split())
         if not caption:

@@ -1,4 +1,4 @@
-"""Hint images beside images: which file belongs to which, and their pixels."""
+"""Hint images: which belongs to which image, and their pixels."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kandinsky.core.edges import edge_map
 from kandinsky.core.errors import DataError
-from kandinsky.training.config import Fit
+from kandinsky.training.config.run import Fit
 from kandinsky.training.data.decoded_cache import Pixels, decoded, opened
 from kandinsky.training.data.folder import IMAGE_SUFFIXES, Folder
 

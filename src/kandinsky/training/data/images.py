@@ -1,43 +1,47 @@
 """Images as training batches: decoded once, composited on a colour, augmented by name, captioned.
 
-Everything random comes from one CPU generator, so a batch is a function of (folder, options, generator
-state).
+Everything random comes from one CPU generator, so a batch is a function of (folder, options, generator state).
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from kandinsky.core.errors import ConfigError, DataError, nearest
 from kandinsky.core.system import cache_folder
-from kandinsky.training.config import Fit
+from kandinsky.training.config.run import Fit
 from kandinsky.training.data.caption import Caption, names
 from kandinsky.training.data.compose import BACKGROUNDS, composite, place, side_by_side
 from kandinsky.training.data.decoded_cache import decoded
 from kandinsky.training.data.folder import Folder, Painter, read_folder
 from kandinsky.training.data.hints import decoded_hints
 
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A probability."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
     """What may happen to an image; each is a probability, named so that a model card can say it.
 
-    `mirror`: left and right exchanged (never of what names a side). `move`: shrunk to between `smallest` and
-    1 of its size and shifted inside the frame. `pair`: a second image of the same style stands to the right,
+    `mirror`: left and right exchanged (never of what names a side). `move`: shrunk to between `smallest` (not 0)
+    and 1 of its size and shifted inside the frame. `pair`: a second image of the same style stands to the right,
     both at half size. `white`: the background is white; otherwise one of the other named colours.
-    `recolour`: what is shown takes another colour, where a recipe knows how (never beside a second image).
+    `recolour`: what is shown takes another colour, where a recipe knows how (never next to a second image).
     """
 
-    mirror: float = 0.0
-    move: float = 0.0
-    smallest: float = 0.75
-    pair: float = 0.0
-    white: float = 0.55
-    recolour: float = 0.0
+    mirror: Share = 0.0
+    move: Share = 0.0
+    smallest: Annotated[float, Field(gt=0, le=1)] = 0.75
+    pair: Share = 0.0
+    white: Share = 0.55
+    recolour: Share = 0.0
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -52,10 +56,9 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 class Batch:
     """B images and what is known of them.
 
-    `pixels` (B, 3, S, S) float32 in [-1, 1]; `alpha` (B, 1, S, S) in [0, 1], 1 where they are opaque;
-    `indices` (B,) int64. `facts` are (B,) int64 each, see `Facts`; background ids follow the order of
-    `BACKGROUNDS`, -1 for an opaque image. `hints` (B, 3, S, S) in [0, 1] are placed and mirrored as the
-    images are, on black.
+    `pixels` (B, 3, S, S) float32 in [-1, 1]; `alpha` (B, 1, S, S) in [0, 1], 1 where they are opaque; `indices` (B,)
+    int64. `facts` are (B,) int64 each, see `Facts`; background ids follow the order of `BACKGROUNDS`, -1 for an opaque
+    image. `hints` (B, 3, S, S) in [0, 1] are placed and mirrored as the images are, on black.
     """
 
     pixels: Tensor
@@ -70,7 +73,6 @@ class Batch:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """The texts of the captions."""
         return tuple(caption.text for caption in self.said)
 
     def names(self, fact: str) -> Tensor:
@@ -146,8 +148,8 @@ class ImageSet:
         facts = {"concepts": self.concept_ids[rows], "styles": self.style_ids[rows], **draws.facts}
         layers = self.pixels[rows.to(self.pixels.device)].float()
         if self.painter is not None:
-            alone = ~draws.paired
-            layers, painted = self.painter.paint(layers, rows, alone, options.recolour, generator)
+            single = ~draws.paired
+            layers, painted = self.painter.paint(layers, rows, single, options.recolour, generator)
             facts |= painted
         elif options.recolour:
             raise ConfigError("augmentation.recolour needs a recipe that measures colours.", "Leave it out.")
@@ -242,7 +244,7 @@ def open_images(
     """Opens the images of a folder, or of one that is read already, at one size.
 
     `size` is the side of squares, or (height, width). `split` is "train" or "test" (or whatever the metadata
-    says); "all" must be asked for explicitly. `styles` are those of the metadata, all when it is None.
+    says); "all" must be given explicitly. `styles` are those of the metadata, all when it is None.
     `cache` is where decoded images are kept (default: in `core.system.cache_folder`; memory only when that
     cannot be written). `fit` is that of `decoded`.
 

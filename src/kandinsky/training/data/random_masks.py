@@ -23,7 +23,7 @@ SMOOTHING = 8
 def random_regions(count: int, height: int, width: int, box: float, generator: torch.Generator) -> Tensor:
     """What to repaint in `count` images, (B, 1, height, width) float32: 1 inside, 0 outside, never empty.
 
-    `box` is the share of rows whose region is a box. Draws come from `generator` (on the CPU) alone.
+    `box` is the share of rows whose region is a box. All draws come from `generator` (on the CPU).
     """
     rows: list[npt.NDArray[np.bool_]] = []
     while len(rows) < count:

@@ -14,23 +14,19 @@ class Order(Protocol):
 
     def next(self) -> list[int]:
         """The indices of the next batch."""
-        ...
 
     def state(self) -> dict[str, int]:
         """Where it stands."""
-        ...
 
     def restore(self, state: dict[str, int]) -> None:
         """Continues from `state()`; CheckpointError when the examples are others."""
-        ...
 
 
 class EpochSampler:
     """Endless batches of indices below `count`; every index is seen once before any is seen again.
 
-    Each epoch's order depends on (seed, epoch) alone, so `state()` = where it stands is two numbers.
-    Batches run over the end of an epoch, so all have `batch` indices even when there are fewer images
-    than that.
+    Each epoch's order is a function of (seed, epoch), so `state()` = where it stands is two numbers. Batches run over
+    the end of an epoch, so all have `batch` indices even when there are fewer images than that.
     """
 
     def __init__(self, count: int, batch: int, seed: int) -> None:
@@ -41,7 +37,6 @@ class EpochSampler:
         self._order = self._shuffle()
 
     def next(self) -> list[int]:
-        """The next `batch` indices."""
         taken: list[int] = []
         while len(taken) < self.batch:
             piece = self._order[self.position : self.position + self.batch - len(taken)]
@@ -53,11 +48,9 @@ class EpochSampler:
         return taken
 
     def state(self) -> dict[str, int]:
-        """Where it stands: epoch, position in it, and how many examples there are."""
         return {"epoch": self.epoch, "position": self.position, "count": self.count}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Continues from `state()`; CheckpointError when the number of examples has changed since."""
         if state["count"] != self.count:
             raise other_examples(state["count"], self.count)
         self.epoch, self.position = state["epoch"], state["position"]
@@ -72,7 +65,7 @@ class GroupSampler:
     """Endless batches in which each group appears with `each` of its examples, drawn at random.
 
     `groups` gives the group of every example. Groups come in the order of an `EpochSampler`, whatever their
-    size; one with fewer than `each` examples repeats them. What is drawn depends on (seed, place) alone.
+    size; one with fewer than `each` examples repeats them. What is drawn is a function of (seed, place).
     """
 
     def __init__(self, groups: Sequence[int], each: int, batch: int, seed: int) -> None:
@@ -86,7 +79,6 @@ class GroupSampler:
         self._order = EpochSampler(len(self._members), batch // each, seed)
 
     def next(self) -> list[int]:
-        """The next batch, the examples of a group side by side."""
         draws = generator(self.seed, "of group", self._order.epoch, self._order.position)
         taken: list[int] = []
         for group in self._order.next():
@@ -96,11 +88,9 @@ class GroupSampler:
         return taken
 
     def state(self) -> dict[str, int]:
-        """Where it stands: epoch, position in it, how many groups and examples there are."""
         return {**self._order.state(), "examples": self.examples}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Continues from `state()`; CheckpointError when the examples or groups have changed since."""
         if state.get("examples") != self.examples:
             raise other_examples(state.get("examples", state["count"]), self.examples)
         self._order.restore(state)

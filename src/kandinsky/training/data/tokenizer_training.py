@@ -28,7 +28,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 8192) -> Traine
     """Learns merges on lower-cased `texts`; the same texts always give the same vocabulary.
 
     Ids: 256 bytes, 256 bytes that end a word, the merges, the start token, the end token. Any text can be
-    encoded. A small corpus may give fewer merges than asked for; the vocabulary is then smaller.
+    encoded. A small corpus may give fewer merges than requested; the vocabulary is then smaller.
 
     Raises ConfigError when `vocabulary_size` leaves no room for a merge.
     """
@@ -66,11 +66,10 @@ def _alphabet() -> list[str]:
 
 
 def write_tokenizer(tokenizer: TrainedTokenizer, folder: str | Path, max_length: int = 32) -> Path:
-    """Writes `vocab.json`, `merges.txt`, `tokenizer_config.json` and `special_tokens_map.json`, each
-    atomically.
+    """Writes `vocab.json`, `merges.txt`, `tokenizer_config.json` and `special_tokens_map.json`, each atomically.
 
-    The end token also pads and stands for the unknown, as in CLIP. Returns the folder. Raises OutputError
-    when it cannot be written.
+    The end token also pads and stands for the unknown, as in CLIP. Returns the folder. Raises OutputError when it
+    cannot be written.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)

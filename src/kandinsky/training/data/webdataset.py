@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def _column(columns: list[str], named: str | None, usual: tuple[str, ...], what:
     return found
 
 
-def _rows_of_table(table: Iterable[Any], image: str, caption: str) -> Iterator[Row]:
+def _rows_of_table(table: Iterable[Mapping[str, object]], image: str, caption: str) -> Iterator[Row]:
     for row in table:
         said = row[caption]
         said = said[0] if isinstance(said, list) and said else said
@@ -127,11 +127,11 @@ def _row(shard: Path, name: str, parts: dict[str, bytes]) -> Row:
     caption = parts.get(".txt", b"").decode("utf-8", "replace")
     if not caption and ".json" in parts:
         try:
-            told = json.loads(parts[".json"])
+            content = json.loads(parts[".json"])
         except ValueError:
-            told = None
-        if isinstance(told, dict):
-            caption = next((str(told[key]) for key in CAPTION_COLUMNS if told.get(key)), "")
+            content = None
+        if isinstance(content, dict):
+            caption = next((str(content[key]) for key in CAPTION_COLUMNS if content.get(key)), "")
     if suffix is None or not caption.strip():
         lacking = "image" if suffix is None else "caption"
         raise DataError(

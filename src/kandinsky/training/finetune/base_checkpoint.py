@@ -17,7 +17,8 @@ from kandinsky.engine.pipeline import Pipeline, open_sources
 from kandinsky.engine.text_encoders import captions_of, text_encoders
 from kandinsky.generations import Model, Source
 from kandinsky.tasks.start import hint_condition, region_condition
-from kandinsky.training.config import ModelConfig, Stage, Tuned
+from kandinsky.training.config.objectives import Tuned
+from kandinsky.training.config.run import ModelConfig, Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.examples import Examples
 from kandinsky.training.finetune.widen_unet import widened, with_controlnet
@@ -50,13 +51,16 @@ class BaseCheckpoint:
 
     @cached_property
     def stamp(self) -> str:
-        """Changes with the networks that make latents and embeddings."""
         made_by = ("movq", "vae", "image_encoder")
         return weights_stamp({name: self.model.modules[name] for name in made_by if name in self.model.modules})
 
     @property
+    def multiple(self) -> int:
+        return self.model.multiple
+
+    @property
     def size(self) -> int:
-        """The side of the images that it draws unless told otherwise."""
+        """The side of the images that it draws by default."""
         return int(self.model.defaults["width"])
 
     @property
@@ -93,15 +97,6 @@ class BaseCheckpoint:
         if self.prior is None:
             raise ConfigError(f"{self.model.name} has no prior here, so none can learn.", "Set target to decoder.")
         return self.prior
-
-    def check_size(self, *sides: int) -> None:
-        """Raises ConfigError for sides of images that the decoder cannot draw."""
-        for side in sides:
-            if side % self.model.multiple:
-                raise ConfigError(
-                    f"Images of {side} pixels do not fit this checkpoint.",
-                    f"Choose a multiple of {self.model.multiple}.",
-                )
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -151,9 +146,7 @@ class BaseCheckpoint:
         return region_condition(self.model, pixels, latents, repaint.to(self.device))
 
     def request_fields(self, height: int, width: int) -> Fields:
-        """Fields of a request for images of that size; a decoder that inpaints draws all of a grey one, one
-        with hints gets a black one.
-        """
+        """Fields of a request for images of that size: with a grey image to repaint, or a black hint."""
         fields: Fields = {"height": height, "width": width}
         if self.model.hints:
             fields["hint"] = Image.new("RGB", (width, height))
@@ -194,9 +187,9 @@ def _grown(stage: Stage, model: Model, seed: int) -> Model:
     if inpaints is None and control is None:
         return model
     if not stage.whole:
-        told, does = ("regions", "repaints") if inpaints is not None else ("hints", "follows hints")
+        extra, does = ("regions", "repaints") if inpaints is not None else ("hints", "follows hints")
         raise ConfigError(
-            f"Adapters cannot hold the channels that a decoder needs to be told of {told}.",
+            f"Adapters cannot hold the channels that a decoder needs for {extra}.",
             f'Set method = "full", or begin with a decoder that {does}.',
         )
     seed_globals(seed)

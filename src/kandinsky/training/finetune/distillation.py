@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from kandinsky.adapters import lora
 from kandinsky.core.errors import ConfigError
 from kandinsky.engine.sampling_defaults import Sampling
-from kandinsky.training.config import DistillObjective, Stage
+from kandinsky.training.config.objectives import DistillObjective
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.diffusion_losses import Loss
 from kandinsky.training.events import Event
-from kandinsky.training.examples import Examples, examples_of
+from kandinsky.training.examples import Examples, check_sizes, examples_of
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
 from kandinsky.training.finetune.teacher_trajectories import (
     Segment,
@@ -25,6 +26,7 @@ from kandinsky.training.finetune.teacher_trajectories import (
 )
 from kandinsky.training.finetune.tuning import NAME, add_adapters, unfreeze
 from kandinsky.training.image_grid import ImageGrid, grid
+from kandinsky.training.objectives.autoencoder import psnr
 from kandinsky.training.objectives.denoising import KINDS, Target
 from kandinsky.training.objectives.distillation import (
     Predict,
@@ -34,7 +36,7 @@ from kandinsky.training.objectives.distillation import (
     solve_to,
     trajectory_errors,
 )
-from kandinsky.training.task import Losses, StepContext, Task, Trainable
+from kandinsky.training.task import B, Losses, StepContext, Task, Trainable
 
 SAMPLER = "ddim"
 SHOWN, MEASURED = 8, 32
@@ -55,11 +57,11 @@ def distill_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
     base = open_base(ctx, stage)
     if base.inpaints or base.model.hints:
         raise ConfigError(
-            f"{base.pipe.model_id} is told of regions or hints, which its teacher would have to be given.",
+            f"{base.pipe.model_id} takes regions or hints, and its teacher has none.",
             "Begin with a decoder that is not.",
         )
     learned, held_out = ctx.data.split(ctx.data.size(stage, base.size))
-    base.check_size(*learned.shape)
+    check_sizes(base, [learned])
     process = base.model.schedule_of(SAMPLER).process
     solver = SolverTimes.of(process, objective.steps, objective.solver_steps, ctx.device)
     seen = held_out or learned
@@ -72,26 +74,25 @@ def distill_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
         return base.model.codec.decode(ends).float(), base.model.codec.decode(latents).float()
 
     def measure(_: torch.Generator) -> dict[str, float]:
-        of_teacher, of_student = (value.clamp(-1, 1) for value in drawn())
-        error = (of_student - of_teacher).square().flatten(1).mean(1)
-        # Images lie in [-1, 1], so the square of the peak is 4.
-        return {"psnr": float((10 * (4 / error.clamp(min=1e-10)).log10()).mean())}
+        of_teacher, of_student = drawn()
+        return {"psnr": float(psnr(of_student, of_teacher).mean())}
 
     def samples(_: torch.Generator) -> ImageGrid:
         count = min(SHOWN, len(shown))
         return grid(torch.cat([value[:count] for value in drawn()]), count)
 
     network = base.network("decoder")
+
+    def trainable(loss: Callable[[StepContext[B]], Losses]) -> Trainable[B]:
+        return Trainable("decoder", student(base, objective), loss, stage.optimiser, compiled=(network,))
+
     if objective.route == "trajectories":
         kept = yield from kept_trajectories(ctx, stage, base, learned, objective.trajectories, "learned")
-        module, by_steps = student(base, objective), trajectory_loss(base, objective, solver)
-        steps = Trainable("decoder", module, by_steps, stage.optimiser, compiled=(network,))
+        steps = trainable(trajectory_loss(base, objective, solver))
         return Task((steps,), SegmentSource(kept), grid=samples, measure=measure)
     source = yield from examples_of(ctx, stage, base, learned)
-    teacher = _teacher(base, objective)
-    module, loss = student(base, objective), consistency_loss(base, objective, solver, teacher)
-    trainable = Trainable("decoder", module, loss, stage.optimiser, compiled=(network,))
-    return Task((trainable,), source, grid=samples, measure=measure)
+    loss = consistency_loss(base, objective, solver, _teacher(base, objective))
+    return Task((trainable(loss),), source, grid=samples, measure=measure)
 
 
 def student(base: BaseCheckpoint, objective: DistillObjective) -> nn.Module:

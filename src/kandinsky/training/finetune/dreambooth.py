@@ -3,20 +3,19 @@
 from collections.abc import Generator
 from pathlib import Path
 
-from PIL import Image
-from torch import nn
-
 from kandinsky.core.errors import ConfigError
 from kandinsky.core.metadata import write_image
 from kandinsky.training import events
-from kandinsky.training.config import DreamBoothObjective, Stage, Target
+from kandinsky.training.config.objectives import DreamBoothObjective
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.caption import Templates
+from kandinsky.training.data.decoded_cache import is_image
 from kandinsky.training.data.folder import read_bare_folder
 from kandinsky.training.data.images import ImageSet, open_images
 from kandinsky.training.examples import Examples, ExampleSource, PriorPreservationSource, examples_of, training_data
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
-from kandinsky.training.finetune.tuning import add_adapters, tuning_task, unfreeze
+from kandinsky.training.finetune.tuning import tuning_task
 from kandinsky.training.task import Task
 
 CLASS_FOLDER = "class"
@@ -50,14 +49,7 @@ def dreambooth_task(ctx: TrainContext, stage: Stage) -> Generator[events.Event, 
 
     size, captioner = ctx.data.size(stage, base.size), Templates((objective.prompt,))
     data = yield from training_data(ctx, stage, base, size, captioner, with_class)
-    return tuning_task(ctx, stage, base, data, trainable_modules(base, objective))
-
-
-def trainable_modules(base: BaseCheckpoint, objective: DreamBoothObjective) -> dict[Target, nn.Module]:
-    """What learns, by target: adapters, or the networks themselves."""
-    if objective.whole:
-        return {target: unfreeze(base.learners(target, objective.with_texts)) for target in objective.targets}
-    return {target: add_adapters(base, target, objective.adapter) for target in objective.targets}
+    return tuning_task(ctx, stage, base, data)
 
 
 def draw_class(
@@ -72,17 +64,8 @@ def draw_class(
         fields["prior_guidance_scale"] = objective.class_prior_guidance_scale
     for number in range(objective.class_images):
         path = folder / f"{number:05d}.png"
-        if path.is_file() and _readable(path):
+        if is_image(path):
             continue
         yield events.Preparing(stage, "images of the class", number, objective.class_images)
         write_image(base.pipe.generate(objective.class_prompt, seed=number, **fields).images[0], path)
     yield events.Preparing(stage, "images of the class", objective.class_images, objective.class_images)
-
-
-def _readable(path: Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError):
-        return False
-    return True

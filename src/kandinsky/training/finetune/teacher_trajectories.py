@@ -1,19 +1,16 @@
-"""What a guided teacher draws, kept as the way it went: its latents where each step of a student ends."""
+"""Trajectories of a guided teacher, kept on disk: its latents at the end of each step of a student."""
 
 import hashlib
 import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from kandinsky.checkpoints.weights import read_header, read_tensor_file, write_tensor_file
 from kandinsky.conditioning.conditions import Batch
-from kandinsky.core.errors import CheckpointError
 from kandinsky.core.images import to_pil
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import PerImageRng
@@ -23,18 +20,19 @@ from kandinsky.tasks.generate import denoise, encode
 from kandinsky.tasks.resolve import resolve
 from kandinsky.tasks.start import start
 from kandinsky.training import events
-from kandinsky.training.config import DistillObjective, Stage
+from kandinsky.training.config.objectives import DistillObjective
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.images import ImageSet
 from kandinsky.training.dataset import augmentation
+from kandinsky.training.events import result_of
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint
 from kandinsky.training.run_folder import weights_stamp
 from kandinsky.training.seeds import generator
+from kandinsky.training.tensor_cache import keep, read_kept
 
 FIRST_SEED = 2**40
 """Of the teacher's noise: far from seeds that people ask for."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Trajectories:
     """N images that a teacher drew.
 
     `states` (N, steps + 1, C, h, w) are latents from pure noise to the end, `embeddings` (N, D) what the
-    decoder was told where it hears image embeddings.
+    decoder was given where it takes image embeddings.
     """
 
     captions: tuple[str, ...]
@@ -72,14 +70,12 @@ class SegmentSource:
 
     @property
     def steps(self) -> int:
-        """How many steps a trajectory has."""
         return self.kept.states.shape[1] - 1
 
     def __len__(self) -> int:
         return len(self.kept) * self.steps
 
     def batch(self, indices: Sequence[int], generator: torch.Generator) -> Segment:
-        """The steps of these indices; nothing about them is random."""
         chosen = torch.tensor(list(indices))
         rows, step = chosen // self.steps, chosen % self.steps
         embeddings, states = self.kept.embeddings, self.kept.states
@@ -119,7 +115,7 @@ def draw_trajectories(
     resolved = resolve(model, request)
     rows = resolved.rows
     batch = Batch(rows, PerImageRng.from_seeds([row.seed for row in rows], model.working_dtype))
-    conditions = _result(encode(model, resolved, [batch]))[0]
+    conditions = result_of(encode(model, resolved, [batch]))[0]
     assert isinstance(batch.rng, PerImageRng)
     # The same draws twice: the loop does not show where it begins.
     rng = PerImageRng(batch.rng.generators, model.working_dtype)
@@ -139,49 +135,49 @@ def kept_trajectories(
     """`count` trajectories of images and their captions, drawn now or read where they were drawn before.
 
     They are kept in chunks, so that a run that was killed draws the rest only. Another teacher, other
-    images and other settings make new ones. Raises OutputError when the disk does not take them.
+    images, captions and settings make new ones. Raises OutputError when the disk does not take them.
     """
     objective = stage.objective_as(DistillObjective)
     folder = ctx.run.cache / f"trajectories-{_key(ctx, stage, base, images, purpose)}"
     parts: list[Trajectories] = []
     what = f"trajectories of the teacher ({purpose})"
+    # Another purpose begins with other noise.
+    seed = FIRST_SEED + int(torch.randint(2**40, (1,), generator=generator(ctx.seed, "noise", purpose)))
     for first in range(0, count, objective.chunk):
+        rows = min(objective.chunk, count - first)
+        draws = generator(ctx.seed, "trajectories", purpose, first)
+        batch = images.batch(torch.randint(len(images), (rows,), generator=draws), draws, augmentation(stage))
         path = folder / f"{first:08d}.safetensors"
-        found = _read(path)
+        found = _read(path, batch.captions)
         if found is None:
             yield events.Preparing(stage.name, what, first, count)
-            rows = min(objective.chunk, count - first)
-            _write(path, _draw(ctx, stage, base, images, first, rows, purpose))
-            found = _read(path)
-        assert found is not None
+            from_text = torch.rand(rows, generator=draws) < objective.from_text
+            # Without a prior nothing but texts is understood.
+            prompts = [
+                caption if base.prior is None or read else image
+                for caption, image, read in zip(batch.captions, to_pil(batch.pixels), from_text.tolist(), strict=True)
+            ]
+            states, embeddings = draw_trajectories(base, objective, prompts, seed + first, images.shape[1])
+            drawn = {"states": states, "embeddings": embeddings}
+            tensors = {name: value.half().cpu() for name, value in drawn.items() if value is not None}
+            keep(path, tensors, {"captions": json.dumps(batch.captions, ensure_ascii=False)})
+            found = Trajectories(batch.captions, tensors["states"], tensors.get("embeddings"))
         parts.append(found)
     yield events.Preparing(stage.name, what, count, count)
-    embeddings = [part.embeddings for part in parts if part.embeddings is not None]
+    embedded = [part.embeddings for part in parts if part.embeddings is not None]
     return Trajectories(
         tuple(caption for part in parts for caption in part.captions),
         torch.cat([part.states for part in parts]),
-        torch.cat(embeddings) if embeddings else None,
+        torch.cat(embedded) if embedded else None,
     )
 
 
-def _draw(
-    ctx: TrainContext, stage: Stage, base: BaseCheckpoint, images: ImageSet, first: int, count: int, purpose: str
-) -> Trajectories:
-    objective = stage.objective_as(DistillObjective)
-    draws = generator(ctx.seed, "trajectories", purpose, first)
-    rows = torch.randint(len(images), (count,), generator=draws)
-    batch = images.batch(rows, draws, augmentation(stage))
-    reads = torch.rand(count, generator=draws) < objective.from_text
-    shown = to_pil(batch.pixels)
-    # Without a prior nothing but texts is understood.
-    prompts = [
-        caption if base.prior is None or read else image
-        for caption, image, read in zip(batch.captions, shown, reads.tolist(), strict=True)
-    ]
-    # Another purpose begins with other noise.
-    offset = int(torch.randint(2**40, (1,), generator=generator(ctx.seed, "noise", purpose)))
-    states, embeddings = draw_trajectories(base, objective, prompts, FIRST_SEED + offset + first, images.shape[1])
-    return Trajectories(batch.captions, states, embeddings)
+def _read(path: Path, captions: tuple[str, ...]) -> Trajectories | None:
+    """The trajectories of a file, where they were drawn under these captions."""
+    kept = read_kept(path)
+    if kept is None or kept[1].get("captions") != json.dumps(captions, ensure_ascii=False):
+        return None
+    return Trajectories(captions, kept[0]["states"], kept[0].get("embeddings"))
 
 
 def _key(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, images: ImageSet, purpose: str) -> str:
@@ -204,31 +200,3 @@ def _key(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, images: ImageSet
     for ids in (images.concept_ids, images.style_ids):
         digest.update(ids.numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-def _write(path: Path, drawn: Trajectories) -> None:
-    tensors = {"states": drawn.states.half().cpu()}
-    if drawn.embeddings is not None:
-        tensors["embeddings"] = drawn.embeddings.half().cpu()
-    write_tensor_file(path, tensors, {"captions": json.dumps(drawn.captions, ensure_ascii=False)})
-
-
-def _read(path: Path) -> Trajectories | None:
-    if not path.is_file():
-        return None
-    try:
-        tensors = read_tensor_file(path)
-        captions = json.loads(read_header(path)["captions"])
-    except (CheckpointError, KeyError, ValueError):
-        return None
-    return Trajectories(tuple(captions), tensors["states"], tensors.get("embeddings"))
-
-
-def _result(work: Generator[object, None, T]) -> T:
-    """What a generator returns in the end."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result

@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from kandinsky.adapters.tokens import rows_of
 from kandinsky.core.errors import ConfigError, RequestError
 from kandinsky.core.rng import Noise
-from kandinsky.diffusion.process import Process
 from kandinsky.engine.text_encoders import learn_word
-from kandinsky.training.config import DecoderObjective, Stage, TextualInversionObjective
+from kandinsky.training.config.objectives import DecoderObjective, TextualInversionObjective
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.caption import Templates
-from kandinsky.training.diffusion_losses import Loss, denoising_losses, weighted
+from kandinsky.training.diffusion_losses import DenoisingLosses, Loss, at_times, weighted
 from kandinsky.training.events import Event
 from kandinsky.training.examples import Examples, training_data
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
 from kandinsky.training.finetune.sample_grids import draw_grid
 from kandinsky.training.finetune.tuning import HeldOut
 from kandinsky.training.image_grid import ImageGrid
-from kandinsky.training.objectives.denoising import KINDS, Posterior, squared_error
+from kandinsky.training.objectives.denoising import KINDS, squared_error
 from kandinsky.training.objectives.times import TIME_SAMPLERS, TimeSampler, sync_across_ranks
 from kandinsky.training.task import Losses, StepContext, Task, Trainable
 
@@ -134,15 +134,13 @@ class DecoderErrors:
     """The plain squared error of a checkpoint's decoder."""
 
     base: BaseCheckpoint
-    process: Process
-    posterior: Posterior
-    objective: DecoderObjective
+    losses: DenoisingLosses
 
     @classmethod
     def of(cls, base: BaseCheckpoint) -> "DecoderErrors":
         schedule = base.model.schedule_of("ddpm")
         objective = DecoderObjective(vlb=0.0).model_copy(update={"target": KINDS[schedule.prediction_type]})
-        return cls(base, schedule.process, Posterior.of(schedule.process, base.device), objective)
+        return cls(base, DenoisingLosses.of(schedule.process, objective, base.device))
 
     def errors(
         self, captions: Sequence[str], embeddings: Tensor | None, latents: Tensor, t: Tensor, noise: Tensor
@@ -151,8 +149,8 @@ class DecoderErrors:
         cond = self.base.decoder_condition(captions, embeddings, torch.zeros(len(t), dtype=torch.bool))
         if self.base.inpaints:
             cond = replace(cond, extra=self.base.region_condition(None, latents, None))
-        network, wanted = self.base.network("decoder"), self.objective
-        return denoising_losses(network, latents, cond, t, noise, wanted, self.process, self.posterior)["mse"]
+        network = self.base.network("decoder")
+        return self.losses.rows(lambda x, t: network(x, t, cond), latents, t, noise)["mse"]
 
 
 def direct_loss(base: BaseCheckpoint, objective: TextualInversionObjective, times: nn.ModuleDict) -> Loss:
@@ -162,34 +160,31 @@ def direct_loss(base: BaseCheckpoint, objective: TextualInversionObjective, time
     """
     decoder = DecoderErrors.of(base) if base.reads else None
     if decoder is not None:
-        times["decoder"] = TIME_SAMPLERS[objective.times](decoder.process.T)
+        times["decoder"] = TIME_SAMPLERS[objective.times](decoder.losses.process.T)
     if base.prior is not None:
         times["prior"] = TIME_SAMPLERS[objective.times](base.prior.schedule.process.T)
-
-    def prior_errors(captions: Sequence[str], embeddings: Tensor, t: Tensor, context: StepContext[Examples]) -> Tensor:
-        stage = base.need_prior()
-        x0 = stage.network.normalise(embeddings)
-        x = stage.schedule.process.add_noise(x0, context.normal(x0), t)
-        return squared_error(base.predict_prior(x, t, captions), x0)
 
     def loss(context: StepContext[Examples]) -> Losses:
         batch = context.batch
         found = batch.encoded(base)
-        count = len(batch.captions)
-        total, parts = torch.zeros(count, device=context.device), {}
-        for name, module in times.items():
-            sampler = cast(TimeSampler, module)
-            t, weights = sampler.draw(count, context.generator, context.device)
-            if decoder is not None and name == "decoder":
-                x0 = found["latents"]
-                errors = decoder.errors(batch.captions, found.get("embeddings"), x0, t, context.normal(x0))
-            else:
-                errors = prior_errors(batch.captions, found["embeddings"], t, context)
-            if torch.is_grad_enabled():
-                sampler.learn(t, errors)
-            parts[name] = errors
-            total = total + weights * errors
-        return weighted(total, parts, batch.weights.to(context.device))
+
+        def of_decoder(t: Tensor) -> dict[str, Tensor]:
+            assert decoder is not None
+            x0 = found["latents"]
+            return {"decoder": decoder.errors(batch.captions, found.get("embeddings"), x0, t, context.normal(x0))}
+
+        def of_prior(t: Tensor) -> dict[str, Tensor]:
+            stage = base.need_prior()
+            x0 = stage.network.normalise(found["embeddings"])
+            x = stage.schedule.process.add_noise(x0, context.normal(x0), t)
+            return {"prior": squared_error(base.predict_prior(x, t, batch.captions), x0)}
+
+        total, parts = torch.zeros(len(batch.captions), device=context.device), dict[str, Tensor]()
+        for name, sampler in times.items():
+            losses = of_decoder if name == "decoder" else of_prior
+            rows, errors = at_times(cast(TimeSampler, sampler), context, losses)
+            total, parts = total + rows, parts | errors
+        return weighted(total, parts, batch.weights)
 
     return loss
 
@@ -201,21 +196,21 @@ def sampled_loss(base: BaseCheckpoint, objective: TextualInversionObjective, tim
             f"{base.pipe.model_id} follows hint images, and here there are none.", 'Set route = "direct".'
         )
     decoder = DecoderErrors.of(base)
-    sampler = TIME_SAMPLERS[objective.times](decoder.process.T)
+    sampler = TIME_SAMPLERS[objective.times](decoder.losses.process.T)
     times["decoder"] = sampler
 
     def loss(context: StepContext[Examples]) -> Losses:
         batch = context.batch
         latents = batch.encoded(base)["latents"]
-        t, weights = sampler.draw(len(latents), context.generator, context.device)
-        noise = context.normal(latents)
-        embeddings = None
-        if base.prior is not None:
-            embeddings = draw_embeddings(base, batch.captions, objective, StepNoise(context))
-        errors = decoder.errors(batch.captions, embeddings, latents, t, noise)
-        if torch.is_grad_enabled():
-            sampler.learn(t, errors)
-        return weighted(weights * errors, {"mse": errors}, batch.weights.to(context.device))
+
+        def at(t: Tensor) -> dict[str, Tensor]:
+            noise = context.normal(latents)
+            embeddings = None
+            if base.prior is not None:
+                embeddings = draw_embeddings(base, batch.captions, objective, StepNoise(context))
+            return {"mse": decoder.errors(batch.captions, embeddings, latents, t, noise)}
+
+        return weighted(*at_times(sampler, context, at), batch.weights)
 
     return loss
 

@@ -12,16 +12,17 @@ from kandinsky.checkpoints.lora import choose_places, names_of
 from kandinsky.core.errors import ConfigError, DataError
 from kandinsky.engine.loras import adaptable
 from kandinsky.networks.blocks import WEIGHT_GROUPS
-from kandinsky.training.config import (
+from kandinsky.training.config.objectives import (
     AdapterConfig,
     ControlConfig,
+    DreamBoothObjective,
     FullObjective,
     InpaintingConfig,
     LoraObjective,
-    Stage,
     Target,
     Tuned,
 )
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.images import ImageSet
 from kandinsky.training.diffusion_losses import Loss, decoder_loss, prior_loss
@@ -30,10 +31,10 @@ from kandinsky.training.examples import (
     Examples,
     ExampleSource,
     TrainingData,
-    WithEdges,
-    WithRegions,
     plain,
     training_data,
+    with_edges,
+    with_regions,
 )
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
 from kandinsky.training.finetune.sample_grids import draw_grid, draw_inpainted, draw_with_hints
@@ -49,20 +50,18 @@ NAME = "training"
 SHOWN, MEASURED = 4, 64
 
 
-def lora_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Examples]]:
-    """Low-rank adapters of the checkpoint's networks, on images with captions."""
-    objective = stage.objective_as(LoraObjective)
+def tune_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Examples]]:
+    """Adapters, or all weights of the checkpoint's networks but the frozen ones, on images with captions."""
     base = open_base(ctx, stage)
     data = yield from training_data(ctx, stage, base, ctx.data.size(stage, base.size))
-    modules = {target: add_adapters(base, target, objective.adapter) for target in objective.targets}
-    return tuning_task(ctx, stage, base, data, modules)
+    return tuning_task(ctx, stage, base, data)
 
 
-def full_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Examples]]:
-    """All weights of the checkpoint's networks but the frozen ones, on images with captions."""
-    objective = stage.objective_as(FullObjective)
-    base = open_base(ctx, stage)
-    data = yield from training_data(ctx, stage, base, ctx.data.size(stage, base.size))
+def trainable_modules(base: BaseCheckpoint, objective: Tuned) -> dict[Target, nn.Module]:
+    """What learns, by target: adapters, or the networks themselves."""
+    if isinstance(objective, LoraObjective) or (isinstance(objective, DreamBoothObjective) and not objective.whole):
+        return {target: add_adapters(base, target, objective.adapter) for target in objective.targets}
+    frozen = objective.frozen if isinstance(objective, FullObjective) else ()
     networks = {target: base.learners(target, objective.with_texts) for target in objective.targets}
     names = [
         f"{component}.{name}"
@@ -71,18 +70,17 @@ def full_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Ex
         for found in names_of(network).values()
         for name in found
     ]
-    for part in objective.frozen:
+    for part in frozen:
         if part not in WEIGHT_GROUPS and not any(part in name for name in names):
             raise ConfigError(
                 f"objective.frozen: no weight has {part!r} in its name.",
                 f"Names are such as {names[0]} and {names[-1]}.",
             )
-    modules = {target: unfreeze(learners, objective.frozen) for target, learners in networks.items()}
-    return tuning_task(ctx, stage, base, data, modules)
+    return {target: unfreeze(learners, frozen) for target, learners in networks.items()}
 
 
 def add_adapters(base: BaseCheckpoint, target: str, settings: AdapterConfig) -> nn.Module:
-    """Puts fresh adapters on a target's network, and on its text encoders when asked; returns them together,
+    """Puts fresh adapters on a target's network, and on its text encoders if set; returns them together,
     by component. Raises ConfigError for layers that are not there.
     """
     networks = adaptable(base.model)
@@ -133,11 +131,10 @@ def together(networks: Mapping[str, nn.Module]) -> nn.Module:
     return nn.ModuleDict(dict(networks)) if len(networks) > 1 else next(iter(networks.values()))
 
 
-def tuning_task(
-    ctx: TrainContext, stage: Stage, base: BaseCheckpoint, data: TrainingData, modules: Mapping[Target, nn.Module]
-) -> Task[Examples]:
-    """The task in which `modules` learn, by target, the loss of that target's network on the same batches."""
+def tuning_task(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, data: TrainingData) -> Task[Examples]:
+    """The task in which each target's modules learn the loss of its network, all on the same batches."""
     objective = stage.objective_as(Tuned)
+    modules = trainable_modules(base, objective)
     _check_texts(base, objective)
     _check_conditions(stage, base, data)
     with_conditions = partial(_with_conditions, base, objective)
@@ -226,9 +223,9 @@ def _check_conditions(stage: Stage, base: BaseCheckpoint, data: TrainingData) ->
 def _with_conditions(base: BaseCheckpoint, objective: Tuned, source: ExampleSource) -> ExampleSource:
     """The examples with regions to repaint, or with hints, where the decoder takes such."""
     if base.model.hints:
-        return WithEdges(source) if _from_edges(objective) else source
+        return with_edges(source) if _from_edges(objective) else source
     settings = objective.inpainting or InpaintingConfig()
-    return WithRegions(source, base.model.codec.downscale, settings.box) if base.inpaints else source
+    return with_regions(source, base.model.codec.downscale, settings.box) if base.inpaints else source
 
 
 def _from_edges(objective: Tuned) -> bool:

@@ -36,13 +36,13 @@ def with_controlnet(model: Model, first_layer: FirstLayer) -> Model:
     """A model whose network also takes a hint image, as the published ones do; otherwise as `widened`.
 
     With "extend" the network overlooks hints at first, and says what it said (compare the zero convolutions
-    of Zhang et al. 2023, arXiv 2302.05543, section 3.1). Raises ConfigError for a network that is told
+    of Zhang et al. 2023, arXiv 2302.05543, section 3.1). Raises ConfigError for a network that takes
     anything but an image embedding.
     """
     config, latents = cast(Any, model.network.config), model.codec.channels
     if getattr(config, "condition", None) != "image" or config.in_channels != latents:
         raise ConfigError(
-            f"The decoder of {model.name} cannot take hints: that needs one that is told an image embedding "
+            f"The decoder of {model.name} cannot take hints: that needs one that takes an image embedding "
             "and nothing else.",
             "Leave objective.control out, or begin with an ordinary decoder that a prior leads.",
         )

@@ -1,1 +1,1 @@
-"""What is minimised, as functions of tensors alone; networks and data stay outside."""
+"""What is minimised, as functions of tensors, without networks and data."""

@@ -1,7 +1,4 @@
-"""Losses of a quantising autoencoder (VQGAN:
-
-Esser et al. 2021, arXiv 2012.09841; MoVQ: Zheng et al. 2022).
-"""
+"""Losses of a quantising autoencoder (VQGAN: Esser et al. 2021, arXiv 2012.09841; MoVQ: Zheng et al. 2022)."""
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +37,12 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
     return value.flatten(1).mean(1)
 
 
+def psnr(images: Tensor, targets: Tensor) -> Tensor:
+    """The peak signal-to-noise ratio in dB of each pair of images (B, C, H, W) in [-1, 1], clamped: (B,)."""
+    error = (images.float().clamp(-1, 1) - targets.float().clamp(-1, 1)).square().flatten(1).mean(1)
+    return 10 * (4 / error.clamp(min=1e-10)).log10()  # the range is 2, so the square of the peak is 4
+
+
 def latent_moments_loss(latents: Tensor) -> Tensor:
     """How far each channel of (B, C, h, w) is from mean 0 and deviation 1, squared.
 
@@ -50,9 +53,7 @@ def latent_moments_loss(latents: Tensor) -> Tensor:
 
 
 def critic_hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """What the critic minimises: mean relu(1 - real) + mean relu(1 + fake), halved (arXiv 1705.02894, eq.
-    1).
-    """
+    """What the critic minimises: mean relu(1 - real) + mean relu(1 + fake), halved (arXiv 1705.02894, eq. 1)."""
     return 0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean())
 
 
@@ -74,11 +75,10 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
 
 
 class PatchCritic(nn.Module):
-    """Says of each patch of an image whether it looks real (Isola et al. 2017, arXiv 1611.07004, section
-    3.2.2).
+    """Says of each patch of an image whether it looks real (Isola et al. 2017, arXiv 1611.07004, section 3.2.2).
 
-    (B, 3, H, W) to (B, 1, h, w). Group norm instead of the published batch norm: batches of a small machine
-    are too small for batch statistics.
+    (B, 3, H, W) to (B, 1, h, w). Group norm instead of the published batch norm: batches of a small machine are too
+    small for batch statistics.
     """
 
     def __init__(self, width: int = 64, levels: int = 3) -> None:

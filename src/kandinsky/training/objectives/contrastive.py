@@ -1,4 +1,4 @@
-"""Losses of two towers in one space: contrastive learning, concept vectors, a sentence encoder's example."""
+"""Losses of two towers in one space: contrastive, of concept vectors, and distilled from a sentence encoder."""
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,9 @@ def cosine_logits(first: Tensor, second: Tensor, log_scale: Tensor) -> Tensor:
 def contrastive_loss(first: Tensor, second: Tensor, log_scale: Tensor, positives: Tensor) -> Tensor:
     """The symmetric cross-entropy over a batch in which a row may have several right answers.
 
-    `first`, `second` (B, D), not normalised; `log_scale` scalar; `positives` (B, B) bool or weights >= 0 with
-    a positive diagonal: how right column j is as an answer to row i. With an identity matrix it is CLIP's
-    loss (Radford et al. 2021, figure 3); several positives as in arXiv 2004.11362, eq. 2 (the mean outside
-    the logarithm).
+    `first`, `second` (B, D), not normalised; `log_scale` scalar; `positives` (B, B) bool or weights >= 0 with a
+    positive diagonal: how right column j is as an answer to row i. With an identity matrix it is CLIP's loss (Radford
+    et al. 2021, figure 3); several positives as in arXiv 2004.11362, eq. 2 (the mean outside the logarithm).
     """
     logits = cosine_logits(first, second, log_scale)
     positives = positives.float()
@@ -43,9 +42,7 @@ def class_loss(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - cosine of a student's vectors and a teacher's, both (B, D), in [0, 2] (arXiv 2004.09813, section
-    2).
-    """
+    """1 - cosine of a student's vectors and a teacher's, both (B, D), in [0, 2] (arXiv 2004.09813, section 2)."""
     return (1 - F.cosine_similarity(student.float(), teacher.float(), dim=1)).mean()
 
 

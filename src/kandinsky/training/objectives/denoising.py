@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.diffusion.process import Process
-from kandinsky.training.config import Robust
+from kandinsky.training.config.objectives import Robust
 
 Target = Literal["eps", "x0", "v"]
 KINDS: dict[str, Target] = {"epsilon": "eps", "sample": "x0", "velocity": "v"}
@@ -49,9 +49,7 @@ class Posterior:
 
 
 def target_of(kind: Target, process: Process, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """What the network has to say: the noise, the clean latents, or the velocity (arXiv 2202.00512,
-    appendix D).
-    """
+    """The target of the network: the noise, the clean latents, or the velocity (arXiv 2202.00512, appendix D)."""
     if kind == "v":
         return process.velocity(x0, noise, t)
     return noise if kind == "eps" else x0
@@ -94,9 +92,7 @@ def with_offset(noise: Tensor, offsets: Tensor, deviation: float) -> Tensor:
 
 
 def min_snr_weights(kind: Target, posterior: Posterior, t: Tensor, limit: float) -> Tensor:
-    """Weights (B,) that cap the signal-to-noise ratio at `limit` (Hang et al. 2023, arXiv 2303.09556,
-    section 3.4).
-    """
+    """Weights (B,) that cap the signal-to-noise ratio at `limit` (Hang et al. 2023, arXiv 2303.09556, section 3.4)."""
     alpha_bar = posterior.alpha_bar[t]
     snr = alpha_bar / (1 - alpha_bar)
     capped = snr.clamp(max=limit)

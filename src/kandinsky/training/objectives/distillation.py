@@ -14,7 +14,7 @@ from kandinsky.core.errors import ConfigError
 from kandinsky.diffusion.loop import END
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.times import trailing
-from kandinsky.training.config import Robust
+from kandinsky.training.config.objectives import Robust
 from kandinsky.training.objectives.denoising import Posterior, Target, clean_of, error_of
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -68,11 +68,10 @@ class SolverTimes:
 def solve_to(solver: SolverTimes, kind: Target, output: Tensor, x: Tensor, index: Tensor, to: Tensor) -> Tensor:
     """Where one deterministic step from `x` at `index` (B,) ends at index `to` (B,), (B, C, h, w).
 
-    `output` (B, C, h, w) is the network's prediction of a `kind` for x. This is DDIM's step (arXiv
-    2010.02502, eq. 12 without noise). For a network that predicts eps it is c_skip x + c_out eps, with
-    c_skip = sqrt(alpha_bar_to / alpha_bar), c_out = sqrt(1 - alpha_bar_to) - c_skip sqrt(1 - alpha_bar): 1, 0
-    where a step ends at its beginning, the boundary condition of consistency models (arXiv 2303.01469, eq.
-    5).
+    `output` (B, C, h, w) is the network's prediction of a `kind` for x. This is DDIM's step (arXiv 2010.02502, eq. 12
+    without noise). For a network that predicts eps it is c_skip x + c_out eps, with c_skip = sqrt(alpha_bar_to /
+    alpha_bar), c_out = sqrt(1 - alpha_bar_to) - c_skip sqrt(1 - alpha_bar): 1, 0 where a step ends at its beginning,
+    the boundary condition of consistency models (arXiv 2303.01469, eq. 5).
     """
     now, then = (solver.alpha_bar[i].reshape(-1, 1, 1, 1) for i in (index, to))
     x0 = clean_of(kind, solver.posterior, output, x, solver.times[index])
@@ -98,10 +97,9 @@ def consistency_errors(
 ) -> Tensor:
     """The error of each row, (B,), between two solutions: from `x` at `index` (B,), and from one index on.
 
-    There the `teacher` (guidance in it) leads by one step. Both are at the end of the phase. The second is
-    what the student itself predicts now, without a gradient: a running mean of it in its place gains nothing
-    (Song & Dhariwal 2023, arXiv 2310.14189, section 3.2). With one phase this is latent consistency
-    distillation.
+    There the `teacher` (guidance in it) leads by one step. Both are at the end of the phase. The second is what the
+    student itself predicts now, without a gradient: a running mean of it in its place gains nothing (Song & Dhariwal
+    2023, arXiv 2310.14189, section 3.2). With one phase this is latent consistency distillation.
     """
     channels = x.shape[1]
     end = solver.end_of_phase(index)

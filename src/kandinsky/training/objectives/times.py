@@ -14,15 +14,12 @@ class TimeSampler(Protocol):
 
     def draw(self, count: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
         """Times (B,) int64 and weights (B,) float32."""
-        ...
 
     def learn(self, t: Tensor, losses: Tensor) -> None:
         """Notes the losses (B,) at times (B,), which count from the next `sync` on."""
-        ...
 
     def sync(self, world: World) -> None:
         """Ends a step: what processes have noted is the same in all of them."""
-        ...
 
 
 class UniformTimes(nn.Module):
@@ -48,7 +45,7 @@ class SecondMomentTimes(nn.Module):
 
     The last `history` losses of each time are kept in buffers; until every time has that many, times are
     uniform. A share `uniform` of the draws always is. Within a step all draws are from one distribution, so
-    that processes which share the step draw as one alone does.
+    that processes which share the step draw as a single one does.
     """
 
     def __init__(self, count: int, history: int = 10, uniform: float = 0.001) -> None:

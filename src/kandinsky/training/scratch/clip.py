@@ -1,15 +1,16 @@
 """Training the text and vision towers."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from kandinsky.training.config import ClipObjective, Stage
+from kandinsky.training.config.objectives import ClipObjective
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
-from kandinsky.training.data.cached_encodings import CachedEncodings, ImageSource, Tokenize, encode_once
-from kandinsky.training.data.caption import equal
+from kandinsky.training.data.cached_encodings import ImageSource, Tokenize, encode_once
+from kandinsky.training.data.caption import Captioner, equal
 from kandinsky.training.data.images import Batch, ImageSet, words_of
 from kandinsky.training.data.samplers import EpochSampler, GroupSampler, Order
 from kandinsky.training.dataset import augmentation
@@ -18,9 +19,9 @@ from kandinsky.training.objectives.contrastive import contrastive_loss, retrieva
 from kandinsky.training.recipe import AuxiliaryHeads
 from kandinsky.training.run_folder import weights_stamp
 from kandinsky.training.scratch.clip_model import ClipModel
-from kandinsky.training.scratch.tokens import CaptionTokens
+from kandinsky.training.scratch.encoders import CaptionTokens
 from kandinsky.training.seeds import generator
-from kandinsky.training.task import Losses, StepContext, Task, Trainable
+from kandinsky.training.task import Losses, MappedSource, Source, StepContext, Task, Trainable
 
 MEASURED = 512
 
@@ -50,46 +51,24 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class PairSource:
-    """Images with as many captions each as the objective has a use for."""
+class PairTexts:
+    """Adds to images as many captions each, tokenised, as the objective has a use for."""
 
-    source: ImageSource
+    captioner: Captioner
     tokenize: Tokenize
     objective: ClipObjective
 
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Pairs:
-        """Augmented images, captions tokenised."""
-        return self.texts(self.source.batch(indices, generator), generator)
-
-    def texts(self, batch: Batch, generator: torch.Generator, embeddings: Tensor | None = None) -> Pairs:
-        """The texts of a batch of images, tokenised."""
+    def __call__(self, batch: Batch, generator: torch.Generator, embeddings: Tensor | None = None) -> Pairs:
         captions = self.tokenize(batch.captions) if self.objective.reads else None
         others = None
         if self.objective.text_pairs:
-            again = self.source.images.folder.captioner.captions(batch.facts, words_of(generator))
+            again = self.captioner.captions(batch.facts, words_of(generator))
             others = self.tokenize([caption.text for caption in again])
         return Pairs(batch, captions, others, embeddings)
 
-
-@dataclass(frozen=True)
-class SeenPairSource:
-    """Pairs whose images a finished vision tower saw once, in several augmentations each: only texts
-    cost time (Zhai et al. 2022, "LiT", arXiv 2111.07991).
-    """
-
-    pairs: PairSource
-    encoded: CachedEncodings
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def batch(self, indices: Sequence[int], generator: torch.Generator) -> Pairs:
-        """One variant of each image, drawn at random, with new captions."""
-        batch, encodings = self.encoded.batch(indices, generator)
-        return self.pairs.texts(batch, generator, encodings["embeddings"])
+    def of_encoded(self, encoded: tuple[Batch, dict[str, Tensor]], generator: torch.Generator) -> Pairs:
+        """The same for images that come with the embeddings of a finished vision tower."""
+        return self(encoded[0], generator, encoded[1]["embeddings"])
 
 
 def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pairs]]:
@@ -103,32 +82,32 @@ def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pa
     model = ClipWithHeads(towers, heads)
     for name, head in (heads.modules if heads is not None else {}).items():
         if ctx.run.start(stage, "clip", head, f"{name}.", optional=True) and objective.lock == "vision":
-            # What a finished tower was asked is finished too: the texts come to the images' vectors.
+            # The heads of a finished tower are finished too: texts learn to fit the images' vectors.
             head.requires_grad_(False)
     towers.vision.requires_grad_(objective.sees and objective.lock != "vision")
     towers.text.requires_grad_(objective.reads and objective.lock != "text")
-    pairs = PairSource(ImageSource(learned, augmentation(stage)), CaptionTokens(ctx), objective)
-    source = yield from _seen_once(ctx, stage, pairs, towers)
+    texts = PairTexts(learned.folder.captioner, CaptionTokens(ctx), objective)
+    source = yield from _pairs(ctx, stage, ImageSource(learned, augmentation(stage)), texts, towers)
     weights = {"contrastive": objective.contrastive, "text_pairs": objective.text_pairs}
     weights |= heads.weights if heads is not None else {}
 
-    def compare(turn: StepContext[Pairs]) -> Losses:
-        pairs = turn.batch
+    def compare(context: StepContext[Pairs]) -> Losses:
+        pairs = context.batch
         parts: dict[str, Tensor] = {}
         image = text = None
-        fits = learned.folder.captioner.matches(pairs.images.facts, pairs.images.said).to(turn.device)
+        fits = learned.folder.captioner.matches(pairs.images.facts, pairs.images.said).to(context.device)
         if pairs.embeddings is not None:
-            image = pairs.embeddings.to(turn.device)
+            image = pairs.embeddings.to(context.device)
         elif objective.sees:
             with torch.set_grad_enabled(torch.is_grad_enabled() and objective.lock != "vision"):
-                image = towers.see(pairs.images.pixels.to(turn.device)).float()
+                image = towers.see(pairs.images.pixels.to(context.device)).float()
             parts |= heads.image_losses(image, pairs.images) if heads is not None else {}
         if pairs.captions is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and objective.lock != "text"):
-                text = _embed(towers, pairs.captions, turn.device)
+                text = _embed(towers, pairs.captions, context.device)
             parts |= heads.text_losses(text, pairs.images) if heads is not None else {}
             if pairs.others is not None:
-                other = _embed(towers, pairs.others, turn.device)
+                other = _embed(towers, pairs.others, context.device)
                 parts["text_pairs"] = contrastive_loss(text, other, towers.log_scale, fits)
         if image is not None and text is not None and objective.contrastive:
             parts["contrastive"] = contrastive_loss(text, image, towers.log_scale, fits)
@@ -138,7 +117,7 @@ def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pa
         if held_out is None:
             return {}
         if objective.reads:
-            return concept_retrieval(towers, held_out, ctx, pairs.tokenize)
+            return concept_retrieval(towers, held_out, ctx, texts.tokenize)
         rows = range(min(MEASURED, len(held_out)))
         image = towers.see(held_out.plain(rows).to(ctx.device))
         return {} if heads is None else heads.accuracy(image, held_out.concept_ids[list(rows)])
@@ -152,28 +131,23 @@ def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pa
     return Task((trainable,), source, order=order, measure=measure)
 
 
-def _seen_once(
-    ctx: TrainContext, stage: Stage, pairs: PairSource, towers: ClipModel
-) -> Generator[Event, None, PairSource | SeenPairSource]:
-    """The stage's examples: with `variants`, images that the finished vision tower saw once."""
+def _pairs(
+    ctx: TrainContext, stage: Stage, images: ImageSource, texts: PairTexts, towers: ClipModel
+) -> Generator[Event, None, Source[Pairs]]:
+    """The stage's examples: with `variants`, of images that the finished vision tower saw once, in several
+    augmentations each: only texts cost time (Zhai et al. 2022, "LiT", arXiv 2111.07991).
+    """
     if stage.variants == 0:
-        return pairs
+        return MappedSource(images, texts)
     towers.to(ctx.device).eval()
 
     @torch.no_grad()
     def see(pixels: Tensor) -> dict[str, Tensor]:
         return {"embeddings": towers.see(pixels.to(ctx.device))}
 
-    encoded = yield from encode_once(
-        pairs.source,
-        stage.variants,
-        see,
-        weights_stamp({"image_encoder": towers.vision}),
-        ctx.run.cache,
-        ctx.seed,
-        stage.name,
-    )
-    return SeenPairSource(pairs, encoded)
+    stamp = weights_stamp({"image_encoder": towers.vision})
+    encoded = yield from encode_once(images, stage.variants, see, stamp, ctx.run.cache, ctx.seed, stage.name)
+    return MappedSource(encoded, texts.of_encoded)
 
 
 def _embed(towers: ClipModel, texts: tuple[Tensor, Tensor], device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""The two CLIP towers as one thing to train."""
+"""The two CLIP towers as one module to train."""
 
 import math
 from typing import Protocol
@@ -48,9 +48,7 @@ class ClipModel(nn.Module):
         return embedding
 
     def see_nothing(self) -> Tensor:
-        """The embedding (1, P) of an image that is zero after normalisation: the decoder's empty
-        condition.
-        """
+        """The embedding (1, P) of an image that is zero after normalisation: the decoder's empty condition."""
         blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.log_scale.device)
         embedding: Tensor = self.vision(blank)
         return embedding

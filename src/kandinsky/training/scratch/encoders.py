@@ -1,17 +1,24 @@
-"""The frozen networks that a new prior or decoder learns with."""
+"""The frozen networks that a new prior or decoder learns with, and the tokenizer of a run from scratch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from kandinsky.conditioning.captions import TextCondition, text_condition
+from kandinsky.conditioning.tokenizer import Tokenizer, load_tokenizer
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.autoencoder import CodebookAutoencoder
-from kandinsky.training.config import Stage
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
+from kandinsky.training.data.tokenizer_training import train_tokenizer, write_tokenizer
 from kandinsky.training.run_folder import Frozen
 from kandinsky.training.scratch.clip_model import ClipModel, trimmed
+
+LAST_FILE = "special_tokens_map.json"
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,6 @@ class FrozenEncoders:
 
     @property
     def stamp(self) -> str:
-        """Changes with their weights."""
         return "|".join(one.stamp for one in (self.clip, self.movq) if one is not None)
 
     @torch.no_grad()
@@ -36,15 +42,6 @@ class FrozenEncoders:
         if self.movq is not None:
             found["latents"] = self.movq.module.encode(pixels).float()
         return found
-
-    def check_size(self, *sides: int) -> None:
-        """Raises ConfigError for sides of images that the networks cannot take."""
-        for side in sides:
-            if side % self.multiple:
-                raise ConfigError(
-                    f"Images of {side} pixels do not fit these networks.",
-                    f"Choose a multiple of {self.multiple} pixels.",
-                )
 
     @torch.no_grad()
     def prior_condition(self, ids: Tensor, mask: Tensor) -> TextCondition:
@@ -62,3 +59,37 @@ def frozen_clip(ctx: TrainContext, stage: Stage) -> Frozen[ClipModel]:
 def frozen_movq(ctx: TrainContext, stage: Stage) -> Frozen[CodebookAutoencoder]:
     """The autoencoder that a stage works with."""
     return ctx.run.frozen(stage, "movq", ctx.networks.movq(), ctx.device)
+
+
+@dataclass(frozen=True)
+class CaptionTokens:
+    """Texts to token ids (B, L) and mask (B, L) bool, L what the text tower reads; made when first called."""
+
+    ctx: TrainContext
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        batch = self.tokenizer.encode(list(texts), self.ctx.networks.clip_text.config.positions)
+        return batch.ids, batch.mask
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of the tokenizer: the configured one, or one that is kept in `out`."""
+        if self.ctx.config.tokenizer is not None:
+            return self.ctx.config.tokenizer
+        folder, text = self.ctx.config.out / "tokenizer", self.ctx.networks.clip_text.config
+        if not (folder / LAST_FILE).is_file():
+            learned = train_tokenizer(self.ctx.data.records().captioner.corpus(), text.vocab_size)
+            write_tokenizer(learned, folder, text.positions)
+        return folder
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; ConfigError when it has more ids than the text tower."""
+        tokenizer, size = load_tokenizer(self.folder), self.ctx.networks.clip_text.config.vocab_size
+        if tokenizer.vocabulary_size > size:
+            raise ConfigError(
+                f"The tokenizer in {self.folder} has {tokenizer.vocabulary_size} ids, "
+                f"networks.clip_text.vocab_size is {size}.",
+                "Make the text tower's vocabulary at least as large.",
+            )
+        return tokenizer

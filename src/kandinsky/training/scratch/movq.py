@@ -1,6 +1,6 @@
 """Training the autoencoder."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import cast
 
 import torch
@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from kandinsky.checkpoints.lpips_weights import load_perceptual
 from kandinsky.core.errors import ConfigError
-from kandinsky.networks.autoencoder import CodebookAutoencoder
-from kandinsky.training.config import MovqObjective, Stage
+from kandinsky.networks.autoencoder import CodebookAutoencoder, Norm
+from kandinsky.training.config.objectives import MovqObjective
+from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.cached_encodings import ImageSource
 from kandinsky.training.data.images import Batch, ImageSet
@@ -22,15 +23,16 @@ from kandinsky.training.objectives.autoencoder import (
     critic_hinge_loss,
     generator_hinge_loss,
     latent_moments_loss,
+    psnr,
     structure_distance,
 )
-from kandinsky.training.scratch.latent_normalisation import latent_statistics, normalise_latents
 from kandinsky.training.seeds import generator
 from kandinsky.training.task import Losses, StepContext, Task, Trainable
 
 SHOWN = 8
 STATISTICS = 1024
 CHUNK = 64
+_DEAD = 1e-6
 
 
 def movq_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Batch]]:
@@ -143,8 +145,7 @@ def reconstruction_psnr(movq: CodebookAutoencoder, images: ImageSet, device: tor
     values: list[Tensor] = []
     for first in range(0, len(images), 64):
         x = images.plain(range(first, min(first + 64, len(images)))).to(device)
-        error = (movq.decode(movq.encode(x)).float().clamp(-1, 1) - x).square().flatten(1).mean(1)
-        values.append(10 * (4 / error.clamp(min=1e-10)).log10())
+        values.append(psnr(movq.decode(movq.encode(x)), x))
     return float(torch.cat(values).mean())
 
 
@@ -167,3 +168,42 @@ def cropped(x: Tensor, crop: int | None, context: StepContext[Batch]) -> Tensor:
     rows, columns = ((context.uniform(len(x)) * (size - crop + 1)).long()[:, None] + within for _ in ("top", "left"))
     which = torch.arange(len(x), device=x.device)[:, None, None]
     return x.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def latent_statistics(movq: CodebookAutoencoder, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (C,) of the latents of batches of images (B, 3, H, W) in [-1, 1].
+
+    A channel that never changes has deviation 1, so that it can be divided by.
+    """
+    count, total, square = 0, torch.zeros(()), torch.zeros(())
+    for batch in images:
+        latents = movq.encode(batch).double()
+        count += latents.numel() // latents.shape[1]
+        total = total + latents.sum(dim=(0, 2, 3))
+        square = square + latents.square().sum(dim=(0, 2, 3))
+    mean = total / count
+    deviation = (square / count - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), torch.where(deviation < _DEAD, torch.ones_like(deviation), deviation).float()
+
+
+@torch.no_grad()
+def normalise_latents(movq: CodebookAutoencoder, mean: Tensor, deviation: Tensor) -> None:
+    """Folds z -> (z - mean) / deviation, per channel (C,), into the weights that make and read latents.
+
+    `decode(encode(x))` and what the codebook decodes to stay the same, to rounding: every place that reads
+    latents is a 1x1 convolution, which takes the inverse.
+    """
+    movq.quant_conv.weight.div_(deviation[:, None, None, None])
+    _bias(movq.quant_conv).sub_(mean).div_(deviation)
+    movq.required_codebook.weight.sub_(mean).div_(deviation)
+    readers = [movq.post_quant_conv]
+    readers += [m.modulation for m in movq.decoder.modules() if isinstance(m, Norm) and m.modulation is not None]
+    for conv in readers:
+        _bias(conv).add_(conv.weight[:, :, 0, 0] @ mean)
+        conv.weight.mul_(deviation[None, :, None, None])
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias

@@ -9,7 +9,7 @@ from torch import nn
 from kandinsky.checkpoints.components import ComponentSpec
 from kandinsky.checkpoints.maps.networks import CLIP_TEXT, CLIP_VISION, MOVQ, PRIOR, UNET
 from kandinsky.core.errors import ConfigError, nearest
-from kandinsky.training.config import network_config
+from kandinsky.training.config.table import network_config
 from kandinsky.training.scratch.clip_model import ClipModel
 
 C = TypeVar("C")

@@ -1,4 +1,4 @@
-"""Whether what was asked for is what is seen: things, their colours, and the grounds that they are on."""
+"""How well images follow prompts: things, their colours, and their backgrounds."""
 
 import random
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from torch import Tensor
 from kandinsky.core.errors import DataError
 from kandinsky.recipes.emoji.colours import NAMES, lab_of, target_lab
 from kandinsky.recipes.emoji.phrases import coloured
-from kandinsky.recipes.emoji.plain_words import LANGUAGES, plain_nouns
 from kandinsky.recipes.emoji.recolour import dominant
+from kandinsky.recipes.emoji.vocabulary import NOUN_LANGUAGES, plain_nouns
 
 if TYPE_CHECKING:
     from _typeshed import SupportsLenAndGetItem
@@ -27,10 +27,10 @@ COMMON = [
 bicycle, guitar, hat."""
 COLOURED = ["1F697", "1F431", "1F34E", "1F3E0", "1F339", "2764", "1F4D5", "1F455"]
 """Car, cat, apple, house, rose, heart, book, shirt."""
-ASKED_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black")
+THING_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black")
 GROUNDED = ["1F697", "1F431", "1F34E", "1F3E0", "1F333", "2B50"]
 CHOICES = 200
-"""Among how many things the one that was asked for has to be found."""
+"""Among how many things the one of the prompt has to be found."""
 
 BORDER = 0.04
 """The share of the side that counts as the edge of an image, where its ground is seen."""
@@ -40,17 +40,17 @@ WHITE_ENOUGH = 92.0
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A prompt, the code points of what it names, and the colour that it asks for, by number; -1 for none."""
+class ThingPrompt:
+    """A prompt, the code points of what it names, and the colour that it names, by number; -1 for none."""
 
     prompt: str
     key: str
     colour: int = -1
 
 
-def common_things(language: str) -> list[Asked]:
+def common_things(language: str) -> list[ThingPrompt]:
     """Prompts for the commonest things by their first plain words, with an article in English."""
-    return [Asked(_said(key, language), key) for key in COMMON]
+    return [ThingPrompt(_said(key, language), key) for key in COMMON]
 
 
 def _said(key: str, language: str) -> str:
@@ -60,7 +60,7 @@ def _said(key: str, language: str) -> str:
     return f"{'an' if noun.word[0] in 'aeiou' else 'a'} {noun.word}"
 
 
-class _Usual(random.Random):
+class _Commonest(random.Random):
     """Stands for chance where phrases are drawn: always the commonest way of saying it."""
 
     def random(self) -> float:
@@ -70,15 +70,15 @@ class _Usual(random.Random):
         return seq[0]
 
 
-def coloured_things(language: str = "en") -> list[Asked]:
+def coloured_things(language: str = "en") -> list[ThingPrompt]:
     """Eight things in eight colours."""
     found = []
     for key in COLOURED:
-        for colour in ASKED_COLOURS:
-            phrase = coloured(plain_nouns()[key][language][0], colour, language, _Usual())
+        for colour in THING_COLOURS:
+            phrase = coloured(plain_nouns()[key][language][0], colour, language, _Commonest())
             if language == "en":
                 phrase = f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
-            found.append(Asked(phrase, key, NAMES.index(colour)))
+            found.append(ThingPrompt(phrase, key, NAMES.index(colour)))
     return found
 
 
@@ -92,9 +92,9 @@ def alike(keys: Sequence[str]) -> list[str]:
 
 
 def choices(keys: Sequence[str], count: int = CHOICES) -> list[str]:
-    """`count` different things to find the asked ones among: those, and others in a fixed shuffle.
+    """`count` different things: those that prompts name, and others in a fixed shuffle.
 
-    `keys` are the code points of all things that are shown. Raises DataError when an asked one is not.
+    `keys` are the code points of all things that are shown. Raises DataError when one of a prompt is not.
     """
     shown = dict.fromkeys(alike(sorted(set(keys))))
     wanted = dict.fromkeys(alike([*COMMON, *COLOURED, *GROUNDED]))
@@ -154,6 +154,6 @@ def blind_prompts(seed: int = 0) -> list[str]:
     draws = torch.Generator().manual_seed(seed)
     keys = list(dict.fromkeys(alike(list(plain_nouns()))))
     order = iter(torch.randperm(len(keys), generator=draws).tolist())
-    counts = {language: 22 if language == "en" else 6 for language in LANGUAGES}
+    counts = {language: 22 if language == "en" else 6 for language in NOUN_LANGUAGES}
     prompts = [_said(keys[next(order)], language) for language, count in counts.items() for _ in range(count)]
     return [prompts[i] for i in torch.randperm(len(prompts), generator=draws).tolist()]

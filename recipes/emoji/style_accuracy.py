@@ -15,7 +15,7 @@ CORNER = 4
 
 @dataclass(frozen=True)
 class Share:
-    """How many of `images` have what was asked for, in [0, 1]; `chance` is what guessing gives."""
+    """How many of `images` have what their captions name, in [0, 1]; `chance` is what guessing gives."""
 
     right: float
     chance: float
@@ -38,13 +38,13 @@ class StyleReader:
     @classmethod
     def fit(cls, features: Tensor, styles: Tensor, ridge: float = 0.3) -> "StyleReader":
         """Regresses one-hot styles on standardised features (Hastie et al., "The Elements of Statistical
-        Learning", section 4.2); `ridge` is the penalty beside a feature's own variance.
+        Learning", section 4.2); `ridge` is the penalty next to a feature's own variance.
 
         Raises DataError when there are not two styles.
         """
         known, classes = torch.unique(styles, return_inverse=True)
         if len(known) < 2:
-            raise DataError(f"There is one style, {known.tolist()}.", "Styles are told apart from two on.")
+            raise DataError(f"There is one style, {known.tolist()}.", "A classifier needs two.")
         x = features.double()
         mean, scale = x.mean(dim=0), x.std(dim=0).clamp(min=1e-6)
         x = (x - mean) / scale
@@ -59,21 +59,21 @@ class StyleReader:
         x = (features.double() - self.mean) / self.scale
         return self.known[(x @ self.weights + self.shares).argmax(dim=1)]
 
-    def share(self, features: Tensor, asked: Tensor) -> Share:
-        """How many of the images with these features are in the style asked for, ids (N,)."""
-        return _share(self(features) == asked, len(self.known))
+    def share(self, features: Tensor, wanted: Tensor) -> Share:
+        """How many of the images with these features have the `wanted` style, ids (N,)."""
+        return _share(self(features) == wanted, len(self.known))
 
 
-def background_share(images: Tensor, asked: Tensor, palette: Sequence[tuple[int, int, int]]) -> Share:
-    """How many images (N, 3, H, W) in [-1, 1] have, of a palette of RGB 0 to 255, the colour asked for.
+def background_share(images: Tensor, wanted: Tensor, palette: Sequence[tuple[int, int, int]]) -> Share:
+    """How many images (N, 3, H, W) in [-1, 1] have, of a palette of RGB 0 to 255, the `wanted` colour.
 
-    `asked` (N,) are indices into the palette. An image's background is the mean of its two upper corners;
+    `wanted` (N,) are indices into the palette. An image's background is the mean of its two upper corners;
     its colour is the nearest by Euclidean distance in RGB. Raises DataError for an empty set.
     """
     corners = torch.cat((images[..., :CORNER, :CORNER], images[..., :CORNER, -CORNER:]), dim=-1)
     colours = corners.double().mean(dim=(2, 3))
     nearest = torch.cdist(colours, torch.tensor(palette, dtype=torch.float64) / 127.5 - 1).argmin(dim=1)
-    return _share(nearest == asked, len(palette))
+    return _share(nearest == wanted, len(palette))
 
 
 def _share(right: Tensor, choices: int) -> Share:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from style_accuracy import StyleReader, background_share
 from torch import Tensor
 
 from kandinsky.core.errors import DataError
@@ -16,7 +17,6 @@ from kandinsky.evaluation.kid import frechet_distance, kernel_distance
 from kandinsky.evaluation.quality import Reconstruct, reconstruction_quality
 from kandinsky.evaluation.retrieval import retrieval
 from kandinsky.networks.lpips import PerceptualLoss
-from kandinsky.recipes.emoji.style_accuracy import StyleReader, background_share
 
 Generate = Callable[[Sequence[str], Sequence[int]], Tensor]
 """Captions (B) and seeds (B) to images (B, 3, H, W) in [-1, 1]."""
@@ -44,10 +44,10 @@ class RealImages:
 
 @dataclass(frozen=True)
 class Backgrounds:
-    """Captions that name background colours: which of a `palette` of RGB 0 to 255 each asks for."""
+    """Captions that name background colours: which of a `palette` of RGB 0 to 255 each names (`wanted`)."""
 
     captions: Sequence[str]
-    asked: Sequence[int]
+    wanted: Sequence[int]
     palette: Sequence[tuple[int, int, int]]
 
 
@@ -58,7 +58,7 @@ class Reference:
     `held_out`: images never trained on, with one caption each in every language of `captions` (the first is
     the main one, the others are only searched for); captions name the style. `trained`: the images it was
     trained on. `gallery`: every real image, to search among. `style_names` by style id, for the report.
-    `backgrounds`: captions whose images are only asked for their background.
+    `backgrounds`: captions of which only the background is measured.
     """
 
     held_out: RealImages
@@ -79,9 +79,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Measures:
-    """What measuring needs; `seed` decides subsets and is the first image's seed, `cache` keeps real
-    features.
-    """
+    """What measuring needs; `seed` decides subsets and is the first image's seed, `cache` keeps real features."""
 
     features: Features
     perceptual: PerceptualLoss | None = None
@@ -99,16 +97,15 @@ def evaluate_embedded(
     untrained: Subject | None = None,
     output: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Measures a checkpoint on held-out captions, beside what real images and untrained weights reach.
+    """Measures a checkpoint on held-out captions, next to what real images and untrained weights reach.
 
-    Returns (and writes to `output` as JSON): `real` (KID of held-out against trained-on images of the same
-    styles; retrieval with real images of another style; how often a classifier of styles is right on
-    held-out images), `trained` and `untrained` (KID and FID against the held-out images, retrieval by
-    language (`untrained` in the first one alone), how often style and background are those that the caption
-    names, reconstruction PSNR and LPIPS), and the counts behind them.
+    Returns (and writes to `output` as JSON): `real` (KID of held-out against trained-on images of the same styles;
+    retrieval with real images of another style; how often a classifier of styles is right on held-out images),
+    `trained` and `untrained` (KID and FID against the held-out images, retrieval by language (`untrained` in the first
+    one alone), how often style and background are those that the caption names, reconstruction PSNR and LPIPS), and the
+    counts behind them.
 
-    Raises DataError when captions and images do not fit each other, OutputError when the file cannot be
-    written.
+    Raises DataError when captions and images do not fit each other, OutputError when the file cannot be written.
     """
     if not reference.captions:
         raise DataError("There is no caption to make an image from.", "Give captions in at least one language.")
@@ -162,12 +159,12 @@ def _style_reader(reference: Reference, gallery: Tensor) -> StyleReader | None:
 def _features(pixels: Tensor, measures: Measures, stage: str) -> Tensor:
     progress = measures.progress
 
-    def told(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         if progress is not None:
             progress(f"features: {stage}", done, total)
 
     return extract(
-        measures.features, to_bytes(pixels), batch_size=measures.batch_size, cache=measures.cache, report=told
+        measures.features, to_bytes(pixels), batch_size=measures.batch_size, cache=measures.cache, report=report
     )
 
 
@@ -194,9 +191,9 @@ def _other_styles(reference: Reference, gallery: Tensor) -> dict[str, dict[str, 
     found = {}
     for style in torch.unique(held.styles).tolist():
         there = shown.styles == style
-        asked = torch.isin(shown.concepts, held.concepts[held.styles == style])
+        wanted = torch.isin(shown.concepts, held.concepts[held.styles == style])
         for other in torch.unique(shown.styles).tolist():
-            rows = (shown.styles == other) & asked
+            rows = (shown.styles == other) & wanted
             if other == style or not bool(rows.any()):
                 continue
             search = retrieval(gallery[rows], shown.concepts[rows], gallery[there], shown.concepts[there])
@@ -218,9 +215,7 @@ def _pooled(searches: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _matched(reference: Reference, seed: int) -> Tensor:
-    """Trained-on images with the held-out share of each style, as many as there are held-out ones if
-    possible.
-    """
+    """Trained-on images with the held-out share of each style, as many as there are held-out ones if possible."""
     generator = torch.Generator().manual_seed(seed)
     chosen = []
     for style in torch.unique(reference.held_out.styles).tolist():
@@ -241,9 +236,9 @@ def _subject(reference: Reference, subject: Subject, measures: Measures, real: _
         if real.styles is not None:
             found["style"][language] = asdict(real.styles.share(seen, reference.held_out.styles))
         found["retrieval"][language] = _by_style(reference, seen, real.gallery)
-    if asked := reference.backgrounds:
-        made = _generate(subject.generate, asked.captions, measures, "backgrounds")
-        found["background"] = asdict(background_share(made, torch.tensor(asked.asked), asked.palette))
+    if backgrounds := reference.backgrounds:
+        made = _generate(subject.generate, backgrounds.captions, measures, "backgrounds")
+        found["background"] = asdict(background_share(made, torch.tensor(backgrounds.wanted), backgrounds.palette))
     if subject.reconstruct is not None:
         found["reconstruction"] = asdict(
             reconstruction_quality(
@@ -254,7 +249,7 @@ def _subject(reference: Reference, subject: Subject, measures: Measures, real: _
 
 
 def _by_style(reference: Reference, seen: Tensor, gallery: Tensor) -> dict[str, float]:
-    """Searches for each generated image among the real ones of the style that its caption asked for."""
+    """Searches for each generated image among the real ones of the style that its caption names."""
     held, shown, searches = reference.held_out, reference.gallery, []
     for style in torch.unique(held.styles).tolist():
         rows, there = held.styles == style, shown.styles == style
