@@ -27,24 +27,16 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "kandinsky.core.edges": ("edges",),
-    "kandinsky.core.errors": (
-        "CheckpointError",
-        "ConfigError",
-        "DataError",
-        "HubError",
-        "KandinskyError",
-        "OutputError",
-        "RequestError",
-        "TokenizerError",
-    ),
-    "kandinsky.core.events": ("Decoding", "Denoising", "Encoding", "Event", "Finished", "Result", "Warned"),
-    "kandinsky.core.images": ("Picture",),
-    "kandinsky.core.prompts": ("Embedding", "Mix", "mix"),
-    "kandinsky.core.requests": ("Request",),
-    "kandinsky.engine.pipeline": ("Pipeline", "load"),
+    "core.edges": "edges",
+    "core.errors": "CheckpointError ConfigError DataError HubError KandinskyError OutputError RequestError "
+    "TokenizerError",
+    "core.events": "Decoding Denoising Encoding Event Finished Result Warned",
+    "core.images": "Picture",
+    "core.prompts": "Embedding Mix mix",
+    "core.requests": "Request",
+    "engine.pipeline": "Pipeline load",
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_HOME = {name: f"kandinsky.{home}" for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "CheckpointError",

@@ -12,7 +12,7 @@ from tests.tiny import write_tiny
 ROOT = Path(kandinsky.__file__).resolve().parent
 LEFT_OUT = ("networks/", "engine/acceleration/")
 """Networks, and how a step of one is run fast on a device."""
-MOST_FILES, MOST_LINES = 22, 945
+MOST_FILES, MOST_LINES = 22, 900
 """The lines are all of every function that runs, docstrings too; less than half of them are executed."""
 
 

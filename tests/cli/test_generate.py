@@ -249,7 +249,7 @@ BAD = {
     "file as folder": (["fox", "-o", "notes.png/fox.png"], "no folder notes.png"),
     "no suffix": (["fox", "-o", "fox"], "fox.png"),
     "wrong suffix": (["fox", "-o", "fox.bpm"], "fox.bpm has no image format"),
-    "mix and prompt": (["fox", "--mix", "a:1"], "'fox' stands beside --mix"),
+    "mix and prompt": (["fox", "--mix", "a:1"], "'fox' is given together with --mix"),
     "from a bare image": (["--from", "bare.png"], "does not hold the request"),
     "from nothing": (["--from", "gone.png"], "no image gone.png"),
     "seed": (["fox", "--seed", "-1"], "seed -1"),

@@ -165,8 +165,8 @@ def test_a_bad_line_is_named_and_nothing_is_drawn(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("a fox",), "a prompt is given beside --requests"),
-        (("--mix", "a:1"), "--mix is given beside --requests"),
+        (("a fox",), "a prompt is given together with --requests"),
+        (("--mix", "a:1"), "--mix is given together with --requests"),
         (("--preview",), "--preview shows one image"),
         (("-o", "nowhere"), "There is no folder nowhere"),
     ],

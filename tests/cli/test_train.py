@@ -71,7 +71,7 @@ def test_flags_reach_the_run(train: Any) -> None:
 
 
 def test_only_given_flags_change_the_file() -> None:
-    assert overrides(None, None, 0, None, None) == {"seed": 0}
+    assert overrides(data=None, out=None, seed=0, device=None, threads=None) == {"seed": 0}
 
 
 def test_export_only_trains_nothing(train: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,7 +115,7 @@ def test_activations_go_while_the_next_ones_come(level: int, shortcut: bool, mon
     for part in noise(1, block.conv1.in_channels, 32, 32).split(1, dim=2):
         x.add(part)
     strips._resnet(block, x, noise(1, 4, 8, 8))
-    # Never more than two activations, and the strips beside those that are read.
+    # Never more than two activations, and the strips around those that are read.
     assert 2 * 32 <= max(kept) <= 2 * 32 + 3
     assert len(x._parts) <= 1
 

@@ -1,5 +1,6 @@
 """Loading and saving: pipelines and their components, from folders and from a hub."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,104 @@ def test_hub_ids_fetch_what_is_needed(tiny: Checkpoints, tmp_path: Path, monkeyp
         assert not any(name.startswith("unet/") for name in hub.fetched()[before:])
     assert pipe.unet is unet
     assert len(pipe("a fox", **WHOLE).images) == 1
+
+
+def test_dtypes_by_both_names_and_by_component(tiny: Checkpoints) -> None:
+    place = folder(tiny, "text2img")
+    for name in ("dtype", "torch_dtype"):
+        for side in (compat, diffusers):
+            pipe = side.KandinskyV22Pipeline.from_pretrained(place, **{name: torch.bfloat16})
+            assert (pipe.unet.dtype, pipe.movq.dtype) == (torch.bfloat16, torch.bfloat16)
+            part = side.VQModel.from_pretrained(place, subfolder="movq", **{name: torch.bfloat16})
+            assert part.dtype is torch.bfloat16
+            other = side.KandinskyV22Img2ImgPipeline.from_pipe(pipe, torch_dtype=torch.float64)
+            assert other.unet.dtype is torch.float64
+            mixed = {"unet": torch.bfloat16, "default": torch.float64}
+            pipe = side.KandinskyV22Pipeline.from_pretrained(place, **{name: mixed})
+            assert (pipe.unet.dtype, pipe.movq.dtype) == (torch.bfloat16, torch.float64)
+
+
+def test_keywords_that_diffusers_ignores_are_warned_of(tiny: Checkpoints) -> None:
+    place = folder(tiny, "text2img")
+    for name in ("resume_download", "use_auth_token", "proxies", "vae", "feature_extractor", "something_of_mine"):
+        for kind in (compat.KandinskyV22Pipeline, compat.AutoPipelineForInpainting):
+            parts = {"prior": folder(tiny, "prior")} if "Auto" in kind.__name__ else {}
+            with pytest.warns(UserWarning, match=f"takes no '{name}'"):
+                kind.from_pretrained(place, **{name: None}, **parts)
+    with pytest.warns(UserWarning, match="takes no 'proxies'"):
+        compat.UNet2DConditionModel.from_pretrained(place / "unet", proxies={})
+    for kind in (compat.KandinskyV22Pipeline, compat.UNet2DConditionModel, compat.DDPMScheduler, compat.CLIPTokenizer):
+        with pytest.raises((RequestError, TypeError), match="revison"):
+            kind.from_pretrained(place, revison="main")
+    pipe = compat.KandinskyV22Pipeline.from_pretrained(place, low_cpu_mem_usage=True, quantization_config=None)
+    for kind in (compat.KandinskyV22Img2ImgPipeline, compat.AutoPipelineForImage2Image):
+        with pytest.raises(RequestError, match="Did you mean 'scheduler'"):
+            kind.from_pipe(pipe, skeduler=pipe.scheduler)
+    with pytest.raises(TypeError, match="skeduler"):
+        compat.KandinskyV22Pipeline(**pipe.components, skeduler=1)
+
+
+def test_device_maps_act_or_are_refused(tiny: Checkpoints) -> None:
+    place = folder(tiny, "text2img")
+    for where in ("cpu", "balanced"):
+        for side in (compat, diffusers):
+            assert side.KandinskyV22Pipeline.from_pretrained(place, device_map=where).device.type == "cpu"
+    assert compat.UNet2DConditionModel.from_pretrained(place / "unet", device_map={"": "cpu"}).device.type == "cpu"
+    absent = "cuda" if not torch.cuda.is_available() else "cuda:99"
+    for where in ("nonsense", absent):
+        with pytest.raises(RequestError):
+            compat.KandinskyV22Pipeline.from_pretrained(place, device_map=where)
+        with pytest.raises(RequestError):
+            compat.VQModel.from_pretrained(place / "movq", device_map=where)
+    with pytest.raises(RequestError, match="One device holds all"):
+        compat.VQModel.from_pretrained(place / "movq", device_map={"encoder": "cpu", "decoder": 0})
+
+
+def test_variants_and_kinds_of_files(tiny: Checkpoints, tmp_path: Path, ours: Load) -> None:
+    """A variant is read where there is one; as in diffusers none at all is an error, of the kind that code catches."""
+    ours("KandinskyV22Pipeline", "text2img").save_pretrained(tmp_path)
+    compat.VQModel.from_pretrained(tmp_path / "movq").half().save_pretrained(tmp_path / "movq", variant="fp16")
+    for side in (compat, diffusers):
+        assert side.KandinskyV22Pipeline.from_pretrained(tmp_path, variant="fp16").unet.dtype is torch.float32
+        with pytest.raises(ValueError, match="`variant=no`, but no such modeling files are available"):
+            side.KandinskyV22Pipeline.from_pretrained(tmp_path, variant="no")
+        with pytest.raises(OSError):
+            side.VQModel.from_pretrained(tmp_path / "movq", variant="no")
+        with pytest.raises(OSError):
+            side.VQModel.from_pretrained(tmp_path / "movq", use_safetensors=False)
+    (tmp_path / "movq" / "diffusion_pytorch_model.safetensors").unlink()
+    (tmp_path / "movq" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    compat.VQModel.from_pretrained(folder(tiny, "text2img") / "movq").save_pretrained(
+        tmp_path / "movq", safe_serialization=False
+    )
+    assert compat.VQModel.from_pretrained(tmp_path / "movq", use_safetensors=False).dtype is torch.float32
+    with pytest.raises(OSError, match="use_safetensors is True"):
+        compat.KandinskyV22Pipeline.from_pretrained(tmp_path, use_safetensors=True)
+
+
+def test_a_cache_elsewhere_and_no_network(tiny: Checkpoints, tmp_path: Path) -> None:
+    commit = "0" * 40
+    for name, place in (("tiny", "text2img"), ("tiny-prior", "prior")):
+        home = tmp_path / f"models--painters--{name}"
+        shutil.copytree(folder(tiny, place), home / "snapshots" / commit)
+        (home / "refs").mkdir()
+        (home / "refs" / "main").write_text(commit)
+    readme = tmp_path / "models--painters--tiny" / "snapshots" / commit / "README.md"
+    readme.write_text("---\nprior:\n- painters/tiny-prior\n---\n")
+    told: dict[str, Any] = {"cache_dir": tmp_path, "local_files_only": True}
+    for side in (compat, diffusers):
+        pipe = side.AutoPipelineForText2Image.from_pretrained("painters/tiny", **told)
+        assert type(pipe).__name__ == "KandinskyV22CombinedPipeline"
+        pipe = side.DiffusionPipeline.from_pretrained("painters/tiny", load_connected_pipeline=True, **told)
+        assert type(pipe).__name__ == "KandinskyV22CombinedPipeline"
+        assert type(side.DiffusionPipeline.from_pretrained("painters/tiny", **told)).__name__ == "KandinskyV22Pipeline"
+        unet = side.UNet2DConditionModel.from_pretrained("painters/tiny", subfolder="unet", **told)
+        assert unet.config.encoder_hid_dim == 20
+        assert (
+            side.DDPMScheduler.from_pretrained("painters/tiny", subfolder="scheduler", **told).config.steps_offset == 1
+        )
+        with pytest.raises(OSError):
+            side.KandinskyV22Pipeline.from_pretrained("painters/other", **told)
+    found = compat.DiffusionPipeline.download("painters/tiny", load_connected_pipeline=True, **told)
+    assert Path(found) == readme.parent
+    assert compat.DiffusionPipeline.download(folder(tiny, "text2img")) == str(folder(tiny, "text2img"))

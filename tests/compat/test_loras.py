@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from kandinsky.adapters.lora import Adapter, adapter_of, attach
-from kandinsky.checkpoints.lora import choose_places
+from kandinsky.checkpoints.lora import choose_places, write_lora
 from kandinsky.checkpoints.textual_inversion import write_original_words, write_words
 from kandinsky.compat.diffusers import Kandinsky3Pipeline, KandinskyCombinedPipeline, KandinskyPriorPipeline
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.engine.loras import save_lora
 from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import WIDTH, TextImageCheckpoints
 
@@ -27,8 +26,7 @@ def write_adapter(pipe: Any, file: Path, seed: int = 0) -> Path:
     with torch.no_grad():
         for value in adapter_of(network, "made").parameters():
             value.add_(torch.randn(value.shape, generator=draws))
-    save_lora(pipe.model, file, "made")
-    return file
+    return write_lora(file, {"unet": (network, adapter_of(network, "made"))})
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Images for CLIP against the peer's image processor."""
+"""Images for CLIP against transformers' image processor."""
 
 import numpy as np
 import pytest
@@ -19,12 +19,12 @@ def draw_image(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("size", [28, 33])
 def test_as_the_peer(size: int) -> None:
     ours = ClipPreprocess(size=size)
-    peer = image_processor()(
+    reference = image_processor()(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}, do_convert_rgb=True
     )
     for width, height in SIZES:
         image = draw_image(width, height)
-        theirs = torch.as_tensor(np.asarray(peer(image, return_tensors="np").pixel_values))
+        theirs = torch.as_tensor(np.asarray(reference(image, return_tensors="np").pixel_values))
         assert (ours([image]) - theirs).abs().max() < 1e-6, (width, height)
 
 
@@ -37,10 +37,10 @@ def test_a_batch_is_its_images() -> None:
 def test_there_and_back_through_the_peer() -> None:
     ours = ClipPreprocess(40, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert ClipPreprocess.from_json(ours.to_json()) == ours
-    peer = image_processor().from_dict(ours.to_json())
-    assert ClipPreprocess.from_json(peer.to_dict()) == ours
+    reference = image_processor().from_dict(ours.to_json())
+    assert ClipPreprocess.from_json(reference.to_dict()) == ours
     image = draw_image(50, 41)
-    theirs = torch.as_tensor(np.asarray(peer(image, return_tensors="np").pixel_values))
+    theirs = torch.as_tensor(np.asarray(reference(image, return_tensors="np").pixel_values))
     assert (ours([image]) - theirs).abs().max() < 1e-6
     assert ClipPreprocess.from_json({}) == ClipPreprocess()
     assert ClipPreprocess.from_json({"size": 336, "crop_size": 336}).size == 336

@@ -158,7 +158,7 @@ def test_steps_are_counted_over_the_whole_request(pipe: Pipeline) -> None:
     assert {event.total for event in steps} == {12}
 
 
-def test_a_text_that_is_too_long_is_told_once(pipe: Pipeline) -> None:
+def test_a_text_that_is_too_long_is_warned_of_once(pipe: Pipeline) -> None:
     long = "a fox " * 20
     events = list(pipe.stream([long, "a cat"], count=2, **SETTINGS))
     (warning,) = [event for event in events if isinstance(event, Warned)]
@@ -180,7 +180,7 @@ def test_the_message_on_a_long_text_tells_what_was_read_from_what_was_not(pipe: 
     [
         ("a fox", "so it cannot read a text"),
         (GREY, "so it cannot read an image"),
-        (kandinsky.Embedding([0.1] * WIDTH), "needs its negative beside it"),
+        (kandinsky.Embedding([0.1] * WIDTH), "needs its negative too"),
         (kandinsky.mix([kandinsky.Embedding([0.1] * WIDTH), "a fox"]), "cannot read a text"),
     ],
 )
@@ -225,5 +225,5 @@ def test_padding_of_texts_is_left_out_and_changes_nothing(pipe: Pipeline) -> Non
     assert lengths[0] < lengths[1] < padded[0].condition.text_hidden.shape[1]
     x = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        ours, theirs = (stage.prepare(told, 2).step(x, 500.0) for told in (cut, padded))
+        ours, theirs = (stage.prepare(texts, 2).step(x, 500.0) for texts in (cut, padded))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

@@ -207,6 +207,11 @@ def test_the_vocabulary_is_really_used(pair) -> None:
     assert len(ids.unique()) > 300
 
 
+def token_count(tokenizer: Tokenizer, text: str) -> int:
+    """How many tokens a text has, those that mark its beginning and end included."""
+    return int(tokenizer.encode([text], 512).mask.sum())
+
+
 def test_what_is_dropped_is_the_rest_of_the_text(pair) -> None:
     ours, _ = pair
     texts = ["a red apple on a white plate " * 4, "лиса бежит по снегу " * 4, "short", ""]
@@ -218,10 +223,10 @@ def test_what_is_dropped_is_the_rest_of_the_text(pair) -> None:
         kept = text.rstrip()[: -len(rest)]
         # The cut may fall inside a word, whose pieces are others when its halves stand alone.
         assert ours.encode([kept]).ids[0, :6].equal(row[:6])
-        assert ours.token_count(kept) - 12 in (-1, 0, 1)
+        assert token_count(ours, kept) - 12 in (-1, 0, 1)
         whole, tail = (ours.encode([t], 200) for t in (text, rest))
         assert whole.ids[whole.mask][-8:].equal(tail.ids[tail.mask][-8:])
-        assert row[-1] == ours.encode(["a"], 12).ids[0][ours.token_count("a") - 1]
+        assert row[-1] == ours.encode(["a"], 12).ids[0][token_count(ours, "a") - 1]
 
 
 @settings(max_examples=60, deadline=None)
@@ -229,7 +234,7 @@ def test_what_is_dropped_is_the_rest_of_the_text(pair) -> None:
 def test_any_text_fills_exactly_the_length_asked_for(text: str, length: int) -> None:
     ours = SOLE["tokenizer"]
     got = ours.encode([text], length)
-    count = ours.token_count(text)
+    count = token_count(ours, text)
     assert got.ids.shape == got.mask.shape == (1, length)
     assert int(got.mask.sum()) == min(count, length)
     assert got.ids[0][~got.mask[0]].tolist() == [ours.pad_id] * max(0, length - count)

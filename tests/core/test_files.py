@@ -1,4 +1,4 @@
-"""Folders that appear whole: what is beside them and in them stays, whatever goes wrong."""
+"""Folders that appear whole: what is next to them and in them stays, whatever goes wrong."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("replace", [False, True])
-def test_folders_beside_it_stay(tmp_path: Path, replace: bool) -> None:
+def test_other_folders_stay(tmp_path: Path, replace: bool) -> None:
     for name in (".model.old", ".model.part"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine").write_text("kept")

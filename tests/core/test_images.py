@@ -170,19 +170,19 @@ def test_mask_threshold_is_one_half() -> None:
 
 def test_masks_are_resized_as_the_peer_does() -> None:
     grey = Image.fromarray(noise(37, 53, 1)[..., 0])
-    peer = np.asarray(grey.resize((24, 16), Image.Resampling.LANCZOS), np.float32) / 255
-    assert np.array_equal(mask_array(grey, 24, 16), (peer >= 0.5).astype(np.float32))
+    reference = np.asarray(grey.resize((24, 16), Image.Resampling.LANCZOS), np.float32) / 255
+    assert np.array_equal(mask_array(grey, 24, 16), (reference >= 0.5).astype(np.float32))
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 48), (200, 104), (100, 80)])
 def test_tensors_equal_the_peer(width: int, height: int) -> None:
     image = Image.fromarray(noise(80, 100))
     processor = VaeImageProcessor(vae_scale_factor=8, resample="bicubic", reducing_gap=1)
-    peer = processor.preprocess(image, height=height, width=width)
+    reference = processor.preprocess(image, height=height, width=width)
     ours = to_tensor([image], width, height)
     if width % 8 == 0 and height % 8 == 0:
-        assert ours.shape == peer.shape
-        torch.testing.assert_close(ours, peer, atol=1e-6, rtol=0)
+        assert ours.shape == reference.shape
+        torch.testing.assert_close(ours, reference, atol=1e-6, rtol=0)
     assert (ours.dtype, ours.shape) == (torch.float32, (1, 3, height, width))
 
 
@@ -208,10 +208,10 @@ def test_pixels_survive_the_way_there_and_back() -> None:
 def test_to_pil_clamps_and_rounds_as_the_peer() -> None:
     x = torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(0)) * 1.5
     x[0, 0, 0, :2] = torch.tensor([9.0, -9.0])
-    peer = VaeImageProcessor().postprocess(x, output_type="pil")
-    for ours, theirs in zip(to_pil(x.to(torch.bfloat16).float()), peer, strict=True):
+    reference = VaeImageProcessor().postprocess(x, output_type="pil")
+    for ours, theirs in zip(to_pil(x.to(torch.bfloat16).float()), reference, strict=True):
         assert ours.size == theirs.size
-    for ours, theirs in zip(to_pil(x), peer, strict=True):
+    for ours, theirs in zip(to_pil(x), reference, strict=True):
         assert np.array_equal(np.asarray(ours), np.asarray(theirs))
 
 

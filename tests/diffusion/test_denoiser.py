@@ -99,8 +99,10 @@ def test_percentile_constraint_is_per_image(ratio: float, largest: float) -> Non
         s = float(np.clip(np.percentile(x0[row].abs().numpy(), 100 * ratio), 1.0, largest))
         torch.testing.assert_close(got[row], x0[row].clamp(-s, s) / s)
     if largest < math.inf:
-        peer = diffusers.DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=ratio, sample_max_value=largest)
-        torch.testing.assert_close(got, peer._threshold_sample(x0))
+        reference = diffusers.DDPMScheduler(
+            thresholding=True, dynamic_thresholding_ratio=ratio, sample_max_value=largest
+        )
+        torch.testing.assert_close(got, reference._threshold_sample(x0))
 
 
 def test_denoiser_calls_the_network_once_with_the_unconditional_half_first() -> None:

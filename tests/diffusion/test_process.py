@@ -1,4 +1,4 @@
-"""The forward process against the peer's tables and against its own definition."""
+"""The forward process against diffusers' tables and against its own definition."""
 
 import dataclasses
 import math
@@ -16,12 +16,12 @@ COSINE = Process.squared_cosine()
 
 
 def test_tables_equal_the_peers_bit_for_bit() -> None:
-    peer = diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012)
-    assert torch.equal(LINEAR.betas, peer.betas)
-    assert torch.equal(LINEAR.alpha_bar, peer.alphas_cumprod)
-    peer = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
-    assert torch.equal(COSINE.betas, peer.betas)
-    assert torch.equal(COSINE.alpha_bar, peer.alphas_cumprod)
+    reference = diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012)
+    assert torch.equal(LINEAR.betas, reference.betas)
+    assert torch.equal(LINEAR.alpha_bar, reference.alphas_cumprod)
+    reference = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    assert torch.equal(COSINE.betas, reference.betas)
+    assert torch.equal(COSINE.alpha_bar, reference.alphas_cumprod)
     assert LINEAR.T == COSINE.T == 1000
     assert Process.squared_cosine(50).T == 50
     assert Process.squared_cosine(50).betas[-1].item() == pytest.approx(0.999)
@@ -60,12 +60,12 @@ def test_beta_between_is_the_table_for_neighbours_and_the_quotient_elsewhere() -
 @pytest.mark.parametrize("process", [LINEAR, COSINE])
 def test_add_noise_and_velocity_equal_the_peers(process: Process) -> None:
     kind = "linear" if process is LINEAR else "squaredcos_cap_v2"
-    peer = diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule=kind)
+    reference = diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule=kind)
     generator = torch.Generator().manual_seed(0)
     x0, noise = torch.randn(2, 3, 4, 5, 5, generator=generator)
     times = torch.tensor([3, 500, 999])
-    torch.testing.assert_close(process.add_noise(x0, noise, times), peer.add_noise(x0, noise, times))
-    torch.testing.assert_close(process.velocity(x0, noise, times), peer.get_velocity(x0, noise, times))
+    torch.testing.assert_close(process.add_noise(x0, noise, times), reference.add_noise(x0, noise, times))
+    torch.testing.assert_close(process.velocity(x0, noise, times), reference.get_velocity(x0, noise, times))
     for row, t in enumerate(times.tolist()):
         one = process.add_noise(x0[row : row + 1], noise[row : row + 1], t)
         torch.testing.assert_close(one, process.add_noise(x0, noise, times)[row : row + 1])

@@ -38,12 +38,12 @@ def test_every_table_size_works(T: int, data: st.DataObject) -> None:
 
 def test_leading_and_trailing_equal_the_peers() -> None:
     for n in (1, 2, 7, 25, 50, 75, 100, 300, 999):
-        peer = diffusers.DDIMScheduler(steps_offset=1, timestep_spacing="leading")
-        peer.set_timesteps(n)
-        assert leading(n, T, 1) == peer.timesteps.tolist()
-        peer = diffusers.DDIMScheduler(timestep_spacing="trailing")
-        peer.set_timesteps(n)
-        assert trailing(n, T) == peer.timesteps.tolist()
+        reference = diffusers.DDIMScheduler(steps_offset=1, timestep_spacing="leading")
+        reference.set_timesteps(n)
+        assert leading(n, T, 1) == reference.timesteps.tolist()
+        reference = diffusers.DDIMScheduler(timestep_spacing="trailing")
+        reference.set_timesteps(n)
+        assert trailing(n, T) == reference.timesteps.tolist()
 
 
 def test_leading_gives_up_an_offset_that_has_no_room() -> None:
@@ -54,9 +54,9 @@ def test_leading_gives_up_an_offset_that_has_no_room() -> None:
 
 def test_linspaced_equals_the_peer_and_gives_pure_noise_for_one_step() -> None:
     for n in (2, 3, 5, 25, 31, 59, 250, 1000):
-        peer = diffusers.schedulers.UnCLIPScheduler()
-        peer.set_timesteps(n)
-        assert linspaced(n, T) == peer.timesteps.tolist()
+        reference = diffusers.schedulers.UnCLIPScheduler()
+        reference.set_timesteps(n)
+        assert linspaced(n, T) == reference.timesteps.tolist()
     assert linspaced(25, T)[:5] == [999, 957, 916, 874, 832]
     assert linspaced(1, T) == [999]
 

@@ -10,13 +10,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import kandinsky
-from kandinsky.adapters.lora import Adapter
+from kandinsky.adapters.lora import Adapter, adapter_of
 from kandinsky.checkpoints.lora import choose_places, write_lora
 from kandinsky.cli.generate import parse_lora
 from kandinsky.cli.main import run
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.metadata import read_metadata
-from kandinsky.engine.loras import adaptable, save_lora
+from kandinsky.engine.loras import adaptable
 from kandinsky.engine.pipeline import Pipeline
 from tests.parity.peers import redraw
 from tests.tiny_text_image import TextImageCheckpoints
@@ -71,7 +71,8 @@ def test_several_adapters_for_several_networks(pipe: Pipeline, tmp_path: Path) -
     assert len({image.tobytes() for image in alone.values()}) == 3
     pipe.unload_lora("three")
     assert np.array_equal(draw(pipe), alone["two"])
-    again = save_lora(pipe.model, tmp_path / "again" / "x.safetensors", "one")
+    network = adaptable(pipe.model)["unet"]
+    again = write_lora(tmp_path / "again" / "x.safetensors", {"unet": (network, adapter_of(network, "one"))})
     first = load_file(tmp_path / "one.safetensors")
     assert all(torch.equal(value, first[name]) for name, value in load_file(again).items())
 

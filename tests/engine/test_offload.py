@@ -1,6 +1,8 @@
 """Memory policies: the same images with weights that come and go, and proof that they do go."""
 
+import gc
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import kandinsky
 from kandinsky.checkpoints.files import read_json
 from kandinsky.checkpoints.original import open_checkpoint
 from kandinsky.core.errors import CheckpointError, RequestError
+from kandinsky.core.rng import PerImageRng
 from kandinsky.engine.devices import free_memory
 from kandinsky.engine.offload import ROOM, OffloadedEncoder, choose_policy, codec_of
 from kandinsky.engine.pipeline import Pipeline
@@ -195,6 +198,22 @@ def test_threads_wait_for_each_other(tiny: Checkpoints) -> None:
 
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(drawn, texts)) == alone
+    assert resident(away) == 0
+
+
+def test_a_stream_may_be_collected_while_another_computes(tiny: Checkpoints) -> None:
+    away = tiny.own(offload="parts")
+    left = [away.stream("a cat", **TEXTS)]
+    next(left[0])
+    left.append(left)  # type: ignore[arg-type]
+    del left
+
+    def rng(seeds: Sequence[int]) -> PerImageRng:
+        gc.collect()
+        return PerImageRng.from_seeds(seeds, torch.float32)
+
+    *_, last = away.run(kandinsky.Request("a fox", **TEXTS), rng)
+    assert isinstance(last, kandinsky.Finished)
     assert resident(away) == 0
 
 

@@ -1,4 +1,4 @@
-"""`tiling` of `load`: who is told, and images that stay what they are."""
+"""`tiling` of `load`: who is given it, and images that stay what they are."""
 
 import json
 

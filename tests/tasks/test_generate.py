@@ -290,7 +290,7 @@ def test_other_precisions(tiny: Checkpoints, dtype: str) -> None:
         assert found.isfinite().all(), name
         exact = our_latents(plain, prompt="a fox", **fields, **one_step)
         difference = (found - exact).abs().max() / exact.abs().max()
-        # float64 draws other noise, as the peer does; half precision only rounds.
+        # float64 draws other noise, as diffusers does; half precision only rounds.
         assert 0 < difference < (2.0 if dtype == "float64" else 0.2), name
     (image,) = pixels(pipe.generate("a fox", **one_step))
     assert image.std() > 0

@@ -32,11 +32,11 @@ def convert(source: str, target: Path, to: str, *, prior: str | None, variant: s
     with Bars(err(), quiet=quiet) as bars:
         bars.start("reading")
         opened = open_model(source, variant=variant, halves=halves, on_progress=bars.download)
-        beside = None
+        other = None
         if prior is not None:
-            beside = open_model(prior, variant=of_prior, halves=(PRIOR,), on_progress=bars.download)
+            other = open_model(prior, variant=of_prior, halves=(PRIOR,), on_progress=bars.download)
         bars.start("writing")
-        files = convert_folder(opened, target, to, prior=beside, variant=variant)
+        files = convert_folder(opened, target, to, prior=other, variant=variant)
     if not quiet:
         for path in files:
             say(str(path))

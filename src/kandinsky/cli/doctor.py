@@ -13,7 +13,7 @@ from kandinsky.cli.models import Installed, embedded, human, installed
 from kandinsky.core.metadata import library_version
 from kandinsky.core.system import proc_lines
 
-# Activations, the allocator and the rest of the process need room beside the weights.
+# Activations, the allocator and the rest of the process need memory besides the weights.
 HEADROOM = 0.8
 
 
@@ -25,7 +25,7 @@ def examine() -> dict[str, Any]:
     from kandinsky.engine.devices import LARGE, bfloat16_in_hardware, choose_dtype, free_memory
 
     memory = free_memory(torch.device("cpu"))
-    cuda = _cuda(torch)
+    cuda = _cuda()
     room = max([memory or 0, *(gpu["free_memory"] for gpu in cuda)])
     return {
         "kandinsky": library_version(),
@@ -52,21 +52,16 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _cuda(torch: Any) -> list[dict[str, Any]]:
-    if not torch.cuda.is_available():
-        return []
+def _cuda() -> list[dict[str, Any]]:
+    from torch import cuda
+
     found = []
-    for index in range(torch.cuda.device_count()):
-        with torch.cuda.device(index):
-            free, total = torch.cuda.mem_get_info(index)
-            found.append(
-                {
-                    "name": torch.cuda.get_device_name(index),
-                    "free_memory": free,
-                    "memory": total,
-                    "bfloat16": torch.cuda.is_bf16_supported(including_emulation=False),
-                }
-            )
+    for index in range(cuda.device_count() if cuda.is_available() else 0):
+        with cuda.device(index):
+            free, total = cuda.mem_get_info(index)
+            exact = cuda.is_bf16_supported(including_emulation=False)
+            name = cuda.get_device_name(index)
+            found.append({"name": name, "free_memory": free, "memory": total, "bfloat16": exact})
     return found
 
 
@@ -75,18 +70,14 @@ def _verdict(model: Installed, room: int) -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    for line in proc_lines("cpuinfo"):
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    named = (line.partition(":")[2].strip() for line in proc_lines("cpuinfo") if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
 
 
 def _free_disk(folder: Path) -> int | None:
     # The cache may not exist yet; what counts is the disk it would be made on.
-    for place in (folder, *folder.parents):
-        if place.is_dir():
-            return shutil.disk_usage(place).free
-    return None
+    there = next((place for place in (folder, *folder.parents) if place.is_dir()), None)
+    return None if there is None else shutil.disk_usage(there).free
 
 
 def show(*, as_json: bool) -> None:

@@ -4,7 +4,7 @@ import gc
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -155,11 +155,10 @@ def parse_mix(parts: Sequence[str], folder: Path | None = None) -> Mix:
 
 def _split(part: str) -> tuple[str, float | None]:
     text, colon, tail = part.rpartition(":")
-    try:
-        weight = float(tail) if colon else math.nan
-    except ValueError:
-        weight = math.nan
-    return (part, None) if math.isnan(weight) else (text, weight)
+    with suppress(ValueError):
+        if colon and not math.isnan(weight := float(tail)):
+            return text, weight
+    return part, None
 
 
 def _item(text: str, folder: Path) -> str | Path:
@@ -177,7 +176,7 @@ def _prompt(flags: "Flags") -> object:
     if flags.mix:
         if flags.prompts:
             raise RequestError(
-                f"The prompt {flags.prompts[0]!r} stands beside --mix.", "Make it a part: --mix TEXT:WEIGHT."
+                f"The prompt {flags.prompts[0]!r} is given together with --mix.", "Make it a part: --mix TEXT:WEIGHT."
             )
         return parse_mix(flags.mix)
     if not flags.prompts:
@@ -196,7 +195,7 @@ def _note_differences(stored: Metadata) -> None:
 def _follow(
     pipe: "Pipeline", request: Request, bars: Bars, preview_for: Path | None, warned: set[str] | None
 ) -> Result:
-    """Draws one image; a preview beside `preview_for` is kept up to date, and gone at the end."""
+    """Draws one image; a preview file next to `preview_for` is kept up to date, and gone at the end."""
     given = {name: value for name, value in request if name != "prompt" and value is not None}
     preview = None if preview_for is None else preview_for.with_name(f"{preview_for.stem}.preview.png")
     try:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-MODEL, OUTPUT, TUNING = "Model", "Output", "Fine-tuning"
+Model = partial(Option, rich_help_panel="Model")
+Output = partial(Option, rich_help_panel="Output")
+Tuning = partial(Option, rich_help_panel="Fine-tuning")
 FIELDS = "kandinsky.request"
 """Where the context of a command holds the typed fields of the request."""
 
@@ -40,10 +43,8 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def main(
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-    _debug: Annotated[bool, typer.Option(DEBUG, help="Show where an error came from. Works anywhere.")] = False,
+    _version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    _debug: Annotated[bool, Option(DEBUG, help="Show where an error came from. Works anywhere.")] = False,
 ) -> None:
     """Draw, edit and mix images with the Kandinsky models, and train them."""
 
@@ -59,55 +60,26 @@ class Flags:
         list[str] | None,
         Option(metavar="TEXT_OR_FILE:WEIGHT", help="A part of a mix; repeat it.", rich_help_panel="Prompt"),
     ] = None
-    model: Annotated[
-        str | None, Option(help="A folder or a hub id; else the embedded model.", rich_help_panel=MODEL)
-    ] = None
-    prior: Annotated[str | None, Option(help="Its prior, where it is not found by itself.", rich_help_panel=MODEL)] = (
-        None
-    )
-    device: Annotated[str | None, Option(help="cpu, cuda or mps.", rich_help_panel=MODEL)] = None
-    dtype: Annotated[str | None, Option(help="float32, float16 or bfloat16.", rich_help_panel=MODEL)] = None
-    variant: Annotated[str | None, Option(help="Weight files, such as fp16.", rich_help_panel=MODEL)] = None
-    revision: Annotated[str | None, Option(help="A branch, tag or commit of the hub.", rich_help_panel=MODEL)] = None
-    behaviour: Annotated[
-        str | None, Option(help="Which published way to run it, such as head-2023.", rich_help_panel=MODEL)
-    ] = None
-    lora: Annotated[
-        list[str] | None, Option(metavar="SOURCE[:SCALE]", help="An adapter; repeat it.", rich_help_panel=MODEL)
-    ] = None
-    words: Annotated[
-        list[str] | None, Option(metavar="FILE", help="Learned words; repeat it.", rich_help_panel=MODEL)
-    ] = None
-    offload: Annotated[
-        str | None, Option(help="Little memory: auto, none, parts or layers.", rich_help_panel=MODEL)
-    ] = None
-    quantize: Annotated[str | None, Option(help="Weights in int8 or int4.", rich_help_panel=MODEL)] = None
-    prompt_cache: Annotated[
-        Path | None, Option(metavar="FOLDER", help="Where to keep texts once read.", rich_help_panel=MODEL)
-    ] = None
-    tiling: Annotated[
-        bool | None, Option(help="Code images in strips, for less memory; large ones always.", rich_help_panel=MODEL)
-    ] = None
-    compile: Annotated[
-        bool | None, Option(help="Run the U-Net by torch.compile: for many images on a GPU.", rich_help_panel=MODEL)
-    ] = None
-    output: Annotated[
-        Path | None, Option("--output", "-o", help="A .png, .jpg or .webp file, or a folder.", rich_help_panel=OUTPUT)
-    ] = None
-    repeat: Annotated[
-        Path | None,
-        Option("--from", metavar="IMAGE", help="Repeat this image; flags change it.", rich_help_panel=OUTPUT),
-    ] = None
-    requests: Annotated[
-        Path | None, Option(metavar="FILE.jsonl", help="A request a line, into the folder -o.", rich_help_panel=OUTPUT)
-    ] = None
-    batch_size: Annotated[
-        int | None, Option(help="How many of the requests are drawn at once.", rich_help_panel=OUTPUT)
-    ] = None
-    preview: Annotated[bool, Option("--preview", help="Keep a preview file up to date.", rich_help_panel=OUTPUT)] = (
-        False
-    )
-    quiet: Annotated[bool, Option("--quiet", "-q", help="Errors only.", rich_help_panel=OUTPUT)] = False
+    model: Annotated[str | None, Model(help="A folder or a hub id; else the embedded model.")] = None
+    prior: Annotated[str | None, Model(help="Its prior, where it is not found by itself.")] = None
+    device: Annotated[str | None, Model(help="cpu, cuda or mps.")] = None
+    dtype: Annotated[str | None, Model(help="float32, float16 or bfloat16.")] = None
+    variant: Annotated[str | None, Model(help="Weight files, such as fp16.")] = None
+    revision: Annotated[str | None, Model(help="A branch, tag or commit of the hub.")] = None
+    behaviour: Annotated[str | None, Model(help="Which published way to run it, such as head-2023.")] = None
+    lora: Annotated[list[str] | None, Model(metavar="SOURCE[:SCALE]", help="An adapter; repeat it.")] = None
+    words: Annotated[list[str] | None, Model(metavar="FILE", help="Learned words; repeat it.")] = None
+    offload: Annotated[str | None, Model(help="Little memory: auto, none, parts or layers.")] = None
+    quantize: Annotated[str | None, Model(help="Weights in int8 or int4.")] = None
+    prompt_cache: Annotated[Path | None, Model(metavar="FOLDER", help="Where to keep texts once read.")] = None
+    tiling: Annotated[bool | None, Model(help="Code images in strips, for less memory; large ones always.")] = None
+    compile: Annotated[bool | None, Model(help="Run the U-Net by torch.compile: for many images on a GPU.")] = None
+    output: Annotated[Path | None, Output("--output", "-o", help="A .png, .jpg or .webp file, or a folder.")] = None
+    repeat: Annotated[Path | None, Output("--from", metavar="IMAGE", help="Repeat this image; flags change it.")] = None
+    requests: Annotated[Path | None, Output(metavar="FILE.jsonl", help="A request a line, into the folder -o.")] = None
+    batch_size: Annotated[int | None, Output(help="How many of the requests are drawn at once.")] = None
+    preview: Annotated[bool, Output("--preview", help="Keep a preview file up to date.")] = False
+    quiet: Annotated[bool, Output("--quiet", "-q", help="Errors only.")] = False
 
 
 class GenerateCommand(TyperCommand):
@@ -189,7 +161,7 @@ app.command(cls=GenerateCommand)(interruptible(generate))
 
 @app.command()
 @interruptible
-def models(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+def models(as_json: Annotated[bool, Option("--json", help="For programs.")] = False) -> None:
     """List the models that are on this machine, with their sizes."""
     from kandinsky.cli import models as command
 
@@ -198,7 +170,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 
 @app.command()
 @interruptible
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+def doctor(as_json: Annotated[bool, Option("--json", help="For programs.")] = False) -> None:
     """Say what this machine is and what it can run."""
     from kandinsky.cli import doctor as command
 
@@ -209,44 +181,33 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 @interruptible
 def train(
     config: Annotated[
-        Path | None, typer.Argument(metavar="[CONFIG]", help="The run to do: a TOML file, or a recipe.")
+        Path | None, Argument(metavar="[CONFIG]", help="The run to do: a TOML file, or a recipe.")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="A run that came with this package.")] = None,
-    list_recipes: Annotated[bool, typer.Option("--list", help="Show the runs that came with this package.")] = False,
-    method: Annotated[
-        str | None, typer.Option(help="lora, dreambooth, textual_inversion, full or distill.", rich_help_panel=TUNING)
-    ] = None,
-    init: Annotated[
-        str | None, typer.Option(metavar="METHOD", help="Write a commented CONFIG.toml.", rich_help_panel=TUNING)
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="The checkpoint to begin with.", rich_help_panel=TUNING)] = None,
-    prior: Annotated[str | None, typer.Option(help="Its prior.", rich_help_panel=TUNING)] = None,
-    target: Annotated[str | None, typer.Option(help="decoder, prior or both.", rich_help_panel=TUNING)] = None,
-    token: Annotated[str | None, typer.Option(help="The new word.", rich_help_panel=TUNING)] = None,
-    init_from: Annotated[str | None, typer.Option(help="A known word it begins as.", rich_help_panel=TUNING)] = None,
-    prompt: Annotated[str | None, typer.Option(help="The subject's name.", rich_help_panel=TUNING)] = None,
-    class_prompt: Annotated[str | None, typer.Option(help="The name of its class.", rich_help_panel=TUNING)] = None,
+    recipe: Annotated[str | None, Option(help="A run that came with this package.")] = None,
+    list_recipes: Annotated[bool, Option("--list", help="Show the runs that came with this package.")] = False,
+    method: Annotated[str | None, Tuning(help="lora, dreambooth, textual_inversion, full or distill.")] = None,
+    init: Annotated[str | None, Tuning(metavar="METHOD", help="Write a commented CONFIG.toml.")] = None,
+    model: Annotated[str | None, Tuning(help="The checkpoint to begin with.")] = None,
+    prior: Annotated[str | None, Tuning(help="Its prior.")] = None,
+    target: Annotated[str | None, Tuning(help="decoder, prior or both.")] = None,
+    token: Annotated[str | None, Tuning(help="The new word.")] = None,
+    init_from: Annotated[str | None, Tuning(help="A known word it begins as.")] = None,
+    prompt: Annotated[str | None, Tuning(help="The subject's name.")] = None,
+    class_prompt: Annotated[str | None, Tuning(help="The name of its class.")] = None,
     hints: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER|edges", help="Hint images that the decoder learns to follow.", rich_help_panel=TUNING
-        ),
+        str | None, Tuning(metavar="FOLDER|edges", help="Hint images that the decoder learns to follow.")
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Of images, in pixels.", rich_help_panel=TUNING)] = None,
-    steps: Annotated[int | None, typer.Option(help="How many.", rich_help_panel=TUNING)] = None,
-    data: Annotated[Path | None, typer.Option(help="The folder of images and captions.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where checkpoints, losses and samples go.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue where it stopped.")] = False,
-    export_only: Annotated[
-        bool, typer.Option("--export-only", help="Only write the newest checkpoints as a model.")
-    ] = False,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Only count the memory that a step takes.", rich_help_panel=TUNING)
-    ] = False,
-    seed: Annotated[int | None, typer.Option(help="Of everything random in it.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of the CPU.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    size: Annotated[int | None, Tuning(help="Of images, in pixels.")] = None,
+    steps: Annotated[int | None, Tuning(help="How many.")] = None,
+    data: Annotated[Path | None, Option(help="The folder of images and captions.")] = None,
+    out: Annotated[Path | None, Option(help="Where checkpoints, losses and samples go.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Continue where it stopped.")] = False,
+    export_only: Annotated[bool, Option("--export-only", help="Only write the newest checkpoints as a model.")] = False,
+    plan: Annotated[bool, Tuning("--plan", help="Only count the memory that a step takes.")] = False,
+    seed: Annotated[int | None, Option(help="Of everything random in it.")] = None,
+    device: Annotated[str | None, Option(help="cpu or cuda.")] = None,
+    threads: Annotated[int | None, Option(help="Of the CPU.")] = None,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
     """Train networks, or fine-tune a checkpoint, as a file, a recipe or a method says."""
     from kandinsky.cli import train as command
@@ -261,10 +222,11 @@ def train(
         raise typer.BadParameter("give one of CONFIG.toml, --recipe NAME and --method METHOD", param_hint="CONFIG.toml")
     words = {"token": token, "init_from": init_from, "prompt": prompt, "class_prompt": class_prompt}
     if method is not None:
-        command.check_method(method, data, words)
-    tuning = command.tuning_overrides(model, prior, size, steps, {"target": target, **words})
-    changes = command.merged(command.overrides(data, out, seed, device, threads), tuning)
-    changes = command.merged(changes, command.hint_overrides(hints))
+        command.check_method(method, {"data": data, **words})
+    run_of = {"data": data, "out": out, "seed": seed, "device": device, "threads": threads}
+    changes = command.overrides(
+        hints, **run_of, **words, model=model, prior=prior, size=size, steps=steps, target=target
+    )
     if command.processes() > 1 and not plan:
         raise typer.Exit(command.launch(command.processes(), sys.argv[1:]))
     path = command.source(config, recipe or method)
@@ -279,23 +241,15 @@ def train(
 @app.command()
 @interruptible
 def convert(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE|CONFIG", help="A folder or hub id in either layout, or a run.")
-    ],
-    dest: Annotated[Path, typer.Argument(metavar="DEST|INPUT", help="The new folder, or a run's result.")],
-    output: Annotated[
-        Path | None, typer.Argument(metavar="[OUTPUT]", help="The new folder, after CONFIG and INPUT.")
-    ] = None,
-    to: Annotated[str | None, typer.Option(help="The layout to write: diffusers or original.")] = None,
-    save_keys: Annotated[
-        list[str] | None, typer.Option("--save-keys", help="Of a run: unet, prior or text_encoder; repeat it.")
-    ] = None,
-    colossalai: Annotated[
-        bool, typer.Option("--colossalai", help="INPUT is a folder of shards with their index.")
-    ] = False,
-    prior: Annotated[str | None, typer.Option(help="Its prior, to be written into the same folder.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Which weight files, such as fp16 or inpainting.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    source: Annotated[str, Argument(metavar="SOURCE|CONFIG", help="A folder or hub id in either layout, or a run.")],
+    dest: Annotated[Path, Argument(metavar="DEST|INPUT", help="The new folder, or a run's result.")],
+    output: Annotated[Path | None, Argument(metavar="[OUTPUT]", help="The new folder, after CONFIG and INPUT.")] = None,
+    to: Annotated[str | None, Option(help="The layout to write: diffusers or original.")] = None,
+    save_keys: Annotated[list[str] | None, Option(help="Of a run: unet, prior or text_encoder; repeat it.")] = None,
+    colossalai: Annotated[bool, Option("--colossalai", help="INPUT is a folder of shards with their index.")] = False,
+    prior: Annotated[str | None, Option(help="Its prior, to be written into the same folder.")] = None,
+    variant: Annotated[str | None, Option(help="Which weight files, such as fp16 or inpainting.")] = None,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
     """Write a model in the other layout, or networks of a run (CONFIG INPUT OUTPUT) as components."""
     from kandinsky.cli import convert as command
@@ -320,8 +274,7 @@ def version() -> None:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
 
-    An error of this library becomes one line on stderr; with --debug anywhere before a `--`, its traceback
-    too.
+    An error of this library becomes one line on stderr; with --debug anywhere before a `--`, its traceback too.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     own = given[: given.index("--")] if "--" in given else given

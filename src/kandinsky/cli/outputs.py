@@ -46,9 +46,8 @@ def _word(item: str | Picture | Embedding) -> str:
 def targets(output: Path | None, request: Request) -> list[Path]:
     """One path per image of a request that has a seed, each checked to be writable.
 
-    A file name is used as it is for one image and numbered for several; a folder, or nothing (the current
-    folder), gets names of prompt and seed, with a further number where that name is taken. Raises
-    OutputError.
+    A file name is used as it is for one image and numbered for several; a folder, or nothing (the current folder), gets
+    names of prompt and seed, with a further number where that name is taken. Raises OutputError.
     """
     if output is not None and not output.is_dir():
         if not output.suffix:

@@ -1,6 +1,5 @@
 """Events as progress bars."""
 
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -8,6 +7,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TaskID,
     TextColumn,
@@ -24,19 +24,12 @@ class Bars:
     Silent where nobody watches: when `quiet`, and when the console is no terminal.
     """
 
-    def __init__(self, console: Console, *, quiet: bool = False) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
+    def __init__(self, console: Console, *columns: ProgressColumn, quiet: bool = False, transient: bool = True) -> None:
+        steps = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+        shown = columns or (*steps, *times)
+        hidden = quiet or not console.is_terminal
+        self._progress = Progress(*shown, console=console, transient=transient, disable=hidden)
         self._tasks: dict[str, TaskID] = {}
         self.title = ""
 
@@ -44,9 +37,7 @@ class Bars:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
     def start(self, title: str) -> None:
@@ -56,12 +47,12 @@ class Bars:
         self._tasks.clear()
         self.title = title
 
-    def update(self, stage: str, done: float, total: float | None) -> None:
+    def update(self, stage: str, done: float, total: float | None, text: str = "") -> None:
         """Sets a stage's bar; without a total it only shows that something goes on."""
         if stage not in self._tasks:
             label = f"{self.title} {stage}".strip()
-            self._tasks[stage] = self._progress.add_task(label, total=total)
-        self._progress.update(self._tasks[stage], completed=done, total=total)
+            self._tasks[stage] = self._progress.add_task(label, total=total, text=text)
+        self._progress.update(self._tasks[stage], completed=done, total=total, text=text)
 
     def download(self, name: str, done: float, total: float | None) -> None:
         """Sets the bar of a file that is being fetched; `done` and `total` in bytes, shown in MB."""

@@ -84,7 +84,7 @@ def _folder(flags: "Flags") -> Path:
     """The folder of images; RequestError for flags that do not go with a file of requests."""
     for name, value in {"a prompt": flags.prompts, "--mix": flags.mix, "--from": flags.repeat}.items():
         if value:
-            raise RequestError(f"{name} is given beside --requests.", "Write it into a line of the file.")
+            raise RequestError(f"{name} is given together with --requests.", "Write it into a line of the file.")
     if flags.preview:
         raise RequestError("--preview shows one image, and --requests draws many.", "Leave it out.")
     folder = flags.output or Path()
@@ -133,7 +133,7 @@ def _named(path: Path, line: int) -> Iterator[None]:
 
 
 def _fields(text: str, given: Mapping[str, object], base: Path) -> dict[str, Any]:
-    """The fields of a line, and those `given` for all; paths are beside the file, at `base`."""
+    """The fields of a line, and those `given` for all; paths are relative to `base`, the folder of the file."""
     try:
         data = json.loads(text)
     except ValueError as error:
@@ -197,7 +197,7 @@ def _is_done(path: Path, request: Request, index: int, model: str | None, given_
 
 
 def _plain(value: Any) -> Any:
-    """Stored values without the paths of input images, which are told by their fingerprints."""
+    """Stored values without the paths of input images, which are compared by their fingerprints."""
     if isinstance(value, Mapping):
         return {name: _plain(one) for name, one in value.items() if name != "path"}
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

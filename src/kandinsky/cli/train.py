@@ -4,16 +4,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, cast
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from kandinsky.cli.console import INTERRUPTED, err, say, warn
+from kandinsky.cli.progress import Bars
 from kandinsky.core.errors import ConfigError, OutputError, nearest, similar
 from kandinsky.core.files import write_atomically
 from kandinsky.training import events
@@ -56,69 +57,54 @@ def source(config: Path | None, recipe: str | None) -> Path:
 
 
 NEEDED = {
-    "lora": (),
-    "full": (),
-    "distill": (),
-    "dreambooth": ("prompt", "class_prompt"),
-    "textual_inversion": ("token", "init_from"),
+    "lora": ("data",),
+    "full": ("data",),
+    "distill": ("data",),
+    "dreambooth": ("data", "prompt", "class_prompt"),
+    "textual_inversion": ("data", "token", "init_from"),
 }
 """Ways of fine-tuning, and the flags without which they mean nothing."""
+OBJECTIVE = ("target", "token", "init_from", "prompt", "class_prompt")
+PLACES = {
+    "data": "data.folder",
+    "size": "data.size",
+    "model": "model.name",
+    "prior": "model.prior",
+    "steps": "max_steps",
+}
+PLACES |= {name: f"objective.{name}" for name in OBJECTIVE}
+"""The settings of a file that flags replace, where they have other names."""
 
 
-def check_method(method: str, data: Path | None, given: dict[str, str | None]) -> None:
-    """Raises ConfigError for an unknown method, and for one that is not told all it has to be."""
+def check_method(method: str, given: Mapping[str, object]) -> None:
+    """Raises ConfigError for an unknown method, and for one without all the flags that it needs."""
     if method not in NEEDED:
         raise ConfigError(f"There is no method {method!r}.", nearest(method, NEEDED))
-    missing = ["--data"] * (data is None)
-    missing += [f"--{name.replace('_', '-')}" for name in NEEDED[method] if given[name] is None]
-    if missing:
+    if missing := [f"--{name.replace('_', '-')}" for name in NEEDED[method] if given[name] is None]:
         raise ConfigError(
             f"--method {method} needs {' and '.join(missing)}.",
             f"Or write a configuration: kandinsky train --init {method}.",
         )
 
 
-def overrides(
-    data: Path | None, out: Path | None, seed: int | None, device: str | None, threads: int | None
-) -> Settings:
-    """The settings that flags replace in the file; flags not given replace nothing."""
-    flat = {"out": out, "seed": seed, "device": device, "threads": threads, "data": _given(folder=data)}
-    return _given(**flat)
+def overrides(hints: str | None = None, **flags: object) -> Settings:
+    """The settings that flags replace in the file; a flag that is None replaces nothing.
 
-
-def tuning_overrides(
-    model: str | None, prior: str | None, size: int | None, steps: int | None, objective: dict[str, str | None]
-) -> Settings:
-    """What flags replace of fine-tuning: the checkpoint, how long, and parts of the objective."""
-    return _given(
-        model=_given(name=model, prior=prior), data=_given(size=size), objective=_given(**objective), max_steps=steps
-    )
-
-
-def _given(**values: object) -> Settings:
-    """The values that are given: no None, and no table without any."""
-    return {name: value for name, value in values.items() if value is not None and value != {}}
-
-
-def hint_overrides(hints: str | None) -> Settings:
-    """What the flag for hint images replaces: the edges of the images, or a folder of hints for them.
-
-    Hints go with the images themselves, so that no variants of latents can be kept.
+    `hints` are the edges of the images, or a folder of hints for them. They go with the images themselves,
+    so that no variants of latents can be kept.
     """
-    if hints is None:
-        return {}
-    if hints == "edges":
-        return {"variants": 0, "objective": {"control": {"hints": "edges"}}}
-    return {"variants": 0, "objective": {"control": {"hints": "given"}}, "data": {"hints": hints}}
-
-
-def merged(first: Settings, second: Settings) -> Settings:
-    """Both, tables key by key."""
-    both = {**first, **second}
-    for name, value in second.items():
-        if isinstance(value, dict) and isinstance(old := first.get(name), dict):
-            both[name] = {**old, **value}
-    return both
+    values = {PLACES.get(name, name): value for name, value in flags.items()}
+    if hints is not None:
+        values |= {"variants": 0, "objective.control": {"hints": "edges" if hints == "edges" else "given"}}
+        values["data.hints"] = None if hints == "edges" else hints
+    changes: Settings = {}
+    for place, value in values.items():
+        table, _, name = place.rpartition(".")
+        if value is not None and table:
+            changes[table] = {**cast(Settings, changes.get(table, {})), name: value}
+        elif value is not None:
+            changes[name] = value
+    return changes
 
 
 def write_template(method: str, out: Path | None) -> Path:
@@ -211,39 +197,29 @@ def plan_table(planned: "Plan") -> list[str]:
 def follow(happenings: Iterable[events.Event], console: Console, *, quiet: bool) -> bool:
     """Shows a run's events as they come; returns whether it came to its end."""
     finished = True
-    with _Shown(console, quiet=quiet) as shown:
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Bars(console, *columns, quiet=quiet, transient=False) as bars:
+        shown = _Shown(bars, console, quiet)
         for event in happenings:
             shown.show(event)
             finished = not isinstance(event, events.Stopped)
     return finished
 
 
+@dataclass
 class _Shown:
     """Bars on a terminal, now and then a line elsewhere."""
 
-    def __init__(self, console: Console, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._live = console.is_terminal and not quiet
-        self._bars = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[text]}"),
-            console=console,
-            disable=not self._live,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._last_line = float("-inf")
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
+    bars: Bars
+    console: Console
+    quiet: bool
+    last_line: float = float("-inf")
 
     def show(self, event: events.Event) -> None:
         match event:
@@ -252,34 +228,30 @@ class _Shown:
                 until = f" of {total}" if total else ""
                 self._line(f"{stage} {begun}{until}: {parameters / 1e6:.2f} million numbers learn")
             case events.Preparing(stage=stage, what=what, done=done, total=total):
-                self._bar(f"{stage}: {what}", done / max(total, 1), f"{done}/{total}")
-            case events.Progress():
-                self._bar(event.stage, event.fraction, _progress_text(event))
-                if not self._live and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-                    self._last_line = time.monotonic()
-                    self._line(f"{event.stage} {event.fraction:.1%} {_progress_text(event)}")
+                self.bars.update(f"{stage}: {what}", done / max(total, 1), 1.0, f"{done}/{total}")
+            case events.Progress(stage=stage, fraction=fraction):
+                text = _progress_text(event)
+                self.bars.update(stage, fraction, 1.0, text)
+                if not self.console.is_terminal and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+                    self.last_line = time.monotonic()
+                    self._line(f"{stage} {fraction:.1%} {text}")
             case events.Measured(stage=stage, step=step, values=values):
                 self._line(f"{stage} step {step}: {_numbers(values)}")
             case events.Sampled(path=path):
                 self._line(f"samples: {path}")
-            case events.Warned(message=message) if not self._quiet:
+            case events.Warned(message=message) if not self.quiet:
                 warn(message)
             case events.Stopped(stage=stage, step=step, reason=reason):
                 self._line(f"{stage} stopped at step {step} ({reason}); continue with --resume")
             case events.Finished(stage=stage, step=step, folder=folder, losses=losses):
-                self._bar(stage, 1.0, f"step {step}")
+                self.bars.update(stage, 1.0, 1.0, f"step {step}")
                 self._line(f"{stage} is done after {step} steps: {_numbers(losses)}; it is in {folder}")
             case events.Exported(path=path, use=use):
                 self._line(f"the result is in {path}; draw with: kandinsky generate PROMPT {use} {path}")
 
     def _line(self, text: str) -> None:
-        if not self._quiet:
-            self._bars.console.print(text, markup=False, highlight=False)
-
-    def _bar(self, name: str, fraction: float, text: str) -> None:
-        if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=1.0, text="")
-        self._bars.update(self._tasks[name], completed=fraction, text=text)
+        if not self.quiet:
+            self.console.print(text, markup=False, highlight=False)
 
 
 def _progress_text(event: events.Progress) -> str:

@@ -1,4 +1,4 @@
-"""Images <-> the latents that the diffusion works on, by an autoencoder: whole, or large ones in strips."""
+"""Encodes images to latents and decodes latents to images with an autoencoder, large ones in strips."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,8 +49,7 @@ class AutoencoderCodec:
     def encode(self, images: Tensor, rng: Noise | None = None) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / f, W / f) in the images' dtype.
 
-        Where there is a posterior they are drawn from it by `rng`, one draw of their shape, and are its mean
-        without.
+        Where there is a posterior they are drawn from it by `rng`, one draw of their shape, and are its mean without.
         """
         given, network = self._given(images), self.network
         if in_strips(self.tiling, given.shape[2] * given.shape[3]):

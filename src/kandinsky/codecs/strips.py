@@ -1,7 +1,7 @@
-"""Autoencoders evaluated in strips of rows: the numbers of the whole image from a fraction of its memory.
+"""Runs autoencoders in strips of rows: the output of the whole image from a fraction of its memory.
 
 Plain tiles differ from the whole, since its norms and its attention see all of it. Here each norm has its
-statistics of the whole image, gathered while its input is made; convolutions read the rows beside their
+statistics of the whole image, gathered while its input is made; convolutions read the rows around their
 strip; and what attends is at the size of the latents, where the image stays whole. Nothing is computed
 twice but those rows, and an activation goes while the next one is made of it.
 """
@@ -29,7 +29,7 @@ Tiling: TypeAlias = bool | Literal["auto"]
 
 
 def check_tiling(tiling: object) -> Tiling:
-    """The setting, where it is one; RequestError otherwise."""
+    """Returns a valid setting; RequestError for anything else."""
     if tiling == "auto" or isinstance(tiling, bool):
         return tiling
     raise RequestError(f"tiling is {tiling!r}.", "Use True, False or 'auto'.")
@@ -49,9 +49,7 @@ class Strips:
     def __init__(self, height: int, groups: int = 1) -> None:
         self.height, self.groups = height, groups
         self._parts: list[tuple[int, Tensor]] = []
-        self._count = 0
-        self._mean: Tensor | None = None
-        self._squares: Tensor | None = None
+        self._statistics: list[tuple[int, Tensor, Tensor]] = []
 
     @classmethod
     def of(cls, whole: Tensor) -> "Strips":
@@ -67,27 +65,23 @@ class Strips:
         self._measure(rows)
 
     def _measure(self, rows: Tensor) -> None:
-        """Merges statistics in pairs (Chan, Golub and LeVeque 1979, eq. 2.1), in double precision."""
+        """Keeps the size, the mean and the sum of squared distances of each group, in double precision."""
         groups = rows.view(len(rows), self.groups, -1, *rows.shape[2:])
         groups = groups if groups.dtype == torch.float64 else groups.float()
-        count = groups[0, 0].numel()
         # torch.var_mean does the same in one pass, and takes several times as long.
         mean = groups.mean(dim=(2, 3, 4), keepdim=True)
         squares = torch.linalg.vector_norm(groups - mean, dim=(2, 3, 4)).double().square()
-        mean = mean.flatten(1).double()
-        if self._mean is None or self._squares is None:
-            self._count, self._mean, self._squares = count, mean, squares
-            return
-        total, step = self._count + count, mean - self._mean
-        self._squares = self._squares + squares + step.square() * (self._count * count / total)
-        self._mean = self._mean + step * (count / total)
-        self._count = total
+        self._statistics.append((groups[0, 0].numel(), mean.flatten(1).double(), squares))
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the groups, each (B, groups) in double precision."""
-        assert self._mean is not None
-        assert self._squares is not None
-        return self._mean, self._squares / self._count
+        """Mean and variance of the groups, each (B, groups) in double precision, merged from those of the strips.
+
+        Source: Chan, Golub and LeVeque 1979.
+        """
+        total = sum(count for count, _, _ in self._statistics)
+        mean = torch.stack([part * (count / total) for count, part, _ in self._statistics]).sum(0)
+        spread = [squares + count * (part - mean).square() for count, part, squares in self._statistics]
+        return mean, torch.stack(spread).sum(0) / total
 
     def rows(self, first: int, end: int) -> Tensor:
         """Rows `first` to `end`, which must be there."""
@@ -99,7 +93,7 @@ class Strips:
         return found[0] if len(found) == 1 else torch.cat(found, dim=2)
 
     def drop(self, end: int) -> None:
-        """Lets go of the strips that end at row `end` or above."""
+        """Frees the strips that end at row `end` or above."""
         self._parts = [(start, part) for start, part in self._parts if start + part.shape[2] > end]
 
     def whole(self) -> Tensor:
@@ -160,18 +154,18 @@ def _residual(level: Level, x: Strips, latents: Tensor | None) -> Strips:
 def _resnet(block: Resnet, x: Strips, latents: Tensor | None) -> Strips:
     height, width = x.height, _width(x)
     h = Strips(height, _groups_of(block.norm2))
-    beside = x if block.shortcut is None else Strips(height)
+    shortcut = x if block.shortcut is None else Strips(height)
     first = _activated(block.norm1, x, latents)
     for a, b in _strips(height, width):
         h.add(_convolved(block.conv1, first, a, b, height))
         if block.shortcut is not None:
-            beside.add(block.shortcut(x.rows(a, b)))
+            shortcut.add(block.shortcut(x.rows(a, b)))
             x.drop(b - 1)
     made, second = Strips(height, _groups_of(block.norm1)), _activated(block.norm2, h, latents)
     for a, b in _strips(height, width):
-        made.add(_convolved(block.conv2, second, a, b, height).add_(beside.rows(a, b)))
+        made.add(_convolved(block.conv2, second, a, b, height).add_(shortcut.rows(a, b)))
         h.drop(b - 1)
-        beside.drop(b)
+        shortcut.drop(b)
     return made
 
 

@@ -50,7 +50,7 @@ class ClipPreprocess:
         return cls(edge, tuple(map(float, mean)), tuple(map(float, std)))
 
     def to_json(self) -> dict[str, Any]:
-        """The preprocessor_config.json with which the peer does the same."""
+        """The preprocessor_config.json with which transformers does the same."""
         return {
             "crop_size": {"height": self.size, "width": self.size},
             "do_center_crop": True,

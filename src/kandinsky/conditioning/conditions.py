@@ -1,4 +1,4 @@
-"""What every conditioner gives to the denoising loop and to training, and what it is given."""
+"""Interfaces of conditioners, and the conditions that they make for the denoising loop and for training."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
@@ -13,7 +13,7 @@ from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.events import Event
 from kandinsky.core.requests import Request, Row
 from kandinsky.core.rng import Noise, Rng
-from kandinsky.diffusion.loop import Step
+from kandinsky.diffusion.loop import Trajectory
 from kandinsky.diffusion.schedule import Schedule
 
 
@@ -21,9 +21,8 @@ from kandinsky.diffusion.schedule import Schedule
 class Batch:
     """Images that are denoised together: their rows of the request, and the source of their noise.
 
-    `pixels` (B, 3, H, W) in [-1, 1], `hint` (B, 3, H, W) and `mask` (B, 1, H, W) in [0, 1] (1 = repaint), all
-    of the size that the latents stand for, replace the rows' images where there are numbers instead of
-    8-bit images.
+    `pixels` (B, 3, H, W) in [-1, 1], `hint` (B, 3, H, W) and `mask` (B, 1, H, W) in [0, 1] (1 = repaint), all of the
+    size that the latents stand for, replace the rows' images where there are numbers instead of 8-bit images.
     """
 
     rows: Sequence[Row]
@@ -41,6 +40,10 @@ class Conditions:
     uncond: Any | None
 
 
+Encoded = Generator[Event, None, list[Conditions]]
+"""The events of encoding the prompts of batches; it returns their conditions in order."""
+
+
 class Conditioner(Protocol):
     """Turns prompts into conditions; `guided` says whether unconditional ones are wanted as well."""
 
@@ -48,10 +51,8 @@ class Conditioner(Protocol):
         """Raises RequestError for a request (defaults filled in) whose prompts `encode` would refuse."""
         ...
 
-    def encode(
-        self, batches: Sequence[Batch], prior_steps: int, guided: bool
-    ) -> Generator[Event, None, list[Conditions]]:
-        """Encodes the prompts of all batches, a prior in `prior_steps`; returns their conditions in order."""
+    def encode(self, batches: Sequence[Batch], prior_steps: int, guided: bool) -> Encoded:
+        """Encodes the prompts of all batches, a prior in `prior_steps`."""
         ...
 
 
@@ -79,10 +80,17 @@ class SingleEncoder(ABC):
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """A text encoder and the tokenizer that makes its ids."""
+    """A text encoder and the tokenizer that makes its ids; it reads on `device`, None for where its weights are."""
 
     tokenizer: Tokenizer
     network: nn.Module
+    device: torch.device | None = None
+
+    def read(self, texts: Sequence[str], length: int) -> tuple[Any, list[str]]:
+        """The output for texts cut or padded to `length` tokens, and the end of each that did not fit."""
+        tokens = self.tokenizer.encode(texts, length)
+        device = self.device or next(self.network.parameters()).device
+        return self.network(tokens.ids.to(device), tokens.mask.to(device)), tokens.dropped
 
     @property
     def width(self) -> int:
@@ -142,7 +150,7 @@ class DiffusionPrior(Protocol):
 
     def denoise(
         self, prepared: Any, x: Tensor, times: Sequence[int], rng: Noise, scale: float | None, gradients: bool = False
-    ) -> Generator[Step, Tensor | None, None]:
+    ) -> Trajectory:
         """The trajectory from `x` (B, D), normalised and noised to times[0]."""
         ...
 

@@ -1,4 +1,4 @@
-"""Texts as a decoder itself reads them, beside or instead of an image embedding."""
+"""Texts that a decoder reads itself, with or without an image embedding."""
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -8,14 +8,13 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from kandinsky.conditioning.conditions import Batch, CaptionConditioner, Conditions, TextEncoder, kept
-from kandinsky.conditioning.tokenizer import Tokenizer
+from kandinsky.conditioning.conditions import Batch, CaptionConditioner, Conditions, Encoded, TextEncoder, kept
+from kandinsky.conditioning.image_prompt import ImagePromptConditioner
+from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Encoding, Event, Warned
-from kandinsky.core.requests import Request
-from kandinsky.networks.t5 import T5Encoder
+from kandinsky.core.requests import Request, Row
 from kandinsky.networks.unet2 import UNet2Condition
-from kandinsky.networks.xlmr import MultilingualClip
 
 TOKENS = 77
 """The length to which texts are cut or padded; the decoders read the padding too."""
@@ -23,10 +22,7 @@ OF_THE_PRIOR = ("prior_negative_prompt", "prior_steps", "prior_guidance_scale")
 
 
 def check_texts(request: Request) -> None:
-    """Raises RequestError when a request is not of texts alone, or tells a prior something.
-
-    For decoders that listen to texts only.
-    """
+    """Raises RequestError when a prompt is no text or a field of the prior is set, for decoders without a prior."""
     for prompt in request.prompts:
         if not isinstance(prompt, str):
             raise RequestError(
@@ -39,55 +35,23 @@ def check_texts(request: Request) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class MultilingualReader:
-    """The encoder of a text's hidden states and embedding; it reads on `device`, None for where its
-    weights are."""
-
-    tokenizer: Tokenizer
-    network: MultilingualClip
-    device: torch.device | None = None
-
-    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, list[str]]:
-        """Hidden states (B, 77, W), embeddings (B, P), and the ends of the texts that did not fit."""
-        tokens = self.tokenizer.encode(texts, TOKENS)
-        device = self.device or self.network.projection.weight.device
-        hidden, embedding = self.network(tokens.ids.to(device), tokens.mask.to(device))
-        return hidden, embedding, tokens.dropped
-
-
-@dataclass(frozen=True, eq=False)
-class SecondReader:
-    """The encoder of a text's second hidden states."""
-
-    tokenizer: Tokenizer
-    network: T5Encoder
-
-    def read(self, texts: Sequence[str]) -> tuple[Tensor, list[str]]:
-        """Hidden states (B, 77, W'), and the ends of the texts that did not fit."""
-        tokens = self.tokenizer.encode(texts, TOKENS)
-        device = self.network.tokens.weight.device
-        return self.network(tokens.ids.to(device), tokens.mask.to(device)), tokens.dropped
-
-
-@dataclass(frozen=True, eq=False)
 class DecoderTexts:
-    """The text encoders of a decoder: one, or two that read the same text."""
+    """The text encoders of a decoder: of hidden states and an embedding, and where there are two, of hidden states."""
 
-    first: MultilingualReader
-    second: SecondReader | None = None
+    first: TextEncoder
+    second: TextEncoder | None = None
 
     @property
     def encoders(self) -> list[TextEncoder]:
         """The text encoders."""
-        readers = (self.first,) if self.second is None else (self.first, self.second)
-        return [TextEncoder(reader.tokenizer, reader.network) for reader in readers]
+        return [self.first] if self.second is None else [self.first, self.second]
 
     def read(self, texts: Sequence[str]) -> tuple[UNet2Condition, list[str]]:
         """The condition of texts, a row each, and the ends of the texts that did not fit."""
-        hidden, embedding, dropped = self.first.read(texts)
+        (hidden, embedding), dropped = self.first.read(texts, TOKENS)
         condition = UNet2Condition(text_hidden=hidden, text_embedding=embedding)
         if self.second is not None:
-            second, more = self.second.read(texts)
+            second, more = self.second.read(texts, TOKENS)
             condition = replace(condition, second_text_hidden=second)
             dropped = [max(pair, key=len) for pair in zip(dropped, more, strict=True)]
         return condition, dropped
@@ -112,37 +76,58 @@ def stacked(found: dict[str, UNet2Condition], texts: Sequence[str]) -> UNet2Cond
     return reduce(UNet2Condition.joined, (found[text] for text in texts))
 
 
+def with_image(texts: UNet2Condition, image: UNet2Condition) -> UNet2Condition:
+    """The condition of texts, with the image embeddings of another."""
+    return replace(texts, image_embedding=image.image_embedding)
+
+
 @dataclass(frozen=True, eq=False)
-class TwoTextsConditioner(CaptionConditioner):
-    """Prompts for decoders that take texts alone: each against its negative prompt or the empty text."""
+class TextsConditioner(CaptionConditioner):
+    """The text of each prompt against its negative prompt or the empty text, with or without the image embedding.
+
+    Mixes and embeddings have no text of their own: with them the decoder reads the empty one. Without `negative_texts`
+    that is what it reads unconditionally too, and a negative prompt acts through its image embedding alone.
+    """
 
     texts: DecoderTexts
+    image: ImagePromptConditioner | None = None
+    negative_texts: bool = True
 
     @property
-    def prior(self) -> None:
-        """See `CaptionConditioner`: there is none."""
+    def prior(self) -> PriorStage | None:
+        return None if self.image is None else self.image.stage
 
     @property
     def encoders(self) -> Sequence[TextEncoder]:
-        """See `CaptionConditioner`."""
         return self.texts.encoders
 
     def caption_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> UNet2Condition:
-        """See `CaptionConditioner`."""
-        return self.texts.read(kept(captions, dropped))[0]
+        texts, _ = self.texts.read(kept(captions, dropped))
+        if self.image is None:
+            return texts
+        return with_image(texts, self.image.caption_condition(captions, embeddings, dropped))
 
     def check(self, request: Request, guided: bool) -> None:
-        """See `Conditioner`: prompts are texts, and there is no prior to be told anything."""
-        check_texts(request)
+        """See `Conditioner`: without image embeddings prompts are texts, and no prior is given anything."""
+        if self.image is None:
+            check_texts(request)
+        else:
+            self.image.check(request, guided)
 
-    def encode(
-        self, batches: Sequence[Batch], prior_steps: int, guided: bool
-    ) -> Generator[Event, None, list[Conditions]]:
-        """See `Conditioner`; nothing is drawn."""
-        texts = [[str(row.prompt) for row in batch.rows] for batch in batches]
-        negatives = [[row.negative_prompt or "" for row in batch.rows] for batch in batches]
+    def encode(self, batches: Sequence[Batch], prior_steps: int, guided: bool) -> Encoded:
+        """See `Conditioner`; draws what the image embeddings draw."""
+        nothing = [Conditions(UNet2Condition(), UNet2Condition() if guided else None) for _ in batches]
+        images = nothing if self.image is None else (yield from self.image.encode(batches, prior_steps, guided))
+        texts = [[row.prompt if isinstance(row.prompt, str) else "" for row in batch.rows] for batch in batches]
+        negatives = [[self._unconditional(row) for row in batch.rows] for batch in batches]
         found = yield from self.texts.encode(chain(*texts, *(negatives if guided else ())))
         return [
-            Conditions(stacked(found, cond), stacked(found, uncond) if guided else None)
-            for cond, uncond in zip(texts, negatives, strict=True)
+            Conditions(
+                with_image(stacked(found, cond), image.cond),
+                None if image.uncond is None else with_image(stacked(found, uncond), image.uncond),
+            )
+            for image, cond, uncond in zip(images, texts, negatives, strict=True)
         ]
+
+    def _unconditional(self, row: Row) -> str:
+        return (row.negative_prompt or "") if self.negative_texts else ""

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from kandinsky.conditioning.conditions import Batch, CaptionConditioner, Conditions, TextEncoder
+from kandinsky.conditioning.conditions import Batch, CaptionConditioner, Conditions, Encoded, TextEncoder
 from kandinsky.conditioning.prior_stage import EncodedText, PreparedPrior, PriorStage
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Denoising, Encoding, Event, Warned
@@ -47,7 +47,7 @@ class Draw:
 
 @dataclass(eq=False)
 class Encodings:
-    """What one request has computed already: encoded texts and images, and priors prepared for texts."""
+    """Caches encoded texts and images, and prepared priors, of one request."""
 
     stage: PriorStage
     texts: dict[str, EncodedText] = field(default_factory=dict)
@@ -87,7 +87,6 @@ class ImagePromptConditioner(CaptionConditioner):
 
     @property
     def prior(self) -> PriorStage | None:
-        """See `CaptionConditioner`."""
         return self.stage
 
     @property
@@ -96,7 +95,6 @@ class ImagePromptConditioner(CaptionConditioner):
         return ()
 
     def caption_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> UNet2Condition:
-        """See `CaptionConditioner`."""
         if embeddings is None or self.stage is None:
             return UNet2Condition()
         empty = self.stage.zero_embedding.to(embeddings)
@@ -120,9 +118,7 @@ class ImagePromptConditioner(CaptionConditioner):
                     "Use embeddings of the prior that belongs to it.",
                 )
 
-    def encode(
-        self, batches: Sequence[Batch], prior_steps: int, guided: bool
-    ) -> Generator[Event, None, list[Conditions]]:
+    def encode(self, batches: Sequence[Batch], prior_steps: int, guided: bool) -> Encoded:
         """See `Conditioner`: the prompt's embedding, and against it the negative prompt's or no image's."""
         done = Encodings(cast(PriorStage, self.stage))  # without it `check` refuses what would need it
         plans = [draws_of(batch.rows, guided) for batch in batches]
@@ -162,7 +158,7 @@ class ImagePromptConditioner(CaptionConditioner):
         return reduce(torch.add, vectors).to(self.device, self.dtype)
 
     def _negative(self, row: int, prompt: Prompt, drawn: Drawn, done: Encodings) -> Tensor:
-        """What to steer away from (1, D): an embedding's own, the negative prompt's, or no image's."""
+        """The unconditional embedding (1, D): an embedding's own, the negative prompt's, or that of no image."""
         if (own := _own_negative(prompt)) is not None:
             return self._tensor(own)
         vector = drawn.get((row, None))
@@ -230,7 +226,7 @@ def _draw(rows: Sequence[Row], texts: Mapping[int, str], place: int | None) -> D
 
 
 def _unconditional(row: Row) -> str:
-    """What the prior steers away from: a negative prompt acts there too, unless it has its own."""
+    """The prior's negative prompt: its own, or else the negative prompt."""
     own = row.prior_negative_prompt
     return row.negative_prompt or "" if own is None else own
 
@@ -244,7 +240,7 @@ def _check_without_prior(prompt: Prompt, guided: bool) -> None:
         if not isinstance(item, Embedding):
             raise _without_prior(f"so it cannot read {'a text' if isinstance(item, str) else 'an image'}")
     if guided and _own_negative(prompt) is None:
-        raise _without_prior("so an embedding needs its negative beside it to be guided")
+        raise _without_prior("so an embedding needs its negative too to be guided")
 
 
 def _without_prior(consequence: str) -> RequestError:

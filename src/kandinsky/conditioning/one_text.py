@@ -1,6 +1,6 @@
-"""Prompts for decoders that listen to the states of one text encoder, of each text at its own length."""
+"""Prompts for decoders that attend to the states of one text encoder, of each text at its own length."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import cast
@@ -12,6 +12,7 @@ from kandinsky.conditioning.conditions import (
     Batch,
     CaptionConditioner,
     Conditions,
+    Encoded,
     SingleEncoder,
     TextEncoder,
     TextNetwork,
@@ -19,9 +20,8 @@ from kandinsky.conditioning.conditions import (
 from kandinsky.conditioning.decoder_texts import check_texts
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import RequestError
-from kandinsky.core.events import Encoding, Event, Warned
+from kandinsky.core.events import Encoding, Warned
 from kandinsky.core.requests import Request
-from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet3 import MaskedRows, UNet3Condition
 
 TOKENS = 128
@@ -30,8 +30,7 @@ TOKENS = 128
 
 @dataclass(frozen=True, eq=False)
 class StatesReader:
-    """A text encoder with its tokenizer; it reads on `device`, None for where the weights of a `T5Encoder`
-    are."""
+    """A text encoder with its tokenizer; it reads on `device`, None for where the weights of a `T5Encoder` are."""
 
     tokenizer: Tokenizer
     network: TextNetwork
@@ -42,9 +41,11 @@ class StatesReader:
         found = self.tokenizer.encode([text], TOKENS)
         return found.ids[0][found.mask[0]], found.dropped[0]
 
-    def fitted(self, text: str, length: int) -> Tensor:
-        """The ids (length,) of a text, cut in front of its end mark or padded."""
+    def fitted(self, text: str, length: int | None) -> Tensor:
+        """The ids (L,) of a text; with a length they are cut to it in front of the end mark, or padded."""
         ids, _ = self.tokens(text)
+        if length is None:
+            return ids
         if len(ids) > length:
             return torch.cat([ids[: length - 1], ids[-1:]])
         return torch.cat([ids, ids.new_full((length - len(ids),), self.tokenizer.pad_id)])
@@ -52,7 +53,7 @@ class StatesReader:
     @torch.no_grad()
     def read(self, ids: Tensor) -> Tensor:
         """The hidden states (1, L, W) of ids (L,), none of which is masked."""
-        rows = ids[None].to(self.device or _weights_device(self.network))
+        rows = ids[None].to(self.device or next(cast(nn.Module, self.network).parameters()).device)
         states: Tensor = self.network(rows, torch.ones_like(rows))
         return states
 
@@ -77,11 +78,9 @@ class OneTextConditioner(CaptionConditioner, SingleEncoder):
 
     @property
     def encoder(self) -> TextNetwork:
-        """See `SingleEncoder`."""
         return self.reader.network
 
     def with_encoder(self, encoder: TextNetwork, device: torch.device) -> "OneTextConditioner":
-        """See `SingleEncoder`."""
         return replace(self, reader=replace(self.reader, network=encoder, device=device))
 
     @property
@@ -90,7 +89,6 @@ class OneTextConditioner(CaptionConditioner, SingleEncoder):
 
     @property
     def encoders(self) -> Sequence[TextEncoder]:
-        """See `CaptionConditioner`."""
         return [TextEncoder(self.reader.tokenizer, cast(nn.Module, self.reader.network))]
 
     def caption_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> UNet3Condition:
@@ -101,7 +99,7 @@ class OneTextConditioner(CaptionConditioner, SingleEncoder):
             if drop:
                 rows.append(self.nothing(ids.shape[1] + 1))
             else:
-                rows.append(self.told(self.reader.network(ids, torch.ones_like(ids))))
+                rows.append(self.as_condition(self.reader.network(ids, torch.ones_like(ids))))
         return stacked(rows)
 
     def check(self, request: Request, guided: bool) -> None:
@@ -119,9 +117,7 @@ class OneTextConditioner(CaptionConditioner, SingleEncoder):
                 "A negative prompt cannot act: this checkpoint works without guidance.", "Leave negative_prompt out."
             )
 
-    def encode(
-        self, batches: Sequence[Batch], prior_steps: int, guided: bool
-    ) -> Generator[Event, None, list[Conditions]]:
+    def encode(self, batches: Sequence[Batch], prior_steps: int, guided: bool) -> Encoded:
         """See `Conditioner`; nothing is drawn. Each text is read alone and once."""
         yield Encoding("text")
         pairs = [[(str(row.prompt), row.negative_prompt) for row in batch.rows] for batch in batches]
@@ -129,7 +125,7 @@ class OneTextConditioner(CaptionConditioner, SingleEncoder):
         for text, negative in dict.fromkeys(pair for batch in pairs for pair in batch):
             for key in self._keys(text, negative if guided else None):
                 if key not in found:
-                    found[key] = self.condition(self._ids(*key))
+                    found[key] = self.as_condition(self.reader.read(self.reader.fitted(*key)))
                     if dropped := self.reader.tokens(key[0])[1]:
                         yield Warned(f"The prompt is too long for the decoder: it does not read {dropped!r}.")
 
@@ -152,15 +148,8 @@ class OneTextConditioner(CaptionConditioner, SingleEncoder):
         length = len(self.reader.tokens(text)[0]) if self.cut_negatives else None
         return [(text, None), (negative, length)]
 
-    def _ids(self, text: str, length: int | None) -> Tensor:
-        return self.reader.tokens(text)[0] if length is None else self.reader.fitted(text, length)
-
-    def condition(self, ids: Tensor) -> UNet3Condition:
-        """What the network is told of ids (L,), see `told`."""
-        return self.told(self.reader.read(ids))
-
-    def told(self, states: Tensor) -> UNet3Condition:
-        """What a text's states (1, L, W) tell the network: these and, if there is room, a masked row."""
+    def as_condition(self, states: Tensor) -> UNet3Condition:
+        """The condition of a text's states (1, L, W): these and, if there is room, a masked row."""
         states = states.to(self.device, self.dtype)
         count = states.shape[1]
         length = min(count + 1, TOKENS)
@@ -169,7 +158,7 @@ class OneTextConditioner(CaptionConditioner, SingleEncoder):
         return UNet3Condition(hidden, mask, masked_rows=self.masked_rows)
 
     def nothing(self, length: int) -> UNet3Condition:
-        """What the network is told against a prompt of `length` rows when nothing is steered away from.
+        """The unconditional condition against a prompt of `length` rows where there is no negative prompt.
 
         The published null embedding is one of as many rows as the prompt has, and its mean depends on them;
         the rows of a masked text are all the same, and one will do.
@@ -182,11 +171,6 @@ class OneTextConditioner(CaptionConditioner, SingleEncoder):
             masked_rows=self.masked_rows,
             null=torch.tensor([self.learned_null], device=self.device),
         )
-
-
-def _weights_device(network: TextNetwork) -> torch.device:
-    assert isinstance(network, T5Encoder)
-    return network.tokens.weight.device
 
 
 def stacked(conditions: Iterable[UNet3Condition]) -> UNet3Condition:

@@ -18,7 +18,7 @@ from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.images import Picture
 from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import make_denoiser
-from kandinsky.diffusion.loop import Step, sample
+from kandinsky.diffusion.loop import Trajectory, sample
 from kandinsky.diffusion.process import working_dtype
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.schedule import Schedule
@@ -32,22 +32,21 @@ Scale: TypeAlias = float | Tensor | None
 
 @dataclass(frozen=True, eq=False)
 class EncodedText:
-    """What the text tower said about `text` (one row), and the end of it that did not fit."""
+    """The prior's condition of `text` (one row), and the end of it that did not fit."""
 
     text: str
     condition: PriorCondition
     dropped: str
 
 
-class Stepping(Protocol):
-    """A prior that has read its texts; a `PreparedNetwork` is one."""
+class Stepper(Protocol):
+    """A prior closed over its texts, such as a `PreparedNetwork`."""
 
     def step(self, x: Tensor, t: float) -> Tensor: ...
 
 
-class Waiting(Protocol):
-    """A vision tower whose weights come with the first image, or by `bring`; `of_nothing` is its
-    `zero_embedding`."""
+class LazyVision(Protocol):
+    """A vision tower that loads its weights with the first image, or by `bring`."""
 
     def __call__(self, pixels: Tensor) -> Tensor: ...
 
@@ -60,14 +59,14 @@ PreparedPrior: TypeAlias = PreparedNetwork[PriorFixed]
 Accelerate: TypeAlias = Callable[[PreparedPrior, int], PreparedPrior]
 
 
-def as_it_is(prepared: PreparedPrior, steps: int) -> PreparedPrior:
-    """A prepared network that runs as it was written."""
+def unaccelerated(prepared: PreparedPrior, steps: int) -> PreparedPrior:
+    """The prepared network itself."""
     return prepared
 
 
 @dataclass(frozen=True, eq=False)
 class PriorStage:
-    """Everything that a prior checkpoint holds; `waiting`, if any, runs `vision` where its weights wait.
+    """Everything that a prior checkpoint holds; `lazy_vision`, if any, runs `vision` while its weights are in files.
 
     `accelerate` says how a prepared network runs its so many steps.
     """
@@ -78,8 +77,8 @@ class PriorStage:
     preprocess: ClipPreprocess
     network: Prior
     schedule: Schedule
-    waiting: Waiting | None = None
-    accelerate: Accelerate = as_it_is
+    lazy_vision: LazyVision | None = None
+    accelerate: Accelerate = unaccelerated
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -108,8 +107,8 @@ class PriorStage:
 
     def load_vision(self) -> None:
         """Brings the weights of the vision tower, to stay."""
-        if self.waiting is not None:
-            self.waiting.bring()
+        if self.lazy_vision is not None:
+            self.lazy_vision.bring()
 
     @torch.no_grad()
     def encode_image(self, image: Picture) -> Tensor:
@@ -118,7 +117,7 @@ class PriorStage:
 
     def see(self, pixels: Tensor) -> Tensor:
         """The embeddings (B, D) of normalised pixels (B, 3, S, S)."""
-        embeddings: Tensor = (self.waiting or self.vision)(pixels.to(self.device, self.dtype))
+        embeddings: Tensor = (self.lazy_vision or self.vision)(pixels.to(self.device, self.dtype))
         return embeddings
 
     @cached_property
@@ -126,13 +125,13 @@ class PriorStage:
         """The embedding (1, D) of an all-zero normalised image, which stands for no image at all."""
         size = self.image_size
         with torch.no_grad():
-            if self.waiting is not None:
-                return self.waiting.of_nothing()
+            if self.lazy_vision is not None:
+                return self.lazy_vision.of_nothing()
             return self.see(torch.zeros(1, 3, size, size))
 
     @torch.no_grad()
     def encode_text(self, text: str, *, padded: bool = False) -> EncodedText:
-        """A text as the prior is told it; alone, so that its numbers do not depend on its neighbours.
+        """The prior's condition of one text, encoded alone so that its numbers do not depend on its neighbours.
 
         Padding is left out unless asked for: the text tower is causal, so that it changes nothing in front of
         it, and the prior masks it.
@@ -157,8 +156,14 @@ class PriorStage:
         return self.accelerate(self.network.prepare(condition, times), len(times))
 
     def denoise(
-        self, prepared: Stepping, x: Tensor, times: Sequence[int], rng: Noise, scale: Scale, gradients: bool = False
-    ) -> Generator[Step, Tensor | None, None]:
+        self,
+        prepared: Stepper,
+        x: Tensor,
+        times: Sequence[int],
+        rng: Noise,
+        scale: Scale,
+        gradients: bool = False,
+    ) -> Trajectory:
         """The trajectory from `x` (B, D), normalised and noised to times[0]; `prepared` as in `trajectory`.
 
         With `gradients` what comes out can be followed back through every step.
@@ -170,9 +175,7 @@ class PriorStage:
         begin = x.to(self.device, working_dtype(self.dtype))
         return sample(sampler, closed, begin, times, rng, gradients=gradients)
 
-    def trajectory(
-        self, prepared: Stepping, rng: Noise, count: int, steps: int, scale: Scale
-    ) -> Generator[Step, Tensor | None, None]:
+    def trajectory(self, prepared: Stepper, rng: Noise, count: int, steps: int, scale: Scale) -> Trajectory:
         """Draws `count` embeddings from noise; the last step's `x` is for `embedding`.
 
         `prepared` has `count` rows, or with a guidance `scale` the unconditional ones in front of them.
@@ -186,7 +189,7 @@ class PriorStage:
         return self.network.denormalise(x.to(self.dtype))
 
     def sample(
-        self, prepared: Stepping, rng: Noise, count: int, steps: int, scale: Scale
+        self, prepared: Stepper, rng: Noise, count: int, steps: int, scale: Scale
     ) -> Generator[int, None, Tensor]:
         """Draws image embeddings (B, D) as `trajectory` does; yields the steps done after each."""
         with closing(self.trajectory(prepared, rng, count, steps, scale)) as run:

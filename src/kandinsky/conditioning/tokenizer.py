@@ -6,7 +6,7 @@ that the text encoders were published with.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from kandinsky.conditioning.sentencepiece_model import CONTROL, USER_DEFINED, re
 from kandinsky.conditioning.token_pipelines import clip_pipeline, close_clip, t5_pipeline, xlmr_pipeline
 from kandinsky.core.errors import RequestError, TokenizerError
 
+Json = dict[str, Any]
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 NO_LIMIT = 100_000
 """A `model_max_length` above this is the published way to say that there is none."""
@@ -30,33 +31,19 @@ NO_LIMIT = 100_000
 class Family:
     """What a tokenizer class stands for when its files do not say otherwise."""
 
-    special: dict[str, str]
-    max_length: int
+    special: Mapping[str, str]
+    max_length: int | None
 
 
-_CLIP = Family(
-    {
-        "bos_token": "<|startoftext|>",
-        "eos_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
-    },
-    77,
-)
-_XLMR = Family(
-    {
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "sep_token": "</s>",
-        "cls_token": "<s>",
-        "unk_token": "<unk>",
-        "pad_token": "<pad>",
-        "mask_token": "<mask>",
-    },
-    512,
-)
-_T5 = Family({"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}, 512)
-FAMILIES = {"CLIPTokenizer": _CLIP, "XLMRobertaTokenizer": _XLMR, "T5Tokenizer": _T5, "MT5Tokenizer": _T5}
+_CLIP_END = dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>")
+_T5_MARKS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+_XLMR_MARKS = {"bos_token": "<s>", "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>", **_T5_MARKS}
+FAMILIES = {
+    "CLIPTokenizer": Family({"bos_token": "<|startoftext|>", **_CLIP_END}, 77),
+    "XLMRobertaTokenizer": Family(_XLMR_MARKS, 512),
+    "T5Tokenizer": Family(_T5_MARKS, 512),
+    "MT5Tokenizer": Family(_T5_MARKS, 512),
+}
 MODEL_FILES = {"sentencepiece.bpe.model": "XLMRobertaTokenizer", "spiece.model": "T5Tokenizer"}
 
 
@@ -92,7 +79,7 @@ class Tokenizer:
 
     def token_count(self, text: str) -> int:
         """How many tokens `text` has before truncation, those that mark its beginning and end included."""
-        return len(self._expanded(self._encode([text])[0])[0])
+        return sum(len(self.learned.get(number, (number,))) for number in self._encode([text])[0].ids)
 
     def word_ids(self, text: str) -> list[int]:
         """The ids of a text without those that mark its beginning and end."""
@@ -130,11 +117,12 @@ class Tokenizer:
         mask = torch.zeros((len(texts), length), dtype=torch.bool)
         dropped = [""] * len(texts)
         for row, (text, encoding) in enumerate(zip(texts, self._encode(texts), strict=True)):
-            tokens, starts = self._expanded(encoding)
+            read = zip(encoding.ids, encoding.offsets, strict=True)
+            tokens = [(each, start) for number, (start, _) in read for each in self.learned.get(number, (number,))]
             if len(tokens) > length:
-                dropped[row] = text[starts[length - tail] :].strip()
+                dropped[row] = text[tokens[length - tail][1] :].strip()
                 tokens = tokens[: length - tail] + tokens[len(tokens) - tail :]
-            ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+            ids[row, : len(tokens)] = torch.tensor([number for number, _ in tokens], dtype=torch.int64)
             mask[row, : len(tokens)] = True
         return TokenBatch(ids, mask, dropped)
 
@@ -143,11 +131,9 @@ class Tokenizer:
         length = self.max_length if length is None else length
         if length is None:
             raise RequestError("This tokenizer's files state no maximum length.", "Give a length.")
-        head, tail = self._frame
-        if length < head + tail:
-            raise RequestError(
-                f"A length of {length} tokens leaves no room for a text.", f"Use at least {head + tail + 1}."
-            )
+        least, tail = sum(self._frame), self._frame[1]
+        if length < least:
+            raise RequestError(f"A length of {length} tokens leaves no room for a text.", f"Use at least {least + 1}.")
         return length, tail
 
     def _encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
@@ -156,19 +142,8 @@ class Tokenizer:
         try:
             return list(self.backend.encode_batch(list(texts)))
         except (UnicodeEncodeError, TypeError) as error:
-            raise RequestError(
-                f"{list(texts)!r} cannot be read as Unicode text: {error}.", "Check its encoding."
-            ) from error
-
-    def _expanded(self, encoding: tokenizers.Encoding) -> tuple[list[int], list[int]]:
-        """The ids that the text encoder reads, and where in the text each begins."""
-        tokens: list[int] = []
-        starts: list[int] = []
-        for number, (start, _) in zip(encoding.ids, encoding.offsets, strict=True):
-            ids = self.learned.get(number, (number,))
-            tokens += ids
-            starts += [start] * len(ids)
-        return tokens, starts
+            said = f"{list(texts)!r} cannot be read as Unicode text: {error}."
+            raise RequestError(said, "Check its encoding.") from error
 
     @cached_property
     def _frame(self) -> tuple[int, int]:
@@ -191,13 +166,13 @@ def load_tokenizer(folder: Path, class_name: str | None = None) -> Tokenizer:
         raise TokenizerError(f"There is no tokenizer folder {folder}.", "Check the path of the checkpoint.")
     config = _config(folder)
     name = _family_name(folder, config, class_name)
-    family = FAMILIES.get(name, Family({}, 0))
-    added = _declared_tokens(config)
-    special = {key: _added_token(value, True) for key, value in family.special.items()}
-    for key in NAMED:
-        if config.get(key):
-            token = _added_token(config[key], True)
-            special[key] = _by_text(added).get(token.content, token)
+    family = FAMILIES.get(name, Family({}, None))
+    declared = config["added_tokens_decoder"]
+    added = {int(number): _added_token(declared[number], False) for number in sorted(declared, key=int)}
+    by_text = {token.content: token for token in added.values()}
+    special = {key: _added_token(text, True) for key, text in family.special.items()}
+    for key, token in _named(config).items():
+        special[key] = by_text.get(token.content, token)
     backend, extra = _backend(folder, name, special, config)
     if backend.get_vocab_size(with_added_tokens=False) == 0:
         raise TokenizerError(f"The vocabulary in {folder} is empty.", "Download the folder again.")
@@ -214,45 +189,33 @@ def load_tokenizer(folder: Path, class_name: str | None = None) -> Tokenizer:
             f"The tokenizer in {folder} names no padding token.", "Its tokenizer_config.json should have 'pad_token'."
         )
     stated = config.get("model_max_length", config.get("max_len", truncation.get("max_length")))
-    known = isinstance(stated, int | float) and 0 < stated <= NO_LIMIT
-    max_length = int(stated) if known and stated is not None else (family.max_length or None)
-    return Tokenizer(backend, pad_id, max_length)
+    if isinstance(stated, int | float) and 0 < stated <= NO_LIMIT:
+        return Tokenizer(backend, pad_id, int(stated))
+    return Tokenizer(backend, pad_id, family.max_length)
 
 
-def _by_text(added: dict[int, AddedToken]) -> dict[str, AddedToken]:
-    """The same tokens under their text."""
-    return {token.content: token for token in added.values()}
-
-
-def _family_name(folder: Path, config: dict[str, Any], class_name: str | None) -> str:
+def _family_name(folder: Path, config: Json, class_name: str | None) -> str:
     stated = str(config.get("tokenizer_class") or class_name or "").removesuffix("Fast")
-    if stated in FAMILIES:
-        return "T5Tokenizer" if stated == "MT5Tokenizer" else stated
-    if (folder / "tokenizer.json").is_file():
+    if stated in FAMILIES or (folder / "tokenizer.json").is_file():
         return stated
-    for file, family in MODEL_FILES.items():
-        if (folder / file).is_file() and not stated:
-            return family
-    if (folder / "vocab.json").is_file() and not stated:
-        return "CLIPTokenizer"
     if not stated:
-        return ""
+        files = {**MODEL_FILES, "vocab.json": "CLIPTokenizer"}
+        return next((family for file, family in files.items() if (folder / file).is_file()), "")
     raise TokenizerError(
         f"{folder} needs a tokenizer of class {stated!r}, which is not one this library knows.",
         f"Known: {', '.join(sorted(FAMILIES))}, or any class with a tokenizer.json.",
     )
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    """`tokenizer_config.json`, under the older files beside it where it does not list its added tokens."""
-    config = _json(folder / "tokenizer_config.json", {})
+def _config(folder: Path) -> Json:
+    """`tokenizer_config.json`, completed by the older files where it does not list its added tokens."""
+    config = _json(folder / "tokenizer_config.json")
     if "added_tokens_decoder" not in config:
-        config = {**config, **_json(folder / "special_tokens_map.json", {})}
-        numbered = _json(folder / "added_tokens.json", {})
-        named = {_content(config[key]) for key in NAMED if config.get(key)}
+        config = {**config, **_json(folder / "special_tokens_map.json")}
+        named = {token.content for token in _named(config).values()}
         config["added_tokens_decoder"] = {
             str(number): {"content": text, "normalized": text not in named, "special": text in named}
-            for text, number in numbered.items()
+            for text, number in _json(folder / "added_tokens.json").items()
         }
     for key in ("padding_side", "truncation_side"):
         if config.get(key, "right") != "right":
@@ -262,9 +225,10 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _json(path: Path, default: dict[str, Any]) -> dict[str, Any]:
+def _json(path: Path) -> Json:
+    """The object in a file, {} where there is none."""
     if not path.is_file():
-        return default
+        return {}
     try:
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -274,22 +238,17 @@ def _json(path: Path, default: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _content(value: Any) -> str:
-    return str(value["content"] if isinstance(value, dict) else value)
+def _named(config: Json) -> dict[str, AddedToken]:
+    """The tokens that a configuration names, such as the padding."""
+    return {key: _added_token(config[key], True) for key in NAMED if config.get(key)}
 
 
 def _added_token(value: Any, special: bool) -> AddedToken:
-    """A token as a JSON file writes it: its text alone, or an object with how it matches."""
-    if not isinstance(value, dict):
-        return AddedToken(str(value), special=special, normalized=not special)
-    special = special or bool(value.get("special", False))
-    flags = {key: bool(value[key]) for key in ("lstrip", "rstrip", "single_word", "normalized") if key in value}
-    return AddedToken(_content(value), special=special, **{"normalized": not special, **flags})
-
-
-def _declared_tokens(config: dict[str, Any]) -> dict[int, AddedToken]:
-    declared = config["added_tokens_decoder"]
-    return {int(number): _added_token(declared[number], False) for number in sorted(declared, key=int)}
+    """A token as a JSON file writes it: its text, or an object with how it matches."""
+    given = value if isinstance(value, dict) else {"content": value}
+    special = special or bool(given.get("special", False))
+    flags = {key: bool(given[key]) for key in ("lstrip", "rstrip", "single_word", "normalized") if key in given}
+    return AddedToken(str(given["content"]), special=special, **{"normalized": not special, **flags})
 
 
 def _add_tokens(
@@ -298,10 +257,9 @@ def _add_tokens(
     present = {token.content for token in backend.get_added_tokens_decoder().values()}
     backend.add_tokens(list(added.values()))
     for number, token in added.items():
-        if backend.token_to_id(token.content) != number:
+        if (found := backend.token_to_id(token.content)) != number:
             raise TokenizerError(
-                f"{folder} gives the token {token.content!r} the id {number}, but it is "
-                f"{backend.token_to_id(token.content)} in the vocabulary.",
+                f"{folder} gives the token {token.content!r} the id {number}, but it is {found} in the vocabulary.",
                 "The tokenizer's files belong to different models.",
             )
     present |= {token.content for token in added.values()}
@@ -309,24 +267,20 @@ def _add_tokens(
 
 
 def _backend(
-    folder: Path, name: str, special: dict[str, AddedToken], config: dict[str, Any]
+    folder: Path, name: str, special: dict[str, AddedToken], config: Json
 ) -> tuple[tokenizers.Tokenizer, list[AddedToken]]:
     """The pipeline of the first complete form in `folder`, and the special tokens that form brings along."""
-    extra = [
-        _added_token(t, True)
-        for key in ("additional_special_tokens", "extra_special_tokens")
-        for t in config.get(key) or []
-    ]
+    stated = [*(config.get("additional_special_tokens") or []), *(config.get("extra_special_tokens") or [])]
+    extra = [_added_token(token, True) for token in stated]
     if (folder / "tokenizer.json").is_file():
         try:
             return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), extra
         except Exception as error:  # the library raises Exception itself for every fault in the file
-            raise TokenizerError(
-                f"{folder / 'tokenizer.json'} cannot be read: {error}.", "The file is damaged; download it again."
-            ) from error
+            said = f"{folder / 'tokenizer.json'} cannot be read: {error}."
+            raise TokenizerError(said, "The file is damaged; download it again.") from error
     if name == "CLIPTokenizer":
-        return clip_pipeline(folder, _json(folder / "vocab.json", {}), special), extra
-    stem = next((f for f in MODEL_FILES if (folder / f).is_file()), None)
+        return clip_pipeline(folder, _json(folder / "vocab.json"), special), extra
+    stem = next((file for file in MODEL_FILES if (folder / file).is_file()), None)
     if stem is None or name not in FAMILIES:
         raise TokenizerError(
             f"{folder} holds no tokenizer: looked for tokenizer.json, vocab.json with merges.txt, "
@@ -334,10 +288,10 @@ def _backend(
             "Download the folder again, with its tokenizer files.",
         )
     model = read_sentencepiece_model(folder / stem)
-    pieces = [AddedToken(piece, special=True, normalized=False) for piece in model.named(CONTROL)]
-    pieces += [AddedToken(piece, special=False, normalized=False) for piece in model.named(USER_DEFINED)]
+    pieces = [_added_token(piece, True) for piece in model.named(CONTROL)]
+    pieces += [_added_token({"content": piece, "normalized": False}, False) for piece in model.named(USER_DEFINED)]
     if name == "XLMRobertaTokenizer":
         return xlmr_pipeline(folder / stem, model, special), pieces + extra
     sentinels = [f"<extra_id_{i}>" for i in range(int(config.get("extra_ids", 100)))]
-    marks = [AddedToken(text, special=True, normalized=False) for text in sentinels]
+    marks = [_added_token(text, True) for text in sentinels]
     return t5_pipeline(folder / stem, model, special, sentinels), pieces + marks + extra

@@ -1,13 +1,13 @@
 """Edges of an image, as a hint for decoders that were taught to follow them."""
 
-from typing import TYPE_CHECKING
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
 
 from kandinsky.core.images import ImageLike, open_image, to_array
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL.Image import Image
+Floats = NDArray[np.float32]
+Flags = NDArray[np.bool_]
 
 LUMA = (0.299, 0.587, 0.114)
 SMOOTHING = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
@@ -15,30 +15,26 @@ SMOOTHING = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 def edges(
     image: ImageLike, width: int | None = None, height: int | None = None, *, low: float = 0.1, high: float = 0.2
-) -> "Image":
+) -> PIL.Image.Image:
     """The edges of an image, white on black, RGB.
 
     It is resized to `width` x `height` pixels before (its own size when they are None): edges are one pixel
     wide, so give the size that is to be drawn. `low` and `high` are those of `edge_map`. Raises RequestError
     when this is no image.
     """
-    import PIL.Image
-
     opened = open_image(image)
     pixels = to_array(opened, width or opened.width, height or opened.height)
     return PIL.Image.fromarray(edge_map(pixels, low, high)).convert("RGB")
 
 
-def edge_map(pixels: "NDArray[np.uint8]", low: float = 0.1, high: float = 0.2) -> "NDArray[np.uint8]":
+def edge_map(pixels: NDArray[np.uint8], low: float = 0.1, high: float = 0.2) -> NDArray[np.uint8]:
     """Edges of an image (H, W, 3) uint8 as (H, W) uint8: 255 on an edge, which is one pixel wide, else 0.
 
     An edge begins where brightness changes by `high` and goes on while it does by `low`, both in units of the
     step from black to white, before smoothing. Source: Canny 1986, "A computational approach to edge
     detection", sections VI to VIII.
     """
-    import numpy as np
-
-    grey: NDArray[np.float32] = (pixels.astype(np.float32) @ np.asarray(LUMA, np.float32)) / np.float32(255)
+    grey: Floats = (pixels.astype(np.float32) @ np.asarray(LUMA, np.float32)) / np.float32(255)
     for axis in (0, 1):
         grey = _filtered(grey, SMOOTHING, axis)
     # Sobel: the difference along one axis, smoothed along the other; a step of 1 gives a slope of 1.
@@ -50,10 +46,8 @@ def edge_map(pixels: "NDArray[np.uint8]", low: float = 0.1, high: float = 0.2) -
     return found.astype(np.uint8) * 255
 
 
-def _filtered(values: "NDArray[np.float32]", weights: tuple[float, ...], axis: int) -> "NDArray[np.float32]":
+def _filtered(values: Floats, weights: tuple[float, ...], axis: int) -> Floats:
     """Correlation along one axis; the border repeats."""
-    import numpy as np
-
     reach, length = len(weights) // 2, values.shape[axis]
     margins = [(reach, reach) if place == axis else (0, 0) for place in (0, 1)]
     padded = np.pad(values, margins, mode="edge")
@@ -64,12 +58,8 @@ def _filtered(values: "NDArray[np.float32]", weights: tuple[float, ...], axis: i
     return found
 
 
-def _highest_across(
-    slope: "NDArray[np.float32]", down: "NDArray[np.float32]", across: "NDArray[np.float32]"
-) -> "NDArray[np.bool_]":
+def _highest_across(slope: Floats, down: Floats, across: Floats) -> Flags:
     """Where no neighbour in the direction of the slope, to the nearest eighth of a turn, is steeper."""
-    import numpy as np
-
     height, width = slope.shape
     padded = np.pad(slope, 1)
     direction = np.round(np.arctan2(down, across) / (np.pi / 4)).astype(int) % 4
@@ -82,10 +72,8 @@ def _highest_across(
     return ridge
 
 
-def _connected(seeds: "NDArray[np.bool_]", allowed: "NDArray[np.bool_]") -> "NDArray[np.bool_]":
+def _connected(seeds: Flags, allowed: Flags) -> Flags:
     """The seeds, and what is allowed and touches them, at corners too, by way of what is allowed."""
-    import numpy as np
-
     height, width = seeds.shape
     found = np.pad(seeds, 1)
     free = np.pad(allowed, 1) & ~found

@@ -1,6 +1,6 @@
-"""What a running request tells: a stream of small values, of which the last is the result."""
+"""Events of a running request: a stream of small values, of which the last is the result."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -102,3 +102,4 @@ class Finished:
 
 
 Event: TypeAlias = Encoding | Denoising | Decoding | Warned | Finished
+Events: TypeAlias = Generator[Event, None, None]

@@ -15,8 +15,7 @@ from kandinsky.core.errors import OutputError
 def check_writable(path: str | Path) -> Path:
     """Makes sure that a file can be created at `path`, before any expensive work is done for it.
 
-    Returns the path. Raises OutputError when the folder is missing or refuses new files, or when `path` is a
-    folder.
+    Returns the path. Raises OutputError when the folder is missing or refuses new files, or when `path` is a folder.
     """
     target = Path(path)
     folder = target.parent
@@ -25,8 +24,7 @@ def check_writable(path: str | Path) -> Path:
     if not folder.is_dir():
         raise OutputError(f"There is no folder {folder}.", "Create it first, or write somewhere else.")
     try:
-        # Permission bits do not tell the truth on network drives or for the superuser, so a file is really
-        # made.
+        # Permission bits do not tell the truth on network drives or for the superuser, so a file is really made.
         handle, probe = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".probe", dir=folder)
         os.close(handle)
         os.unlink(probe)

@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,16 +57,15 @@ class Picture:
 def open_image(source: "ImageLike") -> "Image":
     """Opens a path, a PIL image or an array as an 8-bit RGB image.
 
-    Transparency is laid on white, the camera's orientation is applied, 16-bit and floating images are
-    scaled, of an animation the first frame counts. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4):
-    uint8 in 0..255, uint16 in 0..65535, floats in 0..1, or bool. Raises RequestError when this is not an
-    image.
+    Transparency is laid on white, the camera's orientation is applied, 16-bit and floating images are scaled, of an
+    animation the first frame counts. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8 in 0..255, uint16 in
+    0..65535, floats in 0..1, or bool. Raises RequestError when this is not an image.
     """
     return read_image(source).image
 
 
 def read_image(source: "ImageLike") -> Picture:
-    """As `open_image`, keeping the path beside the pixels."""
+    """As `open_image`, keeping the path too."""
     if isinstance(source, Picture):
         return source if source.image.mode == "RGB" else Picture(source.image.convert("RGB"), source.path)
     image, path = _open(source)
@@ -104,15 +104,26 @@ def _open(source: "str | Path | Image | NDArray[Any]") -> "tuple[Image, str | No
         raise RequestError(
             f"A {type(source).__name__} is not an image.", "Give a path, a PIL image or a numpy array (H, W, 3)."
         )
+    with open_image_file(source) as file:
+        return _eight_bit(_upright(file, str(source))), str(source)
+
+
+@contextmanager
+def open_image_file(path: str | Path) -> "Iterator[Image]":
+    """Opens an image file; RequestError when there is none, or when it cannot be read (then or inside)."""
+    import PIL.Image
+
     try:
-        with PIL.Image.open(source) as file:
-            return _eight_bit(_upright(file, str(source))), str(source)
+        with PIL.Image.open(path) as file:
+            yield file
     except FileNotFoundError as error:
-        raise RequestError(f"There is no image {source}.", "Check the path.") from error
+        raise RequestError(f"There is no image {path}.", "Check the path.") from error
     except PIL.UnidentifiedImageError as error:
-        raise RequestError(f"{source} is not an image.", "PNG, JPEG, WebP, GIF, TIFF and BMP are.") from error
-    except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise RequestError(f"{source} cannot be read ({error}).", "Is it a complete image file?") from error
+        raise RequestError(f"{path} is not an image.", "PNG, JPEG, WebP, GIF, TIFF and BMP are.") from error
+    except RequestError:
+        raise
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise RequestError(f"{path} cannot be read ({error}).", "Is it a complete image file?") from error
 
 
 def _upright(image: "Image", name: str) -> "Image":
@@ -205,7 +216,7 @@ def _side(length: float) -> int:
 
 
 def to_array(image: "Image", width: int, height: int) -> "NDArray[np.uint8]":
-    """Resizes to width x height (bicubic, reducing gap 1, as the peer does) and returns (H, W, 3) uint8."""
+    """Resizes to width x height (bicubic, reducing gap 1, as diffusers does) and returns (H, W, 3) uint8."""
     import numpy as np
     from PIL.Image import Resampling
 
@@ -229,7 +240,7 @@ def to_tensor(images: "Sequence[Image]", width: int, height: int, multiple: int 
 
 
 def mask_array(mask: "ImageLike", width: int, height: int, multiple: int = 1) -> "NDArray[np.float32]":
-    """The mask at width x height (Lanczos, as the peer does) as (H', W') float32 of 0 (keep) and 1 (repaint).
+    """The mask at width x height (Lanczos, as diffusers does) as (H', W') float32 of 0 (keep) and 1 (repaint).
 
     H' and W' are rounded up to `multiple` with the edge repeated; values from one half on count as 1.
     """

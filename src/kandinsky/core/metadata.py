@@ -1,9 +1,7 @@
-"""The request inside the image: what is needed to repeat it, in our own words and in those other tools
-read.
+"""The request inside the image: what is needed to repeat it, in our own words and in those other tools read.
 
-PNG has two text chunks: `kandinsky`, our JSON, and `parameters`, the one-line summary that the Stable
-Diffusion web interfaces began and most viewers show. JPEG and WebP hold the same two as XMP and as the EXIF
-user comment.
+PNG has two text chunks: `kandinsky`, our JSON, and `parameters`, the one-line summary that the Stable Diffusion web
+interfaces began and most viewers show. JPEG and WebP hold the same two as XMP and as the EXIF user comment.
 """
 
 import html
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kandinsky.core.errors import OutputError, RequestError, nearest
 from kandinsky.core.files import check_writable, write_atomically
+from kandinsky.core.images import open_image_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,19 +28,17 @@ SUMMARY_CHUNK = "parameters"
 LAYOUT = 1
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
-# EXIF tags: the sub-directory with the user comment, the comment itself, and the software that made the
-# image.
+# EXIF tags: the sub-directory with the user comment, the comment itself, and the software that made the image.
 EXIF_DETAILS, USER_COMMENT, SOFTWARE = 0x8769, 0x9286, 0x0131
 COMMENT_IS_UNICODE = b"UNICODE\x00"
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What repeats one image: its own request (`Request.to_json`, count 1), the model and the other load
-    arguments.
+    """What repeats one image: its own request (`Request.to_json`, count 1), the model and the other load arguments.
 
-    `batch` is how many images were computed together with it: alone (1) means that the same machine repeats
-    it to the last bit.
+    `batch` is how many images were computed together with it: alone (1) means that the same machine repeats it to the
+    last bit.
     """
 
     request: dict[str, Any]
@@ -78,66 +75,54 @@ def single(data: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 def check_image_path(path: str | Path) -> Path:
-    """Makes sure, before the work, that an image can be written at `path`: a known suffix, a folder that
-    takes files.
+    """Makes sure, before the work, that an image can be written at `path`: a known suffix, a folder that takes files.
 
     Raises OutputError otherwise.
     """
-    target = Path(path)
-    if target.suffix.lower() not in FORMATS:
-        raise OutputError(f"{target.name} has no image format.", nearest(target.suffix.lower(), FORMATS))
-    return check_writable(target)
+    _format_of(Path(path))
+    return check_writable(path)
+
+
+def _format_of(path: Path) -> str:
+    if (suffix := path.suffix.lower()) not in FORMATS:
+        raise OutputError(f"{path.name} has no image format.", nearest(suffix, FORMATS))
+    return FORMATS[suffix]
 
 
 def write_image(image: "Image", path: str | Path, metadata: Metadata | None = None) -> Path:
     """Writes an image in the format of its suffix (.png, .jpg, .webp), with its metadata, in one step.
 
-    The same image and metadata give the same bytes. Raises OutputError when the suffix is unknown, when the
-    place cannot be written, or when the metadata is too long for the format.
+    The same image and metadata give the same bytes. Raises OutputError when the suffix is unknown, when the place
+    cannot be written, or when the metadata is too long for the format.
     """
-    target = Path(path)
-    if target.suffix.lower() not in FORMATS:
-        raise OutputError(f"{target.name} has no image format.", nearest(target.suffix.lower(), FORMATS))
-    kind = FORMATS[target.suffix.lower()]
-    buffer = io.BytesIO()
-    options = {"PNG": _png_options, "JPEG": _exif_options, "WEBP": _exif_options}[kind](metadata)
+    target, buffer = Path(path), io.BytesIO()
+    kind = _format_of(target)
     quality = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}[kind]
+    stored = {} if metadata is None else _png_options(metadata) if kind == "PNG" else _exif_options(metadata)
     try:
-        image.save(buffer, format=kind, **quality, **options)
+        image.save(buffer, format=kind, **quality, **stored)
     except (ValueError, OSError) as error:
         raise OutputError(f"{target.name} cannot be encoded ({error}).", "Use .png instead.") from error
     return write_atomically(target, buffer.getvalue())
 
 
 def _as_json(metadata: Metadata) -> str:
-    data = {
-        "layout": LAYOUT,
-        "version": metadata.version,
-        "model": metadata.model,
-        "settings": metadata.settings,
-        "batch": metadata.batch,
-        "request": metadata.request,
-    }
-    return json.dumps(data, ensure_ascii=False, allow_nan=False)
+    return json.dumps({"layout": LAYOUT, **vars(metadata)}, ensure_ascii=False, allow_nan=False)
 
 
-def _png_options(metadata: Metadata | None) -> dict[str, Any]:
+def _png_options(metadata: Metadata) -> dict[str, object]:
     from PIL.PngImagePlugin import PngInfo
 
-    chunks = PngInfo()
-    if metadata is not None:
-        # iTXt is UTF-8; the older tEXt is Latin-1 only. Long ones (embeddings) are compressed.
-        text = _as_json(metadata)
-        chunks.add_itxt(CHUNK, text, zip=len(text) > 4096)
-        chunks.add_itxt(SUMMARY_CHUNK, summary(metadata))
+    chunks, text = PngInfo(), _as_json(metadata)
+    # iTXt is UTF-8; the older tEXt is Latin-1 only. Long ones (embeddings) are compressed.
+    chunks.add_itxt(CHUNK, text, zip=len(text) > 4096)
+    chunks.add_itxt(SUMMARY_CHUNK, summary(metadata))
     return {"pnginfo": chunks}
 
 
-def _exif_options(metadata: Metadata | None) -> dict[str, Any]:
+def _exif_options(metadata: Metadata) -> dict[str, object]:
     from PIL.Image import Exif
 
-    if metadata is None:
-        return {}
     exif = Exif()
     exif[SOFTWARE] = f"kandinsky {metadata.version}"
     exif.get_ifd(EXIF_DETAILS)[USER_COMMENT] = COMMENT_IS_UNICODE + summary(metadata).encode("utf-16-be")
@@ -155,18 +140,9 @@ def read_metadata(path: str | Path) -> Metadata:
 
     Raises RequestError when there is no such image, or when it holds no request of this library.
     """
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(path) as image:
-            image.load()  # text chunks may come after the pixels
-            stored = image.info.get(CHUNK) or _from_xmp(image.info.get("xmp"))
-    except FileNotFoundError as error:
-        raise RequestError(f"There is no image {path}.", "Check the path.") from error
-    except PIL.UnidentifiedImageError as error:
-        raise RequestError(f"{path} is not an image.", "Give one that this library made.") from error
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise RequestError(f"{path} cannot be read ({error}).", "Is it a complete image file?") from error
+    with open_image_file(path) as image:
+        image.load()  # text chunks may come after the pixels
+        stored = image.info.get(CHUNK) or _from_xmp(image.info.get("xmp"))
     if stored is None:
         raise RequestError(
             f"{path} does not hold the request that made it.", "Editors and web sites often remove metadata."
@@ -185,23 +161,23 @@ def _from_xmp(packet: object) -> str | None:
 
 def _parse(stored: str, path: str | Path) -> Metadata:
     try:
-        data = json.loads(stored)
-        request, settings = data["request"], data.get("settings", {})
-        if not isinstance(request, dict) or not isinstance(settings, dict):
+        data = {"layout": LAYOUT, "settings": {}, "batch": 1, **json.loads(stored)}
+        layout, batch = int(data["layout"]), int(data["batch"])
+        made = Metadata(data["request"], str(data["model"]), data["settings"], str(data["version"]), batch)
+        if not isinstance(made.request, dict) or not isinstance(made.settings, dict):
             raise TypeError("no request in it")
-        layout = int(data.get("layout", LAYOUT))
-        model, made_by, batch = str(data["model"]), str(data["version"]), int(data.get("batch", 1))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RequestError(f"The metadata of {path} is damaged ({error}).", "Was it edited?") from error
     if layout > LAYOUT:
         raise RequestError(
-            f"{path} was made by version {made_by}, whose metadata (layout {layout}) is newer.", "Update kandinsky."
+            f"{path} was made by version {made.version}, whose metadata (layout {layout}) is newer.",
+            "Update kandinsky.",
         )
-    return Metadata(request, model, settings, made_by, batch)
+    return made
 
 
 AFTER_MODEL = ("Denoising strength", "Prior steps", "Prior CFG scale", "Eta")
-"""What `summary` tells last, as other tools look for the steps first."""
+"""Names that `summary` lists last, since other tools look for the steps first."""
 
 
 def summary(metadata: Metadata) -> str:

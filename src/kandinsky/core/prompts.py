@@ -3,6 +3,7 @@
 import array
 import base64
 import math
+import struct
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 class Embedding:
     """One image embedding, as the prior makes them, and optionally the one to steer away from.
 
-    `values` and `negative` are (D,) or (1, D): a tensor, an array or numbers; they are kept as a tuple of
-    Python floats, which holds float32 and float64 exactly. Raises RequestError for another shape or a non-
-    finite number.
+    `values` and `negative` are (D,) or (1, D): a tensor, an array or numbers; they are kept as a tuple of Python
+    floats, which holds float32 and float64 exactly. Raises RequestError for another shape or a non-finite number.
     """
 
     values: tuple[float, ...]
@@ -66,17 +66,18 @@ def is_tensor(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+SIZES = {"f": 4, "d": 8}
+"""Bytes of a number of a stored embedding."""
 MixItem: TypeAlias = "str | Path | Image | NDArray[Any] | Picture | Embedding | Tensor"
 """What can be mixed: a string is a text, a Path is an image file, a tensor is an embedding."""
 
 
 @dataclass(frozen=True)
 class Mix:
-    """A weighted sum of texts, images and embeddings in the space of image embeddings (weights are not
-    normalised).
+    """A weighted sum of texts, images and embeddings in the space of image embeddings (weights are not normalised).
 
-    Raises RequestError when it is empty, when the numbers of items and weights differ, and for weights that
-    are not finite or all zero.
+    Raises RequestError when it is empty, when the numbers of items and weights differ, and for weights that are not
+    finite or all zero.
     """
 
     items: tuple[str | Picture | Embedding, ...]
@@ -172,17 +173,12 @@ def _item_from_json(data: Any, folder: Path | None) -> str | Picture | Embedding
 def _pack(values: tuple[float, ...]) -> "dict[str, JsonValue]":
     # float32 holds what nearly all embeddings are made of, at half the size.
     code = "f" if tuple(array.array("f", values)) == values else "d"
-    numbers = array.array(code, values)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return {"type": code, "base64": base64.b64encode(numbers.tobytes()).decode()}
+    return {"type": code, "base64": base64.b64encode(struct.pack(f"<{len(values)}{code}", *values)).decode()}
 
 
 def _unpack(data: Any) -> tuple[float, ...]:
     try:
-        numbers = array.array(data["type"], base64.b64decode(data["base64"], validate=True))
-    except (KeyError, TypeError, ValueError) as error:
+        raw, code = base64.b64decode(data["base64"], validate=True), data["type"]
+        return struct.unpack(f"<{len(raw) // SIZES[code]}{code}", raw)
+    except (KeyError, TypeError, ValueError, struct.error) as error:
         raise RequestError("A stored embedding is damaged.", "Was the metadata edited?") from error
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return tuple(float(number) for number in numbers)

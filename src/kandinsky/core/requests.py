@@ -157,15 +157,14 @@ class Row:
 class Request(BaseModel):
     """What is asked of one call; None means the checkpoint's published default.
 
-    `prompt` is one text, Mix, Embedding or image (a variation), or a list of these; negative prompts,
-    images, masks, hints and guidance scales are one for all or one per prompt, and so is the seed: image i
-    uses seed + i, or image j of a prompt its seed + j. strength is in (0, 1], steps and prior_steps in
-    1..1000, guidance scales 0 or more, eta in 0..1, width and height in 8..8192 pixels, seed in 0..2**64 - 1,
-    count at least 1. In a mask white (1) means repaint. `guidance_interval` is where the decoder is guided,
-    from and to a share of the noising, 0 being the clean image and 1 pure noise; elsewhere its network is
-    evaluated once instead of twice. With `reuse` N its deep features are computed in every N-th step only
-    (1: in each). Both save time at a price, and are off unless given. Raises RequestError naming the first
-    value that cannot be.
+    `prompt` is one text, Mix, Embedding or image (a variation), or a list of these; negative prompts, images, masks,
+    hints and guidance scales are one for all or one per prompt, and so is the seed: image i uses seed + i, or image j
+    of a prompt its seed + j. strength is in (0, 1], steps and prior_steps in 1..1000, guidance scales 0 or more, eta in
+    0..1, width and height in 8..8192 pixels, seed in 0..2**64 - 1, count at least 1. In a mask white (1) means repaint.
+    `guidance_interval` is where the decoder is guided, from and to a share of the noising, 0 being the clean image and
+    1 pure noise; elsewhere its network is evaluated once instead of twice. With `reuse` N its deep features are
+    computed in every N-th step only (1: in each). Both save time at a price, and are off unless given. Raises
+    RequestError naming the first value that cannot be.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -223,7 +222,7 @@ class Request(BaseModel):
     count: Annotated[Count, About("Images per prompt.", int, "Give the number of images.", names=("--count", "-n"))] = 1
 
     def __init__(self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]) -> None:
-        known = self._options()
+        known = type(self).model_fields.keys() - {"prompt"}
         if unknown := sorted(fields.keys() - known):
             raise RequestError(f"A request has no {unknown[0]!r}.", nearest(unknown[0], known))
         if fields.get("count", 1) is None:
@@ -231,12 +230,8 @@ class Request(BaseModel):
         try:
             super().__init__(prompt=prompt, **fields)
         except ValidationError as error:
-            raise translated(error, type(self).model_fields, about(type(self))) from None
-
-    @classmethod
-    def _options(cls) -> set[str]:
-        """The fields besides the prompt."""
-        return set(cls.model_fields) - {"prompt"}
+            hints = {name: said.hint for name, said in about(type(self)).items()}
+            raise translated(error, type(self).model_fields, hints) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Request":
@@ -324,8 +319,9 @@ class Request(BaseModel):
         An image gives its shape, at about the area of the defaults and in multiples of 8; strength is filled
         only where it acts: its default for an image alone, 1 for an image with a mask.
         """
-        if unknown := sorted(defaults.keys() - self._options()):
-            raise ValueError(f"a request has no {unknown[0]!r}; {nearest(unknown[0], self._options())}")
+        known = type(self).model_fields.keys() - {"prompt"}
+        if unknown := sorted(defaults.keys() - known):
+            raise ValueError(f"a request has no {unknown[0]!r}; {nearest(unknown[0], known)}")
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         for name in ("guidance_scale", "prior_guidance_scale"):
             given = getattr(self, name)

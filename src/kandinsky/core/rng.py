@@ -30,7 +30,7 @@ class Rng(Noise, Protocol):
 
 
 class PerImageRng:
-    """Draws row i from generator i on the CPU, in float32 unless told otherwise.
+    """Draws row i from generator i on the CPU, in `dtype`.
 
     The draws equal what `torch.randn((1, *shape[1:]), generator=g)` gives for each generator in turn, which
     is also how diffusers draws for a list of generators.

@@ -12,8 +12,7 @@ COMPILERS = ("c++", "g++", "clang++", "cl")
 def cache_folder() -> Path:
     """The folder for caches: $KANDINSKY_CACHE, or `kandinsky` where the platform keeps them.
 
-    That is $XDG_CACHE_HOME or ~/.cache, ~/Library/Caches on macOS, %LOCALAPPDATA% on Windows. Nothing is
-    created.
+    That is $XDG_CACHE_HOME or ~/.cache, ~/Library/Caches on macOS, %LOCALAPPDATA% on Windows. Nothing is created.
     """
     if own := os.environ.get(VARIABLE):
         return Path(own).expanduser()

@@ -1,7 +1,7 @@
 """Values before pydantic sees them, and what it says of one that cannot be, in our words."""
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol, get_args
+from typing import get_args
 
 from annotated_types import Interval
 from pydantic import ValidationError
@@ -22,15 +22,8 @@ INTERVAL_HINT = "Give two numbers, such as (0.1, 0.8); 0 is the clean image and 
 OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than_equal", "finite_number")
 
 
-class Hinted(Protocol):
-    """What is said of a field; `hint` says what helps after an error."""
-
-    @property
-    def hint(self) -> str: ...
-
-
-def translated(error: ValidationError, fields: Mapping[str, FieldInfo], about: Mapping[str, Hinted]) -> RequestError:
-    """The first error, in the branch of a union that came furthest.
+def translated(error: ValidationError, fields: Mapping[str, FieldInfo], hints: Mapping[str, str]) -> RequestError:
+    """The first error, in the branch of a union that came furthest; a message ends with the hint of its field.
 
     A RequestError that a validator raised is returned as it is.
     """
@@ -41,14 +34,13 @@ def translated(error: ValidationError, fields: Mapping[str, FieldInfo], about: M
     if isinstance(cause := causes[id(first)], RequestError):
         return cause
     name, kind, value = str(first["loc"][0]), first["type"], first["input"]
-    hint = about[name].hint
     if kind in OUT_OF_RANGE:
-        return RequestError(f"{name} {outside(value, fields[name])}.", hint)
+        return RequestError(f"{name} {outside(value, fields[name])}.", hints[name])
     if value is None:
-        return RequestError(f"{name} cannot be None.", hint)
+        return RequestError(f"{name} cannot be None.", hints[name])
     if kind in WRONG_TYPE:
-        return RequestError(f"{name} must be {WRONG_TYPE[kind]}, not {shown(value)}.", hint)
-    return RequestError(f"{name} cannot be {shown(value)} ({first['msg']}).", hint)
+        return RequestError(f"{name} must be {WRONG_TYPE[kind]}, not {shown(value)}.", hints[name])
+    return RequestError(f"{name} cannot be {shown(value)} ({first['msg']}).", hints[name])
 
 
 def outside(value: float, field: FieldInfo) -> str:

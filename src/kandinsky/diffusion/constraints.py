@@ -17,13 +17,12 @@ Paste = Callable[[Tensor], Tensor]
 class Constraint:
     """One thing that is done to the predicted x0; a schedule holds several, in order.
 
-    kind "static" clamps to [-limit, limit]; "percentile" clamps each image to its own s = the `ratio`
-    quantile of |x0|, with s between 1 and `max`, and divides by s (dynamic thresholding, arXiv 2205.11487,
-    section 2.3); "replace_known_region" puts the known region of an inpainting into x0, and does nothing for
-    other tasks. `rederive_eps` says whether the noise is then made consistent with the changed x0: families
-    of checkpoints differ in it, and the images do too. With `of_first` a percentile is measured on the
-    first image of the batch for all of them, which makes images depend on their batch; it is there to
-    repeat results of code that did so.
+    kind "static" clamps to [-limit, limit]; "percentile" clamps each image to its own s = the `ratio` quantile of |x0|,
+    with s between 1 and `max`, and divides by s (dynamic thresholding, arXiv 2205.11487, section 2.3);
+    "replace_known_region" puts the known region of an inpainting into x0, and does nothing for other tasks.
+    `rederive_eps` says whether the noise is then made consistent with the changed x0: families of checkpoints differ in
+    it, and the images do too. With `of_first` a percentile is measured on the first image of the batch for all of them,
+    which makes images depend on their batch; it is there to repeat results of code that did so.
     """
 
     kind: Literal["static", "percentile", "replace_known_region"]

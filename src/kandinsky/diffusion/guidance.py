@@ -39,7 +39,7 @@ def is_guided(scale: float | Tensor | None) -> bool:
 def joint(scales: Sequence[float | None]) -> float | Tensor | None:
     """The scales of the images of a batch as one: a number where all are equal, else a tensor (B,).
 
-    None, which is unguided, counts as 1 beside others.
+    None, which is unguided, counts as 1 among others.
     """
     if len(set(scales)) == 1:
         return scales[0]

@@ -35,6 +35,10 @@ class Step:
     prediction: Prediction
 
 
+Trajectory = Generator[Step, Tensor | None, None]
+"""Steps in order; a tensor sent into it takes the place of the step's `x`."""
+
+
 def sample(
     sampler: Sampler,
     denoise: Denoiser,
@@ -44,27 +48,24 @@ def sample(
     project: Project | None = None,
     *,
     gradients: bool = False,
-) -> Generator[Step, Tensor | None, None]:
+) -> Trajectory:
     """Denoises `x`, noised to times[0], and yields every step; the last one carries the result.
 
-    `x` is (B, C, ...) and is worked on in float32 (float64 stays). `times` fall and lie in the table.
-    A tensor sent into the generator takes the place of the step's `x`.
-    `project(x, t_next)` is applied after each step, which is how known regions are pinned. Closing the
-    iterator stops at once and frees everything it holds. Gradients are recorded only when asked for. Raises
-    RequestError when `times` are empty or do not fall.
+    `x` is (B, C, ...) and is worked on in float32 (float64 stays). `times` fall and lie in the table. A tensor sent
+    into the generator takes the place of the step's `x`. `project(x, t_next)` is applied after each step, which is how
+    known regions are pinned. Closing the iterator stops at once and frees everything it holds. Gradients are recorded
+    only when asked for. Raises RequestError when `times` are empty or do not fall.
     """
     times = list(times)
     if not times or any(later >= earlier for earlier, later in pairwise(times)):
         raise RequestError(f"times {times} cannot be sampled.", "Give at least one time, each below the one before.")
     record = gradients and torch.is_grad_enabled()
     x = in_working_precision(x)
-    state = sampler.init(x)
-    for index, t in enumerate(times):
-        final = index == len(times) - 1
-        t_next = END if final else times[index + 1]
+    state = None
+    for index, (t, t_next) in enumerate(pairwise([*times, END])):
         # The switch is inside the step: held across a yield it would leak into the caller's own code.
         with torch.set_grad_enabled(record):
-            x, prediction, state = sampler.step(denoise, x, t, t_next, state, rng, final)
+            x, prediction, state = sampler.step(denoise, x, t, t_next, state, rng, t_next == END)
             if project is not None:
                 x = project(x, t_next)
         # CPython 3.12.2 and 3.12.3 clear the frame of a closed generator only where it stands in a try block

@@ -44,9 +44,7 @@ def sample(output: Tensor, x: Tensor, abar: float) -> Prediction:
 
 
 def velocity(output: Tensor, x: Tensor, abar: float) -> Prediction:
-    """Reads `output` as the velocity (arXiv 2202.00512, appendix D); shapes, dtype and errors as in
-    `epsilon`.
-    """
+    """Reads `output` as the velocity (arXiv 2202.00512, appendix D); shapes, dtype and errors as in `epsilon`."""
     v, var_frac = _split(output, x)
     signal, spread = math.sqrt(abar), math.sqrt(1.0 - abar)
     return Prediction(signal * x - spread * v, signal * v + spread * x, var_frac)

@@ -97,9 +97,8 @@ class Process:
     def beta_between(self, t: float, t_next: float) -> float:
         """Returns the noise 1 - alpha_bar_t / alpha_bar_next that one step from `t_next` up to `t` adds.
 
-        For neighbours, a clean end after time 0 among them, it is the table's own beta. Elsewhere it is
-        rounded as the tables are: towards pure noise 1 - beta is as small as float32's rounding, and
-        published results have it.
+        For neighbours, a clean end after time 0 among them, it is the table's own beta. Elsewhere it is rounded as the
+        tables are: towards pure noise 1 - beta is as small as float32's rounding, and published results have it.
         """
         neighbours = t_next == t - 1 and t == int(t)
         if neighbours and (t_next >= 0 or self.final_alpha_bar == 1.0):

@@ -39,15 +39,14 @@ class Beginning:
 class Schedule:
     """A checkpoint's diffusion settings, with one of its samplers.
 
-    `prediction_type` is a key of `PARAMETRIZATIONS`; `constraints` are applied to each prediction in order;
-    `variance` is what samplers add noise by (see `make_sampler`); `sampler` is whose settings these are, and
-    `eta` its share of fresh noise where the checkpoint has its own. `offset` shifts leading times; with
-    `open_end`, leading and linspaced times are those of one step more, without the last: the lowest time then
-    counts as the end; `sections` makes the section string of respaced times from a count. `only` are the
-    times that the checkpoint is made for, where it is made for few. `process_of(steps)` is there where the
-    process itself has as many times as there are steps; `taken` gives the settings for a count then. With
-    `noises_noise` an image that begins with noise is noised like any other, which draws twice.
-    `replace_known_region` says whether inpainting puts the known region back after each step.
+    `prediction_type` is a key of `PARAMETRIZATIONS`; `constraints` are applied to each prediction in order; `variance`
+    is what samplers add noise by (see `make_sampler`); `sampler` is whose settings these are, and `eta` its share of
+    fresh noise where the checkpoint has its own. `offset` shifts leading times; with `open_end`, leading and linspaced
+    times are those of one step more, without the last: the lowest time then counts as the end; `sections` makes the
+    section string of respaced times from a count. `only` are the times that the checkpoint is made for, where it is
+    made for few. `process_of(steps)` is there where the process itself has as many times as there are steps; `taken`
+    gives the settings for a count then. With `noises_noise` an image that begins with noise is noised like any other,
+    which draws twice. `replace_known_region` says whether inpainting puts the known region back after each step.
     """
 
     process: Process
@@ -92,17 +91,15 @@ class Schedule:
             return thinned(self.only, steps)
         if self.spacing == "respaced":
             return respaced(self.sections.format(steps), table)
-        if self.spacing == "counted_down":
-            return counted_down(steps, table)
-        if self.spacing == "trailing":
-            return trailing(steps, table)
+        if self.spacing in ("counted_down", "trailing"):
+            return (trailing if self.spacing == "trailing" else counted_down)(steps, table)
         more = int(self.open_end and steps < table)
         if self.spacing == "leading":
             return leading(steps + more, table, self.offset)[:steps]
         return linspaced(steps + more, table)[:steps]
 
     def beginning(self, steps: int, strength: float) -> Beginning:
-        """Where an image's way begins that is changed by `strength` in (0, 1]; `steps` are for all of it.
+        """The first timestep and the remaining times of an img2img trajectory; `steps` are those of a whole one.
 
         Raises RequestError as `times` does, and for another strength.
         """

@@ -65,11 +65,10 @@ def thinned(times: Sequence[int], n: int) -> list[int]:
 def respaced(spec: str, T: int) -> list[int]:
     """Returns the times of a section string such as "25", "10,5" or "ddim50", falling.
 
-    A comma list divides 0 .. T - 1 into equal sections, lowest first, and spreads each count over its section
-    with both ends kept; positions round half to even on a running sum, which is what the first releases did
-    and differs from an even spread for some counts. A lone "1" is T - 1. "ddimN" is every (T // N)-th time
-    from 1 up, which may be more or fewer than N. Source: the timestep respacing of arXiv 2102.09672. Raises
-    RequestError for anything else.
+    A comma list divides 0 .. T - 1 into equal sections, lowest first, and spreads each count over its section with both
+    ends kept; positions round half to even on a running sum, which is what the first releases did and differs from an
+    even spread for some counts. A lone "1" is T - 1. "ddimN" is every (T // N)-th time from 1 up, which may be more or
+    fewer than N. Source: the timestep respacing of arXiv 2102.09672. Raises RequestError for anything else.
     """
     text = spec.strip()
     if text.startswith("ddim"):

@@ -1,4 +1,4 @@
-"""Which device and which dtype a model runs on, and how much memory is left there."""
+"""Chooses a device and a dtype, and measures free memory."""
 
 import torch
 
@@ -41,9 +41,8 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 def choose_dtype(dtype: str | torch.dtype | None, device: torch.device, parameters: int = 0) -> torch.dtype:
     """The dtype asked for, or the fastest that is safe for a denoiser of so many `parameters`.
 
-    That is float16 on a GPU, bfloat16 on an x86-64 CPU that has it in hardware for more than `LARGE`
-    parameters, and float32 elsewhere. Raises RequestError for an unknown name, and for a dtype that the
-    device lacks.
+    That is float16 on a GPU, bfloat16 on an x86-64 CPU that has it in hardware for more than `LARGE` parameters, and
+    float32 elsewhere. Raises RequestError for an unknown name, and for a dtype that the device lacks.
     """
     if dtype is None or dtype == "auto":
         if device.type in ("cuda", "mps"):
@@ -63,7 +62,7 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device, paramete
 
 
 def choose_batch_size(device: torch.device, parameters: int) -> int:
-    """How many images a denoiser of so many `parameters` draws together, unless it is told.
+    """How many images a denoiser of so many `parameters` draws together by default.
 
     On a CPU large ones gain nothing by it, and take more memory; small ones draw eight images in little
     more than half of the time.

@@ -1,4 +1,4 @@
-"""Adapter files on a loaded model: which of its networks each part is for, and all of them on or none."""
+"""Loads adapter files (LoRA) into the networks of a loaded model: all parts of a file or none."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,14 +19,13 @@ from kandinsky.checkpoints.lora import (
     read_lora,
     takes_adapters,
     tensor_module,
-    write_lora,
 )
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
 from kandinsky.engine.sampling_defaults import SAMPLING, Sampling
 
 
 class AdapterHost(Protocol):
-    """What holds networks that adapters can be put on: a model, or a pipeline's components."""
+    """Owner of networks that take adapters: a model, or a pipeline's components."""
 
     @property
     def modules(self) -> Mapping[str, nn.Module]: ...
@@ -56,7 +55,7 @@ def adaptable(model: AdapterHost) -> dict[str, nn.Module]:
 
 
 def located(source: str | Path, folder: Path | None = None) -> Path:
-    """Where an adapter is: at a path, under its name in `folder`'s own, or in the Hub's cache by its id.
+    """Finds an adapter: a path, a name in `folder`'s own adapters, or a Hub id.
 
     Nothing is read yet but what a Hub id brings; raises HubError where it brings nothing.
     """
@@ -71,49 +70,33 @@ def located(source: str | Path, folder: Path | None = None) -> Path:
     return path
 
 
-def sampling_in(path: Path) -> Sampling | None:
-    """What an adapter says of how images are drawn with it; None where it says nothing.
+def load_lora(
+    model: AdapterHost, source: str | Path, scale: float = 1.0, name: str | None = None, folder: Path | None = None
+) -> tuple[str, Sampling | None]:
+    """Puts the adapters of a file, a folder or a Hub id on the model's networks; see `located` for `folder`.
 
-    Raises CheckpointError for a file that cannot be read.
+    Returns their name, which is the file's when none is given, and how images are to be drawn with them, None where the
+    file does not say. Raises CheckpointError (HubError) for a file that cannot be read or was made for another model,
+    and RequestError for a name that is loaded; then nothing is changed.
     """
-    said = read_lora(path).notes.get(SAMPLING)
-    return None if said is None else Sampling.from_json(said, path)
-
-
-def load_lora(model: AdapterHost, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
-    """Puts the adapters of a file, a folder or a Hub id on the model's networks; returns their name.
-
-    The name is the file's when none is given. Raises CheckpointError (HubError) for a file that cannot be
-    read or was made for another model, and RequestError for a name that is loaded; then nothing is changed.
-    """
-    path = located(source)
+    path = located(source, folder)
     label = name or label_of(Path(source))
     networks = adaptable(model)
     if label in applied(model):
         raise RequestError(f"An adapter {label!r} is loaded already.", "Take it off first, or give another name.")
     found = read_lora(path)
-    adapters = assigned(networks, found.tensors, found.settings, path)
-    done: list[nn.Module] = []
+    said = found.notes.get(SAMPLING)
+    sampling = None if said is None else Sampling.from_json(said, path)
+    adapters, done = assigned(networks, found.tensors, found.settings, path), list[nn.Module]()
     try:
         for component, adapter in adapters.items():
-            network = networks[component]
-            lora.attach(network, adapter.to(model.device, model.dtype), label, scale)
-            done.append(network)
+            lora.attach(networks[component], adapter.to(model.device, model.dtype), label, scale)
+            done.append(networks[component])
     except RequestError as error:
         for network in done:
             lora.detach(network, label)
         raise CheckpointError(f"{path}: {error.message}", error.hint) from error
-    return label
-
-
-def save_lora(model: AdapterHost, file: Path, name: str, notes: Mapping[str, Any] | None = None) -> Path:
-    """Writes a loaded adapter as one file that `load_lora` and diffusers read; returns its path.
-
-    Raises RequestError for a name that is not loaded, OutputError when it cannot be written.
-    """
-    slot = _networks_with(model, name)
-    parts = {part: (network, lora.adapter_of(network, name)) for part, network in slot.items()}
-    return write_lora(file, parts, notes)
+    return label, sampling
 
 
 def applied(model: AdapterHost) -> dict[str, float]:
@@ -154,12 +137,10 @@ def _networks_with(model: AdapterHost, name: str) -> dict[str, nn.Module]:
 
 
 def label_of(path: Path) -> str:
-    """What an adapter from there is called unless it is given a name."""
-    return (
-        path.stem
-        if path.suffix == ".safetensors" and path.name != DIFFUSERS_FILE
-        else (path.parent.name if path.name == DIFFUSERS_FILE else path.name)
-    )
+    """The default name of an adapter from that path."""
+    if path.name == DIFFUSERS_FILE:
+        return path.parent.name
+    return path.stem if path.suffix == ".safetensors" else path.name
 
 
 def assigned(
@@ -182,7 +163,7 @@ def assigned(
 
 
 def _component_for(networks: Mapping[str, nn.Module], prefix: str, group: Mapping[str, Tensor], path: Path) -> str:
-    """The component that a part is for: the one it names where the names fit, else the only one they fit."""
+    """The component of an adapter: the one it names where its tensors fit, else the only one where they fit."""
     modules = {tensor_module(name) for name in group}
     fitting = [part for part, network in networks.items() if modules <= modules_of(network).keys()]
     for named in (prefix, PRIOR_PREFIX + prefix):

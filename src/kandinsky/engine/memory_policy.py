@@ -21,7 +21,7 @@ from kandinsky.generations.model import Model
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """Those of `load`, see there. Raises RequestError for what cannot be, or not together."""
+    """The memory options of `load`. Raises RequestError for an invalid value or combination."""
 
     offload: str | None = None
     quantize: str | None = None
@@ -45,7 +45,7 @@ class MemoryOptions:
             )
 
     def tiled(self, model: Model) -> Model:
-        """The model, whose images are coded as asked for."""
+        """The model with its codec's tiling set."""
         if self.tiling is None:
             return model
         return replace(model, codec=replace(model.codec, tiling=self.tiling))  # type: ignore[type-var]

@@ -1,4 +1,4 @@
-"""A checkpoint by its configurations alone: every network in its place, and no weight read."""
+"""Builds a checkpoint from its configurations, with every network on the meta device."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Memory policies: which weights of a model are in memory during which part of a request."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -8,14 +8,13 @@ from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
-from kandinsky.conditioning.conditions import Batch, Conditioner, Conditions, SingleEncoder
+from kandinsky.conditioning.conditions import Batch, Conditioner, Encoded, SingleEncoder
 from kandinsky.core.errors import RequestError, nearest
-from kandinsky.core.events import Event
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import Rng
 from kandinsky.engine.acceleration.networks import HostedNetwork, accelerated_model, laid_out, unet_of
 from kandinsky.engine.devices import free_memory
-from kandinsky.engine.weight_residency import WeightResidency, bytes_of, names_in, tensors_of
+from kandinsky.engine.weight_residency import WeightResidency, bytes_of, names_in
 from kandinsky.generations.model import Codec, Model, Prepared
 from kandinsky.networks.prepared import Fixed, PreparedNetwork, UNet
 
@@ -29,7 +28,7 @@ ROOM = 0.7
 
 
 def check_policy(offload: str | None) -> str:
-    """The policy that was asked for, None being "none"; RequestError for one that there is not."""
+    """The name of a policy, "none" for None; RequestError for an unknown one."""
     asked = "none" if offload is None else offload
     if asked not in (*POLICIES, AUTO):
         raise RequestError(f"There is no memory policy {offload!r}.", nearest(str(asked), (*POLICIES, AUTO)))
@@ -48,8 +47,8 @@ def choose_policy(model: Model, free: int | None = None) -> Policy:
     if sum(sizes) <= ROOM * free:
         return "none"
     denoising = (model.network, codec_of(model))
-    beside = sum(bytes_of(module) for module in model.modules.values() if module not in denoising)
-    return "parts" if max([beside, *sizes]) <= ROOM * free else "layers"
+    others = sum(bytes_of(module) for module in model.modules.values() if module not in denoising)
+    return "parts" if max([others, *sizes]) <= ROOM * free else "layers"
 
 
 def codec_of(model: Model) -> nn.Module:
@@ -59,7 +58,7 @@ def codec_of(model: Model) -> nn.Module:
 
 
 def offloaded(model: Model, residence: WeightResidency, policy: Policy) -> Model:
-    """The same model, whose parts bring their weights when they run, and with "none" run the fastest way.
+    """The same model, whose parts load their weights when they run, or with "none" run accelerated.
 
     It shares the networks of `model`, all of which must be in the residence.
     """
@@ -92,11 +91,9 @@ class OffloadedEncoder:
 
     @property
     def config(self) -> object:
-        """The encoder's."""
         return self.network.config
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """As the encoder's own."""
         if not self.streamed:
             self.residence.only(self.network)
         states: Tensor = self.network(ids, mask, self._only if self.streamed else None)
@@ -115,13 +112,9 @@ class OffloadedConditioner:
     residence: WeightResidency
 
     def check(self, request: Request, guided: bool) -> None:
-        """See `Conditioner`."""
         self.own.check(request, guided)
 
-    def encode(
-        self, batches: Sequence[Batch], prior_steps: int, guided: bool
-    ) -> Generator[Event, None, list[Conditions]]:
-        """See `Conditioner`."""
+    def encode(self, batches: Sequence[Batch], prior_steps: int, guided: bool) -> Encoded:
         with closing(self.own.encode(batches, prior_steps, guided)) as events:
             while True:
                 self._bring()
@@ -144,7 +137,7 @@ def _offloaded_network(network: UNet, residence: WeightResidency) -> HostedNetwo
     """A denoising network whose weights are in memory while it runs, those that `prepare` reads only then."""
     module = cast(nn.Module, network)
     once = names_in(module, network.request_modules())
-    rest = frozenset(tensors_of(module).keys() - once)
+    rest = frozenset(module.state_dict().keys() - once)
 
     def steps(prepared: PreparedNetwork[Fixed], count: int) -> Prepared:
         return OffloadedSteps(laid_out(prepared), module, residence, rest, prepared.table.times)
@@ -163,7 +156,6 @@ class OffloadedSteps:
     times: frozenset[float]
 
     def step(self, x: Tensor, t: float) -> Tensor:
-        """See `Prepared`."""
         self.residence.only(self.network, self.names if float(t) in self.times else None)
         return self.own.step(x, t)
 
@@ -179,26 +171,22 @@ class OffloadedCodec:
 
     @property
     def downscale(self) -> int:
-        """See `Codec`."""
         return self.own.downscale
 
     @property
     def channels(self) -> int:
-        """See `Codec`."""
         return self.own.channels
 
     def encode(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        """See `Codec`."""
         self.residence.only(self.network)
         return self.own.encode(images, rng)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """See `Codec`."""
         self.residence.only(self.network)
         return self.own.decode(latents)
 
     def preview(self, latents: Tensor) -> Tensor:
-        """See `Codec`; the first needs the network, beside the one that denoises."""
+        """See `Codec`; the first needs the network, in addition to the one that denoises."""
         if self.fitted:
             return self.own.preview(latents)
         self.residence.bring(self.network)

@@ -1,7 +1,7 @@
 """A loaded checkpoint, ready for requests."""
 
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from kandinsky.checkpoints.original import OriginalFolder, open_model
 from kandinsky.checkpoints.original_hub import DECODER, HALVES, PRIOR
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.core.events import Event, Finished, Result
+from kandinsky.core.events import Events, Finished, Result
 from kandinsky.core.prompts import PromptLike
 from kandinsky.core.requests import EFFECTIVE_GUIDANCE, Fields, Request, Row
 from kandinsky.core.rng import PerImageRng, Rng
@@ -85,9 +85,7 @@ class Pipeline:
         requests (steps, guidance_scale, sampler) and times. Raises CheckpointError when it cannot be read or
         was made for another model, RequestError for a name in use; nothing is changed then.
         """
-        path = loras.located(source, self._folder)
-        sampling = loras.sampling_in(path)
-        label = loras.load_lora(self.model, path, scale, name or loras.label_of(Path(source)))
+        label, sampling = loras.load_lora(self.model, source, scale, name, self._folder)
         self._lora_sources[label] = str(source)
         if sampling is not None:
             self._samplings[label] = sampling
@@ -112,13 +110,11 @@ class Pipeline:
         quantized = self.settings.get("quantize")
         if self._residency is not None or quantized is not None:
             how = quantized or f"offload {self.offload!r}"
-            raise RequestError(
-                f"Adapters cannot be merged into weights with {how}.", "They act beside them as they are."
-            )
+            raise RequestError(f"Adapters cannot be merged into weights with {how}.", "They act without being merged.")
         loras.merge(self.model)
 
     def unmerge_loras(self) -> None:
-        """Takes the adapters out of the weights again, to the last bit; they act beside them as before."""
+        """Takes the adapters out of the weights again, to the last bit; they act as before."""
         loras.unmerge(self.model)
 
     def load_words(self, source: str | Path) -> list[str]:
@@ -141,7 +137,7 @@ class Pipeline:
         return Path(self.model_id) if self.model_id else None
 
     def _note_loras(self) -> None:
-        """Keeps what images' metadata says of adapters, in the form that `load` takes."""
+        """Updates the adapters in `settings`, in the form that `load` takes."""
         self._samplings = {k: v for k, v in self._samplings.items() if k in self.loras}
         acting = {self._lora_sources.get(name, name): scale for name, scale in self.loras.items() if scale}
         self.settings = {key: value for key, value in self.settings.items() if key != "lora"}
@@ -155,16 +151,14 @@ class Pipeline:
                 return event.result
         raise RuntimeError("the stream ended without a result")
 
-    def stream(
-        self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]
-    ) -> Generator[Event, None, None]:
+    def stream(self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]) -> Events:
         """As `generate`, but yields what happens as it happens; the last event is `Finished`.
 
         The request is checked before this returns. Closing the stream cancels the work and frees its memory.
         """
         return self.run(Request(prompt, **fields))
 
-    def run(self, request: Request, rng: RngMaker | None = None) -> Generator[Event, None, None]:
+    def run(self, request: Request, rng: RngMaker | None = None) -> Events:
         """Streams an already built request.
 
         `rng` makes the noise of a batch from its seeds; without it there is one generator per image.
@@ -179,14 +173,13 @@ class Pipeline:
                 found[event.index] = event.result
         return [found[index] for index in range(len(found))]
 
-    def stream_batch(self, requests: Sequence[Request], batch_size: int | None = None) -> Generator[Event, None, None]:
+    def stream_batch(self, requests: Sequence[Request], batch_size: int | None = None) -> Events:
         """Runs several requests, which share batches of the networks wherever they can.
 
-        Those can that differ in nothing but prompts, negative prompts, input images, seeds, counts and
-        guidance scales; the others run after one another. Each image is what it would be alone, to
-        rounding; with a `batch_size` (default: the pipeline's) of 1, to the bit. `Finished` comes for each
-        request when it is done, with its place in `requests`. All are checked before this returns; raises
-        RequestError that names the first one that cannot be.
+        Those can that differ in nothing but prompts, negative prompts, input images, seeds, counts and guidance scales;
+        the others run after one another. Each image is what it would be alone, to rounding; with a `batch_size`
+        (default: the pipeline's) of 1, to the bit. `Finished` comes for each request when it is done, with its place in
+        `requests`. All are checked before this returns; raises RequestError that names the first one that cannot be.
         """
         resolved = []
         for index, request in enumerate(requests):
@@ -199,7 +192,7 @@ class Pipeline:
         return self._events(resolved, size, self._rng)
 
     def warm_up(self, **fields: Unpack[Fields]) -> None:
-        """Draws an image in one step and throws it away, so that the next such one waits for nothing.
+        """Runs one step and discards the image, so that compiling is done before the next request.
 
         With `compile` the networks are compiled for its width, height and count; `fields` are as in
         `generate`, and the model's defaults count where they are left out.
@@ -223,7 +216,7 @@ class Pipeline:
     def _rng(self, seeds: Sequence[int]) -> Rng:
         return PerImageRng.from_seeds(seeds, self.model.working_dtype)
 
-    def _events(self, requests: Sequence[Resolved], batch_size: int, rng: RngMaker) -> Generator[Event, None, None]:
+    def _events(self, requests: Sequence[Resolved], batch_size: int, rng: RngMaker) -> Events:
         def batch_of(rows: Sequence[Row]) -> Batch:
             return Batch(rows, rng([row.seed for row in rows]))
 
@@ -231,19 +224,15 @@ class Pipeline:
         return events if self._residency is None else self._residency.in_turns(events)
 
     def _result(self, resolved: Resolved, images: "list[Image]", batch: int) -> Result:
-        request, offset = resolved.request, self.model.guidance_offset
-        stored = request.to_json()
-        if offset:
-            scale = request.guidance_scale
-            if isinstance(scale, tuple):
-                stored[EFFECTIVE_GUIDANCE] = [None if one is None else one + offset for one in scale]
-            else:
-                stored[EFFECTIVE_GUIDANCE] = None if scale is None else scale + offset
+        request, usual = resolved.request, self.model.guidance
+        stored, scale = request.to_json(), request.guidance_scale
+        if self.model.guidance_offset:
+            stored[EFFECTIVE_GUIDANCE] = [usual(one) for one in scale] if isinstance(scale, tuple) else usual(scale)
         return Result(images, request.seeds, stored, self.model_id, self.settings, batch)
 
 
 def check_batch_size(size: object) -> int:
-    """The size, where it is one; RequestError otherwise."""
+    """Returns a valid batch size; RequestError for anything else."""
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise RequestError(f"batch_size is {size!r}.", "Use a whole number from 1 up.")
     return size
@@ -270,21 +259,19 @@ def load(
 ) -> Pipeline:
     """Loads a checkpoint: the embedded one, a folder in diffusers layout or of original files, or a Hub id.
 
-    `prior` is the folder or Hub id of the prior; without it the decoder's README says which, and with False
-    the decoder is loaded alone and takes embeddings only. `device` and `dtype` default to the best of this
-    machine, see `choose_dtype`; images' metadata names the dtype. `variant` picks files such as "fp16" (the
-    only one there is need not be named), or "inpainting" and "flash" among original files; `revision` pins a
-    Hub commit. `behaviour` chooses where the same weights were published with several ways to run them, such
-    as "release-2022" (the usual one) and "head-2023".
-    `lora` maps adapters to their scales, see `Pipeline.load_lora`; `words` are files of learned words.
-    `offload` chooses what is in memory: "none" (as without it) all weights, "parts" each network only while
-    it runs, "layers" a T5 text encoder one layer at a time as well, "auto" the first of these that fits into
-    free memory. `quantize` holds weights in "int8" or "int4" (an extra library). `prompt_cache` is a folder
-    in which texts, once read, are kept. `tiling` codes images in strips of rows, for less memory and equal
-    to rounding: True all, False none, "auto" (as without it) those of more than 1024 x 1024 pixels. `compile`
-    runs the denoising network through torch.compile, now, for the default size; see `Pipeline.warm_up`.
-    `on_progress(file, done, total)` is told of downloads. Raises CheckpointError (HubError for downloads) or
-    RequestError, naming what is missing and what to do.
+    `prior` is the folder or Hub id of the prior; without it the decoder's README says which, and with False the decoder
+    is loaded alone and takes embeddings only. `device` and `dtype` default to the best of this machine, see
+    `choose_dtype`; images' metadata names the dtype. `variant` picks files such as "fp16" (the only one there is need
+    not be named), or "inpainting" and "flash" among original files; `revision` pins a Hub commit. `behaviour` chooses
+    where the same weights were published with several ways to run them, such as "release-2022" (the usual one) and
+    "head-2023". `lora` maps adapters to their scales, see `Pipeline.load_lora`; `words` are files of learned words.
+    `offload` chooses what is in memory: "none" (as without it) all weights, "parts" each network only while it runs,
+    "layers" a T5 text encoder one layer at a time as well, "auto" the first of these that fits into free memory.
+    `quantize` holds weights in "int8" or "int4" (an extra library). `prompt_cache` is a folder in which texts, once
+    read, are kept. `tiling` codes images in strips of rows, for less memory and equal to rounding: True all, False
+    none, "auto" (as without it) those of more than 1024 x 1024 pixels. `compile` runs the denoising network through
+    torch.compile, now, for the default size; see `Pipeline.warm_up`. `on_progress(file, done, total)` is called for
+    downloads. Raises CheckpointError (HubError for downloads) or RequestError, naming what is missing and what to do.
     """
     memory = MemoryOptions(offload, quantize, prompt_cache, tiling, compile)
     on = choose_device(device)
@@ -292,7 +279,7 @@ def load(
     if batch_size is not None:
         check_batch_size(batch_size)
     model_id = EMBEDDED if model is None else str(model)
-    decoder, beside = open_sources(model, prior, variant, revision, on_progress)
+    decoder, other = open_sources(model, prior, variant, revision, on_progress)
     if variant is None and isinstance(decoder, Folder) and decoder.only_variant:
         warnings.warn(
             f"{model_id} has weights of the variant {decoder.only_variant!r} alone; they are used.", stacklevel=2
@@ -300,7 +287,7 @@ def load(
     automatic = dtype in (None, "auto") and on.type == "cpu"
     kind = choose_dtype(dtype, on, denoiser_parameters(decoder, variant) if automatic else 0)
     place = Placement(on, kind, variant, behaviour, memory.on_meta, accelerate=accelerated)
-    loaded = laid_out_model(memory.tiled(load_model(decoder, beside, place)))
+    loaded = laid_out_model(memory.tiled(load_model(decoder, other, place)))
     settings: dict[str, str | bool | None] = {
         "prior": str(prior) if isinstance(prior, Path) else prior,
         "dtype": str(place.dtype).removeprefix("torch."),

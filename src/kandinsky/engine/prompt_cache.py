@@ -1,4 +1,4 @@
-"""Texts that were read once, kept in a folder by what they say and by which encoder read them."""
+"""Caches encoded texts in a folder, by text and encoder."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,10 +20,10 @@ STATES = "states"
 
 @dataclass(frozen=True, eq=False)
 class CachingEncoder:
-    """A text encoder that asks `folder` before it reads a text, and leaves there what it read.
+    """A text encoder that looks a text up in `folder` before it reads it, and stores the result there.
 
     `network` holds the weights that `reader` reads with, which are those `stored`; `kept` says what else
-    tells its answers from others'. With learned words in a text, or adapters on the encoder, it is read.
+    distinguishes its outputs. With learned words in a text, or adapters on the encoder, it is read.
     """
 
     reader: TextNetwork
@@ -34,7 +34,6 @@ class CachingEncoder:
 
     @property
     def config(self) -> Any:
-        """The encoder's."""
         return self.reader.config
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
-"""Weights in eight or four bits, by optimum-quanto: what they are multiplied with keeps its type.
+"""Quantizes weights to eight or four bits with optimum-quanto; activations keep their dtype.
 
-torchao (0.18) leaves convolutions as they are, which hold most of a U-Net, and needs another library for
-four bits.
+torchao (0.18) leaves convolutions as they are, which hold most of a U-Net, and needs another library for four bits.
 """
 
 from importlib import import_module
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from kandinsky.core.errors import RequestError, nearest
-from kandinsky.engine.weight_residency import WeightResidency, tensors_of
+from kandinsky.engine.weight_residency import WeightResidency
 
 WIDTHS = ("int8", "int4")
 """Eight bits with a scale for each row, or four with a scale and a shift for each group of numbers."""
@@ -20,7 +19,7 @@ SMALLEST = 32
 
 
 def check_quantize(name: str | None) -> None:
-    """Raises RequestError for weights that there are not, and where the library is missing."""
+    """Raises RequestError for an unknown width, and where the library is missing."""
     if name is None:
         return
     if name not in WIDTHS:
@@ -29,7 +28,7 @@ def check_quantize(name: str | None) -> None:
 
 
 def quantize(network: nn.Module, width: str, residence: WeightResidency) -> None:
-    """Replaces the matrices and kernels of a network by quantized ones, and brings all else of it.
+    """Replaces the linear and convolution layers of a network by quantized ones, and loads all its other weights.
 
     They are brought one layer at a time, so that little is in memory at full width.
     """
@@ -37,7 +36,7 @@ def quantize(network: nn.Module, width: str, residence: WeightResidency) -> None
     paths = [path for path, layer in network.named_modules() if _is_wide(layer)]
     theirs = {f"{path}.{name}" for path in paths for name in network.get_submodule(path).state_dict()}
     # Before: what the library makes of a layer is costly to list and to look through.
-    residence.bring(network, tensors_of(network).keys() - theirs)
+    residence.bring(network, network.state_dict().keys() - theirs)
     for path, layer in residence.fill(network, paths):
         parent, _, name = path.rpartition(".")
         setattr(network.get_submodule(parent), name, narrowed(quanto, cast(nn.Linear | nn.Conv2d, layer), width))

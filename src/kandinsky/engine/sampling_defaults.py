@@ -1,4 +1,4 @@
-"""How a checkpoint with an adapter wants images drawn, where that differs from the checkpoint alone."""
+"""Sampling defaults that an adapter brings, in place of its checkpoint's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,6 +1,6 @@
-"""Weights that are in memory only while they are needed; between times they lie in their files."""
+"""Loads weights from their files while they are needed, and frees them afterwards."""
 
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.checkpoints.lazy_weights import LazyWeights, placed, portions
-from kandinsky.core.events import Denoising, Event
+from kandinsky.core.events import Denoising, Events
 
 T = TypeVar("T")
 
 
 class WeightResidency:
-    """Networks whose weights come to `device` in `dtype` from where they are `stored`, and go again.
+    """Networks whose weights are loaded to `device` in `dtype` from where they are `stored`, and freed.
 
     A network that is away is on the meta device. What is brought is mapped from its file wherever the file
     holds it alike, and nothing is written back: networks must not be trained meanwhile.
@@ -29,18 +29,18 @@ class WeightResidency:
         self._turn = Lock()
 
     def only(self, network: nn.Module | None = None, names: Collection[str] | None = None) -> None:
-        """Brings the named tensors of one network (None: all of them), and lets go of everything else."""
-        wanted = frozenset(tensors_of(network) if names is None else names) if network else frozenset()
+        """Loads the named tensors of one network (None: all), and frees all others."""
+        wanted = frozenset(network.state_dict() if names is None else names) if network else frozenset()
         if self._held == (network, wanted):
             return
         self._held = None
         for other in self.stored:
-            self.drop(other, tensors_of(other).keys() - (wanted if other is network else frozenset()))
+            self.drop(other, other.state_dict().keys() - (wanted if other is network else frozenset()))
         if network is not None:
             self.bring(network, wanted)
         self._held = network, wanted
 
-    def in_turns(self, events: Generator[Event, None, None]) -> Generator[Event, None, None]:
+    def in_turns(self, events: Events) -> Events:
         """Yields `events`, which are computed by one thread at a time; all weights go at the end."""
         try:
             with closing(events):
@@ -53,15 +53,18 @@ class WeightResidency:
                         event = replace(event, preview=partial(self._in_turn, event.preview))
                     yield event
         finally:
-            self._in_turn(self.only)
+            # Where another request computes, weights go at its end. It may be on this very thread, which then is
+            # collecting garbage, and would wait for itself.
+            if not self._turn.locked():
+                self._in_turn(self.only)
 
     def _in_turn(self, call: Callable[[], T]) -> T:
         with self._turn:
             return call()
 
     def bring(self, network: nn.Module, names: Collection[str] | None = None) -> None:
-        """Brings what is away of the named tensors of a network (None: of all)."""
-        known = tensors_of(network)
+        """Loads those of the named tensors of a network (None: all) that are on the meta device."""
+        known = network.state_dict()
         away = {n: t for n, t in known.items() if t.is_meta and (names is None or n in names)}
         if not away:
             return
@@ -88,17 +91,12 @@ class WeightResidency:
             yield path, module
 
     def drop(self, network: nn.Module, names: Collection[str] | None = None) -> None:
-        """Lets go of the named tensors of a network (None: of all)."""
-        known = tensors_of(network)
+        """Frees the named tensors of a network (None: all)."""
+        known = network.state_dict()
         here = {n: t for n, t in known.items() if not t.is_meta and (names is None or n in names)}
         if here:
             self._held = None
             network.load_state_dict({n: t.to("meta") for n, t in here.items()}, strict=False, assign=True)
-
-
-def tensors_of(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a network that files hold, by name."""
-    return network.state_dict()
 
 
 def names_in(network: nn.Module, parts: Collection[nn.Module]) -> set[str]:
@@ -113,4 +111,4 @@ def names_in(network: nn.Module, parts: Collection[nn.Module]) -> set[str]:
 
 def bytes_of(network: nn.Module) -> int:
     """How much memory a network's weights take when they are there."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(network).values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())

@@ -16,7 +16,8 @@ from kandinsky.checkpoints.maps.original_files import KL_SCALE, TWO_TEXTS
 from kandinsky.checkpoints.maps.scheduler import DDPM_BETAS
 from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
-from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader, SecondReader, TwoTextsConditioner
+from kandinsky.conditioning.conditions import TextEncoder
+from kandinsky.conditioning.decoder_texts import DecoderTexts, TextsConditioner
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.schedule import ImageNoise, Schedule
@@ -121,10 +122,10 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
     settings = BEHAVIOURS[place.behaviour or next(iter(BEHAVIOURS))]
     schedules = settings(replace_known_region=unet.config.in_channels == latents)
     network, codec, texts = place.put(unet), place.put(vae), (place.put(first), place.put(second))
-    readers = MultilingualReader(tokenizers[0], texts[0]), SecondReader(tokenizers[1], texts[1])
+    encoders = TextEncoder(tokenizers[0], texts[0]), TextEncoder(tokenizers[1], texts[1])
     return Model(
         name="Kandinsky 2.0",
-        conditioner=TwoTextsConditioner(DecoderTexts(*readers)),
+        conditioner=TextsConditioner(DecoderTexts(*encoders)),
         network=network,
         codec=AutoencoderCodec(codec, scale),
         schedule=schedules["ddim"],

@@ -14,9 +14,9 @@ from kandinsky.checkpoints.maps.scheduler import DDPM_BETAS, LATENT_BETAS, TEXT_
 from kandinsky.checkpoints.maps.unet2 import unet2_config
 from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
-from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader
+from kandinsky.conditioning.conditions import TextEncoder
+from kandinsky.conditioning.decoder_texts import DecoderTexts, TextsConditioner
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
-from kandinsky.conditioning.text_image import TextImageConditioner
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.schedule import ImageNoise, Schedule
@@ -135,11 +135,11 @@ def load(source: Source, stage: StageLoader | None, place: Placement) -> Model:
     prior = None if stage is None else stage()
     check_fit(prior, unet.config.image_dim)
     image = ImagePromptConditioner(prior, unet.config.image_dim, place.device, place.dtype)
-    texts = DecoderTexts(MultilingualReader(tokenizer, encoder))
+    texts = DecoderTexts(TextEncoder(tokenizer, encoder))
     modules: dict[str, nn.Module] = {"unet": network, "movq": codec, "decoder_text_encoder": encoder}
     return Model(
         name="Kandinsky 2.1",
-        conditioner=TextImageConditioner(image, texts, negative_texts=not original),
+        conditioner=TextsConditioner(texts, image, negative_texts=not original),
         network=network,
         codec=AutoencoderCodec(codec),
         schedule=schedules[sampler],

@@ -18,7 +18,7 @@ from kandinsky.checkpoints.maps.original_files import INPAINTING
 from kandinsky.checkpoints.maps.scheduler import schedule_from_json
 from kandinsky.checkpoints.original import OriginalFolder, Source
 from kandinsky.conditioning.clip_image import ClipPreprocess
-from kandinsky.conditioning.prior_stage import Accelerate, PriorStage, as_it_is
+from kandinsky.conditioning.prior_stage import Accelerate, PriorStage, unaccelerated
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.requests import Request
 from kandinsky.diffusion.schedule import Schedule
@@ -48,7 +48,7 @@ class Placement:
     behaviour: str | None = None
     on_meta: bool = False
     weight_sources: dict[nn.Module, LazyWeights] = field(default_factory=dict, compare=False)
-    accelerate: Accelerate = as_it_is
+    accelerate: Accelerate = unaccelerated
 
     def put(self, lazy: LazyNetwork[C, M]) -> M:
         """Loads a network; CheckpointError for weights that do not fit."""
@@ -111,7 +111,7 @@ class Generation:
             tokenizer=tokenizer,
             text=encoder,
             vision=tower,
-            waiting=waiting,
+            lazy_vision=waiting,
             preprocess=preprocess,
             network=place.put(prior),
             schedule=schedule,

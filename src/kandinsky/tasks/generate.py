@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from kandinsky.conditioning.conditions import Batch, Conditions
-from kandinsky.core.events import Decoding, Denoising, Event, Finished, Result
+from kandinsky.conditioning.conditions import Batch, Conditions, Encoded
+from kandinsky.core.events import Decoding, Denoising, Event, Events, Finished, Result
 from kandinsky.core.images import crop, to_pil
 from kandinsky.core.requests import Request, Row, per_prompt
 from kandinsky.diffusion.denoiser import Network, make_denoiser
 from kandinsky.diffusion.guidance import is_guided, joint
-from kandinsky.diffusion.loop import Step, sample
+from kandinsky.diffusion.loop import Trajectory, sample
 from kandinsky.generations.model import Model
 from kandinsky.tasks.resolve import Resolved
 from kandinsky.tasks.start import batch_hint, start
@@ -53,7 +53,7 @@ class Group:
 
 def generate(
     model: Model, requests: Sequence[Resolved], batch_size: int, batch_of: BatchMaker, finish: Finish
-) -> Generator[Event, None, None]:
+) -> Events:
     """Draws the images of all requests, at most `batch_size` of them at once, and yields what happens.
 
     `batch_of` gives rows their noise; `finish(request, images, batch)` makes the result of a request, of
@@ -81,7 +81,7 @@ def generate(
 
 
 def groups_of(requests: Sequence[Resolved]) -> list[Group]:
-    """The images of all requests by what can be in one batch, in their order.
+    """Groups the images of all requests that can share a batch, in their order.
 
     Guided and unguided images are kept apart: these need half as many calls of a network.
     """
@@ -97,11 +97,11 @@ def groups_of(requests: Sequence[Resolved]) -> list[Group]:
 
 
 def portions(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """The items in parts of that size, of which the last may be smaller."""
+    """Splits items into parts of a size; the last may be smaller."""
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def encode(model: Model, resolved: Resolved, batches: Sequence[Batch]) -> Generator[Event, None, list[Conditions]]:
+def encode(model: Model, resolved: Resolved, batches: Sequence[Batch]) -> Encoded:
     """The conditions of all batches; a text is encoded once, however many images it has."""
     guided = any(is_guided(row.guidance_scale) for batch in batches for row in batch.rows)
     return (yield from model.conditioner.encode(batches, resolved.prior_steps, guided))
@@ -122,9 +122,7 @@ def draw(
     return to_pil(crop(model.codec.decode(latents), resolved.width, resolved.height))
 
 
-def denoise(
-    model: Model, resolved: Resolved, batch: Batch, conditions: Conditions
-) -> Generator[Step, Tensor | None, None]:
+def denoise(model: Model, resolved: Resolved, batch: Batch, conditions: Conditions) -> Trajectory:
     """Denoises the images of a batch together; the last step's `x` is the result, latents (B, C, h, w).
 
     Latents that are sent into the generator take the place of the step's.
@@ -138,7 +136,7 @@ def denoise(
     if isinstance(scale, Tensor):
         scale = scale.to(model.working_dtype).to(model.device)
     fixed = schedule.process, schedule.parametrization, scale, schedule.constraints, begin.paste
-    denoiser = make_denoiser(network, *fixed, interval=resolved.interval, alone=conditional_only)
+    denoiser = make_denoiser(network, *fixed, interval=resolved.interval, conditional_only=conditional_only)
     yield from sample(resolved.sampler, denoiser, begin.x, begin.times, batch.rng, begin.project)
 
 

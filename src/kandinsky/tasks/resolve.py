@@ -1,4 +1,4 @@
-"""A request becomes what a model does for it: every value present, everything looked up once, and checked."""
+"""Resolves a request for a model: fills in every default, looks everything up once, and checks it."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from kandinsky.generations.model import Model
 
 @dataclass(frozen=True, eq=False)
 class Resolved:
-    """A request that a model can do.
+    """A request with every value present, checked for a model.
 
     `request` has every default filled in, and is what metadata stores. `rows` are its images, with guidance
     scales as `combine` has them. `begin` holds the times to do, and to which of them an image is noised.

@@ -88,7 +88,7 @@ def from_region(model: Model, resolved: Resolved, batch: Batch) -> Start:
 def region_condition(
     model: Model, pixels: Tensor | None, latents: Tensor, repaint: Tensor, rng: Rng | None = None
 ) -> Tensor:
-    """What an inpainting network sees of a region, as channels (B, C + 1, h, w) behind the latents.
+    """The extra input channels (B, C + 1, h, w) of an inpainting network, behind the latents.
 
     `pixels` (B, 3, H, W) are needed where the network sees a masked image, their `latents` (B, C, h, w)
     where it sees masked latents; `repaint` (B, 1, H, W) is 1 inside. `rng` is for codecs that draw.
@@ -97,7 +97,7 @@ def region_condition(
         known = _known(model, repaint).to(latents)
         return torch.cat([latents * known, known], dim=1).to(model.dtype)
     assert pixels is not None
-    # What is repainted in part is hidden as a whole, and the network is told how much of it is kept.
+    # What is repainted in part is hidden as a whole, and the network gets how much of it is kept.
     shown = _encoded(model, torch.where(repaint > 0, 0.0, pixels), rng)
     return torch.cat([_kept(repaint, model.codec.downscale).to(shown), shown], dim=1).to(model.dtype)
 
@@ -140,7 +140,7 @@ def _encoded(model: Model, pixels: Tensor, rng: Rng | None) -> Tensor:
 
 
 def _noised_noise(model: Model, resolved: Resolved, noise: Tensor, rng: Rng) -> Tensor:
-    """The first latents of a trajectory from noise: that noise, in some codes noised once more."""
+    """The first latents of a trajectory from noise: the noise, noised once more where the schedule says so."""
     if not resolved.schedule.noises_noise:
         return noise
     again = _noise(model, tuple(noise.shape), rng)
@@ -157,12 +157,12 @@ def _repainted(model: Model, resolved: Resolved, batch: Batch) -> Tensor:
 
 
 def _known(model: Model, repaint: Tensor) -> Tensor:
-    """The latents (B, 1, h, w) that count as known, a little fewer than those that masks leave."""
+    """The eroded mask of the known region, (B, 1, h, w) at latent size."""
     return erode(_kept(repaint, model.codec.downscale))
 
 
 def _kept(repaint: Tensor, scale: int) -> Tensor:
-    """What masks at image size leave as it is, (B, 1, h, w) at latent size, 1 = known."""
+    """Masks of the known region, (B, 1, h, w) at latent size, 1 = known."""
     size = (repaint.shape[-2] // scale, repaint.shape[-1] // scale)
     return F.interpolate(1.0 - repaint, size=size, mode="nearest")
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from kandinsky.compat.diffusers.callbacks import Call
 from kandinsky.compat.diffusers.inputs import scaled
+from kandinsky.compat.diffusers.surface import lacking
 from kandinsky.core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class BasePipeline:
         # Not a property, since a class of the user's may set it.
         if name == "movq_scale_factor" and "movq" in self.COMPONENTS:
             return 2 ** (len(self.movq.config.block_out_channels) - 1)
-        raise AttributeError(f"A {type(self).__name__} has no {name!r}.")
+        raise lacking("pipelines", self, name)
 
     def register_modules(self, **components: object) -> None:
         """Sets components by their names, also those of a class that names none."""

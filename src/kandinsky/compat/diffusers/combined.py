@@ -23,6 +23,7 @@ class CombinedPipeline(DiffusionPipeline):
     Its `latents` are the prior's (B, D) or, where the decoder begins with noise, the decoder's (B, 4, h, w).
     """
 
+    _load_connected_pipes = True
     PRIOR: ClassVar[type[DiffusionPipeline]]
     DECODER: ClassVar[type[DiffusionPipeline]]
 

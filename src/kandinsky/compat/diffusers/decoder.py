@@ -29,8 +29,8 @@ from kandinsky.compat.diffusers.postprocess import check_output_type, decoded_im
 from kandinsky.compat.diffusers.schedulers import schedule_of
 from kandinsky.compat.diffusers.step_networks import UNET2, ComponentNetwork, Convention, Tensors, run
 from kandinsky.compat.kinds import check_kind
-from kandinsky.conditioning.conditions import Batch
-from kandinsky.conditioning.decoder_texts import DecoderTexts, MultilingualReader, stacked
+from kandinsky.conditioning.conditions import Batch, TextEncoder
+from kandinsky.conditioning.decoder_texts import DecoderTexts, stacked
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import RequestError
@@ -209,7 +209,7 @@ class TextDecoderPipeline(DecoderPipeline):
         negatives = each(given["negative_prompt"], "negative_prompt")
         reading = [*(negatives if is_guided(given["guidance_scale"]) else []), *prompts]
         encoder = native_of(self.text_encoder, MultilingualClip)
-        reader = MultilingualReader(native_of(self.tokenizer, Tokenizer), encoder, self.device)
+        reader = TextEncoder(native_of(self.tokenizer, Tokenizer), encoder, self.device)
         with self._ready("text_encoder"):
             text: Any = stacked(warned(DecoderTexts(reader).encode(reading)), reading)
         return {**told, "encoder_hidden_states": text.text_hidden, "text_embeds": text.text_embedding}, against

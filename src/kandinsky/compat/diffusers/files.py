@@ -44,6 +44,8 @@ REFUSED: Mapping[str, str] = {
     "output_loading_info": "Weights that do not fit raise an error.",
     "parallel_config": "One device draws; kandinsky's jobs use several.",
     "quantization_config": QUANTIZED,
+    "return_commit_hash": "The folder's name in the cache is the commit.",
+    "return_unused_kwargs": "What a class does not read is left out.",
     "use_flashpack": "Weights are read from safetensors.",
 }
 """Keywords that would act in diffusers and cannot here, with what to do instead; None and False are no request."""
@@ -54,8 +56,9 @@ class LoadingError(CheckpointError, OSError, ValueError):
     """What CheckpointError is, caught by code that expects the errors of diffusers."""
 
 
-class DownloadError(HubError, OSError, ValueError):
-    """What HubError is, caught by code that expects the errors of diffusers."""
+def _as_there(kind: type[CheckpointError]) -> type[CheckpointError]:
+    """The same error, caught by code that expects the errors of diffusers, too."""
+    return type(kind.__name__, (kind, OSError, ValueError), {"__doc__": kind.__doc__, "__module__": kind.__module__})
 
 
 @contextmanager
@@ -66,8 +69,7 @@ def loading_errors() -> Iterator[None]:
     except CheckpointError as error:
         if isinstance(error, OSError):
             raise
-        kind = DownloadError if isinstance(error, HubError) else LoadingError
-        raise kind(error.message, error.hint) from error
+        raise _as_there(type(error))(error.message, error.hint) from error
 
 
 @dataclass(frozen=True)

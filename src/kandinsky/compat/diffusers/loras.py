@@ -4,6 +4,7 @@ diffusers has these for Kandinsky 3 alone, where its adapters do not fit its own
 pipeline.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from kandinsky.adapters import lora
 from kandinsky.checkpoints.hub import resolve_files
-from kandinsky.checkpoints.lora import takes_adapters, write_lora
+from kandinsky.checkpoints.lora import DIFFUSERS_FILE, SETTINGS, takes_adapters
 from kandinsky.checkpoints.textual_inversion import Words, read_words, words_in
-from kandinsky.compat.diffusers.adapters import read_adapter
+from kandinsky.checkpoints.weights import write_tensor_file
+from kandinsky.compat.diffusers.adapters import ENDLESS, read_adapter
 from kandinsky.compat.diffusers.files import LOADING, Loading, check_keywords, loading_errors
 from kandinsky.compat.diffusers.models import native_of, original_of
 from kandinsky.compat.diffusers.part import Part
+from kandinsky.compat.diffusers.weights import write_pickles
 from kandinsky.conditioning.conditions import TextEncoder
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
@@ -85,10 +87,23 @@ def load_lora(
         done.append(part)
 
 
-def save_loras(pipe: "DiffusionPipeline", folder: Path, name: str, file: str) -> None:
-    """Writes an adapter of a pipeline as one file that diffusers and `load_lora` read; OutputError."""
-    parts = parts_with(pipe, name)
-    write_lora(folder / file, {key: (part.native, lora.adapter_of(part.native, name)) for key, part in parts.items()})
+def save_layers(
+    folder: Path,
+    layers: Mapping[str, Mapping[str, Tensor] | None],
+    settings: Mapping[str, Mapping[str, object] | None],
+    file: str | None,
+    safe: bool,
+) -> None:
+    """Writes an adapter's tensors by component, with peft's settings of each, as one file that `load_lora` reads."""
+    tensors = {f"{part}.{name}": one for part, found in layers.items() for name, one in (found or {}).items()}
+    if not tensors:
+        raise RequestError("There is no tensor of an adapter to save.", f"Give one of: {', '.join(layers)}.")
+    stated = {f"{part}.{name}": one for part, found in settings.items() for name, one in (found or {}).items()}
+    if safe:
+        header = {SETTINGS: json.dumps(stated, sort_keys=True, default=list)} if stated else {}
+        write_tensor_file(folder / (file or DIFFUSERS_FILE), tensors, header)
+    else:
+        write_pickles(folder, (file or "pytorch_lora_weights.bin").removesuffix(".bin"), tensors, ENDLESS)
 
 
 def set_adapters(pipe: "DiffusionPipeline", names: str | Sequence[str], weights: Any) -> None:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from kandinsky.checkpoints.components import Component
 from kandinsky.checkpoints.maps import networks
-from kandinsky.compat.diffusers.attention import AttnAddedKVProcessor2_0, check_processors
 from kandinsky.compat.diffusers.outputs import (
     BaseModelOutput,
     CLIPTextModelOutput,
@@ -21,11 +20,12 @@ from kandinsky.compat.diffusers.outputs import (
     VQEncoderOutput,
 )
 from kandinsky.compat.diffusers.part import Part
+from kandinsky.compat.diffusers.surface import refuse
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.prepared import Fixed
 from kandinsky.networks.prior import Prior, PriorCondition, PriorFixed
-from kandinsky.networks.unet2 import Attention, UNet2, UNet2Condition
+from kandinsky.networks.unet2 import UNet2, UNet2Condition
 from kandinsky.networks.unet3 import UNet3, UNet3Condition
 
 PartT = TypeVar("PartT", bound="Part")
@@ -36,8 +36,6 @@ class UNet2DConditionModel(Part):
 
     FORMAT: ClassVar[Component] = networks.UNET
 
-    _processors: ClassVar[Mapping[str, object]] = {}
-
     def forward(
         self,
         sample: Tensor,
@@ -46,7 +44,7 @@ class UNet2DConditionModel(Part):
         added_cond_kwargs: Mapping[str, Tensor] | None = None,
         return_dict: bool = True,
         prepared: Fixed | None = None,
-        **ignored: object,
+        **others: object,
     ) -> Any:
         """One prediction.
 
@@ -55,6 +53,7 @@ class UNet2DConditionModel(Part):
         `encoder_hidden_states`. With `prepared`, what our own loop has computed before, the answer is the
         plain tensor (B, C', h, w).
         """
+        refuse("forward", others)
         network = cast(UNet2, self.native)
         if prepared is not None:
             return network.denoise(sample, prepared)
@@ -65,29 +64,6 @@ class UNet2DConditionModel(Part):
         times = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         predicted = network(sample, times, condition)
         return UNet2DConditionOutput(predicted) if return_dict else (predicted,)
-
-    @property
-    def attn_processors(self) -> dict[str, Any]:
-        """A processor by the name of each attention; whichever they are, the one fused attention runs."""
-        names = [f"{name}.processor" for name, module in self.native.named_modules() if isinstance(module, Attention)]
-        return {name: self._processors.get(name, AttnAddedKVProcessor2_0()) for name in names}
-
-    def set_attn_processor(self, processor: object) -> None:
-        """Accepts the published processors; raises RequestError for one that might change the attention.
-
-        Attention here is fused and exact whichever of them is set, so that setting one changes no image.
-        """
-        self.__dict__["_processors"] = check_processors(processor, list(self.attn_processors))
-
-    def set_default_attn_processor(self) -> None:
-        """Sets what was set at first."""
-        self.__dict__["_processors"] = {}
-
-    def enable_xformers_memory_efficient_attention(self, *_: object, **__: object) -> None:
-        """Accepted: attention is memory-efficient without it."""
-
-    def disable_xformers_memory_efficient_attention(self) -> None:
-        """Accepted: attention is memory-efficient without it."""
 
 
 class Kandinsky3UNet(Part):
@@ -136,8 +112,9 @@ class VQModel(Part):
         latents = cast(MoVQ, self.native).encode(x)
         return VQEncoderOutput(latents) if return_dict else (latents,)
 
-    def decode(self, h: Tensor, force_not_quantize: bool = False, return_dict: bool = True) -> Any:
+    def decode(self, h: Tensor, force_not_quantize: bool = False, return_dict: bool = True, shape: None = None) -> Any:
         """Latents (B, C, h, w) to images, about -1..1; quantised first unless `force_not_quantize`."""
+        refuse("decode", {"shape": shape})
         network = cast(MoVQ, self.native)
         latents = h if force_not_quantize else network.quantize(h).latents
         images = network.decode(latents)
@@ -194,10 +171,12 @@ class CLIPTextModelWithProjection(Part):
 
     FORMAT: ClassVar[Component] = networks.CLIP_TEXT
 
-    def forward(self, input_ids: Tensor, **ignored: object) -> CLIPTextModelOutput:
+    def forward(self, input_ids: Tensor, return_dict: bool = True, **others: object) -> Any:
         """Token ids (B, L) to the texts' embeddings and hidden states."""
+        refuse("forward", others)
         features = self.native(input_ids)
-        return CLIPTextModelOutput(features.embedding, features.hidden)
+        found = CLIPTextModelOutput(features.embedding, features.hidden)
+        return found if return_dict else found.to_tuple()
 
 
 class CLIPVisionModelWithProjection(Part):
@@ -205,9 +184,11 @@ class CLIPVisionModelWithProjection(Part):
 
     FORMAT: ClassVar[Component] = networks.CLIP_VISION
 
-    def forward(self, pixel_values: Tensor, **ignored: object) -> CLIPVisionModelOutput:
+    def forward(self, pixel_values: Tensor, return_dict: bool = True, **others: object) -> Any:
         """Normalised pixels (B, 3, S, S) to image embeddings."""
-        return CLIPVisionModelOutput(self.native(pixel_values))
+        refuse("forward", others)
+        found = CLIPVisionModelOutput(self.native(pixel_values))
+        return found if return_dict else found.to_tuple()
 
 
 class MultilingualCLIP(Part):
@@ -227,10 +208,14 @@ class T5EncoderModel(Part):
     FORMAT: ClassVar[Component] = networks.ONE_TEXT
     TIED: ClassVar[Mapping[str, str]] = {"encoder.embed_tokens.weight": "shared.weight"}
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **ignored: object) -> BaseModelOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, return_dict: bool = True, **others: object
+    ) -> Any:
         """Token ids and mask (B, L) to the texts' hidden states (B, L, W)."""
+        refuse("forward", others)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return BaseModelOutput(self.native(input_ids, mask))
+        found = BaseModelOutput(self.native(input_ids, mask))
+        return found if return_dict else found.to_tuple()
 
 
 PARTS: dict[str, type[Part]] = {

@@ -13,10 +13,12 @@ from kandinsky.checkpoints.components import Component, config_of
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component
 from kandinsky.checkpoints.lora import from_tensors
 from kandinsky.compat.diffusers.adapters import Adapters, adapter_of_config, behind, read_adapter, save_adapter
+from kandinsky.compat.diffusers.attention import AttnAddedKVProcessor2_0, check_processors
 from kandinsky.compat.diffusers.files import LOADING, Loading, check_keywords, loading_errors
 from kandinsky.compat.diffusers.outputs import (
     Config,
 )
+from kandinsky.compat.diffusers.surface import NOT_OFFERED, lacking, refuse
 from kandinsky.compat.diffusers.weights import (
     check_saving,
     foreign_state,
@@ -25,6 +27,7 @@ from kandinsky.compat.diffusers.weights import (
     write_pickles,
 )
 from kandinsky.core.errors import CheckpointError, RequestError
+from kandinsky.networks.blocks import RECOMPUTED
 
 WHOLE = "10GB"
 """The most that one file of weights holds unless told otherwise."""
@@ -42,6 +45,8 @@ class Part(nn.Module):
     FORMAT: ClassVar[Component]
     TIED: ClassVar[Mapping[str, str]] = {}
     """Second names of tensors in a state dict, which files do not have."""
+    is_gradient_checkpointing = False
+    _processors: ClassVar[Mapping[str, object]] = {}
 
     def __init__(self, **config: object) -> None:
         sizes = self.FORMAT.read(_sizes(config))
@@ -150,14 +155,15 @@ class Part(nn.Module):
         """Where the network is."""
         return next(self.parameters()).device
 
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        """How many numbers its weights hold."""
-        return sum(one.numel() for one in self.parameters() if one.requires_grad or not only_trainable)
+    def __getattr__(self, name: str) -> Any:
+        if name in NOT_OFFERED["networks"]:
+            raise lacking("networks", self, name)
+        return super().__getattr__(name)
 
-    @property
-    def peft_config(self) -> Any:
-        """AttributeError: functions of peft would find no layers of its own here."""
-        raise AttributeError("Adapters are not peft's layers; save_lora_adapter and state_dict give their weights.")
+    def num_parameters(self, only_trainable: bool = False, **others: object) -> int:
+        """How many numbers its weights hold."""
+        refuse("num_parameters", others)
+        return sum(one.numel() for one in self.parameters() if one.requires_grad or not only_trainable)
 
     def add_adapter(self, adapter_config: object, adapter_name: str = "default") -> None:
         """Adds a new adapter by a LoraConfig of peft and freezes all other weights.
@@ -257,11 +263,45 @@ class Part(nn.Module):
         for name in list(self.lora.scales):
             self.lora.remove(self.native, name)
 
-    def enable_gradient_checkpointing(self) -> None:
+    def enable_gradient_checkpointing(self, gradient_checkpointing_func: None = None) -> None:
         """From now on blocks are computed again in the backward pass instead of kept: less memory, more time."""
         from kandinsky.training.activation_checkpointing import recompute
 
+        refuse("enable_gradient_checkpointing", {"gradient_checkpointing_func": gradient_checkpointing_func})
         recompute(self.native)
+        self.is_gradient_checkpointing = True
+
+    def disable_gradient_checkpointing(self) -> None:
+        """Blocks are kept for the backward pass again."""
+        for block in self.native.modules():
+            for name in RECOMPUTED.get(type(block), ()):
+                vars(block).pop(name, None)
+        self.is_gradient_checkpointing = False
+
+    @property
+    def attn_processors(self) -> dict[str, Any]:
+        """A processor by the name of each attention; whichever they are, the one fused attention runs."""
+        ends = (".to_q.weight", ".to_q.base_layer.weight")
+        found = [name.removesuffix(end) for name in self.state_dict() for end in ends if name.endswith(end)]
+        names = [f"{name}.processor" for name in found]
+        return {name: self._processors.get(name, AttnAddedKVProcessor2_0()) for name in names}
+
+    def set_attn_processor(self, processor: object) -> None:
+        """Accepts the published processors; raises RequestError for one that might change the attention.
+
+        Attention here is fused and exact whichever of them is set, so that setting one changes no image.
+        """
+        self.__dict__["_processors"] = check_processors(processor, list(self.attn_processors))
+
+    def set_default_attn_processor(self) -> None:
+        """Sets what was set at first."""
+        self.__dict__["_processors"] = {}
+
+    def enable_xformers_memory_efficient_attention(self, *_: object, **__: object) -> None:
+        """Accepted: attention is memory-efficient without it."""
+
+    def disable_xformers_memory_efficient_attention(self) -> None:
+        """Accepted: attention is memory-efficient without it."""
 
 
 def _sizes(config: Mapping[str, object]) -> dict[str, object]:

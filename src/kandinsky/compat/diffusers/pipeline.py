@@ -5,13 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from kandinsky.checkpoints.diffusers_folder import Folder, write_model_index
-from kandinsky.checkpoints.lora import DIFFUSERS_FILE
 from kandinsky.compat.calls import signed
 from kandinsky.compat.diffusers import loras, offload
 from kandinsky.compat.diffusers.base import BasePipeline
@@ -37,6 +36,9 @@ from kandinsky.engine.devices import DTYPES, choose_device
 
 class DiffusionPipeline(BasePipeline):
     """A pipeline; `prior_*` of its components come from the prior's folder where the decoder's own has none."""
+
+    _optional_components: ClassVar[list[str]] = []
+    _load_connected_pipes: ClassVar[bool] = False
 
     def __init__(self, **components: object) -> None:
         super().__init__(**components)
@@ -251,11 +253,28 @@ class DiffusionPipeline(BasePipeline):
         """
         loras.load_lora(self, pretrained_model_name_or_path_or_dict, adapter_name, keywords)
 
+    @classmethod
     def save_lora_weights(
-        self, save_directory: str | Path, adapter_name: str = "default", weight_name: str = DIFFUSERS_FILE
+        cls,
+        save_directory: str | Path,
+        unet_lora_layers: Mapping[str, Tensor] | None = None,
+        text_encoder_lora_layers: Mapping[str, Tensor] | None = None,
+        is_main_process: bool = True,
+        weight_name: str | None = None,
+        save_function: None = None,
+        safe_serialization: bool = True,
+        unet_lora_adapter_metadata: Mapping[str, object] | None = None,
+        text_encoder_lora_adapter_metadata: Mapping[str, object] | None = None,
     ) -> None:
-        """Writes a loaded adapter as one file that `load_lora_weights` reads; raises OutputError."""
-        loras.save_loras(self, Path(save_directory), adapter_name, weight_name)
+        """Writes an adapter's tensors, by peft's names for each component, as one file that `load_lora_weights` reads.
+
+        Raises RequestError without any, OutputError when it cannot be written.
+        """
+        check_saving({"save_function": save_function})
+        layers = {"unet": unet_lora_layers, "text_encoder": text_encoder_lora_layers}
+        settings = {"unet": unet_lora_adapter_metadata, "text_encoder": text_encoder_lora_adapter_metadata}
+        if is_main_process:
+            loras.save_layers(Path(save_directory), layers, settings, weight_name, safe_serialization)
 
     def unload_lora_weights(self) -> None:
         """Takes all adapters off; what is fused stays. Without that, images are bit for bit those without."""

@@ -1,5 +1,6 @@
 """Scheduler classes by their familiar names: each is a name for one of our samplers and its schedule."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from kandinsky.compat.diffusers.files import LOADING, Loading, check_keywords, l
 from kandinsky.compat.diffusers.generators import Generators, GivenFirst, rng_of
 from kandinsky.compat.diffusers.outputs import Config, SchedulerOutput
 from kandinsky.compat.diffusers.scheduler_settings import ACTING, IDLE, SETTINGS, VARIANCES
+from kandinsky.compat.diffusers.surface import lacking, refuse
 from kandinsky.compat.diffusers.weights import check_saving
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.rng import Rng
@@ -34,6 +36,10 @@ DPM_SOLVERS: Mapping[tuple[object, object], tuple[str, float | None]] = {
 }
 """By algorithm and order: the sampler and its share of fresh noise (of first order it is DDIM, arXiv 2211.01095)."""
 NOT_OFFERED = "Leave it out, or use another scheduler: {}."
+
+
+class SettingError(RequestError, CheckpointError):
+    """A setting that no sampler follows, whether a keyword or a file gave it."""
 
 
 class SchedulerMixin:
@@ -89,7 +95,7 @@ class SchedulerMixin:
         return self.KIND in VARIANCES or not str(variance).startswith("learned")
 
     def _refused(self, what: str) -> RequestError:
-        return RequestError(f"{type(self).__name__}: {what}", NOT_OFFERED.format(", ".join(SCHEDULERS)))
+        return SettingError(f"{type(self).__name__}: {what}", NOT_OFFERED.format(", ".join(SCHEDULERS)))
 
     @classmethod
     def from_config(cls, config: Mapping[str, object] | str | Path, **changes: Any) -> Self:
@@ -110,8 +116,9 @@ class SchedulerMixin:
         cls, pretrained_model_name_or_path: str | Path, subfolder: str | None = None, **changes: Any
     ) -> Self:
         """Reads scheduler_config.json from a folder or a Hub id; raises CheckpointError when there is none."""
+        check_keywords(changes, cls.__name__, (*cls.PARAMETERS, *LOADING))
         folder, name = Loading.of(changes).component(pretrained_model_name_or_path, subfolder)
-        return cls.from_config(folder.config(name), **{k: v for k, v in changes.items() if k not in LOADING})
+        return cls.from_config(folder.config(name), **{k: v for k, v in changes.items() if k in cls.PARAMETERS})
 
     @classmethod
     @loading_errors()
@@ -157,12 +164,17 @@ class SchedulerMixin:
         return torch.tensor(self.schedule.process.final_alpha_bar)
 
     def set_timesteps(
-        self, num_inference_steps: int | None = None, device: Any = None, timesteps: Sequence[int] | None = None
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Sequence[int] | None = None,
+        **others: object,
     ) -> None:
         """Sets `timesteps` to the times of a trajectory of that many steps, or to falling times that are given.
 
         Raises RequestError for both or neither, and for times that do not fall from below the number trained.
         """
+        refuse("set_timesteps", others)
         if (num_inference_steps is None) == (timesteps is None):
             raise RequestError("A trajectory has a number of steps or its times.", "Give one of them.")
         if timesteps is not None:
@@ -185,6 +197,9 @@ class SchedulerMixin:
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The samples (B, ...), noised to their own times (B,)."""
         return self.schedule.process.add_noise(original_samples, noise, timesteps)
+
+    def __getattr__(self, name: str) -> Any:
+        raise lacking("schedulers", self, name)
 
     def __len__(self) -> int:
         return int(self.config["num_train_timesteps"])
@@ -230,7 +245,7 @@ class SteppingScheduler(SchedulerMixin):
         eta = schedule.eta if eta is None else eta
         sampler = make_sampler(schedule.sampler, schedule.process, variance=schedule.variance, eta=eta)
         x = in_working_precision(sample)
-        state = self._left[1] if self._left is not None and self._left[0] == t else sampler.init(x)
+        state = self._left[1] if self._left is not None and self._left[0] == t else None
         x, prediction, state = sampler.step(said, x, t, t_next, state, rng, t_next < 0)
         self._left = t_next, state
         found = SchedulerOutput(x.to(sample.dtype), prediction.x0.to(sample.dtype))
@@ -327,12 +342,33 @@ class DPMSolverMultistepScheduler(MultistepScheduler):
         return replace(super()._schedule(settings), sampler=sampler, eta=eta)
 
 
-class UniPCMultistepScheduler(MultistepScheduler):
+class UniPCMultistepScheduler(SteppingScheduler):
     """The sampler "unipc"."""
 
+    def step(self, model_output: Tensor, timestep: object, sample: Tensor, return_dict: bool = True) -> Any:
+        """As `DPMSolverMultistepScheduler.step`, without noise."""
+        return self._stepped(model_output, self._next(timestep), sample, _rng(None, model_output), return_dict)
 
-class EulerDiscreteScheduler(MultistepScheduler):
+
+class EulerDiscreteScheduler(SteppingScheduler):
     """The sampler "euler"."""
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: object,
+        sample: Tensor,
+        s_churn: float = 0.0,
+        s_tmin: float = 0.0,
+        s_tmax: float = math.inf,
+        s_noise: float = 1.0,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """As `DPMSolverMultistepScheduler.step`, without noise: RequestError for a churn above 0."""
+        refuse("step", {"s_churn": s_churn or None})
+        rng = _rng(generator, model_output)
+        return self._stepped(model_output, self._next(timestep), sample, rng, return_dict)
 
 
 class EulerAncestralDiscreteScheduler(MultistepScheduler):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL.Image import Image
@@ -12,8 +12,8 @@ from kandinsky.compat.calls import signed
 from kandinsky.compat.kandinsky2.facade import Facade, returned
 from kandinsky.compat.kandinsky2.inputs import SIDE, inputs_of, sampler_name
 from kandinsky.compat.kandinsky2.noise import OriginalNoise
+from kandinsky.conditioning.decoder_texts import TextsConditioner
 from kandinsky.conditioning.prior_stage import PriorStage
-from kandinsky.conditioning.text_image import TextImageConditioner
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.images import Picture, open_image, round_up
@@ -151,7 +151,7 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
     @property
     def text_encoder(self) -> MultilingualClip:
         """The multilingual text encoder."""
-        return self._conditioner.texts.first.network
+        return cast(MultilingualClip, self._conditioner.texts.first.network)
 
     @property
     def tokenizer1(self) -> Tokenizer:
@@ -170,15 +170,15 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
         return hidden, embedding
 
     @property
-    def _conditioner(self) -> TextImageConditioner:
+    def _conditioner(self) -> TextsConditioner:
         conditioner = self.pipe.model.conditioner
-        assert isinstance(conditioner, TextImageConditioner)  # what this release is always wired with
+        assert isinstance(conditioner, TextsConditioner)  # what this release is always wired with
         return conditioner
 
     def _stage(self, prior_steps: str | int | None = None) -> PriorStage:
         """The prior as the original code runs it; `prior_steps` is a count, or sections such as "10,5" or
         "ddim25"."""
-        stage = self._conditioner.image.stage
+        stage = self._conditioner.prior
         if stage is None:
             raise CheckpointError("This model was loaded without its prior.", "Give the folder of it too.")
         if prior_steps is None:
@@ -216,6 +216,7 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
         """The model as the original code runs it, whichever layout its files had."""
         model, conditioner = self.pipe.model, self._conditioner
         schedules = self._bound(original_schedules(replace_known_region=model.extra_channels == 0))
+        assert conditioner.image is not None
         image = replace(conditioner.image, stage=stage)
         return replace(
             model,

@@ -7,11 +7,10 @@ from kandinsky.core.errors import RequestError, nearest
 from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.samplers.base import Sampler
 from kandinsky.diffusion.samplers.ddim import ddim
-from kandinsky.diffusion.samplers.ddpm import ddpm
+from kandinsky.diffusion.samplers.ddpm import ddpm, renoise
 from kandinsky.diffusion.samplers.dpmpp_2m import dpmpp_2m
 from kandinsky.diffusion.samplers.euler import euler, euler_ancestral, heun
 from kandinsky.diffusion.samplers.plms import plms
-from kandinsky.diffusion.samplers.renoise import renoise
 from kandinsky.diffusion.samplers.unipc import unipc
 
 

@@ -67,14 +67,10 @@ class Sampler:
     process: Process
     rule: Callable[[Move, State], tuple[Tensor, State]]
 
-    def init(self, x: Tensor) -> State:
-        """The state before the first step from `x`, (B, C, ...)."""
-        return None
-
     def step(
         self, denoise: Denoiser, x: Tensor, t: float, t_next: float, state: State, rng: Noise, final: bool
     ) -> tuple[Tensor, Prediction, State]:
-        """Returns x at `t_next` (negative: the end), what the network said about `x`, and the next state."""
+        """Returns x at `t_next` (negative: the end), the prediction at `t`, and the next state (None at first)."""
         move = Move(self.process, denoise, denoise(x, t), x, t, t_next, rng, final)
         x_next, state = self.rule(move, state)
         return x_next, move.prediction, state

@@ -1,4 +1,4 @@
-"""Ancestral sampling from the posterior."""
+"""Ancestral sampling: from the posterior, or from the prediction noised afresh."""
 
 import math
 
@@ -52,3 +52,17 @@ def _learned(smallest: float, beta: float, prediction: Prediction) -> Tensor:
         )
     low, high = math.log(smallest), math.log(beta)
     return torch.exp(0.5 * (low + prediction.var_frac * (high - low)))
+
+
+def renoise(process: Process, variance: str, eta: float) -> Sampler:
+    """x0 of every step, noised afresh to the next time; the last x0 is the result.
+
+    For networks that were distilled to predict in a few steps (arXiv 2303.01469, algorithm 1); others give
+    ever blurrier images the fewer steps there are.
+    """
+
+    def step(move: Move) -> Tensor:
+        x0 = move.prediction.x0
+        return x0 if move.final else process.add_noise(x0, move.draw(), move.t_next)
+
+    return single_step(process, step)

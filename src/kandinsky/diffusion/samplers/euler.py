@@ -23,9 +23,8 @@ def euler(process: Process, variance: str, eta: float) -> Sampler:
 def euler_ancestral(process: Process, variance: str, eta: float) -> Sampler:
     """An Euler step that goes below sigma_next and comes back up with noise.
 
-    The spread is split as sigma_next^2 = sigma_up^2 + sigma_down^2 with sigma_up the posterior deviation
-    times `eta` in [0, 1] (arXiv 2006.11239, eq. 7 in the scaled space of arXiv 2206.00364). Nothing is drawn
-    for a clean end.
+    The spread is split as sigma_next^2 = sigma_up^2 + sigma_down^2 with sigma_up the posterior deviation times `eta` in
+    [0, 1] (arXiv 2006.11239, eq. 7 in the scaled space of arXiv 2206.00364). Nothing is drawn for a clean end.
     """
 
     def step(move: Move) -> Tensor:

@@ -52,11 +52,9 @@ class HostedNetwork:
 
     @property
     def config(self) -> object:
-        """The network's."""
         return self.network.config
 
     def prepare(self, condition: object, times: Sequence[float], deep_at: Collection[float] | None = None) -> Prepared:
-        """See `Network`."""
         if self.begin is not None:
             self.begin()
         return self.finish(self.network.prepare(condition, times, deep_at), len(times))

@@ -17,7 +17,7 @@ from kandinsky.core.system import free_main_memory
 FEWEST_STEPS = 5
 """From this many steps on: laying weights out costs about what a step saves by it."""
 ROOM = 0.5
-"""Packed weights stand beside the plain ones: they may take this share of the memory that is free."""
+"""Packed weights come on top of the plain ones: they may take this share of the memory that is free."""
 N = TypeVar("N")
 Run = Callable[[Tensor], Tensor]
 
@@ -25,11 +25,10 @@ Run = Callable[[Tensor], Tensor]
 def prepacked(network: N, steps: int, without: Collection[nn.Module] = ()) -> N:
     """The same network for `steps` calls, its convolutions and matrices laid out for this processor.
 
-    All else is shared with `network`, which stays as it is; the copy is worth keeping for one request only,
-    since it does not see later changes of packed weights. Modules in `without` keep theirs, as do layers that
-    are not plain ones (adapted, quantized, hooked), whose weights are away, or of a type that is not packed.
-    Where nothing can be packed, for fewer than `FEWEST_STEPS` steps, and where memory is short, it is
-    `network` itself.
+    All else is shared with `network`, which stays as it is; the copy is worth keeping for one request only, since it
+    does not see later changes of packed weights. Modules in `without` keep theirs, as do layers that are not plain ones
+    (adapted, quantized, hooked), whose weights are away, or of a type that is not packed. Where nothing can be packed,
+    for fewer than `FEWEST_STEPS` steps, and where memory is short, it is `network` itself.
     """
     if steps < FEWEST_STEPS or not has_onednn():
         return network
