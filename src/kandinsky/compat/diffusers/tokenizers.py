@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
+from tokenizers import decoders
 
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component
 from kandinsky.checkpoints.files import make_folder
@@ -93,8 +94,10 @@ class CLIPTokenizer:
 
     def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str:
         """The text of ids (L,)."""
-        text: str = self.native.backend.decode(torch.as_tensor(token_ids).tolist(), skip_special_tokens)
-        return text
+        backend = self.native.backend
+        backend.decoder = backend.decoder or decoders.ByteLevel()
+        text: str = backend.decode(torch.as_tensor(token_ids).tolist(), skip_special_tokens)
+        return text.replace("</w>", " ").strip()
 
     def batch_decode(self, sequences: Any, skip_special_tokens: bool = False) -> list[str]:
         """The texts of ids (B, L)."""
