@@ -1,8 +1,8 @@
-"""Peak memory of each memory policy, and of the peer's pipeline, on models of a fraction of their width.
+"""Peak memory of each memory policy, and of diffusers' pipeline, on models of a fraction of their width.
 
     python -m benchmarks.memory_policies [--generation 3.0] [--divide 8] [--folder FOLDER]
 
-The model has random weights and the published depth, every width divided by `--divide`. The peer has no 2.0.
+The model has random weights and the published depth, every width divided by `--divide`. diffusers has no 2.0.
 Each row is measured in a process of its own: the largest resident set (VmHWM) of the whole process, imports,
 mapped files and one image of two steps included, less that of a process that only imports the library.
 The published widths have `divide` squared times the weights, and the same imports. Their matrices are larger
@@ -30,7 +30,7 @@ OURS: dict[str, dict[str, str]] = {
 OF_ONE_TEXT = ('kandinsky, offload="layers"',)
 """Policies for text encoders of 3.x."""
 CACHED = 'kandinsky, offload="parts", prompt in the cache'
-PEER = {
+ORACLE = {
     "diffusers": "",
     "diffusers, model offload": "enable_model_cpu_offload",
     "diffusers, sequential offload": "enable_sequential_cpu_offload",
@@ -54,7 +54,7 @@ def run_ours(folder: Path, options: dict[str, str]) -> None:
     pipe.generate(PROMPT, steps=STEPS, width=SIDE, height=SIDE, seed=0, **prior)
 
 
-def run_peer(folder: Path, offload: str) -> None:
+def run_oracle(folder: Path, offload: str) -> None:
     """One image by diffusers."""
     import diffusers
     import torch
@@ -74,7 +74,7 @@ def import_ours() -> None:
     from kandinsky.engine import pipeline  # noqa: F401
 
 
-def import_peer() -> None:
+def import_oracle() -> None:
     """The same of diffusers."""
     from diffusers import Kandinsky3Pipeline, KandinskyV22CombinedPipeline  # noqa: F401
 
@@ -92,12 +92,12 @@ def child(job: dict[str, Any]) -> None:
         match job["kind"]:
             case "ours":
                 run_ours(Path(job["folder"]), job["options"])
-            case "peer":
-                run_peer(Path(job["folder"]), job["offload"])
+            case "oracle":
+                run_oracle(Path(job["folder"]), job["offload"])
             case "import ours":
                 import_ours()
-            case "import peer":
-                import_peer()
+            case "import oracle":
+                import_oracle()
     except Exception as error:
         print(json.dumps({"said": f"{type(error).__name__}: {error}".splitlines()[0]}))
         return
@@ -155,9 +155,9 @@ def table(folder: Path, generation: str, divide: int) -> None:
         print(row(CACHED, found, base), flush=True)
     if generation == "2.0":
         return
-    base = measured(kind="import peer")["peak"]
-    for name, offload in PEER.items():
-        print(row(name, measured(kind="peer", folder=str(folder), offload=offload), base), flush=True)
+    base = measured(kind="import oracle")["peak"]
+    for name, offload in ORACLE.items():
+        print(row(name, measured(kind="oracle", folder=str(folder), offload=offload), base), flush=True)
 
 
 def main() -> None:

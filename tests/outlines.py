@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.parity.peers import MOVQ_PUBLISHED, UNET_PUBLISHED
+from tests.parity.oracles import MOVQ_PUBLISHED, UNET_PUBLISHED
 from tests.tiny_text_image import save_decoder, save_prior
 
 UNET: dict[str, Any] = UNET_PUBLISHED | {

@@ -1,6 +1,6 @@
 """Whole tiny checkpoints of the published structure, random and without a zero tensor, all made here.
 
-One is written by us as a combined folder; priors and decoders are made and saved by the peer.
+One is written by us as a combined folder; priors and decoders are made and saved by the oracle.
 """
 
 from dataclasses import replace
@@ -18,12 +18,12 @@ from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.networks.prior import Prior, PriorConfig
 from kandinsky.networks.unet2 import UNet2, UNet2Config
 from kandinsky.training.data.tokenizer_training import train_tokenizer, write_tokenizer
-from tests.parity.peers import MOVQ_TINY, UNET_TINY, image_processor, redraw
+from tests.parity.oracles import MOVQ_TINY, UNET_TINY, image_processor, redraw
 
 WIDTH, TOKENS = 16, 16
 """Of our own checkpoint: the size of its embeddings, and the length of its texts."""
 DIM: int = UNET_TINY["encoder_hid_dim"]
-"""The size of the embeddings in the peer's."""
+"""The size of the embeddings in diffusers'."""
 COMPONENTS = {
     "unet": "unet",
     "movq": "movq",
@@ -74,7 +74,7 @@ def write_tiny(folder: Path, **changes: Any) -> Path:
 
 
 def as_published(pipe: Pipeline) -> Pipeline:
-    """The pipeline whose sampler is the checkpoint's own unless asked otherwise, as the peer has it."""
+    """The pipeline whose sampler is the checkpoint's own unless asked otherwise, as diffusers has it."""
     sampler = {"sampler": pipe.model.schedule.sampler}
     pipe.model = replace(pipe.model, defaults={**pipe.model.defaults, **sampler})
     return pipe
@@ -85,7 +85,7 @@ def _tokenizer() -> Any:
 
 
 def save_prior(root: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """A prior folder by the peer; returns the peer's pipeline on the same weights."""
+    """A prior folder by diffusers; returns diffusers' pipeline on the same weights."""
     from diffusers import KandinskyV22PriorPipeline, PriorTransformer, UnCLIPScheduler
     from transformers import (
         CLIPTextConfig,
@@ -126,14 +126,16 @@ def save_prior(root: Path, dtype: torch.dtype = torch.float32) -> Any:
         clip_sample=True,
         clip_sample_range=10.0,
     )
-    peer = KandinskyV22PriorPipeline(**parts, tokenizer=words, scheduler=scheduler, image_processor=processor).to(dtype)
-    peer.save_pretrained(root)
-    peer.set_progress_bar_config(disable=True)
-    return peer
+    oracle = KandinskyV22PriorPipeline(**parts, tokenizer=words, scheduler=scheduler, image_processor=processor).to(
+        dtype
+    )
+    oracle.save_pretrained(root)
+    oracle.set_progress_bar_config(disable=True)
+    return oracle
 
 
 def save_decoder(root: Path, kind: str = "text2img", dtype: torch.dtype = torch.float32, **scheduler: Any) -> Any:
-    """A decoder folder of one kind by the peer; returns the peer's pipeline on the same weights."""
+    """A decoder folder of one kind by diffusers; returns diffusers' pipeline on the same weights."""
     from diffusers import DDPMScheduler, UNet2DConditionModel, VQModel
     from diffusers.pipelines.kandinsky2_2 import (
         KandinskyV22ControlnetPipeline,
@@ -149,14 +151,14 @@ def save_decoder(root: Path, kind: str = "text2img", dtype: torch.dtype = torch.
     torch.manual_seed(1)
     unet = redraw(UNet2DConditionModel(**(UNET_TINY | DECODERS[kind] | {"sample_size": 8})), 4)
     movq = redraw(VQModel(**MOVQ_TINY), 5)
-    peer = pipelines[kind](unet=unet, movq=movq, scheduler=DDPMScheduler(**(SCHEDULER | scheduler))).to(dtype)
-    peer.save_pretrained(root)
-    peer.set_progress_bar_config(disable=True)
-    return peer
+    oracle = pipelines[kind](unet=unet, movq=movq, scheduler=DDPMScheduler(**(SCHEDULER | scheduler))).to(dtype)
+    oracle.save_pretrained(root)
+    oracle.set_progress_bar_config(disable=True)
+    return oracle
 
 
 class Checkpoints:
-    """Tiny folders under `root`, and the peer's pipelines on its own; each is made when first asked for."""
+    """Tiny folders under `root`, and diffusers' pipelines on its own; each is made when first asked for."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -179,7 +181,7 @@ class Checkpoints:
         return kandinsky.load(self.combined, device="cpu", dtype=dtype, batch_size=batch_size, **options)
 
     def ours(self, kind: str, batch_size: int = 1, dtype: str = "float32") -> Pipeline:
-        """Our pipeline on the peer's folders, by default with the sampler that these name."""
+        """Our pipeline on diffusers' folders, by default with the sampler that these name."""
         assert self.prior
         assert self.decoders
         return as_published(

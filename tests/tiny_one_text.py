@@ -1,4 +1,4 @@
-"""Tiny checkpoints whose decoders read one text, made and saved by the peer, without a zero tensor."""
+"""Tiny checkpoints whose decoders read one text, made and saved by diffusers, without a zero tensor."""
 
 from functools import cached_property
 from pathlib import Path
@@ -9,10 +9,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 import kandinsky
 from kandinsky.engine.pipeline import Pipeline
-from tests.parity.peers import MOVQ_TINY, redraw
+from tests.parity.oracles import MOVQ_TINY, redraw
 
 UNET: dict[str, Any] = {
-    # The peer builds attentions by the position of a level among four.
+    # diffusers builds attentions by the position of a level among four.
     "block_out_channels": (16, 32, 32, 64),
     "layers_per_block": 2,
     "time_embedding_dim": 32,
@@ -63,8 +63,8 @@ def letters_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=512, **names)
 
 
-def save_peer(root: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """A folder by the peer; returns the peer's pipeline on the same weights."""
+def save_oracle(root: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """A folder by diffusers; returns diffusers' pipeline on the same weights."""
     from diffusers import DDPMScheduler, Kandinsky3Pipeline, Kandinsky3UNet, VQModel
     from transformers import T5Config, T5EncoderModel
 
@@ -73,44 +73,44 @@ def save_peer(root: Path, dtype: torch.dtype = torch.float32) -> Any:
     with torch.no_grad():
         # Less noise is predicted than there is: what guidance makes of rounding stays small.
         unet.conv_out.weight.mul_(0.3)
-    peer = Kandinsky3Pipeline(
+    oracle = Kandinsky3Pipeline(
         tokenizer=letters_tokenizer(),
         text_encoder=redraw(T5EncoderModel(T5Config(**TEXT)), 1, scale=0.2),
         unet=unet,
         scheduler=DDPMScheduler(**SCHEDULER),
         movq=redraw(VQModel(**MOVQ_TINY), 3),
     ).to(dtype)
-    peer.save_pretrained(root)
-    peer.set_progress_bar_config(disable=True)
-    return peer
+    oracle.save_pretrained(root)
+    oracle.set_progress_bar_config(disable=True)
+    return oracle
 
 
 class OneTextCheckpoints:
-    """Tiny folders under `root`, and the peer's pipelines on them; each is made when first asked for."""
+    """Tiny folders under `root`, and diffusers' pipelines on them; each is made when first asked for."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @cached_property
-    def peer(self) -> Any:
-        return save_peer(self.root / "decoder")
+    def oracle(self) -> Any:
+        return save_oracle(self.root / "decoder")
 
     @cached_property
     def changer(self) -> Any:
-        """The peer's image-to-image pipeline on the same parts."""
+        """diffusers' image-to-image pipeline on the same parts."""
         from diffusers import Kandinsky3Img2ImgPipeline
 
-        changer = Kandinsky3Img2ImgPipeline(**self.peer.components)
+        changer = Kandinsky3Img2ImgPipeline(**self.oracle.components)
         changer.set_progress_bar_config(disable=True)
         return changer
 
     @cached_property
     def double(self) -> Any:
-        """The peer in double precision; the same weights."""
-        return save_peer(self.root / "double", torch.float64)
+        """diffusers in double precision; the same weights."""
+        return save_oracle(self.root / "double", torch.float64)
 
     def ours(self, batch_size: int = 1, kind: str = "decoder", **options: Any) -> Pipeline:
         """Our pipeline on that folder."""
-        assert self.double if kind == "double" else self.peer
+        assert self.double if kind == "double" else self.oracle
         settings: dict[str, Any] = {"device": "cpu", "dtype": "float32"}
         return kandinsky.load(self.root / kind, batch_size=batch_size, **(settings | options))

@@ -1,4 +1,4 @@
-"""Tiny checkpoints whose decoders read the text too, made and saved by the peer, without a zero tensor.
+"""Tiny checkpoints whose decoders read the text too, made and saved by diffusers, without a zero tensor.
 
 All widths are 64 and so are all heads, which is what original files can hold as well.
 """
@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 import kandinsky
 from kandinsky.engine.pipeline import Pipeline
-from tests.parity.peers import MOVQ_TINY, UNET_TINY, image_processor, redraw
+from tests.parity.oracles import MOVQ_TINY, UNET_TINY, image_processor, redraw
 from tests.tiny import as_published
 
 WIDTH = 64
@@ -59,7 +59,7 @@ def multilingual_tokenizer() -> Any:
 
 
 def save_prior(root: Path) -> Any:
-    """A prior folder; returns the peer's pipeline on the same weights."""
+    """A prior folder; returns diffusers' pipeline on the same weights."""
     from diffusers import KandinskyPriorPipeline, PriorTransformer, UnCLIPScheduler
     from transformers import (
         CLIPTextConfig,
@@ -98,14 +98,14 @@ def save_prior(root: Path) -> Any:
     scheduler = UnCLIPScheduler(
         variance_type="fixed_small_log", prediction_type="sample", clip_sample=True, clip_sample_range=10.0
     )
-    peer = KandinskyPriorPipeline(**parts, tokenizer=words, scheduler=scheduler, image_processor=processor)
-    peer.save_pretrained(root)
-    peer.set_progress_bar_config(disable=True)
-    return peer
+    oracle = KandinskyPriorPipeline(**parts, tokenizer=words, scheduler=scheduler, image_processor=processor)
+    oracle.save_pretrained(root)
+    oracle.set_progress_bar_config(disable=True)
+    return oracle
 
 
 def save_decoder(root: Path, inpainting: bool = False) -> Any:
-    """A decoder folder; returns the peer's pipeline on the same weights."""
+    """A decoder folder; returns diffusers' pipeline on the same weights."""
     from diffusers import DDIMScheduler, KandinskyInpaintPipeline, KandinskyPipeline, UNet2DConditionModel, VQModel
     from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
 
@@ -124,20 +124,20 @@ def save_decoder(root: Path, inpainting: bool = False) -> Any:
         imageDimSize=WIDTH,
     )
     kind = KandinskyInpaintPipeline if inpainting else KandinskyPipeline
-    peer = kind(
+    oracle = kind(
         text_encoder=redraw(MultilingualCLIP(text), 4),
         tokenizer=multilingual_tokenizer(),
         unet=redraw(UNet2DConditionModel(**(UNET | {"in_channels": 9 if inpainting else 4})), 5),
         scheduler=DDIMScheduler(**DDIM),
         movq=redraw(VQModel(**MOVQ_TINY), 6),
     )
-    peer.save_pretrained(root)
-    peer.set_progress_bar_config(disable=True)
-    return peer
+    oracle.save_pretrained(root)
+    oracle.set_progress_bar_config(disable=True)
+    return oracle
 
 
 class TextImageCheckpoints:
-    """Tiny folders under `root`, and the peer's pipelines on them; each is made when first asked for."""
+    """Tiny folders under `root`, and diffusers' pipelines on them; each is made when first asked for."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -24,7 +24,7 @@ from kandinsky.adapters.lora import (
 from kandinsky.checkpoints.lora import choose_places, from_tensors, modules_of, read_lora, write_lora
 from kandinsky.core.errors import CheckpointError, ConfigError, RequestError
 from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
-from tests.parity.peers import noise, redraw, relative
+from tests.parity.oracles import noise, redraw, relative
 
 
 @pytest.fixture

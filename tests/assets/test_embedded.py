@@ -81,12 +81,12 @@ def test_own_adapters_draw_in_fewer_steps(path: Path, pipe: Pipeline) -> None:
     assert near < 0.7 * far
 
 
-def test_the_peer_draws_the_same_image(pipe: Pipeline) -> None:
-    peer = KandinskyV22CombinedPipeline.from_pretrained(embedded_folder(), torch_dtype=torch.float32)
-    peer.set_progress_bar_config(disable=True)
-    peer.prior_pipe.set_progress_bar_config(disable=True)
-    peer.decoder_pipe.set_progress_bar_config(disable=True)
-    theirs = peer(
+def test_diffusers_draws_the_same_image(pipe: Pipeline) -> None:
+    oracle = KandinskyV22CombinedPipeline.from_pretrained(embedded_folder(), torch_dtype=torch.float32)
+    oracle.set_progress_bar_config(disable=True)
+    oracle.prior_pipe.set_progress_bar_config(disable=True)
+    oracle.decoder_pipe.set_progress_bar_config(disable=True)
+    theirs = oracle(
         "a red apple",
         prior_num_inference_steps=6,
         prior_guidance_scale=2.0,

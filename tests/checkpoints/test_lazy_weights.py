@@ -12,7 +12,7 @@ from kandinsky.checkpoints import lazy_weights
 from kandinsky.checkpoints.diffusers_folder import Folder
 from kandinsky.checkpoints.maps import networks
 from kandinsky.networks.prior import Prior, PriorConfig
-from tests.parity.peers import redraw
+from tests.parity.oracles import redraw
 
 CONFIG = PriorConfig(2, 8, 2, 16, 16, 8)
 

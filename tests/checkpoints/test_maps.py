@@ -14,7 +14,7 @@ from kandinsky.checkpoints.maps.unet2 import unet2_config, unet2_json
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.movq import MoVQConfig
 from kandinsky.networks.unet2 import UNet2Config
-from tests.parity.peers import MOVQ_TINY, UNET_TINY
+from tests.parity.oracles import MOVQ_TINY, UNET_TINY
 
 UNETS = {
     "image": UNet2Config((4), 8, (32, 64), 1, 16, 24, 8, "image", 20),

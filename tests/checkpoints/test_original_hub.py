@@ -21,7 +21,7 @@ from kandinsky.cli.main import run
 from kandinsky.core.errors import CheckpointError, HubError
 from tests.checkpoints.clips import transformers_clip
 from tests.checkpoints.hub_server import Hub, connected, files_of
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.reference.folders import PROMPT
 from tests.requests import our_latents
 

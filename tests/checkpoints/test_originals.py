@@ -25,7 +25,7 @@ from kandinsky.networks.clip import ClipText, ClipTextConfig, ClipVision, ClipVi
 from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.networks.prior import Prior, PriorConfig
 from kandinsky.networks.unet2 import UNet2, UNet2Config
-from tests.parity.peers import redraw
+from tests.parity.oracles import redraw
 
 TWO_TEXTS = UNet2Config(condition="two_texts", text_dim=640)
 TEXT_IMAGE = UNet2Config(condition="text_image", image_dim=768, image_tokens=10)

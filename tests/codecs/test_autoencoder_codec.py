@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.networks.movq import MoVQ, MoVQConfig
-from tests.parity.peers import noise, redraw
+from tests.parity.oracles import noise, redraw
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.core.rng import PerImageRng
 from kandinsky.networks.kl import AutoencoderKL, KLConfig
-from tests.parity.peers import noise, redraw
+from tests.parity.oracles import noise, redraw
 from tests.replay import ReplayRng
 
 SCALE = 0.0512

@@ -12,7 +12,7 @@ from kandinsky.codecs.autoencoder_codec import AutoencoderCodec, in_strips
 from kandinsky.codecs.strips import Strips
 from kandinsky.networks.kl import AutoencoderKL, KLConfig
 from kandinsky.networks.movq import MoVQ, MoVQConfig
-from tests.parity.peers import noise, redraw
+from tests.parity.oracles import noise, redraw
 
 WIDTHS = (32, 32, 64)
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.03}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.tiny import Checkpoints
 
 STEPS, PRIOR_STEPS = 4, 3
@@ -43,15 +43,15 @@ def close(ours: Any, theirs: Any, tolerance: float = 1e-4) -> bool:
     return tuple(ours.shape) == tuple(theirs.shape) and relative(ours.float(), theirs.float()) < tolerance
 
 
-def peer(kind: Any, source: Any) -> Any:
-    """A pipeline of the peer on the components of another."""
+def oracle(kind: Any, source: Any) -> Any:
+    """A pipeline of diffusers on the components of another."""
     made = kind(**source.components)
     made.set_progress_bar_config(disable=True)
     return made
 
 
 def folder(tiny: Checkpoints, name: str) -> Any:
-    """A folder that the peer saved."""
+    """A folder that diffusers saved."""
     assert tiny.prior
     assert tiny.decoders
     return tiny.root / name

@@ -1,4 +1,4 @@
-"""Our pipelines on the peer's folders, each loaded once."""
+"""Our pipelines on diffusers' folders, each loaded once."""
 
 from functools import cache
 from typing import Any, Protocol

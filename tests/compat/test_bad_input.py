@@ -135,7 +135,7 @@ def test_numbers_of_earlier_releases(version: str, field: dict[str, Any], origin
 
 
 def test_parts_of_another_library(ours: Load, tiny: Checkpoints) -> None:
-    """A component of the peer looks like one of ours until it is used; it is told at once."""
+    """A component of diffusers looks like one of ours until it is used; it is told at once."""
     plain = ours("KandinskyV22Pipeline", "text2img").components
     theirs = tiny.decoders["text2img"]
     for name in ("scheduler", "unet", "movq"):

@@ -22,7 +22,7 @@ from tests.tiny_one_text import OneTextCheckpoints
 Call = Callable[..., Any]
 SMALL: dict[str, Any] = {"prompt": "p1", "width": 64, "height": 64, "steps": 1}
 ORIGINAL_NAMES = {"prompt": "text", "count": "images_num"}
-PEERS_NAMES = {"steps": "num_inference_steps", "count": "num_images_per_prompt"}
+ORACLES_NAMES = {"steps": "num_inference_steps", "count": "num_images_per_prompt"}
 IMAGES = {
     "transparent": Image.new("RGBA", (64, 64), (200, 30, 30, 128)),
     "grey": Image.new("L", (64, 64), 90),
@@ -51,20 +51,20 @@ def roads(one_text: OneTextCheckpoints, third_release: Path, third_first_release
         "flash": kandinsky.load(third_release, variant="flash", device="cpu"),
         "inpainting": kandinsky.load(third_release, variant="inpainting", device="cpu"),
     }
-    peers = compat.Kandinsky3Pipeline.from_pretrained(one_text.root / "decoder")
-    changing = compat.Kandinsky3Img2ImgPipeline.from_pipe(peers)
+    oracles = compat.Kandinsky3Pipeline.from_pretrained(one_text.root / "decoder")
+    changing = compat.Kandinsky3Img2ImgPipeline.from_pipe(oracles)
     here: dict[str, Any] = {"cache_dir": third_release}
     painting = kandinsky3.get_inpainting_pipeline("cpu", **here)
     return {name: named(pipe.generate, {}) for name, pipe in pipes.items()} | {
         "names of the original": named(kandinsky3.get_T2I_pipeline("cpu", **here), ORIGINAL_NAMES),
         "names of its Flash": named(kandinsky3.get_T2I_Flash_pipeline("cpu", **here), ORIGINAL_NAMES),
         "names of its inpainting": named(painting, ORIGINAL_NAMES, ("width", "height")),
-        "names of the peer": named(peers, PEERS_NAMES),
-        "names of its image-to-image": named(changing, PEERS_NAMES, ("width", "height")),
+        "names of diffusers": named(oracles, ORACLES_NAMES),
+        "names of its image-to-image": named(changing, ORACLES_NAMES, ("width", "height")),
     }
 
 
-TEXT_ROADS = ("folder", "original 3.1", "original 3.0", "flash", "names of the original", "names of the peer")
+TEXT_ROADS = ("folder", "original 3.1", "original 3.0", "flash", "names of the original", "names of diffusers")
 # By these names steps and scales of a network of few steps do nothing, as in the code that they are from.
 ALL_TEXT_ROADS = (*TEXT_ROADS, "names of its Flash")
 NATIVE = ("folder", "original 3.1", "original 3.0", "flash", "inpainting")
@@ -153,7 +153,7 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_folders(name: str, one_text: OneTextCheckpoints, tmp_path: Path) -> None:
     """The same error natively and by every familiar name."""
-    assert one_text.peer
+    assert one_text.oracle
     damage, words = DAMAGES[name]
     place = shutil.copytree(one_text.root / "decoder", tmp_path / "model")
     damage(place)
@@ -192,20 +192,20 @@ def test_damaged_original_files(name: str, third_release: Path, tmp_path: Path) 
 
 
 def test_inpainting_folders(third_release: Path, one_text: OneTextCheckpoints, tmp_path: Path) -> None:
-    """The peer has no inpainting, so that its names refuse such a checkpoint, and any asks for one."""
+    """diffusers has no inpainting, so that its names refuse such a checkpoint, and any asks for one."""
     convert(open_checkpoint(third_release), tmp_path / "folder", "diffusers", variant="inpainting")
     pipe = compat.Kandinsky3Pipeline.from_pretrained(tmp_path / "folder")
     with pytest.raises(RequestError, match="of an inpainting checkpoint"):
         pipe("p1", width=64, height=64, num_inference_steps=1)
     with pytest.raises(KandinskyError, match="needs an image with a mask"):
         kandinsky.load(tmp_path / "folder", device="cpu").generate("p1", width=64, height=64)
-    assert one_text.peer
+    assert one_text.oracle
     with pytest.raises(KandinskyError, match="AutoPipelineForInpainting"):
         compat.AutoPipelineForInpainting.from_pretrained(one_text.root / "decoder")
 
 
 def test_folders_of_few_steps(third_release: Path, tmp_path: Path) -> None:
-    """The peer has none, and would draw noise with them."""
+    """diffusers has none, and would draw noise with them."""
     convert(open_checkpoint(third_release), tmp_path / "folder", "diffusers", variant="flash")
     for load in (
         compat.Kandinsky3Pipeline.from_pretrained,

@@ -9,7 +9,7 @@ import torch
 
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import RequestError
-from tests.compat.comparing import PRIOR_STEPS, SMALL, close, draw_image, embeds, folder, hole, peer, seeded
+from tests.compat.comparing import PRIOR_STEPS, SMALL, close, draw_image, embeds, folder, hole, oracle, seeded
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 
@@ -60,7 +60,7 @@ def test_of_a_decoder(tiny: Checkpoints, ours: Load, task: str, change: Any) -> 
     if task == "img2img":
         inputs |= {"image": [draw_image(64, 64), draw_image(64, 64, seed=1)], "strength": 0.9}
     inputs |= {"callback_on_step_end": at(1, change), "callback_on_step_end_tensor_inputs": EMBEDS}
-    theirs = peer(getattr(diffusers, names[task]), tiny.decoders["text2img"])
+    theirs = oracle(getattr(diffusers, names[task]), tiny.decoders["text2img"])
     mine = ours(names[task], "text2img")
     found = mine(generator=seeded(), **inputs).images
     assert close(found, theirs(generator=seeded(), **inputs).images)
@@ -80,14 +80,14 @@ def test_of_a_prior(tiny: Checkpoints, ours: Load, change: Any) -> None:
 
 @pytest.mark.parametrize("change", [off, in_place])
 def test_of_a_decoder_that_reads_one_text(one_text: OneTextCheckpoints, change: Any) -> None:
-    assert one_text.peer
+    assert one_text.oracle
     mine = compat.Kandinsky3Pipeline.from_pretrained(one_text.root / "decoder")
     told = {
         "callback_on_step_end": at(0, change),
         "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds", "attention_mask"],
     }
     found = mine("a red fox", generator=seeded(), **LATENT, **told).images
-    assert close(found, one_text.peer("a red fox", generator=seeded(), **LATENT, **told).images)
+    assert close(found, one_text.oracle("a red fox", generator=seeded(), **LATENT, **told).images)
     weak = mine("a red fox", generator=seeded(), **LATENT, callback_on_step_end=at(0, lambda p, _: _weak(p))).images
     assert not close(weak, mine("a red fox", generator=seeded(), **LATENT).images, 1e-4)  # diffusers reads it once
 

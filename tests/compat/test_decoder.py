@@ -1,4 +1,4 @@
-"""The decoder pipelines against the peer's: same folder, same draws, same images."""
+"""The decoder pipelines against diffusers': same folder, same draws, same images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +11,8 @@ from PIL import Image
 
 from kandinsky.compat.diffusers import KandinskyV22InpaintPipeline, KandinskyV22Pipeline
 from kandinsky.core.errors import RequestError
-from tests.compat.comparing import SMALL, STEPS, close, draw_image, drawn, embeds, hole, peer, seeded
-from tests.parity.peers import relative
+from tests.compat.comparing import SMALL, STEPS, close, draw_image, drawn, embeds, hole, oracle, seeded
+from tests.parity.oracles import relative
 from tests.tiny import Checkpoints
 
 Load = Callable[[str, str], Any]
@@ -85,7 +85,7 @@ def test_embeddings_come_as_tensors_arrays_and_lists(text2img: Any) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_unguided_batches(tiny: Checkpoints, text2img: Any, scale: float) -> None:
-    """The peer cannot do more than one image per embedding here, so its images are made one by one."""
+    """diffusers cannot do more than one image per embedding here, so its images are made one by one."""
     fields = {**LATENT, "guidance_scale": scale}
     positive, negative = embeds(2)
     found = text2img(positive, None, num_images_per_prompt=2, generator=drawn("list", 4), **fields).images
@@ -100,7 +100,7 @@ def test_unguided_batches(tiny: Checkpoints, text2img: Any, scale: float) -> Non
 @pytest.mark.parametrize("generators", ["one", "list"])
 @pytest.mark.parametrize(("strength", "rows"), [(0.5, 1), (0.5, 3), (1.0, 2)])
 def test_image_to_image(tiny: Checkpoints, img2img: Any, generators: str, strength: float, rows: int) -> None:
-    theirs = peer(diffusers.KandinskyV22Img2ImgPipeline, tiny.decoders["text2img"])
+    theirs = oracle(diffusers.KandinskyV22Img2ImgPipeline, tiny.decoders["text2img"])
     fields: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 6, "strength": strength}
     fields |= {"num_images_per_prompt": 2, "output_type": "latent"}
     given = [draw_image(64, 64), draw_image(80, 56, seed=1), draw_image(64, 64, seed=2)][:rows]
@@ -111,7 +111,7 @@ def test_image_to_image(tiny: Checkpoints, img2img: Any, generators: str, streng
 
 
 def test_image_to_image_from_numbers(tiny: Checkpoints, img2img: Any) -> None:
-    theirs = peer(diffusers.KandinskyV22Img2ImgPipeline, tiny.decoders["text2img"])
+    theirs = oracle(diffusers.KandinskyV22Img2ImgPipeline, tiny.decoders["text2img"])
     fields: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 6, "output_type": "latent"}
     unit = torch.rand(2, 3, 64, 64, generator=seeded(4))
     positive, negative = embeds(2)
@@ -186,7 +186,7 @@ def test_every_image_keeps_its_own_region(inpaint: Any) -> None:
 
 
 def told_latents(pipe: Any, *arguments: Any, **fields: Any) -> torch.Tensor:
-    """The last latents that a pipeline tells a callback: the peer does not return them here."""
+    """The last latents that a pipeline tells a callback: diffusers does not return them here."""
     told: list[torch.Tensor] = []
     pipe(*arguments, callback=lambda i, t, latents: told.append(latents), output_type="np", **fields)
     return told[-1]
@@ -213,7 +213,7 @@ def test_control_of_an_image(tiny: Checkpoints, ours: Load, generators: str, row
     hint = torch.rand(rows, 3, 64, 64, generator=seeded(6))
     positive, negative = embeds(rows)
     fields: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 6, "strength": 0.6}
-    theirs = peer(diffusers.KandinskyV22ControlnetImg2ImgPipeline, tiny.decoders["control"])
+    theirs = oracle(diffusers.KandinskyV22ControlnetImg2ImgPipeline, tiny.decoders["control"])
     mine = ours("KandinskyV22ControlnetImg2ImgPipeline", "control")
     arguments = (positive, [draw_image(64, 64, seed=seed) for seed in range(rows)], negative, hint)
     expected = told_latents(theirs, *arguments, generator=drawn(generators, rows), **fields)
@@ -266,9 +266,9 @@ def test_callbacks_change_what_comes_next(tiny: Checkpoints, text2img: Any, name
     fields: dict[str, Any] = {**LATENT, "callback_on_step_end": tell}
     fields["callback_on_step_end_tensor_inputs"] = ["latents", "image_embeds"]
     theirs = tiny.decoders["text2img"](*embeds(2), generator=seeded(), **fields).images
-    by_peer, told = told, []
+    by_oracle, told = told, []
     found = text2img(*embeds(2), generator=seeded(), **fields).images
-    assert told == by_peer
+    assert told == by_oracle
     assert len(told) == STEPS
     assert close(found, theirs)
     plain = text2img(*embeds(2), generator=seeded(), **LATENT).images
@@ -286,11 +286,11 @@ def test_callbacks_of_inpainting(tiny: Checkpoints, inpaint: Any) -> None:
     fields: dict[str, Any] = {**LATENT, "callback_on_step_end": tell, "callback_on_step_end_tensor_inputs": names}
     positive, negative = embeds(1)
     theirs = tiny.decoders["inpaint"](positive, draw_image(), hole(), negative, generator=seeded(), **fields).images
-    by_peer, seen = seen, []
+    by_oracle, seen = seen, []
     found = inpaint(positive, draw_image(), hole(), negative, generator=seeded(), **fields).images
     assert close(found, theirs)
-    assert torch.equal(seen[0]["mask_image"].expand(2, -1, -1, -1), by_peer[0]["mask_image"])
-    assert close(seen[0]["masked_image"].expand(2, -1, -1, -1), by_peer[0]["masked_image"])
+    assert torch.equal(seen[0]["mask_image"].expand(2, -1, -1, -1), by_oracle[0]["mask_image"])
+    assert close(seen[0]["masked_image"].expand(2, -1, -1, -1), by_oracle[0]["masked_image"])
     assert torch.equal(seen[0]["negative_image_embeds"], negative)
 
 

@@ -1,4 +1,4 @@
-"""The pipelines of the newest generation, whose decoder reads texts alone, against the peer's."""
+"""The pipelines of the newest generation, whose decoder reads texts alone, against diffusers'."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import Kandinsky3UNet as PeersUNet
+from diffusers import Kandinsky3UNet as OraclesUNet
 
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import CheckpointError, RequestError
@@ -24,7 +24,7 @@ PROMPTS = ["a red fox", "a big cat"]
 
 @pytest.fixture(scope="module")
 def ours(one_text: OneTextCheckpoints) -> Any:
-    assert one_text.peer
+    assert one_text.oracle
     return compat.AutoPipelineForText2Image.from_pretrained(one_text.root / "decoder")
 
 
@@ -37,7 +37,7 @@ def changing(ours: Any) -> Any:
 @pytest.mark.parametrize("negative", [None, ["an old ox", "a low dog"]])
 def test_text_to_image(one_text: OneTextCheckpoints, ours: Any, generators: str, negative: Any) -> None:
     fields = {**SMALL, "negative_prompt": negative}
-    expected = one_text.peer(PROMPTS, generator=drawn(generators, 2), **fields).images
+    expected = one_text.oracle(PROMPTS, generator=drawn(generators, 2), **fields).images
     assert close(ours(PROMPTS, generator=drawn(generators, 2), **fields).images, expected)
     (same,) = ours(PROMPTS, generator=drawn(generators, 2), return_dict=False, **fields)
     assert torch.equal(same, ours(PROMPTS, generator=drawn(generators, 2), **fields).images)
@@ -45,12 +45,12 @@ def test_text_to_image(one_text: OneTextCheckpoints, ours: Any, generators: str,
 
 def test_several_images_of_one_prompt(one_text: OneTextCheckpoints, ours: Any) -> None:
     fields = {**SMALL, "num_images_per_prompt": 2, "guidance_scale": 2.0}
-    expected = one_text.peer("a fox", generator=seeded(), **fields).images
+    expected = one_text.oracle("a fox", generator=seeded(), **fields).images
     assert close(ours("a fox", generator=seeded(), **fields).images, expected)
 
 
 def test_several_images_of_several_prompts(ours: Any) -> None:
-    """The peer pairs the texts of some with the masks of others."""
+    """diffusers pairs the texts of some with the masks of others."""
     fields = {**SMALL, "num_inference_steps": 1}
     together = ours(["fox", "a big cat"], num_images_per_prompt=2, generator=drawn("list", 4), **fields).images
     for i, generator in enumerate(drawn("list", 4)):
@@ -62,8 +62,8 @@ def test_several_images_of_several_prompts(ours: Any) -> None:
 def test_outputs(one_text: OneTextCheckpoints, ours: Any, kind: str) -> None:
     fields = {**SMALL, "height": 70, "num_inference_steps": 1, "output_type": kind}
     found = ours("fox", generator=seeded(), **fields).images
-    # The peer rounds sizes up, and leaves tensors as the decoder gives them.
-    (expected,) = one_text.peer("fox", generator=seeded(), **(fields | {"output_type": "np"})).images
+    # diffusers rounds sizes up, and leaves tensors as the decoder gives them.
+    (expected,) = one_text.oracle("fox", generator=seeded(), **(fields | {"output_type": "np"})).images
     pixels = np.asarray(found[0], dtype=np.float32) / 255 if kind == "pil" else found[0]
     pixels = pixels.permute(1, 2, 0).numpy() if kind == "pt" else pixels
     assert pixels.shape == (70, 128, 3)
@@ -81,7 +81,7 @@ def test_image_to_image(one_text: OneTextCheckpoints, changing: Any, negative: s
 
 
 def test_any_image_size_and_mode(changing: Any) -> None:
-    """The peer refuses all of these."""
+    """diffusers refuses all of these."""
     fields = {**CHANGE, "output_type": "pil"}
     for image in (draw_image(70, 50), draw_image(64, 64).convert("RGBA"), np.zeros((64, 72, 3), np.uint8)):
         (made,) = changing("fox", image, **fields).images
@@ -92,7 +92,7 @@ def test_any_image_size_and_mode(changing: Any) -> None:
 
 def test_states_instead_of_texts(one_text: OneTextCheckpoints, ours: Any) -> None:
     embeds, negative, mask, against = ours.encode_prompt("a red fox", True, 1, None, "an old ox")
-    theirs, _, their_mask, _ = one_text.peer.encode_prompt("a red fox", True, 1, "cpu", _cut_context=True)
+    theirs, _, their_mask, _ = one_text.oracle.encode_prompt("a red fox", True, 1, "cpu", _cut_context=True)
     assert close(embeds, theirs)
     assert torch.equal(mask, their_mask)
     expected = ours("a red fox", negative_prompt="an old ox", generator=seeded(), **SMALL).images
@@ -100,7 +100,7 @@ def test_states_instead_of_texts(one_text: OneTextCheckpoints, ours: Any) -> Non
     both = {**given, "negative_prompt_embeds": negative, "negative_attention_mask": against}
     assert close(ours(generator=seeded(), **both, **SMALL).images, expected)
     assert close(ours(generator=seeded(), negative_prompt="an old ox", **given, **SMALL).images, expected)
-    alone = one_text.peer(generator=seeded(), **given, **SMALL).images
+    alone = one_text.oracle(generator=seeded(), **given, **SMALL).images
     assert close(ours(generator=seeded(), **given, **SMALL).images, alone)
     twice = ours(generator=drawn("list", 2, 0), num_images_per_prompt=2, **both, **SMALL).images
     assert close(twice[:1], expected)
@@ -139,7 +139,7 @@ def test_states_without_what_reads_texts(one_text: OneTextCheckpoints, ours: Any
 
 
 def test_small_scales_act(ours: Any) -> None:
-    """In the peer a scale up to 1 is the same as none."""
+    """In diffusers a scale up to 1 is the same as none."""
     fields = {**SMALL, "num_inference_steps": 1}
     none, half = (ours("fox", generator=seeded(), guidance_scale=w, **fields).images for w in (0.0, 0.5))
     assert not close(half, none, 1e-4)
@@ -159,7 +159,7 @@ def test_callbacks_change_what_the_network_is_told(one_text: OneTextCheckpoints,
         "callback_on_step_end": change,
         "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds", "attention_mask"],
     }
-    expected = one_text.peer("a red fox", generator=seeded(), **fields).images
+    expected = one_text.oracle("a red fox", generator=seeded(), **fields).images
     assert close(ours("a red fox", generator=seeded(), **fields).images, expected)
 
 
@@ -168,11 +168,11 @@ def test_another_scheduler(one_text: OneTextCheckpoints, ours: Any) -> None:
 
     swapped = compat.Kandinsky3Pipeline.from_pipe(ours)
     swapped.scheduler = compat.DDIMScheduler.from_config(ours.scheduler.config)
-    peer = type(one_text.peer)(
-        **one_text.peer.components | {"scheduler": DDIMScheduler.from_config(one_text.peer.scheduler.config)}
+    oracle = type(one_text.oracle)(
+        **one_text.oracle.components | {"scheduler": DDIMScheduler.from_config(one_text.oracle.scheduler.config)}
     )
-    peer.set_progress_bar_config(disable=True)
-    expected = peer("fox", generator=seeded(), **SMALL).images
+    oracle.set_progress_bar_config(disable=True)
+    expected = oracle("fox", generator=seeded(), **SMALL).images
     assert close(swapped("fox", generator=seeded(), **SMALL).images, expected)
 
 
@@ -193,7 +193,7 @@ def test_numpy_generators(ours: Any) -> None:
         ours("fox", generator=[noise(), noise()], **SMALL)
 
 
-def test_numpy_generators_without_the_peers_names(one_text: OneTextCheckpoints, ours: Any) -> None:
+def test_numpy_generators_without_diffusers_names(one_text: OneTextCheckpoints, ours: Any) -> None:
     """Our own path takes them as a source of noise, and gives the same images."""
 
     def noise() -> np.random.Generator:
@@ -210,27 +210,27 @@ def test_numpy_generators_without_the_peers_names(one_text: OneTextCheckpoints, 
 
 @torch.no_grad()
 def test_parts(one_text: OneTextCheckpoints, ours: Any, tmp_path: Path) -> None:
-    """A U-Net loaded alone, called as the peer's is, saved, and put into a pipeline."""
+    """A U-Net loaded alone, called as diffusers' is, saved, and put into a pipeline."""
     unet = compat.Kandinsky3UNet.from_pretrained(one_text.root / "decoder", subfolder="unet")
     x, hidden = torch.randn(2, 4, 8, 8, generator=seeded()), torch.randn(2, 5, 20, generator=seeded(1))
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     hidden = hidden * mask[..., None]
-    expected = one_text.peer.unet(x, 400, hidden, mask).sample
+    expected = one_text.oracle.unet(x, 400, hidden, mask).sample
     assert close(unet(x, 400, hidden, mask).sample, expected)
     assert close(unet(x, torch.tensor([400, 400]), hidden, mask, return_dict=False)[0], expected)
-    # The peer crashes without a mask.
+    # diffusers crashes without a mask.
     assert close(unet(x, 400, hidden).sample[1:], expected[1:])
     with pytest.raises(RequestError, match="Give encoder_hidden_states"):
         unet(x, 400)
     unet.save_pretrained(tmp_path / "unet")
-    again = PeersUNet.from_pretrained(tmp_path / "unet")
+    again = OraclesUNet.from_pretrained(tmp_path / "unet")
     assert close(again(x, 400, hidden, mask).sample, expected)
     pipe = compat.Kandinsky3Pipeline.from_pretrained(one_text.root / "decoder", unet=unet)
     assert pipe.unet is unet
     ids = pipe.tokenizer("a fox", max_length=16)
     states = pipe.text_encoder(ids.input_ids, ids.attention_mask)
-    peers = one_text.peer.text_encoder(ids.input_ids, ids.attention_mask).last_hidden_state
-    assert close(states[0][:, :6], peers[:, :6])
+    oracles = one_text.oracle.text_encoder(ids.input_ids, ids.attention_mask).last_hidden_state
+    assert close(states[0][:, :6], oracles[:, :6])
 
 
 def test_saved_and_loaded_again(one_text: OneTextCheckpoints, ours: Any, tmp_path: Path) -> None:
@@ -239,9 +239,9 @@ def test_saved_and_loaded_again(one_text: OneTextCheckpoints, ours: Any, tmp_pat
     assert type(again) is compat.Kandinsky3Pipeline
     expected = ours("fox", generator=seeded(), **SMALL).images
     assert torch.equal(again("fox", generator=seeded(), **SMALL).images, expected)
-    peer = type(one_text.peer).from_pretrained(tmp_path / "saved")
-    peer.set_progress_bar_config(disable=True)
-    assert close(peer("fox", generator=seeded(), **SMALL).images, expected)
+    oracle = type(one_text.oracle).from_pretrained(tmp_path / "saved")
+    oracle.set_progress_bar_config(disable=True)
+    assert close(oracle("fox", generator=seeded(), **SMALL).images, expected)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

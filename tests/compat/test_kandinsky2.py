@@ -18,7 +18,7 @@ from kandinsky.compat.kandinsky2 import get_kandinsky2, get_kandinsky2_0, get_ka
 from kandinsky.core.errors import CheckpointError, HubError, RequestError
 from tests.checkpoints.hub_server import connected, files_of
 from tests.compat.comparing import close, draw_image, folder, hole
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.reference.folders import NEGATIVE, PRIOR_NEGATIVE, PROMPT, write_first, write_second
 from tests.reference.recorded import HEAD, RELEASE, SECOND, facts, levels_agree, limit, tensors
 from tests.tiny import Checkpoints

@@ -14,7 +14,7 @@ from kandinsky.compat import kandinsky3
 from kandinsky.core.errors import CheckpointError, RequestError
 from tests.checkpoints.hub_server import connected, files_of
 from tests.compat.comparing import draw_image
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.reference.folders import THIRD_PROMPT
 from tests.reference.recorded import THIRD, tensors
 

@@ -47,7 +47,7 @@ def test_components_of_a_folder_each(tiny: Checkpoints) -> None:
         assert close(prior.prior.post_process_latents(x), tiny.prior.prior.post_process_latents(x))
 
 
-def test_the_autoencoder_answers_like_the_peer_s(tiny: Checkpoints, ours: Load) -> None:
+def test_the_autoencoder_answers_like_diffusers(tiny: Checkpoints, ours: Load) -> None:
     mine, theirs = ours("KandinskyV22Pipeline", "text2img").movq, tiny.decoders["text2img"].movq
     pixels = torch.rand(1, 3, 64, 64, generator=seeded()) * 2 - 1
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_our_own_folder_holds_both_halves(tiny: Checkpoints) -> None:
     assert halves("a red fox", num_inference_steps=2).image_embeds.shape == (1, 16)
 
 
-def test_saved_pipelines_are_the_peer_s(tiny: Checkpoints, ours: Load, tmp_path: Path) -> None:
+def test_saved_pipelines_are_diffusers(tiny: Checkpoints, ours: Load, tmp_path: Path) -> None:
     ours("KandinskyV22PriorPipeline", "prior").save_pretrained(tmp_path / "prior")
     ours("KandinskyV22Pipeline", "text2img").save_pretrained(tmp_path / "decoder")
     prior = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "prior")

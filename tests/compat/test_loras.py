@@ -1,4 +1,4 @@
-"""Adapters and learned words in the facade: the peer's names for what our pipelines do."""
+"""Adapters and learned words in the facade: diffusers' names for what our pipelines do."""
 
 from pathlib import Path
 from typing import Any

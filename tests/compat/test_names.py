@@ -1,4 +1,4 @@
-"""The facades have the peer's names: classes, arguments in their order, and defaults."""
+"""The facades have diffusers' names: classes, arguments in their order, and defaults."""
 
 import inspect
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_arguments_and_defaults(name: str) -> None:
     assert getattr(ours, "_callback_tensor_inputs", None) is not None or "Combined" in name
 
 
-def test_every_name_exists_in_the_peer() -> None:
+def test_every_name_exists_in_diffusers() -> None:
     elsewhere = {
         "AttnAddedKVProcessor",
         "AttnAddedKVProcessor2_0",

@@ -14,7 +14,7 @@ from torch import nn
 
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import CheckpointError, RequestError
-from tests.compat.comparing import PRIOR_STEPS, SMALL, close, draw_image, embeds, folder, hole, peer, seeded
+from tests.compat.comparing import PRIOR_STEPS, SMALL, close, draw_image, embeds, folder, hole, oracle, seeded
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import WIDTH, TextImageCheckpoints
@@ -116,9 +116,9 @@ def test_a_wrapped_prior_acts(tiny: Checkpoints, ours: Load) -> None:
 
 
 def test_a_wrapped_unet_that_reads_texts_acts(one_text: OneTextCheckpoints, text_image: TextImageCheckpoints) -> None:
-    assert one_text.peer
+    assert one_text.oracle
     newest = compat.Kandinsky3Pipeline.from_pretrained(one_text.root / "decoder")
-    theirs = copy.copy(one_text.peer)
+    theirs = copy.copy(one_text.oracle)
     for pipe in (newest, theirs):
         pipe.unet = Weaker(pipe.unet)
     fields = {"prompt": "a fox", **LATENT}
@@ -264,7 +264,9 @@ def test_pipelines_of_ones_own(tiny: Checkpoints, ours: Load) -> None:
     assert mine.to(torch.float64).dtype is torch.float64
     mine.to(torch.float32)
     built = compat.KandinskyV22Pipeline(**parts)
-    assert built.movq_scale_factor == peer(diffusers.KandinskyV22Pipeline, tiny.decoders["text2img"]).movq_scale_factor
+    assert (
+        built.movq_scale_factor == oracle(diffusers.KandinskyV22Pipeline, tiny.decoders["text2img"]).movq_scale_factor
+    )
 
 
 def test_a_wrapper_without_a_network_is_refused(ours: Load) -> None:

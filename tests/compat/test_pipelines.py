@@ -13,7 +13,7 @@ from torch import nn
 from kandinsky.compat import diffusers as compat
 from kandinsky.compat.diffusers import offload
 from kandinsky.core.errors import CheckpointError, RequestError
-from tests.compat.comparing import PRIOR_STEPS, SMALL, close, draw_image, drawn, embeds, folder, hole, peer, seeded
+from tests.compat.comparing import PRIOR_STEPS, SMALL, close, draw_image, drawn, embeds, folder, hole, oracle, seeded
 from tests.tiny import Checkpoints
 
 Load = Callable[[str, str], Any]
@@ -159,7 +159,7 @@ def test_a_scheduler_with_learned_variances(tiny: Checkpoints, ours: Load) -> No
 @pytest.mark.parametrize(
     "name", ["PNDMScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"]
 )
-def test_schedulers_that_fail_in_the_peer(ours: Load, name: str) -> None:
+def test_schedulers_that_fail_in_diffusers(ours: Load, name: str) -> None:
     mine = compat.KandinskyV22Pipeline(**ours("KandinskyV22Pipeline", "text2img").components)
     plain = mine(*embeds(1), generator=seeded(), **LATENT).images
     mine.scheduler = getattr(compat, name).from_config(mine.scheduler.config)
@@ -245,7 +245,7 @@ def test_a_compiled_unet_gives_the_same_images(tiny: Checkpoints, ours: Load, in
     assert len(graphs) == 1
 
 
-def test_the_unet_answers_like_the_peer_s(tiny: Checkpoints, ours: Load) -> None:
+def test_the_unet_answers_like_diffusers(tiny: Checkpoints, ours: Load) -> None:
     mine, theirs = ours("KandinskyV22Pipeline", "text2img").unet, tiny.decoders["text2img"].unet
     x, positive = torch.randn(2, 4, 8, 8, generator=seeded()), embeds(2)[0]
     arguments: dict[str, Any] = {"encoder_hidden_states": None, "added_cond_kwargs": {"image_embeds": positive}}
@@ -348,8 +348,8 @@ def test_images_and_grids(tmp_path: Path) -> None:
         compat.load_image(str(tmp_path / "none.png"))
 
 
-def test_the_peer_s_pipelines_are_not_needed_to_follow_one(ours: Load, tiny: Checkpoints) -> None:
-    """Stages may be mixed: embeddings of the peer's prior, images of our decoder."""
-    theirs = peer(diffusers.KandinskyV22PriorPipeline, tiny.prior)
+def test_diffusers_pipelines_are_not_needed_to_follow_one(ours: Load, tiny: Checkpoints) -> None:
+    """Stages may be mixed: embeddings of diffusers' prior, images of our decoder."""
+    theirs = oracle(diffusers.KandinskyV22PriorPipeline, tiny.prior)
     output = theirs("a fox", generator=seeded(), num_inference_steps=PRIOR_STEPS)
     assert ours("KandinskyV22Pipeline", "text2img")(**output, **LATENT).images.shape == (1, 4, 8, 16)

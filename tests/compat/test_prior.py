@@ -1,4 +1,4 @@
-"""The prior pipelines against the peer's: same folder, same draws, same embeddings."""
+"""The prior pipelines against diffusers': same folder, same draws, same embeddings."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from torch import nn
 
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import RequestError
-from tests.compat.comparing import PRIOR_STEPS, close, draw_image, drawn, folder, peer, seeded
+from tests.compat.comparing import PRIOR_STEPS, close, draw_image, drawn, folder, oracle, seeded
 from tests.tiny import Checkpoints
 
 Load = Callable[[str, str], Any]
@@ -44,7 +44,7 @@ def test_guidance_and_negative_prompts(tiny: Checkpoints, prior: Any, scale: flo
     assert close(found.negative_image_embeds, theirs.negative_image_embeds)
 
 
-def test_a_generator_for_every_row_draws_as_the_peer_does(tiny: Checkpoints, prior: Any) -> None:
+def test_a_generator_for_every_row_draws_as_diffusers_does(tiny: Checkpoints, prior: Any) -> None:
     fields = {**STEPS, "negative_prompt": ["ugly", "grey"]}
     theirs = tiny.prior(["a fox", "a cat"], generator=drawn("list", 4), **fields)
     found = prior(["a fox", "a cat"], generator=drawn("list", 4), **fields)
@@ -152,14 +152,14 @@ def test_interpolation_says_what_does_not_fit(prior: Any) -> None:
 
 @pytest.mark.parametrize("strength", [0.4, 0.9])
 def test_from_an_embedding(tiny: Checkpoints, ours: Load, strength: float) -> None:
-    """The peer does not bring the embedding into the prior's own space, so it is given one from there."""
+    """diffusers does not bring the embedding into the prior's own space, so it is given one from there."""
     theirs, mine = (
-        peer(KandinskyV22PriorEmb2EmbPipeline, tiny.prior),
+        oracle(KandinskyV22PriorEmb2EmbPipeline, tiny.prior),
         ours("KandinskyV22PriorEmb2EmbPipeline", "prior"),
     )
     image = draw_image(56, 40)
     raw = tiny.prior._encode_image if hasattr(tiny.prior, "_encode_image") else None
-    assert raw is None  # the plain prior has no such method, so the peer's processor and tower are used by hand
+    assert raw is None  # the plain prior has no such method, so diffusers' processor and tower are used by hand
     pixels = tiny.prior.image_processor(image, return_tensors="pt").pixel_values
     with torch.no_grad():
         known = tiny.prior.image_encoder(pixels)["image_embeds"]

@@ -1,4 +1,4 @@
-"""Schedulers used by themselves: what they hold and each of their steps, against the peer's."""
+"""Schedulers used by themselves: what they hold and each of their steps, against diffusers'."""
 
 import inspect
 from typing import Any
@@ -51,7 +51,7 @@ def test_steps(name: str, generators: str) -> None:
             more["prev_timestep"] = known[index + 1]
         expected = theirs.step(said, t, x, generator=other, **more)
         found = mine.step(said, t, x, generator=rng, **more)
-        # To the neighbouring time the peer's classes round beta in two ways, of which ours have one.
+        # To the neighbouring time diffusers' classes round beta in two ways, of which ours have one.
         assert close(found.prev_sample, expected.prev_sample, 3e-4 if t == 0 else 1e-4)
         assert close(found.pred_original_sample, expected.pred_original_sample)
         x = expected.prev_sample
@@ -113,7 +113,7 @@ def test_a_loop_by_hand_is_the_pipeline_s(ours: Any) -> None:
 
 
 def test_halves_stay_halves() -> None:
-    """They are computed in float32, where the peer loses what the coefficients of late times tell."""
+    """They are computed in float32, where diffusers loses what the coefficients of late times tell."""
     mine, _ = both("ddim")
     mine.set_timesteps(5)
     x, said = (torch.randn(1, 4, 3, 3, generator=seeded(seed)).half() for seed in (0, 1))

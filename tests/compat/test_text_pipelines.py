@@ -1,4 +1,4 @@
-"""The pipelines of the earlier generation, whose decoder reads texts too, against the peer's."""
+"""The pipelines of the earlier generation, whose decoder reads texts too, against diffusers'."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import nn
 
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import CheckpointError, RequestError
-from tests.compat.comparing import close, draw_image, drawn, hole, peer, seeded
+from tests.compat.comparing import close, draw_image, drawn, hole, oracle, seeded
 from tests.tiny_text_image import WIDTH, TextImageCheckpoints
 
 STEPS = {"num_inference_steps": 3}
@@ -26,7 +26,7 @@ def embeds(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def told_latents(pipe: Any, *arguments: Any, **fields: Any) -> torch.Tensor:
-    """The last latents that a pipeline tells a callback: the peer does not return them here."""
+    """The last latents that a pipeline tells a callback: diffusers does not return them here."""
     told: list[torch.Tensor] = []
     pipe(*arguments, callback=lambda i, t, latents: told.append(latents), output_type="np", **fields)
     return told[-1]
@@ -34,7 +34,7 @@ def told_latents(pipe: Any, *arguments: Any, **fields: Any) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def ours(text_image: TextImageCheckpoints) -> Callable[..., Any]:
-    """Our pipelines by class name, on the peer's folders."""
+    """Our pipelines by class name, on diffusers' folders."""
     assert text_image.prior
     assert text_image.decoder
     assert text_image.inpainting
@@ -114,7 +114,7 @@ def test_output_types_and_latents(text_image: TextImageCheckpoints, ours: Callab
 def test_image_to_image(
     text_image: TextImageCheckpoints, ours: Callable[..., Any], generators: str, strength: float, rows: int
 ) -> None:
-    theirs = peer(diffusers.KandinskyImg2ImgPipeline, text_image.decoder)
+    theirs = oracle(diffusers.KandinskyImg2ImgPipeline, text_image.decoder)
     fields: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 6, "strength": strength}
     fields["negative_prompt"] = ["ugly", "grey", ""][:rows]
     images = [draw_image(64, 64), draw_image(80, 56, seed=1), draw_image(64, 64, seed=2)][:rows]
@@ -163,7 +163,7 @@ def test_combined_inpainting(text_image: TextImageCheckpoints, ours: Callable[..
 
 
 def test_copies_of_several_prompts_are_paired(ours: Callable[..., Any]) -> None:
-    """The peer mixes the texts of one prompt with the embeddings of another here."""
+    """diffusers mixes the texts of one prompt with the embeddings of another here."""
     pipe = ours("KandinskyCombinedPipeline")
     fields = {**WHOLE, "output_type": "latent"}
     prompts = ["a fox", "a cat"]
@@ -220,7 +220,7 @@ def test_another_scheduler_acts(text_image: TextImageCheckpoints, ours: Callable
         "steps_offset": 0,  # as in the published file for this scheduler
     }
     stored = diffusers.DDIMScheduler.from_pretrained(text_image.root / "decoder", subfolder="scheduler")
-    theirs = peer(diffusers.KandinskyPipeline, text_image.decoder)
+    theirs = oracle(diffusers.KandinskyPipeline, text_image.decoder)
     theirs.scheduler = diffusers.DDPMScheduler.from_config(stored.config, **changes)
     mine = compat.KandinskyPipeline(**ours("KandinskyPipeline").components)
     mine.scheduler = compat.DDPMScheduler.from_config(mine.scheduler.config, **changes)
@@ -239,7 +239,7 @@ def test_what_does_not_fit_is_told(ours: Callable[..., Any], text_image: TextIma
         compat.KandinskyPipeline.from_pretrained(text_image.root / "prior", unet=None)
 
 
-def test_saved_pipelines_are_the_peer_s(
+def test_saved_pipelines_are_diffusers(
     text_image: TextImageCheckpoints, ours: Callable[..., Any], tmp_path: Path
 ) -> None:
     ours("KandinskyPipeline").save_pretrained(tmp_path)

@@ -43,7 +43,7 @@ def test_names_are_diffusers(tiny: Checkpoints, text_image: TextImageCheckpoints
         (compat.KandinskyV22Pipeline.from_pretrained(tiny.root / "text2img"), tiny.decoders["text2img"]),
         (compat.KandinskyV22ControlnetPipeline.from_pretrained(tiny.root / "control"), tiny.decoders["control"]),
         tuple(side.KandinskyPipeline.from_pretrained(text_image.root / "decoder") for side in (compat, diffusers)),
-        (compat.Kandinsky3Pipeline.from_pretrained(one_text.root / "decoder"), one_text.peer),
+        (compat.Kandinsky3Pipeline.from_pretrained(one_text.root / "decoder"), one_text.oracle),
     ]
     for mine, theirs in pipes:
         for name, part in theirs.components.items():
@@ -92,9 +92,9 @@ def test_a_network_of_a_configuration(tiny: Checkpoints, tmp_path: Path) -> None
     for made in (compat.UNet2DConditionModel(**theirs.config), compat.UNet2DConditionModel.from_config(mine.config)):
         made.load_state_dict(theirs.state_dict())
         assert close(say(made), say(theirs))
-    prior, peer = pair(tiny, "prior")
-    assert torch.equal(prior.clip_mean, peer.clip_mean)
-    assert torch.equal(prior.clip_std, peer.clip_std)
+    prior, oracle = pair(tiny, "prior")
+    assert torch.equal(prior.clip_mean, oracle.clip_mean)
+    assert torch.equal(prior.clip_std, oracle.clip_std)
     from diffusers.training_utils import EMAModel
 
     average = EMAModel(prior.parameters(), model_cls=compat.PriorTransformer, model_config=prior.config)
@@ -181,11 +181,11 @@ def test_adapters_of_a_configuration(settings: dict[str, Any], tiny: Checkpoints
     mine.save_lora_adapter(tmp_path / "mine")
     theirs.save_lora_adapter(tmp_path / "theirs")
     for name in ("mine", "theirs"):
-        fresh, peer = pair(tiny, "unet")
-        for side in (fresh, peer):
+        fresh, oracle = pair(tiny, "unet")
+        for side in (fresh, oracle):
             side.load_lora_adapter(tmp_path / name, prefix=None, weight_name=FILE)
         assert close(say(fresh), say(theirs))
-        assert close(say(peer), say(theirs))
+        assert close(say(oracle), say(theirs))
 
 
 def test_adapters_learn(tiny: Checkpoints) -> None:
@@ -267,22 +267,22 @@ def test_fusing_in_a_pipeline(tiny: Checkpoints, tmp_path: Path) -> None:
         learned.append({f"unet.{key}": value for key, value in peft.get_peft_model_state_dict(source).items()})
     pipe = compat.KandinskyV22Pipeline.from_pretrained(folder(tiny, "text2img"))
     pipe.load_lora_weights(learned[0], adapter_name="a")
-    peer = pair(tiny, "unet")[1]
+    oracle = pair(tiny, "unet")[1]
     for index, name in enumerate("ab"):
-        peer.load_lora_adapter(tmp_path / str(index), prefix=None, weight_name=FILE, adapter_name=name)
+        oracle.load_lora_adapter(tmp_path / str(index), prefix=None, weight_name=FILE, adapter_name=name)
     pipe.load_lora_weights(tmp_path / "1", adapter_name="b")
-    assert pipe.get_active_adapters() == peer.active_adapters() == ["b"]
+    assert pipe.get_active_adapters() == oracle.active_adapters() == ["b"]
     assert pipe.get_list_adapters() == {"unet": ["a", "b"]}
-    for side in (pipe, peer):
+    for side in (pipe, oracle):
         side.set_adapters(["a", "b"], [1.0, 0.5])
-    assert close(say(pipe.unet), say(peer))
+    assert close(say(pipe.unet), say(oracle))
     pipe.fuse_lora(components=["unet"], adapter_names=["a"], lora_scale=0.5)
     assert (pipe.fused_loras, pipe.num_fused_loras) == ({"a"}, 1)
-    peer.set_adapters(["a", "b"], [0.5, 0.5])
-    assert close(say(pipe.unet), say(peer))
+    oracle.set_adapters(["a", "b"], [0.5, 0.5])
+    assert close(say(pipe.unet), say(oracle))
     pipe.unload_lora_weights()
-    peer.set_adapters(["a", "b"], [0.5, 0.0])
-    assert close(say(pipe.unet), say(peer))
+    oracle.set_adapters(["a", "b"], [0.5, 0.0])
+    assert close(say(pipe.unet), say(oracle))
     assert pipe.num_fused_loras == 0
     for words, act in (
         ("'movq' takes no adapters", lambda: pipe.fuse_lora(components=["movq"])),

@@ -7,7 +7,7 @@ from PIL import Image
 
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.core.errors import CheckpointError
-from tests.parity.peers import image_processor
+from tests.parity.oracles import image_processor
 
 SIZES = [(28, 28), (29, 28), (28, 30), (97, 31), (31, 97), (3, 200), (200, 3), (1, 1), (5, 7), (500, 333)]
 
@@ -17,7 +17,7 @@ def draw_image(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("size", [28, 33])
-def test_as_the_peer(size: int) -> None:
+def test_as_transformers(size: int) -> None:
     ours = ClipPreprocess(size=size)
     reference = image_processor()(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}, do_convert_rgb=True
@@ -34,7 +34,7 @@ def test_a_batch_is_its_images() -> None:
     assert torch.equal(ours(images), torch.cat([ours([image]) for image in images]))
 
 
-def test_there_and_back_through_the_peer() -> None:
+def test_there_and_back_through_transformers() -> None:
     ours = ClipPreprocess(40, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert ClipPreprocess.from_json(ours.to_json()) == ours
     reference = image_processor().from_dict(ours.to_json())

@@ -168,14 +168,14 @@ def test_mask_threshold_is_one_half() -> None:
     assert mask_array(values, 4, 1).tolist() == [[0, 0, 1, 1]]
 
 
-def test_masks_are_resized_as_the_peer_does() -> None:
+def test_masks_are_resized_as_diffusers_does() -> None:
     grey = Image.fromarray(noise(37, 53, 1)[..., 0])
     reference = np.asarray(grey.resize((24, 16), Image.Resampling.LANCZOS), np.float32) / 255
     assert np.array_equal(mask_array(grey, 24, 16), (reference >= 0.5).astype(np.float32))
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 48), (200, 104), (100, 80)])
-def test_tensors_equal_the_peer(width: int, height: int) -> None:
+def test_tensors_equal_diffusers(width: int, height: int) -> None:
     image = Image.fromarray(noise(80, 100))
     processor = VaeImageProcessor(vae_scale_factor=8, resample="bicubic", reducing_gap=1)
     reference = processor.preprocess(image, height=height, width=width)
@@ -205,7 +205,7 @@ def test_pixels_survive_the_way_there_and_back() -> None:
     assert np.array_equal(np.asarray(to_pil(to_tensor([image], 16, 16))[0]), np.asarray(image))
 
 
-def test_to_pil_clamps_and_rounds_as_the_peer() -> None:
+def test_to_pil_clamps_and_rounds_as_diffusers() -> None:
     x = torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(0)) * 1.5
     x[0, 0, 0, :2] = torch.tensor([9.0, -9.0])
     reference = VaeImageProcessor().postprocess(x, output_type="pil")

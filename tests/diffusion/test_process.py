@@ -15,7 +15,7 @@ LINEAR = Process.linear(0.00085, 0.012)
 COSINE = Process.squared_cosine()
 
 
-def test_tables_equal_the_peers_bit_for_bit() -> None:
+def test_tables_equal_diffusers_bit_for_bit() -> None:
     reference = diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012)
     assert torch.equal(LINEAR.betas, reference.betas)
     assert torch.equal(LINEAR.alpha_bar, reference.alphas_cumprod)
@@ -58,7 +58,7 @@ def test_beta_between_is_the_table_for_neighbours_and_the_quotient_elsewhere() -
 
 
 @pytest.mark.parametrize("process", [LINEAR, COSINE])
-def test_add_noise_and_velocity_equal_the_peers(process: Process) -> None:
+def test_add_noise_and_velocity_equal_diffusers(process: Process) -> None:
     kind = "linear" if process is LINEAR else "squaredcos_cap_v2"
     reference = diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule=kind)
     generator = torch.Generator().manual_seed(0)

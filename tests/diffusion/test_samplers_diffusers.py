@@ -170,7 +170,7 @@ def test_ddim_with_clipping_keeps_or_rederives_eps(rederive: bool) -> None:
 
 @DTYPES
 @pytest.mark.parametrize("n", [2, 5, 25, 1000])
-def test_ddpm_is_the_peers_unclip_step(dtype: torch.dtype, n: int) -> None:
+def test_ddpm_is_diffusers_unclip_step(dtype: torch.dtype, n: int) -> None:
     reference = UnCLIPScheduler(prediction_type="sample", clip_sample_range=10.0, variance_type="fixed_small_log")
     reference.set_timesteps(n)
     times = linspaced(n, 1000)
@@ -300,7 +300,7 @@ def test_plms(dtype: torch.dtype, n: int) -> None:
     assert_paths_close(ours, theirs[1:], EXACT[dtype])
 
 
-def test_a_tail_of_the_times_equals_the_peers_img2img() -> None:
+def test_a_tail_of_the_times_equals_diffusers_img2img() -> None:
     reference = diffusers.DDPMScheduler(**BETAS, steps_offset=1, timestep_spacing="leading", clip_sample=False)
     reference.set_timesteps(20)
     times = tail(leading(20, 1000, 1), 0.3)

@@ -36,7 +36,7 @@ def test_every_table_size_works(T: int, data: st.DataObject) -> None:
         assert 0 <= times[-1] <= times[0] < T
 
 
-def test_leading_and_trailing_equal_the_peers() -> None:
+def test_leading_and_trailing_equal_diffusers() -> None:
     for n in (1, 2, 7, 25, 50, 75, 100, 300, 999):
         reference = diffusers.DDIMScheduler(steps_offset=1, timestep_spacing="leading")
         reference.set_timesteps(n)
@@ -52,7 +52,7 @@ def test_leading_gives_up_an_offset_that_has_no_room() -> None:
     assert leading(2, 10, 30) == [9, 4]
 
 
-def test_linspaced_equals_the_peer_and_gives_pure_noise_for_one_step() -> None:
+def test_linspaced_equals_diffusers_and_gives_pure_noise_for_one_step() -> None:
     for n in (2, 3, 5, 25, 31, 59, 250, 1000):
         reference = diffusers.schedulers.UnCLIPScheduler()
         reference.set_timesteps(n)
@@ -95,7 +95,7 @@ def test_counts_outside_the_table_are_refused(n: int) -> None:
             spaced(n, T)
 
 
-def test_tail_keeps_what_the_peer_keeps_and_never_nothing() -> None:
+def test_tail_keeps_what_diffusers_keeps_and_never_nothing() -> None:
     times = leading(50, T, 1)
     assert tail(times, 1.0) == times
     assert tail(times, 0.3) == times[35:]

@@ -18,7 +18,7 @@ from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.metadata import read_metadata
 from kandinsky.engine.loras import adaptable
 from kandinsky.engine.pipeline import Pipeline
-from tests.parity.peers import redraw
+from tests.parity.oracles import redraw
 from tests.tiny_text_image import TextImageCheckpoints
 
 QUICK: dict[str, Any] = {"steps": 2, "prior_steps": 2, "seed": 3}

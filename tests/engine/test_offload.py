@@ -88,8 +88,8 @@ def test_the_streamed_encoder_reads_the_same(one_text: OneTextCheckpoints) -> No
 @pytest.mark.parametrize("form", ["shards", "pickle", "fp16"])
 def test_every_form_of_file(one_text: OneTextCheckpoints, tmp_path: Path, dtype: str, form: str) -> None:
     """The encoder in shards, in a pickle that can be mapped, and in half precision."""
-    folder = Path(shutil.copytree(one_text.root / "decoder", tmp_path / "m")) if one_text.peer else tmp_path
-    encoder = one_text.peer.text_encoder
+    folder = Path(shutil.copytree(one_text.root / "decoder", tmp_path / "m")) if one_text.oracle else tmp_path
+    encoder = one_text.oracle.text_encoder
     for old in (folder / "text_encoder").glob("*.safetensors"):
         old.unlink()
     if form == "shards":
@@ -103,11 +103,11 @@ def test_every_form_of_file(one_text: OneTextCheckpoints, tmp_path: Path, dtype:
 
 
 def test_a_pickle_that_is_read_whole_is_refused(one_text: OneTextCheckpoints, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(one_text.root / "decoder", tmp_path / "m")) if one_text.peer else tmp_path
+    folder = Path(shutil.copytree(one_text.root / "decoder", tmp_path / "m")) if one_text.oracle else tmp_path
     for old in (folder / "text_encoder").glob("*.safetensors"):
         old.unlink()
     file = folder / "text_encoder" / "pytorch_model.bin"
-    torch.save(one_text.peer.text_encoder.state_dict(), file, _use_new_zipfile_serialization=False)
+    torch.save(one_text.oracle.text_encoder.state_dict(), file, _use_new_zipfile_serialization=False)
     kandinsky.load(folder, device="cpu")
     with pytest.raises(CheckpointError, match=r"text encoder lie in an old form of pickle.*kandinsky convert"):
         kandinsky.load(folder, device="cpu", offload="layers")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 import kandinsky
 from kandinsky.networks.unet2 import UNet2, UNet2Condition
-from tests.parity.peers import noise
+from tests.parity.oracles import noise
 
 
 def error(found: Tensor, exact: Tensor) -> float:

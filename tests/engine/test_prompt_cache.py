@@ -61,7 +61,7 @@ def test_the_second_request_reads_nothing(one_text: OneTextCheckpoints, tmp_path
 def test_what_tells_texts_apart(one_text: OneTextCheckpoints, tmp_path: Path) -> None:
     """The weights of the encoder, wherever they lie, and the dtype."""
     folder = tmp_path / "prompts"
-    assert one_text.peer
+    assert one_text.oracle
     pixels(one_text.ours(prompt_cache=folder))
     moved = Path(shutil.copytree(one_text.root / "decoder", tmp_path / "moved"))
     told: dict[str, Any] = {"device": "cpu", "dtype": "float32", "prompt_cache": folder}

@@ -13,7 +13,7 @@ from kandinsky.engine.weight_residency import WeightResidency
 from kandinsky.networks.t5 import T5Config, T5Encoder
 from kandinsky.networks.unet3 import UNet3, UNet3Condition
 from tests.engine.test_offload import SMALL
-from tests.parity.peers import redraw, relative
+from tests.parity.oracles import redraw, relative
 from tests.tiny_one_text import OneTextCheckpoints
 
 ERROR = {"int8": (0.02, 0.05), "int4": (0.25, 0.6)}

@@ -18,7 +18,7 @@ from kandinsky.checkpoints.weights import read_tensor_file, read_weights
 from kandinsky.cli.main import run
 from kandinsky.core.errors import CheckpointError, OutputError, RequestError
 from kandinsky.generations import convert
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.reference.folders import PROMPT, write_first, write_second
 from tests.reference.recorded import RELEASE, weights
 from tests.requests import our_latents

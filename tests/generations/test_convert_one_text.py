@@ -17,7 +17,7 @@ from kandinsky.checkpoints.original import OriginalFolder, open_checkpoint
 from kandinsky.checkpoints.weights import read_pickle, read_tensor_file
 from kandinsky.cli.main import run
 from kandinsky.generations import convert
-from tests.parity.peers import MOVQ_TINY, noise, redraw, relative
+from tests.parity.oracles import MOVQ_TINY, noise, redraw, relative
 from tests.reference.folders import THIRD_PROMPT, write_third, write_third_first
 from tests.reference.recorded import identical
 from tests.requests import our_latents

@@ -17,7 +17,7 @@ from kandinsky.core.images import to_tensor
 from kandinsky.core.requests import Request
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.tasks.start import start
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.parity.test_generate import draw_image
 from tests.reference.folders import THIRD_PROMPT
 from tests.requests import batches_of, our_latents
@@ -188,7 +188,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_folders(name: str, one_text: OneTextCheckpoints, tmp_path: Path) -> None:
-    assert one_text.peer
+    assert one_text.oracle
     damage, words = DAMAGES[name]
     shutil.copytree(one_text.root / "decoder", tmp_path / "model")
     damage(tmp_path / "model")
@@ -219,7 +219,7 @@ def test_damaged_original_files(third_release: Path, tmp_path: Path) -> None:
 
 
 def test_a_decoder_of_texts_has_no_prior(one_text: OneTextCheckpoints) -> None:
-    assert one_text.peer
+    assert one_text.oracle
     folder = one_text.root / "decoder"
     with pytest.raises(CheckpointError, match="has no prior"):
         kandinsky.load(folder, prior=one_text.root / "decoder" / "unet" / "..")

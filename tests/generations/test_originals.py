@@ -18,7 +18,7 @@ from kandinsky.core.images import to_tensor
 from kandinsky.core.rng import PerImageRng
 from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.engine.pipeline import Pipeline
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.parity.test_generate import draw_image
 from tests.reference.folders import NEGATIVE, PRIOR_NEGATIVE, PROMPT
 from tests.requests import our_conditions, our_latents

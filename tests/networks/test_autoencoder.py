@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kandinsky.networks.autoencoder import Upsample
-from tests.parity.peers import noise, redraw, relative
+from tests.parity.oracles import noise, redraw, relative
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])

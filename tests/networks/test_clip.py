@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kandinsky.core.errors import ConfigError, RequestError
 from kandinsky.networks.clip import ClipText, ClipTextConfig, ClipVision, ClipVisionConfig
-from tests.parity.peers import noise, redraw, relative
+from tests.parity.oracles import noise, redraw, relative
 
 TEXT = ClipTextConfig(60, 24, 2, 3, 40, 9, 20, "gelu", 58, "eos")
 VISION = ClipVisionConfig(24, 2, 3, 40, 12, 4, 20, "gelu")

@@ -10,7 +10,7 @@ from torch import Tensor
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config
 from kandinsky.networks.unet3 import UNet3, UNet3Condition, UNet3Config
-from tests.parity.peers import noise, redraw, relative
+from tests.parity.oracles import noise, redraw, relative
 
 TIMES = [900, 700, 500, 300, 100]
 SECOND = UNet2Config(

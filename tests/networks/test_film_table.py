@@ -7,7 +7,7 @@ from torch import Tensor
 from kandinsky.networks import film_table
 from kandinsky.networks.film_table import FilmTable
 from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config
-from tests.parity.peers import noise
+from tests.parity.oracles import noise
 
 CONFIG = UNet2Config(channels=(32, 64), layers=1, head_dim=32, context_dim=16, image_dim=12, image_tokens=2)
 

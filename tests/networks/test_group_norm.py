@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.networks.group_norm import group_norm, normed
-from tests.parity.peers import noise
+from tests.parity.oracles import noise
 
 GROUPS, CHANNELS = 8, 24
 FORMS = ["plain", "film", "modulation"]

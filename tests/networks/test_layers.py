@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kandinsky.networks.layers import Attention, Block, quick_gelu, sinusoid
-from tests.parity.peers import noise, redraw, relative
+from tests.parity.oracles import noise, redraw, relative
 
 
 @pytest.mark.parametrize("dim", [8, 64])

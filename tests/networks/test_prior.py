@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kandinsky.core.errors import RequestError
 from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
-from tests.parity.peers import noise, redraw, relative
+from tests.parity.oracles import noise, redraw, relative
 
 CONFIG = PriorConfig(heads=3, head_dim=8, layers=3, embedding_dim=20, text_width=28, tokens=7)
 

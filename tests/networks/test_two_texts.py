@@ -7,7 +7,7 @@ import torch
 
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config
-from tests.parity.peers import noise, redraw, relative
+from tests.parity.oracles import noise, redraw, relative
 
 CONFIG = UNet2Config(
     channels=(32, 64),

@@ -7,7 +7,7 @@ import torch
 
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.unet3 import MaskedRows, UNet3, UNet3Condition, UNet3Config
-from tests.parity.peers import noise, redraw, relative
+from tests.parity.oracles import noise, redraw, relative
 
 TINY = UNet3Config(
     channels=(16, 32), layers=2, time_dim=32, head_dim=8, context_dim=24, text_dim=20, groups=4, null_embedding=True

@@ -19,7 +19,7 @@ from kandinsky.checkpoints.maps.clip import (
 )
 from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.clip import ClipText, ClipTextConfig, ClipVision, ClipVisionConfig
-from tests.parity.peers import noise, redraw, relative
+from tests.parity.oracles import noise, redraw, relative
 
 PRECISIONS = [(torch.float32, 1e-5), (torch.float64, 1e-10)]
 TEXT_TINY: dict[str, Any] = {
@@ -45,8 +45,8 @@ VISION_TINY: dict[str, Any] = {
 }
 
 
-def saved(peer: Any, folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    peer.save_pretrained(folder)
+def saved(oracle: Any, folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    oracle.save_pretrained(folder)
     return json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
 
 
@@ -67,13 +67,13 @@ def ids(rows: int, length: int = 9) -> torch.Tensor:
 @pytest.mark.parametrize("rows", [1, 3])
 def test_text_tower(dtype: torch.dtype, tolerance: float, eos: int, activation: str, rows: int, tmp_path: Path) -> None:
     options = TEXT_TINY | {"eos_token_id": eos, "hidden_act": activation}
-    peer = redraw(CLIPTextModelWithProjection(CLIPTextConfig(**options)), scale=0.2)
-    options, tensors = saved(peer, tmp_path)
+    oracle = redraw(CLIPTextModelWithProjection(CLIPTextConfig(**options)), scale=0.2)
+    options, tensors = saved(oracle, tmp_path)
     ours = ClipText(clip_text_config(options))
     ours.load_state_dict(CLIP_TEXT.to_native(tensors))
-    peer, ours, tokens = peer.to(dtype), ours.to(dtype), ids(rows)
+    oracle, ours, tokens = oracle.to(dtype), ours.to(dtype), ids(rows)
     with torch.no_grad():
-        theirs, mine = peer(tokens), ours(tokens)
+        theirs, mine = oracle(tokens), ours(tokens)
     assert relative(mine.hidden, theirs.last_hidden_state) < tolerance
     assert relative(mine.embedding, theirs.text_embeds) < tolerance
 
@@ -93,20 +93,20 @@ def test_both_ways_of_pooling_differ_on_learned_tokens() -> None:
 @pytest.mark.parametrize("rows", [1, 3])
 def test_vision_tower(dtype: torch.dtype, tolerance: float, activation: str, rows: int, tmp_path: Path) -> None:
     options = VISION_TINY | {"hidden_act": activation}
-    peer = redraw(CLIPVisionModelWithProjection(CLIPVisionConfig(**options)), scale=0.2)
-    options, tensors = saved(peer, tmp_path)
+    oracle = redraw(CLIPVisionModelWithProjection(CLIPVisionConfig(**options)), scale=0.2)
+    options, tensors = saved(oracle, tmp_path)
     ours = ClipVision(clip_vision_config(options))
     ours.load_state_dict(CLIP_VISION.to_native(tensors))
-    peer, ours, pixels = peer.to(dtype), ours.to(dtype), noise(rows, 3, 12, 12, dtype=dtype)
+    oracle, ours, pixels = oracle.to(dtype), ours.to(dtype), noise(rows, 3, 12, 12, dtype=dtype)
     with torch.no_grad():
-        assert relative(ours(pixels), peer(pixels).image_embeds) < tolerance
+        assert relative(ours(pixels), oracle(pixels).image_embeds) < tolerance
 
 
-def written(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor], peer: Any) -> Any:
-    """A peer built from the folder that we write, with every name accounted for."""
+def written(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor], oracle: Any) -> Any:
+    """transformers built from the folder that we write, with every name accounted for."""
     (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    loaded, info = peer.from_pretrained(folder, output_loading_info=True)
+    loaded, info = oracle.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert not info["mismatched_keys"]
@@ -114,32 +114,32 @@ def written(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize("kind", [{"eos_id": None, "pool": "argmax"}, {"eos_id": 58, "pool": "eos"}])
-def test_the_peer_reads_our_text_tower(kind: Any, tmp_path: Path) -> None:
+def test_transformers_reads_our_text_tower(kind: Any, tmp_path: Path) -> None:
     config = ClipTextConfig(60, 24, 2, 3, 40, 9, 20, "quick_gelu", **kind)
     ours = redraw(ClipText(config), scale=0.2)
     assert clip_text_config(clip_text_json(config)) == config
     foreign = CLIP_TEXT.to_foreign(ours.state_dict())
-    peer = written(tmp_path, clip_text_json(config), foreign, CLIPTextModelWithProjection)
+    oracle = written(tmp_path, clip_text_json(config), foreign, CLIPTextModelWithProjection)
     with torch.no_grad():
-        assert relative(ours(ids(3)).embedding, peer(ids(3)).text_embeds) < 1e-5
+        assert relative(ours(ids(3)).embedding, oracle(ids(3)).text_embeds) < 1e-5
     back = CLIP_TEXT.to_native(foreign)
     assert all(torch.equal(back[name], tensor) for name, tensor in ours.state_dict().items())
 
 
-def test_the_peer_reads_our_vision_tower(tmp_path: Path) -> None:
+def test_transformers_reads_our_vision_tower(tmp_path: Path) -> None:
     config = ClipVisionConfig(24, 2, 3, 40, 12, 4, 20, "gelu")
     ours = redraw(ClipVision(config), scale=0.2)
     assert clip_vision_config(clip_vision_json(config)) == config
     foreign = CLIP_VISION.to_foreign(ours.state_dict())
-    peer = written(tmp_path, clip_vision_json(config), foreign, CLIPVisionModelWithProjection)
+    oracle = written(tmp_path, clip_vision_json(config), foreign, CLIPVisionModelWithProjection)
     with torch.no_grad():
         pixels = noise(2, 3, 12, 12)
-        assert relative(ours(pixels), peer(pixels).image_embeds) < 1e-5
+        assert relative(ours(pixels), oracle(pixels).image_embeds) < 1e-5
     back = CLIP_VISION.to_native(foreign)
     assert all(torch.equal(back[name], tensor) for name, tensor in ours.state_dict().items())
 
 
-def test_the_peer_builds_both_towers_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+def test_transformers_builds_both_towers_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
     text = ClipTextConfig(60, 24, 2, 3, 40, 9, 20, "quick_gelu", 58, "eos")
     vision = ClipVisionConfig(24, 2, 3, 40, 12, 4, 20, "gelu")
     with torch.device("meta"):
@@ -172,12 +172,12 @@ LARGE: dict[str, Any] = {"hidden_act": "quick_gelu", "projection_dim": 768}
 )
 def test_published_text_sizes(options: dict[str, Any], count: int) -> None:
     with torch.device("meta"):
-        peer = CLIPTextModelWithProjection(CLIPTextConfig(**options, eos_token_id=2))
-        config = clip_text_config(peer.config.to_dict())
+        oracle = CLIPTextModelWithProjection(CLIPTextConfig(**options, eos_token_id=2))
+        config = clip_text_config(oracle.config.to_dict())
         ours = ClipText(config)
     assert config.pool == "argmax"
-    assert size(ours) == size(peer) == count
-    assert CLIP_TEXT.to_foreign(ours.state_dict()).keys() == peer.state_dict().keys()
+    assert size(ours) == size(oracle) == count
+    assert CLIP_TEXT.to_foreign(ours.state_dict()).keys() == oracle.state_dict().keys()
 
 
 @pytest.mark.parametrize(
@@ -197,13 +197,13 @@ def test_published_text_sizes(options: dict[str, Any], count: int) -> None:
 )
 def test_published_vision_sizes(options: dict[str, Any], count: int) -> None:
     with torch.device("meta"):
-        peer = CLIPVisionModelWithProjection(CLIPVisionConfig(**options, patch_size=14, image_size=224))
-        ours = ClipVision(clip_vision_config(peer.config.to_dict()))
-    assert size(ours) == size(peer) == count
-    assert CLIP_VISION.to_foreign(ours.state_dict()).keys() == peer.state_dict().keys()
+        oracle = CLIPVisionModelWithProjection(CLIPVisionConfig(**options, patch_size=14, image_size=224))
+        ours = ClipVision(clip_vision_config(oracle.config.to_dict()))
+    assert size(ours) == size(oracle) == count
+    assert CLIP_VISION.to_foreign(ours.state_dict()).keys() == oracle.state_dict().keys()
 
 
-def test_an_empty_config_means_the_peers_defaults() -> None:
+def test_an_empty_config_means_transformers_defaults() -> None:
     text, vision = CLIPTextConfig().to_dict(), CLIPVisionConfig().to_dict()
     assert clip_text_config({}) == clip_text_config(text)
     assert clip_vision_config({}) == clip_vision_config(vision)

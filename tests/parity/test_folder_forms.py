@@ -1,4 +1,4 @@
-"""Every form in which the peer writes its folders, for each kind of model: pickles, shards, variants."""
+"""Every form in which diffusers writes its folders, for each kind of model: pickles, shards, variants."""
 
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,11 @@ def test_every_form_of_every_kind(
     generation: str, form: str, tiny: Checkpoints, text_image: TextImageCheckpoints, tmp_path: Path
 ) -> None:
     options, written = FORMS[form]
-    peers = {"prior": (tiny if generation == "2.2" else text_image).prior}
+    oracles = {"prior": (tiny if generation == "2.2" else text_image).prior}
     for kind in KINDS[generation]:
-        peers[kind] = tiny.decoders[kind] if generation == "2.2" else getattr(text_image, kind)
-    for name, peer in peers.items():
-        peer.save_pretrained(tmp_path / name, **options)
+        oracles[kind] = tiny.decoders[kind] if generation == "2.2" else getattr(text_image, kind)
+    for name, oracle in oracles.items():
+        oracle.save_pretrained(tmp_path / name, **options)
     variant = options.get("variant")
     for kind in KINDS[generation]:
         assert (tmp_path / kind / written).is_file()

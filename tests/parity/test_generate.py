@@ -1,4 +1,4 @@
-"""Whole requests against the peer's 2.2 pipelines: same folders, same seeds, same images."""
+"""Whole requests against diffusers' 2.2 pipelines: same folders, same seeds, same images."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from PIL import Image
 
 import kandinsky
 from kandinsky.core.images import to_tensor
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.requests import our_conditions, our_latents
 from tests.tiny import Checkpoints, as_published, save_decoder, save_prior
 
@@ -45,8 +45,8 @@ def test_text_to_image(tiny: Checkpoints, batch: int, width: int, height: int) -
     draws = generators(7, batch)
     embeds, negative = tiny.prior(prompts, num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False)
     options = {"height": height, "width": width, "num_inference_steps": STEPS, "guidance_scale": 3.0}
-    peer = tiny.decoders["text2img"]
-    theirs = peer(embeds, negative, generator=draws, output_type="latent", **options).images
+    oracle = tiny.decoders["text2img"]
+    theirs = oracle(embeds, negative, generator=draws, output_type="latent", **options).images
     fields: dict[str, Any] = {"prompt": prompts, "seed": 7, "width": width, "height": height, "steps": STEPS}
     fields |= {"prior_steps": PRIOR_STEPS, "guidance_scale": 3.0}
     pipe = tiny.ours("text2img", batch_size=batch)
@@ -54,7 +54,7 @@ def test_text_to_image(tiny: Checkpoints, batch: int, width: int, height: int) -
     assert relative(our_latents(pipe, batch=1, **fields), theirs) < 1e-4
     draws = generators(7, batch)
     embeds, negative = tiny.prior(prompts, num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False)
-    assert same_images(pipe.generate(**fields).images, peer(embeds, negative, generator=draws, **options).images)
+    assert same_images(pipe.generate(**fields).images, oracle(embeds, negative, generator=draws, **options).images)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 7.5])
@@ -85,7 +85,7 @@ def test_guidance_scales(tiny: Checkpoints, guidance: float) -> None:
 
 
 def test_negative_prompts(tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The peer draws other noise for the negative rows; given the same noise for both, the results agree."""
+    """diffusers draws other noise for the negative rows; given the same noise for both, the results agree."""
 
     def shared(shape: Any, generator: Any = None, **options: Any) -> torch.Tensor:
         half = torch.randn((shape[0] // 2, *shape[1:]), generator=generator)
@@ -113,9 +113,9 @@ def test_image_to_image(tiny: Checkpoints, strength: float) -> None:
     image = draw_image(64, 64)
     draws = generators(11, 2)
     embeds, negative = tiny.prior(["fox", "cat"], num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False)
-    peer = KandinskyV22Img2ImgPipeline(**tiny.decoders["text2img"].components)
-    peer.set_progress_bar_config(disable=True)
-    theirs = peer(
+    oracle = KandinskyV22Img2ImgPipeline(**tiny.decoders["text2img"].components)
+    oracle.set_progress_bar_config(disable=True)
+    theirs = oracle(
         embeds,
         [image, image],
         negative,
@@ -147,8 +147,8 @@ def test_inpainting(tiny: Checkpoints, width: int, height: int) -> None:
     mask[8:40, 16:56] = 1.0
     draws = generators(13, 1)
     embeds, negative = tiny.prior(["hat"], num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False)
-    peer: KandinskyV22InpaintPipeline = tiny.decoders["inpaint"]
-    theirs = peer(
+    oracle: KandinskyV22InpaintPipeline = tiny.decoders["inpaint"]
+    theirs = oracle(
         embeds,
         image,
         mask.copy(),
@@ -178,11 +178,11 @@ def test_control(tiny: Checkpoints) -> None:
     hint = draw_image(64, 64, seed=4)
     draws = generators(17, 2)
     embeds, negative = tiny.prior(["fox", "cat"], num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False)
-    peer: KandinskyV22ControlnetPipeline = tiny.decoders["control"]
+    oracle: KandinskyV22ControlnetPipeline = tiny.decoders["control"]
     tensor = ((to_tensor([hint], 64, 64) + 1) / 2).repeat(2, 1, 1, 1)
     # This pipeline gives no latents, and a random decoder would amplify the rounding of the loop.
     theirs: list[torch.Tensor] = []
-    peer(
+    oracle(
         embeds,
         negative,
         tensor,
@@ -223,7 +223,7 @@ def test_interpolation(tiny: Checkpoints) -> None:
 
 
 def test_float64(tmp_path: Path) -> None:
-    """In double precision only the peer's single-precision coefficients are left between us."""
+    """In double precision only diffusers' single-precision coefficients are left between us."""
     prior = save_prior(tmp_path / "prior", torch.float64)
     decoder: KandinskyV22Pipeline = save_decoder(tmp_path / "decoder", dtype=torch.float64)
     draw = torch.Generator().manual_seed(23)

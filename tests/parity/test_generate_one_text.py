@@ -1,4 +1,4 @@
-"""Whole requests against the peer's pipelines whose decoders read one text: same folder, same seeds."""
+"""Whole requests against diffusers' pipelines whose decoders read one text: same folder, same seeds."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Warned
 from kandinsky.core.images import to_tensor
 from kandinsky.core.requests import Request
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.parity.test_generate import draw_image, generators, same_images
 from tests.requests import our_conditions, our_latents
 from tests.tiny_one_text import OneTextCheckpoints
 
 STEPS = 4
 PROMPTS = ["a red fox", "a big cat", "an owlet!"]
-"""Of one length, as the peer's results depend on the longest prompt of the batch."""
+"""Of one length, as diffusers' results depend on the longest prompt of the batch."""
 SIZE: dict[str, Any] = {"width": 64, "height": 64}
 FIELDS: dict[str, Any] = SIZE | {"steps": STEPS}
 
 
-def peers_latents(peer: Any, prompt: Any, draws: Any, **options: Any) -> torch.Tensor:
-    made: torch.Tensor = peer(prompt, generator=draws, output_type="latent", **options).images
+def oracles_latents(oracle: Any, prompt: Any, draws: Any, **options: Any) -> torch.Tensor:
+    made: torch.Tensor = oracle(prompt, generator=draws, output_type="latent", **options).images
     return made
 
 
@@ -31,22 +31,22 @@ def peers_latents(peer: Any, prompt: Any, draws: Any, **options: Any) -> torch.T
 def test_text_to_image(one_text: OneTextCheckpoints, batch: int, width: int, height: int) -> None:
     prompts = PROMPTS[:batch]
     options: dict[str, Any] = {"width": width, "height": height, "num_inference_steps": STEPS}
-    theirs = peers_latents(one_text.peer, prompts, generators(7, batch), **options)
+    theirs = oracles_latents(one_text.oracle, prompts, generators(7, batch), **options)
     fields = FIELDS | {"prompt": prompts, "seed": 7, "width": width, "height": height}
     pipe = one_text.ours(batch_size=batch)
     assert relative(our_latents(pipe, **fields), theirs) < 1e-4
     assert relative(our_latents(pipe, batch=1, **fields), theirs) < 1e-4
-    images = one_text.peer(prompts, generator=generators(7, batch), **options).images
+    images = one_text.oracle(prompts, generator=generators(7, batch), **options).images
     assert same_images(pipe.generate(**fields).images, images)
 
 
 def test_in_double_precision(one_text: OneTextCheckpoints) -> None:
-    """The peer's text encoder takes its norms in single precision, so it is given our states."""
-    pipe, peer = one_text.ours(kind="double", dtype="float64"), one_text.double
+    """diffusers' text encoder takes its norms in single precision, so it is given our states."""
+    pipe, oracle = one_text.ours(kind="double", dtype="float64"), one_text.double
     fields = FIELDS | {"prompt": "a red fox", "negative_prompt": "an old ox", "seed": 7}
     conditions = our_conditions(pipe, **fields)
-    theirs = peers_latents(
-        peer,
+    theirs = oracles_latents(
+        oracle,
         None,
         generators(7, 1),
         prompt_embeds=conditions.cond.hidden,
@@ -62,13 +62,13 @@ def test_in_double_precision(one_text: OneTextCheckpoints) -> None:
 @pytest.mark.parametrize("guidance", [0.0, 1.5, 3.0, 7.0])
 def test_guidance_scales(one_text: OneTextCheckpoints, guidance: float) -> None:
     options = SIZE | {"num_inference_steps": STEPS, "guidance_scale": guidance}
-    theirs = peers_latents(one_text.peer, "fox", generators(3, 1), **options)
+    theirs = oracles_latents(one_text.oracle, "fox", generators(3, 1), **options)
     ours = our_latents(one_text.ours(), prompt="fox", seed=3, guidance_scale=guidance, **FIELDS)
     assert relative(ours, theirs) < 1e-4
 
 
 def test_small_guidance_scales_act(one_text: OneTextCheckpoints) -> None:
-    """In the peer they are the same as none."""
+    """In diffusers they are the same as none."""
     pipe = one_text.ours()
     scales = (0.0, 0.5, 1.0, 1.0 + 1e-6)
     none, half, one, more = (
@@ -97,13 +97,13 @@ def test_negative_prompts_as_long_as_the_prompt(one_text: OneTextCheckpoints) ->
     options = SIZE | {"num_inference_steps": STEPS}
     for seed, prompt, negative in ((5, "a red fox", "an old ox"), (6, "a cat", "a dog")):
         single = options | {"negative_prompt": negative}
-        theirs = peers_latents(one_text.peer, prompt, generators(seed, 1), **single)
+        theirs = oracles_latents(one_text.oracle, prompt, generators(seed, 1), **single)
         ours = our_latents(one_text.ours(), prompt=prompt, negative_prompt=negative, seed=seed, **FIELDS)
         assert relative(ours, theirs) < 1e-4
 
 
 def test_a_negative_prompt_has_its_own_length(one_text: OneTextCheckpoints) -> None:
-    """The peer cuts it to the prompt's."""
+    """diffusers cuts it to the prompt's."""
     pipe = one_text.ours()
     long = our_conditions(pipe, prompt="fox", negative_prompt="a very ugly horse", seed=1, **SIZE)
     alone = our_conditions(pipe, prompt="a very ugly horse", seed=1, **SIZE)
@@ -117,7 +117,7 @@ def test_a_negative_prompt_has_its_own_length(one_text: OneTextCheckpoints) -> N
 
 
 def test_an_image_does_not_depend_on_its_batch(one_text: OneTextCheckpoints) -> None:
-    """In the peer the longest prompt acts on the others."""
+    """In diffusers the longest prompt acts on the others."""
     prompts, negatives = ["a fox", "a very long prompt of a cat and a dog", "x"], ["bad", None, "awful ugly"]
     fields = FIELDS | {"prompt": prompts, "negative_prompt": negatives, "seed": 9}
     together = our_latents(one_text.ours(batch_size=3), **fields)
@@ -127,7 +127,7 @@ def test_an_image_does_not_depend_on_its_batch(one_text: OneTextCheckpoints) -> 
 
 
 def test_several_images_of_several_prompts(one_text: OneTextCheckpoints) -> None:
-    """The peer pairs the texts of some with the masks of others."""
+    """diffusers pairs the texts of some with the masks of others."""
     both = our_conditions(one_text.ours(), prompt=["a fox", "a long prompt"], count=2, seed=1, **SIZE)
     for row, prompt in enumerate(["a fox", "a fox", "a long prompt", "a long prompt"]):
         alone = our_conditions(one_text.ours(), prompt=prompt, seed=1, **SIZE)
@@ -141,7 +141,7 @@ def test_several_images_of_several_prompts(one_text: OneTextCheckpoints) -> None
 def test_image_to_image(one_text: OneTextCheckpoints, strength: float, batch: int) -> None:
     images, prompts = [draw_image(64, 64, seed) for seed in range(batch)], PROMPTS[:batch]
     options = {"image": images, "num_inference_steps": 10, "strength": strength}
-    theirs = peers_latents(one_text.changer, prompts, generators(11, batch), **options)
+    theirs = oracles_latents(one_text.changer, prompts, generators(11, batch), **options)
     fields = FIELDS | {"prompt": prompts, "image": images, "strength": strength, "seed": 11, "steps": 10}
     assert relative(our_latents(one_text.ours(), **fields), theirs) < 1e-4
 
@@ -149,7 +149,7 @@ def test_image_to_image(one_text: OneTextCheckpoints, strength: float, batch: in
 def test_image_to_image_with_a_negative_prompt(one_text: OneTextCheckpoints) -> None:
     image = draw_image(64, 64)
     options = {"image": image, "num_inference_steps": 10, "strength": 0.4, "negative_prompt": "a dog"}
-    theirs = peers_latents(one_text.changer, "a cat", generators(2, 1), **options)
+    theirs = oracles_latents(one_text.changer, "a cat", generators(2, 1), **options)
     fields = FIELDS | {"prompt": "a cat", "negative_prompt": "a dog", "image": image, "seed": 2}
     ours = our_latents(one_text.ours(), **(fields | {"strength": 0.4, "steps": 10}))
     assert relative(ours, theirs) < 1e-4
@@ -157,9 +157,9 @@ def test_image_to_image_with_a_negative_prompt(one_text: OneTextCheckpoints) -> 
 
 @pytest.mark.parametrize(("width", "height"), [(72, 64), (100, 70)])
 def test_any_size(one_text: OneTextCheckpoints, width: int, height: int) -> None:
-    """What the peer gives is rounded up, ours is cropped; the peer refuses such sizes for images."""
+    """What diffusers gives is rounded up, ours is cropped; diffusers refuses such sizes for images."""
     options: dict[str, Any] = {"width": width, "height": height, "num_inference_steps": 1}
-    (theirs,) = one_text.peer("fox", generator=generators(4, 1), **options).images
+    (theirs,) = one_text.oracle("fox", generator=generators(4, 1), **options).images
     fields: dict[str, Any] = {"prompt": "fox", "seed": 4, "steps": 1, "width": width, "height": height}
     (ours,) = one_text.ours().generate(**fields).images
     assert same_images([ours], [theirs.crop((0, 0, width, height))])
@@ -183,8 +183,8 @@ def test_what_the_decoder_does_not_read_is_told(one_text: OneTextCheckpoints) ->
     events = list(one_text.ours().stream(text, seed=1, **(FIELDS | {"steps": 1})))
     (told,) = [event.message for event in events if isinstance(event, Warned)]
     assert "for the decoder" in told
-    peer, ours = one_text.peer, our_latents(one_text.ours(), prompt=text, seed=1, **(FIELDS | {"steps": 1}))
-    theirs = peers_latents(peer, text, generators(1, 1), num_inference_steps=1, **SIZE)
+    oracle, ours = one_text.oracle, our_latents(one_text.ours(), prompt=text, seed=1, **(FIELDS | {"steps": 1}))
+    theirs = oracles_latents(oracle, text, generators(1, 1), num_inference_steps=1, **SIZE)
     assert relative(ours, theirs) < 1e-4
 
 

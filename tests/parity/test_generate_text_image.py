@@ -1,4 +1,4 @@
-"""Whole requests against the peer's pipelines whose decoders read the text too: same folders, same seeds."""
+"""Whole requests against diffusers' pipelines whose decoders read the text too: same folders, same seeds."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ import kandinsky
 from kandinsky.checkpoints.maps.scheduler import TEXT_IMAGE_SCHEDULES
 from kandinsky.core.events import Warned
 from kandinsky.core.images import to_tensor
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.parity.test_generate import draw_image, generators, same_images
 from tests.requests import our_conditions, our_latents
 from tests.tiny_text_image import TextImageCheckpoints
@@ -29,15 +29,15 @@ def embedded(made: TextImageCheckpoints, prompts: list[str], draws: Any) -> tupl
     )
 
 
-def latents_of(peer: Any, *inputs: Any, generator: Any, **options: Any) -> torch.Tensor:
-    """The latents that the peer's pipeline hands to its autoencoder, which it gives nobody."""
+def latents_of(oracle: Any, *inputs: Any, generator: Any, **options: Any) -> torch.Tensor:
+    """The latents that diffusers' pipeline hands to its autoencoder, which it gives nobody."""
     seen: list[torch.Tensor] = []
-    decode = peer.movq.decode
+    decode = oracle.movq.decode
     try:
-        peer.movq.decode = lambda x, **told: seen.append(x) or decode(x, **told)
-        peer(*inputs, generator=generator, **options)
+        oracle.movq.decode = lambda x, **told: seen.append(x) or decode(x, **told)
+        oracle(*inputs, generator=generator, **options)
     finally:
-        del peer.movq.decode
+        del oracle.movq.decode
     return seen[0]
 
 
@@ -69,7 +69,7 @@ def test_guidance_scales(text_image: TextImageCheckpoints, guidance: float) -> N
 
 
 def test_negative_prompts(text_image: TextImageCheckpoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The peer draws other noise for the negative rows of its prior; given the same, the results agree."""
+    """diffusers draws other noise for the negative rows of its prior; given the same, the results agree."""
 
     def shared(shape: Any, generator: Any = None, **options: Any) -> torch.Tensor:
         half = torch.randn((shape[0] // 2, *shape[1:]), generator=generator)
@@ -97,16 +97,16 @@ def test_image_to_image(text_image: TextImageCheckpoints, strength: float, batch
     images = [draw_image(64, 64, seed) for seed in range(batch)]
     prompts, draws = PROMPTS[:batch], generators(11, batch)
     embeds, zeros = embedded(text_image, prompts, draws)
-    peer = KandinskyImg2ImgPipeline(**text_image.decoder.components)
-    peer.set_progress_bar_config(disable=True)
+    oracle = KandinskyImg2ImgPipeline(**text_image.decoder.components)
+    oracle.set_progress_bar_config(disable=True)
     options = SIZE | {"num_inference_steps": 10, "strength": strength, "guidance_scale": 4.0}
-    theirs = latents_of(peer, prompts, images, embeds, zeros, generator=draws, **options)
+    theirs = latents_of(oracle, prompts, images, embeds, zeros, generator=draws, **options)
     fields = FIELDS | {"prompt": prompts, "image": images, "strength": strength, "seed": 11, "steps": 10}
     assert relative(our_latents(text_image.ours(), **fields), theirs) < 1e-4
 
 
 def test_the_least_change_of_an_image(text_image: TextImageCheckpoints) -> None:
-    """The peer's noise level wraps to the far end of its table here, and gives pure noise."""
+    """diffusers' noise level wraps to the far end of its table here, and gives pure noise."""
     pipe, image = text_image.ours(), draw_image(64, 64)
     ours = our_latents(pipe, prompt="fox", image=image, strength=0.001, seed=1, steps=10, prior_steps=2)
     assert relative(ours, pipe.model.codec.encode(to_tensor([image], 64, 64))) < 0.1
@@ -151,10 +151,10 @@ def test_interpolation(text_image: TextImageCheckpoints) -> None:
 def test_the_second_published_scheduler(text_image: TextImageCheckpoints) -> None:
     draws = generators(23, 2)
     embeds, zeros = embedded(text_image, PROMPTS[:2], draws)
-    peer = KandinskyPipeline(**(text_image.decoder.components | {"scheduler": DDPMScheduler(**_second_scheduler())}))
-    peer.set_progress_bar_config(disable=True)
+    oracle = KandinskyPipeline(**(text_image.decoder.components | {"scheduler": DDPMScheduler(**_second_scheduler())}))
+    oracle.set_progress_bar_config(disable=True)
     options = SIZE | {"num_inference_steps": STEPS}
-    theirs = latents_of(peer, PROMPTS[:2], embeds, zeros, generator=draws, **options)
+    theirs = latents_of(oracle, PROMPTS[:2], embeds, zeros, generator=draws, **options)
     ours = our_latents(text_image.ours(), prompt=PROMPTS[:2], seed=23, sampler="ddpm", **FIELDS)
     assert relative(ours, theirs) < 1e-4
 

@@ -30,7 +30,7 @@ from kandinsky.networks.clip import ClipText
 from kandinsky.networks.prior import Prior, PriorCondition
 from kandinsky.networks.unet2 import UNet2, UNet2Condition
 from kandinsky.networks.unet3 import UNet3, UNet3Condition
-from tests.parity.peers import UNET_TINY, noise, redraw, relative
+from tests.parity.oracles import UNET_TINY, noise, redraw, relative
 from tests.tiny_one_text import UNET as UNET3_TINY
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj"]
@@ -52,14 +52,14 @@ def _drawn(network: torch.nn.Module, targets: list[str], **options: Any) -> Adap
 
 
 class _UNets:
-    """The peer's tiny U-Net and ours, on the same weights and inputs."""
+    """diffusers' tiny U-Net and ours, on the same weights and inputs."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        self.peer = redraw(UNet2DConditionModel(**UNET_TINY))
-        config = unet2_config(self.peer.config)
+        self.oracle = redraw(UNet2DConditionModel(**UNET_TINY))
+        config = unet2_config(self.oracle.config)
         self.ours = UNet2(config)
-        self.ours.load_state_dict(UNET2[config.condition].to_native(self.peer.state_dict()))
+        self.ours.load_state_dict(UNET2[config.condition].to_native(self.oracle.state_dict()))
         self.ours.eval()
         self.x, self.embedding = noise(2, 4, 8, 8), noise(2, 20, seed=1)
         self.t = torch.tensor([981.0, 20.0])
@@ -67,7 +67,7 @@ class _UNets:
     @torch.no_grad()
     def theirs(self) -> torch.Tensor:
         added = {"image_embeds": self.embedding}
-        return self.peer(self.x, self.t, encoder_hidden_states=None, added_cond_kwargs=added).sample
+        return self.oracle(self.x, self.t, encoder_hidden_states=None, added_cond_kwargs=added).sample
 
     @torch.no_grad()
     def mine(self) -> torch.Tensor:
@@ -79,9 +79,9 @@ class _UNets:
 def test_a_unet_adapter_of_diffusers(dora: bool, targets: list[str], tmp_path: Path) -> None:
     nets = _UNets()
     bare = nets.theirs()
-    nets.peer.add_adapter(LoraConfig(r=3, lora_alpha=5, target_modules=targets, use_dora=dora))
-    _redraw_adapter(nets.peer)
-    nets.peer.save_lora_adapter(tmp_path)
+    nets.oracle.add_adapter(LoraConfig(r=3, lora_alpha=5, target_modules=targets, use_dora=dora))
+    _redraw_adapter(nets.oracle)
+    nets.oracle.save_lora_adapter(tmp_path)
     theirs = nets.theirs()
     found = read_lora(tmp_path)
     attach(nets.ours, from_tensors(nets.ours, found.tensors, found.settings), "style")
@@ -96,23 +96,23 @@ def test_diffusers_reads_our_unet_adapter(dora: bool, tmp_path: Path) -> None:
     nets = _UNets()
     adapter = _drawn(nets.ours, EVERYWHERE, dora=dora)
     write_lora(tmp_path / DIFFUSERS_FILE, {"unet": (nets.ours, adapter)}, {"method": "lora"})
-    nets.peer.load_lora_adapter(tmp_path, prefix="unet", use_safetensors=True)
+    nets.oracle.load_lora_adapter(tmp_path, prefix="unet", use_safetensors=True)
     attach(nets.ours, adapter, "style")
     assert relative(nets.mine(), nets.theirs()) < TOLERANCE
 
 
-def test_a_scaled_adapter_is_that_of_the_peer(tmp_path: Path) -> None:
+def test_a_scaled_adapter_is_that_of_diffusers(tmp_path: Path) -> None:
     nets = _UNets()
     adapter = _drawn(nets.ours, ATTENTION)
     write_lora(tmp_path / DIFFUSERS_FILE, {"unet": (nets.ours, adapter)})
-    nets.peer.load_lora_adapter(tmp_path, prefix="unet", adapter_name="style", use_safetensors=True)
-    nets.peer.set_adapters("style", 0.4)
+    nets.oracle.load_lora_adapter(tmp_path, prefix="unet", adapter_name="style", use_safetensors=True)
+    nets.oracle.set_adapters("style", 0.4)
     attach(nets.ours, adapter, "style", 0.4)
     assert relative(nets.mine(), nets.theirs()) < TOLERANCE
 
 
 def test_older_names_are_read(tmp_path: Path) -> None:
-    """The files of the peer's first training scripts for these models, on its processors."""
+    """The files of diffusers' first training scripts for these models, on its processors."""
     nets = _UNets()
     adapter = _drawn(nets.ours, ATTENTION)
     write_lora(tmp_path / "new.safetensors", {"unet": (nets.ours, adapter)})
@@ -134,31 +134,31 @@ def test_older_names_are_read(tmp_path: Path) -> None:
 
 def test_a_prior_adapter_both_ways(tmp_path: Path) -> None:
     sizes = {"num_attention_heads": 3, "attention_head_dim": 8, "num_layers": 2, "embedding_dim": 20}
-    peer = redraw(PriorTransformer(**sizes, num_embeddings=7), scale=0.2)
-    ours = Prior(prior_config(dict(peer.config))).eval()
-    ours.load_state_dict(PRIOR.to_native(peer.state_dict()))
+    oracle = redraw(PriorTransformer(**sizes, num_embeddings=7), scale=0.2)
+    ours = Prior(prior_config(dict(oracle.config))).eval()
+    ours.load_state_dict(PRIOR.to_native(oracle.state_dict()))
     mask = torch.arange(7)[None] < torch.tensor([[7], [4]])
     text = PriorCondition(noise(2, 7, 20, seed=1), noise(2, 20, seed=2), mask)
     x = noise(2, 20, seed=3)
 
-    peer.add_adapter(LoraConfig(r=2, lora_alpha=3, target_modules=["to_q", "to_v", "net.2", "proj_in"]), "a")
-    _redraw_adapter(peer)
-    peer.save_lora_adapter(tmp_path / "theirs", adapter_name="a")
+    oracle.add_adapter(LoraConfig(r=2, lora_alpha=3, target_modules=["to_q", "to_v", "net.2", "proj_in"]), "a")
+    _redraw_adapter(oracle)
+    oracle.save_lora_adapter(tmp_path / "theirs", adapter_name="a")
     found = read_lora(tmp_path / "theirs")
     attach(ours, from_tensors(ours, found.tensors, found.settings), "a")
     second = _drawn(ours, ["to_k", "to_out.0"])
     write_lora(tmp_path / "ours" / DIFFUSERS_FILE, {"prior_prior": (ours, second)})
-    peer.load_lora_adapter(tmp_path / "ours", prefix="prior_prior", adapter_name="b", use_safetensors=True)
-    peer.set_adapters(["a", "b"], [1.0, 0.5])
+    oracle.load_lora_adapter(tmp_path / "ours", prefix="prior_prior", adapter_name="b", use_safetensors=True)
+    oracle.set_adapters(["a", "b"], [1.0, 0.5])
     attach(ours, second, "b", 0.5)
     with torch.no_grad():
-        theirs = peer(x, 500, text.text_embedding, text.text_hidden, mask).predicted_image_embedding
+        theirs = oracle(x, 500, text.text_embedding, text.text_hidden, mask).predicted_image_embedding
         assert relative(ours(x, torch.full((2,), 500), text), theirs) < TOLERANCE
         assert relative(ours.prepare(text, [500]).step(x, 500), theirs) < TOLERANCE
 
 
-def test_an_adapter_of_the_third_unet_that_the_peer_cannot_load(tmp_path: Path) -> None:
-    """The peer's U-Net takes no adapters itself, but peft wraps it."""
+def test_an_adapter_of_the_third_unet_that_diffusers_cannot_load(tmp_path: Path) -> None:
+    """diffusers' U-Net takes no adapters itself, but peft wraps it."""
     torch.manual_seed(0)
     bare = redraw(Kandinsky3UNet(**UNET3_TINY), scale=0.15)
     ours = UNet3(unet3_config(dict(bare.config))).eval()
@@ -167,12 +167,12 @@ def test_an_adapter_of_the_third_unet_that_the_peer_cannot_load(tmp_path: Path) 
     mask = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
     states = noise(2, 5, 20, seed=1) * mask[:, :, None]
     targets = ["to_q", "to_k", "to_v", "to_out.0", "conv_in"]
-    peer = get_peft_model(bare, LoraConfig(r=2, lora_alpha=3, target_modules=targets))
-    _redraw_adapter(peer)
-    peer.eval().save_pretrained(tmp_path)
+    oracle = get_peft_model(bare, LoraConfig(r=2, lora_alpha=3, target_modules=targets))
+    _redraw_adapter(oracle)
+    oracle.eval().save_pretrained(tmp_path)
     found = read_lora(tmp_path)
     with torch.no_grad():
-        theirs = peer(x, t, encoder_hidden_states=states, encoder_attention_mask=mask).sample
+        theirs = oracle(x, t, encoder_hidden_states=states, encoder_attention_mask=mask).sample
         before = ours(x, t, UNet3Condition(states, mask))
         attach(ours, from_tensors(ours, found.tensors, found.settings), "a")
         assert relative(before, theirs) > 1e-2
@@ -197,13 +197,13 @@ def test_a_text_encoder_adapter_through_folders_of_peft(tmp_path: Path) -> None:
     ours.load_state_dict(CLIP_TEXT.to_native(bare.state_dict()))
     ids = torch.tensor([[5, 8, 59, 59], [7, 3, 2, 59]])
     settings = LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj", "fc1"], use_rslora=True)
-    peer = get_peft_model(bare, settings)
-    _redraw_adapter(peer)
-    peer.eval().save_pretrained(tmp_path / "theirs")
+    oracle = get_peft_model(bare, settings)
+    _redraw_adapter(oracle)
+    oracle.eval().save_pretrained(tmp_path / "theirs")
     found = read_lora(tmp_path / "theirs")
     attach(ours, from_tensors(ours, found.tensors, found.settings), "a")
     with torch.no_grad():
-        assert relative(ours(ids).embedding, peer(ids).text_embeds) < TOLERANCE
+        assert relative(ours(ids).embedding, oracle(ids).text_embeds) < TOLERANCE
         again = redraw(CLIPTextModelWithProjection(config))
         fresh = ClipText(ours.config).eval()
         fresh.load_state_dict(CLIP_TEXT.to_native(again.state_dict()))

@@ -1,4 +1,4 @@
-"""Our multilingual text encoder against the peer's MultilingualCLIP and transformers' XLM-R."""
+"""Our multilingual text encoder against diffusers' MultilingualCLIP and transformers' XLM-R."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from kandinsky.checkpoints.maps.mclip import MCLIP, infer_mclip_config, mclip_co
 from kandinsky.checkpoints.weights import load_strict
 from kandinsky.core.errors import CheckpointError, ConfigError, RequestError
 from kandinsky.networks.xlmr import MultilingualClip, MultilingualClipConfig
-from tests.parity.peers import redraw, relative
+from tests.parity.oracles import redraw, relative
 
 TINY: dict[str, Any] = {
     "vocab_size": 60,
@@ -29,14 +29,14 @@ TINY: dict[str, Any] = {
 }
 
 
-def _peer(dtype: torch.dtype = torch.float32) -> MultilingualCLIP:
+def _oracle(dtype: torch.dtype = torch.float32) -> MultilingualCLIP:
     torch.manual_seed(0)
     return redraw(MultilingualCLIP(MCLIPConfig(**TINY)), scale=0.2).to(dtype)
 
 
-def _ours(peer: MultilingualCLIP, dtype: torch.dtype = torch.float32) -> MultilingualClip:
-    config = mclip_config(peer.config.to_dict())
-    return load_strict(lambda: MultilingualClip(config), MCLIP.to_native(peer.state_dict()), dtype)
+def _ours(oracle: MultilingualCLIP, dtype: torch.dtype = torch.float32) -> MultilingualClip:
+    config = mclip_config(oracle.config.to_dict())
+    return load_strict(lambda: MultilingualClip(config), MCLIP.to_native(oracle.state_dict()), dtype)
 
 
 def _texts(rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,21 +52,21 @@ def _texts(rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize(("rows", "length"), [(1, 12), (3, 12), (2, 5)])
 @torch.no_grad()
-def test_reads_texts_as_the_peer(dtype: torch.dtype, tolerance: float, rows: int, length: int) -> None:
-    peer = _peer(dtype)
+def test_reads_texts_as_diffusers(dtype: torch.dtype, tolerance: float, rows: int, length: int) -> None:
+    oracle = _oracle(dtype)
     ids, mask = _texts(rows, length)
-    embedding, hidden = peer(ids, mask)
-    ours, our_embedding = _ours(peer, dtype)(ids, mask)
+    embedding, hidden = oracle(ids, mask)
+    ours, our_embedding = _ours(oracle, dtype)(ids, mask)
     assert ours.shape == (rows, length, 24)
     assert relative(ours, hidden) < tolerance
     assert relative(our_embedding, embedding) < tolerance
-    alone = peer.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
+    alone = oracle.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
     assert relative(ours, alone) < tolerance
 
 
 @torch.no_grad()
 def test_a_text_does_not_depend_on_its_padding() -> None:
-    ours = _ours(_peer())
+    ours = _ours(_oracle())
     ids, mask = _texts(2, 12)
     hidden, embedding = ours(ids, mask)
     short, shorter = ours(ids[1:, :9], mask[1:, :9])
@@ -76,17 +76,17 @@ def test_a_text_does_not_depend_on_its_padding() -> None:
 
 @torch.no_grad()
 def test_a_row_without_tokens_is_finite() -> None:
-    ours = _ours(_peer())
+    ours = _ours(_oracle())
     hidden, embedding = ours(torch.ones(1, 4, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long))
     assert torch.isfinite(hidden).all()
     assert relative(embedding, ours.projection.bias[None]) < 1e-6
 
 
 def test_a_saved_folder_there_and_back(tmp_path: Path) -> None:
-    peer = _peer()
-    peer.save_pretrained(tmp_path)
+    oracle = _oracle()
+    oracle.save_pretrained(tmp_path)
     file = load_file(tmp_path / "model.safetensors")
-    config = mclip_config(peer.config.to_dict())
+    config = mclip_config(oracle.config.to_dict())
     assert infer_mclip_config(file, heads=3) == config
     back = MCLIP.to_foreign(MCLIP.to_native(file))
     assert back.keys() == file.keys()
@@ -97,7 +97,7 @@ def test_a_saved_folder_there_and_back(tmp_path: Path) -> None:
 
 
 def test_files_with_stored_numbers_and_without_pooler() -> None:
-    state = _peer().state_dict()
+    state = _oracle().state_dict()
     older = {**state, "transformer.embeddings.position_ids": torch.arange(14)[None]}
     assert MCLIP.to_native(older).keys() == MCLIP.to_native(state).keys()
     bare = {name: tensor for name, tensor in state.items() if "pooler" not in name}
@@ -109,18 +109,18 @@ def test_files_with_stored_numbers_and_without_pooler() -> None:
 
 def test_published_size() -> None:
     with torch.device("meta"):
-        peer = MultilingualCLIP(MCLIPConfig.from_dict(mclip_json(MultilingualClipConfig())))
+        oracle = MultilingualCLIP(MCLIPConfig.from_dict(mclip_json(MultilingualClipConfig())))
         ours = MultilingualClip(MultilingualClipConfig())
     assert sum(p.numel() for p in ours.parameters()) == 560_677_632
     foreign = MCLIP.to_foreign(ours.state_dict())
-    theirs = peer.state_dict()
+    theirs = oracle.state_dict()
     assert foreign.keys() == theirs.keys()
     assert all(foreign[name].shape == tensor.shape for name, tensor in theirs.items())
     assert infer_mclip_config(foreign) == MultilingualClipConfig()
 
 
 def test_texts_beyond_the_position_table_are_refused() -> None:
-    ours = _ours(_peer())
+    ours = _ours(_oracle())
     fits = torch.full((1, 12), 7)
     assert ours(fits, torch.ones_like(fits))[0].shape == (1, 12, 24)
     with pytest.raises(RequestError, match=r"13 tokens are more than the 12"):
@@ -141,7 +141,7 @@ def test_texts_beyond_the_position_table_are_refused() -> None:
 )
 def test_other_configurations_are_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(CheckpointError, match=words):
-        mclip_config(_peer().config.to_dict() | change)
+        mclip_config(_oracle().config.to_dict() | change)
 
 
 def test_heads_must_divide_the_width() -> None:

@@ -1,4 +1,4 @@
-"""Our 2.x U-Net against the peer's UNet2DConditionModel on the same weights."""
+"""Our 2.x U-Net against diffusers' UNet2DConditionModel on the same weights."""
 
 from typing import Any
 
@@ -8,32 +8,32 @@ from diffusers import UNet2DConditionModel
 
 from kandinsky.checkpoints.maps.unet2 import UNET2, unet2_config, unet2_json
 from kandinsky.networks.unet2 import UNet2, UNet2Condition
-from tests.parity.peers import UNET_PUBLISHED, UNET_TINY, noise, redraw, relative
+from tests.parity.oracles import UNET_PUBLISHED, UNET_TINY, noise, redraw, relative
 
 IMAGE: dict[str, Any] = {}
 INPAINT: dict[str, Any] = {"in_channels": 9}
 HINT: dict[str, Any] = {"in_channels": 8, "addition_embed_type": "image_hint"}
 TEXT: dict[str, Any] = {"addition_embed_type": "text_image", "encoder_hid_dim_type": "text_image_proj"}
-# the peer's text_image projections take the image embedding to be as wide as the context
+# diffusers' text_image projections take the image embedding to be as wide as the context
 TEXT_TINY = TEXT | {"encoder_hid_dim": 40}
 TEXT_PUBLISHED = TEXT | {"encoder_hid_dim": 1024}
 
 
 def _pair(variant: dict[str, Any], dtype: torch.dtype) -> tuple[UNet2DConditionModel, UNet2]:
-    peer = redraw(UNet2DConditionModel(**(UNET_TINY | variant))).to(dtype)
-    config = unet2_config(peer.config)
+    oracle = redraw(UNet2DConditionModel(**(UNET_TINY | variant))).to(dtype)
+    config = unet2_config(oracle.config)
     ours = UNet2(config).to(dtype)
-    ours.load_state_dict(UNET2[config.condition].to_native(peer.state_dict()))
-    return peer, ours.eval()
+    ours.load_state_dict(UNET2[config.condition].to_native(oracle.state_dict()))
+    return oracle, ours.eval()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("variant", [IMAGE, INPAINT, HINT, TEXT_TINY], ids=["image", "inpaint", "hint", "text"])
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 8, 8), (3, 8, 16)])
-def test_denoises_as_the_peer(
+def test_denoises_as_diffusers(
     variant: dict[str, Any], dtype: torch.dtype, tolerance: float, batch: int, height: int, width: int
 ) -> None:
-    peer, ours = _pair(variant, dtype)
+    oracle, ours = _pair(variant, dtype)
     config = ours.config
     x = noise(batch, 4, height, width, dtype=dtype)
     t = torch.tensor([981.0, 1.0, 500.0][:batch])
@@ -51,7 +51,7 @@ def test_denoises_as_the_peer(
         added["text_embeds"] = noise(batch, config.image_dim, seed=5, dtype=dtype)
         condition = UNet2Condition(embedding, hidden, added["text_embeds"])
     with torch.no_grad():
-        theirs = peer(sample, t, encoder_hidden_states=hidden, added_cond_kwargs=added).sample
+        theirs = oracle(sample, t, encoder_hidden_states=hidden, added_cond_kwargs=added).sample
         assert relative(ours(x, t, condition), theirs) < tolerance
 
 
@@ -68,11 +68,11 @@ def test_prepared_steps_equal_the_whole_network() -> None:
 
 @pytest.mark.parametrize("variant", [IMAGE, INPAINT, HINT, TEXT_TINY], ids=["image", "inpaint", "hint", "text"])
 def test_a_round_trip_of_names_is_the_identity(variant: dict[str, Any]) -> None:
-    peer, ours = _pair(variant, torch.float32)
+    oracle, ours = _pair(variant, torch.float32)
     back = UNET2[ours.config.condition].to_foreign(ours.state_dict())
-    assert back.keys() == peer.state_dict().keys()
-    assert all(torch.equal(back[name], tensor) for name, tensor in peer.state_dict().items())
-    again = UNet2DConditionModel(**unet2_json(ours.config, peer.config.sample_size))
+    assert back.keys() == oracle.state_dict().keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in oracle.state_dict().items())
+    again = UNet2DConditionModel(**unet2_json(ours.config, oracle.config.sample_size))
     again.load_state_dict(back)
     assert unet2_config(again.config) == ours.config
 
@@ -90,7 +90,7 @@ def test_a_round_trip_of_names_is_the_identity(variant: dict[str, Any]) -> None:
 )
 def test_published_sizes(variant: dict[str, Any], parameters: int) -> None:
     with torch.device("meta"):
-        peer = UNet2DConditionModel(**(UNET_PUBLISHED | variant))
-        ours = UNet2(unet2_config(peer.config))
+        oracle = UNet2DConditionModel(**(UNET_PUBLISHED | variant))
+        ours = UNet2(unet2_config(oracle.config))
     assert sum(p.numel() for p in ours.parameters()) == parameters
-    assert UNET2[ours.config.condition].to_foreign(ours.state_dict()).keys() == peer.state_dict().keys()
+    assert UNET2[ours.config.condition].to_foreign(ours.state_dict()).keys() == oracle.state_dict().keys()

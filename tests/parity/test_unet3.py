@@ -1,4 +1,4 @@
-"""Our 3.x U-Net against the peer's Kandinsky3UNet on the same weights."""
+"""Our 3.x U-Net against diffusers' Kandinsky3UNet on the same weights."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from diffusers import Kandinsky3UNet
 
 from kandinsky.checkpoints.maps.unet3 import unet3_config, unet3_json, unet3_map
 from kandinsky.networks.unet3 import UNet3, UNet3Condition
-from tests.parity.peers import noise, redraw, relative
+from tests.parity.oracles import noise, redraw, relative
 
-# The peer builds attentions by the position of a level among four.
+# diffusers builds attentions by the position of a level among four.
 TINY: dict[str, Any] = {
     "block_out_channels": (16, 32, 32, 64),
     "layers_per_block": 2,
@@ -24,11 +24,11 @@ TINY: dict[str, Any] = {
 
 def _pair(dtype: torch.dtype = torch.float32, **changes: Any) -> tuple[Kandinsky3UNet, UNet3]:
     torch.manual_seed(0)
-    peer = redraw(Kandinsky3UNet(**(TINY | changes)), scale=0.1).to(dtype)
-    config = unet3_config(peer.config)
+    oracle = redraw(Kandinsky3UNet(**(TINY | changes)), scale=0.1).to(dtype)
+    config = unet3_config(oracle.config)
     ours = UNet3(config).to(dtype)
-    ours.load_state_dict(unet3_map(config).to_native(peer.state_dict()))
-    return peer, ours.eval()
+    ours.load_state_dict(unet3_map(config).to_native(oracle.state_dict()))
+    return oracle, ours.eval()
 
 
 def _condition(rows: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,32 +43,32 @@ def _condition(rows: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tenso
 @pytest.mark.parametrize("layers", [2, 3])
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 8, 8), (3, 8, 16)])
 @torch.no_grad()
-def test_denoises_as_the_peer(
+def test_denoises_as_diffusers(
     dtype: torch.dtype, tolerance: float, layers: int, batch: int, height: int, width: int
 ) -> None:
-    peer, ours = _pair(dtype, layers_per_block=layers)
+    oracle, ours = _pair(dtype, layers_per_block=layers)
     x = noise(batch, 4, height, width, dtype=dtype)
     t = torch.tensor([981.0, 1.0, 500.0][:batch])
     hidden, mask = _condition(batch, dtype)
-    theirs = peer(x, t, hidden * mask[..., None], mask).sample
+    theirs = oracle(x, t, hidden * mask[..., None], mask).sample
     assert relative(ours(x, t, UNet3Condition(hidden, mask)), theirs) < tolerance
 
 
 @torch.no_grad()
-def test_a_text_masked_as_a_whole_acts_as_in_the_peer() -> None:
-    peer, ours = _pair(torch.float64)
+def test_a_text_masked_as_a_whole_acts_as_in_diffusers() -> None:
+    oracle, ours = _pair(torch.float64)
     x, t = noise(2, 4, 8, 8, dtype=torch.float64), torch.tensor([400.0, 400.0])
     hidden, mask = _condition(2, torch.float64)
     hidden[0], mask[0] = 0, 0
-    theirs = peer(x, t, hidden * mask[..., None], mask).sample
+    theirs = oracle(x, t, hidden * mask[..., None], mask).sample
     assert relative(ours(x, t, UNet3Condition(hidden, mask)), theirs) < 1e-9
 
 
 def test_a_round_trip_of_names_is_the_identity() -> None:
-    peer, ours = _pair()
+    oracle, ours = _pair()
     back = unet3_map(ours.config).to_foreign(ours.state_dict())
-    assert back.keys() == peer.state_dict().keys()
-    assert all(torch.equal(back[name], tensor) for name, tensor in peer.state_dict().items())
+    assert back.keys() == oracle.state_dict().keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in oracle.state_dict().items())
     again = Kandinsky3UNet(**{k: v for k, v in unet3_json(ours.config).items() if k != "_class_name"})
     again.load_state_dict(back)
     assert unet3_config(again.config) == ours.config
@@ -76,7 +76,7 @@ def test_a_round_trip_of_names_is_the_identity() -> None:
 
 def test_published_size() -> None:
     with torch.device("meta"):
-        peer = Kandinsky3UNet()
-        ours = UNet3(unet3_config(peer.config))
+        oracle = Kandinsky3UNet()
+        ours = UNet3(unet3_config(oracle.config))
     assert sum(p.numel() for p in ours.parameters()) == 3_055_348_228
-    assert unet3_map(ours.config).to_foreign(ours.state_dict()).keys() == peer.state_dict().keys()
+    assert unet3_map(ours.config).to_foreign(ours.state_dict()).keys() == oracle.state_dict().keys()

@@ -9,7 +9,7 @@ from transformers import CLIPTokenizer
 
 
 def byte_tokenizer() -> CLIPTokenizer:
-    """The peer's tokenizer on that vocabulary, of 77 tokens."""
+    """transformers' tokenizer on that vocabulary, of 77 tokens."""
     letters = sorted(ByteLevel.alphabet())
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ from kandinsky.checkpoints.weights import load_strict
 from kandinsky.core.errors import ConfigError
 from kandinsky.networks.kl import AutoencoderKL
 from kandinsky.networks.movq import MoVQ
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.reference.recorded import HEAD, RELEASE, SECOND, comes_back, facts, limit, tensors, weights
 
 RUNS = [

@@ -20,7 +20,7 @@ from kandinsky.generations import k20, k21
 from kandinsky.generations.model import Model
 from kandinsky.tasks.generate import denoise, encode
 from kandinsky.tasks.resolve import resolve
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.reference.folders import NEGATIVE, PRIOR_NEGATIVE, PROMPT
 from tests.reference.recorded import HEAD, RELEASE, SECOND, facts, levels_agree, limit, tensors
 from tests.replay import ReplayRng

@@ -23,7 +23,7 @@ from kandinsky.networks.clip import ClipText, ClipVision
 from kandinsky.networks.prior import Prior, PriorCondition
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.xlmr import MultilingualClip
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.reference.recorded import RELEASE, SECOND, comes_back, facts, identical, limit, tensors, weights
 
 PRIOR_RUNS = [run for run in facts(SECOND)["runs"] if run.startswith("clip_emb")]

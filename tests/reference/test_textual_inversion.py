@@ -17,7 +17,7 @@ from kandinsky.training.config.run import OptimiserConfig
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint
 from kandinsky.training.finetune.textual_inversion import DecoderErrors, LearnedWord, draw_embeddings
 from kandinsky.training.optim import make_optimiser, trained
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.reference.recorded import tensors
 from tests.replay import ReplayRng
 

@@ -17,7 +17,7 @@ from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet3 import UNet3, UNet3Condition, UNet3Config
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.reference.folders import THIRD_PROMPT, write_third, write_third_first
 from tests.reference.recorded import (
     LEAST,

@@ -18,7 +18,7 @@ from kandinsky.core.requests import Request
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.tasks.generate import denoise, encode
 from kandinsky.tasks.resolve import resolve
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.reference.folders import THIRD_PROMPT
 from tests.reference.recorded import THIRD, THIRD_RELEASE, facts, limit, tensors
 from tests.replay import ReplayRng

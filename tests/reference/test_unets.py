@@ -5,7 +5,7 @@ import torch
 
 from kandinsky.checkpoints.maps.unet2 import infer_unet2_config, original_unet2_map
 from kandinsky.networks.unet2 import UNet2Config
-from tests.parity.peers import relative
+from tests.parity.oracles import relative
 from tests.reference.recorded import (
     HEAD,
     RELEASE,

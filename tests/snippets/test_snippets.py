@@ -1,6 +1,6 @@
 """Code in the form that users have: only its import lines and the paths of its models are changed.
 
-Each piece for the peer is run twice, with the peer and with ours, and must make the same image. Pieces
+Each piece for diffusers is run twice, with diffusers and with ours, and must make the same image. Pieces
 for the original code run with ours alone; what it makes is held to the original's own record elsewhere.
 """
 
@@ -58,7 +58,7 @@ def models(
     assert text_image.prior
     assert text_image.decoder
     assert text_image.inpainting
-    assert one_text.peer
+    assert one_text.oracle
     root = tmp_path_factory.mktemp("models")
     places = {name: root / name for name in (*PUBLISHED, *EARLIER)}
     for name, place in places.items():
@@ -86,8 +86,8 @@ def with_paths(code: str, models: dict[str, Path]) -> str:
 def with_imports(code: str) -> str:
     """The same code for our package: only import lines differ."""
     code = re.sub(r"(?m)^from kandinsky([23]) import", r"from kandinsky.compat.kandinsky\1 import", code)
-    peer = r"(?m)^from (?:diffusers|transformers)[\w.]* import"
-    return re.sub(peer, "from kandinsky.compat.diffusers import", code)
+    oracle = r"(?m)^from (?:diffusers|transformers)[\w.]* import"
+    return re.sub(oracle, "from kandinsky.compat.diffusers import", code)
 
 
 def run(code: str) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def pixels(image: Image.Image) -> "np.ndarray[Any, np.dtype[Any]]":
 
 @contextmanager
 def corrected() -> Iterator[None]:
-    """The peer without what it is known to do wrong here, and without a compiler that changes no image.
+    """diffusers without what it is known to do wrong here, and without a compiler that changes no image.
 
     It noises embeddings outside of the space that its prior works in.
     """

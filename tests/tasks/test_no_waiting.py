@@ -16,7 +16,7 @@ from kandinsky.diffusion.process import Process
 from kandinsky.diffusion.samplers import SAMPLERS, make_sampler
 from kandinsky.diffusion.times import linspaced
 from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config
-from tests.parity.peers import noise, redraw
+from tests.parity.oracles import noise, redraw
 
 # Each reads numbers back, for which the host has to wait.
 WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "item")

@@ -22,7 +22,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32), st.floats(0.0, 1.0))
-def test_erosion_is_that_of_the_peer(height: int, width: int, seed: int, share: float) -> None:
+def test_erosion_is_that_of_diffusers(height: int, width: int, seed: int, share: float) -> None:
     draw = torch.rand((2, 1, height, width), generator=torch.Generator().manual_seed(seed))
     known = (draw <= share).float()
     assert torch.equal(erode(known), prepare_mask(known.clone()))

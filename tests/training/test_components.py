@@ -43,15 +43,15 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
     return load_file(file)
 
 
-def test_a_run_of_our_own_and_the_peer_reads_it(one_text: OneTextCheckpoints, images: Path, tmp_path: Path) -> None:
-    from diffusers import Kandinsky3UNet as Peer
+def test_a_run_of_our_own_and_diffusers_reads_it(one_text: OneTextCheckpoints, images: Path, tmp_path: Path) -> None:
+    from diffusers import Kandinsky3UNet as Oracle
 
     values = of_v3(one_text, images, tmp_path / "run")
     result = exported(run_config(values))
     folder = write_component(values, tmp_path / "run", tmp_path / "out", "unet")
     assert folder == tmp_path / "out" / "unet"
     ours = Kandinsky3UNet.from_pretrained(tmp_path / "out", subfolder="unet")
-    theirs = Peer.from_pretrained(tmp_path / "out", subfolder="unet")
+    theirs = Oracle.from_pretrained(tmp_path / "out", subfolder="unet")
     written = tensors_of(folder)
     assert theirs.state_dict().keys() == written.keys()
     assert all(torch.equal(value, written[name]) for name, value in theirs.state_dict().items())

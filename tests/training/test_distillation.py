@@ -406,7 +406,7 @@ def _cli(arguments: list[str]) -> None:
     assert left.value.code == 0
 
 
-def test_the_peer_visits_the_same_times_and_ends_clean(model: Path, images: Path, tmp_path: Path) -> None:
+def test_diffusers_visits_the_same_times_and_ends_clean(model: Path, images: Path, tmp_path: Path) -> None:
     """A whole student's folder says how it is drawn in diffusers' own words."""
     from diffusers import DDIMScheduler
 
@@ -419,7 +419,7 @@ def test_the_peer_visits_the_same_times_and_ends_clean(model: Path, images: Path
     assert index["scheduler"] == ["diffusers", "DDIMScheduler"]
 
 
-def test_the_peer_draws_the_same_image_with_the_adapter(model: Path, learned: Path) -> None:
+def test_diffusers_draws_the_same_image_with_the_adapter(model: Path, learned: Path) -> None:
     """By its own DDIM with trailing times, unguided, as the file's sampling says."""
     from diffusers import DDIMScheduler
     from diffusers.pipelines.kandinsky2_2 import KandinskyV22CombinedPipeline

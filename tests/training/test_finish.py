@@ -181,7 +181,7 @@ def test_a_finished_run_is_a_model_that_draws(model: Path) -> None:
     assert np.array_equal(np.asarray(again), np.asarray(result.images[0]))
 
 
-def test_the_peer_loads_the_same_folder(model: Path) -> None:
+def test_diffusers_loads_the_same_folder(model: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     reference = diffusers.KandinskyV22CombinedPipeline.from_pretrained(str(model))
     reference.set_progress_bar_config(disable=True)

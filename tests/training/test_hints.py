@@ -150,7 +150,7 @@ def test_a_decoder_learns_to_follow_edges(images: Path, tmp_path: Path) -> None:
     assert exported(run_config(values | {"model": {"name": str(result.path)}})).use == "--lora"
 
 
-def test_the_peer_reads_such_a_decoder(tiny: Checkpoints, images: Path, hints: Path, tmp_path: Path) -> None:
+def test_diffusers_reads_such_a_decoder(tiny: Checkpoints, images: Path, hints: Path, tmp_path: Path) -> None:
     from diffusers import UNet2DConditionModel
 
     tiny.ours("text2img")

@@ -14,7 +14,7 @@ from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
 from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config
 from kandinsky.networks.unet3 import UNet3, UNet3Condition, UNet3Config
 from kandinsky.training.activation_checkpointing import recompute
-from tests.parity.peers import noise, redraw
+from tests.parity.oracles import noise, redraw
 
 Case = tuple[Callable[[], nn.Module], Callable[[nn.Module], Tensor]]
 

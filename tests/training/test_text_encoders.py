@@ -122,7 +122,7 @@ def test_text_encoders_alone(models: dict[str, dict[str, str]], images: Path, tm
     assert all(name.startswith("text_encoder.") for name in learned)
 
 
-def test_the_peer_reads_a_taught_text_encoder(models: dict[str, dict[str, str]], images: Path, tmp_path: Path) -> None:
+def test_diffusers_reads_a_taught_text_encoder(models: dict[str, dict[str, str]], images: Path, tmp_path: Path) -> None:
     from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
     for generation, reference in (("image", CLIPTextModelWithProjection), ("one_text", T5EncoderModel)):

@@ -19,7 +19,7 @@ from kandinsky.engine.acceleration.networks import accelerated
 from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
 from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config
 from kandinsky.networks.unet3 import UNet3, UNet3Condition, UNet3Config
-from tests.parity.peers import noise, redraw
+from tests.parity.oracles import noise, redraw
 
 SECOND = UNet2Config(channels=(32, 64), layers=1, head_dim=32, context_dim=16, image_dim=12, image_tokens=2)
 THIRD = UNet3Config(channels=(32, 64), layers=2, time_dim=32, head_dim=16, context_dim=24, text_dim=20, groups=4)

@@ -13,7 +13,7 @@ from kandinsky.engine.acceleration.onednn_weights import FEWEST_STEPS, PackedLay
 from kandinsky.networks.prior import Prior, PriorCondition, PriorConfig
 from kandinsky.networks.unet2 import UNet2, UNet2Condition, UNet2Config
 from kandinsky.networks.unet3 import UNet3, UNet3Condition, UNet3Config
-from tests.parity.peers import noise, redraw, relative
+from tests.parity.oracles import noise, redraw, relative
 
 TIMES = [float(t) for t in range(900, 900 - 100 * FEWEST_STEPS, -100)]
 ONLY_X86 = pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="packs on x86-64 only")

@@ -1,7 +1,7 @@
-"""Names that code for the peer library uses: change its import line to this package and it runs here.
+"""Names that code for the diffusers library uses: change its import line to this package and it runs here.
 
 Each pipeline is a thin table of names over the core: the same networks, conditions, starts and the one
-loop. Where the peer is known to be wrong, these do what their documentation says.
+loop. Where diffusers is known to be wrong, these do what their documentation says.
 """
 
 from kandinsky.compat.diffusers.attention import (

@@ -17,7 +17,7 @@ Generators: TypeAlias = "Generator | Sequence[Generator] | None"
 class SharedRng:
     """Draws the rows of all images at once from one generator, or from torch's own when it is None.
 
-    Draws are made in `dtype` on the generator's device (`device` for torch's own), like the peer's.
+    Draws are made in `dtype` on the generator's device (`device` for torch's own), like diffusers'.
     """
 
     def __init__(self, generator: torch.Generator | None, dtype: torch.dtype, device: torch.device) -> None:
@@ -127,7 +127,7 @@ def rng_of(
 
 
 def _of_one(generator: Generator | None, dtype: torch.dtype, device: torch.device) -> Rng:
-    """Noise from one generator: NumPy's draws as code for MindSpore does, torch's as the peer."""
+    """Noise from one generator: NumPy's draws as code for MindSpore does, torch's as the oracle."""
     if isinstance(generator, np.random.Generator):
         return NumpyRng(generator, dtype)
     return SharedRng(generator, dtype, device)

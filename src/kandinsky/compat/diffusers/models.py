@@ -48,10 +48,9 @@ class UNet2DConditionModel(Part):
     ) -> Any:
         """One prediction.
 
-        `sample` (B, C, h, w) with all its channels, `timestep` one or (B,), and the conditions by the
-        peer's names: `image_embeds`, `hint`, `text_embeds`, and the text's hidden states as
-        `encoder_hidden_states`. With `prepared`, what our own loop has computed before, the answer is the
-        plain tensor (B, C', h, w).
+        `sample` (B, C, h, w) with all its channels, `timestep` one or (B,), and the conditions by diffusers'
+        names: `image_embeds`, `hint`, `text_embeds`, and the text's hidden states as `encoder_hidden_states`.
+        With `prepared`, what our own loop has computed before, the answer is the plain tensor (B, C', h, w).
         """
         refuse("forward", others)
         network = cast(UNet2, self.native)
@@ -260,7 +259,7 @@ def part_of(component: object, kind: type[PartT]) -> PartT:
 def native_of(part: object, kind: type[object]) -> Any:
     """What of ours is inside a component (a network, a tokenizer); CheckpointError when it is no such thing.
 
-    Components of the peer have the same names, and are told here.
+    Components of diffusers have the same names, and are told here.
     """
     native = getattr(original_of(part), "native", None)
     if not isinstance(native, kind):

@@ -100,8 +100,8 @@ class KandinskyV22PriorPipeline(PriorPipeline):
 class KandinskyV22PriorEmb2EmbPipeline(PriorPipeline):
     """The prior of Kandinsky 2.2, from an image's embedding instead of noise.
 
-    The image is one or several images, normalised pixels (B, 3, S, S), or embeddings (B, D). Unlike in the
-    peer the embedding is noised in the space that the prior works in, and a step at least is taken.
+    The image is one or several images, normalised pixels (B, 3, S, S), or embeddings (B, D). Unlike in
+    diffusers the embedding is noised in the space that the prior works in, and a step at least is taken.
     """
 
     __call__ = called(

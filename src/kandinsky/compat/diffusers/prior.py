@@ -218,7 +218,7 @@ class PriorPipeline(DiffusionPipeline):
 
     def _skip(self, ask: Asked, begin: Begin) -> None:
         """Draws what a trajectory would draw whose result nobody needs, so that what follows is drawn as by
-        the peer."""
+        the oracle."""
         stage = self._stage
         rng = rng_of(ask.generator, ask.count, stage.dtype, self.device)
         x, times = begin(stage, rng, ask.count, stage.schedule.times(ask.steps))
@@ -244,7 +244,7 @@ class PriorPipeline(DiffusionPipeline):
         """Embeddings of the prompts, and of what to steer away from: (B x copies, D) each.
 
         Negative prompts are rows of the same batch, behind the prompts, so that one generator draws as
-        the peer does. A list with one generator per image gives each negative row the draws of its
+        diffusers does. A list with one generator per image gives each negative row the draws of its
         image from their beginning, so that the image's own do not depend on it.
         """
         stage, callbacks = self._stage, callbacks or Callbacks(self)

@@ -1,4 +1,4 @@
-"""Tiny peers with every zero-initialised tensor re-drawn, so that no condition is invisible."""
+"""Tiny oracles with every zero-initialised tensor re-drawn, so that no condition is invisible."""
 
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def image_processor() -> Any:
-    """The peer's class of processors of images for CLIP that resizes with Pillow, as we do.
+    """transformers' class of processors of images for CLIP that resizes with Pillow, as we do.
 
     Where torchvision is installed its default resizes with that, and rounds pixels otherwise.
     """
