@@ -90,7 +90,7 @@ def test_a_wrapped_unet_acts(tiny: Checkpoints, ours: Load, wrap: Any, kind: str
     for name, pipe in (("mine", mine), ("theirs", theirs)):
         inner = pipe.unet
         pipe.__dict__["unet"] = wrap(inner)
-        told = {"callback": lambda i, t, x, name=name: last.__setitem__(name, x.clone())}
+        told = {"callback": lambda i, t, x, name=name: last.__setitem__(name, x.clone()), "callback_steps": 1}
         pipe(generator=seeded(), **SMALL, **inputs, **told)
         pipe.__dict__["unet"] = inner
     assert close(last["mine"], last["theirs"])

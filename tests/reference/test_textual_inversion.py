@@ -10,7 +10,8 @@ from torch import Tensor
 
 import kandinsky
 from kandinsky.adapters.tokens import add_rows, rows_of
-from kandinsky.conditioning.decoder_texts import DecoderTexts
+from kandinsky.conditioning.decoder_texts import DecoderTexts, TextsConditioner
+from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.conditioning.tokenizer import TokenBatch
 from kandinsky.training.config.objectives import TextualInversionObjective
 from kandinsky.training.config.run import OptimiserConfig
@@ -48,12 +49,14 @@ def recorded_base(folder: Path) -> BaseCheckpoint:
 def listen(base: BaseCheckpoint, step: int) -> None:
     """Makes the text encoders read the step's recorded ids."""
     found = tensors(CASE)
-    assert base.prior is not None
-    assert base.texts is not None
+    captions = base.captions
+    assert isinstance(base.prior, PriorStage)
+    assert isinstance(captions, TextsConditioner)
     clip = Recorded(found[f"step{step}.clip_ids"], found[f"step{step}.clip_mask"])
     text = Recorded(found[f"step{step}.xlmr_ids"], found[f"step{step}.xlmr_mask"])
     base.prior = replace(base.prior, tokenizer=clip)  # type: ignore[arg-type]
-    base.texts = DecoderTexts(replace(base.texts.first, tokenizer=text))  # type: ignore[arg-type]
+    texts = DecoderTexts(replace(captions.texts.first, tokenizer=text))  # type: ignore[arg-type]
+    base.captions = replace(captions, texts=texts)
 
 
 def test_two_steps_of_the_original(second_release: Path) -> None:

@@ -196,9 +196,8 @@ def test_a_folder_is_read(folder: OriginalFolder, variant: str | None) -> None:
     network, wanted = UNET.open(folder, variant).load(torch.float32), unet3(variant == "inpainting")
     assert network.config == wanted.config
     assert identical(network.state_dict(), wanted.state_dict())
-    content, projection = scattered(
-        UNET.original.tensors(network.config, UNET.open(folder, variant).load().state_dict())[0]
-    )
+    original, state = UNET.original, UNET.open(folder, variant).load().state_dict()
+    content, projection = scattered(original.keys(network.config, original.names).to_foreign(state))
     assert identical(content["unet"], unet3_file(variant == "inpainting")["unet"])
     assert identical(projection, weights(THIRD, "t5_projection"))
 
