@@ -189,8 +189,9 @@ def test_numpy_generators(ours: Any) -> None:
     listed = ours(["fox", "fox"], generator=[noise(), noise()], **SMALL).images
     assert close(listed[:1], expected)
     assert close(listed[1:], expected)
-    with pytest.raises(RequestError, match="2 generators were given for 1 images"):
-        ours("fox", generator=[noise(), noise()], **SMALL)
+    assert close(ours("fox", generator=[noise(), noise()], **SMALL).images, expected)
+    with pytest.raises(RequestError, match="2 generators were given for 3 images"):
+        ours(["fox"] * 3, generator=[noise(), noise()], **SMALL)
 
 
 def test_numpy_generators_without_diffusers_names(one_text: OneTextCheckpoints, ours: Any) -> None:

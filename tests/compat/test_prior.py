@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import KandinskyV22PriorEmb2EmbPipeline
+from diffusers import KandinskyV22PriorEmb2EmbPipeline, KandinskyV22PriorPipeline
 from torch import nn
 
 from kandinsky.compat import diffusers as compat
@@ -197,10 +197,17 @@ def test_unfit_values_are_told(prior: Any) -> None:
         prior("a fox", output_type="pil")
     with pytest.raises(RequestError, match="prompt is"):
         prior([])
-    with pytest.raises(RequestError, match="3 generators were given for 2 images"):
-        prior(["a", "b"], generator=drawn("list", 3), **STEPS)
+    with pytest.raises(RequestError, match="2 generators were given for 3 images"):
+        prior(["a", "b", "c"], generator=drawn("list", 2), **STEPS)
     with pytest.raises(RequestError, match="2 values of negative_prompt were given for 3 prompts"):
         prior(["a", "b", "c"], negative_prompt=["d", "e"], **STEPS)
+
+
+def test_of_more_generators_than_images_the_first_count(prior: Any, tiny: Checkpoints) -> None:
+    theirs = oracle(KandinskyV22PriorPipeline, tiny.prior)
+    for prompts in ("a fox", ["a fox", "a cat"]):
+        found = prior(prompts, generator=drawn("list", 3), **STEPS).image_embeds
+        assert close(found, theirs(prompts, generator=drawn("list", 3), **STEPS).image_embeds)
 
 
 def test_the_zero_embedding_is_computed_once(ours: Load) -> None:

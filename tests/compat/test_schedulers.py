@@ -132,8 +132,8 @@ def test_what_cannot_be_is_told() -> None:
         mine.step(x, 998, x)
     with pytest.raises(RequestError, match=r"eta 1\.5 is outside"):
         mine.step(x, 1, x, eta=1.5)
-    with pytest.raises(RequestError, match="3 generators were given for 1 images"):
-        both("ddpm")[0].step(x, 1, x, generator=drawn("list", 3))
+    with pytest.raises(RequestError, match="2 generators were given for 3 images"):
+        both("ddpm")[0].step(x.expand(3, -1, -1, -1), 1, x.expand(3, -1, -1, -1), generator=drawn("list", 2))
 
 
 LATENT: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}

@@ -133,7 +133,9 @@ class DecoderPipeline(DiffusionPipeline):
         rows = self._asked(given, model)
         resolved = resolve(model, rows.request)
         size = len(resolved.rows)
-        rng = rng_of(given["generator"], size, model.dtype, model.device, given.get("latents"))
+        # diffusers compares their number where an image is changed, and nowhere else.
+        exact = "image" in given and "mask_image" not in given
+        rng = rng_of(given["generator"], size, model.dtype, model.device, given.get("latents"), exact=exact)
         batch = Batch(resolved.rows, rng, **rows.numbers)
         told, against = self._told(model, given, batch, rows)
         self.scheduler.set_timesteps(given["num_inference_steps"])

@@ -100,12 +100,18 @@ class GivenFirst:
 
 
 def rng_of(
-    generator: Generators, count: int, dtype: torch.dtype, device: torch.device, latents: Tensor | None = None
+    generator: Generators,
+    count: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    latents: Tensor | None = None,
+    *,
+    exact: bool = False,
 ) -> Rng:
     """The source of noise for `count` images; given `latents` replace what is drawn first.
 
-    Raises RequestError for a list of another length than `count` (a list of one counts as one generator), and
-    for anything else.
+    A list of one counts as one generator; of a longer one than there are images the first ones count, as in
+    diffusers, unless it is to be `exact`. Raises RequestError for other lists, and for anything else.
     """
     listed = generator if isinstance(generator, Sequence) else [generator]
     if wrong := [one for one in listed if one is not None and not isinstance(one, Generator)]:
@@ -116,8 +122,8 @@ def rng_of(
         rng = _of_one(generator, dtype, device)
     elif len(generator) == 1:
         rng = _of_one(generator[0], dtype, device)
-    elif len(generator) == count:
-        rng = ListedRng([_of_one(one, dtype, device) for one in generator])
+    elif len(generator) == count or (len(generator) > count and not exact):
+        rng = ListedRng([_of_one(one, dtype, device) for one in generator[:count]])
     else:
         raise RequestError(
             f"{len(generator)} generators were given for {count} images.",
@@ -127,7 +133,7 @@ def rng_of(
 
 
 def _of_one(generator: Generator | None, dtype: torch.dtype, device: torch.device) -> Rng:
-    """Noise from one generator: NumPy's draws as code for MindSpore does, torch's as the oracle."""
+    """Noise from one generator: NumPy's draws as code for MindSpore does, torch's as diffusers does."""
     if isinstance(generator, np.random.Generator):
         return NumpyRng(generator, dtype)
     return SharedRng(generator, dtype, device)

@@ -1,4 +1,4 @@
-"""Kandinsky 2.2 by the original code's names, which wrapped pipelines of the oracle."""
+"""Kandinsky 2.2 by the original code's names, which wrapped pipelines of diffusers."""
 
 from collections.abc import Mapping
 from typing import Any
