@@ -66,24 +66,6 @@ def test_other_tools_find_the_steps_first() -> None:
     )
 
 
-def test_other_tools_find_the_steps_first() -> None:
-    meta = metadata(
-        "a fox",
-        image=image(),
-        strength=0.3,
-        guidance_interval=(0.1, 0.8),
-        reuse=2,
-        prior_steps=20,
-        prior_guidance_scale=3.0,
-        eta=0.5,
-    )
-    assert summary(meta).splitlines()[-1] == (
-        "Steps: 25, Sampler: ddpm, CFG scale: 4.0, CFG interval: 0.1 to 0.8, Reuse: 2, Seed: 7, Size: 16x16, "
-        "Model: some/model, Denoising strength: 0.3, Prior steps: 20, Prior CFG scale: 3.0, Eta: 0.5, "
-        "Version: kandinsky 1.2.3"
-    )
-
-
 def test_other_tools_find_their_chunk(tmp_path: Path) -> None:
     meta = metadata("a fox", negative_prompt="blurry")
     write_image(image(), tmp_path / "a.png", meta)

@@ -217,7 +217,7 @@ class PriorPipeline(DiffusionPipeline):
         return KandinskyPriorPipelineOutput(total.to(device or self.device), negative.to(device or self.device))
 
     def _skip(self, ask: Asked, begin: Begin) -> None:
-        """Draws what a trajectory would draw whose result nobody needs, so that what follows is drawn as by diffusers."""
+        """Draws what a trajectory would whose result nobody needs: what follows is drawn as by diffusers."""
         stage = self._stage
         rng = rng_of(ask.generator, ask.count, stage.dtype, self.device)
         x, times = begin(stage, rng, ask.count, stage.schedule.times(ask.steps))
