@@ -159,6 +159,7 @@ def test_a_missing_peer_names_the_requirements(monkeypatch: pytest.MonkeyPatch) 
         cli.bench(Plan(), None, quiet=True)
 
 
+@pytest.mark.parity  # the process that it starts needs diffusers
 def test_results_are_written(
     results: Results, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
