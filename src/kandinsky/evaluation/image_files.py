@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from kandinsky.core.errors import DataError, KandinskyError
 from kandinsky.core.images import open_image
 from kandinsky.core.metadata import read_metadata
+from kandinsky.core.prompts import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MANIFEST = "manifest.jsonl"
 
 
@@ -62,10 +62,12 @@ def find_images(folder: str | Path) -> list[ImageFile]:
     found = [
         ImageFile(path)
         for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not any(path.is_relative_to(one) for one in hidden)
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(path.is_relative_to(one) for one in hidden)
     ]
     if not found:
-        raise DataError(f"{root} holds no image.", f"Known suffixes: {', '.join(SUFFIXES)}.")
+        raise DataError(f"{root} holds no image.", f"Known suffixes: {', '.join(IMAGE_SUFFIXES)}.")
     return found
 
 
