@@ -2,22 +2,27 @@
 
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import linalg
 from torch import Tensor
 
 import kandinsky
 from kandinsky.core.errors import DataError, RequestError
 from kandinsky.evaluation.clip_models import clip_of, load_clip
 from kandinsky.evaluation.clip_score import Clip
-from kandinsky.evaluation.image_files import find_images, with_captions
+from kandinsky.evaluation.features import INCEPTION_SIZE
+from kandinsky.evaluation.image_files import Reader, find_images, with_captions
 from kandinsky.evaluation.kid import kernel_distance
 from kandinsky.evaluation.measure import How, Network, look_at, numbers, parse_metrics, square
 from kandinsky.evaluation.moments import Moments, frechet_distance
+from kandinsky.evaluation.resizing import Resize
 
 
 def averages(images: Tensor) -> Tensor:
@@ -133,7 +138,7 @@ def test_what_a_batch_left_is_read_by_its_manifest(tmp_path: Path) -> None:
         archive.add(folder / "001.png", "001.png")
     (packed,) = find_images(batch(folder, rows[0] | {"shard": "shard-00000.tar"}))
     assert packed.name.endswith("shard-00000.tar/001.png")
-    assert packed.open().tobytes() == Image.open(folder / "001.png").tobytes()
+    assert Reader().open(packed).tobytes() == Image.open(folder / "001.png").tobytes()
     with pytest.raises(DataError, match=r"The row .b. of .* is failed"):
         find_images(batch(folder, rows[0] | {"state": "failed"}))
     (folder / "manifest.jsonl").write_text('{"id": 1\n')
@@ -184,3 +189,58 @@ def test_a_pair_is_an_image_and_its_own_caption(tmp_path: Path) -> None:
     seen = look_at(find_images(folder), NETWORK, How(batch_size=2), clip=clip)
     assert seen.cosines is not None
     assert torch.equal(seen.cosines, torch.ones(5, dtype=torch.float64))
+
+
+def plain_tensorflow(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", size: int) -> Any:
+    """TensorFlow 1's bilinear resize by its definition: what each target pixel takes of each source pixel."""
+
+    def matrix(side: int) -> Any:
+        found = np.zeros((size, side))
+        for i in range(size):
+            first = int(i * side / size)
+            share = i * side / size - first
+            found[i, first] += 1 - share
+            found[i, min(first + 1, side - 1)] += share
+        return found
+
+    return np.einsum("ih,hwc,jw->ijc", matrix(pixels.shape[0]), pixels, matrix(pixels.shape[1]), optimize=True)
+
+
+def plain_clean(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", size: int) -> Any:
+    """Pillow's bicubic filter with antialiasing by its definition: a cubic of a = -0.5 that grows with the scale."""
+
+    def cubic(x: float) -> float:
+        x, a = abs(x), -0.5
+        if x < 1:
+            return ((a + 2) * x - (a + 3)) * x * x + 1
+        return (((x - 5) * x + 8) * x - 4) * a if x < 2 else 0.0
+
+    def matrix(side: int) -> Any:
+        scale = max(1.0, side / size)
+        found = np.zeros((size, side))
+        for i in range(size):
+            centre = (i + 0.5) * side / size
+            for j in range(side):
+                found[i, j] = cubic((j + 0.5 - centre) / scale)
+        return found / found.sum(axis=1, keepdims=True)
+
+    rows, columns = matrix(pixels.shape[0]), matrix(pixels.shape[1])
+    return np.einsum("ih,hwc,jw->ijc", rows, pixels, columns, optimize=True).clip(0, 255)
+
+
+@pytest.mark.parametrize(("how", "plain"), [("clean", plain_clean), ("tensorflow", plain_tensorflow)])
+def test_fid_of_files_is_that_of_an_independent_way_from_file_to_number(
+    how: Resize, plain: Callable[..., Any], tmp_path: Path
+) -> None:
+    folders = fill(tmp_path / "drawn", 12, 0, shift=25, size=(40, 30)), fill(tmp_path / "real", 15, 1, size=(52, 64))
+    moments = [look_at(find_images(one), Network(averages, "averages"), How(how)).moments for one in folders]
+    gathered = []
+    for folder in folders:
+        images = [np.asarray(Image.open(path).convert("RGB")).astype(float) for path in sorted(folder.glob("*.png"))]
+        resized = torch.from_numpy(np.stack([plain(one, INCEPTION_SIZE) for one in images])).permute(0, 3, 1, 2)
+        gathered.append(averages(resized.float()).double().numpy())
+    first, second = gathered
+    root = linalg.sqrtm(np.cov(first, rowvar=False) @ np.cov(second, rowvar=False)).real
+    gap = first.mean(0) - second.mean(0)
+    spread = np.trace(np.cov(first, rowvar=False) + np.cov(second, rowvar=False) - 2 * root)
+    assert frechet_distance(*moments) == pytest.approx(float(gap @ gap + spread), rel=1e-4)

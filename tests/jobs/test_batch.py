@@ -18,6 +18,7 @@ from kandinsky.jobs import batch, store, supervisor
 from kandinsky.jobs.batch import Batch, Settings, open_batch, plan
 from kandinsky.jobs.rows import Row, RowError
 from kandinsky.jobs.worker import Worker, WorkerOptions
+from tests.families import mostly_slow
 
 SETTINGS = Settings({"device": "cpu"}, "emoji", 2)
 GIVEN = {"steps": 1, "prior_steps": 1}
@@ -74,7 +75,7 @@ def draw(
     with open_batch(folder, settings) as found:
         begun(found, pipe, rows)
         found.reopen_lost()
-        found.run([{}], hear)
+        found.run(batch.by_processes([{}]), hear)
 
 
 def manifest(folder: Path) -> list[dict[str, Any]]:
@@ -120,7 +121,7 @@ def test_all_bad_rows_are_named_before_anything_is_drawn(pipe: Pipeline, tmp_pat
     assert "4 of 5 rows" in str(caught.value)
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 6, 9, 12])
+@pytest.mark.parametrize("stop_at", mostly_slow([1, 3, 6, 9, 12], 1, 6, 12))
 def test_a_stop_changes_no_byte(pipe: Pipeline, tmp_path: Path, stop_at: int) -> None:
     rows = rows_of(*PROMPTS)
     draw(tmp_path / "whole", pipe, rows)
@@ -163,6 +164,7 @@ def test_a_longer_list_goes_on_and_another_is_refused(pipe: Pipeline, tmp_path: 
         ({"batch_size": 3}, "batch_size"),
         ({"suffix": ".jpg"}, "format"),
         ({"load": {"dtype": "bfloat16"}}, "settings"),
+        ({"load": {"lora": {"few-step": 1.0}}}, "settings"),
         ({"shards": 7}, "shards"),
     ],
 )
@@ -188,13 +190,13 @@ def test_a_folder_is_for_one_process_and_holds_nothing_else(tmp_path: Path) -> N
         pass
     with (
         open_batch(tmp_path / "out", SETTINGS),
-        pytest.raises(OutputError, match="Another process draws into"),
+        pytest.raises(OutputError, match="Another process writes into"),
         open_batch(tmp_path / "out", SETTINGS),
     ):
         pass
 
 
-@pytest.mark.parametrize("stop_at", [None, 4, 9])
+@pytest.mark.parametrize("stop_at", mostly_slow([None, 4, 9], None, 9))
 def test_shards_hold_what_files_would(pipe: Pipeline, tmp_path: Path, stop_at: int | None) -> None:
     rows, settings = rows_of(*PROMPTS), replace(SETTINGS, shards=2)
     draw(tmp_path / "files", pipe, rows)

@@ -69,8 +69,12 @@ def test_stdin(monkeypatch: pytest.MonkeyPatch, text: str, expected: object) -> 
 @pytest.mark.parametrize(
     ("name", "text", "lines"),
     [
-        ("a.jsonl", '{"prompt": "a"}\n[1]\n{"a": \n', ["line 2: [1] is no JSON object.", "line 3: This is no JSON"]),
-        ("a.jsonl", "[" * 100_000, ["line 1: This is no JSON"]),
+        (
+            "a.jsonl",
+            '{"prompt": "a"}\n[1]\n{"a": \n',
+            ["line 2: [1] is not a JSON object.", "line 3: This is not JSON"],
+        ),
+        ("a.jsonl", "[" * 100_000, ["line 1: This is not JSON"]),
         ("a.csv", 'prompt,steps\na,1\nb\nc,2,3\n"d', ["line 3: It has 1 cells, and the header 2.", "line 4: It has 3"]),
         ("a.csv", "prompt,prompt\na,b\n", ["line 1: Two columns have one name."]),
         ("a.json", '{"annotations": [{"id": 1}, {"id": "2", "caption": "a"}]}', ["line 1: ", "line 2: "]),
@@ -88,9 +92,9 @@ def test_all_bad_lines_are_named(tmp_path: Path, name: str, text: str, lines: li
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.jsonl", b"\xff\xfe", r"a\.jsonl is no UTF-8 text \(byte 0\)"),
+        ("a.jsonl", b"\xe9t\xe9", r"a\.jsonl is no UTF-8 text \(byte 0 is 0xe9\)"),
         ("a.txt", "\n \n", "holds no request"),
-        ("a.yaml", "a", "no list of requests"),
+        ("a.yaml", "a", "not a list of requests"),
     ],
 )
 def test_files_that_are_no_lists(tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
@@ -142,7 +146,7 @@ def test_a_request_of_a_row(tmp_path: Path) -> None:
         ({"promt": "a"}, "no 'promt'. Did you mean 'prompt'"),
         ({"prompt": "a", "mix": ["b"]}, "mix is not"),
         ({"mix": "b"}, "mix is not"),
-        ({"prompt": "a", "image": 3}, "image is no file name"),
+        ({"prompt": "a", "image": 3}, "image is not a file name"),
         ({"prompt": "a", "image": "gone.png"}, "gone"),
         ({"prompt": "a", "steps": "3"}, "steps"),
         ({"prompt": "a", "steps": 0}, "steps 0"),
@@ -151,3 +155,17 @@ def test_a_request_of_a_row(tmp_path: Path) -> None:
 def test_rows_that_are_no_requests(given: dict[str, object], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         request_of(row(**given), {})
+
+
+def test_switches_of_a_table(tmp_path: Path) -> None:
+    rows = read_rows(written(tmp_path, "a.csv", "prompt,prompt_weights\n(a:1.5),yes\n(a:1.5),FALSE\na,maybe\n"))
+    assert [request_of(row, {}).prompt_weights for row in rows[:2]] == [True, False]
+    with pytest.raises(RequestError, match="prompt_weights must be True or False, not 'maybe'"):
+        request_of(rows[2], {})
+    line = written(
+        tmp_path, "a.jsonl", '{"prompt": "(a:1.5)", "prompt_weights": true}\n{"prompt": "(a", "prompt_weights": true}'
+    )
+    first, second = read_rows(line)
+    assert request_of(first, {}).prompt_weights
+    with pytest.raises(RequestError, match="at character 1"):
+        request_of(second, {})

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kandinsky.core.errors import JobError
-from kandinsky.jobs import store
+from kandinsky.jobs import schema, store
 from kandinsky.jobs.store import NewJob
 
 
@@ -180,7 +180,7 @@ def test_it_is_durable_and_waits_for_others(db: sqlite3.Connection, tmp_path: Pa
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "text.db"
     text.write_text("no database at all, but longer than a header of sqlite would be " * 20)
-    with pytest.raises(JobError, match=r"text\.db is no store of jobs"):
+    with pytest.raises(JobError, match=r"text\.db is not a store of jobs"):
         store.open_store(text)
     assert text.read_text().startswith("no database")
     foreign = tmp_path / "foreign.db"
@@ -206,13 +206,13 @@ def test_a_damaged_file_is_found(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[8192 : 8192 + 4096 * 6] = bytes(4096 * 6)
     path.write_bytes(data)
-    with pytest.raises(JobError, match=r"damaged|no store"):
+    with pytest.raises(JobError, match=r"damaged|not a store"):
         store.check_integrity(store.open_store(path))
 
 
 WRITER = """
 import sys
-from kandinsky.jobs import store
+from kandinsky.jobs import schema, store
 db = store.open_store(sys.argv[1])
 for i in range(100000):
     store.enqueue(db, [store.NewJob({"i": i}, name=f"{sys.argv[2]}-{i}", group=str(i % 3))])
@@ -220,7 +220,7 @@ for i in range(100000):
 """
 WORKER = """
 import sys
-from kandinsky.jobs import store
+from kandinsky.jobs import schema, store
 db = store.open_store(sys.argv[1])
 store.give_back(db, sys.argv[2])
 while True:
@@ -275,3 +275,85 @@ def test_nothing_acknowledged_is_lost_by_kills(tmp_path: Path, kills: int) -> No
         assert name is not None
         assert job.request == {"i": int(name.rpartition("-")[2])}
     assert json.dumps(store.counts(db))
+
+
+def test_owners_take_turns_and_nobody_saves_them_up(db: sqlite3.Connection) -> None:
+    store.enqueue(db, [NewJob(None, str(i), owner="heavy") for i in range(90)])
+    for _ in range(10):
+        store.claim(db, "w")
+    store.enqueue(db, [NewJob(None, f"{i} {j}", owner=f"light {i}") for i in range(9) for j in range(3)])
+    drawn = [store.claim(db, "w")[0].owner for _ in range(30)]
+    served = [drawn.count(owner) for owner in ["heavy", *(f"light {i}" for i in range(9))]]
+    jain = sum(served) ** 2 / (len(served) * sum(one * one for one in served))
+    assert jain >= 0.95
+    # Who had nothing to do for a while is no further in front than anyone else.
+    store.enqueue(db, [NewJob(None, f"late {i}", owner="late") for i in range(5)])
+    drawn = [store.claim(db, "w")[0].owner for _ in range(6)]
+    assert drawn.count("late") == drawn.count("heavy") == 3
+
+
+def test_priority_goes_before_fairness(db: sqlite3.Connection) -> None:
+    store.enqueue(db, [NewJob(None, "a", owner="one"), NewJob(None, "b", owner="two")])
+    store.enqueue(db, [NewJob(None, "c", owner="one", priority=5), NewJob(None, "d", owner="one", priority=5)])
+    assert [store.claim(db, "w")[0].id for _ in range(4)] == [3, 4, 2, 1]
+
+
+def test_jobs_are_found_by_what_they_show(db: sqlite3.Connection) -> None:
+    ids = store.enqueue(
+        db,
+        [
+            NewJob(None, name=str(i), owner="ab"[i % 2], text=text)
+            for i, text in enumerate(["A Fox", "ЛИСА", "fox 50%"])
+        ],
+    )
+    store.change(db, ids[2], favourite=True, priority=3)
+    names = lambda **given: [job.name for job in store.found(db, **given)]  # noqa: E731
+    assert names() == ["2", "1", "0"]
+    assert names(text="fox") == ["2", "0"]
+    assert names(text="лиса") == ["1"]
+    assert names(text="0%") == ["2"]
+    assert names(text="%") == ["2"]
+    assert names(owner="b") == ["1"]
+    assert names(favourite=True) == ["2"]
+    assert names(before=ids[2], limit=1) == ["1"]
+    assert names(states=("done",)) == []
+    assert [store.place(db, one) for one in ids] == [1, 2, 0]
+    assert store.named(db, "1").text == "лиса"
+    with pytest.raises(JobError, match="no job 'x'"):
+        store.named(db, "x")
+
+
+def test_only_what_has_ended_is_forgotten(db: sqlite3.Connection) -> None:
+    ids = store.enqueue(db, [NewJob(None, str(i)) for i in range(3)])
+    store.claim(db, "w")
+    store.cancel(db, [ids[1]])
+    assert store.forget(db, ids) == [ids[1]]
+    assert [job.id for job in store.listed(db)] == [ids[0], ids[2]]
+
+
+def test_a_store_of_the_first_version_is_brought_up(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    old = sqlite3.connect(path)
+    old.executescript(schema.MIGRATIONS[0])
+    old.execute("PRAGMA user_version = 1")
+    old.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    old.execute("INSERT INTO jobs (name, owner, priority, group_key, request, created) VALUES ('x', '', 0, '', '1', 0)")
+    old.commit()
+    old.close()
+    db = store.open_store(path)
+    assert (store.named(db, "x").text, store.named(db, "x").favourite) == ("", False)
+    assert store.claim(db, "w")[0].name == "x"
+    store.enqueue(db, [NewJob(1, name="y")])
+    assert store.claim(db, "w")[0].name == "y"
+    db.close()
+
+
+def test_an_order_changes_nobody_elses_turn(db: sqlite3.Connection) -> None:
+    ids = store.enqueue(db, [NewJob(i, str(i), owner="ab"[i % 2], priority=int(i == 4)) for i in range(5)])
+    store.reorder(db, [ids[2], ids[0], ids[4]])
+    assert [job.id for job in store.waiting(db, "a", 9)] == [ids[2], ids[0], ids[4]]
+    assert [store.place(db, one) for one in (ids[2], ids[0], ids[1], ids[4], ids[3])] == [0, 1, 2, 3, 4]
+    store.enqueue(db, [NewJob(9, "9", owner="a")])
+    assert [store.claim(db, "w")[0].id for _ in range(3)] == [ids[2], ids[1], ids[0]]
+    store.reorder(db, [ids[2], ids[3]])  # one runs, one waits
+    assert store.get(db, ids[2]).state == "running"

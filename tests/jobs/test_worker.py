@@ -24,8 +24,10 @@ from kandinsky.core.metadata import read_metadata
 from kandinsky.core.requests import Request
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.jobs import store, supervisor
+from kandinsky.jobs import worker as jobs_worker
+from kandinsky.jobs.drawing import job_request
 from kandinsky.jobs.store import NewJob
-from kandinsky.jobs.worker import Worker, WorkerOptions, frame, job_request, read_frame
+from kandinsky.jobs.worker import Worker, WorkerOptions, frame, read_frame
 
 QUICK = {"steps": 2, "prior_steps": 1}
 
@@ -46,6 +48,11 @@ class Heard:
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [one for one in self.frames if one["kind"] == kind]
+
+
+@pytest.fixture(autouse=True)
+def every_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_worker, "PROGRESS_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -123,6 +130,7 @@ class Breaking:
     def __init__(self, pipe: Pipeline, prompt: str = "", room: int = 99) -> None:
         self.pipe, self.prompt, self.room, self.sizes = pipe, prompt, room, list[int]()
         self.batch_size, self.model_id, self.checked = 4, pipe.model_id, pipe.checked
+        self.loras = pipe.loras
 
     def stream_batch(self, requests: list[Request], size: int) -> Iterator[Event]:
         self.sizes.append(min(size, len(requests)))
@@ -185,6 +193,18 @@ def test_a_folder_that_takes_no_image_is_no_fault_of_the_job(
     assert not heard.of("failed")
     with pytest.raises(JobError, match=r"0\.png cannot be written"):
         supervisor.run([options(tmp_path)], lambda *_: None)
+
+
+def test_of_quick_steps_some_are_told(
+    pipe: Pipeline, db: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.enqueue(db, jobs_of("a fox", steps=8, prior_steps=2))
+    monkeypatch.setattr(jobs_worker, "PROGRESS_SECONDS", 3600.0)
+    drawn, heard = worker(pipe, db, tmp_path)
+    drawn.run()
+    told = [(one["stage"], one.get("step")) for one in heard.of("progress")]
+    assert told[1:] == [("prior", 1), ("prior", 2), ("decoder", 1), ("decoder", 8), ("decoding", None)]
+    assert drawn.progress == {"stage": "decoding"}
 
 
 def test_cancelling_acts_at_the_next_step(pipe: Pipeline, db: sqlite3.Connection, tmp_path: Path) -> None:
@@ -292,7 +312,7 @@ def test_a_process_that_is_told_to_stop_leaves_no_lease(db: sqlite3.Connection, 
         process.stdin.write(options(tmp_path).to_json().encode() + b"\n")
         process.stdin.flush()
         while (found := read_frame(process.stdout)) is not None:
-            if found[0].get("step") == 2:
+            if found[0].get("stage") == "decoder":
                 if how == "SIGTERM":
                     process.terminate()
                 else:

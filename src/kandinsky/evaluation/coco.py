@@ -6,13 +6,16 @@ import random
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from kandinsky.core.errors import DataError
+from kandinsky.core.untrusted_text import parse_json, read_bytes
 from kandinsky.evaluation.image_files import ImageFile
 
 Rule: TypeAlias = Literal["all", "matched"]
 CAPTIONS = 30_000
+LARGEST = 2**30
+"""Bytes of a file of captions; the largest one published has 91 million."""
 SIDE = 256
 """Both sets are cut to centred squares of that many pixels (Ramesh 2021; GLIDE, unCLIP and Imagen do the same)."""
 
@@ -40,7 +43,7 @@ def read_captions(path: str | Path) -> list[Caption]:
     Raises DataError that names what the file lacks.
     """
     try:
-        data = json.loads(Path(path).read_bytes())
+        data: Any = parse_json(read_bytes(Path(path), LARGEST), finite=True, largest=LARGEST)
         files = {int(one["id"]): str(one["file_name"]) for one in data["images"]}
         found = [
             Caption(int(one["id"]), " ".join(str(one["caption"]).split()), files[int(one["image_id"])])
@@ -48,8 +51,8 @@ def read_captions(path: str | Path) -> list[Caption]:
         ]
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}).", "Check the path.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no file of COCO captions ({error!r}).", "Give captions_val2014.json.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is not a file of COCO captions ({error!r}).", "Give captions_val2014.json.") from error
     found = sorted((one for one in found if one.text), key=lambda one: one.id)
     if len({one.id for one in found}) < len(found):
         raise DataError(f"{path} has two captions of one id.", "Give captions_val2014.json as it was published.")
@@ -65,7 +68,7 @@ def sample(captions: list[Caption], count: int = CAPTIONS, seed: int = 0) -> Sam
     there are fewer.
     """
     if count > len(captions):
-        raise DataError(f"{len(captions)} captions are fewer than {count}.", "Take a smaller --limit.")
+        raise DataError(f"{len(captions)} captions are fewer than {count}.", f"Give --limit {len(captions)}.")
     chosen = tuple(random.Random(seed).sample(captions, count))
     lines = "".join(f"{one.id}\t{one.text}\n" for one in chosen)
     return Sample(chosen, hashlib.sha256(lines.encode()).hexdigest()[:16])

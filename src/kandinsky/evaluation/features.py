@@ -70,7 +70,7 @@ def load_whole_inception(path: str | Path, device: torch.device | str = "cpu") -
         network = torch.jit.load(io.BytesIO(data), map_location=device).eval()  # type: ignore[no-untyped-call]
         known = {argument.name for argument in network.forward.schema.arguments}
     except (OSError, RuntimeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is no TorchScript network.", "Give the whole Inception network.") from error
+        raise CheckpointError(f"{path} is not a TorchScript network.", "Give the whole Inception network.") from error
     if not {"return_features", "no_output_bias"} <= known:
         raise CheckpointError(
             f"{path} takes {sorted(known - {'self'})}, not return_features and no_output_bias.",

@@ -1,5 +1,6 @@
 """Images to be measured: a folder, or what `kandinsky batch` left, one after the other with their captions."""
 
+import contextlib
 import io
 import json
 import tarfile
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kandinsky.core.errors import DataError, KandinskyError
+from kandinsky.core.image_files import is_image_name
 from kandinsky.core.images import open_image
 from kandinsky.core.metadata import read_metadata
-from kandinsky.core.prompts import IMAGE_SUFFIXES
+from kandinsky.core.texts import numbered_lines, read_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,19 +34,37 @@ class ImageFile:
         """Where it lies, for messages."""
         return f"{self.path}/{self.member}" if self.member else str(self.path)
 
-    def open(self) -> "Image":
+
+class Reader:
+    """Opens images one after the other; the shard of the last one stays open for the next."""
+
+    def __init__(self) -> None:
+        self._shard: tuple[Path, tarfile.TarFile] | None = None
+
+    def open(self, image: ImageFile) -> "Image":
         """The image, RGB; DataError that names it when it cannot be read."""
         import PIL.Image
 
         try:
-            if self.member is None:
-                return open_image(self.path)
-            with tarfile.open(self.path) as archive:
-                held = archive.extractfile(self.member)
-                assert held is not None
-                return open_image(PIL.Image.open(io.BytesIO(held.read())))
+            if image.member is None:
+                return open_image(image.path)
+            held = self._archive(image.path).extractfile(image.member)
+            assert held is not None
+            return open_image(PIL.Image.open(io.BytesIO(held.read())))
         except (KandinskyError, OSError, KeyError, tarfile.TarError) as error:
-            raise DataError(f"{self.name} cannot be measured: {error}", "Take it out, or make it anew.") from error
+            raise DataError(f"{image.name} cannot be measured: {error}", "Take it out, or make it anew.") from error
+
+    def _archive(self, path: Path) -> tarfile.TarFile:
+        if self._shard is None or self._shard[0] != path:
+            self.close()
+            self._shard = path, tarfile.open(path)  # noqa: SIM115  # closed by `close`
+        return self._shard[1]
+
+    def close(self) -> None:
+        """Closes the shard that is open, if one is."""
+        if self._shard is not None:
+            self._shard[1].close()
+            self._shard = None
 
 
 def find_images(folder: str | Path) -> list[ImageFile]:
@@ -62,20 +82,18 @@ def find_images(folder: str | Path) -> list[ImageFile]:
     found = [
         ImageFile(path)
         for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(path.is_relative_to(one) for one in hidden)
+        if is_image_name(path) and path.is_file() and not any(path.is_relative_to(one) for one in hidden)
     ]
     if not found:
-        raise DataError(f"{root} holds no image.", f"Known suffixes: {', '.join(IMAGE_SUFFIXES)}.")
+        raise DataError(
+            f"{root} holds no image.", "Known are the suffixes that Pillow reads, such as .png, .jpg and .webp."
+        )
     return found
 
 
 def _batch(root: Path) -> list[ImageFile]:
     found: list[ImageFile] = []
-    for number, line in enumerate((root / MANIFEST).read_text(encoding="utf-8").split("\n"), start=1):
-        if not line:
-            continue
+    for number, line in numbered_lines(read_text(root / MANIFEST)):
         try:
             row = json.loads(line)
             state, prompt, files, shard = row["state"], row["prompt"], row.get("files", []), row.get("shard")
@@ -109,10 +127,7 @@ def with_captions(images: list[ImageFile]) -> list[ImageFile]:
 def _caption(image: ImageFile) -> str:
     beside = image.path.with_suffix(".txt")
     if image.member is None and beside.is_file():
-        try:
-            return beside.read_text(encoding="utf-8-sig").strip()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{beside} is no UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from error
+        return read_text(beside).strip()
     if image.member is None:
         try:
             prompt = read_metadata(image.path).request["prompt"]
@@ -125,5 +140,6 @@ def _caption(image: ImageFile) -> str:
 
 def opened(images: list[ImageFile], size: int) -> Iterator[list["Image"]]:
     """The images, `size` at a time."""
-    for first in range(0, len(images), size):
-        yield [one.open() for one in images[first : first + size]]
+    with contextlib.closing(Reader()) as reader:
+        for first in range(0, len(images), size):
+            yield [reader.open(one) for one in images[first : first + size]]

@@ -48,6 +48,10 @@ class How:
     batch_size: int = 32
     report: Callable[[str, int, int], None] | None = None
 
+    def named(self, network: Network) -> str:
+        """What statistics depend on, as it is kept with them."""
+        return f"{network.name}, resize {self.resize}, crop {self.crop}"
+
 
 @dataclass(frozen=True, eq=False)
 class Seen:

@@ -1,9 +1,12 @@
 """Mean and covariance of features, gathered in parts, and the distance of two of them (FID)."""
 
 import io
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
+from tokenize import TokenError
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -11,6 +14,24 @@ from torch import Tensor
 
 from kandinsky.core.errors import DataError
 from kandinsky.core.files import write_atomically
+
+LARGEST = 2**28
+"""Bytes of one part of a file of moments; those of Inception's 2048 features have 33 million."""
+FAULTS = (
+    *(
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        MemoryError,
+        OSError,
+        RuntimeError,
+        SyntaxError,
+        SystemError,
+    ),
+    *(TypeError, ValueError, BadZipFile, TokenError, struct.error, zlib.error),
+)
+"""What reading a damaged archive of arrays raises."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +72,9 @@ class Moments:
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:
-    """FID (Heusel 2017, equation 6): |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2); biased upwards for small sets.
+    """FID (Heusel 2017, equation 6): `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2)`; biased upwards for small sets.
 
-    The trace of the root comes from symmetric eigenproblems: tr (A B)^1/2 = tr (A^1/2 B A^1/2)^1/2, which is
+    The trace of the root comes from symmetric eigenproblems: `tr (A B)^1/2 = tr (A^1/2 B A^1/2)^1/2`, which is
     real and needs no general matrix root. Raises DataError for different widths or a set of one image.
     """
     check_widths(first.mean, second.mean)
@@ -88,12 +109,17 @@ def load_moments(path: str | Path) -> tuple[Moments, str]:
     DataError for a file that holds no moments.
     """
     try:
+        with ZipFile(path) as archive:
+            if any(record.file_size > LARGEST for record in archive.infolist()):
+                raise ValueError(f"a part is longer than {LARGEST} bytes")
         with np.load(path, allow_pickle=False) as stored:
             mu, sigma = (torch.from_numpy(np.asarray(stored[name], np.float64)) for name in ("mu", "sigma"))
             count = int(stored["count"]) if "count" in stored else 0
             about = str(stored["about"]) if "about" in stored else ""
-    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
-        raise DataError(f"{path} holds no statistics ({error}).", "Write one with --save-stats.") from error
+    except FAULTS as error:
+        raise DataError(
+            f"{path} holds no statistics ({type(error).__name__}).", "Write one with --save-stats."
+        ) from error
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or not (mu.isfinite().all() and sigma.isfinite().all()):
         raise DataError(f"{path} holds no statistics: shapes {tuple(mu.shape)}, {tuple(sigma.shape)}.", "Make it anew.")
     return StoredMoments(count, mu, sigma * max(1, count - 1), sigma), about

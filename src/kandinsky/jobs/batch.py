@@ -1,28 +1,28 @@
 """A list of requests and a folder of images: whatever happens in between, each row is drawn exactly once."""
 
 import contextlib
-import fcntl
-import io
 import json
-import os
 import sqlite3
-import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from pydantic import JsonValue
 
 from kandinsky.core.errors import JobError, OutputError, RequestError
 from kandinsky.core.events import numbered
 from kandinsky.core.files import write_atomically
+from kandinsky.core.locks import LOCK, only_writer
 from kandinsky.core.metadata import FORMATS, library_version
 from kandinsky.jobs import store, supervisor
+from kandinsky.jobs.drawing import job_request
+from kandinsky.jobs.places import open_place
 from kandinsky.jobs.rows import Row, RowError, identity, request_of
+from kandinsky.jobs.shards import Shards, asked, files_of
 from kandinsky.jobs.store import Job, NewJob
-from kandinsky.jobs.worker import WorkerOptions, job_request
+from kandinsky.jobs.worker import WorkerOptions
 from kandinsky.tasks.generate import batch_key
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 STORE = "jobs.db"
 MANIFEST = "manifest.jsonl"
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -108,11 +107,17 @@ def plan(rows: Sequence[Row], pipe: "Pipeline", settings: Settings, given: Mappi
     return Plan(made, sum(size for _, size, _ in jobs), len(set(groups.values())))
 
 
-class Batch:
-    """The folder of a list: its store, its images, and the right to write into it. Made by `open_batch`."""
+Draw: TypeAlias = "Callable[[Batch, supervisor.Listener], None]"
+"""Draws what is queued in a batch and tells what happens."""
 
-    def __init__(self, folder: Path, db: sqlite3.Connection, settings: Settings) -> None:
-        self.folder, self.db, self.settings = folder, db, settings
+
+class Batch:
+    """A list on its way: its store and manifest in `folder`, its images in `place`. Made by `open_batch`."""
+
+    def __init__(self, folder: Path, out: str, db: sqlite3.Connection, settings: Settings) -> None:
+        self.folder, self.out, self.db, self.settings = folder, out, db, settings
+        self.place = open_place(out)
+        self.shards = Shards(self.place, db, settings.shards) if settings.shards else None
 
     def add(self, jobs: Sequence[NewJob]) -> int:
         """Queues the rows that the store does not hold yet; returns how many it held.
@@ -121,7 +126,7 @@ class Batch:
         """
         known = {job.name: job for job in store.listed(self.db)}
         for job in jobs:
-            if (held := known.get(job.name)) is not None and _asked(held.request) != _asked(job.request):
+            if (held := known.get(job.name)) is not None and asked(held.request) != asked(job.request):
                 raise JobError(
                     f"The row {job.name!r} differs from the one that {self.folder} was begun with.",
                     "Give the same list, or another folder.",
@@ -136,30 +141,26 @@ class Batch:
 
     def reopen_lost(self) -> int:
         """Queues rows again whose files are gone, with all of their batch; returns how many were gone."""
-        done = list(store.listed(self.db, "done"))
-        lost = [job.group for job in done if not self._is_there(job)]
+        done, there = list(store.listed(self.db, "done")), self.place.names()
+        lost = [job.group for job in done if not self._is_there(job, there)]
         store.reopen(self.db, [job.id for job in done if job.group in set(lost)])
         return len(lost)
 
-    def run(self, workers: Sequence[Mapping[str, JsonValue]], on_message: supervisor.Listener) -> None:
-        """Draws what is queued; `workers` are what each worker's arguments of `load` have of its own.
+    def _is_there(self, job: Job, there: set[str]) -> bool:
+        packed = self.shards is not None and self.shards.of(job.id) in there
+        return packed or set(files_of(job)) <= there
+
+    def run(self, draw: Draw, on_message: supervisor.Listener) -> None:
+        """Draws what is queued, by `draw`.
 
         The manifest says afterwards what became of each row, also when this is interrupted.
         """
-        options = [
-            WorkerOptions(
-                path=str(self.folder / STORE),
-                folder=str(self.folder),
-                load={**self.settings.load, **own},
-                claim=self.settings.batch_size,
-                batch_size=self.settings.batch_size,
-            )
-            for own in workers
-        ]
+        hear = on_message if self.shards is None else self.shards.packing(on_message)
         try:
             if store.counts(self.db)["queued"]:
-                supervisor.run(options, self._packing(on_message))
-            self._pack(self._shards())
+                draw(self, hear)
+            if self.shards is not None:
+                self.shards.pack_loose()
         finally:
             self.write_manifest()
 
@@ -169,84 +170,51 @@ class Batch:
         for job in store.listed(self.db):
             said: dict[str, JsonValue] = {"id": job.name, "state": job.state, "prompt": _prompt(job)}
             if job.state == "done":
-                said |= {"files": job.result, **({"shard": self._shard_of(job.id)} if self.settings.shards else {})}
+                said |= {"files": job.result, **({"shard": self.shards.of(job.id)} if self.shards else {})}
             if job.state == "failed":
                 said["error"] = job.error
             lines.append(json.dumps(said, ensure_ascii=False) + "\n")
         write_atomically(self.folder / MANIFEST, "".join(lines).encode())
 
-    def _is_there(self, job: Job) -> bool:
-        if self.settings.shards and (self.folder / self._shard_of(job.id)).is_file():
-            return True
-        return all((self.folder / name).is_file() for name in _files(job))
 
-    def _shard_of(self, job: int) -> str:
-        return f"shard-{(job - 1) // self.settings.shards:05d}.tar"
+def by_processes(workers: Sequence[Mapping[str, JsonValue]]) -> Draw:
+    """A `Draw` by processes of this machine; `workers` are what each one's arguments of `load` have of its own."""
 
-    def _shards(self) -> list[str]:
-        """The names of shards that have rows of their own files still."""
-        if not self.settings.shards:
-            return []
-        loose = (job for job in store.listed(self.db, "done") if any((self.folder / f).exists() for f in _files(job)))
-        return sorted({self._shard_of(job.id) for job in loose})
+    def draw(batch: Batch, on_message: supervisor.Listener) -> None:
+        options = [
+            WorkerOptions(
+                path=str(batch.folder / STORE),
+                folder=batch.out,
+                load={**batch.settings.load, **own},
+                claim=batch.settings.batch_size,
+                batch_size=batch.settings.batch_size,
+            )
+            for own in workers
+        ]
+        supervisor.run(options, on_message)
 
-    def _packing(self, on_message: supervisor.Listener) -> supervisor.Listener:
-        """Packs a shard as soon as nothing of it is left to be drawn."""
-        if not self.settings.shards:
-            return on_message
-
-        def hear(header: dict[str, JsonValue], data: bytes) -> None:
-            on_message(header, data)
-            ended = header.get("jobs")
-            if header["kind"] == "done" and isinstance(ended, list):
-                names = {self._shard_of(int(str(one))) for one in ended}
-                self._pack([name for name in sorted(names) if not self._open_jobs(name)])
-
-        return hear
-
-    def _jobs_of(self, shard: str) -> list[Job]:
-        first = int(shard[6:11]) * self.settings.shards
-        return list(store.listed(self.db, after=first, limit=self.settings.shards))
-
-    def _open_jobs(self, shard: str) -> bool:
-        return any(job.state in ("queued", "running") for job in self._jobs_of(shard))
-
-    def _pack(self, shards: Sequence[str]) -> None:
-        """Puts the files of done rows into their shards, in one step each, and removes them then."""
-        for shard in shards:
-            jobs = [job for job in self._jobs_of(shard) if job.state == "done"]
-            held = _members(self.folder / shard)
-            for job in jobs:
-                for name in _files(job):
-                    with contextlib.suppress(FileNotFoundError):
-                        held[name] = (self.folder / name).read_bytes()
-                said = {"id": job.name, "files": job.result, **_asked(job.request)}
-                held[f"{job.name}.json"] = json.dumps(said, ensure_ascii=False, sort_keys=True).encode()
-            order = [name for job in jobs for name in (*_files(job), f"{job.name}.json")]
-            write_atomically(self.folder / shard, _tar({name: held[name] for name in order}))
-            for job in jobs:
-                for name in _files(job):
-                    (self.folder / name).unlink(missing_ok=True)
+    return draw
 
 
 @contextmanager
-def open_batch(folder: Path, settings: Settings) -> Iterator[Batch]:
-    """Opens a folder for a list, which nobody else may write into meanwhile.
+def open_batch(folder: Path, settings: Settings, out: str | None = None) -> Iterator[Batch]:
+    """Opens a folder for a list, which nobody else may write into meanwhile; images go there too, or to `out`, an
+    address of fsspec.
 
     Raises OutputError when it holds other files or is in use, JobError when it was begun with another model or
     other settings.
     """
     if settings.suffix not in FORMATS:
-        raise OutputError(f"{settings.suffix} is no image format.", f"Use one of {', '.join(FORMATS)}.")
+        raise OutputError(f"{settings.suffix} is not an image format.", f"Use one of {', '.join(FORMATS)}.")
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / STORE).exists() and any(path.name != LOCK for path in folder.iterdir()):
         raise OutputError(f"{folder} holds files already, and no list was begun in it.", "Give a new folder.")
-    with _alone(folder), contextlib.closing(store.open_store(folder / STORE)) as db:
-        facts, known = settings.facts(), store.facts(db)
-        for name, value in known.items():
-            if facts.get(name) != value:
+    with only_writer(folder), contextlib.closing(store.open_store(folder / STORE)) as db:
+        facts, known = {**settings.facts(), **({"out": out} if out else {})}, store.facts(db)
+        for name in {**known, **(facts if known else {})}:
+            if facts.get(name) != known.get(name):
                 raise JobError(
-                    f"{folder} was begun with {name} {_shown(value)}, and this is {_shown(facts.get(name))}.",
+                    f"{folder} was begun with {name} {_shown(known.get(name))}, and this is {_shown(facts.get(name))}.",
                     "Give the same, or another folder.",
                 )
         store.note(db, facts)
@@ -254,63 +222,14 @@ def open_batch(folder: Path, settings: Settings) -> Iterator[Batch]:
         store.requeue_all(db)
         for left in folder.glob(".*.part"):
             left.unlink(missing_ok=True)
-        yield Batch(folder, db, settings)
+        yield Batch(folder, out or str(folder), db, settings)
 
 
 def _shown(value: JsonValue) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(f"Another process draws into {folder}.", "Wait for it, or stop it.") from error
-        yield
-    finally:
-        os.close(handle)
-
-
-def _asked(data: JsonValue) -> dict[str, JsonValue]:
-    """What a job asks for, without where its input images lie."""
-    assert isinstance(data, dict)
-    return {"request": _plain(data["request"])}
-
-
-def _plain(value: JsonValue) -> JsonValue:
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items() if name != "path"}
-    return [_plain(one) for one in value] if isinstance(value, list) else value
-
-
 def _prompt(job: Job) -> JsonValue:
-    data = _asked(job.request)["request"]
+    data = asked(job.request)["request"]
     assert isinstance(data, dict)
     return data["prompt"]
-
-
-def _files(job: Job) -> list[str]:
-    assert isinstance(job.result, list)
-    return [str(one["file"]) for one in job.result if isinstance(one, dict)]
-
-
-def _members(path: Path) -> dict[str, bytes]:
-    """The files in a shard; none where there is no such shard."""
-    if not path.exists():
-        return {}
-    with tarfile.open(path) as archive:
-        return {one.name: archive.extractfile(one).read() for one in archive if one.isfile()}  # type: ignore[union-attr]
-
-
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    """An archive of these files, in their order; the same files give the same bytes."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return made.getvalue()

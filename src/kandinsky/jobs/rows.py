@@ -1,8 +1,5 @@
 """Lists of requests: JSON lines, CSV, plain prompts and COCO captions, as rows with the line they stand on."""
 
-import csv
-import io
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,17 +8,20 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from kandinsky.core.errors import RequestError, nearest
+from kandinsky.core.errors import LONGEST, RequestError, nearest, shortened
 from kandinsky.core.metadata import FORMATS
 from kandinsky.core.prompts import parse_mix
 from kandinsky.core.requests import Request, about, file_fields
+from kandinsky.core.texts import BadRow, cells_differ, decode_text, numbered_lines, read_table, read_text
+from kandinsky.core.untrusted_text import UnsoundTextError, parse_json
+from kandinsky.core.validation import flag_of
 
 OWN = ("id", "mix", "output")
 """What a row may hold besides the fields of a request."""
 STDIN = "-"
 LONGEST_ID = 200
-SHOWN = 20
-"""How many bad rows an error lists."""
+ROOM = 30
+"""Characters of an error for how many bad rows it does not name."""
 
 
 @dataclass(frozen=True)
@@ -37,30 +37,31 @@ class RowError(RequestError):
     """Rows are wrong; `rows` are all of them, one sentence each."""
 
     def __init__(self, rows: list[str], of: int) -> None:
-        self.rows = rows
-        more = [f"and {len(rows) - SHOWN} more."] if len(rows) > SHOWN else []
-        super().__init__(f"{len(rows)} of {of} rows cannot be drawn:\n" + "\n".join([*rows[:SHOWN], *more]))
+        self.rows, self.of = rows, of
+        text, shown = f"{len(rows)} of {of} rows cannot be drawn:", 0
+        for row in rows:
+            if shown and len(text) + len(row) > LONGEST - ROOM:
+                break
+            text, shown = f"{text} {shortened(row, LONGEST // 2)}", shown + 1
+        super().__init__(text, f"And {len(rows) - shown} more." if shown < len(rows) else "")
 
 
 def read_rows(path: str | Path) -> list[Row]:
     """The rows of a list by its suffix: .jsonl, .csv, .txt (a prompt a line), or .json (COCO captions).
 
-    "-" reads stdin: JSON lines where the first one is an object, else prompts. Files are UTF-8, with or without
+    "-" reads stdin: JSON lines where the first one is an object, else prompts. Files are UTF-8, or UTF-16 with
     a byte order mark; empty lines count and are skipped. Raises RequestError for a file that cannot be read, and
     RowError that names all lines that are no rows.
     """
     if str(path) == STDIN:
-        text, base = _decoded(sys.stdin.buffer.read(), "stdin"), Path()
+        text, base = decode_text(sys.stdin.buffer.read(), "stdin", RequestError), Path()
         suffix = ".jsonl" if text.lstrip().startswith("{") else ".txt"
     else:
         path = Path(path)
         suffix, base = path.suffix.lower(), path.parent
         if suffix not in READERS:
-            raise RequestError(f"{path} is no list of requests.", f"Name it with one of {', '.join(READERS)}.")
-        try:
-            text = _decoded(path.read_bytes(), str(path))
-        except OSError as error:
-            raise RequestError(f"{path} cannot be read ({error.strerror or error}).", "Check the path.") from error
+            raise RequestError(f"{path} is not a list of requests.", f"Name it with one of {', '.join(READERS)}.")
+        text = read_text(path, RequestError)
     rows, wrong = [], []
     for line, found in READERS[suffix](text):
         if isinstance(found, str):
@@ -74,61 +75,49 @@ def read_rows(path: str | Path) -> list[Row]:
     return rows
 
 
-def _decoded(data: bytes, name: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{name} is no UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from error
-
-
 def _json_lines(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, _object(line)
+    for number, line in numbered_lines(text):
+        yield number, _object(line)
 
 
 def _object(text: str) -> dict[str, Any] | str:
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return f"This is no JSON ({error})."
-    return data if isinstance(data, dict) else f"{text[:40]} is no JSON object."
+        data = parse_json(text, finite=True)
+    except UnsoundTextError as error:
+        return f"This is not JSON ({error})."
+    return data if isinstance(data, dict) else f"{text[:40]} is not a JSON object."
 
 
 def _prompts(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, {"prompt": line.strip()}
+    for number, line in numbered_lines(text):
+        yield number, {"prompt": line.strip()}
 
 
 def _table(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """A CSV with a header; empty cells are not given, and lists are written as JSON."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        if len(set(header)) < len(header):
-            yield 1, "Two columns have one name."
-            return
-        for cells in reader:
-            if not any(cells):
-                continue
-            if len(cells) != len(header):
-                yield reader.line_num, f"It has {len(cells)} cells, and the header {len(header)}."
-            else:
-                given = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
-                yield reader.line_num, {name: _cell(name, cell) for name, cell in given.items()}
-    except csv.Error as error:
-        yield reader.line_num, f"This is no CSV ({error})."
+    header: list[str] = []
+    for number, row in read_table(text):
+        if isinstance(row, BadRow):
+            yield number, row.message
+        elif not header:
+            header = row
+        elif len(row) < len(header):
+            yield number, cells_differ(row, header).message
+        else:
+            given = {name: cell for name, cell in zip(header, row, strict=True) if cell}
+            yield number, {name: _cell(name, cell) for name, cell in given.items()}
 
 
 def _cell(name: str, cell: str) -> object:
     """A cell as a value: of a field that takes numbers, the number; JSON lists as lists; else the text."""
     if cell.startswith("["):
         try:
-            return json.loads(cell)
-        except ValueError:
+            return parse_json(cell, finite=True)
+        except UnsoundTextError:
             return cell
     kind = about()[name].type if name in about() else str
+    if kind is bool:
+        return flag_of(cell)
     if kind in {int, float}:
         try:
             return int(cell) if kind is int else float(cell)
@@ -175,7 +164,7 @@ def identity(row: Row, given: str) -> str:
     encoded = name.encode("utf-8", "replace")
     if not name or name[0] in ". " or name[-1] in ". " or forbidden & set(name) or len(encoded) > LONGEST_ID:
         raise RequestError(
-            f"The id {name[:60]!r} is no file name.",
+            f"The id {name[:60]!r} is not a file name.",
             f"Use letters, digits, - and _, up to {LONGEST_ID} bytes, without a folder.",
         )
     return name
@@ -205,5 +194,5 @@ def _path(value: JsonValue, name: str, base: Path) -> Any:
     if isinstance(value, list):
         return [_path(one, name, base) for one in value]
     if value is not None and not isinstance(value, str):
-        raise RequestError(f"{name} is no file name.", "Write the path of an image.")
+        raise RequestError(f"{name} is not a file name.", "Write the path of an image.")
     return None if value is None else base / value
