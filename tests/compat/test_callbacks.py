@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import RequestError
 from tests.compat.comparing import PRIOR_STEPS, SMALL, close, draw_image, embeds, folder, hole, oracle, seeded
+from tests.families import mostly_slow
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 
@@ -49,8 +51,16 @@ def more_keys(pipe: Any, tensors: dict[str, Any]) -> dict[str, Any]:
     return {"latents": tensors["latents"] * 0.5, "note": 3}
 
 
-@pytest.mark.parametrize("change", [weaker, off, in_place, more_keys])
-@pytest.mark.parametrize("task", ["text2img", "img2img"])
+@pytest.mark.parametrize(
+    ("task", "change"),
+    mostly_slow(
+        product(["text2img", "img2img"], [weaker, off, in_place, more_keys]),
+        ("text2img", weaker),
+        ("text2img", off),
+        ("img2img", in_place),
+        ("text2img", more_keys),
+    ),
+)
 def test_of_a_decoder(tiny: Checkpoints, ours: Load, task: str, change: Any) -> None:
     import diffusers
 
@@ -139,8 +149,12 @@ def _set(pipe: Any, scale: object) -> None:
     pipe._guidance_scale = scale
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("older", [True, False])
+@pytest.mark.parametrize(
+    ("older", "dtype"),
+    mostly_slow(
+        product([True, False], [torch.float32, torch.bfloat16]), (True, torch.bfloat16), (False, torch.float32)
+    ),
+)
 def test_previews(tiny: Checkpoints, dtype: torch.dtype, older: bool) -> None:
     """A callback decodes the latents, which are of the pipeline's dtype and record no gradients."""
     mine = compat.KandinskyV22Pipeline.from_pretrained(folder(tiny, "text2img"), torch_dtype=dtype)

@@ -1,6 +1,7 @@
 """The decoder pipelines against diffusers': same folder, same draws, same images."""
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import diffusers
@@ -12,6 +13,7 @@ from PIL import Image
 from kandinsky.compat.diffusers import KandinskyV22InpaintPipeline, KandinskyV22Pipeline
 from kandinsky.core.errors import RequestError
 from tests.compat.comparing import SMALL, STEPS, close, draw_image, drawn, embeds, hole, oracle, seeded
+from tests.families import mostly_slow
 from tests.parity.oracles import relative
 from tests.tiny import Checkpoints
 
@@ -34,8 +36,12 @@ def inpaint(ours: Load) -> Any:
     return ours("KandinskyV22InpaintPipeline", "inpaint")
 
 
-@pytest.mark.parametrize("generators", ["one", "list"])
-@pytest.mark.parametrize(("rows", "copies"), [(1, 1), (3, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("rows", "copies", "generators"),
+    mostly_slow(
+        [(*row, kind) for row in ((1, 1), (3, 1), (2, 2)) for kind in ("one", "list")], (3, 1, "one"), (2, 2, "list")
+    ),
+)
 def test_text_to_image(tiny: Checkpoints, text2img: Any, generators: str, rows: int, copies: int) -> None:
     fields: dict[str, Any] = {**LATENT, "num_images_per_prompt": copies, "guidance_scale": 3.0}
     theirs = tiny.decoders["text2img"](*embeds(rows), generator=drawn(generators, rows * copies), **fields)
@@ -97,8 +103,14 @@ def test_unguided_batches(tiny: Checkpoints, text2img: Any, scale: float) -> Non
         text2img(positive, None)
 
 
-@pytest.mark.parametrize("generators", ["one", "list"])
-@pytest.mark.parametrize(("strength", "rows"), [(0.5, 1), (0.5, 3), (1.0, 2)])
+@pytest.mark.parametrize(
+    ("strength", "rows", "generators"),
+    mostly_slow(
+        [(*row, kind) for row in ((0.5, 1), (0.5, 3), (1.0, 2)) for kind in ("one", "list")],
+        (0.5, 3, "one"),
+        (1.0, 2, "list"),
+    ),
+)
 def test_image_to_image(tiny: Checkpoints, img2img: Any, generators: str, strength: float, rows: int) -> None:
     theirs = oracle(diffusers.KandinskyV22Img2ImgPipeline, tiny.decoders["text2img"])
     fields: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 6, "strength": strength}
@@ -132,8 +144,9 @@ def test_image_to_image_is_not_transposed(img2img: Any) -> None:
     assert torch.corrcoef(torch.stack([found.flatten(), wanted.flatten()]))[0, 1] > 0.95
 
 
-@pytest.mark.parametrize("generators", ["one", "list"])
-@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize(
+    ("copies", "generators"), mostly_slow(product([1, 3], ["one", "list"]), (1, "one"), (3, "list"))
+)
 def test_inpainting(tiny: Checkpoints, inpaint: Any, generators: str, copies: int) -> None:
     positive, negative = embeds(1)
     fields: dict[str, Any] = {**LATENT, "num_images_per_prompt": copies}
@@ -192,8 +205,14 @@ def told_latents(pipe: Any, *arguments: Any, **fields: Any) -> torch.Tensor:
     return told[-1]
 
 
-@pytest.mark.parametrize("generators", ["one", "list"])
-@pytest.mark.parametrize(("rows", "copies"), [(1, 1), (1, 2), (3, 1)])
+@pytest.mark.parametrize(
+    ("rows", "copies", "generators"),
+    mostly_slow(
+        [(*counts, kind) for counts in ((1, 1), (1, 2), (3, 1)) for kind in ("one", "list")],
+        (1, 2, "list"),
+        (3, 1, "one"),
+    ),
+)
 def test_control(tiny: Checkpoints, ours: Load, generators: str, rows: int, copies: int) -> None:
     hint = torch.rand(rows, 3, 64, 128, generator=seeded(6))
     positive, negative = embeds(rows)
@@ -207,8 +226,7 @@ def test_control(tiny: Checkpoints, ours: Load, generators: str, rows: int, copi
     assert close(returned, theirs)
 
 
-@pytest.mark.parametrize("generators", ["one", "list"])
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("rows", "generators"), mostly_slow(product([1, 3], ["one", "list"]), (1, "one"), (3, "list")))
 def test_control_of_an_image(tiny: Checkpoints, ours: Load, generators: str, rows: int) -> None:
     hint = torch.rand(rows, 3, 64, 64, generator=seeded(6))
     positive, negative = embeds(rows)
@@ -319,3 +337,13 @@ def test_the_input_of_another_task_is_told(ours: Load) -> None:
         ours("KandinskyV22Img2ImgPipeline", "text2img")(positive, draw_image(), negative, strength=1.5)
     with pytest.raises(RequestError, match=r"2 values of embeddings were given for 3 prompts"):
         ours("KandinskyV22Img2ImgPipeline", "text2img")(embeds(2)[0], [draw_image()] * 3, embeds(2)[1])
+
+
+def test_a_strength_of_nothing_is_refused_here_and_fails_there(tiny: Checkpoints, ours: Load) -> None:
+    positive, negative = embeds(1)
+    fields: dict[str, Any] = {**SMALL, "width": 64, "image": draw_image(64), "strength": 0.0}
+    fields |= {"image_embeds": positive, "negative_image_embeds": negative}
+    with pytest.raises(RequestError, match="strength 0"):
+        ours("KandinskyV22Img2ImgPipeline", "text2img")(**fields)
+    with pytest.raises(RuntimeError, match="0 elements"):
+        oracle(diffusers.KandinskyV22Img2ImgPipeline, tiny.decoders["text2img"])(**fields)

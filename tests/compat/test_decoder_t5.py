@@ -10,10 +10,10 @@ import torch
 from diffusers import Kandinsky3UNet as OraclesUNet
 
 from kandinsky.compat import diffusers as compat
+from kandinsky.compat.diffusers.noise import rng_of
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.events import Finished
 from kandinsky.core.requests import Request
-from kandinsky.core.rng import NumpyRng
 from tests.compat.comparing import close, draw_image, drawn, seeded
 from tests.tiny_one_text import OneTextCheckpoints
 
@@ -194,6 +194,18 @@ def test_numpy_generators(ours: Any) -> None:
         ours(["fox"] * 3, generator=[noise(), noise()], **SMALL)
 
 
+def test_numpys_generator_draws_doubles_for_the_whole_batch() -> None:
+    same = np.random.Generator(np.random.PCG64(43))
+    rng = rng_of(np.random.Generator(np.random.PCG64(43)), 2, torch.float32, torch.device("cpu"))
+    first = rng.normal((2, 4, 3))
+    assert first.dtype == torch.float32
+    assert torch.equal(first, torch.from_numpy(same.standard_normal((2, 4, 3)).astype(np.float32)))
+    again = rng.fork()
+    assert torch.equal(again.normal((2, 4, 3)), first)
+    assert torch.equal(rng.normal((1, 2)), torch.from_numpy(same.standard_normal((1, 2))).float())
+    assert rng.select([0]) is rng
+
+
 def test_numpy_generators_without_diffusers_names(one_text: OneTextCheckpoints, ours: Any) -> None:
     """Our own path takes them as a source of noise, and gives the same images."""
 
@@ -202,7 +214,7 @@ def test_numpy_generators_without_diffusers_names(one_text: OneTextCheckpoints, 
 
     pipe, source = one_text.ours(batch_size=2), noise()
     request = Request("fox", count=2, width=128, height=64, steps=3)
-    *_, last = pipe.run(request, rng=lambda seeds: NumpyRng(source))
+    *_, last = pipe.run(request, rng=lambda seeds: rng_of(source, len(seeds), torch.float32, torch.device("cpu")))
     assert isinstance(last, Finished)
     expected = ours("fox", num_images_per_prompt=2, generator=noise(), **(SMALL | {"output_type": "pil"})).images
     for image, wanted in zip(last.result.images, expected, strict=True):

@@ -18,6 +18,7 @@ from kandinsky.compat.kandinsky2 import get_kandinsky2, get_kandinsky2_0, get_ka
 from kandinsky.core.errors import CheckpointError, HubError, RequestError
 from tests.checkpoints.hub_server import connected, files_of
 from tests.compat.comparing import close, draw_image, folder, hole
+from tests.families import mostly_slow
 from tests.parity.oracles import relative
 from tests.reference.folders import NEGATIVE, PRIOR_NEGATIVE, PROMPT, write_first, write_second
 from tests.reference.recorded import HEAD, RELEASE, SECOND, facts, levels_agree, limit, tensors
@@ -388,7 +389,7 @@ def test_missing_files_are_fetched_to_their_original_names(
     assert model.generate_text2img(PROMPT, **SMALL)[0].size == (64, 64)
 
 
-@pytest.mark.parametrize("task", ["text2img", "img2img", "inpainting"])
+@pytest.mark.parametrize("task", mostly_slow(["text2img", "img2img", "inpainting"], "text2img", "inpainting"))
 def test_the_last_release(tiny: Checkpoints, task: str) -> None:
     place = folder(tiny, "inpaint" if task == "inpainting" else "text2img")
     model = get_kandinsky2("cpu", task, model_version="2.2", model_path=place, prior_path=folder(tiny, "prior"))

@@ -123,14 +123,15 @@ def test_a_negative_text_keeps_its_own_length(drawing: Any) -> None:
         drawing.cut_negatives = False
 
 
-def test_flash_ignores_what_it_cannot_do(third_release: Path) -> None:
+def test_flash_warns_of_what_it_cannot_do(third_release: Path) -> None:
     pipe = kandinsky3.get_T2I_Flash_pipeline("cpu", cache_dir=third_release)
 
     def made(**fields: Any) -> bytes:
         torch.manual_seed(1)
         return bytes(pipe(THIRD_PROMPT, width=64, height=64, **fields)[0].tobytes())
 
-    assert made() == made(guidance_scale=7.0, steps=3, eta=0.2)
+    with pytest.warns(UserWarning, match="guidance_scale, steps, eta does nothing"):
+        assert made() == made(guidance_scale=7.0, steps=3, eta=0.2)
     with pytest.warns(UserWarning, match="negative_text does nothing"):
         assert made(negative_text="p1") == made()
 

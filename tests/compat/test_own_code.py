@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from itertools import product
 from types import MethodType
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import CheckpointError, RequestError
 from tests.compat.comparing import PRIOR_STEPS, SMALL, close, draw_image, embeds, folder, hole, oracle, seeded
+from tests.families import mostly_slow
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import WIDTH, TextImageCheckpoints
@@ -78,8 +80,16 @@ def hooked(inner: Any) -> Any:
     return inner
 
 
-@pytest.mark.parametrize("wrap", [Weaker, Plain, other_forward, hooked])
-@pytest.mark.parametrize("kind", ["text2img", "inpaint", "control"])
+@pytest.mark.parametrize(
+    ("wrap", "kind"),
+    mostly_slow(
+        product([Weaker, Plain, other_forward, hooked], ["text2img", "inpaint", "control"]),
+        (Weaker, "text2img"),
+        (Plain, "inpaint"),
+        (other_forward, "control"),
+        (hooked, "text2img"),
+    ),
+)
 def test_a_wrapped_unet_acts(tiny: Checkpoints, ours: Load, wrap: Any, kind: str) -> None:
     theirs = copy.copy(tiny.decoders[kind])
     mine = getattr(compat, type(theirs).__name__)(**ours(type(theirs).__name__, kind).components)
@@ -134,6 +144,95 @@ def test_a_wrapped_unet_that_reads_texts_acts(one_text: OneTextCheckpoints, text
         pipe("a fox", both[:1], both[1:], generator=seeded(), callback=lambda i, t, x: told.append(x), **SMALL)  # noqa: B023
         last.append(told[-1])
     assert close(*last)
+
+
+def scaled_outputs(module: Any, arguments: Any, answer: Any) -> Any:
+    """A forward hook: what an encoder says, smaller."""
+    for name, value in answer.items():
+        if isinstance(value, torch.Tensor):
+            answer[name] = value * 0.7
+    return answer
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "image_encoder"])
+def test_hooked_encoders_of_a_prior_act(tiny: Checkpoints, ours: Load, part: str) -> None:
+    mine = compat.KandinskyV22PriorPipeline(**ours("KandinskyV22PriorPipeline", "prior").components)
+    theirs = copy.copy(tiny.prior)
+    found = []
+    for pipe in (mine, theirs):
+        inner = copy.deepcopy(getattr(pipe, part))
+        inner.register_forward_hook(scaled_outputs)
+        setattr(pipe, part, inner)
+        found.append(pipe("a fox", num_inference_steps=PRIOR_STEPS, generator=seeded()))
+    assert close(found[0].image_embeds, found[1].image_embeds)
+    assert close(found[0].negative_image_embeds, found[1].negative_image_embeds)
+    plain = ours("KandinskyV22PriorPipeline", "prior")("a fox", num_inference_steps=PRIOR_STEPS, generator=seeded())
+    name = "image_embeds" if part == "text_encoder" else "negative_image_embeds"
+    assert not close(found[0][name], plain[name], 1e-2)
+    mine.text_encoder = torch.compile(ours("KandinskyV22PriorPipeline", "prior").text_encoder, backend="eager")
+    assert mine("a fox", num_inference_steps=1).image_embeds.isfinite().all()
+
+
+def scaled_parts(module: Any, arguments: Any, answer: Any) -> Any:
+    """A forward hook on an encoder that answers with a tuple or a dict of tensors."""
+    if isinstance(answer, tuple):
+        return tuple(value * 0.7 for value in answer)
+    return scaled_outputs(module, arguments, answer)
+
+
+def test_hooked_encoders_of_decoders_act(one_text: OneTextCheckpoints, text_image: TextImageCheckpoints) -> None:
+    assert one_text.oracle
+    assert text_image.decoder
+    both = torch.randn(2, WIDTH, generator=seeded(3))
+    for kind, place, theirs, arguments in (
+        (compat.Kandinsky3Pipeline, one_text.root / "decoder", one_text.oracle, ("a fox",)),
+        (compat.KandinskyPipeline, text_image.root / "decoder", text_image.decoder, ("a fox", both[:1], both[1:])),
+    ):
+        last = []
+        for pipe in (kind.from_pretrained(place), copy.copy(theirs)):
+            plain = pipe.text_encoder
+            pipe.text_encoder = copy.deepcopy(plain)
+            pipe.text_encoder.register_forward_hook(scaled_parts)
+            told = {"output_type": "np", **SMALL, "width": 64}
+            last.append(torch.from_numpy(pipe(*arguments, generator=seeded(), **told).images))
+        assert close(*last, 2e-3), kind
+
+
+def test_a_changed_movq_acts(tiny: Checkpoints, ours: Load) -> None:
+    """Another `decode` or `encode` on the object, as tiling and compiling put them there."""
+    kind = "KandinskyV22Img2ImgPipeline"
+    mine = getattr(compat, kind)(**ours(kind, "text2img").components)
+    theirs = getattr(diffusers, kind)(**tiny.decoders["text2img"].components)
+    theirs.set_progress_bar_config(disable=True)
+    found, calls = [], []
+    for pipe in (mine, theirs):
+        movq = pipe.movq = copy.deepcopy(pipe.movq)
+        for name in ("encode", "decode"):
+            method = getattr(movq, name)
+
+            def own(x: Any, *arguments: Any, method: Any = method, name: str = name, **keywords: Any) -> Any:
+                calls.append(name)
+                return method(x * 0.8, *arguments, **keywords)
+
+            setattr(movq, name, own)
+        fields = {**SMALL, "width": 64, "image": draw_image(64), "strength": 0.6, "output_type": "np"}
+        positive, negative = embeds(1)
+        drawn = pipe(image_embeds=positive, negative_image_embeds=negative, generator=seeded(), **fields).images
+        found.append(torch.from_numpy(drawn))
+    assert calls == ["encode", "decode"] * 2
+    assert close(found[0], found[1])
+
+
+def test_a_tokenizer_of_another_call_is_refused(ours: Load) -> None:
+    pipe = compat.KandinskyV22PriorPipeline(**ours("KandinskyV22PriorPipeline", "prior").components)
+
+    class Mine(compat.CLIPTokenizer):  # type: ignore[misc]
+        def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+            raise AssertionError
+
+    pipe.tokenizer = Mine(pipe.tokenizer.native, pipe.tokenizer.folder)
+    with pytest.raises(RequestError, match="A Mine replaces __call__"):
+        pipe("a fox", num_inference_steps=1)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from kandinsky.compat import diffusers as compat
 from kandinsky.compat.diffusers import offload
 from kandinsky.core.errors import CheckpointError, RequestError
 from tests.compat.comparing import PRIOR_STEPS, SMALL, close, draw_image, drawn, embeds, folder, hole, oracle, seeded
+from tests.families import mostly_slow
 from tests.tiny import Checkpoints
 
 Load = Callable[[str, str], Any]
@@ -225,7 +226,7 @@ def test_another_unet_acts_in_both_halves(combined: Any, ours: Load) -> None:
     assert len(hooked) == 4
 
 
-@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("in_place", mostly_slow([True, False], False))
 def test_a_compiled_unet_gives_the_same_images(tiny: Checkpoints, ours: Load, in_place: bool) -> None:
     """One graph serves all steps, whether the module is compiled in place or wrapped."""
     mine = compat.KandinskyV22Pipeline(**ours("KandinskyV22Pipeline", "text2img").components)

@@ -128,8 +128,10 @@ def test_what_cannot_be_is_told() -> None:
     with pytest.raises(RequestError, match="Call set_timesteps first"):
         mine.step(x, 999, x)
     mine.set_timesteps(5)
+    walking = compat.UniPCMultistepScheduler()
+    walking.set_timesteps(5)
     with pytest.raises(RequestError, match="Time 998 is not one of this trajectory's 5"):
-        mine.step(x, 998, x)
+        walking.step(x, 998, x)
     with pytest.raises(RequestError, match=r"eta 1\.5 is outside"):
         mine.step(x, 1, x, eta=1.5)
     with pytest.raises(RequestError, match="2 generators were given for 3 images"):
@@ -172,6 +174,51 @@ def test_whole_walks(kind: str, settings: dict[str, Any], steps: int) -> None:
     assert close(ended[0][2], ended[1][2])
 
 
+@pytest.mark.parametrize("t", [998, 499, 100, 3])
+def test_times_off_the_trajectory(t: int) -> None:
+    """As inversions and own loops use them: a step goes as far as the steps of the trajectory do."""
+    ended = []
+    for side in both("ddim"):
+        side.set_timesteps(5)
+        x, said = torch.randn(2, 4, 3, 3, generator=seeded()), torch.randn(2, 4, 3, 3, generator=seeded(1))
+        ended.append(side.step(said, t, x).prev_sample)
+    assert close(ended[0], ended[1])
+
+
+def test_settings_that_are_registered_act() -> None:
+    ended = []
+    for side in both("ddpm"):
+        side.register_to_config(prediction_type="v_prediction", note=5)
+        side.set_timesteps(5)
+        x, said = torch.randn(2, 4, 3, 3, generator=seeded()), torch.randn(2, 4, 3, 3, generator=seeded(1))
+        ended.append(side.step(said, side.timesteps[1], x, generator=seeded(2)).prev_sample)
+        assert side.config.note == 5
+        with pytest.warns(FutureWarning, match="note"):
+            assert side.note == 5
+        assert int(side.previous_timestep(side.timesteps[1])) == int(side.timesteps[2])
+    assert close(ended[0], ended[1])
+
+
+@pytest.mark.parametrize("method", ["step", "add_noise", "set_timesteps", "scale_model_input"])
+@pytest.mark.parametrize("how", ["in a subclass", "on the object"])
+def test_methods_that_nothing_calls_are_refused(ours: Any, method: str, how: str) -> None:
+    def own(*arguments: Any, **keywords: Any) -> Any:
+        raise AssertionError
+
+    pipe = ours("KandinskyV22Pipeline", "text2img")
+    scheduler = pipe.scheduler
+    if how == "in a subclass":
+        pipe.scheduler = type("Mine", (type(scheduler),), {method: own}).from_config(scheduler.config)
+    else:
+        pipe.scheduler = type(scheduler).from_config(scheduler.config)
+        setattr(pipe.scheduler, method, own)
+    try:
+        with pytest.raises(RequestError, match=f"replaces {method}, which pipelines here do not call"):
+            pipe(*torch.randn(2, 1, 20), height=64, width=64, num_inference_steps=2)
+    finally:
+        pipe.scheduler = scheduler
+
+
 def test_times_that_are_given() -> None:
     mine, theirs = both("ddpm")
     for side in (mine, theirs):
@@ -199,6 +246,7 @@ def test_parameters_are_diffusers(name: str, tmp_path: Any) -> None:
     mine.save_config(tmp_path)
     assert theirs.from_pretrained(tmp_path).config.num_train_timesteps == 500
     assert ours.load_config(tmp_path)["num_train_timesteps"] == 500
+    assert theirs.from_pretrained(tmp_path).config.get("skip_prk_steps", True)
 
     class Mine(ours):  # type: ignore[misc]
         """What users make of it."""

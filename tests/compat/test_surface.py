@@ -20,8 +20,10 @@ from tests.tiny import Checkpoints
 
 NETWORKS = {"UNet2DConditionModel": "unet", "VQModel": "movq", "PriorTransformer": "prior_prior", "Kandinsky3UNet": ""}
 SCHEDULERS = [name for name in compat.__all__ if name.endswith("Scheduler")]
+AUTOMATIC = [f"AutoPipelineFor{task}" for task in ("Text2Image", "Image2Image", "Inpainting")]
 KINDS = (
     [(name, "pipelines") for name in [*PIPELINES, "DiffusionPipeline"]]
+    + [(name, "automatic pipelines") for name in AUTOMATIC]
     + [(name, "networks") for name in NETWORKS]
     + [(name, "schedulers") for name in SCHEDULERS]
 )
@@ -33,6 +35,8 @@ def made(name: str, kind: str) -> Any:
     """An object of the class, without weights where it has some."""
     if kind == "schedulers":
         return getattr(compat, name)()
+    if kind == "automatic pipelines":  # which are never made
+        return getattr(compat, name)
     if kind == "pipelines":
         found = getattr(compat, name)
         return found(**dict.fromkeys(found.COMPONENTS))
@@ -77,11 +81,20 @@ def test_every_parameter(name: str, kind: str) -> None:
             assert known, f"{name}.{member}({one.name}=) is neither offered nor refused"
 
 
-def test_automatic_pipelines_have_their_two_ways_in() -> None:
-    for task in ("Text2Image", "Image2Image", "Inpainting"):
-        ours, theirs = (getattr(side, f"AutoPipelineFor{task}") for side in (compat, diffusers))
-        missing = {member for member in public(theirs) if not hasattr(ours, member)}
-        assert missing <= {*NOT_OFFERED["pipelines"], "config"}
+@pytest.mark.parametrize("name", AUTOMATIC)
+def test_automatic_pipelines_take_what_theirs_do(name: str, tiny: Checkpoints) -> None:
+    """Options of loading go to the pipeline that is chosen, whose own are walked above."""
+    kind, place = getattr(compat, name), folder(tiny, "inpaint" if "Inpainting" in name else "text2img")
+    loaded = kind.from_pretrained(place, prior=tiny.root / "prior", dtype=torch.bfloat16)
+    assert loaded.dtype is torch.bfloat16
+    assert kind.from_pipe(loaded, dtype=torch.float32).dtype is torch.float32
+    for call in (
+        lambda: kind.from_pretrained(place, prior=tiny.root / "prior", custom_pipeline="x"),
+        lambda: kind.from_pretrained(place, prior=tiny.root / "prior", schedular=1),
+        lambda: kind.from_pipe(loaded, schedular=1),
+    ):
+        with pytest.raises(RequestError):
+            call()
 
 
 def test_refused_arguments_say_so(tiny: Checkpoints) -> None:

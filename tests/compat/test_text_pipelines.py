@@ -13,6 +13,7 @@ from torch import nn
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import CheckpointError, RequestError
 from tests.compat.comparing import close, draw_image, drawn, hole, oracle, seeded
+from tests.families import mostly_slow
 from tests.tiny_text_image import WIDTH, TextImageCheckpoints
 
 STEPS = {"num_inference_steps": 3}
@@ -81,8 +82,12 @@ def test_interpolation(text_image: TextImageCheckpoints, ours: Callable[..., Any
     assert several.image_embeds.shape == several.negative_image_embeds.shape == (2, WIDTH)
 
 
-@pytest.mark.parametrize("generators", ["one", "list"])
-@pytest.mark.parametrize(("rows", "copies"), [(1, 1), (3, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("rows", "copies", "generators"),
+    mostly_slow(
+        [(*row, kind) for row in ((1, 1), (3, 1), (2, 2)) for kind in ("one", "list")], (3, 1, "one"), (2, 2, "list")
+    ),
+)
 def test_text_to_image(
     text_image: TextImageCheckpoints, ours: Callable[..., Any], generators: str, rows: int, copies: int
 ) -> None:
@@ -109,8 +114,14 @@ def test_output_types_and_latents(text_image: TextImageCheckpoints, ours: Callab
     np.testing.assert_allclose(tensor.permute(0, 2, 3, 1).numpy(), array, atol=1e-6)
 
 
-@pytest.mark.parametrize("generators", ["one", "list"])
-@pytest.mark.parametrize(("strength", "rows"), [(0.3, 1), (0.6, 3), (1.0, 2)])
+@pytest.mark.parametrize(
+    ("strength", "rows", "generators"),
+    mostly_slow(
+        [(*row, kind) for row in ((0.3, 1), (0.6, 3), (1.0, 2)) for kind in ("one", "list")],
+        (0.6, 3, "one"),
+        (1.0, 2, "list"),
+    ),
+)
 def test_image_to_image(
     text_image: TextImageCheckpoints, ours: Callable[..., Any], generators: str, strength: float, rows: int
 ) -> None:
@@ -124,8 +135,14 @@ def test_image_to_image(
     assert close(found, expected)
 
 
-@pytest.mark.parametrize("generators", ["one", "list"])
-@pytest.mark.parametrize(("copies", "against"), [(1, None), (3, "ugly")])
+@pytest.mark.parametrize(
+    ("copies", "against", "generators"),
+    mostly_slow(
+        [(*row, kind) for row in ((1, None), (3, "ugly")) for kind in ("one", "list")],
+        (1, None, "one"),
+        (3, "ugly", "list"),
+    ),
+)
 def test_inpainting(
     text_image: TextImageCheckpoints, ours: Callable[..., Any], generators: str, copies: int, against: str | None
 ) -> None:

@@ -1,5 +1,7 @@
 """Weights by diffusers' names, adapters by peft's: read, put in place, fused and saved, against diffusers itself."""
 
+import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import ConfigError, RequestError
 from tests.compat.comparing import close, folder, seeded
+from tests.families import mostly_slow
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
@@ -24,7 +27,12 @@ def pair(tiny: Checkpoints, name: str) -> tuple[Any, Any]:
     place, part = {"unet": ("text2img", "unet"), "prior": ("prior", "prior"), "movq": ("text2img", "movq")}[name]
     kind = {"unet": "UNet2DConditionModel", "prior": "PriorTransformer", "movq": "VQModel"}[name]
     where = folder(tiny, place)
-    return tuple(getattr(side, kind).from_pretrained(where, subfolder=part) for side in (compat, diffusers))  # type: ignore[return-value]
+    return getattr(compat, kind).from_pretrained(where, subfolder=part), copy.deepcopy(_theirs(kind, where, part))
+
+
+@cache
+def _theirs(kind: str, where: Path, part: str) -> Any:
+    return getattr(diffusers, kind).from_pretrained(where, subfolder=part)
 
 
 def say(unet: Any) -> torch.Tensor:
@@ -119,7 +127,7 @@ def test_gradient_checkpointing_changes_no_gradient(tiny: Checkpoints) -> None:
     assert all(torch.allclose(value, grads[1][name]) for name, value in grads[0].items())
 
 
-@pytest.mark.parametrize("safe", [True, False])
+@pytest.mark.parametrize("safe", mostly_slow([True, False], False))
 def test_shards_and_pickles(safe: bool, tiny: Checkpoints, tmp_path: Path) -> None:
     mine, theirs = pair(tiny, "unet")
     mine.save_pretrained(tmp_path / "mine", safe_serialization=safe, max_shard_size="200KB")
@@ -168,7 +176,7 @@ def adapted(tiny: Checkpoints, settings: dict[str, Any], name: str = "default") 
     return mine, theirs
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("settings", mostly_slow(SETTINGS, SETTINGS[1], SETTINGS[2]))
 def test_adapters_of_a_configuration(settings: dict[str, Any], tiny: Checkpoints, tmp_path: Path) -> None:
     plain = say(pair(tiny, "unet")[0])
     mine, theirs = adapted(tiny, settings)

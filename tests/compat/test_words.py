@@ -43,6 +43,29 @@ def test_every_source_teaches_the_same_word(tiny: Checkpoints, tmp_path: Path) -
         assert torch.equal(taught(tiny, source, **more)("a sks"), wanted), (type(source), more)
 
 
+def test_words_are_unlearned(tiny: Checkpoints) -> None:
+    prior = KandinskyV22PriorPipeline.from_pretrained(folder(tiny, "prior"))
+
+    def drawn(prompt: str) -> torch.Tensor:
+        found: torch.Tensor = prior(prompt, num_inference_steps=2, generator=seeded(1)).image_embeds
+        return found
+
+    before = drawn("a sks dog zzq")
+    prior.load_textual_inversion([{"sks": ROWS[:1]}, {"zzq": ROWS}])
+    both = drawn("a sks dog zzq")
+    prior.unload_textual_inversion("sks")
+    one = drawn("a sks dog zzq")
+    assert not torch.equal(both, before)
+    assert not torch.equal(one, both)
+    prior.unload_textual_inversion()
+    assert torch.equal(drawn("a sks dog zzq"), before)
+    prior.load_textual_inversion([{"sks": ROWS[:1]}, {"zzq": ROWS}])
+    assert torch.equal(drawn("a sks dog zzq"), both)
+    prior.unload_textual_inversion()
+    with pytest.raises(RequestError, match="'sks' is no learned word"):
+        prior.unload_textual_inversion(["sks"])
+
+
 def test_what_teaches_nothing(tiny: Checkpoints, tmp_path: Path) -> None:
     for words, source, more in (
         ("Give token=", ROWS, {}),

@@ -33,3 +33,12 @@ def signed(
     call.__name__, call.__qualname__, call.__doc__ = method, method, does
     call.__signature__ = signature  # type: ignore[attr-defined]
     return call
+
+
+def generating(defaults: Mapping[str, object]) -> Callable[..., Any]:
+    """What makes methods that hand their arguments to `_generate`: `made(names, does, method, **own defaults)`."""
+
+    def made(names: str, does: str, method: str, **own: object) -> Any:
+        return signed(lambda model, given: model._generate(given), names, {**defaults, **own}, does, method)
+
+    return made

@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         ("train_batch_size", int, 1, "images a step"),
         ("epochs", int, 1000, "how often each image is seen"),
         ("learning_rate", float, 1e-4, "of AdamW"),
-        ("num_workers", int, 0, "accepted and not used: images are decoded once"),
+        ("num_workers", int, 0, "does nothing, of which a warning tells: images are decoded once"),
         ("adam_beta1", float, 0.9, "of AdamW"),
         ("adam_beta2", float, 0.999, "of AdamW"),
         ("adam_weight_decay", float, 1e-2, "of AdamW"),
@@ -149,6 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from kandinsky.training import events
 
     given = parser().parse_args(arguments)
+    if given.num_workers:
+        _say("warning: --num_workers does nothing: images are decoded once, by this process")
     try:
         with progress_bar() as show:
             for event in run(given):

@@ -1,5 +1,4 @@
-"""Attention processors: accepted where existing code sets them, since every attention here is fused
-already."""
+"""Attention processors: accepted where existing code sets them, since every attention here is fused already."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,33 +15,15 @@ class AttentionProcessor:
         return f"{type(self).__name__}()"
 
 
-class AttnAddedKVProcessor(AttentionProcessor):
-    """Attention with added keys and values."""
-
-
-class AttnAddedKVProcessor2_0(AttentionProcessor):  # noqa: N801  (the name that existing code uses)
-    """Attention with added keys and values, in torch's fused form."""
-
-
-class AttnProcessor(AttentionProcessor):
-    """Plain attention."""
-
-
-class AttnProcessor2_0(AttentionProcessor):  # noqa: N801  (the name that existing code uses)
-    """Plain attention in torch's fused form."""
-
-
-EQUIVALENT = (
-    "AttentionProcessor",
-    "AttnAddedKVProcessor",
-    "AttnAddedKVProcessor2_0",
-    "AttnProcessor",
-    "AttnProcessor2_0",
-    "SlicedAttnAddedKVProcessor",
-    "SlicedAttnProcessor",
-    "XFormersAttnAddedKVProcessor",
-    "XFormersAttnProcessor",
+OFFERED = ("AttnAddedKVProcessor", "AttnAddedKVProcessor2_0", "AttnProcessor", "AttnProcessor2_0")
+PROCESSORS: Mapping[str, type[AttentionProcessor]] = {
+    name: type(name, (AttentionProcessor,), {"__module__": __name__}) for name in OFFERED
+}
+globals().update(PROCESSORS)
+_OTHERS = (
+    "AttentionProcessor Sliced{0}AddedKVProcessor Sliced{0}Processor XFormers{0}AddedKVProcessor XFormers{0}Processor"
 )
+EQUIVALENT = (*OFFERED, *_OTHERS.format("Attn").split())
 """Published processors that all compute the same attention, by the names of their classes."""
 
 

@@ -1,6 +1,6 @@
 """What a pipeline is besides its loading: components as attributes, and the calls that run."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from inspect import signature
 from threading import get_ident
@@ -38,6 +38,21 @@ NOT_READ = {
 """What diffusers' pipelines read or call on themselves and ours do not, and what to do instead of replacing it."""
 
 
+def _of_call(name: str, does: str, check: Callable[[Any], object]) -> Any:
+    """A value of the call that runs in this thread or ran last; one that is set passes `check`."""
+
+    def read(pipe: "BasePipeline") -> Any:
+        return getattr(pipe._call_now, name)
+
+    def write(pipe: "BasePipeline", value: object) -> None:
+        check(value)
+        mine = pipe._calls.get(get_ident())
+        for call in [mine] if mine else [pipe._last_call, *pipe._calls.values()]:
+            setattr(call, name, value)
+
+    return property(read, write, doc=does)
+
+
 class BasePipeline:
     """Components by name, as attributes that can be replaced at any time and then act, and the state of calls.
 
@@ -47,6 +62,7 @@ class BasePipeline:
 
     COMPONENTS: ClassVar[tuple[str, ...]] = ()
     _callback_tensor_inputs: ClassVar[list[str]] = []
+    __call__: Any
 
     def __init_subclass__(cls) -> None:
         made = vars(cls)
@@ -107,58 +123,17 @@ class BasePipeline:
         """The call that runs in this thread, or that ran last."""
         return self._calls.get(get_ident(), self._last_call)
 
-    def _set_in_calls(self, name: str, value: object) -> None:
-        """Sets a value of this thread's call, or from outside of all that run."""
-        mine = self._calls.get(get_ident())
-        for call in [mine] if mine else [self._last_call, *self._calls.values()]:
-            setattr(call, name, value)
-
-    @property
-    def _guidance_scale(self) -> Any:
-        """The guidance scale of the call that runs or ran last; setting it acts from the next step on."""
-        return self._call_now.guidance_scale
-
-    @_guidance_scale.setter
-    def _guidance_scale(self, value: object) -> None:
-        scaled(value, "_guidance_scale")
-        self._set_in_calls("guidance_scale", value)
-
-    @property
-    def guidance_scale(self) -> Any:
-        """The guidance scale of the call that runs or ran last."""
-        return self._guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        """Whether that call is guided at present."""
-        return self._call_now.scale > 1
-
-    @property
-    def _num_timesteps(self) -> int:
-        return self._call_now.num_timesteps
-
-    @_num_timesteps.setter
-    def _num_timesteps(self, value: int) -> None:
-        self._set_in_calls("num_timesteps", value)
-
-    @property
-    def num_timesteps(self) -> int:
-        """How many steps that call takes."""
-        return self._num_timesteps
-
-    @property
-    def _interrupt(self) -> bool:
-        """Whether the call ends after its present step; can be set from another thread, too."""
-        return self._call_now.interrupt
-
-    @_interrupt.setter
-    def _interrupt(self, value: object) -> None:
-        self._set_in_calls("interrupt", bool(value))
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether the call was told to end early."""
-        return self._interrupt
+    _guidance_scale = _of_call("guidance_scale", "As `guidance_scale`; setting it acts from the next step on.", scaled)
+    guidance_scale = property(lambda self: self._guidance_scale, doc="That of the call that runs or ran last.")
+    do_classifier_free_guidance = property(
+        lambda self: self._call_now.scale > 1, doc="Whether that call is guided at present."
+    )
+    _num_timesteps = _of_call("num_timesteps", "As `num_timesteps`.", int)
+    num_timesteps = property(lambda self: self._num_timesteps, doc="How many steps that call takes.")
+    _interrupt = _of_call(
+        "interrupt", "Whether the call ends after its present step; may be set from any thread.", bool
+    )
+    interrupt = property(lambda self: self._interrupt, doc="Whether the call was told to end early.")
 
     def progress_bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> Any:
         """A bar of tqdm over `iterable` or of `total` steps, by default on terminals only."""

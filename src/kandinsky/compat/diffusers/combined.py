@@ -8,8 +8,8 @@ from torch import Tensor
 
 from kandinsky.checkpoints.components import PRIOR_PREFIX
 from kandinsky.compat.diffusers.callbacks import Call
-from kandinsky.compat.diffusers.inputs import paired, repeated, spread, texts
-from kandinsky.compat.diffusers.pipeline import DiffusionPipeline
+from kandinsky.compat.diffusers.inputs import paired, split, texts
+from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
 from kandinsky.compat.diffusers.prior import PriorPipeline
 from kandinsky.core.errors import RequestError
 
@@ -89,7 +89,7 @@ class CombinedPipeline(DiffusionPipeline):
         }
         self._last_call = Call()
         embeds, against = self.prior_pipe(**told, latents=of_prior, return_dict=False)
-        asked = {**given, **_rows(given, len(embeds)), "latents": of_decoder, "num_images_per_prompt": 1}
+        asked = {**given, **_rows(given), "latents": of_decoder, "num_images_per_prompt": 1}
         if self.prior_pipe.interrupt:
             asked["num_inference_steps"] = 1
         more = dict(asked.pop("kwargs", {}))
@@ -99,26 +99,25 @@ class CombinedPipeline(DiffusionPipeline):
         return self.decoder_pipe(**more, image_embeds=embeds, negative_image_embeds=against)
 
 
-def _rows(given: Mapping[str, Any], rows: int) -> dict[str, Any]:
+def combined(decoder: type[DiffusionPipeline], prior: type[DiffusionPipeline]) -> dict[str, Any]:
+    """What makes a class the one of both halves."""
+    components = (*decoder.COMPONENTS, *PRIOR_COMPONENTS)
+    made = made_of(components, CombinedPipeline)
+    return {"COMPONENTS": components, "DECODER": decoder, "PRIOR": prior, "__init__": made}
+
+
+def _rows(given: Mapping[str, Any]) -> dict[str, Any]:
     """What is given for each prompt or for all of them, as a row an image: texts and images."""
-    copies, prompts = given["num_images_per_prompt"], texts(given["prompt"])
-    made: dict[str, Any] = {"prompt": repeated(prompts, copies)}
-    if given["negative_prompt"] is not None:
-        negatives = texts(given["negative_prompt"], "negative_prompt")
-        made["negative_prompt"] = repeated(paired(negatives, len(prompts), "negative_prompt"), copies)
-    images = [name for name in ("image", "mask_image") if name in given]
-    return made | {name: spread(given[name], rows, copies) for name in images}
+    copies, count = given["num_images_per_prompt"], len(texts(given["prompt"]))
+    lists = {name: texts(given[name], name) for name in ("prompt", "negative_prompt") if given[name] is not None}
+    lists |= {name: split(given[name]) for name in ("image", "mask_image") if name in given}
+    return {name: paired(found, count, name, copies) for name, found in lists.items()}
 
 
 def _split_latents(latents: Tensor | None, decoder_takes_them: bool) -> tuple[Tensor | None, Tensor | None]:
-    """Given latents as (the prior's, the decoder's): embeddings (B, D) are the prior's, images' the
-    decoder's.
-
-    Raises RequestError for other shapes, and for the decoder's where it begins at an image.
-    """
-    if latents is None:
-        return None, None
-    if latents.ndim == EMBEDDING_DIMENSIONS:
+    """Given latents as (the prior's, the decoder's); RequestError for other shapes, and for the decoder's where it
+    begins at an image."""
+    if latents is None or latents.ndim == EMBEDDING_DIMENSIONS:
         return latents, None
     if latents.ndim != EMBEDDING_DIMENSIONS + 2:
         raise RequestError(

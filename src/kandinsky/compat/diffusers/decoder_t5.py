@@ -1,19 +1,18 @@
 """What pipelines do whose decoder reads the states of one text: prompts or their states become images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
 from kandinsky.checkpoints.diffusers_folder import Folder
-from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.compat.diffusers.callbacks import warned
-from kandinsky.compat.diffusers.decoder import DecoderPipeline, Inputs, Rows
-from kandinsky.compat.diffusers.generators import rng_of
-from kandinsky.compat.diffusers.inputs import Images, counted, images, paired, repeated, split, texts
-from kandinsky.compat.diffusers.models import native_of
+from kandinsky.compat.diffusers.decoder import DecoderPipeline, Rows
+from kandinsky.compat.diffusers.inputs import counted, images, paired, texts
+from kandinsky.compat.diffusers.models import Kandinsky3UNet, T5EncoderModel, native_of, part_of, runner_of
+from kandinsky.compat.diffusers.noise import rng_of
 from kandinsky.compat.diffusers.pipeline import made_of
 from kandinsky.compat.diffusers.schedulers import schedule_of
 from kandinsky.compat.diffusers.step_networks import UNET3, Convention, Tensors
@@ -21,15 +20,13 @@ from kandinsky.conditioning.conditions import Batch, Conditions
 from kandinsky.conditioning.one_text import OneTextConditioner, StatesReader, stacked
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.core.images import read_image
+from kandinsky.core.images import Picture
 from kandinsky.core.requests import Request
 from kandinsky.diffusion.guidance import is_guided
 from kandinsky.generations.k30 import FEW_STEPS, assembled
 from kandinsky.generations.loading import Placement
 from kandinsky.generations.model import Model
-from kandinsky.networks.movq import MoVQ
-from kandinsky.networks.t5 import T5Encoder
-from kandinsky.networks.unet3 import UNet3, UNet3Condition
+from kandinsky.networks.unet3 import UNet3Condition
 
 EMBEDS = ("prompt_embeds", "attention_mask", "negative_prompt_embeds", "negative_attention_mask")
 
@@ -66,17 +63,17 @@ class OneTextPipeline(DecoderPipeline):
 
     def _model(self) -> Model:
         """The present components as the core runs them."""
-        network = native_of(self.unet, UNet3)
+        network: Any = part_of(self.unet, Kandinsky3UNet).native
         place = Placement(self.device, network.conv_in.weight.dtype)
-        codec = AutoencoderCodec(native_of(self.movq, MoVQ))
-        return assembled(place, network, codec, self._reader(network.config.text_dim), schedule_of(self.scheduler))
+        reader = self._reader(network.config.text_dim)
+        return assembled(place, network, self._codec(), reader, schedule_of(self.scheduler))
 
     def _reader(self, width: int) -> StatesReader:
         """What reads texts; without a text encoder, one that knows how wide its states would be."""
         if self.text_encoder is None or self.tokenizer is None:
-            # Texts are refused before anything asks this tokenizer.
-            return StatesReader(cast(Tokenizer, None), _NoEncoder(SimpleNamespace(width=width)))
-        network = native_of(self.text_encoder, T5Encoder)
+            # Texts are refused before anything asks this one to read.
+            return StatesReader(cast(Tokenizer, None), cast(Any, SimpleNamespace(config=SimpleNamespace(width=width))))
+        network = runner_of(self.text_encoder, T5EncoderModel)
         return StatesReader(native_of(self.tokenizer, Tokenizer), network, self.device)
 
     def _conditioner(self) -> OneTextConditioner:
@@ -88,20 +85,18 @@ class OneTextPipeline(DecoderPipeline):
         return OneTextConditioner(self._reader(0), self.device, self.dtype)
 
     def _asked(self, given: Mapping[str, Any], model: Model) -> Rows:
-        copies = given["num_images_per_prompt"]
-        found, fields = _started(given, model.multiple)
+        copies, (found, fields) = given["num_images_per_prompt"], _started(given)
         prompts, negatives = _texts(given)
-        images, numbers = Inputs(found).rows(len(prompts), copies)
         request = Request(
-            repeated(prompts, copies),
-            negative_prompt=repeated(negatives, copies),
+            paired(prompts, len(prompts), "prompt", copies),
+            negative_prompt=paired(negatives, len(prompts), "negative_prompt", copies),
             seed=0,  # nothing is drawn from it
             steps=given["num_inference_steps"],
             guidance_scale=given["guidance_scale"],
-            **images,
+            image=paired(found, len(prompts), "image", copies) if found else None,
             **fields,
         )
-        return Rows(request, len(prompts), copies, numbers)
+        return Rows(request, len(prompts), copies)
 
     def _told(self, model: Model, given: Mapping[str, Any], batch: Batch, rows: Rows) -> tuple[Tensors, Tensors]:
         with self._ready("text_encoder"):
@@ -160,21 +155,15 @@ class OneTextPipeline(DecoderPipeline):
 
         The two halves keep lengths of their own. What is given is returned as it is.
         """
-        given = {
-            "prompt": None if prompt_embeds is not None else prompt,
-            "negative_prompt": negative_prompt,
-            "prompt_embeds": prompt_embeds,
-            "attention_mask": attention_mask,
-            "negative_prompt_embeds": negative_prompt_embeds,
-            "negative_attention_mask": negative_attention_mask,
-            "num_images_per_prompt": num_images_per_prompt,
-        }
+        states = (prompt_embeds, attention_mask, negative_prompt_embeds, negative_attention_mask)
+        given: dict[str, Any] = dict(zip(EMBEDS, states, strict=True))
+        given["num_images_per_prompt"] = num_images_per_prompt
+        given |= {"prompt": None if prompt_embeds is not None else prompt, "negative_prompt": negative_prompt}
         counted(num_images_per_prompt, "num_images_per_prompt")
         conditioner = self._conditioner()
         prompts, negatives = _texts(given)
-        request = Request(
-            repeated(prompts, num_images_per_prompt), negative_prompt=repeated(negatives, num_images_per_prompt), seed=0
-        )
+        each = (len(prompts), "prompt", num_images_per_prompt)
+        request = Request(paired(prompts, *each), negative_prompt=paired(negatives, *each), seed=0)
         batch = Batch(request.rows(), rng_of(None, request.size, conditioner.dtype, conditioner.device))
         with self._ready("text_encoder"):
             told = self._conditions(conditioner, batch, given, do_classifier_free_guidance)
@@ -185,43 +174,38 @@ class OneTextPipeline(DecoderPipeline):
 def _texts(given: Mapping[str, Any]) -> tuple[list[str], list[str | None]]:
     """Prompts and negative prompts, one for each; prompts whose states are given count as empty texts.
 
-    Raises RequestError when a text is given beside its states, when neither is, and for states without
-    their mask, of another rank or of another number than the prompts.
+    Raises RequestError when a text is given beside its states, when neither is, and for states without their mask, of
+    another rank or of another number than the prompts.
     """
     for name, mask in (("prompt", "attention_mask"), ("negative_prompt", "negative_attention_mask")):
-        states = given[f"{name}_embeds"]
-        if states is not None and given[name] is not None:
+        states, seen = given[f"{name}_embeds"], given[mask]
+        if states is None:
+            continue
+        if given[name] is not None:
             raise RequestError(f"Both {name} and {name}_embeds are given.", "Give one of them.")
-        if states is not None and given[mask] is None:
+        if seen is None:
             raise RequestError(f"{name}_embeds are given without a mask.", f"Give {mask} too.")
-        if states is not None and not (_are_states(states) and isinstance(given[mask], Tensor)):
+        if not (isinstance(states, Tensor) and isinstance(seen, Tensor) and states.ndim == 3):
             raise RequestError(
                 f"{name}_embeds or {mask} are no tensors of states and their mask.",
                 "Give those of shape (B, L, W) and (B, L), as encode_prompt does.",
             )
-        if states is not None and given[mask].shape != states.shape[:2]:
+        if seen.shape != states.shape[:2]:
             raise RequestError(
-                f"{mask} of shape {tuple(given[mask].shape)} does not fit {name}_embeds of shape "
-                f"{tuple(states.shape)}.",
+                f"{mask} of shape {tuple(seen.shape)} does not fit {name}_embeds of shape {tuple(states.shape)}.",
                 "Both have a row a prompt and a column a token.",
             )
-    embeds = given["prompt_embeds"]
+    embeds, steered, against = given["prompt_embeds"], given["negative_prompt_embeds"], given["negative_prompt"]
     if embeds is None and given["prompt"] is None:
         raise RequestError("There is no prompt.", "Give prompt or prompt_embeds.")
     prompts = [""] * len(embeds) if embeds is not None else texts(given["prompt"])
-    steered = given["negative_prompt_embeds"]
     if steered is not None and len(steered) != len(prompts):
         raise RequestError(
             f"negative_prompt_embeds of {len(steered)} rows were given for {len(prompts)} prompts.",
             "Give a row for each prompt.",
         )
-    against = given["negative_prompt"]
     negatives: list[Any] = [None] if against is None else texts(against, "negative_prompt")
     return prompts, paired(negatives, len(prompts), "negative_prompt")
-
-
-def _are_states(value: object) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 3
 
 
 def _states(conditioner: OneTextConditioner, embeds: Tensor, mask: Tensor, copies: int) -> UNet3Condition:
@@ -237,23 +221,12 @@ def _states(conditioner: OneTextConditioner, embeds: Tensor, mask: Tensor, copie
     return replace(UNet3Condition(hidden, rows), masked_rows=conditioner.masked_rows)
 
 
-@dataclass(frozen=True)
-class _NoEncoder:
-    """In place of a text encoder that was left out; `config` holds the `width` of its states."""
-
-    config: object
-
-    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
-        raise RequestError("This pipeline has no text_encoder.", "Give one, or the states of texts.")
-
-
-def _started(given: Mapping[str, object], multiple: int) -> tuple[Images | None, dict[str, Any]]:
+def _started(given: Mapping[str, object]) -> tuple[list[Picture], dict[str, Any]]:
     """The images that a call begins at, and the request's fields that follow; an image gives the size."""
     if "image" not in given:
-        return None, {"width": given["width"], "height": given["height"]}
+        return [], {"width": given["width"], "height": given["height"]}
     if given["image"] is None:
         raise RequestError("There is no image.", "Give image, or use the text-to-image pipeline.")
-    first = split(given["image"])[0]
-    width, height = first.shape[:-3:-1] if isinstance(first, Tensor) else read_image(first).size
-    found = images(given["image"], width, height, multiple)
+    found = images(given["image"])
+    width, height = found[0].size
     return found, {"width": width, "height": height, "strength": given["strength"]}

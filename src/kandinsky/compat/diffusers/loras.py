@@ -4,7 +4,6 @@ diffusers has these for Kandinsky 3 alone, where its adapters do not fit its own
 pipeline.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.checkpoints.hub import resolve_files
-from kandinsky.checkpoints.lora import DIFFUSERS_FILE, SETTINGS, takes_adapters
+from kandinsky.checkpoints.lora import takes_adapters
 from kandinsky.checkpoints.textual_inversion import Words, read_words, words_in
-from kandinsky.checkpoints.weights import write_tensor_file
-from kandinsky.compat.diffusers.adapters import ENDLESS, read_adapter
+from kandinsky.compat.diffusers import adapters
 from kandinsky.compat.diffusers.files import LOADING, Loading, check_keywords, loading_errors
-from kandinsky.compat.diffusers.models import native_of, original_of
+from kandinsky.compat.diffusers.models import native_of, original_of, part_of
 from kandinsky.compat.diffusers.part import Part
-from kandinsky.compat.diffusers.weights import write_pickles
+from kandinsky.compat.diffusers.weights import check_saving
 from kandinsky.conditioning.conditions import TextEncoder
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
@@ -57,107 +55,183 @@ def parts_of(pipe: "DiffusionPipeline", names: Sequence[str] | None = None) -> d
     return {name: part for name, part in found.items() if names is None or name in names}
 
 
-def load_lora(
-    pipe: "DiffusionPipeline", source: str | Path | Mapping[str, Tensor], name: str | None, keywords: Mapping[str, Any]
+def load_lora_weights(
+    self: "DiffusionPipeline",
+    pretrained_model_name_or_path_or_dict: adapters.Source,
+    adapter_name: str | None = None,
+    hotswap: bool = False,
+    **keywords: Any,
 ) -> None:
-    """Puts an adapter on the networks of a pipeline that its names fit; it alone acts from then on there.
+    """Adds an adapter of tensors, a file, a folder or a Hub id to the networks that its names fit.
 
-    Raises CheckpointError for one that does not fit, RequestError for a name in use.
+    It alone acts from then on there. Raises CheckpointError when it does not fit, RequestError for a name in use.
     """
-    hotswap = bool(keywords.get("hotswap"))
-    who, more = type(pipe).__name__, {key: value for key, value in keywords.items() if key != "hotswap"}
-    found, parts = read_adapter(source, hotswap, who, more), parts_of(pipe)
-    networks = adaptable(Networks({key: part.native for key, part in parts.items()}, pipe.device, pipe.dtype))
+    source = pretrained_model_name_or_path_or_dict
+    found, parts = adapters.read_adapter(source, hotswap, type(self).__name__, keywords), parts_of(self)
+    networks = adaptable(Networks({key: part.native for key, part in parts.items()}, self.device, self.dtype))
     where = Path("a dictionary") if isinstance(source, Mapping) else Path(source)
     with loading_errors():
-        adapters = assigned(networks, found.tensors, found.settings, where)
+        fitting = assigned(networks, found.tensors, found.settings, where)
     held = {id(part.native): part for part in parts.values()}
-    chosen = [(held[id(networks[component])], adapter) for component, adapter in adapters.items()]
-    label = name or max((part.lora.new_name for part, _ in chosen), key=len)
+    chosen = [(held[id(networks[component])], adapter) for component, adapter in fitting.items()]
+    label = adapter_name or max((part.lora.new_name for part, _ in chosen), key=len)
     if any(label in part.lora.scales for part, _ in chosen):
         raise RequestError(f"An adapter {label!r} is loaded already.", "Take it off first, or give another name.")
     done: list[Part] = []
     for part, adapter in chosen:
         try:
-            part.lora.add(part.native, label, adapter.to(part.device, part.dtype), found.settings)
+            adapters.put_on(part, label, adapter.to(part.device, part.dtype), found.settings)
         except RequestError as error:
             for other in done:
-                other.lora.remove(other.native, label)
+                other.delete_adapters(label)
             raise CheckpointError(f"{where}: {error.message}", error.hint) from error
         done.append(part)
 
 
-def save_layers(
-    folder: Path,
-    layers: Mapping[str, Mapping[str, Tensor] | None],
-    settings: Mapping[str, Mapping[str, object] | None],
-    file: str | None,
-    safe: bool,
+def save_lora_weights(
+    cls: type[Any],
+    save_directory: str | Path,
+    unet_lora_layers: Mapping[str, Tensor] | None = None,
+    text_encoder_lora_layers: Mapping[str, Tensor] | None = None,
+    is_main_process: bool = True,
+    weight_name: str | None = None,
+    save_function: None = None,
+    safe_serialization: bool = True,
+    unet_lora_adapter_metadata: Mapping[str, object] | None = None,
+    text_encoder_lora_adapter_metadata: Mapping[str, object] | None = None,
 ) -> None:
-    """Writes an adapter's tensors by component, with peft's settings of each, as one file that `load_lora` reads."""
+    """Writes an adapter's tensors, by peft's names for each component, as one file that `load_lora_weights` reads.
+
+    Raises RequestError without any, OutputError when it cannot be written.
+    """
+    check_saving({"save_function": save_function})
+    layers = {"unet": unet_lora_layers, "text_encoder": text_encoder_lora_layers}
+    settings = {"unet": unet_lora_adapter_metadata, "text_encoder": text_encoder_lora_adapter_metadata}
     tensors = {f"{part}.{name}": one for part, found in layers.items() for name, one in (found or {}).items()}
     if not tensors:
         raise RequestError("There is no tensor of an adapter to save.", f"Give one of: {', '.join(layers)}.")
     stated = {f"{part}.{name}": one for part, found in settings.items() for name, one in (found or {}).items()}
-    if safe:
-        header = {SETTINGS: json.dumps(stated, sort_keys=True, default=list)} if stated else {}
-        write_tensor_file(folder / (file or DIFFUSERS_FILE), tensors, header)
-    else:
-        write_pickles(folder, (file or "pytorch_lora_weights.bin").removesuffix(".bin"), tensors, ENDLESS)
+    if is_main_process:
+        adapters.write_adapter(Path(save_directory), tensors, stated, weight_name, safe_serialization)
 
 
-def set_adapters(pipe: "DiffusionPipeline", names: str | Sequence[str], weights: Any) -> None:
+def on_parts(method: str, does: str) -> Any:
+    """The method of a pipeline that calls one of its networks' without arguments on all that take adapters."""
+
+    def call(self: "DiffusionPipeline") -> None:
+        for part in parts_of(self).values():
+            getattr(part, method)()
+
+    call.__doc__ = does
+    return call
+
+
+def set_adapters(self: "DiffusionPipeline", adapter_names: str | Sequence[str], adapter_weights: Any = None) -> None:
     """Lets the named adapters act, each as strongly as its weight says (1 without), and no other.
 
     A weight may be a mapping by component. Raises RequestError for names that are not loaded, and for another
     number of weights.
     """
-    chosen = [names] if isinstance(names, str) else list(names)
-    given = list(weights) if isinstance(weights, list | tuple) else [weights] * len(chosen)
+    chosen = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+    given = list(adapter_weights) if isinstance(adapter_weights, list | tuple) else [adapter_weights] * len(chosen)
     if len(given) != len(chosen):
         raise RequestError(f"{len(chosen)} adapters were given {len(given)} weights.", "Give one for each, or one.")
-    for name in chosen:
-        parts_with(pipe, name)
-    for key, part in parts_of(pipe).items():
+    check_loaded(self, chosen)
+    for key, part in parts_of(self).items():
         here = [(n, w.get(key, 1.0) if isinstance(w, Mapping) else w) for n, w in zip(chosen, given, strict=True)]
         here = [(n, w) for n, w in here if n in part.lora.scales]
-        part.lora.choose(part.native, [n for n, _ in here], [w for _, w in here])
+        part.set_adapters([n for n, _ in here], [w for _, w in here])
 
 
-def parts_with(pipe: "DiffusionPipeline", name: str) -> dict[str, Part]:
-    """The parts that an adapter of that name is on; RequestError when there is none."""
-    parts = parts_of(pipe)
-    known = {one for part in parts.values() for one in part.lora.scales}
-    if name not in known:
-        raise RequestError(f"No adapter {name!r} is loaded.", nearest(name, known) if known else "None is.")
-    return {key: part for key, part in parts.items() if name in part.lora.scales}
+def delete_adapters(self: "DiffusionPipeline", adapter_names: str | Sequence[str]) -> None:
+    """Takes the named adapters off; raises RequestError for one that is not there."""
+    names = check_loaded(self, adapter_names)
+    for part in parts_of(self).values():
+        part.delete_adapters([name for name in names if name in part.lora.scales])
+
+
+def get_active_adapters(self: "DiffusionPipeline") -> list[str]:
+    """The names of the adapters that act."""
+    return list(dict.fromkeys(name for part in parts_of(self).values() for name in part.lora.active))
+
+
+def get_list_adapters(self: "DiffusionPipeline") -> dict[str, list[str]]:
+    """The names of all adapters, by component."""
+    return {name: list(part.lora.scales) for name, part in parts_of(self).items() if part.lora.scales}
+
+
+def fused_loras(self: "DiffusionPipeline") -> set[str]:
+    """The names of the adapters that are fused."""
+    return {name for part in parts_of(self).values() for name in part.lora.fused}
+
+
+def fuse_lora(
+    self: "DiffusionPipeline",
+    components: Sequence[str] | None = None,
+    lora_scale: float = 1.0,
+    safe_fusing: bool = False,
+    adapter_names: Sequence[str] | None = None,
+) -> None:
+    """Adds adapters (those named, or the active ones) to the weights, `lora_scale` times as strongly as they act.
+
+    Raises RequestError for a component that takes none and for a name that is not loaded.
+    """
+    check_loaded(self, adapter_names or ())
+    for part in parts_of(self, components or None).values():
+        names = None if adapter_names is None else [name for name in adapter_names if name in part.lora.scales]
+        part.fuse_lora(lora_scale, safe_fusing, names)
+
+
+def unfuse_lora(self: "DiffusionPipeline", components: Sequence[str] | None = None) -> None:
+    """Undoes `fuse_lora` to the last bit."""
+    for part in parts_of(self, components or None).values():
+        part.unfuse_lora()
+
+
+def check_loaded(pipe: "DiffusionPipeline", names: str | Sequence[str]) -> list[str]:
+    """The names of adapters as a list; RequestError for one that is on no network."""
+    found = [names] if isinstance(names, str) else list(names)
+    known = {one for part in parts_of(pipe).values() for one in part.lora.scales}
+    if unknown := [name for name in found if name not in known]:
+        raise RequestError(f"No adapter {unknown[0]!r} is loaded.", nearest(unknown[0], known) if known else "None is.")
+    return found
 
 
 @loading_errors()
-def load_words(
-    pipe: "DiffusionPipeline",
-    source: WordSource | Sequence[WordSource],
-    token: str | Sequence[str] | None,
-    keywords: Mapping[str, Any],
-) -> list[str]:
-    """Teaches a pipeline's text encoders words and returns them: of files, Hub ids, tensors or their mappings.
+def load_textual_inversion(
+    self: "DiffusionPipeline",
+    pretrained_model_name_or_path: WordSource | Sequence[WordSource],
+    token: str | Sequence[str] | None = None,
+    **keywords: Any,
+) -> None:
+    """Teaches the text encoders words of files, folders, Hub ids, tensors, their mappings, or several of these.
 
     `token` is what the word of a source is called instead of its own. Of words for several encoders those are
     read that the pipeline has. Raises CheckpointError when it has none of them, RequestError for tokens that
     do not go with the sources, and what `engine.text_encoders.learn_word` does.
     """
-    check_keywords(keywords, type(pipe).__name__, (*LOADING, "weight_name", "subfolder"))
-    sources = list(source) if isinstance(source, list | tuple) else [source]
+    check_keywords(keywords, type(self).__name__, (*LOADING, "weight_name", "subfolder"))
+    given = pretrained_model_name_or_path
+    sources = list(given) if isinstance(given, list | tuple) else [given]
     tokens = list(token) if isinstance(token, list | tuple) else [token] * len(sources)
     if len(tokens) != len(sources):
         raise RequestError(f"{len(sources)} sources of words were given {len(tokens)} tokens.", "Give one for each.")
     found: dict[str, dict[str, Tensor]] = {}
     for one, name in zip(sources, tokens, strict=True):
-        found |= dict(_assigned_words(pipe, *_read(one, name, keywords)))
-    encoders = _encoders_of(pipe)
+        found |= dict(_assigned_words(self, *_read(one, name, keywords)))
     for word, rows in found.items():
-        learn_word(encoders, word, rows)
-    return list(found)
+        learn_word(_encoders_of(self), word, rows)
+
+
+def unload_textual_inversion(self: "DiffusionPipeline", tokens: str | Sequence[str] | None = None) -> None:
+    """Makes the text encoders spell learned words again, all or those named; RequestError for one not learned."""
+    held = [original_of(self.components[name]) for name in ENCODERS if self.components.get(name) is not None]
+    known = {word for one in held for word in one.native.learned_words}
+    words = known if tokens is None else {tokens} if isinstance(tokens, str) else set(tokens)
+    if unknown := sorted(words - known):
+        raise RequestError(f"{unknown[0]!r} is no learned word.", nearest(unknown[0], known) if known else "None is.")
+    for one in held:
+        one.native = one.native.without(words)
 
 
 def _read(source: Any, token: Any, keywords: Mapping[str, Any]) -> tuple[Words, str]:
@@ -217,5 +291,5 @@ def _encoders_of(pipe: "DiffusionPipeline") -> dict[str, TextEncoder]:
         if tokenizer in components and components.get(encoder) is not None:
             name = f"prior_{encoder}" if alone else encoder
             native = native_of(components[tokenizer], Tokenizer)
-            found[name] = TextEncoder(native, native_of(components[encoder], nn.Module))
+            found[name] = TextEncoder(native, part_of(components[encoder], Part).native)
     return found

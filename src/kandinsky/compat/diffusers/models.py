@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
@@ -9,18 +10,9 @@ from torch import Tensor, nn
 
 from kandinsky.checkpoints.components import Component
 from kandinsky.checkpoints.maps import networks
-from kandinsky.compat.diffusers.outputs import (
-    BaseModelOutput,
-    CLIPTextModelOutput,
-    CLIPVisionModelOutput,
-    DecoderOutput,
-    Kandinsky3UNetOutput,
-    PriorTransformerOutput,
-    UNet2DConditionOutput,
-    VQEncoderOutput,
-)
+from kandinsky.compat.diffusers import outputs
 from kandinsky.compat.diffusers.part import Part
-from kandinsky.compat.diffusers.surface import refuse
+from kandinsky.compat.diffusers.surface import check_replaced, refuse
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.networks.movq import MoVQ
 from kandinsky.networks.prepared import Fixed
@@ -60,9 +52,7 @@ class UNet2DConditionModel(Part):
         condition = UNet2Condition(
             given.get("image_embeds"), encoder_hidden_states, given.get("text_embeds"), given.get("hint")
         )
-        times = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
-        predicted = network(sample, times, condition)
-        return UNet2DConditionOutput(predicted) if return_dict else (predicted,)
+        return outputs.UNet2DConditionOutput(network(sample, _times(timestep, sample), condition)).handed(return_dict)
 
 
 class Kandinsky3UNet(Part):
@@ -92,9 +82,8 @@ class Kandinsky3UNet(Part):
             raise RequestError("A text's states are missing.", "Give encoder_hidden_states.")
         mask = encoder_attention_mask
         mask = encoder_hidden_states.new_ones(encoder_hidden_states.shape[:2]) if mask is None else mask
-        times = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
-        predicted = network(sample, times, UNet3Condition(encoder_hidden_states, mask))
-        return Kandinsky3UNetOutput(predicted) if return_dict else (predicted,)
+        condition = UNet3Condition(encoder_hidden_states, mask)
+        return outputs.Kandinsky3UNetOutput(network(sample, _times(timestep, sample), condition)).handed(return_dict)
 
 
 class VQModel(Part):
@@ -108,16 +97,14 @@ class VQModel(Part):
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
         """Images (B, 3, H, W) in -1..1 to unquantised latents."""
-        latents = cast(MoVQ, self.native).encode(x)
-        return VQEncoderOutput(latents) if return_dict else (latents,)
+        return outputs.VQEncoderOutput(cast(MoVQ, self.native).encode(x)).handed(return_dict)
 
     def decode(self, h: Tensor, force_not_quantize: bool = False, return_dict: bool = True, shape: None = None) -> Any:
         """Latents (B, C, h, w) to images, about -1..1; quantised first unless `force_not_quantize`."""
         refuse("decode", {"shape": shape})
         network = cast(MoVQ, self.native)
         latents = h if force_not_quantize else network.quantize(h).latents
-        images = network.decode(latents)
-        return DecoderOutput(images) if return_dict else (images,)
+        return outputs.DecoderOutput(network.decode(latents)).handed(return_dict)
 
 
 class PriorTransformer(Part):
@@ -146,9 +133,8 @@ class PriorTransformer(Part):
         mask = encoder_hidden_states.new_ones(encoder_hidden_states.shape[:2], dtype=torch.bool)
         mask = mask if attention_mask is None else attention_mask
         condition = PriorCondition(encoder_hidden_states, proj_embedding, mask)
-        times = torch.as_tensor(timestep, device=hidden_states.device).expand(len(hidden_states))
-        embedding = self.native(hidden_states, times, condition)
-        return PriorTransformerOutput(embedding) if return_dict else (embedding,)
+        embedding = self.native(hidden_states, _times(timestep, hidden_states), condition)
+        return outputs.PriorTransformerOutput(embedding).handed(return_dict)
 
     @property
     def clip_mean(self) -> Tensor:
@@ -174,8 +160,12 @@ class CLIPTextModelWithProjection(Part):
         """Token ids (B, L) to the texts' embeddings and hidden states."""
         refuse("forward", others)
         features = self.native(input_ids)
-        found = CLIPTextModelOutput(features.embedding, features.hidden)
-        return found if return_dict else found.to_tuple()
+        return outputs.CLIPTextModelOutput(features.embedding, features.hidden).handed(return_dict)
+
+    @staticmethod
+    def as_native(answer: Any) -> Any:
+        """See `Part.as_native`."""
+        return SimpleNamespace(embedding=answer.text_embeds, hidden=answer.last_hidden_state)
 
 
 class CLIPVisionModelWithProjection(Part):
@@ -186,8 +176,12 @@ class CLIPVisionModelWithProjection(Part):
     def forward(self, pixel_values: Tensor, return_dict: bool = True, **others: object) -> Any:
         """Normalised pixels (B, 3, S, S) to image embeddings."""
         refuse("forward", others)
-        found = CLIPVisionModelOutput(self.native(pixel_values))
-        return found if return_dict else found.to_tuple()
+        return outputs.CLIPVisionModelOutput(self.native(pixel_values)).handed(return_dict)
+
+    @staticmethod
+    def as_native(answer: Any) -> Any:
+        """See `Part.as_native`."""
+        return answer.image_embeds
 
 
 class MultilingualCLIP(Part):
@@ -199,6 +193,11 @@ class MultilingualCLIP(Part):
         """Token ids and mask (B, L) to the texts' embeddings (B, D) and hidden states (B, L, W)."""
         hidden, embedding = self.native(input_ids, attention_mask.bool())
         return embedding, hidden
+
+    @staticmethod
+    def as_native(answer: Any) -> Any:
+        """See `Part.as_native`."""
+        return answer[1], answer[0]
 
 
 class T5EncoderModel(Part):
@@ -213,23 +212,67 @@ class T5EncoderModel(Part):
         """Token ids and mask (B, L) to the texts' hidden states (B, L, W)."""
         refuse("forward", others)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        found = BaseModelOutput(self.native(input_ids, mask))
-        return found if return_dict else found.to_tuple()
+        return outputs.BaseModelOutput(self.native(input_ids, mask)).handed(return_dict)
+
+    @staticmethod
+    def as_native(answer: Any) -> Any:
+        """See `Part.as_native`."""
+        return answer[0]
 
 
-PARTS: dict[str, type[Part]] = {
-    kind.FORMAT.class_name: kind
-    for kind in (
-        CLIPTextModelWithProjection,
-        CLIPVisionModelWithProjection,
-        Kandinsky3UNet,
-        MultilingualCLIP,
-        PriorTransformer,
-        T5EncoderModel,
-        UNet2DConditionModel,
-        VQModel,
+def _times(timestep: Tensor | float, x: Tensor) -> Tensor:
+    return torch.as_tensor(timestep, device=x.device).expand(len(x))
+
+
+PARTS: Mapping[str, type[Part]] = {kind.FORMAT.class_name: kind for kind in Part.__subclasses__()}
+_CALLED = ("forward", "encode", "decode")
+_METHODS = {kind: [vars(kind).get(name) for name in _CALLED] for kind in PARTS.values()}
+"""The methods that compute, of components as this package made them."""
+
+
+class Called(nn.Module):
+    """A component in the place of the network of ours inside it, so that what was done to the component acts."""
+
+    def __init__(self, component: Any, part: Part) -> None:
+        super().__init__()
+        self.component, self._part = component, (part,)
+
+    def __getattr__(self, name: str) -> Any:
+        with suppress(AttributeError):
+            return super().__getattr__(name)
+        return getattr(vars(self)["_part"][0].native, name)
+
+    def forward(self, *arguments: Tensor) -> Any:
+        """What the network of ours would say."""
+        return self._part[0].as_native(self.component(*arguments))
+
+    def encode(self, x: Tensor) -> Any:
+        """Images to unquantised latents."""
+        return self.component.encode(x)[0]
+
+    def decode(self, z: Tensor) -> Any:
+        """Latents to images."""
+        return self.component.decode(z, force_not_quantize=True)[0]
+
+
+def is_plain(component: object, kind: type[Part]) -> bool:
+    """Whether a component is one of ours that nobody wrapped, hooked or gave other methods; it may be compiled."""
+    part = component.__dict__.get("_modules", {}).get("_orig_mod", component)
+    if not isinstance(part, kind) or any(name in vars(part) for name in _CALLED):
+        return False
+    hooked = (part, component) if isinstance(component, nn.Module) else (part,)
+    return [getattr(type(part), name, None) for name in _CALLED] == _METHODS[kind] and not any(
+        module._forward_hooks or module._forward_pre_hooks for module in hooked
     )
-}
+
+
+def runner_of(component: object, kind: type[Part]) -> Any:
+    """Our network inside a component, or one that calls the component where somebody wrapped, hooked or compiled it.
+
+    CheckpointError when it is no such thing.
+    """
+    part = part_of(component, kind)
+    return part.native if component is part and is_plain(part, kind) else Called(component, part)
 
 
 def original_of(module: Any) -> Any:
@@ -249,22 +292,24 @@ def part_of(component: object, kind: type[PartT]) -> PartT:
     """
     part = original_of(component)
     if not isinstance(part, kind):
-        raise CheckpointError(
-            f"A {type(component).__name__} was given where a {kind.__name__} is needed.",
-            "Load it with the class of the same name from this package.",
-        )
+        raise _foreign(component, kind)
     return part
 
 
-def native_of(part: object, kind: type[object]) -> Any:
-    """What of ours is inside a component (a network, a tokenizer); CheckpointError when it is no such thing.
+def native_of(component: object, kind: type[object]) -> Any:
+    """What of ours is inside a tokenizer or an image processor; CheckpointError when it is no such thing.
 
-    Components of diffusers have the same names, and are told here.
+    Raises RequestError for one with another `__call__`, which nothing here would call.
     """
-    native = getattr(original_of(part), "native", None)
+    native = getattr(original_of(component), "native", None)
     if not isinstance(native, kind):
-        raise CheckpointError(
-            f"A {type(part).__name__} was given where a {kind.__name__} is needed.",
-            "Load it with the class of the same name from this package.",
-        )
+        raise _foreign(component, kind)
+    check_replaced(component, ("__call__",), "Pass what it makes to the call: embeddings, or texts that are changed.")
     return native
+
+
+def _foreign(component: object, kind: type[object]) -> CheckpointError:
+    return CheckpointError(
+        f"A {type(component).__name__} was given where a {kind.__name__} is needed.",
+        "Load it with the class of the same name from this package.",
+    )

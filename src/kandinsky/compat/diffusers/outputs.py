@@ -56,6 +56,10 @@ class Output(dict[str, Any]):
         """The parts, in order."""
         return tuple(self.values())
 
+    def handed(self, return_dict: bool) -> Any:
+        """Itself, or the tuple of its parts."""
+        return self if return_dict else self.to_tuple()
+
     def to(self, *where: object, **more: object) -> Self:
         """Moves its tensors as `Tensor.to` does, whole numbers by device alone, and returns itself."""
         for name, value in self.items():
@@ -65,79 +69,27 @@ class Output(dict[str, Any]):
         return self
 
 
-class ImagePipelineOutput(Output):
-    """`images`: a list of PIL images, an array (B, H, W, 3) or a tensor (B, 3, H, W), both in 0..1, or latents."""
-
-    PARTS = ("images",)
+def _output(name: str, parts: str, does: str) -> type[Output]:
+    return type(name, (Output,), {"PARTS": tuple(parts.split()), "__doc__": does, "__module__": __name__})
 
 
-class KandinskyPriorPipelineOutput(Output):
-    """`image_embeds` and `negative_image_embeds`, (B, D) each, as the decoder wants them."""
-
-    PARTS = ("image_embeds", "negative_image_embeds")
-
-
-class SchedulerOutput(Output):
-    """`prev_sample`: what a step leads to; `pred_original_sample`: the clean sample that was predicted."""
-
-    PARTS = ("prev_sample", "pred_original_sample")
-
-
-class UNet2DConditionOutput(Output):
-    """`sample`: what the network said, (B, C, h, w)."""
-
-    PARTS = ("sample",)
-
-
-class Kandinsky3UNetOutput(Output):
-    """`sample`: what the network said, (B, C, h, w)."""
-
-    PARTS = ("sample",)
-
-
-class BaseModelOutput(Output):
-    """`last_hidden_state`: a text's states (B, L, W)."""
-
-    PARTS = ("last_hidden_state",)
-
-
-class DecoderOutput(Output):
-    """`sample`: decoded images (B, 3, H, W), about -1..1."""
-
-    PARTS = ("sample",)
-
-
-class VQEncoderOutput(Output):
-    """`latents`: encoded images (B, C, h, w)."""
-
-    PARTS = ("latents",)
-
-
-class PriorTransformerOutput(Output):
-    """`predicted_image_embedding` (B, D), in units of the statistics of real ones."""
-
-    PARTS = ("predicted_image_embedding",)
-
-
-class CLIPTextModelOutput(Output):
-    """`text_embeds` (B, D) and `last_hidden_state` (B, L, W)."""
-
-    PARTS = ("text_embeds", "last_hidden_state")
-
-
-class CLIPVisionModelOutput(Output):
-    """`image_embeds` (B, D)."""
-
-    PARTS = ("image_embeds",)
-
-
-class BatchEncoding(Output):
-    """`input_ids` and `attention_mask`, (B, L) each."""
-
-    PARTS = ("input_ids", "attention_mask")
-
-
-class BatchFeature(Output):
-    """`pixel_values`: normalised pixels (B, 3, S, S)."""
-
-    PARTS = ("pixel_values",)
+_IMAGES = "A list of PIL images, an array (B, H, W, 3) or a tensor (B, 3, H, W), both in 0..1, or latents."
+ImagePipelineOutput = _output("ImagePipelineOutput", "images", _IMAGES)
+KandinskyPriorPipelineOutput = _output(
+    "KandinskyPriorPipelineOutput", "image_embeds negative_image_embeds", "(B, D) each, as the decoder wants them."
+)
+SchedulerOutput = _output(
+    "SchedulerOutput", "prev_sample pred_original_sample", "What a step leads to, and the clean sample predicted."
+)
+UNet2DConditionOutput = _output("UNet2DConditionOutput", "sample", "What the network said, (B, C, h, w).")
+Kandinsky3UNetOutput = _output("Kandinsky3UNetOutput", "sample", "What the network said, (B, C, h, w).")
+BaseModelOutput = _output("BaseModelOutput", "last_hidden_state", "A text's states (B, L, W).")
+DecoderOutput = _output("DecoderOutput", "sample", "Decoded images (B, 3, H, W), about -1..1.")
+VQEncoderOutput = _output("VQEncoderOutput", "latents", "Encoded images (B, C, h, w).")
+PriorTransformerOutput = _output(
+    "PriorTransformerOutput", "predicted_image_embedding", "(B, D), in units of the statistics of real ones."
+)
+CLIPTextModelOutput = _output("CLIPTextModelOutput", "text_embeds last_hidden_state", "(B, D) and (B, L, W).")
+CLIPVisionModelOutput = _output("CLIPVisionModelOutput", "image_embeds", "(B, D).")
+BatchEncoding = _output("BatchEncoding", "input_ids attention_mask", "(B, L) each.")
+BatchFeature = _output("BatchFeature", "pixel_values", "Normalised pixels (B, 3, S, S).")

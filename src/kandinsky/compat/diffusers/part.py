@@ -1,24 +1,19 @@
 """What all networks share under the class names of existing code: loading, saving, adapters and their weights."""
 
-import warnings
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kandinsky.checkpoints.components import Component, config_of
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component
-from kandinsky.checkpoints.lora import from_tensors
-from kandinsky.compat.diffusers.adapters import Adapters, adapter_of_config, behind, read_adapter, save_adapter
-from kandinsky.compat.diffusers.attention import AttnAddedKVProcessor2_0, check_processors
+from kandinsky.compat.diffusers import adapters
+from kandinsky.compat.diffusers.attention import PROCESSORS, check_processors
 from kandinsky.compat.diffusers.files import LOADING, Loading, check_keywords, loading_errors
-from kandinsky.compat.diffusers.outputs import (
-    Config,
-)
-from kandinsky.compat.diffusers.surface import NOT_OFFERED, lacking, refuse
+from kandinsky.compat.diffusers.outputs import Config
+from kandinsky.compat.diffusers.surface import NOT_OFFERED, accepted, lacking, refuse
 from kandinsky.compat.diffusers.weights import (
     check_saving,
     foreign_state,
@@ -26,7 +21,7 @@ from kandinsky.compat.diffusers.weights import (
     size_in_bytes,
     write_pickles,
 )
-from kandinsky.core.errors import CheckpointError, RequestError
+from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.blocks import RECOMPUTED
 
 WHOLE = "10GB"
@@ -55,7 +50,7 @@ class Part(nn.Module):
     def _hold(self, native: nn.Module, config: Mapping[str, object]) -> None:
         nn.Module.__init__(self)
         self.native = native
-        self.lora = Adapters()
+        self.lora = adapters.Adapters()
         self.config = Config(config)
         self.register_load_state_dict_pre_hook(load_foreign)  # type: ignore[no-untyped-call]
 
@@ -145,6 +140,11 @@ class Part(nn.Module):
         found.update({f"{prefix}{name}": tensor for name, tensor in foreign_state(self, keep_vars=keep_vars).items()})
         return found
 
+    @staticmethod
+    def as_native(answer: Any) -> Any:
+        """What the network of ours says, of what `forward` returned."""
+        return answer[0]
+
     @property
     def dtype(self) -> torch.dtype:
         """What the network computes in."""
@@ -165,103 +165,13 @@ class Part(nn.Module):
         refuse("num_parameters", others)
         return sum(one.numel() for one in self.parameters() if one.requires_grad or not only_trainable)
 
-    def add_adapter(self, adapter_config: object, adapter_name: str = "default") -> None:
-        """Adds a new adapter by a LoraConfig of peft and freezes all other weights.
-
-        Raises RequestError for settings that cannot act here, ConfigError for modules that are not there.
-        """
-        adapter = adapter_of_config(self.native, adapter_config)
-        self.native.requires_grad_(False)
-        self.lora.add(self.native, adapter_name, adapter.train(self.training), adapter_config)
-
-    def load_lora_adapter(
-        self,
-        pretrained_model_name_or_path_or_dict: str | Path | Mapping[str, Tensor],
-        prefix: str | None = "transformer",
-        hotswap: bool = False,
-        adapter_name: str | None = None,
-        **keywords: Any,
-    ) -> None:
-        """Adds an adapter of tensors, a file, a folder or a Hub id; of its names those behind `prefix` count.
-
-        Raises CheckpointError when it does not fit.
-        """
-        found = read_adapter(pretrained_model_name_or_path_or_dict, hotswap, type(self).__name__, keywords)
-        if prefix is not None:
-            found = behind(found, prefix)
-            if not found.tensors:
-                warnings.warn(f"No tensor of the adapter begins with {prefix!r}.", UserWarning, stacklevel=2)
-                return
-        adapter = from_tensors(self.native, found.tensors, found.settings).to(self.device, self.dtype)
-        self.lora.add(self.native, adapter_name or self.lora.new_name, adapter, found.settings)
-
-    def load_attn_procs(
-        self, pretrained_model_name_or_path_or_dict: str | Path | Mapping[str, Tensor], **keywords: Any
-    ) -> None:
-        """As `load_lora_adapter`, of tensors with the names of attention processors or of modules, prefixed or not."""
-        found = read_adapter(pretrained_model_name_or_path_or_dict, False, type(self).__name__, keywords)
-        inside = next((one for one in map(partial(behind, found), ("unet", "prior")) if one.tensors), found)
-        self.load_lora_adapter(inside.tensors, None, **keywords)
-
-    def save_lora_adapter(
-        self,
-        save_directory: str | Path,
-        adapter_name: str = "default",
-        upcast_before_saving: bool = False,
-        safe_serialization: bool = True,
-        weight_name: str | None = None,
-    ) -> None:
-        """Writes an adapter into a folder, as diffusers' `load_lora_adapter(..., prefix=None)` reads it."""
-        dtype = torch.float32 if upcast_before_saving else None
-        save_adapter(self, Path(save_directory), adapter_name, weight_name, safe_serialization, dtype)
-
-    def set_adapters(self, adapter_names: str | list[str], weights: Any = None) -> None:
-        """Lets only these adapters act, as strongly as the weights say."""
-        self.lora.choose(self.native, adapter_names, weights)
-
-    def set_adapter(self, adapter_name: str | list[str]) -> None:
-        """Lets only these adapters act, each as strongly as before."""
-        names = [adapter_name] if isinstance(adapter_name, str) else adapter_name
-        self.lora.choose(self.native, names, [self.lora.scales.get(name, 1.0) for name in names])
-
-    def active_adapters(self) -> list[str]:
-        """The names of the adapters that act; RequestError when there is none."""
-        if not self.lora.scales:
-            raise RequestError("No adapter is loaded.", "Load one first.")
-        return list(self.lora.active)
-
-    def delete_adapters(self, adapter_names: str | list[str]) -> None:
-        """Takes the named adapters off; what is fused of them stays. RequestError for one that is not there."""
-        for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
-            self.lora.remove(self.native, name)
-
-    def enable_lora(self) -> None:
-        """Lets the active adapters act."""
-        self.lora.enable(self.native, True)
-
-    def disable_lora(self) -> None:
-        """Lets no adapter act."""
-        self.lora.enable(self.native, False)
-
-    enable_adapters, disable_adapters = enable_lora, disable_lora
-
-    def fuse_lora(
-        self, lora_scale: float = 1.0, safe_fusing: bool = False, adapter_names: list[str] | None = None
-    ) -> None:
-        """Adds adapters (those named, or the active ones) to the weights, `lora_scale` times as strongly as they act.
-
-        With `safe_fusing` ValueError where the sum is not finite; then nothing is fused.
-        """
-        self.lora.fuse(self.native, lora_scale, safe_fusing, adapter_names)
-
-    def unfuse_lora(self) -> None:
-        """Undoes `fuse_lora` to the last bit."""
-        self.lora.unfuse(self.native)
-
-    def unload_lora(self) -> None:
-        """Takes all adapters off; what is fused stays."""
-        for name in list(self.lora.scales):
-            self.lora.remove(self.native, name)
+    add_adapter, load_lora_adapter = adapters.add_adapter, adapters.load_lora_adapter
+    load_attn_procs, save_lora_adapter = adapters.load_attn_procs, adapters.save_lora_adapter
+    set_adapters, set_adapter = adapters.set_adapters, adapters.set_adapter
+    active_adapters, delete_adapters = adapters.active_adapters, adapters.delete_adapters
+    enable_lora = enable_adapters = adapters.enable_lora
+    disable_lora = disable_adapters = adapters.disable_lora
+    fuse_lora, unfuse_lora, unload_lora = adapters.fuse_lora, adapters.unfuse_lora, adapters.unload_lora
 
     def enable_gradient_checkpointing(self, gradient_checkpointing_func: None = None) -> None:
         """From now on blocks are computed again in the backward pass instead of kept: less memory, more time."""
@@ -284,7 +194,7 @@ class Part(nn.Module):
         ends = (".to_q.weight", ".to_q.base_layer.weight")
         found = [name.removesuffix(end) for name in self.state_dict() for end in ends if name.endswith(end)]
         names = [f"{name}.processor" for name in found]
-        return {name: self._processors.get(name, AttnAddedKVProcessor2_0()) for name in names}
+        return {name: self._processors.get(name, PROCESSORS["AttnAddedKVProcessor2_0"]()) for name in names}
 
     def set_attn_processor(self, processor: object) -> None:
         """Accepts the published processors; raises RequestError for one that might change the attention.
@@ -297,11 +207,8 @@ class Part(nn.Module):
         """Sets what was set at first."""
         self.__dict__["_processors"] = {}
 
-    def enable_xformers_memory_efficient_attention(self, *_: object, **__: object) -> None:
-        """Accepted: attention is memory-efficient without it."""
-
-    def disable_xformers_memory_efficient_attention(self) -> None:
-        """Accepted: attention is memory-efficient without it."""
+    enable_xformers_memory_efficient_attention = accepted("attention is memory-efficient without it.", "attention_op")
+    disable_xformers_memory_efficient_attention = accepted("attention stays memory-efficient.")
 
 
 def _sizes(config: Mapping[str, object]) -> dict[str, object]:

@@ -1,14 +1,15 @@
 """What all pipelines share: they are made of components, loaded, moved, offloaded and saved by the same
 words."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kandinsky.checkpoints.diffusers_folder import Folder, write_model_index
 from kandinsky.compat.calls import signed
@@ -28,10 +29,14 @@ from kandinsky.compat.diffusers.models import original_of
 from kandinsky.compat.diffusers.outputs import Config
 from kandinsky.compat.diffusers.part import WHOLE, Part
 from kandinsky.compat.diffusers.schedulers import SchedulerMixin
+from kandinsky.compat.diffusers.surface import accepted
 from kandinsky.compat.diffusers.tokenizers import CLIPTokenizer
 from kandinsky.compat.diffusers.weights import check_saving
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
 from kandinsky.engine.devices import DTYPES, choose_device
+
+LOG = logging.getLogger("diffusers.pipelines.pipeline_utils")
+"""Code that watches what diffusers loads reads it here."""
 
 
 class DiffusionPipeline(BasePipeline):
@@ -69,6 +74,8 @@ class DiffusionPipeline(BasePipeline):
             places |= {name: (source, prior_name(source, name)) for name in missing}
         check_variant(settings, places.values())
         parts = {name: load_component(place, own, name, settings) for name, (place, own) in places.items()}
+        for name, part in parts.items():
+            LOG.info("Loaded %s as %s from %s.", name, type(part).__name__, places[name][0].root)
         made = kind(**{name: {**parts, **given}.get(name) for name in kind.COMPONENTS})
         return made if settings.device is None else made.to(settings.device)
 
@@ -212,8 +219,7 @@ class DiffusionPipeline(BasePipeline):
         if place.type != "cpu":
             self._offload = make(self._modules, place)
 
-    def maybe_free_model_hooks(self) -> None:
-        """Accepted: what is offloaded is back in main memory after every call."""
+    maybe_free_model_hooks = accepted("what is offloaded is back in main memory after every call.")
 
     def remove_all_hooks(self) -> None:
         """Ends offloading; the networks stay in main memory."""
@@ -229,131 +235,19 @@ class DiffusionPipeline(BasePipeline):
         with self._offload.loaded([name for name in names if name in self._modules]):
             yield
 
-    def enable_xformers_memory_efficient_attention(self, *_: object, **__: object) -> None:
-        """Accepted: attention is fused and memory-efficient without it."""
-
-    def disable_xformers_memory_efficient_attention(self) -> None:
-        """Accepted: attention stays fused."""
-
-    def enable_attention_slicing(self, slice_size: object = "auto") -> None:
-        """Accepted: fused attention never holds a whole attention matrix, so there is nothing to slice."""
-
-    def disable_attention_slicing(self) -> None:
-        """Accepted: nothing was sliced."""
-
-    def load_lora_weights(
-        self,
-        pretrained_model_name_or_path_or_dict: str | Path | Mapping[str, Tensor],
-        adapter_name: str | None = None,
-        **keywords: object,
-    ) -> None:
-        """Adds an adapter of tensors, a file, a folder or a Hub id, the only one that acts from then on.
-
-        Raises CheckpointError when it does not fit.
-        """
-        loras.load_lora(self, pretrained_model_name_or_path_or_dict, adapter_name, keywords)
-
-    @classmethod
-    def save_lora_weights(
-        cls,
-        save_directory: str | Path,
-        unet_lora_layers: Mapping[str, Tensor] | None = None,
-        text_encoder_lora_layers: Mapping[str, Tensor] | None = None,
-        is_main_process: bool = True,
-        weight_name: str | None = None,
-        save_function: None = None,
-        safe_serialization: bool = True,
-        unet_lora_adapter_metadata: Mapping[str, object] | None = None,
-        text_encoder_lora_adapter_metadata: Mapping[str, object] | None = None,
-    ) -> None:
-        """Writes an adapter's tensors, by peft's names for each component, as one file that `load_lora_weights` reads.
-
-        Raises RequestError without any, OutputError when it cannot be written.
-        """
-        check_saving({"save_function": save_function})
-        layers = {"unet": unet_lora_layers, "text_encoder": text_encoder_lora_layers}
-        settings = {"unet": unet_lora_adapter_metadata, "text_encoder": text_encoder_lora_adapter_metadata}
-        if is_main_process:
-            loras.save_layers(Path(save_directory), layers, settings, weight_name, safe_serialization)
-
-    def unload_lora_weights(self) -> None:
-        """Takes all adapters off; what is fused stays. Without that, images are bit for bit those without."""
-        for part in loras.parts_of(self).values():
-            part.unload_lora()
-
-    def delete_adapters(self, adapter_names: str | list[str]) -> None:
-        """Takes the named adapters off; raises RequestError for one that is not there."""
-        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
-        for name in names:
-            loras.parts_with(self, name)
-        for part in loras.parts_of(self).values():
-            part.delete_adapters([name for name in names if name in part.lora.scales])
-
-    def set_adapters(self, adapter_names: str | list[str], adapter_weights: Any = None) -> None:
-        """Lets only these adapters act, as strongly as the weights say."""
-        loras.set_adapters(self, adapter_names, adapter_weights)
-
-    def get_active_adapters(self) -> list[str]:
-        """The names of the adapters that act."""
-        return list(dict.fromkeys(name for part in loras.parts_of(self).values() for name in part.lora.active))
-
-    def get_list_adapters(self) -> dict[str, list[str]]:
-        """The names of all adapters, by component."""
-        return {name: list(part.lora.scales) for name, part in loras.parts_of(self).items() if part.lora.scales}
-
-    def enable_lora(self) -> None:
-        """Lets the active adapters act."""
-        for part in loras.parts_of(self).values():
-            part.enable_lora()
-
-    def disable_lora(self) -> None:
-        """Lets no adapter act."""
-        for part in loras.parts_of(self).values():
-            part.disable_lora()
-
-    def fuse_lora(
-        self,
-        components: list[str] | None = None,
-        lora_scale: float = 1.0,
-        safe_fusing: bool = False,
-        adapter_names: list[str] | None = None,
-    ) -> None:
-        """Adds adapters (those named, or the active ones) to the weights, `lora_scale` times as strongly as they act.
-
-        Raises RequestError for a component that takes none and for a name that is not loaded.
-        """
-        for name in adapter_names or ():
-            loras.parts_with(self, name)
-        for part in loras.parts_of(self, components or None).values():
-            names = None if adapter_names is None else [name for name in adapter_names if name in part.lora.scales]
-            part.fuse_lora(lora_scale, safe_fusing, names)
-
-    def unfuse_lora(self, components: list[str] | None = None) -> None:
-        """Undoes `fuse_lora` to the last bit."""
-        for part in loras.parts_of(self, components or None).values():
-            part.unfuse_lora()
-
-    @property
-    def fused_loras(self) -> set[str]:
-        """The names of the adapters that are fused."""
-        return {name for part in loras.parts_of(self).values() for name in part.lora.fused}
-
-    @property
-    def num_fused_loras(self) -> int:
-        """How many adapters are fused."""
-        return len(self.fused_loras)
-
-    def load_textual_inversion(
-        self,
-        pretrained_model_name_or_path: loras.WordSource | Sequence[loras.WordSource],
-        token: str | Sequence[str] | None = None,
-        **keywords: object,
-    ) -> None:
-        """Teaches the text encoders learned words, under other names where `token` says so.
-
-        They come from files, folders, Hub ids, mappings of words to tensors, tensors, or several of these.
-        """
-        loras.load_words(self, pretrained_model_name_or_path, token, keywords)
+    enable_xformers_memory_efficient_attention = accepted("attention is memory-efficient without it.", "attention_op")
+    disable_xformers_memory_efficient_attention = accepted("attention stays memory-efficient.")
+    enable_attention_slicing = accepted("fused attention never holds a whole attention matrix.", "slice_size")
+    disable_attention_slicing = accepted("nothing was sliced.")
+    load_lora_weights, save_lora_weights = loras.load_lora_weights, classmethod(loras.save_lora_weights)
+    set_adapters, delete_adapters = loras.set_adapters, loras.delete_adapters
+    get_active_adapters, get_list_adapters = loras.get_active_adapters, loras.get_list_adapters
+    fuse_lora, unfuse_lora, fused_loras = loras.fuse_lora, loras.unfuse_lora, property(loras.fused_loras)
+    num_fused_loras = property(lambda self: len(self.fused_loras))
+    enable_lora = loras.on_parts("enable_lora", "Lets the active adapters act.")
+    disable_lora = loras.on_parts("disable_lora", "Lets no adapter act.")
+    unload_lora_weights = loras.on_parts("unload_lora", "Takes all adapters off; what is fused stays.")
+    load_textual_inversion, unload_textual_inversion = loras.load_textual_inversion, loras.unload_textual_inversion
 
     @property
     def _execution_device(self) -> torch.device:

@@ -1,22 +1,30 @@
 """What prior pipelines do: texts and images become image embeddings."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from operator import is_not
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from kandinsky.compat.diffusers.callbacks import Call, Callbacks, follow
-from kandinsky.compat.diffusers.generators import Generators, rng_of
-from kandinsky.compat.diffusers.inputs import counted, embeddings, paired, repeated, scaled, texts, whole
-from kandinsky.compat.diffusers.models import PriorTransformer, native_of
-from kandinsky.compat.diffusers.outputs import KandinskyPriorPipelineOutput
+from kandinsky.compat.diffusers.inputs import counted, embeddings, paired, scaled, texts, whole
+from kandinsky.compat.diffusers.models import (
+    CLIPTextModelWithProjection,
+    CLIPVisionModelWithProjection,
+    PriorTransformer,
+    is_plain,
+    native_of,
+    part_of,
+    runner_of,
+)
+from kandinsky.compat.diffusers.noise import Generators, rng_of
+from kandinsky.compat.diffusers.outputs import KandinskyPriorPipelineOutput, Output
 from kandinsky.compat.diffusers.pipeline import DiffusionPipeline, made_of
 from kandinsky.compat.diffusers.schedulers import schedule_of
-from kandinsky.compat.diffusers.step_networks import PRIOR, PRIOR_TEXTS, ComponentNetwork, is_plain, run
+from kandinsky.compat.diffusers.step_networks import PRIOR, PRIOR_TEXTS, ComponentNetwork, run
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.prior_stage import EncodedText, PriorStage
 from kandinsky.conditioning.tokenizer import Tokenizer
@@ -27,18 +35,17 @@ from kandinsky.diffusion.guidance import is_guided
 from kandinsky.diffusion.process import working_dtype
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.times import tail
-from kandinsky.networks.clip import ClipText, ClipVision
-from kandinsky.networks.prior import Prior, PriorCondition
+from kandinsky.networks.prior import PriorCondition
 
 OUTPUT_TYPES = ("pt", "np")
-Begin = Callable[[PriorStage, Rng, int, list[int]], tuple[Tensor, list[int]]]
-"""Where a trajectory of so many rows over these times begins: normalised, noised embeddings (B, D), and
-the times that are left to visit."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Asked:
-    """What a prior is asked: prompts, what to steer away from (one per prompt, or none), and how."""
+    """What a prior is asked: prompts, what to steer away from (one per prompt, or none), and how.
+
+    It begins with noise or `latents` (B, D); or with the embeddings (B, D) of `image`, noised for the last `strength`.
+    """
 
     prompts: list[str]
     negatives: list[str]
@@ -46,61 +53,41 @@ class Asked:
     steps: int
     generator: Generators
     guidance_scale: float
+    latents: Tensor | None = None
+    image: Tensor | None = None
+    strength: float = 1.0
+
+    @classmethod
+    def of(cls, prompt: object, negative: object, copies: int, steps: int, generator: Generators, scale: float) -> Self:
+        """Reads prompts and negative prompts; negative prompts that are all empty are none."""
+        prompts = texts(prompt)
+        negatives = [] if negative is None else texts(negative, "negative_prompt")
+        negatives = paired(negatives, len(prompts), "negative_prompt") if any(negatives) else []
+        copies = counted(copies, "num_images_per_prompt")
+        return cls(prompts, negatives, copies, whole(steps), generator, scaled(scale))
 
     @property
     def count(self) -> int:
         """How many embeddings there will be."""
         return len(self.prompts) * self.copies
 
-
-def asked(
-    prompt: str | Sequence[str],
-    negative_prompt: str | Sequence[str] | None,
-    copies: int,
-    steps: int,
-    generator: Generators,
-    guidance_scale: float,
-) -> Asked:
-    """Reads prompts and negative prompts; negative prompts that are all empty are none."""
-    prompts = texts(prompt)
-    negatives = [] if negative_prompt is None else texts(negative_prompt, "negative_prompt")
-    negatives = paired(negatives, len(prompts), "negative_prompt") if any(negatives) else []
-    copies, steps = counted(copies, "num_images_per_prompt"), whole(steps)
-    return Asked(prompts, negatives, copies, steps, generator, scaled(guidance_scale))
-
-
-def from_noise(latents: Tensor | None = None) -> Begin:
-    """A whole trajectory from noise, or from `latents` (B, D); B may leave the negative rows out."""
-
-    def begin(stage: PriorStage, rng: Rng, count: int, times: list[int]) -> tuple[Tensor, list[int]]:
-        if latents is None:
+    def begin(self, stage: PriorStage, rng: Rng, count: int) -> tuple[Tensor, list[int]]:
+        """Where a trajectory of `count` rows begins: normalised, noised embeddings (B, D), and the times to visit."""
+        times, given = stage.schedule.times(self.steps), self.latents if self.image is None else self.image
+        if given is None:
             return rng.normal((count, stage.network.config.embedding_dim)), times
-        if latents.ndim != 2 or count % len(latents):
+        if given.ndim != 2 or count % len(given):
+            what = "latents" if self.image is None else "images"
             raise RequestError(
-                f"latents of shape {tuple(latents.shape)} do not fit {count} embeddings.", "Give (B, D)."
+                f"{what} of shape {tuple(given.shape)} do not fit {count} embeddings.", "Give (B, D), a row a prompt."
             )
-        return latents.repeat(count // len(latents), 1), times
-
-    return begin
-
-
-def from_embeddings(embedding: Tensor, strength: float) -> Begin:
-    """The last `strength` of a trajectory, from `embedding` (B, D) in the space that the prior works in,
-    noised."""
-
-    def begin(stage: PriorStage, rng: Rng, count: int, times: list[int]) -> tuple[Tensor, list[int]]:
-        if count % len(embedding):
-            raise RequestError(
-                f"{len(embedding)} images do not fit {count} embeddings.", "Give one, or one per prompt."
-            )
-        times = tail(times, strength)
+        rows = given.repeat(count // len(given), 1)
+        if self.image is None:
+            return rows, times
+        times = tail(times, self.strength)
         with torch.no_grad():
-            known = stage.network.normalise(embedding.to(stage.device, stage.dtype))
-        known = known.repeat(count // len(embedding), 1)
-        noise = rng.normal(tuple(known.shape)).to(known)
-        return stage.schedule.process.add_noise(known, noise, times[0]), times
-
-    return begin
+            known = stage.network.normalise(rows.to(stage.device, stage.dtype))
+        return stage.schedule.process.add_noise(known, rng.normal(tuple(known.shape)).to(known), times[0]), times
 
 
 class PriorPipeline(DiffusionPipeline):
@@ -120,33 +107,33 @@ class PriorPipeline(DiffusionPipeline):
     tokenizer: object
     scheduler: Any
     image_processor: object
-    _callback_tensor_inputs: ClassVar[list[str]] = [
-        "latents",
-        "prompt_embeds",
-        "text_encoder_hidden_states",
-        "text_mask",
-    ]
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents", *PRIOR_TEXTS]
 
     __init__ = made_of(COMPONENTS)
-    _known: tuple[tuple[object, ...], tuple[object, object], PriorStage] | None = None
+    _known: tuple[tuple[object, ...], tuple[object, ...], PriorStage] | None = None
 
     @property
     def _stage(self) -> PriorStage:
-        """The core's prior stage on the present components; kept, with its zero embedding, while they
-        stay."""
-        vision = native_of(self.image_encoder, ClipVision)
-        parts, weight = tuple(self.components.values()), vision.projection.weight
-        place = (weight.device, weight.dtype)
-        if self._known is None or self._known[1] != place or any(map(is_not, parts, self._known[0])):
+        """The core's prior stage on the present components; kept, with its zero embedding, while they stay."""
+        vision, seeing = self.image_encoder, part_of(self.image_encoder, CLIPVisionModelWithProjection)
+        state = (
+            seeing.device,
+            seeing.dtype,
+            id(native_of(self.tokenizer, Tokenizer)),
+            is_plain(vision, CLIPVisionModelWithProjection),
+            is_plain(self.text_encoder, CLIPTextModelWithProjection),
+        )
+        parts = tuple(self.components.values())
+        if self._known is None or self._known[1] != state or any(map(is_not, parts, self._known[0])):
             stage = PriorStage(
                 tokenizer=native_of(self.tokenizer, Tokenizer),
-                text=native_of(self.text_encoder, ClipText),
-                vision=vision,
+                text=runner_of(self.text_encoder, CLIPTextModelWithProjection),
+                vision=runner_of(vision, CLIPVisionModelWithProjection),
                 preprocess=native_of(self.image_processor, ClipPreprocess),
-                network=native_of(self.prior, Prior),
+                network=part_of(self.prior, PriorTransformer).native,  # type: ignore[arg-type]
                 schedule=schedule_of(self.scheduler),
             )
-            self._known = parts, place, stage
+            self._known = parts, state, stage
         return self._known[2]
 
     def _call(self, given: dict[str, Any]) -> Any:
@@ -156,16 +143,16 @@ class PriorPipeline(DiffusionPipeline):
                 f"There is no output_type {given['output_type']!r}.", nearest(str(given["output_type"]), OUTPUT_TYPES)
             )
         names = ("num_images_per_prompt", "num_inference_steps", "generator", "guidance_scale")
-        ask = asked(given["prompt"], given["negative_prompt"], *(given[name] for name in names))
+        copies, *how = (given[name] for name in names)
+        ask = Asked.of(given["prompt"], given["negative_prompt"], copies, *how)
         callbacks = Callbacks.of(self, given)
         if "image" in given:
-            begin = from_embeddings(self._encoded(given["image"], ask.copies), given["strength"])
+            ask = replace(ask, image=self._encoded(given["image"], ask.copies), strength=given["strength"])
         else:
-            begin = from_noise(given["latents"])
-        parts: Any = self._embeds(ask, begin, callbacks)
-        if given["output_type"] == "np":
-            parts = tuple(part.float().cpu().numpy() for part in parts)
-        return KandinskyPriorPipelineOutput(*parts) if given["return_dict"] else parts
+            ask = replace(ask, latents=given["latents"])
+        parts = self._embeds(ask, callbacks)
+        found = [part.float().cpu().numpy() if given["output_type"] == "np" else part for part in parts]
+        return KandinskyPriorPipelineOutput(*found).handed(given["return_dict"])
 
     def get_zero_embed(self, batch_size: int = 1, device: Any = None) -> Tensor:
         """The embedding that stands for no image, (batch_size, D)."""
@@ -184,7 +171,7 @@ class PriorPipeline(DiffusionPipeline):
         negative_prompt: str = "",
         guidance_scale: float = 4.0,
         device: Any = None,
-    ) -> KandinskyPriorPipelineOutput:
+    ) -> Output:
         """The weighted sum of texts (through the prior), images and tensors.
 
         A tensor (B, 3, S, S) is normalised pixels, (1, D) or (D,) an embedding. The weights are not
@@ -195,32 +182,28 @@ class PriorPipeline(DiffusionPipeline):
             raise RequestError(
                 f"{len(images_and_prompts)} items are mixed with {len(weights)} weights.", "Give one per item."
             )
-        begin = from_noise(latents)
-        copies, steps = num_images_per_prompt, num_inference_steps
+        copies, how = num_images_per_prompt, (num_inference_steps, generator, guidance_scale)
 
-        def drawn(text: str) -> tuple[Tensor, Tensor]:
-            ask = asked(text, negative_prior_prompt, copies, steps, generator, guidance_scale)
-            return self._embeds(ask, begin)
+        def asked(text: str, against: str | None) -> Asked:
+            return replace(Asked.of(text, against, copies, *how), latents=latents)
 
-        total: Tensor | None = None
-        for item, weight in zip(images_and_prompts, weights, strict=True):
-            vector = drawn(item)[0] if isinstance(item, str) else self._encoded(item, copies)
-            total = vector * weight if total is None else total + vector * weight
-        assert total is not None  # there is at least one item
-        if negative_prompt:
-            negative = drawn(negative_prompt)[0]
-        elif negative_prior_prompt:
-            negative = drawn(negative_prompt)[1]
+        def vector(item: object) -> Tensor:
+            is_text = isinstance(item, str)
+            return self._embeds(asked(item, negative_prior_prompt))[0] if is_text else self._encoded(item, copies)  # type: ignore[arg-type]
+
+        parts = [vector(item) * weight for item, weight in zip(images_and_prompts, weights, strict=True)]
+        if negative_prompt or negative_prior_prompt:
+            negative = self._embeds(asked(negative_prompt, negative_prior_prompt))[0 if negative_prompt else 1]
         else:
-            self._skip(asked("", None, copies, steps, generator, guidance_scale), begin)
+            self._skip(asked("", None))
             negative = self.get_zero_embed(copies)
-        return KandinskyPriorPipelineOutput(total.to(device or self.device), negative.to(device or self.device))
+        place = device or self.device
+        return KandinskyPriorPipelineOutput(sum(parts[1:], parts[0]).to(place), negative.to(place))
 
-    def _skip(self, ask: Asked, begin: Begin) -> None:
+    def _skip(self, ask: Asked) -> None:
         """Draws what a trajectory would whose result nobody needs: what follows is drawn as by diffusers."""
-        stage = self._stage
-        rng = rng_of(ask.generator, ask.count, stage.dtype, self.device)
-        x, times = begin(stage, rng, ask.count, stage.schedule.times(ask.steps))
+        rng = rng_of(ask.generator, ask.count, self._stage.dtype, self.device)
+        x, times = ask.begin(self._stage, rng, ask.count)
         for _ in [t for t in times if t > 0]:
             rng.normal(tuple(x.shape))
 
@@ -233,13 +216,12 @@ class PriorPipeline(DiffusionPipeline):
             return embeddings(image, "image").to(stage.device, stage.dtype).repeat_interleave(copies, dim=0)
         with self._ready("image_encoder"), torch.no_grad():
             if isinstance(image, Tensor):
-                pixels = image if image.ndim == 4 else image[None]
-                found = stage.see(pixels)
+                found = stage.see(image if image.ndim == 4 else image[None])
             else:
                 found = stage.encode_image(read_image(image))
         return found.repeat_interleave(copies, dim=0)
 
-    def _embeds(self, ask: Asked, begin: Begin, callbacks: Callbacks | None = None) -> tuple[Tensor, Tensor]:
+    def _embeds(self, ask: Asked, callbacks: Callbacks | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings of the prompts, and of what to steer away from: (B x copies, D) each.
 
         Negative prompts are rows of the same batch, behind the prompts, so that one generator draws as
@@ -247,49 +229,39 @@ class PriorPipeline(DiffusionPipeline):
         image from their beginning, so that the image's own do not depend on it.
         """
         stage, callbacks = self._stage, callbacks or Callbacks(self)
-        rows = repeated(ask.prompts + ask.negatives, ask.copies)
-        against = repeated(ask.negatives * 2 or [""] * len(ask.prompts), ask.copies)
-        several = isinstance(ask.generator, Sequence) and len(ask.generator) == ask.count
+        rows = [text for text in ask.prompts + ask.negatives for _ in range(ask.copies)]
+        against = [text for text in ask.negatives * 2 or [""] * len(ask.prompts) for _ in range(ask.copies)]
+        half, several = ask.count, isinstance(ask.generator, Sequence) and len(ask.generator) == ask.count > 1
         self.scheduler.set_timesteps(ask.steps)
         with (
             self._calling(ask.guidance_scale) as call,
             self._ready("prior", "text_encoder", "image_encoder"),
             torch.no_grad(),
         ):
-            if ask.negatives and several and ask.count > 1:
-                rng = rng_of(ask.generator, ask.count, stage.dtype, stage.device)
+            if ask.negatives and several:
+                rng = rng_of(ask.generator, half, stage.dtype, stage.device)
                 again = rng.fork()
-                half = ask.count
                 parts = [(rows[:half], against[:half], rng), (rows[half:], against[half:], again)]
             else:
                 parts = [(rows, against, rng_of(ask.generator, len(rows), stage.dtype, stage.device))]
-            drawn = torch.cat([self._trajectory(stage, ask, *part, begin, callbacks, call) for part in parts])
+            drawn = torch.cat([self._trajectory(ask, *part, callbacks, call) for part in parts])
         if ask.negatives:
             positive, negative = drawn.chunk(2)
             return positive, negative
         return drawn, self.get_zero_embed(len(drawn))
 
     def _trajectory(
-        self,
-        stage: PriorStage,
-        ask: Asked,
-        rows: list[str],
-        against: list[str],
-        rng: Rng,
-        begin: Begin,
-        callbacks: Callbacks,
-        call: Call,
+        self, ask: Asked, rows: list[str], against: list[str], rng: Rng, callbacks: Callbacks, call: Call
     ) -> Tensor:
-        seen = callbacks.on_step_end is not None or not is_plain(self.prior, PriorTransformer)
+        stage, seen = self._stage, callbacks.on_step_end is not None or not is_plain(self.prior, PriorTransformer)
         guided = is_guided(ask.guidance_scale)
         if guided and rows == against and not seen:  # guidance changes nothing
             guided, call.offset = False, 1 - ask.guidance_scale
-        texts = dict.fromkeys(rows + (against if guided else []))
         # Callbacks and other people's networks are shown the states of padding too.
-        known = {text: stage.encode_text(text, padded=seen) for text in texts}
+        known = {text: stage.encode_text(text, padded=seen) for text in dict.fromkeys(rows + against * guided)}
         _warn_of_dropped(known.values())
         condition = PriorCondition.of([known[text].condition for text in (against + rows if guided else rows)])
-        x, call.times = begin(stage, rng, len(rows), stage.schedule.times(ask.steps))
+        x, call.times = ask.begin(stage, rng, len(rows))
         call.num_timesteps = len(call.times)
         told = (condition.text_embedding, condition.text_hidden, condition.text_mask)
         network = ComponentNetwork(self.prior, PRIOR, dict(zip(PRIOR_TEXTS, told, strict=True)))
@@ -299,7 +271,7 @@ class PriorPipeline(DiffusionPipeline):
         return stage.network.denormalise(x.to(stage.dtype))
 
 
-def _warn_of_dropped(known: "Sequence[EncodedText] | Any") -> None:
+def _warn_of_dropped(known: Iterable[EncodedText]) -> None:
     for text in known:
         if text.dropped:
             warnings.warn(f"The prompt is too long: {text.dropped!r} was not read.", UserWarning, stacklevel=5)

@@ -3,47 +3,35 @@
 import math
 from collections.abc import Mapping
 
+_OFF = (
+    "euler_at_final rescale_betas_zero_snr thresholding use_beta_sigmas use_dynamic_shifting use_exponential_sigmas "
+    "use_flow_sigmas use_karras_sigmas use_lu_lambdas"
+)
+_ON = "clip_sample lower_order_final predict_x0 set_alpha_to_one skip_prk_steps"
 DEFAULTS: Mapping[str, object] = {
+    **dict.fromkeys(_OFF.split(), False),
+    **dict.fromkeys(_ON.split(), True),
+    **dict.fromkeys(["shift_terminal", "sigma_max", "sigma_min", "solver_p", "trained_betas", "variance_type"]),
     "algorithm_type": "dpmsolver++",
     "beta_end": 0.02,
     "beta_schedule": "linear",
     "beta_start": 0.0001,
-    "clip_sample": True,
     "clip_sample_range": 1.0,
     "disable_corrector": [],
     "dynamic_thresholding_ratio": 0.995,
-    "euler_at_final": False,
     "final_sigmas_type": "zero",
     "flow_shift": 1.0,
     "interpolation_type": "linear",
     "lambda_min_clipped": -math.inf,
-    "lower_order_final": True,
     "num_train_timesteps": 1000,
-    "predict_x0": True,
     "prediction_type": "epsilon",
-    "rescale_betas_zero_snr": False,
     "sample_max_value": 1.0,
-    "set_alpha_to_one": True,
-    "shift_terminal": None,
-    "sigma_max": None,
-    "sigma_min": None,
-    "skip_prk_steps": True,
     "solver_order": 2,
-    "solver_p": None,
     "solver_type": "bh2",
     "steps_offset": 0,
-    "thresholding": False,
     "time_shift_type": "exponential",
     "timestep_spacing": "linspace",
     "timestep_type": "discrete",
-    "trained_betas": None,
-    "use_beta_sigmas": False,
-    "use_dynamic_shifting": False,
-    "use_exponential_sigmas": False,
-    "use_flow_sigmas": False,
-    "use_karras_sigmas": False,
-    "use_lu_lambdas": False,
-    "variance_type": None,
 }
 """What a setting is unless its scheduler's own row says otherwise."""
 _BETAS = "num_train_timesteps beta_start beta_end beta_schedule trained_betas"

@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from inspect import Parameter, Signature
@@ -15,14 +16,14 @@ from torch import Tensor
 
 from kandinsky.checkpoints.diffusers_folder import Folder, save_component
 from kandinsky.checkpoints.maps.scheduler import FILE, schedule_from_json
+from kandinsky.compat.calls import signed
 from kandinsky.compat.diffusers.files import LOADING, Loading, check_keywords, loading_errors
-from kandinsky.compat.diffusers.generators import Generators, GivenFirst, rng_of
+from kandinsky.compat.diffusers.noise import rng_of
 from kandinsky.compat.diffusers.outputs import Config, SchedulerOutput
 from kandinsky.compat.diffusers.scheduler_settings import ACTING, IDLE, SETTINGS, VARIANCES
-from kandinsky.compat.diffusers.surface import lacking, refuse
+from kandinsky.compat.diffusers.surface import check_replaced, lacking, refuse
 from kandinsky.compat.diffusers.weights import check_saving
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.core.rng import Rng
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.process import Process, in_working_precision
 from kandinsky.diffusion.samplers import make_sampler
@@ -77,12 +78,23 @@ class SchedulerMixin:
     def _bound(self, values: Sequence[object], settings: Mapping[str, object]) -> dict[str, object]:
         """The arguments of the constructor that were given, by name; TypeError as for any function."""
         parameters = [Parameter(one, Parameter.POSITIONAL_OR_KEYWORD, default=None) for one in self.PARAMETERS]
-        return dict(Signature(parameters).bind(*values, **settings).arguments)
+        found = dict(Signature(parameters).bind(*values, **settings).arguments)
+        # Without it a file means the Runge-Kutta warm-up of diffusers' class, which is never taken here.
+        return {"skip_prk_steps": True, **found} if "skip_prk_steps" in self.PARAMETERS else found
 
     def _schedule(self, settings: dict[str, Any]) -> Schedule:
         """What the settings mean; betas that are given by number take the place of those by name."""
-        trained = settings.pop("trained_betas", None)
+        trained, asked = settings.pop("trained_betas", None), None
+        if "algorithm_type" in self.PARAMETERS:
+            asked = settings.pop("algorithm_type", "dpmsolver++"), settings.pop("solver_order", 2)
+            if asked not in DPM_SOLVERS:
+                raise CheckpointError(
+                    f"algorithm_type = {asked[0]!r} of solver_order = {asked[1]!r} is not offered, only "
+                    f"{', '.join(f'{name!r} of {order}' for name, order in DPM_SOLVERS)}."
+                )
         schedule = schedule_from_json(settings)
+        if asked is not None:
+            schedule = replace(schedule, sampler=DPM_SOLVERS[asked][0], eta=DPM_SOLVERS[asked][1])
         if trained is None:
             return schedule
         if len(trained) != len(self):
@@ -138,25 +150,25 @@ class SchedulerMixin:
 
     save_config = save_pretrained
 
+    def register_to_config(self, **values: object) -> None:
+        """Changes settings, as if they had been given at first, and notes what is none in the configuration."""
+        known = {name: value for name, value in values.items() if name in self.PARAMETERS}
+        if known:
+            stated = {name: value for name, value in self.config.stated.items() if name in self.PARAMETERS}
+            SchedulerMixin.__init__(self, **{**stated, **known})
+        self.config = Config({**self.config.stated, **values}, self.PARAMETERS)
+
     @property
     def compatibles(self) -> list[type["SchedulerMixin"]]:
-        """The classes that can take its place: all."""
-        return list(SCHEDULERS.values())
+        """The classes that can take its place: all of decoders', or the prior's own."""
+        alone = self.KIND == "UnCLIPScheduler"
+        return [kind for name, kind in SCHEDULERS.items() if (name == "UnCLIPScheduler") == alone]
 
-    @property
-    def betas(self) -> Tensor:
-        """The noise that is added at each time, (T,)."""
-        return self.schedule.process.betas
-
-    @property
-    def alphas(self) -> Tensor:
-        """1 - `betas`, (T,)."""
-        return 1.0 - self.betas
-
-    @property
-    def alphas_cumprod(self) -> Tensor:
-        """The share of the image's variance that is left at each time, (T,)."""
-        return self.schedule.process.alpha_bar
+    betas = property(lambda self: self.schedule.process.betas, doc="The noise that is added at each time, (T,).")
+    alphas = property(lambda self: 1.0 - self.betas, doc="1 - `betas`, (T,).")
+    alphas_cumprod = property(
+        lambda self: self.schedule.process.alpha_bar, doc="The share of the image's variance that is left, (T,)."
+    )
 
     @property
     def final_alpha_cumprod(self) -> Tensor:
@@ -199,6 +211,9 @@ class SchedulerMixin:
         return self.schedule.process.add_noise(original_samples, noise, timesteps)
 
     def __getattr__(self, name: str) -> Any:
+        if name in vars(self).get("config", ()):
+            warnings.warn(f"{name} is of the configuration: read config.{name}.", FutureWarning, stacklevel=2)
+            return self.config[name]
         raise lacking("schedulers", self, name)
 
     def __len__(self) -> int:
@@ -214,9 +229,19 @@ class SteppingScheduler(SchedulerMixin):
     _left: tuple[int, Any] | None = None
     """The time that the last step went to, and what its sampler keeps of it."""
 
+    def previous_timestep(self, timestep: Any) -> Tensor:
+        """The time that a step goes to, -1 after the last."""
+        return torch.tensor(self._next(timestep)[1])
+
     def _next(self, timestep: Any) -> tuple[int, int]:
-        """A time of the trajectory and the one behind it, -1 after the last; RequestError for another time."""
+        """A time and the one that a step goes to, -1 after the last.
+
+        From a time that is not of the trajectory DDIM goes as far as the trajectory's steps do, as code that inverts
+        images wants it; RequestError in others.
+        """
         t, times = int(timestep), self.timesteps.tolist()
+        if t not in times and self.KIND == "DDIMScheduler" and 0 <= t < len(self):
+            return t, max(t - len(self) // (self.num_inference_steps or len(self)), -1)
         if t not in times:
             raise RequestError(
                 f"Time {t} is not one of this trajectory's {len(times)}.",
@@ -225,201 +250,95 @@ class SteppingScheduler(SchedulerMixin):
         place = times.index(t)
         return t, -1 if place == len(times) - 1 else times[place + 1]
 
-    def _stepped(
-        self,
-        model_output: Tensor,
-        times: tuple[int, int],
-        sample: Tensor,
-        rng: Rng,
-        return_dict: bool,
-        eta: float | None = None,
-        rederive_eps: bool = False,
-    ) -> Any:
-        """One step of our own sampler from the first of `times` to the second, by what a network said."""
-        t, t_next = times
-        schedule = self.schedule
-        constraints = [replace(one, rederive_eps=one.rederive_eps or rederive_eps) for one in schedule.constraints]
-        said = make_denoiser(
-            lambda *_: model_output, schedule.process, schedule.parametrization, constraints=constraints
-        )
-        eta = schedule.eta if eta is None else eta
-        sampler = make_sampler(schedule.sampler, schedule.process, variance=schedule.variance, eta=eta)
-        x = in_working_precision(sample)
-        state = self._left[1] if self._left is not None and self._left[0] == t else None
-        x, prediction, state = sampler.step(said, x, t, t_next, state, rng, t_next < 0)
-        self._left = t_next, state
-        found = SchedulerOutput(x.to(sample.dtype), prediction.x0.to(sample.dtype))
-        return found if return_dict else found.to_tuple()
-
-
-def _rng(generator: Generators, model_output: Tensor) -> Rng:
-    return rng_of(generator, len(model_output), model_output.dtype, model_output.device)
-
-
-class DDPMScheduler(SteppingScheduler):
-    """The sampler "ddpm"."""
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: object,
-        sample: Tensor,
-        generator: Generators = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """From a sample (B, C, ...) at a time of `timesteps` to the next, by what the network said of it.
-
-        `model_output` is shaped like the sample or has twice its channels, variances behind. Draws once at
-        every time above 0. Raises RequestError for another time.
-        """
-        rng = _rng(generator, model_output)
-        return self._stepped(model_output, self._next(timestep), sample, rng, return_dict)
-
-
-class DDIMScheduler(SteppingScheduler):
-    """The sampler "ddim", in pipelines without noise of its own (eta 0)."""
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: object,
-        sample: Tensor,
-        eta: float = 0.0,
-        use_clipped_model_output: bool = False,
-        generator: Generators = None,
-        variance_noise: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """As `DDPMScheduler.step`, with the share `eta` in 0..1 of fresh noise, or of `variance_noise`.
-
-        With `use_clipped_model_output` the noise is made consistent with the clipped prediction. Raises
-        RequestError before `set_timesteps`.
-        """
-        if self.num_inference_steps is None:
+    def _step(self, given: Mapping[str, Any]) -> Any:
+        """One step of our own sampler from a time to the next, by what a network said."""
+        output, sample, schedule = given["model_output"], given["sample"], self.schedule
+        refuse("step", {name: given[name] or None for name in ("s_churn",) if name in given})
+        if "eta" in given and self.num_inference_steps is None:
             raise RequestError("This scheduler was not told its steps.", "Call set_timesteps first.")
-        rng = _rng(generator, model_output)
-        rng = rng if variance_noise is None else GivenFirst(variance_noise, rng)
-        times = self._next(timestep)
-        return self._stepped(model_output, times, sample, rng, return_dict, float(eta), use_clipped_model_output)
+        if "prev_timestep" in given:
+            t, after = int(given["timestep"]), given["prev_timestep"]
+            t_next = t - 1 if after is None else int(after)
+        else:
+            t, t_next = self._next(given["timestep"])
+        rederived = given.get("use_clipped_model_output", False)
+        constraints = [replace(one, rederive_eps=one.rederive_eps or rederived) for one in schedule.constraints]
+        said = make_denoiser(lambda *_: output, schedule.process, schedule.parametrization, constraints=constraints)
+        eta = float(given["eta"]) if "eta" in given else schedule.eta
+        sampler = make_sampler(schedule.sampler, schedule.process, variance=schedule.variance, eta=eta)
+        rng = rng_of(given.get("generator"), len(output), output.dtype, output.device, given.get("variance_noise"))
+        state = self._left[1] if self._left is not None and self._left[0] == t else None
+        x, prediction, state = sampler.step(said, in_working_precision(sample), t, t_next, state, rng, t_next < 0)
+        self._left = t_next, state
+        return SchedulerOutput(x.to(sample.dtype), prediction.x0.to(sample.dtype)).handed(given["return_dict"])
 
 
-class PNDMScheduler(SchedulerMixin):
-    """The sampler "plms"; the Runge-Kutta warm-up of diffusers' class is never taken."""
-
-    def _bound(self, values: Sequence[object], settings: Mapping[str, object]) -> dict[str, object]:
-        return {"skip_prk_steps": True, **super()._bound(values, settings)}
-
-
-class MultistepScheduler(SteppingScheduler):
-    """A scheduler whose sampler remembers what came before."""
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: object,
-        sample: Tensor,
-        generator: Generators = None,
-        variance_noise: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """As `DDPMScheduler.step`, by what the steps before said too; fresh noise may be given."""
-        rng = _rng(generator, model_output)
-        rng = rng if variance_noise is None else GivenFirst(variance_noise, rng)
-        return self._stepped(model_output, self._next(timestep), sample, rng, return_dict)
-
-
-class DPMSolverMultistepScheduler(MultistepScheduler):
-    """The samplers "dpmpp_2m" and "dpmpp_2m_sde", and with `solver_order` 1 "ddim" with and without noise."""
-
-    def _schedule(self, settings: dict[str, Any]) -> Schedule:
-        asked = settings.pop("algorithm_type", "dpmsolver++"), settings.pop("solver_order", 2)
-        if asked not in DPM_SOLVERS:
-            raise CheckpointError(
-                f"algorithm_type = {asked[0]!r} of solver_order = {asked[1]!r} is not offered, only "
-                f"{', '.join(f'{name!r} of {order}' for name, order in DPM_SOLVERS)}."
-            )
-        sampler, eta = DPM_SOLVERS[asked]
-        return replace(super()._schedule(settings), sampler=sampler, eta=eta)
-
-
-class UniPCMultistepScheduler(SteppingScheduler):
-    """The sampler "unipc"."""
-
-    def step(self, model_output: Tensor, timestep: object, sample: Tensor, return_dict: bool = True) -> Any:
-        """As `DPMSolverMultistepScheduler.step`, without noise."""
-        return self._stepped(model_output, self._next(timestep), sample, _rng(None, model_output), return_dict)
-
-
-class EulerDiscreteScheduler(SteppingScheduler):
-    """The sampler "euler"."""
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: object,
-        sample: Tensor,
-        s_churn: float = 0.0,
-        s_tmin: float = 0.0,
-        s_tmax: float = math.inf,
-        s_noise: float = 1.0,
-        generator: Generators = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """As `DPMSolverMultistepScheduler.step`, without noise: RequestError for a churn above 0."""
-        refuse("step", {"s_churn": s_churn or None})
-        rng = _rng(generator, model_output)
-        return self._stepped(model_output, self._next(timestep), sample, rng, return_dict)
-
-
-class EulerAncestralDiscreteScheduler(MultistepScheduler):
-    """The sampler "euler_ancestral"."""
-
-
-class HeunDiscreteScheduler(SchedulerMixin):
-    """The sampler "heun", which asks the network twice a step."""
-
-
-class UnCLIPScheduler(SteppingScheduler):
-    """The prior's sampler: "ddpm" on squared-cosine times that are spread evenly."""
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        prev_timestep: Any = None,
-        generator: Generators = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """As `DDPMScheduler.step`, to `prev_timestep` or to the time below."""
-        t = int(timestep)
-        t_next = t - 1 if prev_timestep is None else int(prev_timestep)
-        return self._stepped(model_output, (t, t_next), sample, _rng(generator, model_output), return_dict)
-
-
-SCHEDULERS: dict[str, type[SchedulerMixin]] = {
-    kind.__name__: kind
-    for kind in (
-        DDIMScheduler,
-        DDPMScheduler,
-        DPMSolverMultistepScheduler,
-        EulerAncestralDiscreteScheduler,
-        EulerDiscreteScheduler,
-        HeunDiscreteScheduler,
-        PNDMScheduler,
-        UnCLIPScheduler,
-        UniPCMultistepScheduler,
-    )
+STEP_DEFAULTS: Mapping[str, object] = {
+    "eta": 0.0,
+    "generator": None,
+    "prev_timestep": None,
+    "return_dict": True,
+    "s_churn": 0.0,
+    "s_noise": 1.0,
+    "s_tmax": math.inf,
+    "s_tmin": 0.0,
+    "use_clipped_model_output": False,
+    "variance_noise": None,
 }
+_AND_BEFORE = "By what the steps before said too; fresh noise may be given."
+STEPS: Mapping[str, tuple[str, str]] = {
+    "DDIMScheduler": (
+        "eta use_clipped_model_output generator variance_noise",
+        "`eta` in 0..1 is the share of fresh noise, or of `variance_noise`, in pipelines 0. With "
+        "`use_clipped_model_output` the noise is made consistent with the clipped prediction.",
+    ),
+    "DDPMScheduler": ("generator", "Draws once at every time above 0."),
+    "DPMSolverMultistepScheduler": ("generator variance_noise", _AND_BEFORE),
+    "EulerAncestralDiscreteScheduler": ("generator variance_noise", _AND_BEFORE),
+    "EulerDiscreteScheduler": ("s_churn s_tmin s_tmax s_noise generator", "RequestError for a churn above 0."),
+    "UnCLIPScheduler": ("prev_timestep generator", "To `prev_timestep` or to the time below."),
+    "UniPCMultistepScheduler": ("", _AND_BEFORE),
+}
+"""By scheduler, the parameters of `step` between the sample and `return_dict`, and what it does. The samplers of others
+ask the network twice a step, or begin with several."""
+
+
+def _made(name: str) -> type[SchedulerMixin]:
+    """The class of a scheduler: its settings, and its `step` if it can be used by itself."""
+    more: dict[str, Any] = {
+        "__module__": __name__,
+        "__doc__": f"diffusers' {name}: its settings for a sampler of ours.",
+    }
+    if name not in STEPS:
+        return type(name, (SchedulerMixin,), more)
+    names, does = STEPS[name]
+    step = signed(
+        SteppingScheduler._step,
+        f"model_output timestep sample {names} return_dict",
+        STEP_DEFAULTS,
+        f"From a sample (B, C, ...) at a time to the next, by an output of its shape or of twice its channels. {does}",
+        "step",
+    )
+    return type(name, (SteppingScheduler,), {**more, "step": step})
+
+
+SCHEDULERS: Mapping[str, type[SchedulerMixin]] = {name: _made(name) for name in SETTINGS}
+globals().update(SCHEDULERS)
+CALLED = ("step", "add_noise", "scale_model_input", "set_timesteps")
+"""The methods that diffusers' pipelines call on a scheduler, and ours do not."""
 
 
 def schedule_of(scheduler: object) -> Schedule:
-    """The settings that a scheduler stands for; CheckpointError for one that is not from this package."""
+    """The settings that a scheduler stands for.
+
+    CheckpointError for one that is not from this package, RequestError for one with methods of its user's.
+    """
     if not isinstance(scheduler, SchedulerMixin):
         raise CheckpointError(
             f"A {type(scheduler).__name__} was given where a scheduler of this package is needed.",
             f"Known: {', '.join(SCHEDULERS)}; their from_config takes another's config.",
         )
+    check_replaced(scheduler, CALLED, "Set one of this package's, or step through its timesteps in a loop of your own.")
     return scheduler.schedule
 
 

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.compat.diffusers.callbacks import Call
-from kandinsky.compat.diffusers.models import Kandinsky3UNet, PriorTransformer, UNet2DConditionModel, part_of
+from kandinsky.compat.diffusers.models import (
+    Kandinsky3UNet,
+    PriorTransformer,
+    UNet2DConditionModel,
+    is_plain,
+    part_of,
+)
 from kandinsky.compat.diffusers.part import Part
 from kandinsky.core.errors import RequestError
 from kandinsky.core.rng import Noise
@@ -171,20 +177,6 @@ class ComponentNetwork:
                 "Guidance that sets in later needs the negative tensors in the call, and rows are an image each.",
             )
         return torch.cat([negative.repeat_interleave(len(value) // len(negative), dim=0).to(value), value])
-
-
-def is_plain(component: object, kind: type[Part]) -> bool:
-    """Whether a component is one of ours that nobody wrapped, hooked or gave another forward; it may be compiled."""
-    part = component.__dict__.get("_modules", {}).get("_orig_mod", component)
-    if not isinstance(part, kind) or "forward" in part.__dict__ or type(part).forward is not FORWARDS[kind]:
-        return False
-    hooked = (part, component) if isinstance(component, nn.Module) else (part,)
-    return not any(module._forward_hooks or module._forward_pre_hooks for module in hooked)
-
-
-CALLED: tuple[type[Part], ...] = (UNet2DConditionModel, Kandinsky3UNet, PriorTransformer)
-FORWARDS = {kind: kind.forward for kind in CALLED}
-"""The forwards of components as this package made them."""
 
 
 def _first(answer: object) -> Tensor:

@@ -5,7 +5,9 @@
 
 import sys
 from collections.abc import Iterable, Mapping
+from typing import Any
 
+from kandinsky.compat.calls import signed
 from kandinsky.compat.diffusers.files import HARMLESS, IGNORED, LOADING, REFUSED
 from kandinsky.compat.diffusers.weights import NOT_SAVED
 from kandinsky.core.errors import RequestError
@@ -33,6 +35,10 @@ _NOT_OFFERED: Mapping[str, Mapping[str, str]] = {
         "enable_lora_hotswap load_lora_into_text_encoder load_lora_into_unet lora_scale lora_state_dict pack_weights "
         "set_lora_device text_encoder_name unet_name write_lora_layers": _LORA,
     },
+    "automatic pipelines": {
+        **_COMMON,
+        "config from_config load_config register_to_config save_config": "Of the pipeline that they make.",
+    },
     "networks": {
         **_COMMON,
         "load_config save_config": _FILES,
@@ -53,10 +59,9 @@ _NOT_OFFERED: Mapping[str, Mapping[str, str]] = {
     },
     "schedulers": {
         **_COMMON,
-        "register_to_config": "`from_config(config, name=value)`.",
         "begin_index convert_model_output dpm_solver_first_order_update index_for_timestep "
         "multistep_dpm_solver_second_order_update multistep_dpm_solver_third_order_update multistep_uni_c_bh_update "
-        "multistep_uni_p_bh_update previous_timestep set_begin_index sigmas state_in_first_order step_index step_plms "
+        "multistep_uni_p_bh_update set_begin_index sigmas state_in_first_order step_index step_plms "
         "step_prk stretch_shift_to_terminal time_shift": _STEPS,
         "step": "Heun's and PNDM's ask the network several times a step: set them on a pipeline.",
     },
@@ -88,10 +93,24 @@ class NotOfferedError(RequestError, AttributeError):
 
 def lacking(kind: str, owner: object, name: str) -> AttributeError:
     """The error for a name that an object of that kind does not have."""
-    hint = NOT_OFFERED[kind].get(name)
+    hint, who = NOT_OFFERED[kind].get(name), owner.__name__ if isinstance(owner, type) else type(owner).__name__
     if hint is None:
-        return AttributeError(f"A {type(owner).__name__} has no {name!r}.", name=name, obj=owner)
-    return NotOfferedError(f"{name} of a {type(owner).__name__} is not offered.", hint)
+        return AttributeError(f"{who!r} object has no attribute {name!r}", name=name, obj=owner)
+    return NotOfferedError(f"{name} of a {who} is not offered.", hint)
+
+
+def accepted(does: str, names: str = "") -> Any:
+    """A method that changes nothing, for the reason that its docstring says."""
+    return signed(lambda *_: None, names, {"attention_op": None, "slice_size": "auto"}, f"Accepted: {does}", "accepted")
+
+
+def check_replaced(one: object, methods: Iterable[str], hint: str) -> None:
+    """Raises RequestError for an object with methods that its user replaced, in a subclass or on itself, and that
+    nothing here calls."""
+    for name in methods:
+        found = vars(one).get(name) or getattr(type(one), name, None)
+        if found is not None and not str(getattr(found, "__module__", "")).startswith("kandinsky."):
+            raise RequestError(f"A {type(one).__name__} replaces {name}, which pipelines here do not call.", hint)
 
 
 def refuse(method: str, arguments: Mapping[str, object]) -> None:

@@ -21,7 +21,25 @@ PROCESSOR_FILE = "preprocessor_config.json"
 BatchT = TypeVar("BatchT", bound=Output)
 
 
-class CLIPTokenizer:
+class Loadable:
+    """What is read from a folder as a whole, without weights."""
+
+    @classmethod
+    def from_folder(cls, folder: Folder, name: str) -> Self:
+        """Reads it as a component of an opened folder."""
+        raise NotImplementedError
+
+    @classmethod
+    @loading_errors()
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, subfolder: str | None = None, **keywords: object
+    ) -> Self:
+        """Reads it from a folder or a Hub id."""
+        check_keywords(keywords, cls.__name__, LOADING)
+        return cls.from_folder(*Loading.of(keywords).component(pretrained_model_name_or_path, subfolder))
+
+
+class CLIPTokenizer(Loadable):
     """A tokenizer read from `folder`, of every `kind` that the published folders hold."""
 
     def __init__(self, native: Tokenizer, folder: Path, kind: str = "CLIPTokenizer") -> None:
@@ -35,15 +53,6 @@ class CLIPTokenizer:
         path = folder.component(name)
         kind = folder.components.get(name)
         return cls(load_tokenizer(path, kind), path, kind or cls.__name__)
-
-    @classmethod
-    @loading_errors()
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, subfolder: str | None = None, **keywords: object
-    ) -> Self:
-        """Reads a tokenizer from a folder or a Hub id."""
-        check_keywords(keywords, cls.__name__, LOADING)
-        return cls.from_folder(*Loading.of(keywords).component(pretrained_model_name_or_path, subfolder))
 
     @property
     def model_max_length(self) -> int:
@@ -68,7 +77,7 @@ class CLIPTokenizer:
         add_special_tokens: bool = True,
         return_attention_mask: bool = True,
         return_tensors: str | None = "pt",
-    ) -> BatchEncoding:
+    ) -> Output:
         """Texts to ids and mask (B, L), L being `max_length` (default: the model's), or with `padding` "longest" the
         longest text's.
 
@@ -119,7 +128,10 @@ class T5Tokenizer(CLIPTokenizer):
     """The tokenizer of the text encoder whose states a U-Net listens to."""
 
 
-class CLIPImageProcessor:
+TOKENIZERS = (CLIPTokenizer, XLMRobertaTokenizerFast, T5Tokenizer)
+
+
+class CLIPImageProcessor(Loadable):
     """What CLIP's vision tower wants done to images."""
 
     def __init__(self, native: ClipPreprocess | None = None) -> None:
@@ -130,16 +142,7 @@ class CLIPImageProcessor:
         """The preprocessing of a component of an opened folder."""
         return cls(ClipPreprocess.from_json(folder.config(name)))
 
-    @classmethod
-    @loading_errors()
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, subfolder: str | None = None, **keywords: object
-    ) -> Self:
-        """Reads preprocessor_config.json from a folder or a Hub id."""
-        check_keywords(keywords, cls.__name__, LOADING)
-        return cls.from_folder(*Loading.of(keywords).component(pretrained_model_name_or_path, subfolder))
-
-    def __call__(self, images: Any, return_tensors: str | None = "pt") -> BatchFeature:
+    def __call__(self, images: Any, return_tensors: str | None = "pt") -> Output:
         """One image or a list of them to normalised pixels."""
         several = images if isinstance(images, list | tuple) else [images]
         return as_tensors(BatchFeature(self.native([open_image(image) for image in several])), return_tensors)

@@ -18,7 +18,7 @@ from kandinsky.compat.kandinsky2.files import original_folder
 from kandinsky.compat.kandinsky2.v2_0 import Kandinsky2
 from kandinsky.compat.kandinsky2.v2_1 import Kandinsky2_1
 from kandinsky.compat.kandinsky2.v2_2 import TASKS, Kandinsky2_2
-from kandinsky.compat.kinds import check_kind
+from kandinsky.compat.originals import check_kind
 from kandinsky.core.errors import CheckpointError, RequestError, nearest
 from kandinsky.engine.devices import choose_device, choose_dtype
 from kandinsky.engine.pipeline import Pipeline
@@ -27,6 +27,7 @@ from kandinsky.generations.k20 import BEHAVIOURS
 __all__ = ["Kandinsky2", "Kandinsky2_1", "Kandinsky2_2", "get_kandinsky2", "get_kandinsky2_0", "get_kandinsky2_1"]
 
 CACHE = "/tmp/kandinsky2"
+VERSIONS = ("2.0", "2.1", "2.2")
 HUB_PRIOR = "kandinsky-community/kandinsky-2-2-prior"
 HUB_DECODERS = {
     "text2img": "kandinsky-community/kandinsky-2-2-decoder",
@@ -36,7 +37,7 @@ HUB_DECODERS = {
 
 
 def get_kandinsky2(
-    device: object,
+    device: Any,
     task_type: str = "text2img",
     cache_dir: str | Path = CACHE,
     use_auth_token: str | None = None,
@@ -49,21 +50,23 @@ def get_kandinsky2(
     """Loads Kandinsky 2.0, 2.1 or 2.2 for a task: "text2img", "img2img" or "inpainting".
 
     2.0 and 2.1 are read from the original files in `cache_dir`/2_0 or 2_1, where missing ones are fetched
-    to; 2.2 comes from the Hub. `model_path` is a folder or Hub id in any layout to load instead,
-    `prior_path` that of its prior where it does not say. `use_flash_attention` is accepted: attention is
-    fused already. Raises RequestError for another version or task, CheckpointError for what is missing.
+    to; 2.2 comes from the Hub, through its own cache unless another `cache_dir` is given. The Hub gets
+    `use_auth_token`.
+    `model_path` is a folder or Hub id in any layout to load instead, `prior_path` that of its prior where it does not
+    say (2.0 has none). `use_flash_attention` asks for what is done anyway: attention is fused. Raises RequestError for
+    another version or task, CheckpointError for what is missing.
     """
-    makers = {"2.0": get_kandinsky2_0, "2.1": get_kandinsky2_1, "2.2": _get_kandinsky2_2}
     version = str(model_version)
-    if version not in makers:
-        raise RequestError(f"There is no model_version {model_version!r}.", nearest(version, makers))
-    if version == "2.2":
-        return _get_kandinsky2_2(device, task_type, model_path, prior_path)
+    if version not in VERSIONS:
+        raise RequestError(f"There is no model_version {model_version!r}.", nearest(version, VERSIONS))
+    if version == "2.0" and prior_path is not None:
+        raise RequestError("prior_path is given, but Kandinsky 2.0 has no prior.", "Leave it out.")
+    places = (device, task_type, cache_dir, use_auth_token)
     if version == "2.0":
-        return get_kandinsky2_0(device, task_type, cache_dir, use_auth_token, model_path=model_path)
-    return get_kandinsky2_1(
-        device, task_type, cache_dir, use_auth_token, use_flash_attention, model_path=model_path, prior_path=prior_path
-    )
+        return get_kandinsky2_0(*places, model_path=model_path)
+    if version == "2.1":
+        return get_kandinsky2_1(*places, use_flash_attention, model_path=model_path, prior_path=prior_path)
+    return _get_kandinsky2_2(*places, model_path, prior_path)
 
 
 def get_kandinsky2_0(
@@ -80,14 +83,11 @@ def get_kandinsky2_0(
     `behaviour` is "release-2022", the state of the original code that the published examples were made
     with, or "head-2023", its last. Computes in float32, as the original code does in the end.
     """
-    inpainting = _is_inpainting(task_type)
-    folder = model_path or original_folder("2.0", inpainting, cache_dir, use_auth_token)
-    pipe = kandinsky.load(folder, device=device, dtype="float32", variant=_variant(folder, inpainting))
-    made = Kandinsky2(_checked(pipe, "Kandinsky 2.0", task_type), task_type)
     if behaviour is not None and behaviour not in BEHAVIOURS:
         raise RequestError(f"There is no behaviour {behaviour!r}.", nearest(behaviour, BEHAVIOURS))
-    made.behaviour = behaviour or made.behaviour
-    return made
+    model = Kandinsky2(_load("2.0", task_type, model_path, cache_dir, use_auth_token, device=device, dtype="float32"))
+    model.task_type, model.behaviour = task_type, behaviour or model.behaviour
+    return model
 
 
 def get_kandinsky2_1(
@@ -101,24 +101,40 @@ def get_kandinsky2_1(
     prior_path: str | Path | None = None,
 ) -> Kandinsky2_1:
     """Loads Kandinsky 2.1; see `get_kandinsky2`. Computes in float16 on a GPU, in float32 elsewhere."""
+    place: dict[str, Any] = {"device": device, "dtype": choose_dtype(None, choose_device(device)), "prior": prior_path}
+    return Kandinsky2_1(_load("2.1", task_type, model_path, cache_dir, use_auth_token, **place), task_type)
+
+
+def _load(
+    version: str, task_type: str, model_path: str | Path | None, cache_dir: str | Path, token: str | None, **place: Any
+) -> Pipeline:
+    """The pipeline of a release's files, which is loaded to a `place`; CheckpointError for those of another one."""
     inpainting = _is_inpainting(task_type)
-    folder = model_path or original_folder("2.1", inpainting, cache_dir, use_auth_token)
-    variant = _variant(folder, inpainting)
-    dtype = choose_dtype(None, choose_device(device))
-    pipe = kandinsky.load(folder, prior=prior_path, device=device, dtype=dtype, variant=variant)
-    return Kandinsky2_1(_checked(pipe, "Kandinsky 2.1", task_type), task_type)
+    folder = model_path or original_folder(version, inpainting, cache_dir, token)
+    pipe = kandinsky.load(folder, variant=_variant(folder, inpainting), **place)
+    name = f"Kandinsky {version}"
+    if pipe.model.name != name:
+        raise CheckpointError(f"{pipe.model_id} holds {pipe.model.name}, not {name}.", "Ask for that model_version.")
+    check_kind(f"task_type {task_type!r}", pipe.model, inpainting)
+    return pipe
 
 
 def _get_kandinsky2_2(
-    device: Any, task_type: str, model_path: str | Path | None, prior_path: str | Path | None
+    device: Any,
+    task_type: str,
+    cache_dir: str | Path,
+    token: str | None,
+    model_path: str | Path | None,
+    prior_path: str | Path | None,
 ) -> Kandinsky2_2:
-    _is_inpainting(task_type)
-    place = choose_device(device)
-    dtype = choose_dtype(None, place)
-    decoder = TASKS[task_type].from_pretrained(model_path or HUB_DECODERS[task_type], torch_dtype=dtype)
+    inpainting, place = _is_inpainting(task_type), choose_device(device)
+    told: dict[str, Any] = {"torch_dtype": choose_dtype(None, place), "token": token}
+    if cache_dir != CACHE:
+        told["cache_dir"] = cache_dir
+    decoder = TASKS[task_type].from_pretrained(model_path or HUB_DECODERS[task_type], **told)
     source = prior_path or (HUB_PRIOR if model_path is None else _own_prior(model_path))
-    prior = KandinskyV22PriorPipeline.from_pretrained(source, torch_dtype=dtype)
-    check_kind(f"task_type {task_type!r}", decoder._model(), _is_inpainting(task_type))
+    prior = KandinskyV22PriorPipeline.from_pretrained(source, **told)
+    check_kind(f"task_type {task_type!r}", decoder._model(), inpainting)
     return Kandinsky2_2(prior.to(place), decoder.to(place), task_type)
 
 
@@ -140,10 +156,3 @@ def _variant(folder: str | Path, inpainting: bool) -> str | None:
     if not inpainting or not local.is_dir() or (local / INDEX).is_file():
         return None
     return None if open_original(local) is None else INPAINTING
-
-
-def _checked(pipe: Pipeline, name: str, task_type: str) -> Pipeline:
-    if pipe.model.name != name:
-        raise CheckpointError(f"{pipe.model_id} holds {pipe.model.name}, not {name}.", "Ask for that model_version.")
-    check_kind(f"task_type {task_type!r}", pipe.model, _is_inpainting(task_type))
-    return pipe

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from kandinsky.checkpoints.files import make_folder
 from kandinsky.checkpoints.hub import files_in, list_files, resolve_files
@@ -13,7 +12,7 @@ from kandinsky.checkpoints.maps.original_files import INPAINTING, TEXT_IMAGE, TW
 from kandinsky.checkpoints.original import OriginalFolder
 from kandinsky.checkpoints.original_hub import CLIP_REPOSITORY, HALVES, plan_original
 from kandinsky.core.errors import HubError
-from kandinsky.core.files import write_atomically
+from kandinsky.core.files import whole_file
 
 RELEASES: dict[str, tuple[str, str, OriginalFiles]] = {
     "2.0": ("2_0", "ai-forever/Kandinsky_2.0", TWO_TEXTS),
@@ -58,9 +57,5 @@ def _place(source: Path, target: Path) -> None:
     with suppress(OSError, NotImplementedError):
         target.symlink_to(source.resolve())
         return
-
-    def copied(file: IO[bytes]) -> None:
-        with source.open("rb") as content:
-            shutil.copyfileobj(content, file)
-
-    write_atomically(target, copied)
+    with whole_file(target) as copy:
+        shutil.copyfile(source, copy)

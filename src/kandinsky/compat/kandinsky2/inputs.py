@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image, fromarray
-from torch import Tensor
 
+from kandinsky.compat.originals import mask_numbers
 from kandinsky.core.errors import RequestError, nearest
 from kandinsky.core.images import open_image, to_array
 
@@ -52,21 +52,10 @@ def sized(image: Any, width: int, height: int) -> Image:
 
 
 def repainted(mask: object, width: int, height: int) -> NDArray[np.bool_]:
-    """Where a mask asks for repainting, (height, width): everywhere but where it is 1 (or 255, in bytes up
-    to 255).
-
-    Takes an array (H, W), a tensor or a PIL image of any size; resized to the nearest value. Raises
-    RequestError for anything else.
-    """
-    if isinstance(mask, Image):
-        mask = np.asarray(mask.convert("L"))
-    elif isinstance(mask, Tensor):
-        mask = mask.detach().cpu().numpy()
-    if not isinstance(mask, np.ndarray) or np.squeeze(mask).ndim != 2:
-        raise RequestError(f"A {type(mask).__name__} is not a mask.", "Give an array (H, W) in which 1 is kept.")
-    values = np.squeeze(mask).astype(np.float64)
-    full = 255.0 if values.max() > 1 else 1.0
-    rows = np.arange(height) * values.shape[0] // height
-    columns = np.arange(width) * values.shape[1] // width
-    keep: NDArray[np.bool_] = np.equal(values, full)[rows][:, columns]
+    """Where a mask asks for repainting, (height, width): everywhere but where it is 1 (or 255, in bytes up to 255);
+    resized to the nearest value. RequestError for what is no mask."""
+    numbers = mask_numbers(mask, "kept")
+    rows = np.arange(height) * numbers.shape[0] // height
+    columns = np.arange(width) * numbers.shape[1] // width
+    keep: NDArray[np.bool_] = np.equal(numbers, 1)[rows][:, columns]
     return ~keep

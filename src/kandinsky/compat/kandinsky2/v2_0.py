@@ -6,12 +6,11 @@ from typing import Any
 
 from PIL.Image import Image
 
-from kandinsky.compat.calls import signed
+from kandinsky.compat.calls import generating
 from kandinsky.compat.kandinsky2.facade import Facade
-from kandinsky.compat.kandinsky2.inputs import SIDE, inputs_of, sampler_name
-from kandinsky.compat.kandinsky2.noise import OriginalNoise
+from kandinsky.compat.kandinsky2.inputs import inputs_of, sampler_name
+from kandinsky.compat.originals import OriginalNoise
 from kandinsky.core.errors import RequestError, nearest
-from kandinsky.core.images import round_up
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.schedule import Schedule
 from kandinsky.generations.k20 import BEHAVIOURS, CLIPPING
@@ -41,10 +40,7 @@ DEFAULTS: dict[str, object] = {
 }
 """What a parameter is unless it is given; all others are required."""
 
-
-def made(names: str, does: str, method: str) -> Any:
-    """A method that makes images."""
-    return signed(lambda model, given: model._generate(given), names, DEFAULTS, does, method)
+made = generating(DEFAULTS)
 
 
 class Kandinsky2(Facade):
@@ -75,32 +71,22 @@ class Kandinsky2(Facade):
 
     def _generate(self, given: dict[str, Any]) -> list[Image]:
         """The images of any of the three tasks, told apart by the inputs they have."""
-        self._check_kind(given)
-        size = width, height = given.get("w", self.image_size), given.get("h", self.image_size)
-        if "pil_img" not in given:
-            size = round_up(width, SIDE), round_up(height, SIDE)
-        fields = self._fields(given["num_steps"], given["guidance_scale"], given["sampler"], given["ddim_eta"])
-        fields |= {"count": given.get("batch_size", 1), "width": size[0], "height": size[1]}
-        fields |= inputs_of(given, *size)
+        given = {"w": self.image_size, "h": self.image_size, "batch_size": 1, **given}
+        fields: dict[str, Any] = {"count": given["batch_size"], **inputs_of(given, given["w"], given["h"])}
+        # The last state of the original code lost its eta on the way to the sampler; that state is followed.
+        if sampler_name(given["sampler"]) == "ddim" and self.behaviour == RELEASE:
+            fields["eta"] = given["ddim_eta"]
         # What an input image draws before anything is doubled: its encoding, and then its noise.
         plain = len(fields.keys() & {"image", "strength"})
         schedules = self._schedules(given["denoised_type"], given["dynamic_threshold_v"])
-        model = replace(self.pipe.model, schedule=schedules["ddim"], schedules=schedules)
-        noise = OriginalNoise(self.noise, plain=plain)
-        images = self._run(model, given["prompt"], fields, noise, given["progress"])
-        return [image.crop((0, 0, width, height)) for image in images]
-
-    def _fields(self, steps: int, guidance_scale: float, sampler: str, eta: float) -> dict[str, Any]:
-        name = sampler_name(sampler)
-        fields: dict[str, object] = {"steps": steps, "guidance_scale": guidance_scale, "sampler": name}
-        # The last state of the original code lost its eta on the way to the sampler; that state is followed.
-        acts = name == "ddim" and self.behaviour == RELEASE
-        return fields | {"eta": eta} if acts else fields
+        model = replace(self.model, schedule=schedules["ddim"], schedules=schedules)
+        noise = OriginalNoise(self.noise, 0, axes=2, doubled=True, plain=plain)
+        return self._images(model, given["prompt"], given, fields, noise, given["progress"])
 
     def _schedules(self, denoised_type: str, percent: float) -> Mapping[str, Schedule]:
         if denoised_type not in BOUNDS:
             raise RequestError(f"There is no denoised_type {denoised_type!r}.", nearest(denoised_type, BOUNDS))
         if not 0 < percent <= 100:
             raise RequestError(f"dynamic_threshold_v is {percent}.", "Give a percentage, such as 99.5.")
-        replace_known_region = self.pipe.model.extra_channels == 0
+        replace_known_region = self.model.extra_channels == 0
         return self._bound(BEHAVIOURS[self.behaviour](BOUNDS[denoised_type](percent), replace_known_region))

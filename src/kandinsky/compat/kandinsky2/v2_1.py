@@ -8,15 +8,16 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from kandinsky.compat.calls import signed
-from kandinsky.compat.kandinsky2.facade import Facade, returned
-from kandinsky.compat.kandinsky2.inputs import SIDE, inputs_of, sampler_name
-from kandinsky.compat.kandinsky2.noise import OriginalNoise
+from kandinsky.compat.calls import generating, signed
+from kandinsky.compat.diffusers.callbacks import warned
+from kandinsky.compat.kandinsky2.facade import Facade
+from kandinsky.compat.kandinsky2.inputs import inputs_of
+from kandinsky.compat.originals import OriginalNoise
 from kandinsky.conditioning.decoder_texts import TextsConditioner
 from kandinsky.conditioning.prior_stage import PriorStage
 from kandinsky.conditioning.tokenizer import Tokenizer
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.core.images import Picture, open_image, round_up
+from kandinsky.core.images import Picture, open_image
 from kandinsky.core.prompts import Embedding
 from kandinsky.diffusion.times import respaced
 from kandinsky.generations.k21 import original_prior_schedule, original_schedules
@@ -39,10 +40,7 @@ DEFAULTS: dict[str, object] = {
 """What a parameter is unless it is given; all others are required."""
 SETTINGS = "num_steps batch_size guidance_scale h w sampler prior_cf_scale prior_steps"
 
-
-def made(names: str, does: str, method: str) -> Any:
-    """A method that makes images of a prompt."""
-    return signed(lambda model, given: model._generate(given), names, DEFAULTS, does, method)
+made = generating(DEFAULTS)
 
 
 class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
@@ -79,7 +77,7 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
         if "negative_prior_prompt" in given:
             fields["prior_negative_prompt"] = given["negative_prior_prompt"]
             fields["negative_prompt"] = given["negative_decoder_prompt"] or None
-        return self._images(given["prompt"], fields, given, given["batch_size"])
+        return self._decoded(given["prompt"], fields, given, given["batch_size"])
 
     def _mix(
         self,
@@ -111,7 +109,7 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
         )
         prompts = [Embedding(row, other) for row, other in zip(mixed, against, strict=True)]
         told = {**settings, "prior_cf_scale": prior_cf_scale, "prior_steps": prior_steps}
-        return self._images(prompts, {}, told, 1)
+        return self._decoded(prompts, {}, told, 1)
 
     def generate_clip_emb(
         self,
@@ -125,12 +123,12 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
         stage = self._stage(prior_steps)
         texts = [stage.encode_text(text) for text in (negative_prior_prompt, prompt)]
         steps = len(stage.schedule.times(1))
-        noise = OriginalNoise(self.noise, prior_steps=steps)
+        noise = OriginalNoise(self.noise, 1 + steps, axes=2, doubled=True)
         guided = prior_cf_scale > 1 and prompt != negative_prior_prompt
         rows = [text for text in (texts if guided else texts[1:]) for _ in range(batch_size)]
         prepared = stage.prepare(rows, steps)
         run = stage.sample(prepared, noise, batch_size, steps, float(prior_cf_scale) if guided else None)
-        embedding = returned(run)
+        embedding: Tensor = warned(run)
         noise.finish()
         return embedding
 
@@ -171,7 +169,7 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
 
     @property
     def _conditioner(self) -> TextsConditioner:
-        conditioner = self.pipe.model.conditioner
+        conditioner = self.model.conditioner
         assert isinstance(conditioner, TextsConditioner)  # what this release is always wired with
         return conditioner
 
@@ -188,33 +186,17 @@ class Kandinsky2_1(Facade):  # noqa: N801  (the name that existing code uses)
         changed.__dict__["zero_embedding"] = stage.zero_embedding
         return changed
 
-    def _images(self, prompt: Any, fields: Mapping[str, Any], given: Mapping[str, Any], count: int) -> list[Image]:
+    def _decoded(self, prompt: Any, fields: Mapping[str, Any], given: Mapping[str, Any], count: int) -> list[Image]:
         """`count` images of each prompt by the settings `given`."""
-        self._check_kind(given)
-        width, height = given["w"], given["h"]
-        if "image" not in fields:
-            # Made from noise they are of the next size that the published networks can, and then cropped.
-            width, height = round_up(width, SIDE), round_up(height, SIDE)
         stage = self._stage(given["prior_steps"])
         steps = len(respaced(str(given["prior_steps"]), stage.schedule.process.T))
-        noise = OriginalNoise(self.noise, prior_steps=steps, plain=int("strength" in fields))
-        told = {
-            **fields,
-            "steps": given["num_steps"],
-            "guidance_scale": given["guidance_scale"],
-            "count": count,
-            "height": height,
-            "width": width,
-            "sampler": sampler_name(given["sampler"]),
-            "prior_steps": steps,
-            "prior_guidance_scale": given["prior_cf_scale"],
-        }
-        images = self._run(self._model(stage), prompt, told, noise)
-        return [image.crop((0, 0, given["w"], given["h"])) for image in images]
+        noise = OriginalNoise(self.noise, 1 + steps, axes=2, doubled=True, plain=int("strength" in fields))
+        prior = {"prior_steps": steps, "prior_guidance_scale": given["prior_cf_scale"]}
+        return self._images(self._model(stage), prompt, given, {**fields, **prior, "count": count}, noise)
 
     def _model(self, stage: PriorStage) -> Model:
         """The model as the original code runs it, whichever layout its files had."""
-        model, conditioner = self.pipe.model, self._conditioner
+        model, conditioner = self.model, self._conditioner
         schedules = self._bound(original_schedules(replace_known_region=model.extra_channels == 0))
         assert conditioner.image is not None
         image = replace(conditioner.image, stage=stage)

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from kandinsky.compat.calls import signed
+from kandinsky.compat.calls import generating
 from kandinsky.compat.diffusers.decoder import DecoderPipeline
 from kandinsky.compat.diffusers.pipelines import (
     KandinskyV22Img2ImgPipeline,
     KandinskyV22InpaintPipeline,
     KandinskyV22Pipeline,
-    KandinskyV22PriorPipeline,
 )
+from kandinsky.compat.diffusers.prior import PriorPipeline
 from kandinsky.compat.kandinsky2.inputs import repainted, sized
 from kandinsky.core.errors import RequestError
 
@@ -51,9 +51,7 @@ def _whole(steps: str | int) -> int:
     return int(text)
 
 
-def made(names: str, does: str, method: str, **own: object) -> Any:
-    """A method that makes images."""
-    return signed(lambda model, given: model._generate(given), names, {**DEFAULTS, **own}, does, method)
+made = generating(DEFAULTS)
 
 
 class Kandinsky2_2:  # noqa: N801  (the name that existing code uses)
@@ -63,7 +61,7 @@ class Kandinsky2_2:  # noqa: N801  (the name that existing code uses)
     task is that was asked for, as far as the decoder's U-Net can do it.
     """
 
-    def __init__(self, prior: KandinskyV22PriorPipeline, decoder: DecoderPipeline, task_type: str = "text2img") -> None:
+    def __init__(self, prior: PriorPipeline, decoder: DecoderPipeline, task_type: str = "text2img") -> None:
         self.prior = prior
         self.decoder = decoder
         self.task_type = task_type

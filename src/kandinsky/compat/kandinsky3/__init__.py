@@ -4,10 +4,10 @@ Signatures, defaults and conventions are the original code's: guidance by (w + 1
 is a share of the variance, masks in which 1 is repainted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -38,74 +38,56 @@ __all__ = [
 ]
 
 CACHE = "/tmp/kandinsky3/"
+P = TypeVar("P")
 PARTS = ("unet", "text_encoder", "movq")
 
 
-def get_T2I_pipeline(  # noqa: N802  (the name that existing code uses)
-    device_map: object,
-    dtype_map: object = torch.float32,
-    low_cpu_mem_usage: bool = True,
-    load_in_8bit: bool = False,
-    load_in_4bit: bool = False,
-    cache_dir: str | Path = CACHE,
-    unet_path: str | Path | None = None,
-    text_encoder_path: str | Path | None = None,
-    movq_path: str | Path | None = None,
-    *,
-    fp16: bool = False,
-    text_encode_path: str | Path | None = None,
-) -> Kandinsky3T2IPipeline:
-    """Loads Kandinsky 3.0 or 3.1 for text-to-image; which of them the U-Net's file is of, it tells itself.
+def _loader(name: str, variant: str | None, kind: Callable[[Model], P], does: str) -> Callable[..., P]:
+    """The function that existing code loads one of the pipelines by."""
 
-    `device_map` and `dtype_map` are one value, or one by part: "unet", "text_encoder", "movq". Parts without
-    a path are looked for in `cache_dir`, and fetched into it. `fp16` and `text_encode_path` are names of the
-    first release; weights are mapped from their files whatever `low_cpu_mem_usage` says. `load_in_8bit` and
-    `load_in_4bit` quantize the text encoder (an extra library). Raises RequestError for a device or a dtype
-    and where that library is missing, CheckpointError for what is missing of the files.
+    def load_pipeline(
+        device_map: object,
+        dtype_map: object = torch.float32,
+        low_cpu_mem_usage: bool = True,
+        load_in_8bit: bool = False,
+        load_in_4bit: bool = False,
+        cache_dir: str | Path = CACHE,
+        unet_path: str | Path | None = None,
+        text_encoder_path: str | Path | None = None,
+        movq_path: str | Path | None = None,
+        *,
+        fp16: bool = False,
+        text_encode_path: str | Path | None = None,
+    ) -> P:
+        paths = (unet_path, text_encoder_path or text_encode_path, movq_path)
+        width = _width(load_in_8bit, load_in_4bit)
+        return kind(_load(variant, device_map, torch.float16 if fp16 else dtype_map, cache_dir, paths, width))
+
+    load_pipeline.__name__ = load_pipeline.__qualname__ = name
+    load_pipeline.__doc__ = f"Loads {does}.{_LOADING}"
+    return load_pipeline
+
+
+_LOADING = """
+
+    `device_map` and `dtype_map` are one value, or one by part: "unet", "text_encoder", "movq". Parts without a path are
+    looked for in `cache_dir`, and fetched into it. `fp16` and `text_encode_path` are names of the first release;
+    weights are mapped from files whatever `low_cpu_mem_usage` says. `load_in_8bit` and `load_in_4bit` quantize the text
+    encoder (an extra library). Raises RequestError for a device or a dtype and where that library is missing,
+    CheckpointError for what is missing of the files.
     """
-    dtypes = torch.float16 if fp16 else dtype_map
-    paths = (unet_path, text_encoder_path or text_encode_path, movq_path)
-    return Kandinsky3T2IPipeline(_load(None, device_map, dtypes, cache_dir, paths, _width(load_in_8bit, load_in_4bit)))
-
-
-def get_T2I_Flash_pipeline(  # noqa: N802
-    device_map: object,
-    dtype_map: object = torch.float32,
-    low_cpu_mem_usage: bool = True,
-    load_in_8bit: bool = False,
-    load_in_4bit: bool = False,
-    cache_dir: str | Path = CACHE,
-    unet_path: str | Path | None = None,
-    text_encoder_path: str | Path | None = None,
-    movq_path: str | Path | None = None,
-) -> Kandinsky3T2IFlashPipeline:
-    """Loads Kandinsky 3.1 Flash, text-to-image in four steps; see `get_T2I_pipeline`."""
-    paths = (unet_path, text_encoder_path, movq_path)
-    return Kandinsky3T2IFlashPipeline(
-        _load(FLASH, device_map, dtype_map, cache_dir, paths, _width(load_in_8bit, load_in_4bit))
-    )
-
-
-def get_inpainting_pipeline(
-    device_map: object,
-    dtype_map: object = torch.float32,
-    low_cpu_mem_usage: bool = True,
-    load_in_8bit: bool = False,
-    load_in_4bit: bool = False,
-    cache_dir: str | Path = CACHE,
-    unet_path: str | Path | None = None,
-    text_encoder_path: str | Path | None = None,
-    movq_path: str | Path | None = None,
-    *,
-    fp16: bool = False,
-    text_encode_path: str | Path | None = None,
-) -> Kandinsky3InpaintingPipeline:
-    """Loads Kandinsky 3.0 or 3.1 for inpainting; see `get_T2I_pipeline`."""
-    dtypes = torch.float16 if fp16 else dtype_map
-    paths = (unet_path, text_encoder_path or text_encode_path, movq_path)
-    return Kandinsky3InpaintingPipeline(
-        _load(INPAINTING, device_map, dtypes, cache_dir, paths, _width(load_in_8bit, load_in_4bit))
-    )
+get_T2I_pipeline = _loader(  # noqa: N816  (the names that existing code uses)
+    "get_T2I_pipeline",
+    None,
+    Kandinsky3T2IPipeline,
+    "Kandinsky 3.0 or 3.1 for text-to-image; which of them the U-Net's file is of, it tells itself",
+)
+get_T2I_Flash_pipeline = _loader(  # noqa: N816
+    "get_T2I_Flash_pipeline", FLASH, Kandinsky3T2IFlashPipeline, "Kandinsky 3.1 Flash, text-to-image in four steps"
+)
+get_inpainting_pipeline = _loader(
+    "get_inpainting_pipeline", INPAINTING, Kandinsky3InpaintingPipeline, "Kandinsky 3.0 or 3.1 for inpainting"
+)
 
 
 def _width(eight: bool, four: bool) -> str | None:
