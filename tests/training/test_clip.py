@@ -281,7 +281,6 @@ def test_a_finished_vision_tower_sees_each_variant_once(root: Path, tmp_path: Pa
 
 
 def test_measuring_loads_no_tokenizer_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, task = build(small_config(root, out=str(tmp_path / "run")), "clip")
     loaded = []
 
     def counted(folder: Path) -> Tokenizer:
@@ -289,6 +288,7 @@ def test_measuring_loads_no_tokenizer_again(root: Path, tmp_path: Path, monkeypa
         return load_tokenizer(folder)
 
     monkeypatch.setattr(encoders, "load_tokenizer", counted)
+    _, task = build(small_config(root, out=str(tmp_path / "run")), "clip")
     assert task.measure is not None
     with torch.no_grad():
         for _ in range(3):

@@ -19,6 +19,7 @@ from kandinsky.core.errors import CheckpointError, ConfigError
 from kandinsky.training import run_config
 from kandinsky.training.components import write_component
 from kandinsky.training.config.run import DataConfig, read_config, read_settings
+from tests.families import mostly_slow
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 
@@ -73,7 +74,7 @@ def test_a_run_of_our_own_and_diffusers_reads_it(one_text: OneTextCheckpoints, i
         write_component(values, tmp_path / "run", tmp_path / "other", "prior")
 
 
-@pytest.mark.parametrize("form", ["file", "compiled", "shards"])
+@pytest.mark.parametrize("form", mostly_slow(["file", "compiled", "shards"], "compiled", "shards"))
 def test_the_results_of_other_trainers(form: str, one_text: OneTextCheckpoints, images: Path, tmp_path: Path) -> None:
     values = of_v3(one_text, images, tmp_path / "run")
     wanted = {name: value + 1 for name, value in tensors_of(one_text.root / "decoder" / "unet").items()}
@@ -168,7 +169,7 @@ def test_a_built_in_run_by_its_name_on_local_images(
     assert ended.value.code == 0
     Kandinsky3UNet.from_pretrained("out", subfolder="unet")
     Path("run/config.json").write_text("{")
-    with pytest.raises(ConfigError, match="no JSON"):
+    with pytest.raises(ConfigError, match="not JSON"):
         read_settings(Path("run"))
 
 

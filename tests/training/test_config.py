@@ -21,6 +21,15 @@ MINIMAL: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("key", "ours"),
+    [("lr", "optimiser.lr"), ("learning_rate", "optimiser.lr"), ("optimizer", "optimiser"), ("rank", "rank")],
+)
+def test_settings_of_other_trainers_are_answered_with_ours(key: str, ours: str) -> None:
+    with pytest.raises(ConfigError, match=f"no setting '{key}'.*It is called .*{ours} here"):
+        read_config({"out": "x", "data": {"folder": "y"}, "method": "lora", key: 1})
+
+
 def test_toml_becomes_stages(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text(
@@ -83,7 +92,7 @@ def stage(**values: Any) -> dict[str, Any]:
         (stage(optimiser={"lr": "fast"}), "stage.0.optimiser.lr"),
         (stage(precision="fp8"), "stage.0.precision"),
         (stage(max_steps=None), "stage 'movq' never ends"),
-        (stage(init="clip"), "starts from 'clip', which is no earlier stage"),
+        (stage(init="clip"), "starts from 'clip', which is not an earlier stage"),
         (stage(method="movqq"), "no method 'movqq'. Did you mean 'movq'?"),
         ({**MINIMAL, "stage": []}, "stage"),
         ({**MINIMAL, "stage": MINIMAL["stage"][:1] * 2}, "two stages are called 'movq'"),
@@ -123,7 +132,7 @@ def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read_config(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("out = ")
-    with pytest.raises(ConfigError, match="is no TOML"):
+    with pytest.raises(ConfigError, match="is not TOML"):
         read_config(tmp_path / "bad.toml")
 
 

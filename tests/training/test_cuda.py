@@ -83,6 +83,7 @@ def test_images_live_on_the_gpu_and_the_model_is_usable_without_one(root: Path, 
     from kandinsky.training.config.run import read_config
 
     ctx = TrainContext(read_config(small_config(root)), torch.device("cuda"))
-    assert ctx.data.split(16)[0].pixels.is_cuda
+    assert ctx.data.split(16)[0].plain([0]).is_cuda
+    assert not ctx.data.split(16)[0].planes.stored.is_cuda, "images are not all held by the card"
     pipe = kandinsky.load(str(whole / "checkpoint"), device="cpu")
     assert pipe.generate("red circle", seed=0, steps=2, prior_steps=2).images[0].size == (16, 16)

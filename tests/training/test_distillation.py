@@ -37,6 +37,7 @@ from kandinsky.training.methods import METHODS
 from kandinsky.training.objectives.distillation import SolverTimes
 from kandinsky.training.run_folder import CHECKPOINTS
 from kandinsky.training.task import Task
+from tests.families import mostly_slow
 from tests.tiny import write_tiny
 from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
@@ -139,7 +140,7 @@ def learned(model: Path, images: Path, tmp_path_factory: pytest.TempPathFactory)
     return exported(run_config(config(model, images, out, SETTINGS["trajectories"]))).path
 
 
-@pytest.mark.parametrize("kind", list(SETTINGS))
+@pytest.mark.parametrize("kind", mostly_slow(SETTINGS, "trajectories", "whole-consistency"))
 def test_what_is_learned_draws_in_few_steps(kind: str, model: Path, images: Path, tmp_path: Path) -> None:
     happened = [*run_config(config(model, images, tmp_path, SETTINGS[kind]))]
     result = happened[-1]
@@ -159,7 +160,7 @@ def test_what_is_learned_draws_in_few_steps(kind: str, model: Path, images: Path
     assert not np.array_equal(pixels(pipe), pixels(base, **shared))
 
 
-@pytest.fixture(params=["text and image", "two texts", "one text"])
+@pytest.fixture(params=mostly_slow(["text and image", "two texts", "one text"], "text and image", "one text"))
 def reader(
     request: pytest.FixtureRequest, text_image: TextImageCheckpoints, first_release: Path, one_text: OneTextCheckpoints
 ) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def reader(
     return {"name": str(found.root / "decoder")} | prior
 
 
-@pytest.mark.parametrize("kind", ["trajectories", "consistency"])
+@pytest.mark.parametrize("kind", mostly_slow(["trajectories", "consistency"], "consistency"))
 def test_decoders_that_read_texts_learn_few_steps_too(
     kind: str, reader: dict[str, Any], images: Path, tmp_path: Path
 ) -> None:
@@ -188,7 +189,7 @@ def test_decoders_that_read_texts_learn_few_steps_too(
     assert drawn.images[0].tobytes() != plain.images[0].tobytes()
 
 
-@pytest.mark.parametrize("kind", list(SETTINGS))
+@pytest.mark.parametrize("kind", mostly_slow(SETTINGS, "trajectories", "whole-consistency"))
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(kind: str, model: Path, images: Path, tmp_path: Path) -> None:
     """Interrupted twice: while the teacher draws, and between two steps."""
     values = config(model, images, tmp_path / "whole", SETTINGS[kind])

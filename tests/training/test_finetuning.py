@@ -29,6 +29,7 @@ from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_bas
 from kandinsky.training.methods import METHODS
 from kandinsky.training.run_folder import CHECKPOINTS
 from kandinsky.training.task import Task
+from tests.families import mostly_slow
 from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
 
@@ -146,7 +147,7 @@ def test_only_what_should_learn_does(images: Path, tmp_path: Path) -> None:
                 assert (value.grad is not None) == (name in learned), (method, trainable.name, name)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", mostly_slow(["lora", "full"], "full"))
 def test_half_precision_and_accumulation(method: str, images: Path, tmp_path: Path) -> None:
     """Frozen networks are in half precision where nothing of them learns; what learns never is."""
     objective = OBJECTIVES[method] | {"target": "prior"}
@@ -192,6 +193,20 @@ def test_an_adapter_file_says_where_it_comes_from(images: Path, tmp_path: Path) 
     assert names == {"unet", "prior_prior", "prior_text_encoder"}
 
 
+@pytest.mark.parametrize(("dtype", "found"), [(None, torch.float32), ("bfloat16", torch.bfloat16)])
+def test_an_adapter_is_written_in_the_dtype_that_is_asked_for(
+    dtype: str | None, found: torch.dtype, images: Path, tmp_path: Path
+) -> None:
+    values = config(images, tmp_path, "lora", max_steps=1, save_every=1, export={"dtype": dtype})
+    result = exported(run_config(values))
+    assert {value.dtype for value in load_file(result.path).values()} == {found}
+
+
+def test_words_have_no_dtype_to_be_written_in(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"export\.dtype is set, which textual_inversion does not read"):
+        read_config(config(images, tmp_path, "textual_inversion", export={"dtype": "float16"}))
+
+
 def test_a_whole_checkpoint_keeps_what_did_not_learn(images: Path, tmp_path: Path) -> None:
     values = config(images, tmp_path, "full", objective={"target": "prior"})
     result = exported(run_config(values))
@@ -231,9 +246,9 @@ def test_a_class_is_drawn_with_the_guidance_that_is_given(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requested: list[Any] = []
-    stream = kandinsky.Pipeline.stream
+    generate = kandinsky.Pipeline.generate
     monkeypatch.setattr(
-        kandinsky.Pipeline, "stream", lambda *given, **fields: requested.append(fields) or stream(*given, **fields)
+        kandinsky.Pipeline, "generate", lambda *given, **fields: requested.append(fields) or generate(*given, **fields)
     )
     for name, given in (("guided", {}), ("free", {"class_prior_guidance_scale": 1.0})):
         values = config(images, tmp_path / name, "dreambooth")
@@ -267,7 +282,7 @@ def test_a_decoder_that_reads_texts_learns_a_row_in_each_encoder(
         assert not torch.equal(rows[f"{name}.zwxq"], first)
 
 
-@pytest.mark.parametrize("method", list(OBJECTIVES))
+@pytest.mark.parametrize("method", mostly_slow(OBJECTIVES, "lora", "textual_inversion"))
 def test_the_newest_generation_learns_too(
     method: str, one_text: OneTextCheckpoints, images: Path, tmp_path: Path
 ) -> None:

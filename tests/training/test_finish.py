@@ -12,6 +12,7 @@ from small import CPU, NETWORKS, build, draw_images, small_config, step_context
 
 import kandinsky
 from kandinsky.core.errors import CheckpointError, ConfigError, OutputError
+from kandinsky.core.locks import LOCK
 from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.training import events, run_config
 from kandinsky.training.api import export
@@ -126,7 +127,7 @@ def test_a_stage_that_was_over_before_it_was_finished_is_finished_on_resume(root
     run.close()  # type: ignore[attr-defined]
     assert "movq.final" not in newest_tensors(tmp_path / "run")
     said = list(run_config(only_movq(root, tmp_path / "run", max_steps=2), resume=True))
-    assert [type(event) for event in said] == [events.Started, events.Saved, events.Finished]
+    assert [type(event) for event in said] == [events.LearnsFrom, events.Started, events.Saved, events.Finished]
     list(run_config(only_movq(root, tmp_path / "whole", max_steps=2)))
     found, whole = newest_tensors(tmp_path / "run"), newest_tensors(tmp_path / "whole")
     assert all(torch.equal(value, found["movq.final"][name]) for name, value in whole["movq.final"].items())
@@ -205,7 +206,7 @@ def test_an_export_in_half_precision_replaces_the_one_before(model: Path) -> Non
         after = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
         assert all(torch.equal(value, before[name].half()) for name, value in after.items())
         assert not (model / "left.txt").exists()
-        assert not list(model.parent.glob(".*"))
+        assert [path.name for path in model.parent.glob(".*")] == [LOCK]
         assert {path.name for path in (model / "prior_tokenizer").iterdir()} == {
             "vocab.json",
             "merges.txt",
@@ -246,7 +247,7 @@ def test_exports_that_cannot_be_are_one_error_each(
     with pytest.raises(OutputError, match="No space left"):
         export(config)
     assert {path: path.stat().st_mtime_ns for path in model.rglob("*")} == before
-    assert not list(model.parent.glob(".*"))
+    assert [path.name for path in model.parent.glob(".*")] == [LOCK]
 
 
 def test_means_alone_are_enough_to_export(model: Path, root: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from small import step_context
 from torch import Tensor, nn
 from toys import run_toy, toy_stage, toy_task
 
-from kandinsky.core.errors import ConfigError, KandinskyError
+from kandinsky.core.errors import CheckpointError, ConfigError, KandinskyError
 from kandinsky.training import events
 from kandinsky.training.checkpoint import newest
 from kandinsky.training.config.objectives import DecoderObjective, PriorObjective
@@ -153,3 +153,12 @@ def test_offset_noise_moves_whole_channels() -> None:
 
 def test_the_toy_has_two_players() -> None:
     assert [trainable.name for trainable in toy_task().trainables] == ["network", "critic"]
+
+
+def test_a_state_that_lacks_the_steps_of_a_parameter_is_damaged() -> None:
+    parameters = {name: torch.nn.Parameter(torch.zeros(2)) for name in "ab"}
+    optimiser = torch.optim.AdamW(parameters.values())
+    with pytest.raises(CheckpointError, match="does not know how many steps b has made"):
+        restore_optimiser(
+            optimiser, parameters, {"a/exp_avg": torch.zeros(2), "b/exp_avg": torch.zeros(2)}, {"a/step": 1}
+        )

@@ -76,7 +76,7 @@ def test_norms_are_wide_under_autocast_of_another_device() -> None:
     "method",
     [
         "textual_inversion",
-        "lora",
+        pytest.param("lora", marks=pytest.mark.slow),
         pytest.param("dreambooth", marks=pytest.mark.slow),
         pytest.param("full", marks=pytest.mark.slow),
     ],
@@ -130,7 +130,7 @@ def test_a_run_that_recolours_is_planned(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_run_from_scratch_is_not_planned() -> None:
     scratch = {"out": "nowhere", "data": {"folder": "nowhere"}, "stage": [{"method": "movq", "max_steps": 1}]}
-    with pytest.raises(ConfigError, match="no fine-tuning"):
+    with pytest.raises(ConfigError, match="not a fine-tuning"):
         plan(scratch)
 
 

@@ -146,6 +146,7 @@ def same_run(ours: Path, theirs: Path) -> None:
                 assert torch.allclose(found.tensors[file][name], value, atol=1e-5, rtol=1e-3), (file, name)
 
 
+@pytest.mark.slow
 def test_histories_of_losses_are_shared(tmp_path: Path) -> None:
     images = draw_images(tmp_path / "images")
     objective = {"target": "prior", "prior": {"times": "second_moment"}, "adapter": {"rank": 2}}

@@ -16,6 +16,7 @@ from kandinsky.engine.loras import adaptable
 from kandinsky.generations import convert
 from kandinsky.training import events, run_config
 from kandinsky.training.components import write_component
+from tests.families import mostly_slow
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 from tests.tiny_text_image import TextImageCheckpoints
@@ -63,7 +64,7 @@ def of(model: dict[str, str], images: Path, out: Path, method: str, objective: A
     return values | {"model": model, "export": {"dtype": "float32"}}
 
 
-@pytest.mark.parametrize("generation", list(LEARN))
+@pytest.mark.parametrize("generation", mostly_slow(LEARN, "first", "text_image"))
 def test_all_weights(generation: str, models: dict[str, dict[str, str]], images: Path, tmp_path: Path) -> None:
     model = models[generation]
     # A rate that moves what single precision holds, so that what did not learn is what stayed the same.
@@ -89,7 +90,7 @@ def test_all_weights(generation: str, models: dict[str, dict[str, str]], images:
     assert learned == LEARN[generation]
 
 
-@pytest.mark.parametrize("generation", list(LEARN))
+@pytest.mark.parametrize("generation", mostly_slow(LEARN, "text_image", "one_text"))
 def test_adapters(generation: str, models: dict[str, dict[str, str]], images: Path, tmp_path: Path) -> None:
     objective = {"adapter": {"rank": 2, "text_encoders": True}}
     values = of(models[generation], images, tmp_path, "lora", objective)
@@ -152,6 +153,6 @@ def test_one_subject_with_its_text_encoder(images: Path, tmp_path: Path) -> None
 
 def test_a_decoder_that_reads_no_texts(images: Path, tmp_path: Path) -> None:
     for method, objective in (("full", {"text_encoders": True}), ("lora", {"adapter": {"text_encoders": True}})):
-        values = config(images, tmp_path / method, method, objective=objective)
+        values = config(images, tmp_path / method, method, objective={"target": "decoder", **objective})
         with pytest.raises(ConfigError, match="reads no texts itself"):
             [*run_config(values)]

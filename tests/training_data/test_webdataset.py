@@ -1,5 +1,6 @@
 """Tables of captions, shards, Hugging Face datasets, and where decoded images are kept."""
 
+import gzip
 import io
 import json
 import sys
@@ -9,15 +10,19 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from kandinsky.core.errors import ConfigError, DataError
 from kandinsky.core.system import cache_folder
 from kandinsky.training.config.run import DataConfig
 from kandinsky.training.config.table import validated
-from kandinsky.training.data.folder import read_folder
+from kandinsky.training.data.caption import Templates
+from kandinsky.training.data.decoded_cache import size_of
+from kandinsky.training.data.folder import Columns, read_folder
 from kandinsky.training.data.images import open_images
 from kandinsky.training.data.webdataset import unpack_dataset, unpack_shards
+from kandinsky.training.dataset import Dataset
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +65,7 @@ def test_absolute_paths_in_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "rows", "message"),
     [
-        ("image,caption", ["images/a.png,one"], "none of the columns file_name"),
+        ("drawing,caption", ["images/a.png,one"], "none of the columns file_name"),
         ("image_name,words", ["images/a.png,one"], "none of the columns caption"),
         ("image_name,caption", ["images/c.png,one"], "line 2 names 'images/c.png'"),
         ("image_name,caption", ["images/a.png,one", "images/b.png,"], "line 3 .* has no caption"),
@@ -116,6 +121,63 @@ def test_mistakes_in_shards(files: dict[str, bytes], message: str, tmp_path: Pat
     assert not list(own_cache.rglob("*.png"))
 
 
+def captions_of(folder: Path | None) -> list[str]:
+    assert folder is not None
+    return list(read_folder(folder).captioner.corpus())
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"0.png": draw_image(), "1.png": draw_image("blue"), "1.txt": b"two", "0.txt": b"one"},
+        {"0.jpeg": draw_image(), "0.jpeg.txt": b"one", "1.jpeg": draw_image("blue"), "1.jpeg.txt": b"two"},
+        {"x/a.v2.png": draw_image(), "x/a.v2.txt": b"one", "x/a.v3.png": draw_image(), "x/a.v3.txt": b"two"},
+        {"0.png": draw_image(), "0.caption": b"one", "1.PNG": draw_image("blue"), "1.TXT": b"two"},
+        {
+            "0.png": draw_image(),
+            "0.seg.png": draw_image("blue"),
+            "0.txt": b"one",
+            "1.png": draw_image(),
+            "1.txt": b"two",
+        },
+        {
+            "._0.png": b"x",
+            "__MACOSX/0.png": b"x",
+            "0.png": draw_image(),
+            "0.txt": b"one",
+            "1.png": draw_image(),
+            "1.json": b'{"text": "two"}',
+        },
+        {"0.tif": draw_image(), "0.txt": "one".encode("utf-16"), "1.png": draw_image(), "1.txt": b"\xef\xbb\xbftwo"},
+    ],
+)
+def test_keys_and_orders_of_shards(files: dict[str, bytes], tmp_path: Path) -> None:
+    assert captions_of(unpack_shards(shard(tmp_path / "0.tar", files))) == ["one", "two"]
+
+
+def test_shards_in_gzip(tmp_path: Path) -> None:
+    plain = shard(tmp_path / "0.tar", {"0.png": draw_image(), "0.txt": b"one"})
+    for name in ("1.tar.gz", "1.tgz"):
+        (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
+        assert captions_of(unpack_shards(tmp_path / name)) == ["one"]
+
+
+def test_texts_of_shards_are_never_guessed(tmp_path: Path) -> None:
+    shard(tmp_path / "0.tar", {"0.png": draw_image(), "0.txt": b"caf\xe9 noir"})
+    with pytest.raises(DataError, match=r"'0\.txt' in the shard .*0\.tar is no UTF-8 text \(byte 3 is 0xe9\)"):
+        unpack_shards(tmp_path)
+
+
+def test_a_row_that_was_unpacked_is_named_by_its_shard(tmp_path: Path) -> None:
+    shard(tmp_path / "0.tar", {"0.png": draw_image(), "0.txt": b"one", "1.png": draw_image()})
+    data = Dataset(validated(DataConfig, {"folder": tmp_path, "size": 16}, "data"), 0, torch.device("cpu"))
+    assert len(data.records(optional=True).records) == 2
+    with pytest.raises(DataError, match=r"^'1' in the shard .*0\.tar .* has no caption"):
+        data.records()
+    with pytest.raises(ConfigError, match="shards have no columns"):
+        Dataset(data.config.model_copy(update={"caption_column": "text"}), 0, torch.device("cpu")).records()
+
+
 class Table(list[Any]):
     column_names = ("image", "text")
     _fingerprint = "f"
@@ -143,9 +205,9 @@ def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert requested == [("somebody/images", "train[:2]")]
     assert list(read_folder(folder).captioner.corpus()) == ["one", "two"]
     with pytest.raises(ConfigError, match="no column 'words'"):
-        unpack_dataset("somebody/images", "train", caption="words")
+        unpack_dataset("somebody/images", "train", Columns(caption="words"))
     with pytest.raises(DataError, match="holds a str, no images"):
-        unpack_dataset("somebody/images", "train", image="text")
+        unpack_dataset("somebody/images", "train", Columns(image="text"))
 
 
 def test_datasets_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +218,64 @@ def test_datasets_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="cannot be loaded"):
         unpack_dataset("nobody/nothing", "train")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match="pip install datasets"):
+    with pytest.raises(ConfigError, match=r"pip install 'kandinsky-diffusion\[train\]'"):
         unpack_dataset("nobody/nothing", "train")
+
+
+IMAGES = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+
+
+def saved(root: Path, said: list[Any]) -> str:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    datasets.Dataset.from_dict({"image": IMAGES, "text": said}, features=features).save_to_disk(str(root / "saved"))
+    return str(root / "saved")
+
+
+def test_datasets_that_were_saved(tmp_path: Path) -> None:
+    """Of the package itself, which the extra `train` brings."""
+    folder = unpack_dataset(saved(tmp_path, ["one", "two"]), "train")
+    assert captions_of(folder) == ["one", "two"]
+
+
+@pytest.mark.parametrize("nothing", [None, "", " "])
+def test_a_row_without_a_caption_is_named(nothing: Any, tmp_path: Path, own_cache: Path) -> None:
+    name = saved(tmp_path, ["one", nothing])
+    with pytest.raises(DataError, match=r"Row 2 of the dataset .* has no caption"):
+        unpack_dataset(name, "train")
+    assert not list(own_cache.rglob("*.png"))
+    data = Dataset(validated(DataConfig, {"dataset": name, "size": 16}, "data"), 0, torch.device("cpu"))
+    with pytest.raises(DataError, match=r"^Row 2 of the dataset .* has no caption"):
+        data.records()
+    assert len(data.records(Templates(("a zwx",))).records) == 2
+
+
+@pytest.mark.parametrize("given", ["dataset", "folder"])
+def test_folders_of_parquet(given: str, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    for split, said in (("train", ["one", "two"]), ("test", ["three", "four"])):
+        rows = datasets.Dataset.from_dict({"image": IMAGES, "text": said}, features=features)
+        rows.to_parquet(str(tmp_path / "clone" / "data" / f"{split}-00000-of-00001.parquet"))
+    data = Dataset(validated(DataConfig, {given: str(tmp_path / "clone"), "size": 16}, "data"), 0, torch.device("cpu"))
+    assert list(data.records().captioner.corpus()) == ["one", "two"]
+    lost = data.config.model_copy(update={"split": "trian"})
+    with pytest.raises(DataError, match=r"cannot be loaded: .*trian"):
+        Dataset(lost, 0, torch.device("cpu")).records()
+
+
+def test_image_folders_as_datasets(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (16, 8), "red").save(tmp_path / split / "0.jpg", exif=exif.tobytes())
+        (tmp_path / split / "metadata.jsonl").write_text(json.dumps({"file_name": "0.jpg", "text": split}))
+    folder = unpack_dataset(str(tmp_path), "train")
+    assert captions_of(folder) == ["train"]
+    # The file itself was kept: it is read as every other.
+    assert size_of(folder / "00000000.jpg") == (8, 16)
 
 
 def test_a_source_is_needed() -> None:

@@ -44,6 +44,8 @@ def _line(event: events.Event) -> str:
             return f"{stage} step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         case events.Saved(path=path) | events.Sampled(path=path) | events.Exported(path=path):
             return str(path)
+        case events.LearnsFrom(stage=stage):
+            return f"{stage} {event.line}"
         case events.Warned(message=message):
             return f"warning: {message}"
     return ""

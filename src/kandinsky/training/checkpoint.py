@@ -17,12 +17,13 @@ from typing import Any, TypedDict, cast
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from kandinsky.checkpoints.weights import dense
+from kandinsky.checkpoints.weights import dense, read_tensor_file
 from kandinsky.core.errors import CheckpointError, OutputError
 from kandinsky.core.files import whole_folder
+from kandinsky.core.untrusted_text import UnsoundTextError, parse_json, read_bytes
 
 HASHES = "hashes.json"
 STATE = "state.json"
@@ -135,9 +136,11 @@ def read(path: Path, files: set[str] | None = None, optional: Set[str] = frozens
         if not (path / name).is_file() or _hash(path / name) != hashes.get(name):
             raise CheckpointError(f"{path / name} is missing or damaged.", "")
         if name != STATE:
-            tensors[name.removesuffix(".safetensors")] = load_file(path / name)
+            tensors[name.removesuffix(".safetensors")] = read_tensor_file(path / name)
     values = _read_json(path / STATE)
-    step = int(values.pop("step"))
+    step = values.pop("step", None)
+    if type(step) is not int or step < 0:
+        raise CheckpointError(f"{path / STATE} names no step.", "")
     return Checkpoint(step, tensors, cast(RunValues, values), path)
 
 
@@ -200,8 +203,8 @@ def _hash(path: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = parse_json(read_bytes(path))
+    except (OSError, UnsoundTextError) as error:
         raise CheckpointError(f"{path} is missing or damaged.", "") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds no table.", "")

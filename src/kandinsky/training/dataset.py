@@ -1,6 +1,9 @@
 """The images that a run learns from, at the size that a stage wants, and those held out."""
 
 import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -8,15 +11,18 @@ from pathlib import Path
 
 import torch
 
-from kandinsky.core.errors import ConfigError, nearest
+from kandinsky.conditioning.tokenizer import Tokenizer
+from kandinsky.core.errors import ConfigError, DataError, nearest
 from kandinsky.training.config.run import DataConfig, Stage, TrainConfig
 from kandinsky.training.config.table import dataclass_of
 from kandinsky.training.data.buckets import bucketed
-from kandinsky.training.data.caption import Captioner
-from kandinsky.training.data.folder import Folder, read_bare_folder, read_folder
+from kandinsky.training.data.caption import Captioner, WrittenCaptions
+from kandinsky.training.data.folder import Columns, Folder, counted, read_bare_folder, read_folder, split_called
 from kandinsky.training.data.hints import with_hints
 from kandinsky.training.data.images import AUGMENTATIONS, Augmentation, ImageSet, open_images
-from kandinsky.training.data.webdataset import unpack_dataset, unpack_shards
+from kandinsky.training.data.listing import list_folder
+from kandinsky.training.data.webdataset import is_dataset, unpack_dataset, unpack_shards
+from kandinsky.training.events import LearnsFrom
 from kandinsky.training.recipe import Recipe, load_recipe
 from kandinsky.training.seeds import generator
 
@@ -28,25 +34,57 @@ class Dataset:
     config: DataConfig
     seed: int
     device: torch.device
+    out: Path | None = None
+
+    @property
+    def _columns(self) -> Columns:
+        return Columns(self.config.image_column, self.config.caption_column)
 
     @cached_property
-    def folder(self) -> Path:
-        """Where the images lie as files: the folder, or where shards and datasets are unpacked."""
-        data = self.config
+    def root(self) -> Path:
+        """Where the images lie as files, or their table: the folder, or where shards and datasets are unpacked."""
+        data, folder = self.config, self.config.folder
         if data.dataset is not None:
-            return unpack_dataset(data.dataset, data.split, data.image_column, data.caption_column)
-        return unpack_shards(data.folder) or data.folder
+            return unpack_dataset(data.dataset, data.split, self._columns, optional=True)
+        if not folder.is_dir():
+            return self._of_shards(folder)
+        if is_dataset(folder):
+            return unpack_dataset(str(folder), data.split, self._columns, optional=True)
+        listing = list_folder(folder, self.out)
+        if listing.images or listing.tables:
+            return folder
+        if listing.parquet:
+            return unpack_dataset(str(folder), data.split, self._columns, optional=True)
+        return self._of_shards(folder)
+
+    def _of_shards(self, folder: Path) -> Path:
+        """Where the shards in a folder are unpacked; the folder itself where it has none."""
+        found = unpack_shards(folder, optional=True)
+        if found is not None and self._columns != Columns():
+            raise ConfigError(
+                "data.image_column and data.caption_column: shards have no columns.",
+                "Leave them out: a caption is a .txt, or caption in a .json.",
+            )
+        return found or folder
 
     def stamp(self) -> str:
         """A hash of the names and contents of the images, captions and hints that a run learns from."""
-        digest = hashlib.sha256()
-        for root in (self.folder, self.config.hints):
+        digest = hashlib.sha256(f"{self.config.split}|{self._columns}".encode())
+        for root in (self.root, self.config.hints):
             if root is None:
                 continue
-            files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+            if root.is_file():
+                files = [root, *(root.parent / one.file_name for one in read_bare_folder(root).records)]
+            else:
+                listing = list_folder(root, self.out)
+                files = sorted([*listing.images, *listing.texts])
             for path in files:
-                digest.update(path.relative_to(root).as_posix().encode())
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
+                digest.update(os.fsencode(os.path.relpath(path, root)))
+                try:
+                    digest.update(hashlib.sha256(path.read_bytes()).digest())
+                except OSError as error:  # such as a link to nowhere
+                    reason = error.strerror or error
+                    raise DataError(f"{path} cannot be read ({reason}).", "Mend it, or take it away.") from error
         return digest.hexdigest()
 
     def size(self, stage: Stage, usual: int | None = None) -> int:
@@ -58,30 +96,58 @@ class Dataset:
     def recipe(self) -> Recipe | None:
         return None if self.config.recipe is None else load_recipe(self.config.recipe)
 
-    def records(self, captioner: Captioner | None = None) -> Folder:
-        """The images' files with their captions, or what a `captioner` says, for which they need none."""
+    def records(self, captioner: Captioner | None = None, *, optional: bool = False) -> Folder:
+        """The files of the images to learn from, with their captions, or with what a `captioner` says.
+
+        With a captioner they need none, and where captions are `optional` those without one say nothing. Raises
+        DataError where none is of the split, ConfigError for an unknown split.
+        """
+        root = self.root
         if captioner is not None:
-            folder = read_bare_folder(self.folder, captioner)
+            folder = read_bare_folder(root, captioner, self.out)
         elif self.recipe is not None:
-            folder = self.recipe.read(self.folder, self.config)
+            folder = self.recipe.read(root, self.config)
         else:
-            folder = read_folder(self.folder)
+            columns = self._columns if root == self.config.folder else Columns()
+            folder = read_folder(root, columns, optional=optional, out=self.out)
         hints = self.config.hints
+        folder = self._of_split(folder, root == self.config.folder)
         return folder if hints is None else with_hints(folder, hints)
 
-    def split(self, size: int, captioner: Captioner | None = None) -> tuple[ImageSet, ImageSet | None]:
+    def _of_split(self, folder: Folder, own: bool) -> Folder:
+        """The records of the split; those of others are counted as left out."""
+        split = split_called(self.config.split) if own else "train"
+        there = Counter(record.split for record in folder.records)
+        if split is None:
+            raise ConfigError(
+                f"data.split is {self.config.split!r}, which no folder has.", f"There: {', '.join(sorted(there))}."
+            )
+        if not there[split]:
+            raise DataError(
+                f"No image of split {split!r} is in {str(folder.root)!r}.",
+                f"It holds {counted({f'of split {name}': count for name, count in there.items()})}; "
+                "images of split test are never learned from.",
+            )
+        kept = tuple(replace(one, split="train") for one in folder.records if one.split == split)
+        left = {f"of split {name}": count for name, count in there.items() if name != split}
+        folder = replace(folder, records=kept, left_out={**folder.left_out, **left})
+        return _with_own_captions(folder) if left else folder
+
+    def split(
+        self, size: int, captioner: Captioner | None = None, *, optional: bool = False
+    ) -> tuple[ImageSet, ImageSet | None]:
         """The images to learn from, and those held out (None when there are none)."""
-        (learned,), held_out = self._held_out([self._open(self.records(captioner), size)])
+        (learned,), held_out = self._held_out([self._open(self.records(captioner, optional=optional), size)])
         return learned, next(iter(held_out), None)
 
-    def shapes(self, size: int, captioner: Captioner | None = None) -> tuple[list[ImageSet], list[ImageSet]]:
+    def shapes(
+        self, size: int, captioner: Captioner | None = None, *, optional: bool = False
+    ) -> tuple[list[ImageSet], list[ImageSet]]:
         """As `split`, each in sets of one shape; see `data.buckets`."""
-        folder = self.records(captioner)
+        folder = self.records(captioner, optional=optional)
         if self.config.buckets is None:
             return self._held_out([self._open(folder, size)])
-        # A bucket of nothing but test images would be empty.
-        trained = replace(folder, records=tuple(one for one in folder.records if one.split == "train"))
-        groups = bucketed(trained, size, self.config.buckets)
+        groups = bucketed(folder, size, self.config.buckets)
         return self._held_out([self._open(group, shape) for shape, group in groups.items()])
 
     def _open(self, folder: Folder, size: int | tuple[int, int]) -> ImageSet:
@@ -105,6 +171,50 @@ class Dataset:
         return learned, [images.where(~mask) for images, mask in parts if not bool(mask.all())]
 
 
+def _with_own_captions(folder: Folder) -> Folder:
+    """The folder without the captions of other records, from which a tokenizer would be learned too."""
+    if not isinstance(folder.captioner, WrittenCaptions):
+        return folder
+    ids = {concept: place for place, concept in enumerate(sorted({one.concept for one in folder.records}))}
+    captioner = WrittenCaptions(tuple(folder.captioner.written[concept] for concept in ids))
+    records = tuple(replace(one, concept=ids[one.concept]) for one in folder.records)
+    return replace(folder, records=records, captioner=captioner)
+
+
+Reader = tuple[Tokenizer, int]
+"""What reads captions, and how many tokens of them."""
+
+
+def learns_from(
+    stage: str,
+    learned: Sequence[ImageSet],
+    held_out: Sequence[ImageSet] = (),
+    readers: Sequence[Reader] | None = None,
+    note: str = "",
+) -> LearnsFrom:
+    """What a stage found, to be told before it begins; `readers` are those of its captions, None where none reads."""
+    folder = learned[0].folder
+    left_out = dict(folder.left_out)
+    captions: list[str] = []
+    if readers is not None and isinstance(folder.captioner, WrittenCaptions):
+        captions = [one.folder.captioner.written[n].text for one in learned for n in one.concept_ids.tolist()]  # type: ignore[attr-defined]
+    of_styles = len(folder.records) - sum(len({*one.files.tolist()}) for one in (*learned, *held_out))
+    if len({one.shape for one in learned}) == 1 and of_styles > 0:
+        left_out["of other styles"] = of_styles
+    shapes = {f"{one.shape[1]}x{one.shape[0]}": len(one) for one in learned} if len(learned) > 1 else {}
+    long = [text for text in set(captions) if any(reads.token_count(text) > most for reads, most in readers or ())]
+    return LearnsFrom(
+        stage,
+        sum(map(len, learned)),
+        sum(map(bool, captions)),
+        sum(map(len, held_out)),
+        {reason: count for reason, count in left_out.items() if count},
+        shapes,
+        sum(map(set(long).__contains__, captions)),
+        note,
+    )
+
+
 def augmentation(stage: Stage) -> Augmentation:
     """The augmentation that a stage names or spells out; ConfigError for an unknown one."""
     if isinstance(stage.augmentation, dict):
@@ -121,6 +231,9 @@ def check_data(config: TrainConfig) -> None:
     data = config.data
     if data.recipe is not None:
         load_recipe(data.recipe).check(data)
+        for name in ("image_column", "caption_column"):
+            if data.dataset is None and getattr(data, name) is not None:
+                raise ConfigError(f"data.{name} is for a folder without a recipe.", "Leave one of them out.")
     for stage in config.stage:
         if augmentation(stage).recolour and not data.measure_colours:
             raise ConfigError(

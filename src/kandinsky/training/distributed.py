@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from kandinsky.core.errors import ConfigError
+from kandinsky.training.config.run import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,37 @@ def launched() -> World:
     try:
         world = World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     except ValueError as error:
-        raise ConfigError(f"RANK or WORLD_SIZE is no number ({error}).", "Unset them.") from error
+        raise ConfigError(f"RANK or WORLD_SIZE is not a number ({error}).", "Unset them.") from error
     if not 0 <= world.rank < world.size:
         raise ConfigError(f"RANK is {world.rank} of WORLD_SIZE {world.size}.", "Unset them.")
     return world
+
+
+def as_launched(config: TrainConfig) -> TrainConfig:
+    """The configuration with the precision and the accumulation that `accelerate launch` asks for.
+
+    Raises ConfigError where its file says otherwise, and for a precision that is none of ours.
+    """
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    count = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    asked: dict[str, object] = {}
+    if precision not in ("no", "", "fp32"):
+        if precision not in ("bf16", "fp16"):
+            raise ConfigError(f"accelerate asks for precision {precision!r}.", "Launch with bf16, fp16 or no.")
+        asked["precision"] = precision
+    if count not in ("1", ""):
+        if not count.isdecimal() or int(count) < 1:
+            raise ConfigError(f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {count!r}.", "Give a number, or unset it.")
+        asked["accumulate"] = int(count)
+    for stage in config.stage:
+        for name, value in asked.items():
+            own = getattr(stage, name)
+            if name in stage.model_fields_set and own != value:
+                raise ConfigError(
+                    f"accelerate asks for {name} {value!r}, and stage {stage.name!r} says {own!r}.",
+                    "Say one thing: leave it out of the file, or launch with the same.",
+                )
+    return config.model_copy(update={"stage": tuple(one.model_copy(update=asked) for one in config.stage)})
 
 
 def join(device: torch.device) -> tuple[World, torch.device]:

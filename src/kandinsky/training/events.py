@@ -1,6 +1,6 @@
 """The events of a training run, from which the command line draws its progress."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -16,6 +16,44 @@ class Started:
     step: int
     total: int | None
     parameters: int
+
+
+@dataclass(frozen=True)
+class LearnsFrom:
+    """What a stage found to learn from, before it begins.
+
+    `captions` is how many of the `images` have one, 0 where the stage brings its own sentences. `left_out` counts files
+    and images by reason; `shapes` the images of each bucket, "WIDTHxHEIGHT"; `cut` are captions that the text encoders
+    do not read to their end. `note` says what of it has no effect.
+    """
+
+    stage: str
+    images: int
+    captions: int
+    held_out: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, int] = field(default_factory=dict)
+    cut: int = 0
+    note: str = ""
+
+    @property
+    def line(self) -> str:
+        """All of it as one line."""
+        parts = [f"learns from {_number(self.images, 'image')}"]
+        parts[0] += f" with {_number(self.captions, 'caption')}" if self.captions else ", captions are not read"
+        if self.held_out:
+            parts.append(f"{self.held_out} held out")
+        if left := ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()) if count):
+            parts.append(f"left out: {left}")
+        if self.shapes:
+            parts.append("shapes: " + ", ".join(f"{name} ({count})" for name, count in self.shapes.items()))
+        if self.cut:
+            parts.append(f"{_number(self.cut, 'caption')} too long, cut by the text encoder")
+        return "; ".join([*parts, *([self.note] if self.note else [])])
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -100,13 +138,19 @@ class Finished:
 
 @dataclass(frozen=True)
 class Exported:
-    """What a run made was written, ready to load; `use` is the flag of `kandinsky generate` that loads it."""
+    """What a run made was written, ready to load; `use` is the flag of `kandinsky generate` that loads it.
+
+    `words` are the files of learned words that it was made with, and is to be used with.
+    """
 
     path: Path
     use: Literal["--model", "--prior", "--lora", "--words"] = "--model"
+    words: tuple[str, ...] = ()
 
 
-Event = Started | Preparing | Progress | Measured | Sampled | Saved | Warned | Stopped | Finished | Exported
+Event = (
+    Started | LearnsFrom | Preparing | Progress | Measured | Sampled | Saved | Warned | Stopped | Finished | Exported
+)
 
 
 def result_of(work: Generator[object, None, T]) -> T:

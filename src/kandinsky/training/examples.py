@@ -18,7 +18,7 @@ from kandinsky.training.data.hints import edge_hints
 from kandinsky.training.data.images import AUGMENTATIONS, Augmentation, Batch, ImageSet
 from kandinsky.training.data.random_masks import random_regions
 from kandinsky.training.data.samplers import Order
-from kandinsky.training.dataset import augmentation
+from kandinsky.training.dataset import Reader, augmentation, learns_from
 from kandinsky.training.events import Event
 from kandinsky.training.task import MappedSource, Source
 
@@ -154,6 +154,7 @@ class TrainingData:
     order: Callable[[int, int], Order] | None = None
 
 
+UNREAD = "captions have no effect on this decoder; --target both teaches the prior to read them"
 Wrap = Callable[[ImageSet, ExampleSource], Generator[Event, None, ExampleSource]]
 """What makes of images of one shape, and the examples they are, the examples to learn from."""
 
@@ -165,10 +166,16 @@ def training_data(
     size: int,
     captioner: Captioner | None = None,
     wrap: Wrap | None = None,
+    readers: Sequence[Reader] | None = None,
 ) -> Generator[Event, None, TrainingData]:
-    """The images that a stage learns from, in one shape or in buckets, with captions or a `captioner`."""
-    sets, held_out = ctx.data.shapes(size, captioner)
+    """The images that a stage learns from, in one shape or in buckets, with captions or a `captioner`.
+
+    `readers` read the captions; where there are none captions need not be there, and a note says so.
+    """
+    unread = readers is not None and not readers
+    sets, held_out = ctx.data.shapes(size, captioner, optional=unread)
     check_sizes(encoder, sets)
+    yield learns_from(stage.name, sets, held_out, readers or None, UNREAD if unread else "")
     sources = []
     for images in sets:
         source = yield from examples_of(ctx, stage, encoder, images)

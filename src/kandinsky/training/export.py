@@ -41,6 +41,7 @@ from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, base_sou
 from kandinsky.training.finetune.distillation import sampling_of
 from kandinsky.training.finetune.textual_inversion import TRAINABLE, new_word
 from kandinsky.training.finetune.tuning import add_adapters, together
+from kandinsky.training.run_folder import word_file
 from kandinsky.training.scratch.encoders import CaptionTokens, frozen_clip, frozen_movq
 
 CHECKPOINT, CHECKPOINT_PRIOR = "checkpoint", "checkpoint-prior"
@@ -84,20 +85,20 @@ def export_stage(ctx: TrainContext, stage: Stage) -> Iterator[Exported]:
         word = new_word(base, objective)
         copy_into(word, ctx.run.means(stage, TRAINABLE))
         rows = {component: value.detach() for component, value in word.rows.items()}
-        path = ctx.config.out / f"{objective.token}.safetensors"
+        path = word_file(ctx.config.out, objective.token)
         yield Exported(write_words(path, {objective.token: rows}, _notes(ctx, stage)), "--words")
     elif stage.whole:
         yield from _write_copies(ctx, stage, base, sampling)
     else:
-        yield Exported(_write_adapters(ctx, stage, base, sampling), "--lora")
+        yield Exported(_write_adapters(ctx, stage, base, sampling), "--lora", tuple(ctx.words(stage)))
 
 
 def _write_adapters(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, sampling: Sampling | None) -> Path:
     objective = cast(LoraObjective, stage.objective)
     networks, notes = adaptable(base.model), _notes(ctx, stage)
-    dtype = torch.float32
+    dtype = _dtype(ctx, "float32" if sampling is None else "float16")
     if sampling is not None:
-        notes[SAMPLING], dtype = sampling.to_json(), getattr(torch, ctx.config.export.dtype)
+        notes[SAMPLING] = sampling.to_json()
     parts: dict[str, tuple[nn.Module, Adapter]] = {}
     for target in stage.targets:
         module = add_adapters(base, target, objective.adapter)
@@ -108,6 +109,12 @@ def _write_adapters(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, sampl
     return write_lora(ctx.config.out / f"{stage.name}.safetensors", parts, notes)
 
 
+def _dtype(ctx: TrainContext, usual: str = "float16") -> torch.dtype:
+    """The dtype of the weights that are written: that of the configuration, else the `usual` one."""
+    found: torch.dtype = getattr(torch, ctx.config.export.dtype or usual)
+    return found
+
+
 def _write_copies(
     ctx: TrainContext, stage: Stage, base: BaseCheckpoint, sampling: Sampling | None
 ) -> Iterator[Exported]:
@@ -116,14 +123,14 @@ def _write_copies(
         folder = folder_of(ctx, target)
         for component, network in whole_networks(ctx, stage, base, target).items():
             folders.setdefault(folder.root, {})[component_in(folder, component)] = network
-    dtype: torch.dtype = getattr(torch, ctx.config.export.dtype)
+    dtype = _dtype(ctx)
     for root, networks in folders.items():
         path = ctx.config.out / (CHECKPOINT_PRIOR if "prior" in networks else CHECKPOINT)
         with whole_folder(path, replace=True) as aside:
             _copy_with(Folder(root, {}), networks, aside, dtype)
             if sampling is not None:
                 _note_sampling(aside, sampling)
-        yield Exported(path, "--prior" if "prior" in networks else "--model")
+        yield Exported(path, "--prior" if "prior" in networks else "--model", tuple(ctx.words(stage)))
 
 
 def whole_networks(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, target: Target) -> dict[str, nn.Module]:
@@ -250,7 +257,7 @@ def export_model(ctx: TrainContext) -> Path:
             networks,
             defaults=settings.model_dump(exclude={"dtype"}, exclude_none=True),
             sample_size=ctx.data.size(ctx.run.last("decoder")) // ctx.networks.movq.config.downscale,
-            dtype=getattr(torch, settings.dtype),
+            dtype=_dtype(ctx),
         )
         (aside / TOKENIZER).mkdir()
         for name in TOKENIZER_FILES:

@@ -163,6 +163,10 @@ class Learner(Generic[B]):
     def restore(self, tensors: dict[str, dict[str, Tensor]], values: LearnerValues) -> None:
         """Puts back what `state` gave; CheckpointError when it is of another network."""
         name = self.trainable.name
+        if type(values["averaged"]) is not int or values["averaged"] < 0:
+            raise CheckpointError(
+                f"The saved weights of {name!r} were averaged no whole number of times.", "It is damaged."
+            )
         try:
             copy_into(self.trainable.module, tensors[name])
             if self.ema is not None:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kandinsky.core.errors import ConfigError, KandinskyError
+from kandinsky.core.errors import CheckpointError, ConfigError, KandinskyError
 from kandinsky.training import events
 from kandinsky.training.checkpoint import (
     Checkpoint,
@@ -30,7 +31,7 @@ from kandinsky.training.learner import Learner, shards
 from kandinsky.training.logs import LossLog
 from kandinsky.training.run_folder import CHECKPOINTS
 from kandinsky.training.seeds import generator, seed_globals
-from kandinsky.training.task import StepContext, TrainState
+from kandinsky.training.task import StepContext, Task, TrainState
 
 
 def train(run: TrainState) -> Iterator[events.Event]:
@@ -46,7 +47,10 @@ def train(run: TrainState) -> Iterator[events.Event]:
     found = newest(run.folder / CHECKPOINTS)
     run.world.wait()
     if (found.checkpoint or found.refused) and not run.resume:
-        raise ConfigError(f"{run.folder} already holds a run.", "Resume it, or choose another `out`.")
+        raise ConfigError(
+            f"{run.folder} already holds a run.",
+            "Continue it with --resume, or choose another folder with --out (`out`).",
+        )
     for message in found.refused:
         yield events.Warned(f"{message} The one before it is used.")
     live = _Live(run)
@@ -80,6 +84,12 @@ def is_over(stage: Stage, step: int, seconds: float) -> bool:
     return out_of_time or (stage.max_steps is not None and step >= stage.max_steps)
 
 
+def order_of(task: Task[Any], batch: int, seed: int) -> Order:
+    """The order in which a task's examples come."""
+    order = task.order or partial(EpochSampler, len(task.data))
+    return order(batch, seed)
+
+
 class _Live:
     """What changes while a run goes."""
 
@@ -89,8 +99,7 @@ class _Live:
         self.learners = [Learner(trainable, run.stage, run.device, run.world) for trainable in run.task.trainables]
         if run.task.extra is not None:
             run.task.extra.to(run.device)
-        order = run.task.order or partial(EpochSampler, len(run.task.data))
-        self.sampler: Order = order(run.stage.batch, run.seed)
+        self.sampler = order_of(run.task, run.stage.batch, run.seed)
         self.position = self.sampler.state()
         self.step, self.seconds = 0, 0.0
         self.finished = False
@@ -139,7 +148,17 @@ class _Live:
         return stop or self.done
 
     def restore(self, checkpoint: Checkpoint) -> int:
-        """Continues from a checkpoint; returns how long the loss log was then."""
+        """Continues from a checkpoint; returns how long the loss log was then. CheckpointError for one whose values are
+        of another run, or damaged."""
+        try:
+            return self._restore(checkpoint)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{checkpoint.path} cannot be continued from ({type(error).__name__}: {error}).",
+                "Remove this checkpoint to continue from the one before it.",
+            ) from error
+
+    def _restore(self, checkpoint: Checkpoint) -> int:
         tensors, values = checkpoint.tensors, checkpoint.values
         for learner in self.learners:
             learner.restore(tensors, values["learners"][learner.trainable.name])
@@ -147,8 +166,8 @@ class _Live:
             self.task.extra.load_state_dict(tensors["extra"])
         self.sampler.restore(values["data"])
         self.position = self.sampler.state()
-        self.step, self.seconds = checkpoint.step, values["seconds"]
-        self.losses = values["losses"]
+        self.step, self.seconds = checkpoint.step, float(values["seconds"])
+        self.losses = {str(name): float(value) for name, value in values["losses"].items()}
         self.finished = bool(values.get("finished", False))
         restore_random_state(tensors["random"], values["random"], self.run.device)
         return int(values["log_size"])

@@ -40,7 +40,8 @@ class Plan:
 
     `networks` are the weights in memory by component, with how many numbers each has; those that learn are
     among them where networks learn as a whole, else `learned` are the new ones. `activations` is all else
-    that is alive at the peak: what is kept for gradients, and what operations need meanwhile.
+    that is alive at the peak: what is kept for gradients, what operations need meanwhile, and the `images` of the
+    step (all others stay in their file).
     """
 
     stage: Stage
@@ -53,6 +54,7 @@ class Plan:
     optimiser: int
     means: int
     activations: int
+    images: int
 
     @property
     def weights(self) -> int:
@@ -78,7 +80,7 @@ def plan(source: ConfigSource, *, overrides: Mapping[str, object] | None = None,
     stage = config.stage[0]
     if stage.method not in FINETUNING or len(config.stage) > 1:
         raise ConfigError(
-            f"Stage {stage.name!r} is no fine-tuning of one stage, which is what can be planned.",
+            f"Stage {stage.name!r} is not a fine-tuning of one stage, which is what can be planned.",
             "Start it and look at the first steps.",
         )
     if isinstance(stage.objective, DistillObjective):
@@ -120,6 +122,7 @@ def _count(config: TrainConfig, stage: Stage, device: str, folder: Path, inside:
         learners = [Learner(trainable, stage, CPU) for trainable in task.trainables]
         for step in range(2):  # The first makes the optimiser's state, the second finds it there.
             batches = [_batch(task, model, stage, size) for _ in range(stage.accumulate)]
+            images = sum(_bytes(_tensors_of(batch)) for batch in batches)
             meter.mark()
             for learner in learners:
                 draws = torch.Generator()
@@ -134,7 +137,7 @@ def _count(config: TrainConfig, stage: Stage, device: str, folder: Path, inside:
     }
     rest = meter.peak - sum(rows.values()) - sum(held for _, held in networks.values())
     numbers = sum(_numbers(learner.parameters.values()) for learner in learners)
-    return Plan(stage, size, device, networks, numbers, activations=max(0, rest), **rows)
+    return Plan(stage, size, device, networks, numbers, activations=max(0, rest), images=images, **rows)
 
 
 def _task(
@@ -176,6 +179,12 @@ def _batch(task: Task[Examples], model: Model, stage: Stage, size: int) -> Examp
     if (prior := captions_of(model).prior) is not None:
         encodings["embeddings"] = torch.zeros(count, prior.network.config.embedding_dim)
     return replace(batch, pixels=None, encodings=encodings)
+
+
+def _tensors_of(batch: Examples) -> list[Tensor]:
+    """What a batch holds of its images."""
+    held = [batch.pixels, batch.alpha, batch.hints, batch.repaint, *batch.encodings.values()]
+    return [tensor for tensor in held if tensor is not None]
 
 
 def _numbers(tensors: Iterable[Tensor]) -> int:

@@ -117,6 +117,10 @@ def restore_optimiser(
     saved: dict[str, dict[str, Tensor | float]] = {}
     for key, value in found.items():
         name, _, entry = key.rpartition("/")
+        if not isinstance(value, Tensor | int | float):
+            raise CheckpointError(
+                f"The saved optimiser has {key} = {value!r}, which is not a number.", "It is damaged."
+            )
         if key.startswith(GROUP):
             optimiser.param_groups[int(name.removeprefix(GROUP))][entry] = value
         elif name in parameters:
@@ -127,6 +131,10 @@ def restore_optimiser(
                 "Resume with the configuration that the run was started with.",
             )
     for name, state in saved.items():
+        if "step" not in state and any("step" in other for other in saved.values()):
+            raise CheckpointError(
+                f"The saved optimiser does not know how many steps {name} has made.", "It is damaged."
+            )
         optimiser.state[parameters[name]] = state
 
 

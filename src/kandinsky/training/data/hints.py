@@ -11,8 +11,9 @@ from torch import Tensor
 from kandinsky.core.edges import edge_map
 from kandinsky.core.errors import DataError
 from kandinsky.training.config.run import Fit
-from kandinsky.training.data.decoded_cache import Pixels, decoded, opened
-from kandinsky.training.data.folder import IMAGE_SUFFIXES, Folder
+from kandinsky.training.data.decoded_cache import Pixels, decoded, size_of
+from kandinsky.training.data.folder import Folder
+from kandinsky.training.data.listing import list_folder
 
 TOLERANCE = 0.02
 """How far the proportions of a hint may be from those of its image."""
@@ -26,9 +27,7 @@ def with_hints(folder: Folder, root: Path) -> Folder:
     if not root.is_dir():
         raise DataError(f"There is no folder {str(root)!r}.", "Give the folder that holds the hint images.")
     found: Mapping[str, Path] = {
-        file.relative_to(root).with_suffix("").as_posix(): file.resolve()
-        for file in sorted(root.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES
+        file.relative_to(root).with_suffix("").as_posix(): file.resolve() for file in list_folder(root).images
     }
     records = []
     for record in folder.records:
@@ -53,8 +52,8 @@ def decoded_hints(folder: Folder, size: int | tuple[int, int], cache: Path, fit:
     for record in folder.records:
         if not record.hint:
             raise DataError(f"The image {record.file_name!r} has no hint.", "Give one to each, or to none.")
-        with opened(folder.root / record.file_name) as image, opened(folder.root / record.hint) as hint:
-            ratio = hint.width * image.height / (hint.height * image.width)
+        (wide, tall), (across, down) = (size_of(folder.root / name) for name in (record.file_name, record.hint))
+        ratio = across * tall / (down * wide)
         if abs(ratio - 1) > TOLERANCE:
             raise DataError(
                 f"The hint {record.hint!r} has other proportions than its image {record.file_name!r}.",

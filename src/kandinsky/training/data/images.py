@@ -4,7 +4,7 @@ Everything random comes from one CPU generator, so a batch is a function of (fol
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -22,26 +22,22 @@ from kandinsky.training.data.decoded_cache import decoded
 from kandinsky.training.data.folder import Folder, Painter, read_folder
 from kandinsky.training.data.hints import decoded_hints
 
+CHUNK = 256
+"""How many images are looked at at a time."""
 Share = Annotated[float, Field(ge=0, le=1)]
 """A probability."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to an image; each is a probability, named so that a model card can say it.
+    """What may happen to an image; each but `smallest` is a probability, named so that a model card can say it."""
 
-    `mirror`: left and right exchanged (never of what names a side). `move`: shrunk to between `smallest` (not 0)
-    and 1 of its size and shifted inside the frame. `pair`: a second image of the same style stands to the right,
-    both at half size. `white`: the background is white; otherwise one of the other named colours.
-    `recolour`: what is shown takes another colour, where a recipe knows how (never next to a second image).
-    """
-
-    mirror: Share = 0.0
-    move: Share = 0.0
-    smallest: Annotated[float, Field(gt=0, le=1)] = 0.75
-    pair: Share = 0.0
-    white: Share = 0.55
-    recolour: Share = 0.0
+    mirror: Annotated[Share, Field(description="left and right are exchanged, never of what names a side")] = 0.0
+    move: Annotated[Share, Field(description="shrunk and shifted inside the frame")] = 0.0
+    smallest: Annotated[float, Field(gt=0, le=1, description="the least size that it is shrunk to")] = 0.75
+    pair: Annotated[Share, Field(description="a second image of the same style to the right, both at half size")] = 0.0
+    white: Annotated[Share, Field(description="the background of a transparent one is white, else of a colour")] = 0.55
+    recolour: Annotated[Share, Field(description="of a recipe: what is shown takes another colour")] = 0.0
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -80,51 +76,88 @@ class Batch:
         return names(self.said, fact)
 
 
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """Rows of stored images (M, 4, H, W) uint8, which may lie in a file: read are those that are asked for."""
+
+    stored: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of an image in pixels."""
+        return int(self.stored.shape[-2]), int(self.stored.shape[-1])
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """Copies of images (B, 4, H, W), in memory, by their numbers (B,)."""
+        # They lie in memory in one way wherever they come from: convolutions round differently otherwise, and a
+        # resumed run would not be exact.
+        return self.stored[self.rows[indices]].contiguous()
+
+    def where(self, keep: Tensor) -> "Planes":
+        return Planes(self.stored, self.rows[keep])
+
+    def chunks(self) -> Iterator[Tensor]:
+        """All images, some at a time."""
+        for rows in torch.split(torch.arange(len(self)), CHUNK):
+            yield self[rows]
+
+    def opaque(self) -> Tensor:
+        """Which images (N,) bool are transparent nowhere."""
+        return torch.cat([part[:, 3].flatten(1).amin(dim=1) == 255 for part in self.chunks()])
+
+
 @dataclass(frozen=True)
 class ImageSet:
-    """Images in memory, premultiplied RGBA uint8 (N, 4, S, S), with their captions.
+    """Images, premultiplied RGBA uint8 (N, 4, S, S), with their captions; batches of them are made on `device`.
 
     `concept_ids` (N,) int64 are what they show, `style_ids` point into `folder.styles`, `files` into
     `folder.records`. `hints` are images too, in the same form, where the folder has some.
     """
 
     folder: Folder
-    pixels: Tensor
+    planes: Planes
     files: Tensor
     concept_ids: Tensor
     style_ids: Tensor
     mirrorable: Tensor
     opaque: Tensor
-    hints: Tensor | None = None
+    hints: Planes | None = None
     painter: Painter | None = None
+    device: torch.device | str = "cpu"
 
     def __len__(self) -> int:
-        return int(self.pixels.shape[0])
+        return len(self.planes)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of an image in pixels."""
-        return int(self.pixels.shape[-2]), int(self.pixels.shape[-1])
+        return self.planes.shape
 
     def to(self, device: torch.device | str) -> "ImageSet":
-        """The same set with its pixels on `device`; draws stay on the CPU, so batches do not change."""
-        hints = None if self.hints is None else self.hints.to(device)
-        return replace(self, pixels=self.pixels.to(device), hints=hints)
+        """The same set, whose batches are made on `device`; draws stay on the CPU, so batches do not change."""
+        return replace(self, device=device)
 
     def where(self, keep: Tensor) -> "ImageSet":
         """The images for which `keep` (N,) bool is true."""
-        there = keep.to(self.pixels.device)
-        return ImageSet(
-            self.folder,
-            self.pixels[there],
-            self.files[keep],
-            self.concept_ids[keep],
-            self.style_ids[keep],
-            self.mirrorable[keep],
-            self.opaque[keep],
-            None if self.hints is None else self.hints[there],
-            None if self.painter is None else self.painter.where(keep),
+        return replace(
+            self,
+            planes=self.planes.where(keep),
+            files=self.files[keep],
+            concept_ids=self.concept_ids[keep],
+            style_ids=self.style_ids[keep],
+            mirrorable=self.mirrorable[keep],
+            opaque=self.opaque[keep],
+            hints=None if self.hints is None else self.hints.where(keep),
+            painter=None if self.painter is None else self.painter.where(keep),
         )
+
+    def _layers(self, rows: Tensor) -> Tensor:
+        """The images of `rows` (B,) on the device, (B, 4, S, S) float."""
+        return self.planes[rows].to(self.device).float()
 
     def plain(self, indices: Tensor | Sequence[int], background: str = "white") -> Tensor:
         """Images as they are on one named colour: (B, 3, S, S) float32 in [-1, 1].
@@ -135,7 +168,7 @@ class ImageSet:
             raise ConfigError(f"There is no background {background!r}.", nearest(background, BACKGROUNDS))
         rows = torch.as_tensor(indices, dtype=torch.int64)
         colour = torch.full((len(rows),), list(BACKGROUNDS).index(background))
-        return composite(self.pixels[rows.to(self.pixels.device)].float(), colour)
+        return composite(self._layers(rows), colour)
 
     def batch(
         self, indices: Tensor | Sequence[int], generator: torch.Generator, augmentation: Augmentation | None = None
@@ -146,14 +179,14 @@ class ImageSet:
         draws = Draws.of(self, rows, torch.rand((len(rows), 8), generator=generator), options)
         words = words_of(generator)
         facts = {"concepts": self.concept_ids[rows], "styles": self.style_ids[rows], **draws.facts}
-        layers = self.pixels[rows.to(self.pixels.device)].float()
+        layers = self._layers(rows)
         if self.painter is not None:
             single = ~draws.paired
             layers, painted = self.painter.paint(layers, rows, single, options.recolour, generator)
             facts |= painted
         elif options.recolour:
             raise ConfigError("augmentation.recolour needs a recipe that measures colours.", "Leave it out.")
-        layers = draws.placed(layers, self.pixels)
+        layers = draws.placed(layers, self.planes)
         return Batch(
             composite(layers, facts["backgrounds"]),
             tuple(self.folder.captioner.captions(facts, words)),
@@ -163,9 +196,8 @@ class ImageSet:
             None if self.hints is None else self._placed_hints(self.hints, draws),
         )
 
-    @staticmethod
-    def _placed_hints(hints: Tensor, draws: "Draws") -> Tensor:
-        return draws.placed(hints[draws.rows.to(hints.device)].float(), hints)[:, :3] / 255
+    def _placed_hints(self, hints: Planes, draws: "Draws") -> Tensor:
+        return draws.placed(hints[draws.rows].to(self.device).float(), hints)[:, :3] / 255
 
 
 @dataclass(frozen=True)
@@ -209,10 +241,10 @@ class Draws:
         offset = (1 - scale)[:, None] * chance[:, 6:8]
         return cls(rows, mirrored, second, paired, moved, scale, offset, facts)
 
-    def placed(self, layers: Tensor, planes: Tensor) -> Tensor:
+    def placed(self, layers: Tensor, planes: Planes) -> Tensor:
         """RGBA layers (B, 4, S, S) float, 0 to 255, each put where it stands in its frame, in place.
 
-        Those to the right are taken from `planes` (N, 4, S, S).
+        Those to the right are taken from `planes`.
         """
         device = layers.device
         flip = torch.nonzero(self.mirrored).flatten().to(device)
@@ -222,7 +254,7 @@ class Draws:
             layers[at.to(device)] = place(layers[at.to(device)], self.scale[at], self.offset[at])
         if bool(self.paired.any()):
             at = torch.nonzero(self.paired).flatten()
-            right = planes[self.second[at].to(device)].float()
+            right = planes[self.second[at]].to(device).float()
             layers[at.to(device)] = side_by_side(layers[at.to(device)], right)
         return layers
 
@@ -270,18 +302,16 @@ def open_images(
     if folder.painter is not None:
         once, again = torch.unique(files, return_inverse=True)
         painter = folder.painter(torch.from_numpy(everything)[once].contiguous(), kept_in).where(again)
-    # Images lie in memory in one way whether they come decoded or from the cache: convolutions round
-    # differently otherwise, and a resumed run would not be exact.
-    pixels = torch.from_numpy(everything)[files].contiguous()
+    planes = Planes(torch.from_numpy(everything), files)
     records = [folder.records[place] for place in kept]
     return ImageSet(
         folder,
-        pixels,
+        planes,
         files,
         torch.tensor([record.concept for record in records]),
         torch.tensor([folder.styles.index(record.style) for record in records]),
         torch.tensor([folder.captioner.mirrorable(record.concept) for record in records]),
-        pixels[:, 3].flatten(1).amin(dim=1) == 255,
-        None if hints is None else torch.from_numpy(hints)[files].contiguous(),
+        planes.opaque(),
+        None if hints is None else Planes(torch.from_numpy(hints), files),
         painter,
     )

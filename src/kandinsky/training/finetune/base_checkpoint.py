@@ -20,6 +20,7 @@ from kandinsky.tasks.start import hint_condition, region_condition
 from kandinsky.training.config.objectives import Tuned
 from kandinsky.training.config.run import ModelConfig, Stage
 from kandinsky.training.context import TrainContext
+from kandinsky.training.dataset import Reader
 from kandinsky.training.examples import Examples
 from kandinsky.training.finetune.widen_unet import widened, with_controlnet
 from kandinsky.training.run_folder import weights_stamp
@@ -90,6 +91,16 @@ class BaseCheckpoint:
         for component, encoder in self.encoders.items():
             if with_texts and component.startswith(PRIOR_PREFIX) == (target == "prior"):
                 found[component] = encoder.network
+        return found
+
+    def readers(self, targets: Sequence[str]) -> list[Reader]:
+        """What reads the captions that networks learn from, and how many tokens of them; nothing where none does."""
+        found: list[Reader] = []
+        if "prior" in targets:
+            prior = self.need_prior()
+            found.append((prior.encoder.tokenizer, prior.network.config.tokens))
+        if "decoder" in targets:
+            found += [(encoder.tokenizer, self.captions.caption_tokens) for encoder in self.captions.encoders]
         return found
 
     def need_prior(self) -> DiffusionPrior:
@@ -163,7 +174,7 @@ def open_base(ctx: TrainContext, stage: Stage) -> BaseCheckpoint:
     the layers for regions or hints that it lacks and the stage asks for.
     """
     half = stage.precision != "fp32" and not stage.whole
-    fields = ctx.config.model.model_dump(exclude={"name"})
+    fields = ctx.config.model.model_dump(exclude={"name"}) | {"words": ctx.words(stage)}
     dtype = HALVES[stage.precision] if half else "float32"
     pipe = ctx.opens(ctx.config.model.name, **fields, device=ctx.device, dtype=dtype)
     grown = _grown(stage, pipe.model, ctx.seed)

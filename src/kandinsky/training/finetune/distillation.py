@@ -13,6 +13,7 @@ from kandinsky.engine.sampling_defaults import Sampling
 from kandinsky.training.config.objectives import DistillObjective
 from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
+from kandinsky.training.dataset import learns_from
 from kandinsky.training.diffusion_losses import Loss
 from kandinsky.training.events import Event
 from kandinsky.training.examples import Examples, check_sizes, examples_of
@@ -62,6 +63,8 @@ def distill_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
         )
     learned, held_out = ctx.data.split(ctx.data.size(stage, base.size))
     check_sizes(base, [learned])
+    readers = base.readers(("decoder", "prior") if base.prior is not None else ("decoder",))
+    yield learns_from(stage.name, [learned], [held_out] if held_out else [], readers)
     process = base.model.schedule_of(SAMPLER).process
     solver = SolverTimes.of(process, objective.steps, objective.solver_steps, ctx.device)
     seen = held_out or learned

@@ -1,17 +1,20 @@
 """DreamBooth: a subject learns a name while its class stays as varied as it was (arXiv 2208.12242)."""
 
+import json
 from collections.abc import Generator
 from pathlib import Path
 
-from kandinsky.core.errors import ConfigError
-from kandinsky.core.metadata import write_image
+from kandinsky.core.errors import ConfigError, KandinskyError
+from kandinsky.core.images import open_image
+from kandinsky.core.metadata import metadata_of, read_metadata, single, write_image
+from kandinsky.core.requests import EFFECTIVE_GUIDANCE, Request
+from kandinsky.engine.pipeline import Pipeline
 from kandinsky.training import events
 from kandinsky.training.config.objectives import DreamBoothObjective
 from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.caption import Templates
-from kandinsky.training.data.decoded_cache import is_image
-from kandinsky.training.data.folder import read_bare_folder
+from kandinsky.training.data.folder import Record, folder_of
 from kandinsky.training.data.images import ImageSet, open_images
 from kandinsky.training.examples import Examples, ExampleSource, PriorPreservationSource, examples_of, training_data
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
@@ -41,8 +44,10 @@ def dreambooth_task(ctx: TrainContext, stage: Stage) -> Generator[events.Event, 
         folder = ctx.run.of(stage.name) / CLASS_FOLDER
         if ctx.config.data.buckets is not None:
             folder /= "x".join(str(side) for side in subject.shape)
-        yield from draw_class(base, objective, folder, subject.shape, stage.name)
-        drawn = read_bare_folder(folder, Templates((objective.class_prompt,)))
+        if ctx.draws:
+            yield from draw_class(base, objective, folder, subject.shape, stage.name)
+        records = [Record(_name(number), 0, "", "train") for number in range(objective.class_images)]
+        drawn = folder_of(folder, records, Templates((objective.class_prompt,)))
         images = open_images(drawn, subject.shape).to(ctx.device)
         others = yield from examples_of(ctx, stage, base, images)
         return PriorPreservationSource(source, others, objective.class_weight)
@@ -55,7 +60,10 @@ def dreambooth_task(ctx: TrainContext, stage: Stage) -> Generator[events.Event, 
 def draw_class(
     base: BaseCheckpoint, objective: DreamBoothObjective, folder: Path, shape: tuple[int, int], stage: str
 ) -> Generator[events.Event, None, None]:
-    """Draws the images of the class that `folder` lacks; image i is that of seed i."""
+    """Draws the images of the class that `folder` lacks; image i is that of seed i.
+
+    Each file says which request and which model made it: one that another made is drawn again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     fields = base.request_fields(*shape)
     if objective.class_steps is not None:
@@ -63,9 +71,26 @@ def draw_class(
     if base.prior is not None and objective.class_prior_guidance_scale is not None:
         fields["prior_guidance_scale"] = objective.class_prior_guidance_scale
     for number in range(objective.class_images):
-        path = folder / f"{number:05d}.png"
-        if is_image(path):
+        path, request = folder / _name(number), Request(objective.class_prompt, seed=number, **fields)
+        if _is_of(path, base.pipe, request):
             continue
         yield events.Preparing(stage, "images of the class", number, objective.class_images)
-        write_image(base.pipe.generate(objective.class_prompt, seed=number, **fields).images[0], path)
+        result = base.pipe.generate(objective.class_prompt, seed=number, **fields)
+        write_image(result.images[0], path, metadata_of(result, 0))
     yield events.Preparing(stage, "images of the class", objective.class_images, objective.class_images)
+
+
+def _name(number: int) -> str:
+    return f"{number:05d}.png"
+
+
+def _is_of(path: Path, pipe: Pipeline, request: Request) -> bool:
+    """Whether a file is a whole image that this pipeline made for this request."""
+    try:
+        open_image(path)
+        found = read_metadata(path)
+    except KandinskyError:
+        return False
+    asked = json.dumps([single(pipe.checked(request).to_json(), 0), pipe.model_id, pipe.settings], sort_keys=True)
+    made = {name: value for name, value in found.request.items() if name != EFFECTIVE_GUIDANCE}
+    return json.dumps([made, found.model, found.settings], sort_keys=True) == asked

@@ -196,7 +196,8 @@ def _key(ctx: TrainContext, stage: Stage, base: BaseCheckpoint, images: ImageSet
     }
     digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     digest.update(weights_stamp(base.model.modules).encode())
-    digest.update(images.pixels.cpu().numpy().tobytes())
+    for part in images.planes.chunks():
+        digest.update(part.numpy().tobytes())
     for ids in (images.concept_ids, images.style_ids):
         digest.update(ids.numpy().tobytes())
     return digest.hexdigest()[:32]

@@ -53,7 +53,8 @@ SHOWN, MEASURED = 4, 64
 def tune_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Examples]]:
     """Adapters, or all weights of the checkpoint's networks but the frozen ones, on images with captions."""
     base = open_base(ctx, stage)
-    data = yield from training_data(ctx, stage, base, ctx.data.size(stage, base.size))
+    readers = base.readers(stage.targets)
+    data = yield from training_data(ctx, stage, base, ctx.data.size(stage, base.size), readers=readers)
     return tuning_task(ctx, stage, base, data)
 
 

@@ -13,7 +13,7 @@ from kandinsky.training.data.cached_encodings import ImageSource, Tokenize, enco
 from kandinsky.training.data.caption import Captioner, equal
 from kandinsky.training.data.images import Batch, ImageSet, words_of
 from kandinsky.training.data.samplers import EpochSampler, GroupSampler, Order
-from kandinsky.training.dataset import augmentation
+from kandinsky.training.dataset import augmentation, learns_from
 from kandinsky.training.events import Event
 from kandinsky.training.objectives.contrastive import contrastive_loss, retrieval_accuracy
 from kandinsky.training.recipe import AuxiliaryHeads
@@ -77,6 +77,8 @@ def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pa
     towers = ctx.networks.clip()
     ctx.run.start(stage, "clip", towers, "towers.")
     learned, held_out = ctx.data.split(ctx.data.size(stage))
+    tokens = CaptionTokens(ctx)
+    yield learns_from(stage.name, [learned], [held_out] if held_out else [], [tokens.reader])
     width, recipe = ctx.networks.clip_text.config.projection, ctx.data.recipe
     heads = None if recipe is None else recipe.heads(objective, learned, width)
     model = ClipWithHeads(towers, heads)
@@ -86,7 +88,7 @@ def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pa
             head.requires_grad_(False)
     towers.vision.requires_grad_(objective.sees and objective.lock != "vision")
     towers.text.requires_grad_(objective.reads and objective.lock != "text")
-    texts = PairTexts(learned.folder.captioner, CaptionTokens(ctx), objective)
+    texts = PairTexts(learned.folder.captioner, tokens, objective)
     source = yield from _pairs(ctx, stage, ImageSource(learned, augmentation(stage)), texts, towers)
     weights = {"contrastive": objective.contrastive, "text_pairs": objective.text_pairs}
     weights |= heads.weights if heads is not None else {}

@@ -20,6 +20,7 @@ from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.caption import equal
 from kandinsky.training.data.images import Augmentation
+from kandinsky.training.dataset import learns_from
 from kandinsky.training.diffusion_losses import decoder_loss, prior_loss
 from kandinsky.training.events import Event
 from kandinsky.training.examples import Examples, ExampleSource, check_sizes, examples_of, plain
@@ -43,6 +44,7 @@ def prior_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[E
     objective = stage.objective_as(PriorFromScratch)
     encoders, tokens = FrozenEncoders(frozen_clip(ctx, stage), None, ctx.device), CaptionTokens(ctx)
     learned, held_out = ctx.data.split(ctx.data.size(stage))
+    yield learns_from(stage.name, [learned], [held_out] if held_out else [], [tokens.reader])
     source = yield from examples_of(ctx, stage, encoders, learned)
     prior = ctx.networks.prior()
     ctx.run.start(stage, "prior", prior)
@@ -99,7 +101,8 @@ def decoder_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
     movq = frozen.module
     multiple = movq.config.downscale * ctx.networks.unet.config.multiple
     encoders = FrozenEncoders(frozen_clip(ctx, stage), frozen, ctx.device, multiple)
-    learned, held_out = ctx.data.split(ctx.data.size(stage))
+    learned, held_out = ctx.data.split(ctx.data.size(stage), optional=True)
+    yield learns_from(stage.name, [learned], [held_out] if held_out else [])
     check_sizes(encoders, [learned])
     source = yield from examples_of(ctx, stage, encoders, learned)
     unet = ctx.networks.decoder()

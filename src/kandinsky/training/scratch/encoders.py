@@ -15,6 +15,7 @@ from kandinsky.networks.autoencoder import CodebookAutoencoder
 from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.tokenizer_training import train_tokenizer, write_tokenizer
+from kandinsky.training.dataset import Reader
 from kandinsky.training.run_folder import Frozen
 from kandinsky.training.scratch.clip_model import ClipModel, trimmed
 
@@ -70,6 +71,11 @@ class CaptionTokens:
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         batch = self.tokenizer.encode(list(texts), self.ctx.networks.clip_text.config.positions)
         return batch.ids, batch.mask
+
+    @property
+    def reader(self) -> Reader:
+        """The tokenizer, and how many tokens the text tower reads."""
+        return self.tokenizer, self.ctx.networks.clip_text.config.positions
 
     @cached_property
     def folder(self) -> Path:

@@ -14,7 +14,7 @@ from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
 from kandinsky.training.data.cached_encodings import ImageSource
 from kandinsky.training.data.images import Batch, ImageSet
-from kandinsky.training.dataset import augmentation
+from kandinsky.training.dataset import augmentation, learns_from
 from kandinsky.training.events import Event
 from kandinsky.training.image_grid import ImageGrid, grid
 from kandinsky.training.objectives.autoencoder import (
@@ -37,11 +37,11 @@ _DEAD = 1e-6
 
 def movq_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Batch]]:
     """The autoencoder against its reconstruction losses and, when asked for, a critic of patches."""
-    yield from ()
     objective = stage.objective_as(MovqObjective)
     movq = ctx.networks.movq()
     ctx.run.start(stage, "movq", movq)
-    learned, held_out = ctx.data.split(ctx.data.size(stage))
+    learned, held_out = ctx.data.split(ctx.data.size(stage), optional=True)
+    yield learns_from(stage.name, [learned], [held_out] if held_out else [])
     if objective.crop is not None and objective.crop % movq.config.downscale:
         raise ConfigError(
             f"objective.crop is {objective.crop}, no multiple of {movq.config.downscale}.",
