@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -51,6 +52,18 @@ class Hub:
     changed: set[str] = field(default_factory=set)
     """Ends of names of files in whose content one bit is another than the hub says."""
     ignores_range: bool = False
+    listing: bytes | None = None
+    """What the hub answers instead of a listing."""
+    packed: bool = False
+    """Whether that is compressed, with the header that says so."""
+    blob_ids: bool = False
+    """Whether the listing names git's hashes of small files, as the real hub does."""
+    etag: str | None = None
+    commit: str | None = None
+    """What headers name instead of a small file's hash, and instead of the commit."""
+    endless: bool = False
+    dripping: bool = False
+    """Whether large content has no end, or comes a byte at a time."""
     failing: int = 0
 
     def publish(self, name: str, files: dict[str, bytes], branch: str = "main") -> str:
@@ -81,8 +94,10 @@ class Hub:
         return [a.range for a in self.asked if a.method == "GET" and a.path.startswith("/cdn/")]
 
 
-def _listed(file: str, data: bytes) -> dict[str, object]:
+def _listed(file: str, data: bytes, blob_ids: bool = False) -> dict[str, object]:
     listed: dict[str, object] = {"rfilename": file, "size": len(data)}
+    if blob_ids:
+        listed["blobId"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     if file.endswith(LARGE):
         digest = hashlib.sha256(data).hexdigest()
         listed["lfs"] = {"size": len(data), "sha256": digest, "pointerSize": 130}
@@ -103,6 +118,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.answer()
 
         def answer(self) -> None:
+            with suppress(ConnectionError):  # a reader that has seen enough
+                self.answered()
+
+        def answered(self) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.asked.append(
                 Asked(
@@ -164,13 +183,16 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             repo = self.allowed(name)
             commit = repo and self.commit(repo, revision or "main")
             if not repo or not commit:
-                return
+                return None
             files = repo.commits[commit]
-            siblings = [_listed(file, data) for file, data in files.items()]
+            if hub.listing is not None:
+                packed = {"Content_Encoding": "gzip"} if hub.packed else {}
+                return self.reply(200, hub.listing, Content_Type="application/json", **packed)
+            siblings = [_listed(file, data, hub.blob_ids) for file, data in files.items()]
             body: object = {"id": name, "sha": commit, "siblings": siblings}
             if tree:
                 body = [{"type": "file", "path": f, "size": len(c), "oid": "0" * 40} for f, c in files.items()]
-            self.reply(200, json.dumps(body).encode(), Content_Type="application/json")
+            return self.reply(200, json.dumps(body).encode(), Content_Type="application/json")
 
         def file(self, name: str, rest: str) -> None:
             revision, _, file = rest.partition("/")
@@ -182,8 +204,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if data is None:
                 return self.reply(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
             if not file.endswith(LARGE):
-                etag = hashlib.sha1(data).hexdigest()
-                return self.reply(200, data, ETag=f'"{etag}"', X_Repo_Commit=commit)
+                etag = hashlib.sha1(data).hexdigest() if hub.etag is None else hub.etag
+                if any(file.endswith(name) for name in hub.changed):
+                    data = data[:-1] + bytes([data[-1] ^ 1])
+                return self.reply(200, data, ETag=f'"{etag}"', X_Repo_Commit=hub.commit or commit)
             etag = hashlib.sha256(data).hexdigest()
             port = self.server.server_address[1]
             return self.reply(
@@ -209,13 +233,25 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
             else:
                 self.send_response(200)
-            self.send_header("Content-Length", str(len(data) - start))
+            if hub.endless:
+                self.send_header("Connection", "close")
+                self.close_connection = True
+            else:
+                self.send_header("Content-Length", str(len(data) - start))
             self.end_headers()
             if self.command == "HEAD":
                 return None
             if any(path.endswith(name) for name in hub.changed):
                 data = data[:-1] + bytes([data[-1] ^ 1])
             drops = next((d for name, d in hub.drops.items() if path.endswith(name) and d), None)
+            if hub.dripping:
+                while True:
+                    self.wfile.write(b"x")
+                    self.wfile.flush()
+                    time.sleep(0.05)
+            if hub.endless:
+                while True:
+                    self.wfile.write(bytes(2**20))
             if drops:
                 self.wfile.write(data[start : start + drops.pop(0)])
                 self.wfile.flush()

@@ -117,6 +117,7 @@ def test_single_values() -> None:
     assert whole({"n": 0}, "n", 3, least=0) == 0
     assert wholes({"n": [1, 2]}, "n", ()) == (1, 2)
     assert real({"x": 1}, "x", 0.5, 0, 2) == 1.0
-    for bad in (True, "1", None, 3, float("nan")):
+    assert real({"x": None}, "x", 0.5, 0, 2) == 0.5
+    for bad in (True, "1", 3, float("nan")):
         with pytest.raises(CheckpointError, match="from 0 to 2"):
             real({"x": bad}, "x", 0.5, 0, 2)

@@ -138,7 +138,7 @@ def test_the_prior_s_scheduler(tmp_path: Path) -> None:
 
 REFUSED = [
     ("DDPMScheduler", {"_class_name": "DDPMSchedular"}, "Did you mean 'DDPMScheduler'"),
-    ("DDPMScheduler", {"_class_name": None}, "is of a None"),
+    ("DDPMScheduler", {"_class_name": None}, "is of a nameless class"),
     ("DDPMScheduler", {"trained_betas": [0.1]}, "trained_betas"),
     ("DDIMScheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr = True"),
     ("DDPMScheduler", {"beta_schedule": "sigmoid"}, "beta_schedule = 'sigmoid'"),

@@ -74,7 +74,7 @@ class Evil:
 
 def test_nothing_is_executed(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match=r"which is no data\. Do not trust this file"):
+    with pytest.raises(CheckpointError, match=r"which is not data\. Do not trust this file"):
         read_torchscript(_with_description(archive, pickle.dumps(Evil())))
     assert not (tmp_path / "evil").exists()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from kandinsky.core.errors import CheckpointError, OutputError
 from kandinsky.core.files import write_atomically
+from kandinsky.core.untrusted_text import UnsoundTextError, parse_json, read_bytes
 
 Json = Mapping[str, object]
 """A JSON object, to read."""
@@ -21,10 +22,10 @@ OWN_ADAPTERS = "lora"
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; raises CheckpointError for a file that is missing, damaged or something else."""
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = parse_json(read_bytes(path))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing.", "Check the path, or download the folder again.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, UnsoundTextError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}.", "It is damaged; download it again.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, not an object.", "Download it again.")

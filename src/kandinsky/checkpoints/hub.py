@@ -1,10 +1,11 @@
 """From a model's name to a local folder; only the files that will be read are downloaded."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kandinsky.checkpoints.files import INDEX, Json, components_of, read_json
 from kandinsky.checkpoints.hub_download import (
@@ -21,12 +22,20 @@ from kandinsky.checkpoints.hub_download import (
 )
 from kandinsky.checkpoints.original_hub import HALVES, inside, plan_original, release_of, weights_in
 from kandinsky.checkpoints.weight_files import is_small
-from kandinsky.core.errors import CheckpointError, HubError, nearest
+from kandinsky.core.errors import CheckpointError, HubError, nearest, shortened
+from kandinsky.core.files import is_there, local
+from kandinsky.core.validation import shown
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
 
 Planner = Callable[[Sequence[str], Callable[[str], Path]], Iterable[str]]
 """The files that are needed, in order, from the names of all; the second argument downloads one of them."""
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+LONGEST_ID = 200
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_REVISION = re.compile(r"(?!/)[\w./+@-]{1,200}(?<!/)", re.ASCII)
 _WEIGHTLESS = re.compile(r"Tokenizer|Scheduler|Processor|Extractor")
 
 
@@ -60,12 +69,13 @@ def resolve(
     when all is in the cache; otherwise the Hub looks up the branch's commit, and the cache serves when it does not
     answer. Raises HubError.
     """
-    if Path(model).expanduser().exists():
-        return Path(model).expanduser()
+    if is_there(path := local(model)):
+        return path
     name = str(model)
-    if isinstance(model, Path) or not _ID.fullmatch(name) or ".." in name:
+    if isinstance(model, Path) or not _ID.fullmatch(name) or ".." in name or len(name) > LONGEST_ID:
+        named = shortened(repr(name), LONGEST_ID)
         raise HubError(
-            f"{name!r} is neither a folder on this machine nor a hub id.", "A hub id looks like 'owner/name'."
+            f"{named} is neither a folder on this machine nor a hub id.", "A hub id looks like 'owner/name'."
         )
     chosen = None if components is None else tuple(components)
 
@@ -76,7 +86,7 @@ def resolve(
         release = release_of(files)
         if release is None or chosen is not None:
             raise HubError(
-                f"{name} has no {INDEX}.", "It is no model in diffusers layout, and no original release of one."
+                f"{name} has no {INDEX}.", "It is neither a model in diffusers layout nor an original release of one."
             )
         return plan_original(files, release, variant, tuple(halves), name)
 
@@ -122,6 +132,12 @@ class _Revision:
     endpoint: str | None = None
     token: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.revision is not None and (not _REVISION.fullmatch(self.revision) or ".." in self.revision):
+            raise HubError(f"{shown(self.revision)} is not a revision.", "Give a branch, a tag or a commit.")
+        if not _ID.fullmatch(self.model) or ".." in self.model or len(self.model) > LONGEST_ID:
+            raise HubError(f"{shown(self.model)} is not a hub id.", "A hub id looks like 'owner/name'.")
+
     @property
     def is_commit(self) -> bool:
         return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
@@ -132,9 +148,11 @@ class _Revision:
         commit = self.revision or "main"
         if not self.is_commit:
             ref = storage / "refs" / commit
-            if ".." in commit or not ref.is_file():
+            if not ref.is_file():
                 return None
-            commit = ref.read_text().strip()
+            commit = ref.read_bytes().decode("ascii", "replace").strip()
+            if not _COMMIT.fullmatch(commit):
+                return None
         return storage / "snapshots" / commit
 
     def cached(self, plan: Planner) -> Path | None:
@@ -158,18 +176,43 @@ class _Revision:
                 f"{self.model} ({self.revision or 'main'}) is not in the cache {root}, or not all of it.",
                 "HF_HUB_OFFLINE is set; unset it to download.",
             )
-        with hub_errors(self.model, self.revision):
+        with hub_errors(self.model, self.revision), _sound_listing(self.model):
             api = HfApi(endpoint=self.endpoint, token=self.token, library_name="kandinsky")
             info = api.model_info(
                 self.model, revision=self.revision, timeout=CONNECT_SECONDS, files_metadata=not names_only
             )
-        if not info.sha or not _COMMIT.fullmatch(info.sha):
+        if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
             raise HubError(f"The hub names no commit of {self.model}.", "Is HF_ENDPOINT a model hub?")
-        files = {
-            file.rfilename: RemoteFile(file.size, None if file.lfs is None else file.lfs.sha256)
-            for file in info.siblings or []
-        }
+        with _sound_listing(self.model):
+            files = {file.rfilename: _remote(file) for file in info.siblings or []}
+            if not all(isinstance(name, str) and name for name in files):
+                raise ValueError("a file has no name")
         return Repo(self.model, info.sha, root, self.endpoint, self.token, files)
+
+
+@contextmanager
+def _sound_listing(model: str) -> Iterator[None]:
+    """Turns what the hub library raises for an answer that is no listing into HubError."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, MemoryError) as error:
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        if isinstance(error, HfHubHTTPError | HFValidationError):
+            raise
+        said = "The hub's answer for {} is not a listing of a model ({})."
+        raise HubError(said.format(model, type(error).__name__), "Is HF_ENDPOINT a model hub?") from error
+
+
+def _remote(file: "RepoSibling") -> RemoteFile:
+    """What the Hub says of a file; ValueError for what cannot be."""
+    sha256 = None if file.lfs is None else file.lfs.sha256
+    if file.size is not None and (type(file.size) is not int or file.size < 0):
+        raise ValueError("a size")
+    if sha256 is not None and not _SHA256.fullmatch(sha256):
+        raise ValueError("a SHA-256")
+    git_sha1 = file.blob_id if isinstance(file.blob_id, str) and _COMMIT.fullmatch(file.blob_id) else None
+    return RemoteFile(file.size, sha256, git_sha1)
 
 
 def _root(cache: Path | None) -> Path:

@@ -2,12 +2,16 @@
 
 import hashlib
 import logging
+import re
 import shutil
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -18,6 +22,10 @@ Progress = Callable[[str, int, int], None]
 """Called with the file's name, its bytes that are here, and its bytes in all."""
 
 CONNECT_SECONDS = 10.0
+SLOWEST, PATIENCE = 1024, 60.0
+"""Bytes a second that a download must have brought after so many seconds, and again after each as many."""
+LONGEST_NAME = 255
+_ETAG = re.compile(r"[A-Za-z0-9_-]{1,128}")
 UNVERIFIED = ".unverified"
 """Suffix of a marker file: the blob's SHA-256 is still to be compared."""
 _downloading = ContextVar("_downloading", default=False)
@@ -29,10 +37,24 @@ class HubUnreachableError(HubError):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """The Hub's metadata of a file: bytes, and the SHA-256 of a large one."""
+    """The Hub's metadata of a file: bytes, the SHA-256 of a large one, and git's SHA-1 of a small one."""
 
     size: int | None = None
     sha256: str | None = None
+    git_sha1: str | None = None
+
+    def fault(self, path: Path) -> str | None:
+        """How a file that arrived differs from what the Hub says, None where it does not; SHA-256 is not compared."""
+        if not path.is_file():
+            return "it is not a file"
+        size = path.stat().st_size
+        if self.size is not None and size != self.size:
+            return f"it has {size} bytes, the hub says {self.size}"
+        if self.sha256 is None and self.git_sha1 is not None:
+            found = hashlib.sha1(b"blob %d\0" % size + path.read_bytes(), usedforsecurity=False).hexdigest()
+            if found != self.git_sha1:
+                return f"its SHA-1 is {found}, the hub names {self.git_sha1}"
+        return None
 
 
 @dataclass(frozen=True)
@@ -71,6 +93,8 @@ def fetch(repo: Repo, name: str, on_progress: Progress | None = None) -> Path:
     parts = PurePosixPath(name).parts
     if PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:
         raise HubError(f"{repo.id} lists a file outside itself: {name!r}.", "Do not trust this repository.")
+    if not name.isprintable() or any(len(part.encode()) > LONGEST_NAME for part in parts):
+        raise HubError(f"{repo.id} lists {name[:80]!r}, which is not a file name.", "Do not trust this repository.")
     path = repo.snapshot.joinpath(*parts)
     stated = repo.files.get(name, RemoteFile())
     blob = repo.storage / "blobs" / (stated.sha256 or name)
@@ -85,6 +109,12 @@ def fetch(repo: Repo, name: str, on_progress: Progress | None = None) -> Path:
                     unverified.parent.mkdir(parents=True, exist_ok=True)
                     unverified.write_text(path.relative_to(repo.storage).as_posix(), "utf-8")
             _download(repo, name, on_progress)
+        if fault := stated.fault(path):
+            for place in (path.resolve(), path):
+                if place.is_file() or place.is_symlink():
+                    place.unlink(missing_ok=True)
+            unverified.unlink(missing_ok=True)
+            raise HubError(f"{repo.id}/{name} arrived damaged: {fault}.", "Try again.")
     if stated.sha256 is not None and unverified.exists():
         _verify(repo, name, (path.resolve(), blob, path), stated.sha256)
         unverified.unlink(missing_ok=True)
@@ -103,27 +133,62 @@ def unverified_files(storage: Path) -> set[Path]:
 
 
 def _download(repo: Repo, name: str, on_progress: Progress | None) -> None:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
+    url = hf_hub_url(repo.id, name, revision=repo.commit, endpoint=repo.endpoint)
+    told = get_hf_file_metadata(url, token=repo.token, timeout=CONNECT_SECONDS)
+    if told.commit_hash not in (None, repo.commit) or not _ETAG.fullmatch(told.etag or ""):
+        # The library names folders and files after both.
+        raise HubError(f"The hub names {repo.id}/{name} {told.etag!r} of {told.commit_hash!r}.", "Do not trust it.")
+    limit = repo.files.get(name, RemoteFile()).size
     for logger in ("huggingface_hub.file_download", "huggingface_hub.utils._http"):
         logging.getLogger(logger).addFilter(_not_here)
     # It says of a cache without links that it is larger, which needs no answer.
     warnings.filterwarnings("ignore", message=".*uses symlinks by default", module="huggingface_hub")
     begun = _downloading.set(True)
+    download = partial(
+        hf_hub_download,
+        repo.id,
+        name,
+        revision=repo.commit,
+        cache_dir=repo.cache,
+        token=repo.token,
+        endpoint=repo.endpoint,
+        library_name="kandinsky",
+        etag_timeout=CONNECT_SECONDS,
+        tqdm_class=_bar(name, on_progress, limit),
+    )
     try:
-        hf_hub_download(
-            repo.id,
-            name,
-            revision=repo.commit,
-            cache_dir=repo.cache,
-            token=repo.token,
-            endpoint=repo.endpoint,
-            library_name="kandinsky",
-            etag_timeout=CONNECT_SECONDS,
-            tqdm_class=_bar(name, on_progress),
-        )
+        _patiently(download, repo, name)
     finally:
         _downloading.reset(begun)
+
+
+def _patiently(download: Callable[[], object], repo: Repo, name: str) -> None:
+    """Downloads in a thread of its own; HubUnreachableError where almost nothing comes, which no timeout of the hub's
+    library sees: each byte begins it anew."""
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            download()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=copy_context().run, args=(work,), daemon=True)
+    thread.start()
+    known, since = 0, time.monotonic()
+    while thread.is_alive():
+        thread.join(min(PATIENCE, 1.0))
+        if time.monotonic() - since < PATIENCE:
+            continue
+        # Whether this download grows or another program's of the same file, which it waits for.
+        here = sum(path.stat().st_size for path in (repo.storage / "blobs").glob("*.incomplete") if path.is_file())
+        if thread.is_alive() and here - known < SLOWEST * PATIENCE:
+            raise HubUnreachableError(f"{repo.id}/{name} comes too slowly.", "Try again; it continues there.")
+        known, since = here, time.monotonic()
+    if raised:
+        raise raised[0]
 
 
 def _not_here(_: logging.LogRecord) -> bool:
@@ -153,8 +218,9 @@ def _verify(repo: Repo, name: str, places: Sequence[Path], wanted: str) -> None:
         )
 
 
-def _bar(name: str, on_progress: Progress | None) -> type:
-    """A class of progress bars, as the hub library makes them, that calls `on_progress` instead."""
+def _bar(name: str, on_progress: Progress | None, limit: int | None = None) -> type:
+    """A class of progress bars, as the hub library makes them, that calls `on_progress` instead; HubError for a file
+    that is longer than its `limit`."""
 
     class Bar:
         def __init__(self, *_: object, total: int | None = None, initial: int = 0, **__: object) -> None:
@@ -168,6 +234,8 @@ def _bar(name: str, on_progress: Progress | None) -> type:
 
         def update(self, count: float | None = 1) -> None:
             self.done += int(count or 0)
+            if limit is not None and self.done > limit:
+                raise HubError(f"{name} is longer than the {limit} bytes that the hub says.", "Do not trust it.")
             if on_progress is not None:
                 on_progress(name, self.done, max(self.done, self.total))
 
@@ -181,11 +249,11 @@ def _bar(name: str, on_progress: Progress | None) -> type:
 
 def remember(repo: Repo, revision: str) -> None:
     """Writes the commit of `revision` to the cache, for use without a network."""
-    if revision == repo.commit or ".." in PurePosixPath(revision).parts:
+    if revision == repo.commit:
         return
     path = repo.storage / "refs" / revision
     with suppress(OSError, HubError):  # a cache that only others may write to is still good to read
-        if not path.is_file() or path.read_text().strip() != repo.commit:
+        if not path.is_file() or path.read_bytes().strip() != repo.commit.encode():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, repo.commit.encode())
 
@@ -229,7 +297,7 @@ def _in_words(error: BaseException, model: str, revision: str | None, name: str)
         case errors.HfHubHTTPError():
             return _refusal(what, error.response.status_code)
         case errors.HFValidationError():
-            return HubError(f"{model!r} is no model id: {error}.", "It looks like 'owner/name'.")
+            return HubError(f"{model!r} is not a model id: {error}.", "It looks like 'owner/name'.")
         case OSError() if error.errno is None and name:
             return HubUnreachableError(f"{what} arrived in part: {error}".split("\n")[0], "Try again.")
         case OSError():

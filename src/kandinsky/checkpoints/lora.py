@@ -19,9 +19,11 @@ from kandinsky.adapters.lora import Adapter, LowRank, Place
 from kandinsky.checkpoints.components import Component, config_of
 from kandinsky.checkpoints.files import Json, read_json
 from kandinsky.checkpoints.keymap import KeyMap, summary
+from kandinsky.checkpoints.lora_settings import LoraSettings
 from kandinsky.checkpoints.maps.networks import COMPONENTS, component_of
 from kandinsky.checkpoints.weights import read_header, read_tensor_file, write_tensor_file
 from kandinsky.core.errors import CheckpointError, ConfigError
+from kandinsky.core.untrusted_text import UnsoundTextError, parse_json
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -133,34 +135,30 @@ def from_tensors(network: nn.Module, tensors: Mapping[str, Tensor], settings: Ma
         )
     if halves := [module for module, found in parts.items() if not {"down", "up"} <= found.keys()]:
         raise CheckpointError(f"The adapter has only half of its tensors for {summary(halves)}.", "Download it again.")
-    changes = {known[module]: _low_rank(module, found, settings) for module, found in parts.items()}
+    stated = LoraSettings.of(settings)
+    changes = {known[module]: _low_rank(module, found, stated) for module, found in parts.items()}
     return Adapter(changes).eval()
 
 
-def _low_rank(module: str, found: Mapping[str, Tensor], settings: Mapping[str, Any]) -> LowRank:
-    down, up = found["down"].float(), found["up"].float()
-    rank = down.shape[0]
-    if down.ndim not in (2, 4) or up.ndim != down.ndim or up.shape[1] != rank:
+def _low_rank(module: str, found: Mapping[str, Tensor], settings: LoraSettings) -> LowRank:
+    down, up, magnitude, alpha = (found.get(role) for role in ("down", "up", "magnitude", "alpha"))
+    assert down is not None
+    assert up is not None
+    rank = down.shape[0] if down.ndim else 0
+    fits = down.ndim in (2, 4) and up.ndim == down.ndim and rank and up.shape[1] == rank
+    if not fits or not all(side == 1 for side in up.shape[2:]):
         raise CheckpointError(
             f"The adapter of {module} has shapes {tuple(down.shape)} and {tuple(up.shape)}.",
             "It is damaged or of another kind.",
         )
-    alpha = found.get("alpha")
-    strength = float(alpha) if alpha is not None else _setting(settings, "alpha", module, float(rank))
-    if settings.get("use_rslora"):
-        # arXiv 2312.03732: divided by the root of the rank.
-        strength *= rank**0.5
-    magnitude = found.get("magnitude")
+    sizes = {"alpha": 1, "magnitude": up.shape[0]}
+    odd = [role for role, size in sizes.items() if role in found and found[role].numel() != size]
+    if odd or any(one.is_complex() or not one.isfinite().all() for one in found.values()):
+        wrong = f"a {odd[0]} of a wrong size" if odd else "numbers that are not finite"
+        raise CheckpointError(f"The adapter of {module} has {wrong}.", "It is damaged; download it again.")
+    stated = settings.alpha_of(module, rank) if alpha is None else float(alpha)
     length = None if magnitude is None else magnitude.float().flatten()
-    return LowRank(down, up, strength, length, float(settings.get("lora_dropout", 0.0)))
-
-
-def _setting(settings: Mapping[str, Any], what: str, module: str, default: float) -> float:
-    """A number of one module: from its pattern when one fits (peft matches the end of names), else of all."""
-    for pattern, value in (settings.get(f"{what}_pattern") or {}).items():
-        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
-            return float(value)
-    return float(settings.get(f"lora_{what}") or default)
+    return LowRank(down.float(), up.float(), settings.strength(rank, stated), length, settings.dropout)
 
 
 def tensor_module(name: str) -> str:
@@ -181,8 +179,13 @@ def _read_name(name: str) -> tuple[str, str]:
     if plain.endswith(".alpha"):
         return plain.removesuffix(".alpha"), "alpha"
     raise CheckpointError(
-        f"{name} is no tensor of a low-rank adapter.", "Known are the layouts of peft and of diffusers."
+        f"{name} is not a tensor of a low-rank adapter.", "Known are the layouts of peft and of diffusers."
     )
+
+
+def holds_change(name: str) -> bool:
+    """Whether a tensor is called like a part of an adapter."""
+    return any(form.search(name) for form in (_PROCESSOR, _MATRIX, _MAGNITUDE)) or name.endswith(".alpha")
 
 
 def _adaptable(network: nn.Module) -> Component:
@@ -191,6 +194,9 @@ def _adaptable(network: nn.Module) -> Component:
         known = dict.fromkeys(spec.class_name for spec in COMPONENTS if spec.adapted)
         raise ConfigError(f"A {type(network).__name__} takes no adapters.", f"Those that do: {', '.join(known)}.")
     return found
+
+
+_OF_A_CHANGE = re.compile("lora|hada|lokr|ia3|oft|diff", re.IGNORECASE)
 
 
 def read_lora(path: Path) -> LoraFile:
@@ -206,6 +212,8 @@ def read_lora(path: Path) -> LoraFile:
             )
         file = (usual or others)[0]
     tensors = read_tensor_file(file)
+    if tensors and _are_words(tensors):
+        raise CheckpointError(f"{file} holds learned words, no adapter.", "Give it as words (--words).")
     header = read_header(file) if file.suffix == ".safetensors" else {}
     settings = _header_json(file, header, SETTINGS)
     peft_config = file.with_name(PEFT_CONFIG)
@@ -214,13 +222,19 @@ def read_lora(path: Path) -> LoraFile:
     return LoraFile(tensors, settings, _header_json(file, header, NOTES))
 
 
+def _are_words(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensors are learned words: rows under names that are no place in a network and no part of a change."""
+    plain = (name.count(".") <= 1 and not _OF_A_CHANGE.search(name) and not holds_change(name) for name in tensors)
+    return all(plain) and all(one.ndim <= 2 for one in tensors.values())
+
+
 def _header_json(file: Path, header: Mapping[str, str], key: str) -> dict[str, Any]:
     try:
-        value = json.loads(header.get(key, "{}"))
-    except ValueError as error:
+        value = parse_json(header.get(key, "{}"))
+    except UnsoundTextError as error:
         raise CheckpointError(f"{file} has a damaged {key}: {error}.", "Download it again.") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{file} has a {key} that is no table.", "Download it again.")
+        raise CheckpointError(f"{file} has a {key} that is not a table.", "Download it again.")
     return value
 
 

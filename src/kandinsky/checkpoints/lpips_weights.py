@@ -17,6 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kandinsky.checkpoints.untrusted_pickle import FAULTS, check_opcodes
+from kandinsky.checkpoints.weights import read_tensor_file
 from kandinsky.core.errors import CheckpointError, DataError, nearest
 from kandinsky.networks.lpips import TRUNKS, PerceptualConfig, PerceptualLoss
 
@@ -51,7 +53,7 @@ class _Array:
         if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
             raise pickle.UnpicklingError("an array is not made of float32 bytes")
         if not all(isinstance(side, int) and side > 0 for side in shape) or math.prod(shape) * 4 != len(data):
-            raise pickle.UnpicklingError(f"an array of shape {shape!r} does not fit {len(data)} bytes")
+            raise pickle.UnpicklingError(f"an array of a shape of {len(shape)} sides does not fit {len(data)} bytes")
         self.value = np.frombuffer(data, dtype="<f4").reshape(shape, order="F" if fortran else "C")
 
 
@@ -72,7 +74,7 @@ class _ArraysOnly(pickle.Unpickler):
         return _ALLOWED[module, name]
 
     def persistent_load(self, pid: object) -> object:
-        raise pickle.UnpicklingError(f"the file refers to something outside itself ({pid!r})")
+        raise pickle.UnpicklingError(f"the file refers to something outside itself (a {type(pid).__name__})")
 
 
 def read_array_pickle(path: str | Path) -> dict[str, Array]:
@@ -82,10 +84,13 @@ def read_array_pickle(path: str | Path) -> dict[str, Array]:
     try:
         if file.stat().st_size > _MOST_BYTES:
             raise CheckpointError(f"{file.name!r} is larger than {_MOST_BYTES} bytes.", "Is this the right file?")
-        tree = _ArraysOnly(io.BytesIO(file.read_bytes())).load()
+        content = io.BytesIO(file.read_bytes())
+        check_opcodes(content, None)
+        content.seek(0)
+        tree = _ArraysOnly(content).load()
     except OSError as error:
         raise DataError(f"{str(file)!r} cannot be read: {error.strerror}.", "Check the path.") from error
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+    except FAULTS as error:
         raise CheckpointError(
             f"{file.name!r} is not a pickle of float32 arrays: {error}.", "Install the package again."
         ) from error
@@ -97,9 +102,9 @@ def read_array_pickle(path: str | Path) -> dict[str, Array]:
 def _flatten(tree: object, prefix: str, found: dict[str, Array], name: str, depth: int = 0) -> None:
     if isinstance(tree, _Array) and tree.value is not None:
         found[prefix] = tree.value
-    elif isinstance(tree, dict) and depth < 8:
+    elif isinstance(tree, dict) and depth < 8 and all(isinstance(key, str) for key in tree):
         for key, value in tree.items():
-            _flatten(value, f"{prefix}/{key}" if prefix else str(key), found, name, depth + 1)
+            _flatten(value, f"{prefix}/{key}" if prefix else key, found, name, depth + 1)
     else:
         raise CheckpointError(
             f"{name!r} holds {type(tree).__name__} at {prefix!r}, not an array.", "Install the package again."
@@ -130,12 +135,9 @@ def _trunk_state(arrays: Mapping[str, Array], trunk: str) -> dict[str, Tensor]:
 def _head_state(arrays: Mapping[str, Array], heads: Path | None) -> dict[str, Tensor]:
     if heads is None:
         return {f"heads.{i}.weight": _convolution(arrays[f"NetLinLayer_{i}/Conv_0/kernel"]) for i in range(5)}
-    try:
-        stored = torch.load(heads, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise DataError(f"There is no file {str(heads)!r}.", "Check the path of the linear heads.") from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{heads.name!r} is not a weights file: {error}.", "Install lpips again.") from error
+    if not heads.is_file():
+        raise DataError(f"There is no file {str(heads)!r}.", "Check the path of the linear heads.")
+    stored = read_tensor_file(heads)
     return {f"heads.{i}.weight": stored[f"lin{i}.model.1.weight"] for i in range(5)}
 
 

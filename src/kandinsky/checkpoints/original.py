@@ -19,6 +19,7 @@ from kandinsky.checkpoints.original_hub import (
     plan_encoder,
 )
 from kandinsky.core.errors import CheckpointError, TokenizerError
+from kandinsky.core.files import is_there, local
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def open_model(
     opened = open_checkpoint(path)
     if isinstance(opened, Folder) and not weights:
         return replace(opened, config_only=True)
-    if Path(model).expanduser().exists() or not isinstance(opened, OriginalFolder):
+    if is_there(local(model)) or not isinstance(opened, OriginalFolder):
         return opened
     if PRIOR in wanted and opened.lacking_clip:
         clip = resolve_files(CLIP_REPOSITORY, opened.lacking_clip, on_progress=on_progress)

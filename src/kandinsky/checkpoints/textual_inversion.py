@@ -15,13 +15,17 @@ import torch
 from torch import Tensor
 
 from kandinsky.checkpoints.files import Json
-from kandinsky.checkpoints.weights import read_pickle, read_tensor_file, write_tensor_file
+from kandinsky.checkpoints.lora import holds_change
+from kandinsky.checkpoints.untrusted_pickle import read_pickle
+from kandinsky.checkpoints.weights import read_tensor_file, write_tensor_file
 from kandinsky.core.errors import CheckpointError
 from kandinsky.core.files import write_atomically
 
 NOTES = "kandinsky"
 ORIGINAL = {"t1": "text_encoder", "t2": "prior_text_encoder"}
 WEB_UI = "string_to_param"
+MOST_ROWS = 512
+"""Of a word; no text encoder reads more tokens."""
 COMPONENTS = ("prior_text_encoder", "text_encoder_2", "text_encoder")
 
 Words = dict[str, dict[str, Tensor]]
@@ -73,6 +77,8 @@ def words_in(content: Mapping[str, object], path: str | Path) -> Words:
     if isinstance(params := content.get(WEB_UI), Mapping):
         found = {str(content.get("name", name)): rows for name, rows in params.items()}
         return {word: {"": _rows(path, word, rows)} for word, rows in found.items()}
+    if any(holds_change(name) for name in content):
+        raise CheckpointError(f"{path} holds an adapter, no learned words.", "Give it as lora (--lora).")
     words: Words = {}
     for name, value in content.items():
         if isinstance(value, Mapping) and name in ORIGINAL:
@@ -88,6 +94,10 @@ def words_in(content: Mapping[str, object], path: str | Path) -> Words:
 
 
 def _rows(path: str | Path, word: str, value: object) -> Tensor:
-    if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point():
-        raise CheckpointError(f"{path} has no rows for {word!r}.", "It is no file of learned words.")
-    return value.reshape(-1, value.shape[-1])
+    if not isinstance(value, Tensor) or value.ndim not in (1, 2) or not value.is_floating_point() or not value.numel():
+        raise CheckpointError(f"{path} has no rows for {word!r}.", "It is not a file of learned words.")
+    rows = value.reshape(-1, value.shape[-1])
+    if len(rows) > MOST_ROWS or not rows.isfinite().all():
+        wrong = f"{len(rows)} rows" if len(rows) > MOST_ROWS else "numbers that are not finite"
+        raise CheckpointError(f"{path} has {wrong} for {word!r}.", "It is damaged, or no file of learned words.")
+    return rows

@@ -8,14 +8,22 @@ import mmap
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from io import BytesIO
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
+from kandinsky.checkpoints.untrusted_pickle import (
+    FAULTS,
+    UnsoundPickleError,
+    check_opcodes,
+    check_tensors,
+    description,
+    reason_of,
+)
 from kandinsky.core.errors import CheckpointError
 
 _STORAGES = {
@@ -29,14 +37,17 @@ _STORAGES = {
     "LongStorage": torch.int64,
 }
 _LOCAL_HEADER = 30
+MOST_MODULES = 100_000
+"""Of an archive; one whose modules hold one another has more."""
 
 
 def is_torchscript(path: Path) -> bool:
     """Whether a file is such an archive; a zip of a plain pickle has no table of constants."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except FAULTS:
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
@@ -44,6 +55,9 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     damaged or holds anything that is not known to be data."""
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            found = description(archive)
+            check_opcodes(found, None)
+            found.seek(0)
             (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
             # A private mapping: pages are read when they are needed, and nothing can write to the file.
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -53,23 +67,21 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
                 for info in archive.infolist()
                 if info.filename.startswith(f"{root}data/")
             }
-            tree = _Reader(archive.read(name), storages).load()
-    except CheckpointError:
-        raise
-    except Exception as error:  # a damaged pickle raises nearly anything
+            tree = _Reader(found, storages).load()
+            if not isinstance(tree, _Module):
+                raise CheckpointError(f"{path} holds no module.", "It is of another kind.")
+            tensors = _tensors(tree)
+            check_tensors(tensors)
+            return tensors
+    except FAULTS as error:
         raise CheckpointError(
-            f"{path} cannot be read as a TorchScript archive ({type(error).__name__}).",
+            f"{path} cannot be read as a TorchScript archive ({reason_of(error)}).",
             "It is damaged; download it again.",
         ) from error
-    if not isinstance(tree, _Module):
-        raise CheckpointError(f"{path} holds no module.", "It is of another kind.")
-    return dict(_tensors(tree, ""))
 
 
 def _record(info: zipfile.ZipInfo, mapped: mmap.mmap) -> memoryview:
     """The bytes of a stored record."""
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise CheckpointError(f"The record {info.filename} of a TorchScript archive is compressed.", "Save it anew.")
     start = info.header_offset
     name, extra = (int.from_bytes(mapped[start + at : start + at + 2], "little") for at in (26, 28))
     begin = start + _LOCAL_HEADER + name + extra
@@ -79,18 +91,25 @@ def _record(info: zipfile.ZipInfo, mapped: mmap.mmap) -> memoryview:
 class _Module:
     """A module of the archive: its attributes, none of its code."""
 
-    state: Mapping[str, object]
+    state: Mapping[str, object] = MappingProxyType({})
 
     def __setstate__(self, state: Mapping[str, object]) -> None:
         self.state = state
 
 
-def _tensors(module: _Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    for name, value in module.state.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{name}", value
-        elif isinstance(value, _Module):
-            yield from _tensors(value, f"{prefix}{name}.")
+def _tensors(root: _Module) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    waiting = [("", root)]
+    for _ in range(MOST_MODULES):
+        if not waiting:
+            return found
+        prefix, module = waiting.pop()
+        for name, value in module.state.items():
+            if isinstance(value, Tensor):
+                found[f"{prefix}{name}"] = value
+            elif isinstance(value, _Module):
+                waiting.append((f"{prefix}{name}.", value))
+    raise UnsoundPickleError("it has modules without end")
 
 
 def _rebuilt(
@@ -114,8 +133,8 @@ class _Reader(pickle.Unpickler):
         ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
     }
 
-    def __init__(self, description: bytes, storages: Mapping[str, memoryview]) -> None:
-        super().__init__(BytesIO(description))
+    def __init__(self, description: IO[bytes], storages: Mapping[str, memoryview]) -> None:
+        super().__init__(description)
         self.storages = storages
 
     def find_class(self, module: str, name: str) -> object:
@@ -126,7 +145,7 @@ class _Reader(pickle.Unpickler):
         if (module, name) in self._KNOWN:
             return self._KNOWN[module, name]
         raise CheckpointError(
-            f"A TorchScript archive wants {module}.{name}, which is no data.", "Do not trust this file."
+            f"A TorchScript archive wants {module}.{name}, which is not data.", "Do not trust this file."
         )
 
     def persistent_load(self, pid: Any) -> tuple[memoryview, torch.dtype]:

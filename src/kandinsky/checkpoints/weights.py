@@ -1,11 +1,8 @@
 """Tensors in files: safetensors, pickles of which nothing is ever run, shards, and strict loading."""
 
 import json
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeVar, cast
 
 import torch
@@ -16,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from kandinsky.checkpoints.files import make_folder, read_json, write_json
 from kandinsky.checkpoints.keymap import summary
+from kandinsky.checkpoints.safetensors_header import check_header
+from kandinsky.checkpoints.untrusted_pickle import read_pickle
 from kandinsky.checkpoints.weight_files import choose, file_name, index_name, parse, stems_for
 from kandinsky.core.errors import CheckpointError, OutputError
 from kandinsky.core.files import sync, whole_file
@@ -54,7 +53,8 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     outside = [file for file in files if Path(file).name != file]
     if outside:
         raise CheckpointError(f"{index} points outside its folder, to {outside[0]!r}.", "Do not trust this file.")
-    missing = [file for file in files if not (index.parent / file).is_file()]
+    there = {path.name for path in index.parent.iterdir() if path.is_file()}
+    missing = [file for file in files if file not in there]
     if missing:
         raise CheckpointError(
             f"{index.parent} lacks {len(missing)} of {len(files)} shards: {summary(missing)}.", "Download them again."
@@ -105,7 +105,7 @@ def read_cached(path: Path, name: str, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    _check_header(path)
+    check_header(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
@@ -113,42 +113,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is damaged: {error}.", "Download it again.") from error
 
 
-def _check_header(path: Path) -> None:
-    """Raises CheckpointError in plain words for a header that does not fit the file."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        if len(start) < 8:
-            raise CheckpointError(f"{path} has only {size} bytes.", "It was cut off; download it again.")
-        length = int.from_bytes(start, "little")
-        if length > size - 8:
-            if start.isascii() and start.decode().isprintable():
-                hint = "It is a text file" + (", a Git LFS pointer: run git lfs pull." if b"version " in start else ".")
-                raise CheckpointError(f"{path} begins with the text {start.decode()!r}, not with weights.", hint)
-            raise CheckpointError(
-                f"{path} announces a header of {length} bytes in a file of {size}.", "Download it again."
-            )
-        raw = file.read(length)
-    try:
-        header = json.loads(raw)
-        ends = [int(v["data_offsets"][1]) for k, v in header.items() if k != "__metadata__"]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise CheckpointError(f"{path} has a damaged header: {error}.", "Download it again.") from error
-    needed = max(ends, default=0) + 8 + length
-    if needed > size:
-        raise CheckpointError(
-            f"{path} has {size} bytes where its header needs {needed}.", "It was cut off; download it again."
-        )
-
-
 def read_header(path: Path) -> dict[str, str]:
     """Reads the metadata of a safetensors file; CheckpointError when it is damaged."""
-    _check_header(path)
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}.", "Download it again.") from error
+    return check_header(path)
 
 
 def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Path:
@@ -176,28 +143,6 @@ def _sort_header(path: Path) -> None:
         assert len(text) <= length
         file.seek(8)
         file.write(text.ljust(length))
-
-
-def read_pickle(path: Path) -> object:
-    """Reads a pickle of tensors and plain containers; nothing in it is executed. CheckpointError when it is damaged or
-    holds anything else."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about pickles of odd protocols, which fail anyway
-            # The format of before 2020 is no zip file and cannot be mapped.
-            mapped = zipfile.is_zipfile(path)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # a damaged pickle raises nearly anything
-        if "GLOBAL" in str(error):
-            raise CheckpointError(
-                f"{path} holds Python objects, not only tensors; reading them could run code.",
-                "Convert it to safetensors where you trust it.",
-            ) from error
-        # The message of torch advises to read the file unsafely, so it is not passed on.
-        reason = "it is no pickle of tensors" if isinstance(error, UnpicklingError) else type(error).__name__
-        raise CheckpointError(
-            f"{path} cannot be read as weights ({reason}).", "It is damaged or no weight file; download it again."
-        ) from error
 
 
 def write_weights(
@@ -299,6 +244,13 @@ def load_strict(
     ]
     if shapes:
         faults.append(f"{len(shapes)} of another shape ({summary(shapes)})")
+    kinds = [
+        f"{name} is {native_state[name].dtype}"
+        for name, tensor in expected.items()
+        if name in native_state and native_state[name].is_floating_point() != tensor.is_floating_point()
+    ]
+    if kinds:
+        faults.append(f"{len(kinds)} of another kind of number ({summary(kinds)})")
     if faults:
         raise CheckpointError(
             f"The weights do not fit the {what}: {'; '.join(faults)}.", "They are of another model or configuration."

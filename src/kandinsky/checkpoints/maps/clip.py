@@ -80,7 +80,7 @@ def clip_text_config(json: Json) -> ClipTextConfig:
     """Reads a text tower's config.json with diffusers' defaults; CheckpointError for another class or an unknown
     option."""
     _require_tower(json, TEXT_CLASS, "clip_text_model")
-    eos = json.get("eos_token_id", 49407)
+    eos = 49407 if json.get("eos_token_id") is None else json["eos_token_id"]
     if isinstance(eos, bool) or not isinstance(eos, int):
         raise CheckpointError(
             f"config.json of a {TEXT_CLASS} has eos_token_id = {eos!r}, expected one whole number.", fields.HINT
@@ -90,6 +90,7 @@ def clip_text_config(json: Json) -> ClipTextConfig:
         ClipTextConfig,
         **fields.read_sizes(json, _TEXT),
         activation=_activation(json),
+        eps=_eps(json),
         eos_id=None if argmax else eos,
         pool="argmax" if argmax else "eos",
     )
@@ -112,7 +113,9 @@ def clip_vision_config(json: Json) -> ClipVisionConfig:
     """Reads a vision tower's config.json; see `clip_text_config`."""
     _require_tower(json, VISION_CLASS, "clip_vision_model")
     fields.require(json, VISION_CLASS, num_channels=3)
-    return fields.build(ClipVisionConfig, **fields.read_sizes(json, _VISION), activation=_activation(json))
+    return fields.build(
+        ClipVisionConfig, **fields.read_sizes(json, _VISION), activation=_activation(json), eps=_eps(json)
+    )
 
 
 def clip_vision_json(config: ClipVisionConfig) -> dict[str, object]:
@@ -124,11 +127,15 @@ def _require_tower(json: Json, class_name: str, model_type: str) -> None:
     # A two-tower CLIPModel or a tower without projection differs in its tensors; the file says so here. A
     # null is what transformers writes for a config that never met a model.
     given = {key: value for key, value in json.items() if value is not None}
-    fields.require(given, class_name, architectures=[class_name], model_type=model_type, layer_norm_eps=1e-5)
+    fields.require(given, class_name, architectures=[class_name], model_type=model_type)
 
 
 def _activation(json: Json) -> str:
     return fields.word(json, "hidden_act", "quick_gelu", ("gelu", "quick_gelu"))
+
+
+def _eps(json: Json) -> float:
+    return fields.real(json, "layer_norm_eps", 1e-5, 0, 1)
 
 
 def _tower_json(
@@ -141,7 +148,7 @@ def _tower_json(
         "hidden_act": config.activation,
         "initializer_factor": 1.0,
         "initializer_range": 0.02,
-        "layer_norm_eps": 1e-05,
+        "layer_norm_eps": config.eps,
         "model_type": model_type,
         "pad_token_id": None,
         **fields.write_sizes(config, table),

@@ -61,7 +61,6 @@ _SIZES: fields.Table = {
 }
 _FIXED: Json = {
     "hidden_act": "gelu",
-    "layer_norm_eps": 1e-5,
     "position_embedding_type": "absolute",
     "type_vocab_size": 1,
 }
@@ -74,7 +73,8 @@ def mclip_config(json: Json, pooler: bool = True) -> MultilingualClipConfig:
     sizes = fields.read_sizes(given, _SIZES)
     fields.require(given, CLASS, architectures=[CLASS], transformerDimensions=sizes["width"], **_FIXED)
     pad_id = fields.whole(given, "pad_token_id", MultilingualClipConfig.pad_id, least=0)
-    return fields.build(MultilingualClipConfig, **sizes, pad_id=pad_id, pooler=pooler)
+    eps = fields.real(given, "layer_norm_eps", MultilingualClipConfig.eps, 0, 1)
+    return fields.build(MultilingualClipConfig, **sizes, pad_id=pad_id, pooler=pooler, eps=eps)
 
 
 def mclip_json(config: MultilingualClipConfig) -> dict[str, object]:
@@ -83,6 +83,7 @@ def mclip_json(config: MultilingualClipConfig) -> dict[str, object]:
         "architectures": [CLASS],
         "attention_probs_dropout_prob": 0.1,
         "hidden_dropout_prob": 0.1,
+        "layer_norm_eps": config.eps,
         "model_type": MODEL_TYPE,
         "pad_token_id": config.pad_id,
         "transformerDimensions": config.width,

@@ -11,7 +11,8 @@ from kandinsky.checkpoints.maps import config_fields as fields
 from kandinsky.checkpoints.maps.clip import ORIGINAL_BLOCK
 from kandinsky.checkpoints.original import OriginalFolder
 from kandinsky.checkpoints.original_file import OriginalFile
-from kandinsky.checkpoints.weights import Tensors, read_pickle, read_tensor_file
+from kandinsky.checkpoints.untrusted_pickle import read_pickle
+from kandinsky.checkpoints.weights import Tensors, read_tensor_file
 from kandinsky.core.errors import CheckpointError, nearest
 from kandinsky.networks.prior import PriorConfig
 

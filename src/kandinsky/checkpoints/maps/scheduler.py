@@ -116,6 +116,7 @@ def schedule_from_json(json: Json) -> Schedule:
 
     Times that diffusers spreads without rounding (Euler's and Heun's "linspace") are rounded to whole ones.
     """
+    json = {key: value for key, value in json.items() if value is not None}
     name = str(json.get("_class_name", ""))
     if name == PRIOR_CLASS:
         return _prior_schedule(json)
@@ -186,7 +187,7 @@ def _process(json: Json, kind: _Class) -> Process:
 def _constraints(json: Json, kind: _Class) -> tuple[Constraint, ...]:
     if kind.threshold and json.get("thresholding", False):
         ratio = fields.real(json, "dynamic_thresholding_ratio", 0.995, 0, 1, FILE)
-        largest = fields.real(json, "sample_max_value", 1.0, 1, math.inf, FILE)
+        largest = fields.real(json, "sample_max_value", 1.0, 0, math.inf, FILE)
         return (Constraint("percentile", ratio=ratio, max=largest),)
     if kind.clip is not None and json.get("clip_sample", kind.clip):
         return (Constraint("static", limit=_limit(json)),)

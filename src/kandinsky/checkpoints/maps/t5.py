@@ -70,9 +70,10 @@ def t5_config(json: Json) -> T5Config:
     """Reads the config.json of an encoder or of the whole model; CheckpointError for a missing size, another model or
     an unknown option."""
     model_type = fields.word(json, "model_type", "t5", tuple(CLASSES))
-    fields.require(json, CLASSES["mt5" if model_type == "mt5" else "t5"], layer_norm_epsilon=1e-6)
+    fields.require(json, CLASSES["mt5" if model_type == "mt5" else "t5"])
     gate = fields.word(json, "feed_forward_proj", "gated-gelu" if model_type == "mt5" else "relu", tuple(_GATES))
-    return fields.build(T5Config, **fields.read_sizes(json, _SIZES), gate=_GATES[gate])
+    eps = fields.real(json, "layer_norm_epsilon", T5Config.eps, 0, 1)
+    return fields.build(T5Config, **fields.read_sizes(json, _SIZES), gate=_GATES[gate], eps=eps)
 
 
 def t5_json(config: T5Config, model_type: ModelType) -> dict[str, object]:
@@ -85,7 +86,7 @@ def t5_json(config: T5Config, model_type: ModelType) -> dict[str, object]:
         "feed_forward_proj": names[config.gate],
         "initializer_factor": 1.0,
         "is_encoder_decoder": False,
-        "layer_norm_epsilon": 1e-6,
+        "layer_norm_epsilon": config.eps,
         "model_type": model_type,
         "pad_token_id": 0,
         **fields.write_sizes(config, _SIZES),
