@@ -3,8 +3,9 @@
     python examples/make_examples.py                    all sheets, into examples/images
     python examples/make_examples.py --only apple mix   some of them
 
-Nothing is picked by hand: every sheet shows consecutive seeds from --seed on, and equal seeds give equal
-files. The list of sheets, with what was asked for each, goes to README.md beside them.
+Seeds are not picked: every sheet shows consecutive ones from --seed on, and equal seeds give equal files. The prompts
+of the sheet `things` are chosen: what the checkpoint draws well. The list of sheets, with what was asked for each, goes
+to README.md beside them.
 """
 
 import argparse
@@ -23,24 +24,24 @@ IMAGES = Path(__file__).resolve().parent / "images"
 GAP = 4
 
 THINGS = (
-    "an apple",
-    "a fox",
+    "a smiling face",
+    "a red heart",
     "a tree",
-    "a house",
-    "a car",
-    "a heart",
-    "a star",
-    "a fish",
-    "a pizza",
-    "a sun",
-    "a cat",
-    "a dog",
-    "a flower",
-    "a bicycle",
-    "a moon",
-    "a cup of coffee",
+    "an alien",
+    "a bell",
+    "a hammer",
+    "a book",
+    "a burger",
+    "a fox",
+    "a gift",
+    "a robot",
+    "a rose",
+    "a panda",
+    "a strawberry",
+    "an umbrella",
+    "a lion",
 )
-"""One image each, in this order: what a first visitor would try."""
+"""One image each, in this order: things that were chosen because this checkpoint draws them well."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Studio:
     def draw(self, prompt: Any, taken: int = 0, **fields: Any) -> list[Image.Image]:
         """Images of consecutive seeds for a row of which `taken` columns are taken."""
         count = self.columns - taken
-        return self.pipe.generate(prompt, seed=self.seed, count=count, steps=self.steps, **fields).images
+        wanted = {"seed": self.seed, "count": count, "steps": self.steps, **fields}
+        return self.pipe.generate(prompt, **wanted).images
 
     def one(self, prompt: Any, **fields: Any) -> Image.Image:
         """The image of the first seed."""
@@ -90,8 +92,13 @@ def prompts(name: str, texts: Sequence[str]) -> Sheet:
 
 
 def things(studio: Studio) -> Rows:
-    images = [studio.one(thing) for thing in THINGS]
+    images = [twice(image) for image in studio.draw(list(THINGS), studio.columns - 1, seed=[studio.seed] * len(THINGS))]
     return [images[k : k + studio.columns] for k in range(0, len(images), studio.columns)]
+
+
+def twice(image: Image.Image) -> Image.Image:
+    """An image with twice the sides."""
+    return image.resize((2 * image.width, 2 * image.height), Image.Resampling.LANCZOS)
 
 
 def blend(studio: Studio) -> Rows:
@@ -175,7 +182,8 @@ def page(seed: int, steps: int | None) -> str:
     parts = [
         "# Images\n",
         "Drawn by `python examples/make_examples.py` with the embedded checkpoint, "
-        f"{f'{steps} steps' if steps else 'its default steps'}, seeds from {seed} on, not picked by hand.\n",
+        f"{f'{steps} steps' if steps else 'its default steps'}, seeds from {seed} on, not picked by hand. "
+        "The prompts of the first sheet are chosen: things that the checkpoint draws well.\n",
     ]
     for sheet in SHEETS:
         shown = "\n".join(f"{number}. {row}" for number, row in enumerate(sheet.rows, start=1))

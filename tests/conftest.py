@@ -119,3 +119,8 @@ def third_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def third_first_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of its first release, whose U-Net's file holds the projection."""
     return write_third_first(tmp_path_factory.mktemp("original") / "third-first")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("mindspore") and find_spec("mindspore") is None:
+        pytest.skip("MindSpore is not installed; it has an environment of its own, see docs/mindspore.md")

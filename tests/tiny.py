@@ -4,7 +4,7 @@ One is written by us as a combined folder; priors and decoders are made and save
 """
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,8 @@ class Checkpoints:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.kept, self.kept_own = cache(self.ours), cache(self.own)
+        """`ours` and `own`, loaded once: for tests that leave a pipeline as it was."""
 
     @cached_property
     def combined(self) -> Path:

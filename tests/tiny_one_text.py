@@ -1,6 +1,6 @@
 """Tiny checkpoints whose decoders read one text, made and saved by diffusers, without a zero tensor."""
 
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +49,25 @@ SCHEDULER: dict[str, Any] = {
 """As published."""
 
 
-def letters_tokenizer() -> Any:
-    """A byte-level stand-in with the special tokens of T5 at their places: a token for each letter."""
-    from transformers import PreTrainedTokenizerFast
+MARKS = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
+
+def letters() -> Tokenizer:
+    """A byte-level stand-in with the special tokens of T5 at their places: a token for each letter."""
     marks = ["<pad>", "</s>", "<unk>"]
     letters = [*marks, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     made = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, [], unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    names = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=512, **names)
+    return made
+
+
+def letters_tokenizer() -> Any:
+    """The same as transformers has it."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=letters(), model_max_length=512, **MARKS)
 
 
 def save_oracle(root: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -90,6 +97,8 @@ class OneTextCheckpoints:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.kept = cache(self.ours)
+        """`ours`, loaded once: for tests that leave a pipeline as it was."""
 
     @cached_property
     def oracle(self) -> Any:

@@ -3,7 +3,7 @@
 All widths are 64 and so are all heads, which is what original files can hold as well.
 """
 
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,8 @@ class TextImageCheckpoints:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.kept = cache(self.ours)
+        """`ours`, loaded once: for tests that leave a pipeline as it was."""
 
     @cached_property
     def prior(self) -> Any:

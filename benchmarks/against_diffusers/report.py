@@ -10,14 +10,13 @@ HEAD = (
     "workload",
     "pairing",
     "ours",
-    "peer",
+    "diffusers",
     "ahead",
     "min .. max",
-    "bar",
     "peak ours",
-    "peak peer",
+    "peak diffusers",
     "share ours",
-    "share peer",
+    "share diffusers",
     "difference",
 )
 NONE = "–"
@@ -84,16 +83,12 @@ def _machine(results: Results) -> str:
 def _cells(row: Row) -> list[str]:
     ours, peer = row.sides.get("ours"), row.sides.get("peer")
     span = f"{min(row.ratios):.2f} .. {max(row.ratios):.2f}" if row.ratios else NONE
-    bar = NONE if row.bar is None else f"{row.bar:g}x"
-    if row.bar is not None and row.ratio is not None:
-        bar += " met" if row.ratio >= row.bar else " missed"
     return [
         row.workload.name,
         row.pairing,
         *(_time(side) for side in (ours, peer)),
         NONE if row.ratio is None else f"{row.ratio:.2f}x",
         span,
-        bar,
         *(NONE if side is None else f"{side.peak / 2**20:.0f} MiB" for side in (ours, peer)),
         *(_share(row.share(side)) for side in ("ours", "peer")),
         NONE if row.difference is None else f"{row.difference[0]:.2f} / {row.difference[1]:.0f}",
@@ -125,7 +120,7 @@ def _meaning(rows: Sequence[Row]) -> list[str]:
     done = {row.workload.name: row.workload.text for row in rows}
     return [
         *(f"- `{name}`: {text}." for name, text in done.items()),
-        "- Times are medians; *ahead* is the median of the peer's over ours, pair by pair (of peaks of "
+        "- Times are medians; *ahead* is the median of diffusers' over ours, pair by pair (of peaks of "
         "memory where those are the aim). *share* is of the rate of matrix products, by the operations that "
         "the side itself does. *difference* is the mean and the largest one of the images, in levels of "
         "255.",

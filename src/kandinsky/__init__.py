@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         DataError,
         HubError,
         KandinskyError,
+        KandinskyWarning,
         OutputError,
         RequestError,
         TokenizerError,
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "core.edges": "edges",
-    "core.errors": "CheckpointError ConfigError DataError HubError KandinskyError OutputError RequestError "
-    "TokenizerError",
+    "core.errors": "CheckpointError ConfigError DataError HubError KandinskyError KandinskyWarning OutputError "
+    "RequestError TokenizerError",
     "core.events": "Decoding Denoising Encoding Event Finished Result Warned",
     "core.images": "Picture",
     "core.prompts": "Embedding Mix mix",
@@ -50,6 +51,7 @@ __all__ = [
     "Finished",
     "HubError",
     "KandinskyError",
+    "KandinskyWarning",
     "Mix",
     "OutputError",
     "Picture",
@@ -79,4 +81,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+    return sorted(__all__)

@@ -1,5 +1,5 @@
 """`python -m kandinsky` is the command `kandinsky`."""
 
-from kandinsky.cli.main import program
+from kandinsky.cli.entry import main
 
-program()
+main()

@@ -192,7 +192,7 @@ def test_files_of_other_models_are_refused(prior: Prior, tmp_path: Path) -> None
         from_tensors(prior, {"proj_in.lora_A.weight": one}, {})
     with pytest.raises(CheckpointError, match="shapes"):
         from_tensors(prior, {"proj_in.lora_A.weight": one, "proj_in.lora_B.weight": one}, {})
-    with pytest.raises(CheckpointError, match="lora_unet_down is no tensor"):
+    with pytest.raises(CheckpointError, match="lora_unet_down is not a tensor"):
         from_tensors(prior, {"lora_unet_down": one}, {})
     with pytest.raises(CheckpointError, match="holds no adapter files"):
         read_lora(tmp_path)

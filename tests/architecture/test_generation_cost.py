@@ -32,7 +32,7 @@ from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.networks.prepared import PreparedNetwork
 
 ROOT = Path(kandinsky.__file__).resolve().parent
-HOMES = ("generations", "checkpoints/maps", "networks", "conditioning", "compat")
+HOMES = ("generations", "checkpoints/maps", "networks", "conditioning", "backends/mindspore", "compat")
 """Where the classes of a generation's networks and conditioners may be named."""
 NETWORKS = ("clip", "kl", "movq", "prior", "t5", "unet2", "unet2_conditioning", "unet3", "unet3_blocks", "xlmr")
 CONDITIONERS = ("decoder_texts", "image_prompt", "one_text", "prior_stage", "text_image", "two_texts")
@@ -181,7 +181,7 @@ def test_a_fifth_generation_loads_and_draws(tmp_path: Path, monkeypatch: pytest.
     checkpoint = Checkpoint(ROW.spec, {"unet": lambda: fifth, "movq": lambda: movq}, {}, {})
     schedule = decoder_schedule_json(*LATENT_BETAS, clip=False)
     write_folder(checkpoint, tmp_path, "FifthPipeline", schedules={"scheduler": schedule})
-    with pytest.raises(CheckpointError, match="FifthPipeline, which is no known decoder"):
+    with pytest.raises(CheckpointError, match="FifthPipeline, which is not a known decoder"):
         kandinsky.load(tmp_path, device="cpu")
     monkeypatch.setattr(generations, "GENERATIONS", [*generations.GENERATIONS, ROW])
     pipe = kandinsky.load(tmp_path, device="cpu", dtype="float32")

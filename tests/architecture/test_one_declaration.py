@@ -62,4 +62,4 @@ def test_its_metadata(wider: type[Request]) -> None:
 
 def test_names_that_type_checkers_need_are_those_declared() -> None:
     assert ["prompt", *Fields.__annotations__] == list(Request.model_fields)
-    assert {field.name for field in fields(Row)} == {*per_prompt(), "seed"}
+    assert {field.name for field in fields(Row)} == {*per_prompt(), "seed", "prompt_weights"}

@@ -126,6 +126,7 @@ def test_a_red_apple_is_red() -> None:
     assert middle[0] > middle[2] + 40
 
 
+@pytest.mark.slow
 def test_background_words_act(pipe: Pipeline) -> None:
     """Of twelve colours the one that was asked for, much oftener than by chance; seldom white instead."""
     names, palette = list(COLOURS), np.array(list(COLOURS.values()), dtype=np.float64)

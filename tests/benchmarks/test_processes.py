@@ -37,6 +37,7 @@ def test_a_command_is_measured_or_its_words_are_told(tmp_path: Path) -> None:
         run_once([sys.executable, "-c", "raise SystemExit('no such thing')"], tmp_path / "log", 1)
 
 
+@pytest.mark.slow
 def test_a_whole_run_of_one_side(tmp_path: Path) -> None:
     said: list[str] = []
     plan = Plan(("movq-512",), ("ours",), runs=2, threads=1, quick=True, weights=tmp_path)

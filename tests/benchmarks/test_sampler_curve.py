@@ -63,6 +63,7 @@ def test_distance_is_a_share_of_that_of_other_images() -> None:
     assert sampler_curve.distance(reference + torch.tensor([0.5, 0.0]), reference) == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_the_whole_command(tiny: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"Before\n{BEGIN}\nold\n{END}\nBehind\n", "utf-8")

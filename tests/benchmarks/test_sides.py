@@ -19,6 +19,7 @@ from benchmarks.against_diffusers.workloads import EMBEDDED, Workload
 from kandinsky.engine import devices
 from kandinsky.engine.embedded import embedded_folder
 from tests.benchmarks.test_published import COUNTS
+from tests.families import mostly_slow
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,14 @@ def images(name: str, side: str, models: Path, dtype: str | None = None) -> tupl
 
 
 @pytest.mark.parametrize(
-    "name", ["step-2.1", "step-2.2", "step-3.0-half", "prior-2.2", "movq-512", "memory-2.2", "text2img-8", "img2img-1"]
+    "name",
+    mostly_slow(
+        ["step-2.1", "step-2.2", "step-3.0-half", "prior-2.2", "movq-512", "memory-2.2", "text2img-8", "img2img-1"],
+        "step-3.0-half",
+        "prior-2.2",
+        "movq-512",
+        "img2img-1",
+    ),
 )
 def test_both_sides_draw_the_same(name: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # In bfloat16, which some processors would have us choose, images of random weights differ by more.

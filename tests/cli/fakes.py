@@ -13,6 +13,8 @@ from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Decoding, Denoising, Encoding, Event, Finished, Result, Warned
 from kandinsky.core.requests import Fields, Request
 
+Command = Callable[..., int]
+"""The exit code of a command with these arguments."""
 DEFAULTS: dict[str, Any] = {
     "width": 16,
     "height": 16,
@@ -50,9 +52,9 @@ class FakePipeline:
         return request.filled(DEFAULTS)
 
     def stream_batch(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Event]:
-        """The requests one after the other, the last one first."""
+        """The requests one after the other."""
         self.batch_sizes.append(batch_size)
-        for index, request in reversed(list(enumerate(requests))):
+        for index, request in enumerate(requests):
             fields = {name: getattr(request, name) for name in Fields.__annotations__}
             for event in self.stream(request.prompt, **fields):
                 yield replace(event, index=index) if isinstance(event, Finished) else event

@@ -102,7 +102,7 @@ def test_a_limit_draws_the_first_rows_and_more_go_on(capsys: pytest.CaptureFixtu
     [
         (["gone.txt", "out"], "gone.txt cannot be read"),
         (["list.txt", "full"], "full holds files already"),
-        (["list.txt", "out", "--format", "gif"], ".gif is no image format"),
+        (["list.txt", "out", "--format", "gif"], ".gif is not an image format"),
         (["list.txt", "out", "--model", "nowhere/nothing"], "nowhere/nothing"),
     ],
 )

@@ -105,7 +105,7 @@ def test_a_whole_network_gives_an_inception_score(capsys: pytest.CaptureFixture[
     assert report["network"].startswith("whole.pt (")
     assert 1 <= report["metrics"]["inception"]["value"] <= 12
     torch.jit.script(torch.nn.Linear(2, 2)).save("other.pt")
-    for name, said in (("other.pt", "not return_features"), ("drawn/000.png", "no TorchScript")):
+    for name, said in (("other.pt", "not return_features"), ("drawn/000.png", "not a TorchScript")):
         evaluate("drawn", "--metrics", "inception", "--inception", name, code=1)
         assert said in capsys.readouterr().err
 
@@ -139,10 +139,10 @@ def test_captions_are_drawn_by_a_rule_that_can_be_repeated() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[]", "no file of COCO captions"),
-        ('{"images": [], "annotations": [{"id": 1, "image_id": 2, "caption": "a"}]}', "no file of COCO captions"),
+        ("[]", "not a file of COCO captions"),
+        ('{"images": [], "annotations": [{"id": 1, "image_id": 2, "caption": "a"}]}', "not a file of COCO captions"),
         ('{"images": [], "annotations": []}', "holds no caption"),
-        ("{", "no file of COCO captions"),
+        ("{", "not a file of COCO captions"),
     ],
 )
 def test_files_that_are_no_captions(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,12 +186,15 @@ def test_the_protocol_writes_what_a_stranger_needs(capsys: pytest.CaptureFixture
     assert "torch" in protocol["versions"]
     assert "compares with no table" in report["notes"][0]
     assert len(report["published"]) == len(coco.published()) + 1
+    assert [row[0] for row in report["published"] if row[2] == "this run"] == ["emoji (5 captions: no comparison)"]
     rows = [json.loads(line) for line in Path("o/captions.jsonl").read_text().splitlines()]
     assert [row["prompt"] for row in rows] == [one.text for one in chosen.captions]
     text, page = Path("o/report.md").read_text(), Path("o/report.html").read_text()
     for name in ("eDiff-I", "Kandinsky 2.0", chosen.digest):
         assert name in text
         assert name in page
+    assert page.count("<circle") == 2
+    assert "FID over CLIP score for each guidance_scale" in page
     before = Path("o/report.json").read_bytes()
     images = {path: path.stat().st_mtime_ns for path in Path("o").rglob("*.png")}
     evaluate(*arguments, *quick, "--coco-rule", "matched")
@@ -204,4 +207,4 @@ def test_sweeps_that_are_none(sweep: str, capsys: pytest.CaptureFixture[str]) ->
     small_coco()
     arguments = ["--protocol", "coco30k", "--coco-captions", "captions.json", "--coco-images", "val", "--out", "o"]
     evaluate(*arguments, "--sweep", sweep, code=1)
-    assert f"--sweep {sweep!r} is no list of values" in capsys.readouterr().err
+    assert f"--sweep {sweep!r} is not a list of values" in capsys.readouterr().err

@@ -1,45 +1,20 @@
-"""`kandinsky generate`: names, repeats, previews, interruptions and errors, on a pipeline without weights."""
+"""`kandinsky generate`: names, repeats and what is written, on a pipeline without weights."""
 
+import io
+import json
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import kandinsky
-from kandinsky.cli.main import run
 from kandinsky.cli.outputs import slug
 from kandinsky.core.errors import RequestError
 from kandinsky.core.metadata import read_metadata
 from kandinsky.core.prompts import parse_mix
 from kandinsky.core.requests import mix
-from tests.cli.fakes import DEFAULTS, FakePipeline, Loader
-
-Command = Callable[..., int]
-
-
-@pytest.fixture
-def loader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Loader:
-    loader = Loader(FakePipeline())
-    monkeypatch.setitem(kandinsky.__dict__, "load", loader)
-    monkeypatch.chdir(tmp_path)
-    return loader
-
-
-@pytest.fixture
-def generate(loader: Loader) -> Command:
-    def call(*arguments: object) -> int:
-        with pytest.raises(SystemExit) as ended:
-            run(["generate", *map(str, arguments)])
-        assert isinstance(ended.value.code, int)
-        return ended.value.code
-
-    return call
+from tests.cli.fakes import DEFAULTS, Command, Loader
 
 
 def files() -> list[str]:
@@ -165,134 +140,6 @@ def test_slugs(prompt: str, name: str) -> None:
     assert slug(prompt) == name
 
 
-def test_preview_is_updated_and_removed(generate: Command, loader: Loader) -> None:
-    seen = {}
-
-    def look(step: int) -> None:
-        if Path("fox.preview.png").exists():
-            seen[step] = pixels("fox.preview.png").shape
-
-    loader.pipeline.on_step = look
-    assert generate("fox", "-o", "fox.png", "--preview") == 0
-    assert seen == {2: (4, 4, 3), 3: (4, 4, 3), 4: (4, 4, 3)}
-    assert files() == ["fox.png"]
-    seen.clear()
-    assert generate("fox", "-o", "fox.png") == 0
-    assert seen == {}, "no preview unless asked for"
-
-
-def test_ctrl_c_leaves_finished_images_only(generate: Command, loader: Loader) -> None:
-    def interrupt(step: int) -> None:
-        if len(loader.pipeline.asked) == 2 and step == 3:
-            raise KeyboardInterrupt
-
-    loader.pipeline.on_step = interrupt
-    assert generate("fox", "-n", 3, "-o", "fox.png", "--preview") == 130
-    assert files() == ["fox-0001.png"]
-
-
-def test_ctrl_c_between_events_closes_the_stream(
-    generate: Command, loader: Loader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("kandinsky.cli.generate._write_preview", interrupt)
-    assert generate("fox", "-o", "fox.png", "--preview") == 130
-    assert loader.pipeline.closed == 1
-    assert files() == []
-
-
-SLOW_PROGRAM = """
-import sys, time, kandinsky
-from kandinsky.cli.main import run
-from tests.cli.fakes import DEFAULTS, FakePipeline, Loader
-
-def slowly(step):
-    print("step", step, flush=True)
-    time.sleep(0 if step == 1 else 60)
-
-kandinsky.__dict__["load"] = Loader(FakePipeline(on_step=slowly))
-run(["generate", "fox", "-o", "fox.png", "--preview", "--steps", "20"])
-"""
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
-def test_a_real_signal(tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
-    path = os.pathsep.join([str(root), str(root / "src"), *sys.path])
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_PROGRAM],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(2)]
-    assert lines == ["step 1\n", "step 2\n"]
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    assert os.listdir(tmp_path) == []
-
-
-BAD = {
-    "size": (["fox", "--width", "0"], "width 0"),
-    "steps": (["fox", "--steps", "5000"], "steps 5000"),
-    "strength": (["fox", "--strength", "1.5"], "strength 1.5"),
-    "text as image": (["fox", "--image", "notes.png"], "notes.png is not an image"),
-    "missing image": (["fox", "--image", "gone.png"], "no image gone.png"),
-    "missing folder": (["fox", "-o", "gone/fox.png"], "no folder gone"),
-    "file as folder": (["fox", "-o", "notes.png/fox.png"], "no folder notes.png"),
-    "no suffix": (["fox", "-o", "fox"], "fox.png"),
-    "wrong suffix": (["fox", "-o", "fox.bpm"], "fox.bpm has no image format"),
-    "mix and prompt": (["fox", "--mix", "a:1"], "'fox' is given together with --mix"),
-    "from a bare image": (["--from", "bare.png"], "does not hold the request"),
-    "from nothing": (["--from", "gone.png"], "no image gone.png"),
-    "seed": (["fox", "--seed", "-1"], "seed -1"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line_and_writes_nothing(
-    name: str, generate: Command, loader: Loader, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments, words = BAD[name]
-    Path("notes.png").write_text("not an image")
-    Image.new("RGB", (4, 4)).save("bare.png")
-    assert generate(*arguments) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.splitlines()
-    assert line.startswith("error: ")
-    assert words in line
-    assert files() == ["bare.png", "notes.png"]
-    assert loader.calls == [], "bad input is found before weights are loaded"
-
-
-@pytest.mark.parametrize("arguments", [[], ["fox", "--widht", "3"], ["fox", "--steps", "many"]])
-def test_wrong_usage(arguments: list[str], generate: Command, loader: Loader) -> None:
-    assert generate(*arguments) == 2
-    assert files() == []
-
-
-def test_quiet_says_nothing(generate: Command, capfd: pytest.CaptureFixture[str]) -> None:
-    assert generate("fox", "-o", "fox.png", "--quiet") == 0
-    captured = capfd.readouterr()
-    assert (captured.out, captured.err) == ("", "")
-
-
-def test_debug_shows_where(loader: Loader) -> None:
-    with pytest.raises(RequestError):
-        run(["generate", "fox", "--width", "0", "--debug"])
-    with pytest.raises(SystemExit):
-        run(["generate", "-o", "a.png", "--", "--debug"])
-    assert loader.pipeline.asked[0].prompt == "--debug"
-
-
 def test_memory_settings_are_not_kept_with_an_image(generate: Command, loader: Loader) -> None:
     """They change no pixel, but for the number of bits of weights."""
     flags = ["--offload", "auto", "--prompt-cache", "texts", "--quantize", "int8", "-o", "a.png"]
@@ -301,3 +148,111 @@ def test_memory_settings_are_not_kept_with_an_image(generate: Command, loader: L
     first, second = (options for _, options in loader.calls)
     assert first == {"offload": "auto", "prompt_cache": Path("texts"), "quantize": "int8"}
     assert second == {"quantize": "int8", "offload": "parts"}
+
+
+def test_folders_are_made_and_patterns_filled(generate: Command) -> None:
+    assert generate("a cat", "a dog", "--seed", 4, "-o", "new/{prompt}/{seed}-{index}.png") == 0
+    assert sorted(path.as_posix() for path in Path("new").rglob("*.png")) == ["new/a-cat/4-1.png", "new/a-dog/5-2.png"]
+    assert generate("a cat", "-o", "other/", "--seed", 1) == 0
+    assert os.listdir("other") == ["a-cat-1.png"]
+
+
+def test_nothing_is_replaced_unless_asked(generate: Command) -> None:
+    assert generate("a cat", "-o", "cat.png", "--seed", 1) == 0
+    before = Path("cat.png").read_bytes()
+    assert generate("a cat", "-o", "cat.png", "--seed", 2) == 1
+    assert Path("cat.png").read_bytes() == before
+    assert generate("a cat", "-o", "cat.png", "--seed", 2, "--overwrite") == 0
+    assert Path("cat.png").read_bytes() != before
+    for _ in range(2):
+        assert generate("a cat", "--seed", 3, "--overwrite") == 0
+    assert files() == ["a-cat-3.png", "cat.png"]
+
+
+def test_a_name_that_another_program_took_in_the_meantime(generate: Command, loader: Loader) -> None:
+    def take(step: int) -> None:
+        Path("fox-7.png").write_bytes(b"another's")
+        Path("mine.png").write_bytes(b"another's")
+
+    loader.pipeline.on_step = take
+    assert generate("fox", "--seed", 7) == 0
+    assert generate("fox", "-o", "mine.png") == 1
+    assert Path("fox-7.png").read_bytes() == Path("mine.png").read_bytes() == b"another's"
+    assert pixels("fox-7-2.png").shape == (16, 16, 3)
+    assert files() == ["fox-7-2.png", "fox-7.png", "mine.png"]
+
+
+def test_one_image_to_stdout(generate: Command, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert generate("fox", "-o", "-", "--seed", 1) == 0
+    out, _ = capfdbinary.readouterr()
+    assert generate("fox", "-o", "fox.png", "--seed", 1) == 0
+    assert out == Path("fox.png").read_bytes()
+
+
+def test_json_names_everything(generate: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate("a cat", "лиса", "--seed", 5, "--json", "-o", "pets.png") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["path"], one["prompt"], one["seed"], one["width"]) for one in lines] == [
+        ("pets-0001.png", "a cat", 5, 16),
+        ("pets-0002.png", "лиса", 6, 16),
+    ]
+    assert lines[0]["request"]["steps"] == DEFAULTS["steps"]
+
+
+def test_prompts_of_a_list(generate: Command, loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("many.txt").write_text("a cat\n\nлиса\n", encoding="utf-8")
+    Path("many.csv").write_text('prompt,negative_prompt,seed\na hat,blue,9\n"a cup, red",,12\n')
+    assert generate("many.txt", "a dog", "--seed", 1) == 0
+    assert generate("many.csv") == 0
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a key\n")))
+    assert generate("-", "--seed", 3) == 0
+    asked = [(one.prompt, one.seed, one.negative_prompt) for one in loader.pipeline.asked]
+    assert asked == [
+        ("a cat", 1, None),
+        ("лиса", 2, None),
+        ("a dog", 3, None),
+        ("a hat", 9, "blue"),
+        ("a cup, red", 12, None),
+        ("a key", 3, None),
+    ]
+
+
+def test_images_are_drawn_in_batches_of_a_size(generate: Command, loader: Loader) -> None:
+    assert generate("fox", "-n", 3, "--batch-size", 2) == 0
+    assert generate("fox") == 0
+    assert loader.pipeline.batch_sizes == [2, None]
+
+
+def test_sizes_in_one_flag(generate: Command, loader: Loader) -> None:
+    assert generate("fox", "--size", "24x32", "-s", 5) == 0
+    assert (loader.pipeline.asked[0].width, loader.pipeline.asked[0].height) == (24, 32)
+
+
+def test_a_grid_is_one_labelled_sheet(generate: Command, loader: Loader) -> None:
+    assert generate("a cat", "a dog", "-n", 2, "--seed", 1, "--grid", "-o", "sheet.png") == 0
+    assert files() == ["sheet.png"]
+    assert pixels("sheet.png").shape[1] > 2 * 192
+    assert generate("a cat", "--seed", 1, "--grid") == 0
+    assert files() == ["a-cat-1-sheet.png", "sheet.png"]
+
+
+def test_a_table_has_every_pair_of_values(generate: Command, loader: Loader) -> None:
+    axes = ["--xy", "steps=1,2,3", "prompt=a fox,a cat"]
+    assert generate("fox", "--seed", 4, *axes, "-o", "table.png") == 0
+    asked = [(one.steps, one.prompt, one.seed) for one in loader.pipeline.asked]
+    assert asked == [(steps, prompt, 4) for prompt in ("a fox", "a cat") for steps in (1, 2, 3)]
+    height, width, _ = pixels("table.png").shape
+    assert width > 3 * 192 > height > 2 * 192
+    assert generate("fox", "a", "--xy", "steps=1,2", "seed=1,2") == 1
+
+
+def test_a_sheet_of_switches(generate: Command, loader: Loader) -> None:
+    assert generate("a (red:1.5) fox", "--xy", "prompt_weights=false,true", "seed=1,2", "-o", "sheet.png") == 0
+    assert [asked.prompt_weights for asked in loader.pipeline.asked] == [False, True, False, True]
+
+
+def test_weights_are_a_flag(generate: Command, loader: Loader, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate("a (red:1.5) fox", "--prompt-weights", "-o", "a.png") == 0
+    assert loader.pipeline.asked[0].prompt_weights
+    assert generate("a (red:x) fox", "--prompt-weights", "-o", "b.png") == 1
+    assert "prompt: at character 7, in 'a (red:x) fox': the weight 'x' is no number." in capsys.readouterr().err

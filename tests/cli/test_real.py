@@ -72,11 +72,16 @@ def test_sizes_are_what_was_asked(generate: Command, checkpoint: Path) -> None:
 
 
 def test_the_command_line_draws_what_python_draws(generate: Command, checkpoint: Path) -> None:
-    assert generate("a fox", "a cat", "-n", 2, "--seed", 3, "--model", checkpoint, "-o", "a.png") == 0
+    flags = ["-n", 2, "--seed", 3, "--model", checkpoint]
+    assert generate("a fox", "a cat", *flags, "--batch-size", 1, "-o", "a.png") == 0
+    assert generate("a fox", "a cat", *flags, "-o", "together.png") == 0
     pipe = kandinsky.load(checkpoint, device="cpu", batch_size=1)
     result = pipe.generate(["a fox", "a cat"], count=2, seed=3)
     for index, image in enumerate(result.images):
         assert np.array_equal(np.asarray(image), pixels(f"a-000{index + 1}.png"))
+        # In one batch each image is what it is alone, to rounding.
+        apart = np.abs(np.asarray(image).astype(int) - pixels(f"together-000{index + 1}.png"))
+        assert apart.max() <= 2
     (saved, *_) = result.save("python.png")
     assert generate("--from", saved, "-o", "again.png") == 0
     assert np.array_equal(pixels("again.png"), np.asarray(result.images[0]))

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from kandinsky.cli.main import run
-from kandinsky.cli.train import _duration, follow, overrides, recipes
+from kandinsky.cli.train import _duration, check_method, follow, overrides, recipes
 from kandinsky.core.errors import ConfigError
 from kandinsky.training import events
 
@@ -86,6 +86,33 @@ def test_a_finished_model_is_named_with_what_to_do_next() -> None:
     assert "kandinsky generate PROMPT --model out/checkpoint" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_what_a_run_learns_from_is_one_line() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    found = events.LearnsFrom("lora", 3, 3, 1, {"hidden": 2}, {"64x64": 2, "96x64": 1}, 1)
+    assert follow([found, FINISHED], console, quiet=False)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said.splitlines()[0] == (
+        "lora learns from 3 images with 3 captions; 1 held out; left out: 2 hidden; shapes: 64x64 (2), 96x64 (1); "
+        "1 caption too long, cut by the text encoder"
+    )
+
+
+def test_the_command_that_draws_can_be_typed() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    follow([events.Exported(Path("a run/<cat-toy>.safetensors"), "--words", ("b",))], console, quiet=False)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "kandinsky generate PROMPT --words b --words 'a run/<cat-toy>.safetensors'" in said
+
+
+def test_a_plan_needs_no_data() -> None:
+    nothing = dict.fromkeys(("data", "prompt", "class_prompt", "token", "init_from"))
+    check_method("lora", nothing, planned=True)
+    with pytest.raises(ConfigError, match="needs --data"):
+        check_method("lora", nothing)
+    with pytest.raises(ConfigError, match="needs --token and --init-from"):
+        check_method("textual_inversion", nothing, planned=True)
+
+
 def test_a_stopped_run_ends_as_ctrl_c_does(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("run.toml", end=STOPPED)[0] == 130
     assert "continue with --resume" in capsys.readouterr().err
@@ -115,11 +142,11 @@ def test_lines_where_nobody_watches() -> None:
     console = Console(file=io.StringIO(), width=200)
     assert follow(story(FINISHED), console, quiet=False)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "codec begins of 20: 1.25 million numbers learn" in text
+    assert "codec begins: 20 steps, 1.25 million trainable parameters" in text
     assert "codec 50.0% step 10, reconstruction 0.125, 300 images/s, 0:01:01 left" in text
     assert "step 11," not in text, "one line in half a minute is enough"
     assert "psnr 25.5" in text
-    assert "codec is done after 20 steps: reconstruction 0.1; it is in out/codec" in text
+    assert "codec finished after 20 steps: reconstruction 0.1; its checkpoints are in out/codec" in text
 
 
 def test_bars_on_a_terminal() -> None:

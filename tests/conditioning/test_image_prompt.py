@@ -185,13 +185,13 @@ def test_the_message_on_a_long_text_tells_what_was_read_from_what_was_not(pipe: 
     ],
 )
 def test_without_a_prior(tiny: Checkpoints, prompt: Any, words: str) -> None:
-    pipe = tiny.own(prior=False)
+    pipe = tiny.kept_own(prior=False)
     with pytest.raises(RequestError, match=words):
         pipe.stream(prompt, **SETTINGS)
 
 
 def test_an_embedding_needs_no_prior(tiny: Checkpoints) -> None:
-    pipe, whole = tiny.own(prior=False), tiny.own()
+    pipe, whole = tiny.kept_own(prior=False), tiny.kept_own()
     assert sorted(pipe.model.modules) == ["movq", "unet"]
     prompt = kandinsky.Embedding([0.2] * WIDTH, [0.1] * WIDTH)
     (ours,), (theirs,) = (p.generate(prompt, **SETTINGS).images for p in (pipe, whole))
@@ -205,7 +205,7 @@ def test_an_embedding_of_another_size(tiny: Checkpoints, prompt: Any, prior: boo
     if prior is False and not isinstance(prompt, kandinsky.Embedding):
         prompt = kandinsky.mix([torch.ones(3)])
     with pytest.raises(RequestError, match=f"3 numbers does not fit this decoder, which takes {WIDTH}"):
-        tiny.own(prior=prior).stream(prompt, **SETTINGS)
+        tiny.kept_own(prior=prior).stream(prompt, **SETTINGS)
 
 
 def test_an_unguided_prior_is_one_plain_trajectory(pipe: Pipeline) -> None:

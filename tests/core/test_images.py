@@ -1,5 +1,6 @@
 """Every kind of image a user may have, as RGB, as a mask and as a tensor."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +9,18 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from kandinsky.core.errors import RequestError
+from kandinsky.core.image_files import image_size, image_suffixes, is_image_name
 from kandinsky.core.images import (
     Picture,
     crop,
     mask_array,
     open_image,
+    pixels_of,
     read_image,
+    read_layers,
     read_mask,
     round_up,
     to_pil,
@@ -68,6 +72,109 @@ def test_floating_images_are_scaled() -> None:
         assert np.asarray(open_image(source))[0, :, 1].tolist() == [0, 128, 255]
     wide = Image.fromarray(np.array([[0.0, 100.0]], np.float32))
     assert np.asarray(open_image(wide))[0, :, 0].tolist() == [0, 100]
+
+
+LIMIT = 4000
+"""Pixels that Pillow warns of, in these tests; twice as many it refuses."""
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_format_is_upright_and_its_size_known(suffix: str, orientation: int, tmp_path: Path) -> None:
+    upright = Image.new("RGB", (40, 20), "white")
+    upright.paste("red", (0, 0, 40, 4))
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+    turned = upright.transpose(Image.Transpose(back[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a{suffix.upper()}"
+    turned.save(path, exif=exif.tobytes())
+    for opened in (open_image(path), read_layers(path)):
+        assert opened.size == image_size(path) == (40, 20)
+        assert np.asarray(opened)[1, :, 1].max() < 80
+        assert np.asarray(opened)[10:, :, 1].min() > 180
+
+
+def test_layers_keep_transparency(tmp_path: Path) -> None:
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "p.png", transparency=1)
+    Image.fromarray(np.array([[[9, 9, 9], [255, 0, 0]]], np.uint8)).save(tmp_path / "t.png", transparency=(9, 9, 9))
+    Image.new("LA", (2, 1), (7, 0)).save(tmp_path / "la.png")
+    alphas = {name: np.asarray(read_layers(tmp_path / name))[0, :, 3].tolist() for name in ("p.png", "t.png", "la.png")}
+    assert alphas == {"p.png": [255, 0], "t.png": [0, 255], "la.png": [0, 0]}
+    Image.fromarray(np.array([[0, 32768, 65535]], np.uint16)).save(tmp_path / "depth.png")
+    assert np.asarray(read_layers(tmp_path / "depth.png"))[0, :, 1].tolist() == [0, 128, 255]
+
+
+def profile_of(gamma: float) -> bytes:
+    """A profile of sRGB's primaries with another gamma: the tables of its curves are replaced."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = int.from_bytes(data[128:132], "big")
+    for entry in range(132, 132 + 12 * count, 12):
+        name, at = bytes(data[entry : entry + 4]), int.from_bytes(data[entry + 4 : entry + 8], "big")
+        if name in (b"rTRC", b"gTRC", b"bTRC"):
+            data[at : at + 14] = b"curv" + bytes(4) + (1).to_bytes(4, "big") + round(gamma * 256).to_bytes(2, "big")
+            data[entry + 8 : entry + 12] = (14).to_bytes(4, "big")
+        if name == b"desc":
+            data[at : at + 200] = bytes(data[at : at + 200]).replace(
+                "sRGB".encode("utf-16-be"), "mine".encode("utf-16-be")
+            )
+    return bytes(data)
+
+
+def test_colour_profiles_are_applied(tmp_path: Path) -> None:
+    grey = Image.new("RGB", (4, 4), (128, 128, 128))
+    grey.save(tmp_path / "plain.png")
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    grey.save(tmp_path / "srgb.png", icc_profile=srgb)
+    grey.save(tmp_path / "linear.png", icc_profile=profile_of(1.0))
+    grey.save(tmp_path / "broken.png", icc_profile=b"no profile")
+    clear = grey.convert("RGBA")
+    clear.putalpha(90)
+    clear.save(tmp_path / "clear.png", icc_profile=profile_of(1.0))
+    for name in ("plain.png", "srgb.png", "broken.png"):
+        assert pixel(open_image(tmp_path / name)) == (128, 128, 128), name
+    # Half of linear light is 188 of 255 in sRGB (IEC 61966-2-1).
+    assert np.asarray(open_image(tmp_path / "linear.png")) == pytest.approx(188, abs=1)
+    layers = np.asarray(read_layers(tmp_path / "clear.png"))
+    assert layers[..., :3] == pytest.approx(188, abs=1)
+    assert (layers[..., 3] == 90).all()
+
+
+def test_too_many_pixels_are_one_line_with_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", LIMIT)
+    Image.new("L", (100, 60)).save(tmp_path / "large.png")
+    Image.new("L", (100, 90)).save(tmp_path / "bomb.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_image(tmp_path / "large.png").size == image_size(tmp_path / "large.png") == (100, 60)
+    for read in (open_image, read_layers, image_size):
+        with pytest.raises(RequestError, match=r"bomb\.png has too many pixels") as raised:
+            read(tmp_path / "bomb.png")
+        assert "\n" not in str(raised.value)
+
+
+def test_suffixes_are_those_that_pillow_reads() -> None:
+    known = {
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".tga",
+        ".ppm",
+        ".jp2",
+    }
+    assert known <= image_suffixes()
+    assert not {".txt", ".json", ".csv", ".tar", ".eps", ".ps", ".pdf", ".mpg", ".h5"} & image_suffixes()
+    assert is_image_name("A.JPG")
 
 
 def test_orientation_is_applied(tmp_path: Path) -> None:
@@ -220,3 +327,71 @@ def test_round_up(size: int, multiple: int) -> None:
     up = round_up(size, multiple)
     assert up % multiple == 0
     assert size <= up < size + multiple
+
+
+UNIT = torch.rand(3, 10, 12, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (UNIT, UNIT * 2 - 1),
+        (UNIT[None], UNIT * 2 - 1),
+        (UNIT * 2 - 1, UNIT * 2 - 1),
+        ((UNIT * 255).round().byte(), (UNIT * 255).round() / 127.5 - 1),
+        ((UNIT * 255).round().long(), (UNIT * 255).round() / 127.5 - 1),
+        (UNIT[:1], UNIT[:1].expand(3, -1, -1) * 2 - 1),
+        (UNIT > 0.5, (UNIT > 0.5).float() * 2 - 1),
+        (UNIT.double().requires_grad_(), UNIT * 2 - 1),
+    ],
+)
+def test_tensors_are_images(given: torch.Tensor, wanted: torch.Tensor) -> None:
+    image = read_image(given)
+    assert image.numbers is not None
+    assert torch.allclose(image.numbers, wanted, atol=1e-6)
+    assert (image.image.mode, image.size) == ("RGB", (12, 10))
+    assert np.abs(np.asarray(image.image, float) - ((wanted + 1) * 127.5).permute(1, 2, 0).numpy()).max() <= 0.51
+    assert torch.equal(pixels_of([image], 12, 10), image.numbers[None])
+    assert pixels_of([image, image], 12, 10, 8).shape == (2, 3, 16, 16)
+    assert torch.equal(pixels_of([image], 12, 10, 8)[..., :10, :12], image.numbers[None])
+    assert read_image(image) is image
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (UNIT * 3, "from 0.* to 3"),
+        (UNIT * 4 - 2, r"Scale it to -1\.\.1"),
+        ((UNIT * 300).int(), r"Whole numbers are in 0\.\.255"),
+        (UNIT - torch.nan, "nan"),
+        (torch.zeros(2, 3, 4, 4), "several a list of them"),
+        (torch.zeros(4, 4), "is not an image"),
+        (torch.zeros(3, 0, 4), "is not an image"),
+    ],
+)
+def test_other_tensors_are_refused_with_their_range(given: torch.Tensor, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        read_image(given)
+
+
+def test_overshoot_of_resizing_is_cut_and_the_range_judged_before() -> None:
+    sharp = torch.zeros(3, 16, 16)
+    sharp[:, 4:12, 4:12] = 1.0
+    large = pixels_of([read_image(sharp)], 37, 41)
+    assert float(large.min()) == -1
+    assert float(large.max()) == 1
+    plain = to_tensor([read_image(sharp).image], 37, 41)
+    assert float((large - plain).abs().mean()) < 0.02
+
+
+def test_masks_of_tensors() -> None:
+    marked = torch.zeros(10, 12)
+    marked[2:5] = 1
+    for source in (marked, marked.bool(), marked.byte(), marked[None], (marked * 255).byte()):
+        assert np.array_equal(mask_array(read_mask(source), 12, 10), marked.numpy())
+
+
+def test_pictures_of_other_numbers_are_other_pictures() -> None:
+    first, second = read_image(UNIT), read_image((UNIT - 1e-5).clamp(0, 1))
+    assert first != second
+    assert first == read_image(UNIT.clone())

@@ -1,12 +1,11 @@
 """Randomness: a row depends on its own generator alone, forks begin again, and records play back."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kandinsky.core.rng import NumpyRng, PerImageRng
+from kandinsky.core.rng import PerImageRng
 from tests.replay import ReplayRng
 
 SHAPES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3)
@@ -90,14 +89,3 @@ def test_rows_of_a_record() -> None:
     assert torch.equal(rows.fork().normal((2, 2)), draws[0][[2, 1]])
     with pytest.raises(ValueError, match="asked for"):
         ReplayRng(draws).select([0]).normal((1, 3))
-
-
-def test_numpys_generator_draws_doubles_for_the_whole_batch() -> None:
-    rng, same = NumpyRng(np.random.Generator(np.random.PCG64(43))), np.random.Generator(np.random.PCG64(43))
-    first = rng.normal((2, 4, 3))
-    assert first.dtype == torch.float32
-    assert torch.equal(first, torch.from_numpy(same.standard_normal((2, 4, 3)).astype(np.float32)))
-    again = rng.fork()
-    assert torch.equal(again.normal((2, 4, 3)), first)
-    assert torch.equal(rng.normal((1, 2)), torch.from_numpy(same.standard_normal((1, 2))).float())
-    assert rng.select([0]) is rng

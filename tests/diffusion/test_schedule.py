@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kandinsky.compat.kandinsky2.facade import shared
 from kandinsky.core.errors import RequestError
 from kandinsky.diffusion.constraints import Constraint
 from kandinsky.diffusion.parametrization import Prediction, eps_of
@@ -104,12 +105,12 @@ def test_the_known_region_is_pasted_at_its_place() -> None:
 def test_a_bound_may_be_that_of_the_first_image() -> None:
     x0 = torch.stack([torch.linspace(-2, 2, 36).reshape(4, 3, 3), torch.full((4, 3, 3), 9.0)])
     prediction = Prediction(x0, x0)
-    of_first = Constraint("percentile", max=100.0, of_first=True).apply(prediction, x0, 0.5).x0
+    of_first = shared(Constraint("percentile", max=100.0)).apply(prediction, x0, 0.5).x0
     each = Constraint("percentile", max=100.0).apply(prediction, x0, 0.5).x0
     torch.testing.assert_close(of_first[0], each[0])
     assert torch.equal(of_first[1], torch.ones(4, 3, 3))
     torch.testing.assert_close(each[1], torch.ones(4, 3, 3))
-    alone = Constraint("percentile", max=100.0, of_first=True).apply(Prediction(x0[1:], x0[1:]), x0[1:], 0.5)
+    alone = shared(Constraint("percentile", max=100.0)).apply(Prediction(x0[1:], x0[1:]), x0[1:], 0.5)
     torch.testing.assert_close(alone.x0, each[1:])
 
 

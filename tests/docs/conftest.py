@@ -57,18 +57,22 @@ class Published:
         self.small.warm_up(**(fields | self.cheap))
 
 
+@pytest.fixture(scope="module")
+def stand_ins(tiny: Checkpoints, one_text: OneTextCheckpoints) -> dict[str, Published]:
+    """Models of hub ids, by kind."""
+    found = {kind: Published(tiny.ours(kind)) for kind in ("text2img", "inpaint", "control")}
+    return found | {"newest": Published(one_text.ours(), width=64, height=64)}
+
+
 @pytest.fixture
 def published(
-    here: Path, tiny: Checkpoints, one_text: OneTextCheckpoints, third_release: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, stand_ins: dict[str, Published], third_release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lets `kandinsky.load` answer for any hub id with a tiny model of that kind.
 
     Its arguments are checked against the real one's.
     """
     real: Callable[..., kandinsky.Pipeline] = pipeline.load
-    small = {kind: Published(tiny.ours(kind)) for kind in ("text2img", "inpaint", "control")}
-
-    newest = Published(one_text.ours(), width=64, height=64)
 
     def load(*args: Any, **kwargs: Any) -> Published:
         told = inspect.signature(real).bind(*args, **kwargs).arguments
@@ -77,7 +81,7 @@ def published(
             options = {key: told.get(key) for key in ("variant", "behaviour")}
             return Published(real(third_release, device="cpu", **options), width=64, height=64)
         if name == "kandinsky-community/kandinsky-3":
-            return newest
-        return small["control" if "controlnet" in name else "inpaint" if "inpaint" in name else "text2img"]
+            return stand_ins["newest"]
+        return stand_ins["control" if "controlnet" in name else "inpaint" if "inpaint" in name else "text2img"]
 
     monkeypatch.setattr(kandinsky, "load", load)

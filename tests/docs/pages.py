@@ -10,8 +10,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
 # python and bash are run as they stand; py needs a published model and is run with a stand-in for it; console
-# needs a network, a package or hours, so only its flags are checked; toml is written to the file it names.
-LANGUAGES = ("python", "py", "bash", "console", "toml", "text")
+# needs a network, a package or hours, so only its flags are checked; toml is written to the file it names;
+# mindspore is Python that tests/backends runs.
+LANGUAGES = ("python", "py", "bash", "console", "toml", "mindspore", "text")
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

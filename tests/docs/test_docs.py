@@ -1,16 +1,20 @@
 """What the pages say is so: their code runs, their commands exist, their links lead somewhere."""
 
+import ast
+import importlib
 from pathlib import Path
 
 import pytest
 import typer.main
 
+import kandinsky
 from kandinsky.cli.main import app, run
 from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.generations import k30
 from kandinsky.generations.few_step_defaults import PRIOR_DEFAULTS
 from tests.docs.pages import LANGUAGES, PAGES, REPOSITORY, Block, blocks, commands, first_cells, links
 from tests.docs.scripts import make_examples
+from tests.families import mostly_slow
 
 INSTALL = 'pip install . && kandinsky generate "a red apple" -o apple.png'
 TEST = "pip install '.[test]' && pytest"
@@ -42,7 +46,28 @@ def run_block(block: Block, page: Path, namespace: dict[str, object]) -> None:
             Path(name).write_text(block.text, encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+HEAVY = (
+    "batches",
+    "command-line",
+    "compat",
+    "cookbook",
+    "fine-tuning",
+    "inpainting",
+    "memory",
+    "mixing",
+    "negative-prompts-and-seeds",
+    "notebooks",
+    "prompts",
+    "samplers-and-steps",
+    "server",
+    "variations",
+)
+"""Pages of many images, whose commands and calls other tests run too."""
+
+
+@pytest.mark.parametrize(
+    "page", mostly_slow(PAGES, *(page for page in PAGES if page.stem not in HEAVY)), ids=names(PAGES)
+)
 def test_the_code_of_a_page_runs(page: Path, here: Path) -> None:
     namespace: dict[str, object] = {"__name__": page.stem}
     for block in blocks(page):
@@ -63,19 +88,39 @@ def test_the_code_for_published_models_asks_for_what_exists(page: Path) -> None:
             run_block(block, page, namespace)
 
 
-def test_console_commands_have_flags_that_exist() -> None:
+def test_commands_have_flags_that_exist() -> None:
     group = typer.main.get_command(app)
-    seen = 0
+    seen = dict.fromkeys(("console", "bash"), 0)
     for page in PAGES:
         for block in blocks(page):
-            if block.language != "console":
+            if block.language not in seen:
                 continue
             for words in commands(block):
                 if words[0] == "kandinsky":
                     name, command, rest = group.resolve_command(group.context_class(group), words[1:])
                     command.make_context(name, list(rest))
-                    seen += 1
-    assert seen > 3
+                    seen[block.language] += 1
+    assert all(count > 3 for count in seen.values())
+
+
+def test_python_names_what_exists() -> None:
+    """Also on pages that are run with the slow tests alone."""
+    seen = 0
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language not in ("python", "py"):
+                continue
+            tree = ast.parse(block.text, f"{page.name} line {block.line}")
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and str(node.module).startswith("kandinsky"):
+                    module = importlib.import_module(str(node.module))
+                    found = [getattr(module, one.name) for one in node.names]
+                elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "kandinsky":
+                    found = [getattr(kandinsky, node.attr)]
+                else:
+                    continue
+                seen += len(found)
+    assert seen > 50
 
 
 def test_links_lead_somewhere() -> None:

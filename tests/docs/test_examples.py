@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from kandinsky.core.metadata import read_metadata
+from tests.docs.pages import REPOSITORY
 from tests.docs.scripts import load_script, make_examples
 
 
@@ -37,6 +38,7 @@ def test_stream_with_preview(here: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert Image.open(here / "preview.png").width <= Image.open(here / "fox.png").width
 
 
+@pytest.mark.slow
 def test_the_gallery_draws_its_sheets(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gallery = make_examples()
     monkeypatch.setattr(gallery, "THINGS", gallery.THINGS[:3])
@@ -55,6 +57,7 @@ def test_the_gallery_draws_its_sheets(here: Path, monkeypatch: pytest.MonkeyPatc
         assert (image.height - gallery.GAP) // side == len(sheet.rows), sheet.name
 
 
+@pytest.mark.slow
 def test_the_gallery_repeats_itself(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gallery = make_examples()
     made = []
@@ -80,6 +83,7 @@ def test_the_learned_word_is_nearer_to_the_toy_than_any_other_prompt(here: Path)
     assert word > max(found.values()) + 0.1, found
 
 
+@pytest.mark.slow
 def test_the_class_is_kept(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run_script("keep_the_class", monkeypatch, "--steps", "1", "--draw-steps", "1", "--count", "2")
     names = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()[1:]]
@@ -127,3 +131,21 @@ def test_what_is_in_two_inks() -> None:
     colours = Image.linear_gradient("L")
     assert style.inked([style.printed(colours)]) == 1.0
     assert style.inked([Image.new("RGB", (4, 4), colour) for colour in ("white", "red", style.INK)]) == 1 / 3
+
+
+@pytest.mark.slow
+def test_the_sheets_of_parameters(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = ["count", "strength", "mix"]
+    run_script("draw_parameters", monkeypatch, "--out", "sheets", "--steps", "1", "--only", *kinds)
+    assert {path.stem for path in (here / "sheets").iterdir()} == set(kinds)
+    assert Image.open(here / "sheets" / "mix.webp").width > 5 * 192
+
+
+def test_every_sheet_of_a_parameter_is_drawn_and_shown() -> None:
+    sheets = set(load_script("draw_parameters").SHEETS)
+    folder = REPOSITORY / "docs" / "images" / "parameters"
+    assert {path.stem for path in folder.iterdir()} == sheets
+    text = "".join(page.read_text(encoding="utf-8") for page in (REPOSITORY / "docs").glob("*.md"))
+    assert [path.name for path in folder.iterdir() if f"images/parameters/{path.name})" not in text] == []
+    shown = [REPOSITORY / "docs" / "images", REPOSITORY / "examples" / "images"]
+    assert sum(path.stat().st_size for place in shown for path in place.rglob("*") if path.is_file()) < 3_500_000

@@ -1,5 +1,6 @@
 """What is installed is what the checkout holds: package data, type marker, licences, the command."""
 
+import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +11,8 @@ import yaml
 from tests.docs.pages import REPOSITORY
 
 NAME = "kandinsky-diffusion"
-PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SETTINGS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, TOOLS = SETTINGS["project"], SETTINGS["tool"]
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +72,18 @@ def test_tests_alone_need_the_oracles() -> None:
     needed = " ".join(PROJECT["dependencies"])
     for oracle in ("diffusers", "transformers", "peft", "sentencepiece", "torchvision"):
         assert oracle not in needed
+
+
+def test_links_of_the_readme_are_absolute_on_an_index() -> None:
+    hook = TOOLS["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    shown = "".join((REPOSITORY / part["path"]).read_text(encoding="utf-8") for part in hook["fragments"])
+    for change in hook["substitutions"]:
+        shown = re.sub(change["pattern"], change["replacement"], shown)
+    targets = re.findall(r"\]\(([^)\s]+)\)", shown)
+    assert len(targets) > 30
+    source = PROJECT["urls"]["Source"]
+    raw = source.replace("github.com", "raw.githubusercontent.com")
+    for target in targets:
+        place, _, path = target.partition("/main/")
+        assert place in (f"{source}/blob", raw), target
+        assert (REPOSITORY / path.partition("#")[0]).exists(), target

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 import kandinsky
 from kandinsky.adapters.lora import Adapter, adapter_of
 from kandinsky.checkpoints.lora import choose_places, write_lora
-from kandinsky.cli.generate import parse_lora
+from kandinsky.checkpoints.textual_inversion import write_words
+from kandinsky.cli.generate import parse_lora, parse_loras
 from kandinsky.cli.main import run
 from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.core.metadata import read_metadata
@@ -106,7 +107,7 @@ def test_an_image_made_with_an_adapter_is_repeated_with_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(pipe, Path("style.safetensors"))
-    flags = ["--steps", "2", "--prior-steps", "2", "--seed", "3", "--device", "cpu", "-q"]
+    flags = ["--steps", "2", "--prior-steps", "2", "--seed", "3"]
 
     def command(*arguments: str) -> None:
         with pytest.raises(SystemExit) as ended:
@@ -153,3 +154,60 @@ def test_scales_on_the_command_line() -> None:
     assert parse_lora("C:/a.safetensors") == ("C:/a.safetensors", 1.0)
     with pytest.raises(RequestError, match="'much'"):
         parse_lora("a:much")
+    for scale in ("nan", "inf", "-inf"):
+        with pytest.raises(RequestError, match=f"has the scale '{scale}'"):
+            parse_lora(f"a:{scale}")
+
+
+def test_the_same_adapter_twice_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.safetensors").touch()
+    for again in ("a.safetensors:0.5", "./a.safetensors", "b=a.safetensors"):
+        with pytest.raises(RequestError, match="is given twice"):
+            parse_loras(["a.safetensors", again])
+    assert parse_loras(["a.safetensors:0.5", "few-step"]) == {"a.safetensors": 0.5, "few-step": 1.0}
+
+
+def test_files_of_one_name_are_stacked(pipe: Pipeline, tmp_path: Path) -> None:
+    """As runs leave them: each is called like its method, in the folder of its run."""
+    files = []
+    for number, name in enumerate(("styleA", "styleB", "styleB/again", "other/again")):
+        (tmp_path / name).mkdir(parents=True)
+        files.append(write(pipe, tmp_path / name / "lora.safetensors", "unet", seed=number))
+    assert [pipe.load_lora(file) for file in files] == ["lora", "styleB", "again", "lora-2"]
+    with pytest.raises(RequestError, match="is loaded already"):
+        pipe.load_lora(files[1])
+    assert set(pipe.settings["lora"]) == {str(file) for file in files}  # type: ignore[arg-type]
+    both = kandinsky.load(device="cpu", lora={str(files[0]): 1.0, f"mine={files[1]}": 0.5})
+    assert both.loras == {"lora": 1.0, "mine": 0.5}
+    again = kandinsky.load(device="cpu", lora=both.settings["lora"])  # type: ignore[arg-type]
+    assert again.loras == both.loras
+    assert np.array_equal(draw(again), draw(both))
+
+
+def test_scales_are_finite(pipe: Pipeline, tmp_path: Path) -> None:
+    file = write(pipe, tmp_path / "style.safetensors", "unet")
+    with pytest.raises(RequestError, match="The scale of an adapter is nan"):
+        pipe.load_lora(file, float("nan"))
+    assert not pipe.loras
+    pipe.load_lora(file)
+    with pytest.raises(RequestError, match="The scale of an adapter is inf"):
+        pipe.set_lora_scale("style", float("inf"))
+
+
+def test_words_are_no_adapter_and_the_reverse(pipe: Pipeline, tmp_path: Path) -> None:
+    words = write_words(tmp_path / "zwx.safetensors", {"zwx": {"prior_text_encoder": torch.zeros(1, 8)}})
+    with pytest.raises(CheckpointError, match=r"holds learned words, no adapter\. Give it as words \(--words\)"):
+        pipe.load_lora(words)
+    with pytest.raises(CheckpointError, match=r"holds an adapter, no learned words\. Give it as lora \(--lora\)"):
+        pipe.load_words(write(pipe, tmp_path / "style.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "name", ["lora_unet_down.hada_w1_a", "lora_unet_up.lokr_w1", "lora_unet_mid.lora_down.weight", "unet.down.0.weight"]
+)
+def test_adapters_of_other_kinds_are_not_called_words(name: str, tmp_path: Path) -> None:
+    save_file({name: torch.zeros(2, 3)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        kandinsky.load(device="cpu").load_lora(tmp_path / "a.safetensors")
+    assert "words" not in str(caught.value)

@@ -115,20 +115,20 @@ PROMPTS: list[Any] = [*TEXTS, kandinsky.mix(["a cat", noise_image(1)], [0.7, 0.3
 @settings(max_examples=4, deadline=None)
 @given(asked=st.lists(requests(PROMPTS, True, [None, "euler_ancestral"]), min_size=2, max_size=4))
 def test_requests_together_are_requests_alone(asked: list[Request], tiny: Checkpoints) -> None:
-    asked = [request.filled(tiny.own().model.defaults) for request in asked]
-    check_alone(tiny.own(), asked, 4)
+    asked = [request.filled(tiny.kept_own().model.defaults) for request in asked]
+    check_alone(tiny.kept_own(), asked, 4)
 
 
 @settings(max_examples=3, deadline=None)
 @given(asked=st.lists(requests([*TEXTS, noise_image(1)], True, [None, "ddpm"]), min_size=2, max_size=3))
 def test_decoders_that_read_the_text_too(asked: list[Request], text_image: TextImageCheckpoints) -> None:
-    check_alone(text_image.ours(), asked, 4)
+    check_alone(text_image.kept(), asked, 4)
 
 
 @settings(max_examples=3, deadline=None)
 @given(asked=st.lists(requests(TEXTS, False, [None]), min_size=2, max_size=3))
 def test_texts_of_their_own_lengths(asked: list[Request], one_text: OneTextCheckpoints) -> None:
-    check_alone(one_text.ours(), asked, 4)
+    check_alone(one_text.kept(), asked, 4)
 
 
 @settings(max_examples=3, deadline=None)
@@ -144,7 +144,7 @@ def pixels(result: kandinsky.Result) -> list[np.ndarray]:
 @settings(max_examples=3, deadline=None)
 @given(asked=st.lists(requests(PROMPTS, True, [None]), min_size=2, max_size=3))
 def test_one_at_a_time_they_are_alone_to_the_bit(asked: list[Request], tiny: Checkpoints) -> None:
-    pipe = tiny.own()
+    pipe = tiny.kept_own()
     for request, result in zip(asked, pipe.generate_batch(asked, batch_size=1), strict=True):
         (wanted,) = pipe.generate_batch([request])
         assert result.seeds == wanted.seeds
@@ -154,7 +154,7 @@ def test_one_at_a_time_they_are_alone_to_the_bit(asked: list[Request], tiny: Che
 
 
 def test_requests_share_batches_where_they_can(tiny: Checkpoints) -> None:
-    pipe = tiny.own()
+    pipe = tiny.kept_own()
     asked = [
         Request("a fox", seed=1, prior_steps=1, guidance_scale=3, **QUICK),
         Request("a cat", seed=9, prior_steps=1, guidance_scale=5, prior_guidance_scale=2.5, **QUICK),
@@ -174,7 +174,7 @@ def test_requests_share_batches_where_they_can(tiny: Checkpoints) -> None:
 
 
 def test_a_request_finishes_when_its_last_image_does(tiny: Checkpoints) -> None:
-    pipe = tiny.own()
+    pipe = tiny.kept_own()
     asked = [
         Request("a fox", seed=1, prior_steps=1, **QUICK),
         Request("a cow", seed=2, prior_steps=1, **(QUICK | {"steps": 1})),
@@ -205,7 +205,7 @@ def test_numbers_of_their_own_for_each_prompt_of_one_request(tiny: Checkpoints) 
 
 
 def test_long_lists_are_encoded_in_waves(tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipe = tiny.own()
+    pipe = tiny.kept_own()
     asked = [Request(f"{index} foxes", seed=index, prior_steps=1, **QUICK) for index in range(5)]
     wanted = pipe.generate_batch(asked, batch_size=2)
     monkeypatch.setattr(path, "WAVE", 2)
@@ -224,7 +224,7 @@ def test_long_lists_are_encoded_in_waves(tiny: Checkpoints, monkeypatch: pytest.
 
 
 def test_bad_ones_are_numbered_before_any_work(tiny: Checkpoints) -> None:
-    pipe = tiny.own()
+    pipe = tiny.kept_own()
     with pytest.raises(kandinsky.RequestError, match=r"Request 2 of 2: .*eulr"):
         pipe.stream_batch([Request("a fox"), Request("a cat", sampler="eulr")])
     with pytest.raises(kandinsky.RequestError, match="batch_size is 0"):
@@ -233,7 +233,7 @@ def test_bad_ones_are_numbered_before_any_work(tiny: Checkpoints) -> None:
 
 
 def test_closing_ends_the_work(tiny: Checkpoints) -> None:
-    stream = tiny.own().stream_batch([Request("a fox", prior_steps=1, **QUICK)] * 3)
+    stream = tiny.kept_own().stream_batch([Request("a fox", prior_steps=1, **QUICK)] * 3)
     next(event for event in stream if isinstance(event, Finished))
     stream.close()
     assert stream.gi_frame is None

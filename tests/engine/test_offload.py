@@ -4,6 +4,7 @@ import gc
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from kandinsky.engine.weight_residency import bytes_of, names_in
 from kandinsky.generations import convert
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet3 import UNet3
+from tests.families import mostly_slow
 from tests.parity.test_generate import draw_image
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
@@ -43,11 +45,10 @@ def resident(pipe: Pipeline) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if not t.is_meta)
 
 
-@pytest.mark.parametrize("offload", AWAY)
-@pytest.mark.parametrize("sampler", [None, "heun"])
+@pytest.mark.parametrize(("sampler", "offload"), mostly_slow(product([None, "heun"], AWAY), (None, "layers")))
 def test_the_images_are_the_same(one_text: OneTextCheckpoints, offload: str, sampler: str | None) -> None:
     """Twice, since the second request brings everything anew."""
-    plain, away = one_text.ours(), one_text.ours(offload=offload)
+    plain, away = one_text.kept(), one_text.ours(offload=offload)
     assert away.offload == offload
     for fields in ({"count": 2}, {"image": draw_image(64, 64), "strength": 0.5, "steps": 4}):
         assert pixels(away, sampler=sampler, **fields) == pixels(plain, sampler=sampler, **fields)
@@ -75,7 +76,7 @@ def test_what_is_in_memory_when(one_text: OneTextCheckpoints) -> None:
 
 
 def test_the_streamed_encoder_reads_the_same(one_text: OneTextCheckpoints) -> None:
-    plain, away = one_text.ours(), one_text.ours(offload="layers")
+    plain, away = one_text.kept(), one_text.ours(offload="layers")
     network, streamed = plain.model.modules["text_encoder"], away.running.conditioner.reader.network  # type: ignore[attr-defined]
     assert isinstance(streamed, OffloadedEncoder)
     ids = torch.tensor([[5, 9, 200, 1, 0, 0]])
@@ -84,8 +85,14 @@ def test_the_streamed_encoder_reads_the_same(one_text: OneTextCheckpoints) -> No
         assert (streamed(ids, mask) - network(ids, mask)).abs().max() <= 1e-6
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
-@pytest.mark.parametrize("form", ["shards", "pickle", "fp16"])
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    mostly_slow(
+        product(["shards", "pickle", "fp16"], ["float32", "float16", "float64"]),
+        ("shards", "float16"),
+        ("fp16", "float32"),
+    ),
+)
 def test_every_form_of_file(one_text: OneTextCheckpoints, tmp_path: Path, dtype: str, form: str) -> None:
     """The encoder in shards, in a pickle that can be mapped, and in half precision."""
     folder = Path(shutil.copytree(one_text.root / "decoder", tmp_path / "m")) if one_text.oracle else tmp_path
@@ -113,7 +120,7 @@ def test_a_pickle_that_is_read_whole_is_refused(one_text: OneTextCheckpoints, tm
         kandinsky.load(folder, device="cpu", offload="layers")
 
 
-@pytest.mark.parametrize("offload", AWAY)
+@pytest.mark.parametrize("offload", mostly_slow(AWAY, "layers"))
 def test_original_files(third_release: Path, third_first_release: Path, offload: str) -> None:
     for folder, variant in ((third_release, "flash"), (third_first_release, None)):
         options: dict[str, Any] = {"device": "cpu", "variant": variant}
@@ -153,7 +160,7 @@ def test_two_text_encoders(layout: str, first_release: Path, tmp_path: Path) -> 
 
 
 def test_previews_and_closed_streams(one_text: OneTextCheckpoints) -> None:
-    plain, away = one_text.ours(), one_text.ours(offload="parts")
+    plain, away = one_text.kept(), one_text.ours(offload="parts")
     found = []
     for pipe in (plain, away):
         events = [e for e in pipe.stream("a fox", **TEXTS) if isinstance(e, kandinsky.Denoising)]
@@ -228,20 +235,20 @@ def test_adapters_and_words(one_text: OneTextCheckpoints, tmp_path: Path) -> Non
         rows = torch.randn(2, 20)
         for name, layer in (("text_encoder", "blocks.1.q"), ("unet", "up.1.triples.0.attention.mixing.q")):
             network = pipe.model.modules[name]
-            adapter = Adapter.new(one_text.ours().model.modules[name], [Place(layer)], 2)
+            adapter = Adapter.new(one_text.kept().model.modules[name], [Place(layer)], 2)
             for _, change in adapter.items():
                 nn.init.normal_(change.up)
             attach(network, adapter, "a")
         learn_word(text_encoders(pipe.model), "<toy>", {"text_encoder": rows})
         found.append(pixels(pipe, "a <toy>"))
     assert found[0] == found[1]
-    assert found[0] != pixels(one_text.ours(), "a <toy>")
+    assert found[0] != pixels(one_text.kept(), "a <toy>")
     with pytest.raises(RequestError, match="cannot be merged into weights with offload 'layers'"):
         away.merge_loras()
 
 
 def test_the_policy_is_chosen_by_free_memory(one_text: OneTextCheckpoints) -> None:
-    model = one_text.ours().model
+    model = one_text.kept().model
     sizes = [bytes_of(module) for module in model.modules.values()]
     room = [int(size / ROOM) + 1 for size in (sum(sizes), max(sizes))]
     assert choose_policy(model, room[0]) == "none"

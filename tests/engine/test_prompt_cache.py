@@ -14,6 +14,7 @@ from kandinsky.checkpoints.lazy_weights import LazyWeights
 from kandinsky.core.errors import OutputError, RequestError
 from kandinsky.engine.pipeline import Pipeline
 from tests.engine.test_offload import pixels
+from tests.families import mostly_slow
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
 
@@ -43,10 +44,10 @@ def brings(pipe: Pipeline) -> list[nn.Module]:
     return found
 
 
-@pytest.mark.parametrize("offload", [None, "parts", "layers"])
+@pytest.mark.parametrize("offload", mostly_slow([None, "parts", "layers"], "layers"))
 def test_the_second_request_reads_nothing(one_text: OneTextCheckpoints, tmp_path: Path, offload: str | None) -> None:
     folder = tmp_path / "prompts"
-    wanted = pixels(one_text.ours())
+    wanted = pixels(one_text.kept())
     for expected in (2, 0):
         pipe = one_text.ours(offload=offload, prompt_cache=folder)
         count, brought = reads(pipe), brings(pipe)

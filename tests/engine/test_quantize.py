@@ -13,6 +13,7 @@ from kandinsky.engine.weight_residency import WeightResidency
 from kandinsky.networks.t5 import T5Config, T5Encoder
 from kandinsky.networks.unet3 import UNet3, UNet3Condition
 from tests.engine.test_offload import SMALL
+from tests.families import mostly_slow
 from tests.parity.oracles import redraw, relative
 from tests.tiny_one_text import OneTextCheckpoints
 
@@ -34,10 +35,10 @@ def test_unknown_widths(one_text: OneTextCheckpoints) -> None:
         kandinsky.load(offload="nowhere")
 
 
-@pytest.mark.parametrize("width", ["int8", "int4"])
+@pytest.mark.parametrize("width", mostly_slow(["int8", "int4"], "int4"))
 def test_the_error_of_quantized_weights(one_text: OneTextCheckpoints, width: str) -> None:
     pytest.importorskip("optimum.quanto")
-    plain, narrow = one_text.ours(), one_text.ours(quantize=width)
+    plain, narrow = one_text.kept(), one_text.ours(quantize=width)
     x, states = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.ones(1, 5, 20)
     told = []
     for pipe in (plain, narrow):

@@ -18,6 +18,7 @@ from kandinsky.core.errors import CheckpointError, RequestError
 from kandinsky.generations import Placement, k22
 from kandinsky.generations.few_step_defaults import PRIOR_DEFAULTS
 from kandinsky.networks.unet2 import UNet2, UNet2Config
+from tests.families import mostly_slow
 from tests.requests import our_conditions
 from tests.tiny import DEFAULTS, WIDTH, Checkpoints, networks, write_tiny
 
@@ -44,7 +45,7 @@ def differences(ours: list[Image.Image], theirs: list[Image.Image]) -> np.ndarra
 
 
 def test_what_is_written_is_read(tiny: Checkpoints) -> None:
-    pipe, written = tiny.own(), networks()
+    pipe, written = tiny.kept_own(), networks()
     names = {"unet": "unet", "movq": "movq", "prior": "prior", "text": "text_encoder", "vision": "image_encoder"}
     for name, module in written.items():
         loaded = pipe.model.modules[names[name]]
@@ -70,7 +71,7 @@ def test_half_precision_is_what_is_written_by_default(tmp_path: Path) -> None:
 
 def test_diffusers_draws_the_same_image(tiny: Checkpoints) -> None:
     theirs = pipeline_of(tiny.combined)(PROMPTS, generator=generators(3, 2), **DIFFUSERS).images
-    ours = tiny.own(batch_size=2).generate(PROMPTS, seed=3).images
+    ours = tiny.kept_own(batch_size=2).generate(PROMPTS, seed=3).images
     off = differences(ours, theirs)
     assert off.max() <= 2
     assert (off > 0).mean() < 0.05
@@ -78,7 +79,7 @@ def test_diffusers_draws_the_same_image(tiny: Checkpoints) -> None:
 
 def test_diffusers_steers_away_from_the_same_embedding(tiny: Checkpoints) -> None:
     """diffusers draws other noise for negative prompts than for prompts, so the embeddings are made first."""
-    pipeline, pipe = pipeline_of(tiny.combined), tiny.own()
+    pipeline, pipe = pipeline_of(tiny.combined), tiny.kept_own()
     options = {"num_inference_steps": 3, "guidance_scale": 1.0}
     fox, house = (
         pipeline.prior_pipe(text, generator=generators(3, 1), **options).image_embeds
@@ -95,7 +96,7 @@ def test_diffusers_steers_away_from_the_same_embedding(tiny: Checkpoints) -> Non
 
 
 def test_diffusers_edits_the_same_image(tiny: Checkpoints) -> None:
-    pipe = tiny.own()
+    pipe = tiny.kept_own()
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)).resize((64, 64))
     pipeline = pipeline_of(tiny.combined, KandinskyV22Img2ImgCombinedPipeline)
     theirs = pipeline("a red fox", image, strength=0.5, generator=generators(4, 1), **DIFFUSERS).images
@@ -103,7 +104,7 @@ def test_diffusers_edits_the_same_image(tiny: Checkpoints) -> None:
     assert differences(ours, theirs).max() <= 2
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", mostly_slow(["ddpm", "ddim", "dpmpp_2m"], "dpmpp_2m"))
 def test_the_scheduler_is_that_of_the_default_sampler(sampler: str, tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "model", defaults=DEFAULTS | {"sampler": sampler})
     pipe = kandinsky.load(folder, device="cpu")
@@ -138,7 +139,7 @@ def test_a_folder_that_is_not_finished_is_no_model(tiny: Checkpoints, tmp_path: 
 def test_a_combined_folder_serves_as_a_prior(tiny: Checkpoints) -> None:
     pipe = kandinsky.load(tiny.combined, prior=tiny.combined, device="cpu", batch_size=1)
     assert pipe.settings["prior"] == str(tiny.combined)
-    ours, theirs = (p.generate("a fox", seed=1).images[0].tobytes() for p in (pipe, tiny.own()))
+    ours, theirs = (p.generate("a fox", seed=1).images[0].tobytes() for p in (pipe, tiny.kept_own()))
     assert ours == theirs
 
 

@@ -17,6 +17,7 @@ from kandinsky.checkpoints.original import OriginalFolder, open_checkpoint
 from kandinsky.checkpoints.weights import read_pickle, read_tensor_file
 from kandinsky.cli.main import run
 from kandinsky.generations import convert
+from tests.families import mostly_slow
 from tests.parity.oracles import MOVQ_TINY, noise, redraw, relative
 from tests.reference.folders import THIRD_PROMPT, write_third, write_third_first
 from tests.reference.recorded import identical
@@ -50,7 +51,7 @@ def _files(root: Path) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", mostly_slow(KINDS, ""))
 def test_original_files_there_and_back(third: Path, tmp_path: Path, name: str) -> None:
     folder, back = tmp_path / "folder", tmp_path / "back"
     convert(_original(third), folder, "diffusers", variant=name.removeprefix("_") or None)
@@ -71,7 +72,7 @@ def test_original_files_there_and_back(third: Path, tmp_path: Path, name: str) -
         assert (folder / "tokenizer" / file).read_bytes() == original.read_bytes()
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", mostly_slow(KINDS, "_inpainting", "_flash"))
 def test_converted_folders_run(third: Path, tmp_path: Path, name: str) -> None:
     """A network of few steps as before, the others as folders in this layout do."""
     variant, folder = name.removeprefix("_") or None, tmp_path / "folder"

@@ -14,6 +14,7 @@ from kandinsky.diffusion.parametrization import Prediction
 from kandinsky.diffusion.samplers import SAMPLERS, make_sampler
 from kandinsky.diffusion.schedule import Schedule
 from kandinsky.generations import k20, k21, k30
+from tests.families import mostly_slow
 
 # Those on which the first codes stopped with an error are among them.
 STEPS = (1, 2, 3, 9, 27, 36, 37, 104, 333, 501, 1000)
@@ -44,7 +45,7 @@ def all_zero(schedule: Schedule) -> Denoiser:
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", mostly_slow(SCHEDULES, *list(SCHEDULES)[::2]))
 def test_any_number_of_steps(name: str, sampler: str) -> None:
     known = SCHEDULES[name]
     schedule = known.get(sampler, known["ddim"])

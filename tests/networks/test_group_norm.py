@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kandinsky.networks.group_norm import group_norm, normed
+from tests.families import mostly_slow
 from tests.parity.oracles import noise
 
 GROUPS, CHANNELS = 8, 24
@@ -57,7 +58,7 @@ def test_a_layer_without_numbers_of_its_own_and_gradients() -> None:
     assert x.grad is not None
 
 
-@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("affine", mostly_slow([False, True], True))
 @torch.no_grad()
 def test_large_images_lose_nothing(affine: bool) -> None:
     """torch's own is off by 0.001 here, and by more the larger an image is."""

@@ -222,7 +222,7 @@ def test_position_ids_of_older_files_are_left_out() -> None:
         ({"hidden_act": "relu"}, "relu"),
         ({"architectures": ["CLIPTextModel"]}, "CLIPTextModel"),
         ({"model_type": "clip"}, "clip"),
-        ({"layer_norm_eps": 1e-6}, "1e-06"),
+        ({"layer_norm_eps": "small"}, "layer_norm_eps = 'small'"),
         ({"num_attention_heads": 5}, "5 heads"),
         ({"hidden_size": "24"}, "'24'"),
         ({"num_hidden_layers": 0}, "num_hidden_layers = 0"),

@@ -1,5 +1,6 @@
 """Every form in which diffusers writes its folders, for each kind of model: pickles, shards, variants."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import kandinsky
 from kandinsky.compat import diffusers as compat
 from kandinsky.core.errors import CheckpointError
+from tests.families import mostly_slow
 from tests.tiny import Checkpoints
 from tests.tiny_text_image import TextImageCheckpoints
 
@@ -28,8 +30,9 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
 KINDS = {"2.1": ["decoder", "inpainting"], "2.2": ["text2img", "inpaint", "control"]}
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("generation", KINDS)
+@pytest.mark.parametrize(
+    ("generation", "form"), mostly_slow(product(KINDS, FORMS), ("2.1", "pickles in shards"), ("2.2", "variant"))
+)
 def test_every_form_of_every_kind(
     generation: str, form: str, tiny: Checkpoints, text_image: TextImageCheckpoints, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """Whole requests against diffusers' 2.2 pipelines: same folders, same seeds, same images."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 import kandinsky
 from kandinsky.core.images import to_tensor
+from tests.families import mostly_slow
 from tests.parity.oracles import relative
 from tests.requests import our_conditions, our_latents
 from tests.tiny import Checkpoints, as_published, save_decoder, save_prior
@@ -38,8 +40,9 @@ def same_images(ours: list[Image.Image], theirs: list[Image.Image]) -> bool:
     return all(d.max() <= 2 and (d > 0).mean() < 0.05 for d in pairs)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 64)])
+@pytest.mark.parametrize(
+    ("width", "height", "batch"), mostly_slow(product([64, 128], [64], [1, 3]), (64, 64, 1), (128, 64, 3))
+)
 def test_text_to_image(tiny: Checkpoints, batch: int, width: int, height: int) -> None:
     prompts = ["a red fox", "зелёный дом", "a"][:batch]
     draws = generators(7, batch)
@@ -49,7 +52,7 @@ def test_text_to_image(tiny: Checkpoints, batch: int, width: int, height: int) -
     theirs = oracle(embeds, negative, generator=draws, output_type="latent", **options).images
     fields: dict[str, Any] = {"prompt": prompts, "seed": 7, "width": width, "height": height, "steps": STEPS}
     fields |= {"prior_steps": PRIOR_STEPS, "guidance_scale": 3.0}
-    pipe = tiny.ours("text2img", batch_size=batch)
+    pipe = tiny.kept("text2img", batch_size=batch)
     assert relative(our_latents(pipe, **fields), theirs) < 1e-4
     assert relative(our_latents(pipe, batch=1, **fields), theirs) < 1e-4
     draws = generators(7, batch)
@@ -57,7 +60,7 @@ def test_text_to_image(tiny: Checkpoints, batch: int, width: int, height: int) -
     assert same_images(pipe.generate(**fields).images, oracle(embeds, negative, generator=draws, **options).images)
 
 
-@pytest.mark.parametrize("guidance", [0.0, 1.0, 7.5])
+@pytest.mark.parametrize("guidance", mostly_slow([0.0, 1.0, 7.5], 0.0, 1.0))
 def test_guidance_scales(tiny: Checkpoints, guidance: float) -> None:
     draws = generators(3, 1)
     embeds, negative = tiny.prior(["fox"], num_inference_steps=PRIOR_STEPS, generator=draws, return_dict=False)
@@ -72,7 +75,7 @@ def test_guidance_scales(tiny: Checkpoints, guidance: float) -> None:
         guidance_scale=guidance,
     ).images
     ours = our_latents(
-        tiny.ours("text2img"),
+        tiny.kept("text2img"),
         prompt="fox",
         seed=3,
         steps=STEPS,
@@ -102,13 +105,13 @@ def test_negative_prompts(tiny: Checkpoints, monkeypatch: pytest.MonkeyPatch) ->
         embeds, negative, generator=draw, output_type="latent", height=64, width=64, num_inference_steps=STEPS
     ).images
     fields: dict[str, Any] = {"seed": 5, "steps": STEPS, "prior_steps": PRIOR_STEPS, "width": 64, "height": 64}
-    ours = our_latents(tiny.ours("text2img"), prompt="a fox", negative_prompt="ugly", **fields)
+    ours = our_latents(tiny.kept("text2img"), prompt="a fox", negative_prompt="ugly", **fields)
     assert relative(ours, theirs) < 1e-4
-    plain = our_latents(tiny.ours("text2img"), prompt="a fox", **fields)
+    plain = our_latents(tiny.kept("text2img"), prompt="a fox", **fields)
     assert relative(plain, theirs) > 1e-2
 
 
-@pytest.mark.parametrize("strength", [0.3, 0.5, 1.0])
+@pytest.mark.parametrize("strength", mostly_slow([0.3, 0.5, 1.0], 0.5, 1.0))
 def test_image_to_image(tiny: Checkpoints, strength: float) -> None:
     image = draw_image(64, 64)
     draws = generators(11, 2)
@@ -127,7 +130,7 @@ def test_image_to_image(tiny: Checkpoints, strength: float) -> None:
         output_type="latent",
     ).images
     ours = our_latents(
-        tiny.ours("text2img", 2),
+        tiny.kept("text2img", 2),
         prompt=["fox", "cat"],
         image=image,
         strength=strength,
@@ -140,7 +143,7 @@ def test_image_to_image(tiny: Checkpoints, strength: float) -> None:
     assert relative(ours, theirs) < 1e-4
 
 
-@pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 64)])
+@pytest.mark.parametrize(("width", "height"), mostly_slow([(64, 64), (128, 64)], (128, 64)))
 def test_inpainting(tiny: Checkpoints, width: int, height: int) -> None:
     image = draw_image(width, height)
     mask = np.zeros((height, width), dtype=np.float32)
@@ -161,13 +164,13 @@ def test_inpainting(tiny: Checkpoints, width: int, height: int) -> None:
     ).images
     fields: dict[str, Any] = {"prompt": "hat", "image": image, "mask": mask, "seed": 13, "steps": STEPS}
     fields |= {"prior_steps": PRIOR_STEPS, "width": width, "height": height}
-    assert relative(our_latents(tiny.ours("inpaint"), **fields), theirs) < 1e-4
+    assert relative(our_latents(tiny.kept("inpaint"), **fields), theirs) < 1e-4
 
 
 def test_an_ordinary_decoder_inpaints_by_pinning(tiny: Checkpoints) -> None:
     image, mask = draw_image(64, 64), np.zeros((64, 64), dtype=np.float32)
     mask[:, 32:] = 1.0
-    pipe = tiny.ours("text2img")
+    pipe = tiny.kept("text2img")
     ours = our_latents(pipe, prompt="hat", image=image, mask=mask, seed=1, steps=STEPS, prior_steps=2)
     encoded = pipe.model.codec.encode(to_tensor([image], 64, 64))
     assert relative(ours[..., :3], encoded[..., :3]) < 1e-6
@@ -193,7 +196,7 @@ def test_control(tiny: Checkpoints) -> None:
         callback=lambda step, t, latents: theirs.append(latents.clone()),
     )
     ours = our_latents(
-        tiny.ours("control", 2),
+        tiny.kept("control", 2),
         prompt=["fox", "cat"],
         hint=hint,
         seed=17,
@@ -213,7 +216,7 @@ def test_interpolation(tiny: Checkpoints) -> None:
         ["a cat", image, "a dog"], [0.3, 0.3, 0.4], num_inference_steps=PRIOR_STEPS, generator=draw
     )
     conditions = our_conditions(
-        tiny.ours("text2img"),
+        tiny.kept("text2img"),
         prompt=kandinsky.mix(["a cat", image, "a dog"], [0.3, 0.3, 0.4]),
         seed=19,
         prior_steps=PRIOR_STEPS,

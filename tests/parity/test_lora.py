@@ -30,6 +30,7 @@ from kandinsky.networks.clip import ClipText
 from kandinsky.networks.prior import Prior, PriorCondition
 from kandinsky.networks.unet2 import UNet2, UNet2Condition
 from kandinsky.networks.unet3 import UNet3, UNet3Condition
+from tests.families import mostly_slow
 from tests.parity.oracles import UNET_TINY, noise, redraw, relative
 from tests.tiny_one_text import UNET as UNET3_TINY
 
@@ -74,8 +75,16 @@ class _UNets:
         return self.ours(self.x, self.t, UNet2Condition(self.embedding))
 
 
-@pytest.mark.parametrize("dora", [False, True])
-@pytest.mark.parametrize("targets", [["to_k", "to_out.0"], EVERYWHERE], ids=["some", "all"])
+@pytest.mark.parametrize(
+    ("targets", "dora"),
+    [
+        pytest.param(["to_k", "to_out.0"], False, id="some-False", marks=pytest.mark.slow),
+        # The other way round every layer has one.
+        pytest.param(["to_k", "to_out.0"], True, id="some-True"),
+        pytest.param(EVERYWHERE, False, id="all-False", marks=pytest.mark.slow),
+        pytest.param(EVERYWHERE, True, id="all-True", marks=pytest.mark.slow),
+    ],
+)
 def test_a_unet_adapter_of_diffusers(dora: bool, targets: list[str], tmp_path: Path) -> None:
     nets = _UNets()
     bare = nets.theirs()
@@ -91,7 +100,7 @@ def test_a_unet_adapter_of_diffusers(dora: bool, targets: list[str], tmp_path: P
     assert relative(nets.mine(), theirs) < TOLERANCE
 
 
-@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("dora", mostly_slow([False, True], True))
 def test_diffusers_reads_our_unet_adapter(dora: bool, tmp_path: Path) -> None:
     nets = _UNets()
     adapter = _drawn(nets.ours, EVERYWHERE, dora=dora)

@@ -29,9 +29,9 @@ TINY: dict[str, Any] = {
 }
 
 
-def _oracle(dtype: torch.dtype = torch.float32) -> MultilingualCLIP:
+def _oracle(dtype: torch.dtype = torch.float32, **changes: Any) -> MultilingualCLIP:
     torch.manual_seed(0)
-    return redraw(MultilingualCLIP(MCLIPConfig(**TINY)), scale=0.2).to(dtype)
+    return redraw(MultilingualCLIP(MCLIPConfig(**{**TINY, **changes})), scale=0.2).to(dtype)
 
 
 def _ours(oracle: MultilingualCLIP, dtype: torch.dtype = torch.float32) -> MultilingualClip:
@@ -62,6 +62,18 @@ def test_reads_texts_as_diffusers(dtype: torch.dtype, tolerance: float, rows: in
     assert relative(our_embedding, embedding) < tolerance
     alone = oracle.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
     assert relative(ours, alone) < tolerance
+
+
+@pytest.mark.parametrize("eps", [1e-12, 0.1])
+@torch.no_grad()
+def test_the_epsilon_of_the_file_is_honoured(eps: float) -> None:
+    oracle = _oracle(layer_norm_eps=eps)
+    ids, mask = _texts(2, 12)
+    _, hidden = oracle(ids, mask)
+    ours = _ours(oracle)
+    assert relative(ours(ids, mask)[0], hidden) < 1e-5
+    assert mclip_json(ours.config)["layer_norm_eps"] == eps
+    assert (relative(_ours(_oracle())(ids, mask)[0], hidden) > 1e-3) == (eps == 0.1)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from tests.parity.oracles import MOVQ_PUBLISHED, MOVQ_TINY, noise, redraw, relat
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("shape", [(1, 3, 32, 32), (3, 3, 32, 64)])
+@pytest.mark.parametrize("shape", [pytest.param((1, 3, 32, 32), marks=pytest.mark.slow), (3, 3, 32, 64)])
 def test_encodes_and_decodes_as_diffusers(dtype: torch.dtype, tolerance: float, shape: tuple[int, ...]) -> None:
     oracle = redraw(VQModel(**MOVQ_TINY)).to(dtype)
     ours = MoVQ(movq_config(oracle.config)).to(dtype)

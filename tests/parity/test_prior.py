@@ -120,8 +120,8 @@ def test_an_empty_config_means_diffusers_defaults() -> None:
     ("change", "named"),
     [
         ({"norm_in_type": "layer"}, "norm_in_type = 'layer'"),
-        ({"added_emb_type": None}, "added_emb_type = None"),
-        ({"encoder_hid_proj_type": None}, "encoder_hid_proj_type"),
+        ({"added_emb_type": "text"}, "added_emb_type = 'text'"),
+        ({"encoder_hid_proj_type": "text"}, "encoder_hid_proj_type"),
         ({"embedding_proj_norm_type": "layer"}, "embedding_proj_norm_type"),
         ({"additional_embeddings": 3}, "additional_embeddings = 3"),
         ({"clip_embed_dim": 99}, "clip_embed_dim = 99"),

@@ -193,7 +193,7 @@ def test_published_sizes(kind: str) -> None:
         ({"feed_forward_proj": "relu"}, "feed_forward_proj = 'relu'"),
         ({"model_type": "umt5"}, "model_type = 'umt5'"),
         ({"d_model": None}, "d_model = None"),
-        ({"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon"),
+        ({"layer_norm_epsilon": -1}, "layer_norm_epsilon"),
         ({"relative_attention_num_buckets": 7}, "7 buckets do not cover"),
     ],
 )

@@ -8,6 +8,7 @@ from diffusers import UNet2DConditionModel
 
 from kandinsky.checkpoints.maps.unet2 import UNET2, unet2_config, unet2_json
 from kandinsky.networks.unet2 import UNet2, UNet2Condition
+from tests.families import mostly_slow
 from tests.parity.oracles import UNET_PUBLISHED, UNET_TINY, noise, redraw, relative
 
 IMAGE: dict[str, Any] = {}
@@ -29,7 +30,7 @@ def _pair(variant: dict[str, Any], dtype: torch.dtype) -> tuple[UNet2DConditionM
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("variant", [IMAGE, INPAINT, HINT, TEXT_TINY], ids=["image", "inpaint", "hint", "text"])
-@pytest.mark.parametrize(("batch", "height", "width"), [(1, 8, 8), (3, 8, 16)])
+@pytest.mark.parametrize(("batch", "height", "width"), mostly_slow([(1, 8, 8), (3, 8, 16)], (3, 8, 16)))
 def test_denoises_as_diffusers(
     variant: dict[str, Any], dtype: torch.dtype, tolerance: float, batch: int, height: int, width: int
 ) -> None:

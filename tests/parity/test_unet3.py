@@ -8,6 +8,7 @@ from diffusers import Kandinsky3UNet
 
 from kandinsky.checkpoints.maps.unet3 import unet3_config, unet3_json, unet3_map
 from kandinsky.networks.unet3 import UNet3, UNet3Condition
+from tests.families import mostly_slow
 from tests.parity.oracles import noise, redraw, relative
 
 # diffusers builds attentions by the position of a level among four.
@@ -41,7 +42,7 @@ def _condition(rows: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tenso
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("layers", [2, 3])
-@pytest.mark.parametrize(("batch", "height", "width"), [(1, 8, 8), (3, 8, 16)])
+@pytest.mark.parametrize(("batch", "height", "width"), mostly_slow([(1, 8, 8), (3, 8, 16)], (3, 8, 16)))
 @torch.no_grad()
 def test_denoises_as_diffusers(
     dtype: torch.dtype, tolerance: float, layers: int, batch: int, height: int, width: int

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import kandinsky
+from kandinsky.compat.kandinsky2.facade import shared
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.images import crop, to_pil
 from kandinsky.core.requests import Request
@@ -68,9 +69,7 @@ def pipelines(first_release: Path, second_release: Path) -> dict[tuple[str, bool
 
 def batchwise(schedule: Schedule) -> Schedule:
     """The originals measure percentiles on the first image of a batch, for all of it."""
-    return replace(
-        schedule, constraints=tuple(replace(part, of_first=part.kind == "percentile") for part in schedule.constraints)
-    )
+    return replace(schedule, constraints=tuple(map(shared, schedule.constraints)))
 
 
 def draws_of(case: str, run: str, arguments: dict[str, Any]) -> Recorded:

@@ -17,6 +17,7 @@ from kandinsky.core.errors import CheckpointError
 from kandinsky.networks.movq import MoVQ, MoVQConfig
 from kandinsky.networks.t5 import T5Encoder
 from kandinsky.networks.unet3 import UNet3, UNet3Condition, UNet3Config
+from tests.families import mostly_slow
 from tests.parity.oracles import relative
 from tests.reference.folders import THIRD_PROMPT, write_third, write_third_first
 from tests.reference.recorded import (
@@ -189,7 +190,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> OriginalFolder:
     return opened
 
 
-@pytest.mark.parametrize("variant", [None, "flash", "inpainting"])
+@pytest.mark.parametrize("variant", mostly_slow([None, "flash", "inpainting"], None, "inpainting"))
 def test_a_folder_is_read(folder: OriginalFolder, variant: str | None) -> None:
     assert folder.kind == "one text"
     assert folder.chosen(variant) == (variant or "")

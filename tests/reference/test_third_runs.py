@@ -13,11 +13,13 @@ from torch import Tensor
 import kandinsky
 from kandinsky.codecs.autoencoder_codec import AutoencoderCodec
 from kandinsky.compat import kandinsky3
+from kandinsky.compat.kandinsky3.pipelines import CutNegatives
 from kandinsky.conditioning.conditions import Batch
 from kandinsky.core.requests import Request
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.tasks.generate import denoise, encode
 from kandinsky.tasks.resolve import resolve
+from tests.families import mostly_slow
 from tests.parity.oracles import relative
 from tests.reference.folders import THIRD_PROMPT
 from tests.reference.recorded import THIRD, THIRD_RELEASE, facts, limit, tensors
@@ -59,7 +61,10 @@ def replayed(pipe: Any, draws: list[Tensor]) -> None:
     pipe.left = left
 
 
-@pytest.mark.parametrize("run", RUNS)
+# The other draws of their schedules are replayed by `test_loaded`.
+@pytest.mark.parametrize(
+    "run", mostly_slow(RUNS, "t2i_eta05_bs2", "t2i_neg_short", "t2i_neg_long", "inpaint", "flash_bs2")
+)
 def test_the_facade(run: str, third_release: Path) -> None:
     """By the original code's names, its own draws and batches."""
     told, found = RUNS[run], tensors(THIRD)
@@ -92,7 +97,8 @@ def pipelines(third_release: Path, third_first_release: Path) -> dict[tuple[str,
 def latents_of(pipe: Pipeline, request: Request, draws: list[Tensor], cut: bool = False) -> Tensor:
     """What a loaded pipeline's own path gives with these draws."""
     conditioner: Any = pipe.model.conditioner
-    model = replace(pipe.model, conditioner=replace(conditioner, cut_negatives=cut))
+    made = CutNegatives(**vars(conditioner)) if cut else conditioner
+    model = replace(pipe.model, conditioner=made)
     resolved = resolve(model, request)
     batch = Batch(resolved.rows, ReplayRng(draws))
     (conditions,) = returned(encode(model, resolved, [batch]))

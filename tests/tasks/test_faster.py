@@ -13,6 +13,7 @@ from kandinsky.core.metadata import metadata_of, summary
 from kandinsky.core.requests import Request
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.generations.model import Model
+from tests.families import mostly_slow
 from tests.requests import our_conditions, our_latents
 from tests.tiny import Checkpoints
 from tests.tiny_one_text import OneTextCheckpoints
@@ -34,7 +35,7 @@ ON: list[dict[str, Any]] = [{"guidance_interval": MIDDLE}, {"reuse": 3}, {"guida
 
 @pytest.fixture(scope="module")
 def pipe(tiny: Checkpoints) -> Pipeline:
-    return tiny.own()
+    return tiny.kept_own()
 
 
 def pixels(pipe: Pipeline, **fields: Any) -> list[bytes]:
@@ -145,7 +146,7 @@ def test_an_interval_equals_the_formula(pipe: Pipeline, interval: tuple[float, f
     torch.testing.assert_close(found, by_hand(pipe, interval), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("on", ON)
+@pytest.mark.parametrize("on", mostly_slow(ON, ON[2]))
 @pytest.mark.parametrize("sampler", ["heun", "plms", "dpmpp_2m", "ddpm"])
 def test_an_image_of_a_batch_is_the_image_alone(pipe: Pipeline, on: dict[str, Any], sampler: str) -> None:
     fields = FIELDS | on | {"sampler": sampler}
@@ -155,7 +156,7 @@ def test_an_image_of_a_batch_is_the_image_alone(pipe: Pipeline, on: dict[str, An
     assert (together[1] - single).abs().max() < 1e-4 * max(float(single.abs().max()), 1.0)
 
 
-@pytest.mark.parametrize("on", ON)
+@pytest.mark.parametrize("on", mostly_slow(ON, ON[2]))
 def test_images_that_are_changed(pipe: Pipeline, on: dict[str, Any]) -> None:
     image = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
     mask = np.zeros((64, 64), np.uint8)
@@ -164,9 +165,9 @@ def test_images_that_are_changed(pipe: Pipeline, on: dict[str, Any]) -> None:
         assert pixels(pipe, **start, **on) != pixels(pipe, **start)
 
 
-@pytest.mark.parametrize("on", ON)
+@pytest.mark.parametrize("on", mostly_slow(ON, ON[2]))
 def test_weights_that_come_and_go(one_text: OneTextCheckpoints, on: dict[str, Any]) -> None:
-    plain, away = one_text.ours(), one_text.ours(offload="parts")
+    plain, away = one_text.kept(), one_text.ours(offload="parts")
     # Weights that stay are laid out for their processor once a request, and then round differently.
     there, gone = (
         np.frombuffer(b"".join(pixels(pipe, sampler="heun", **on)), np.uint8).astype(int) for pipe in (plain, away)
@@ -175,13 +176,13 @@ def test_weights_that_come_and_go(one_text: OneTextCheckpoints, on: dict[str, An
     assert pixels(plain, sampler="heun", **on) != pixels(plain)
 
 
-@pytest.mark.parametrize("on", ON)
+@pytest.mark.parametrize("on", mostly_slow(ON, ON[2]))
 def test_other_generations(one_text: OneTextCheckpoints, text_image: TextImageCheckpoints, on: dict[str, Any]) -> None:
-    for other in (one_text.ours(), text_image.ours()):
+    for other in (one_text.kept(), text_image.kept()):
         for same in OFF:
             assert pixels(other, **same) == pixels(other)
         assert pixels(other, **on) != pixels(other)
-    found = calls(one_text.ours(), sampler=None, guidance_interval=MIDDLE)
+    found = calls(one_text.kept(), sampler=None, guidance_interval=MIDDLE)
     assert sorted(set(found.rows)) == [1, 2]
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kandinsky
+from kandinsky.core.errors import KandinskyError
 from kandinsky.core.events import Decoding, Denoising, Encoding, Finished
 from kandinsky.diffusion import loop
 from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.networks.prepared import PreparedNetwork
 from tests.requests import our_latents
-from tests.tiny import WIDTH, Checkpoints
+from tests.tiny import WIDTH, Checkpoints, write_tiny
 
 QUICK: dict[str, Any] = {"seed": 5, "steps": 2, "prior_steps": 2}
 
@@ -302,3 +304,17 @@ def test_other_precisions_of_the_other_decoders(tiny: Checkpoints, dtype: str) -
     for kind, fields in (("inpaint", TASKS["region"]), ("control", {"hint": noise_image(4)})):
         found = our_latents(tiny.ours(kind, dtype=dtype), prompt="a", **fields, **one_step)
         assert found.isfinite().all(), kind
+
+
+@pytest.mark.parametrize("where", ["unet", "movq", "prior"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_an_error_with_a_cause(where: str, value: float, tmp_path: Path) -> None:
+    pipe = kandinsky.load(write_tiny(tmp_path), device="cpu", dtype="float32")
+    network = {"unet": pipe.model.network, "movq": pipe.model.codec.network, "prior": pipe.model.modules["prior"]}[
+        where
+    ]
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.view(-1)[0] = value
+    with pytest.raises(KandinskyError, match=r"are not finite.*guidance_scale.*float32"):
+        pipe.generate("a red fox", seed=1, steps=2)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kandinsky.conditioning.conditions import Batch
+from kandinsky.core.errors import RequestError
 from kandinsky.core.requests import Request
 from kandinsky.core.rng import PerImageRng
 from kandinsky.engine.pipeline import Pipeline
@@ -57,6 +58,26 @@ def test_an_image_starts_at_the_noise_of_its_first_time(pipe: Pipeline) -> None:
     assert torch.allclose(begin.x, wanted, atol=1e-6)
     assert begin.extra is None
     assert begin.project is None
+
+
+def test_a_tensor_is_an_image_of_exact_numbers(pipe: Pipeline) -> None:
+    bytes_of = torch.from_numpy(IMAGE).permute(2, 0, 1)
+    wanted = started(pipe, image=IMAGE, strength=0.5).x
+    for image in (bytes_of, bytes_of / 255, bytes_of / 127.5 - 1, [bytes_of]):
+        assert torch.allclose(started(pipe, image=image, strength=0.5).x, wanted, atol=1e-5)
+    exact = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    begin = started(pipe, image=exact, strength=0.5)
+    latents = pipe.model.codec.encode(exact[None])
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(begin.x, pipe.model.schedule.process.add_noise(latents, noise, begin.times[0]))
+    marked = torch.zeros(64, 64)
+    marked[:, 32:] = 1
+    both = [started(pipe, image=bytes_of, mask=mask).x for mask in (marked, marked[None], (marked * 255).numpy() > 0)]
+    assert all(torch.equal(one, both[0]) for one in both)
+    with pytest.raises(RequestError, match=r"Scale it to -1\.\.1"):
+        started(pipe, image=exact * 3, strength=0.5)
+    with pytest.raises(RequestError, match="several a list of them"):
+        started(pipe, image=torch.zeros(2, 3, 64, 64), strength=0.5)
 
 
 def test_a_region_pins_what_is_known_at_its_own_noise(pipe: Pipeline) -> None:

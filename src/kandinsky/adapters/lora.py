@@ -251,7 +251,9 @@ def attach(network: nn.Module, adapter: Adapter, name: str, scale: float = 1.0) 
         grouped.setdefault(place.layer, []).append((place, change))
     unmerge(network)
     for path, changes in grouped.items():
-        _adapted(network, path).slot.adapters[name] = AppliedLora(tuple(changes), scale)
+        # A new table: another thread may be drawing with the old one.
+        slot = _adapted(network, path).slot
+        slot.adapters = {**slot.adapters, name: AppliedLora(tuple(changes), scale)}
 
 
 def detach(network: nn.Module, name: str | None = None) -> None:
@@ -262,8 +264,7 @@ def detach(network: nn.Module, name: str | None = None) -> None:
         gone = [name]
     unmerge(network)
     for path, layer in list(_layers(network)):
-        for one in gone:
-            layer.slot.adapters.pop(one, None)
+        layer.slot.adapters = {one: kept for one, kept in layer.slot.adapters.items() if one not in gone}
         if not layer.slot.adapters:
             base = layer.base[0]
             # The parameters may have been replaced since, by a load or a move.

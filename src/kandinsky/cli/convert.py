@@ -7,8 +7,12 @@ from kandinsky.checkpoints.maps.original_files import INPAINTING
 from kandinsky.checkpoints.original import open_model
 from kandinsky.checkpoints.original_hub import DECODER, HALVES, PRIOR
 from kandinsky.cli.console import err, say
-from kandinsky.cli.progress import Bars
+from kandinsky.core.errors import RequestError, nearest
+from kandinsky.core.progress import Bars
+from kandinsky.engine.embedded import EMBEDDED, embedded_folder
 from kandinsky.generations import convert as convert_folder
+
+LAYOUTS = ("diffusers", "original")
 
 
 def components(config: str, source: Path, target: Path, keys: Sequence[str], *, sharded: bool, quiet: bool) -> None:
@@ -27,6 +31,9 @@ def convert(source: str, target: Path, to: str, *, prior: str | None, variant: s
 
     Raises KandinskyError; a stopped run leaves nothing.
     """
+    if to not in LAYOUTS:
+        raise RequestError(f"There is no layout {to!r}.", nearest(to, LAYOUTS))
+    source = str(embedded_folder()) if source == EMBEDDED else source
     halves = HALVES if prior is None else (DECODER,)
     of_prior = None if variant == INPAINTING else variant
     with Bars(err(), quiet=quiet) as bars:

@@ -22,6 +22,7 @@ def examine() -> dict[str, Any]:
     import torch
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    from kandinsky.backends import BACKENDS, lacking
     from kandinsky.engine.devices import LARGE, bfloat16_in_hardware, choose_dtype, free_memory
 
     memory = free_memory(torch.device("cpu"))
@@ -48,6 +49,7 @@ def examine() -> dict[str, Any]:
         "embedded": [model.id for model in embedded()],
         "models": [_verdict(model, room) for model in installed()],
         "quantized_weights": find_spec("optimum") is not None and find_spec("optimum.quanto") is not None,
+        "backends": {name: lacking(name) for name in BACKENDS},
         "largest_model": {"float32": int(room * HEADROOM / 4), "float16": int(room * HEADROOM / 2)},
     }
 
@@ -98,6 +100,8 @@ def show(*, as_json: bool) -> None:
 
 
 def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    from kandinsky.backends import INSTALL
+
     cpu, largest = facts["cpu"], facts["largest_model"]
     half = {True: "in hardware", False: "emulated, slow", None: "unknown"}[cpu["bfloat16"]]
     speed = f"{facts['threads']} threads, {cpu['capability']}, bfloat16 {half}"
@@ -123,6 +127,8 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("Model", f"{model['id']}: {human(model['bytes'])}, {verdict}"))
     quantized = "yes" if facts["quantized_weights"] else "pip install 'kandinsky-diffusion[quantize]'"
     lines.append(("Weights in int8 or int4", quantized))
+    for name, reason in facts["backends"].items():
+        lines.append((f"Backend {name}", f"no: {reason}; {INSTALL}" if reason else "yes"))
     billions = {name: count / 1e9 for name, count in largest.items()}
     text = f"up to {billions['float32']:.1f} billion parameters in float32, {billions['float16']:.1f} in float16"
     return [*lines, ("Can run", text)]

@@ -9,10 +9,10 @@ from pydantic import JsonValue
 
 from kandinsky.cli.console import err, say, warn
 from kandinsky.cli.generate import LOAD_SETTINGS, MEMORY_SETTINGS
-from kandinsky.cli.progress import Bars
 from kandinsky.core.errors import RequestError
 from kandinsky.core.files import check_writable, write_atomically
 from kandinsky.core.metadata import library_version
+from kandinsky.core.progress import Bars
 from kandinsky.engine.devices import choose_device
 from kandinsky.evaluation.clip_models import load_clip
 from kandinsky.evaluation.features import INCEPTION_NAME, load_inception, load_whole_inception
@@ -21,7 +21,7 @@ from kandinsky.evaluation.measure import OF_FEATURES, OF_REFERENCE, How, Network
 from kandinsky.evaluation.moments import load_moments, save_moments
 
 if TYPE_CHECKING:
-    from kandinsky.cli.main import EvaluateFlags
+    from kandinsky.cli.flags import EvaluateFlags
 
 
 DRAWING = (
@@ -34,6 +34,7 @@ DRAWING = (
     "sweep",
     "batch_size",
     "workers",
+    "ray",
 )
 """Flags that act where images are drawn."""
 BATCH = 32
@@ -77,7 +78,7 @@ def evaluate(flags: "EvaluateFlags", fields: Mapping[str, object]) -> None:
         reference = None if flags.reference is None else _reference(flags.reference, network, how, keep)
         drawn = look_at(found, network, how, keep=keep, clip=clip)
     if flags.save_stats is not None:
-        save_moments(flags.save_stats, drawn.moments, about(network, how))
+        save_moments(flags.save_stats, drawn.moments, how.named(network))
         say(str(flags.save_stats))
     report: dict[str, JsonValue] = {
         "images": str(flags.images),
@@ -116,17 +117,12 @@ def network_of(flags: "EvaluateFlags") -> Network:
     return Network(features, name, probabilities)
 
 
-def about(network: Network, how: How) -> str:
-    """What statistics depend on, as it is kept with them."""
-    return f"{network.name}, resize {how.resize}, crop {how.crop}"
-
-
 def _reference(path: Path, network: Network, how: How, keep: bool) -> Seen:
     if path.suffix.lower() != ".npz":
         return look_at(find_images(path), network, how, keep=keep, what="reference")
     moments, made = load_moments(path)
-    if made and made != about(network, how):
-        raise RequestError(f"{path} was made with {made}, and this is {about(network, how)}.", "Use the same for both.")
+    if made and made != how.named(network):
+        raise RequestError(f"{path} was made with {made}, and this is {how.named(network)}.", "Use the same for both.")
     if not made:
         warn(f"{path} does not say which network and resize it was made with.")
     return Seen(moments)

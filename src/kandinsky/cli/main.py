@@ -3,17 +3,18 @@
 import inspect
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
-from typer.core import TyperCommand
 
-from kandinsky.cli.console import interruptible, report, say
+from kandinsky.cli import settings
+from kandinsky.cli.commands import Commands, OnceCommand, UsageError
+from kandinsky.cli.console import any_letter, interruptible, report, say, verbose
+from kandinsky.cli.flags import BatchFlags, EvaluateFlags, Flags, InterpolateFlags, ModelFlags, ServeFlags
 from kandinsky.core.errors import KandinskyError
 
 FAILED = 1
@@ -23,18 +24,14 @@ app = typer.Typer(
     name="kandinsky",
     help="Draw, edit and mix images with the Kandinsky models, and train them.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Commands,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Model = partial(Option, rich_help_panel="Model")
-Output = partial(Option, rich_help_panel="Output")
 Tuning = partial(Option, rich_help_panel="Fine-tuning")
-Measure = partial(Option, rich_help_panel="Measures")
-Protocol = partial(Option, rich_help_panel="Protocols")
-FIELDS = "kandinsky.request"
-"""Where the context of a command holds the typed fields of the request."""
+FIELDS, TYPED = "kandinsky.request", "kandinsky.typed"
+"""Where the context of a command holds the fields of the request that were given, and the names that were typed."""
 
 
 def _version(asked: bool) -> None:
@@ -51,92 +48,11 @@ def main(
     """Draw, edit and mix images with the Kandinsky models, and train them."""
 
 
-@dataclass(frozen=True)
-class ModelFlags:
-    """The flags of commands that load a model, as typed."""
+class RequestCommand(OnceCommand):
+    """A command that has a flag for each field of the request, made when its flags are first looked at.
 
-    model: Annotated[str | None, Model(help="A folder or a hub id; else the embedded model.")] = None
-    prior: Annotated[str | None, Model(help="Its prior, where it is not found by itself.")] = None
-    device: Annotated[str | None, Model(help="cpu, cuda or mps.")] = None
-    dtype: Annotated[str | None, Model(help="float32, float16 or bfloat16.")] = None
-    variant: Annotated[str | None, Model(help="Weight files, such as fp16.")] = None
-    revision: Annotated[str | None, Model(help="A branch, tag or commit of the hub.")] = None
-    behaviour: Annotated[str | None, Model(help="Which published way to run it, such as head-2023.")] = None
-    lora: Annotated[list[str] | None, Model(metavar="SOURCE[:SCALE]", help="An adapter; repeat it.")] = None
-    words: Annotated[list[str] | None, Model(metavar="FILE", help="Learned words; repeat it.")] = None
-    offload: Annotated[str | None, Model(help="Little memory: auto, none, parts or layers.")] = None
-    quantize: Annotated[str | None, Model(help="Weights in int8 or int4.")] = None
-    prompt_cache: Annotated[Path | None, Model(metavar="FOLDER", help="Where to keep texts once read.")] = None
-    tiling: Annotated[bool | None, Model(help="Code images in strips, for less memory; large ones always.")] = None
-    compile: Annotated[bool | None, Model(help="Run the U-Net by torch.compile: for many images on a GPU.")] = None
-    quiet: Annotated[bool, Output("--quiet", "-q", help="Errors only.")] = False
-
-
-@dataclass(frozen=True)
-class Flags(ModelFlags):
-    """The flags of `kandinsky generate`, as typed, but those that are fields of the request."""
-
-    prompts: Annotated[
-        list[str] | None, Argument(metavar="[PROMPT]...", help="What to draw; several prompts make several images.")
-    ] = None
-    mix: Annotated[
-        list[str] | None,
-        Option(metavar="TEXT_OR_FILE:WEIGHT", help="A part of a mix; repeat it.", rich_help_panel="Prompt"),
-    ] = None
-    output: Annotated[Path | None, Output("--output", "-o", help="A .png, .jpg or .webp file, or a folder.")] = None
-    repeat: Annotated[Path | None, Output("--from", metavar="IMAGE", help="Repeat this image; flags change it.")] = None
-    preview: Annotated[bool, Output("--preview", help="Keep a preview file up to date.")] = False
-    requests: Annotated[Path | None, Option(hidden=True)] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchFlags(ModelFlags):
-    """The flags of `kandinsky batch`, as typed, but those that are fields of the request."""
-
-    list: Annotated[Path, Argument(metavar="REQUESTS", help="A .jsonl, .csv, .txt or COCO .json file; - for stdin.")]
-    out: Annotated[Path, Argument(metavar="OUT", help="The folder of images, its store and its manifest.")]
-    format: Annotated[str, Output(help="png, jpg or webp.")] = "png"
-    shards: Annotated[int, Output(min=0, metavar="ROWS", help="Into WebDataset shards of so many rows.")] = 0
-    batch_size: Annotated[int | None, Output(min=1, help="How many images are drawn at once.")] = None
-    workers: Annotated[int, Output(min=1, help="How many processes draw, each on a GPU of its own.")] = 1
-    limit: Annotated[int | None, Output(min=1, metavar="ROWS", help="The first rows only.")] = None
-    retry_failed: Annotated[bool, Output("--retry-failed", help="Draw rows again that failed.")] = False
-    dry_run: Annotated[bool, Output("--dry-run", help="Check the rows and say what would be done.")] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateFlags(ModelFlags):
-    """The flags of `kandinsky evaluate`, as typed, but those that are fields of the request."""
-
-    images: Annotated[Path | None, Argument(metavar="[IMAGES]", help="A folder of images, or what a batch left.")] = (
-        None
-    )
-    metrics: Annotated[
-        str | None, Measure(help="Of fid, kid, precision, recall, inception and clip, with commas between.")
-    ] = None
-    reference: Annotated[Path | None, Measure(metavar="DIR|STATS.npz", help="Real images, or their statistics.")] = None
-    resize: Annotated[Literal["clean", "tensorflow"], Measure(help="How images get the network's size.")] = "clean"
-    crop: Annotated[int | None, Measure(min=8, metavar="SIDE", help="Cut centred squares of that side first.")] = None
-    clip: Annotated[str, Measure(metavar="MODEL", help="A checkpoint, or open_clip:MODEL/PRETRAINED.")] = "emoji"
-    inception: Annotated[Path | None, Measure(metavar="FILE", help="A TorchScript of the whole network.")] = None
-    save_stats: Annotated[Path | None, Measure(metavar="FILE.npz", help="Keep the statistics of the images.")] = None
-    limit: Annotated[int | None, Measure(min=1, help="The first images, or so many captions.")] = None
-    out: Annotated[Path | None, Measure(metavar="FILE.json|DIR", help="For the report; the folder of a protocol.")] = (
-        None
-    )
-    protocol: Annotated[Literal["coco30k"] | None, Protocol(help="Draw, then measure as papers do.")] = None
-    coco_captions: Annotated[Path | None, Protocol(metavar="FILE.json", help="Such as captions_val2014.json.")] = None
-    coco_images: Annotated[Path | None, Protocol(metavar="DIR", help="The images of the captions.")] = None
-    coco_rule: Annotated[
-        Literal["all", "matched"], Protocol(help="Compare with all images, or with those of the captions drawn.")
-    ] = "all"
-    sweep: Annotated[str | None, Protocol(metavar="FIELD=A,B,...", help="Such as guidance_scale=1,2,4,8.")] = None
-    batch_size: Annotated[int | None, Protocol(min=1, help="How many images are drawn at once.")] = None
-    workers: Annotated[int, Protocol(min=1, help="How many processes draw.")] = 1
-
-
-class GenerateCommand(TyperCommand):
-    """A command that has a flag for each field of the request, made when its flags are first looked at."""
+    What is not typed comes from variables `KANDINSKY_*`, then from the configuration file.
+    """
 
     _own: list[Any]
     _all: list[Any] | None
@@ -147,23 +63,41 @@ class GenerateCommand(TyperCommand):
         if self._all is None:
             first, second, *others = self._own
             self._all = [first, second, *_request_flags(), *others]
+            for parameter in self._all:
+                if settings.is_configurable(parameter.name):
+                    parameter.envvar, parameter.show_envvar = settings.variable(parameter.name), False
         return self._all
 
     @params.setter
     def params(self, own: list[Any]) -> None:
         self._own, self._all = own, None
 
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Reads the command line; a flag that another tool has is answered with ours."""
+        extra["default_map"] = settings.defaults(str(info_name), self.params)
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except UsageError as error:
+            name = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
+            if name and (hint := settings.flag_hint(name)):
+                error.message = f"{error.message}. {hint}"  # type: ignore[attr-defined]
+            raise
+
     def invoke(self, ctx: Any) -> object:
-        """Runs the command; the fields of the request that were typed are in the context's `meta`."""
+        """Runs the command; the fields of the request that were given are in the context's `meta`, and which of all
+        parameters were typed."""
         own = [parameter.name for parameter in self._own]
+        typed = {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
         fields = {name: ctx.params.pop(name) for name in list(ctx.params) if name not in own}
         ctx.meta[FIELDS] = {name: value for name, value in fields.items() if value is not None}
+        ctx.meta[TYPED] = typed
         return super().invoke(ctx)
 
 
 def _request_flags() -> list[Any]:
     """A flag for each field of a request, from its declaration."""
     from kandinsky.core.requests import about
+    from kandinsky.core.signatures import limits_of
 
     def flags(**given: object) -> None:
         """Takes the flags."""
@@ -173,7 +107,13 @@ def _request_flags() -> list[Any]:
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=Option(None, *said.names, help=said.help, metavar=said.metavar, rich_help_panel=said.group),
+                default=Option(
+                    None,
+                    *said.names,
+                    help=f"{said.help}{limits_of(name)}",
+                    metavar=said.metavar,
+                    rich_help_panel=said.group,
+                ),
                 annotation=said.type,
             )
             for name, said in about().items()
@@ -194,7 +134,7 @@ def generate(context: typer.Context, **given: object) -> None:
         raise typer.BadParameter("say what to draw, such as 'a red apple'", param_hint="PROMPT")
     from kandinsky.cli import generate as command
 
-    command.generate(flags, context.meta[FIELDS])
+    command.generate(flags, context.meta[FIELDS], context.meta[TYPED])
 
 
 def batch(context: typer.Context, **given: object) -> None:
@@ -212,6 +152,20 @@ def evaluate(context: typer.Context, **given: object) -> None:
     command.evaluate(EvaluateFlags(**given), context.meta[FIELDS])  # type: ignore[arg-type]
 
 
+def interpolate(context: typer.Context, **given: object) -> None:
+    """Draw a film from one text or image to the next, through mixes of them."""
+    from kandinsky.cli import interpolate as command
+
+    command.interpolate(InterpolateFlags(**given), context.meta[FIELDS])  # type: ignore[arg-type]
+
+
+def serve(context: typer.Context, **given: object) -> None:
+    """Answer requests over HTTP: the OpenAI Images API, and jobs that nothing loses."""
+    from kandinsky.cli import serve as command
+
+    command.serve(ServeFlags(**given))  # type: ignore[arg-type]
+
+
 def _signature(flags: type[ModelFlags]) -> inspect.Signature:
     """The context, the command's own flags, then those of the model."""
     found = inspect.signature(flags).parameters
@@ -222,41 +176,138 @@ def _signature(flags: type[ModelFlags]) -> inspect.Signature:
     return inspect.Signature([context, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)])
 
 
-for _command, _flags in ((generate, Flags), (batch, BatchFlags), (evaluate, EvaluateFlags)):
-    _command.__signature__ = _signature(_flags)  # type: ignore[attr-defined]
-    app.command(cls=GenerateCommand)(interruptible(_command))
+def _talking(command: Callable[..., None]) -> Callable[..., None]:
+    """Shows the library's log where --verbose is given."""
+
+    def talking(context: typer.Context, **given: object) -> None:
+        if given.get("verbose"):
+            verbose()
+        command(context, **given)
+
+    talking.__name__, talking.__doc__ = command.__name__, command.__doc__
+    return talking
+
+
+for _command, _flags in (
+    (generate, Flags),
+    (batch, BatchFlags),
+    (interpolate, InterpolateFlags),
+    (evaluate, EvaluateFlags),
+):
+    _run = interruptible(_talking(_command))
+    _run.__signature__ = _signature(_flags)  # type: ignore[attr-defined]
+    app.command(cls=RequestCommand)(_run)
+_run = interruptible(_talking(serve))
+_run.__signature__ = _signature(ServeFlags)  # type: ignore[attr-defined]
+app.command(cls=OnceCommand)(_run)
+
+
+@app.command(cls=OnceCommand)
+@interruptible
+def show(
+    image: Annotated[Path, Argument(metavar="IMAGE", help="Of this library, A1111 and its kin, ComfyUI or InvokeAI.")],
+    as_json: Annotated[bool, Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Print what the file of an image says of how it was made."""
+    from kandinsky.cli import show as command
+
+    command.show(image, as_json=as_json)
 
 
 @app.command()
 @interruptible
-def models(as_json: Annotated[bool, Option("--json", help="For programs.")] = False) -> None:
-    """List the models that are on this machine, with their sizes."""
+def config(
+    as_json: Annotated[bool, Option("--json", help="Print JSON, for programs.")] = False,
+    init: Annotated[bool, Option("--init", help="Write a commented file to begin with.")] = False,
+) -> None:
+    """Show the settings that are not typed: from variables KANDINSKY_*, then from the configuration file."""
+    if init:
+        say(str(settings.write_template()))
+    else:
+        settings.show(as_json=as_json)
+
+
+models_app = typer.Typer(invoke_without_command=True, help="List, fetch, verify and remove models on this machine.")
+app.add_typer(models_app, name="models")
+
+
+@models_app.callback()
+@interruptible
+def models(
+    context: typer.Context, as_json: Annotated[bool, Option("--json", help="Print JSON, for programs.")] = False
+) -> None:
+    """List the models that are on this machine, with their sizes; or fetch, verify, find and remove them."""
+    if context.invoked_subcommand is None:
+        from kandinsky.cli import models as command
+
+        command.show(as_json=as_json)
+
+
+@models_app.command()
+@interruptible
+def pull(
+    model: Annotated[str, Argument(metavar="MODEL", help="A hub id.")],
+    prior: Annotated[str | None, Option(help="Its prior, where it is not found by itself.")] = None,
+    variant: Annotated[str | None, Option(help="Weight files, such as fp16.")] = None,
+    revision: Annotated[str | None, Option(help="A branch, tag or commit of the hub.")] = None,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="Errors only.")] = False,
+) -> None:
+    """Download a model with its prior, so that it loads without a network."""
     from kandinsky.cli import models as command
 
-    command.show(as_json=as_json)
+    command.pull(model, prior, variant, revision, quiet=quiet)
+
+
+@models_app.command()
+@interruptible
+def verify(model: Annotated[str | None, Argument(metavar="MODEL", help="One of the list; else all.")] = None) -> None:
+    """Compare the files of models with the sums that the hub gave them."""
+    from kandinsky.cli import models as command
+
+    if not command.verify(model):
+        raise typer.Exit(FAILED)
+
+
+@models_app.command()
+@interruptible
+def rm(
+    model: Annotated[str, Argument(metavar="MODEL", help="One of the list.")],
+    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a downloaded model from this machine."""
+    from kandinsky.cli import models as command
+
+    command.remove(model, yes=yes)
+
+
+@models_app.command()
+@interruptible
+def where(model: Annotated[str | None, Argument(metavar="MODEL", help="One of the list.")] = None) -> None:
+    """Print the folder of a model, or the one in which downloaded models are."""
+    from kandinsky.cli import models as command
+
+    command.where(model)
 
 
 @app.command()
 @interruptible
-def doctor(as_json: Annotated[bool, Option("--json", help="For programs.")] = False) -> None:
+def doctor(as_json: Annotated[bool, Option("--json", help="Print JSON, for programs.")] = False) -> None:
     """Say what this machine is and what it can run."""
     from kandinsky.cli import doctor as command
 
     command.show(as_json=as_json)
 
 
-@app.command()
+@app.command(cls=OnceCommand)
 @interruptible
 def train(
-    config: Annotated[
-        Path | None, Argument(metavar="[CONFIG]", help="The run to do: a TOML file, or a recipe.")
-    ] = None,
+    config: Annotated[Path | None, Argument(metavar="CONFIG", help="The run to do: a TOML file, or a recipe.")] = None,
     recipe: Annotated[str | None, Option(help="A run that came with this package.")] = None,
     list_recipes: Annotated[bool, Option("--list", help="Show the runs that came with this package.")] = False,
     method: Annotated[str | None, Tuning(help="lora, dreambooth, textual_inversion, full or distill.")] = None,
     init: Annotated[str | None, Tuning(metavar="METHOD", help="Write a commented CONFIG.toml.")] = None,
     model: Annotated[str | None, Tuning(help="The checkpoint to begin with.")] = None,
-    prior: Annotated[str | None, Tuning(help="Its prior.")] = None,
+    prior: Annotated[str | None, Tuning(help="The prior of that checkpoint, where it is not found by itself.")] = None,
     target: Annotated[str | None, Tuning(help="decoder, prior or both.")] = None,
     token: Annotated[str | None, Tuning(help="The new word.")] = None,
     init_from: Annotated[str | None, Tuning(help="A known word it begins as.")] = None,
@@ -265,16 +316,16 @@ def train(
     hints: Annotated[
         str | None, Tuning(metavar="FOLDER|edges", help="Hint images that the decoder learns to follow.")
     ] = None,
-    size: Annotated[int | None, Tuning(help="Of images, in pixels.")] = None,
-    steps: Annotated[int | None, Tuning(help="How many.")] = None,
+    size: Annotated[int | None, Tuning(help="Pixels along a side of the images that are learned from.")] = None,
+    steps: Annotated[int | None, Tuning(help="Steps of training.")] = None,
     data: Annotated[Path | None, Option(help="The folder of images and captions.")] = None,
     out: Annotated[Path | None, Option(help="Where checkpoints, losses and samples go.")] = None,
     resume: Annotated[bool, Option("--resume", help="Continue where it stopped.")] = False,
     export_only: Annotated[bool, Option("--export-only", help="Only write the newest checkpoints as a model.")] = False,
     plan: Annotated[bool, Tuning("--plan", help="Only count the memory that a step takes.")] = False,
-    seed: Annotated[int | None, Option(help="Of everything random in it.")] = None,
+    seed: Annotated[int | None, Option(help="The seed of everything random in the run.")] = None,
     device: Annotated[str | None, Option(help="cpu or cuda.")] = None,
-    threads: Annotated[int | None, Option(help="Of the CPU.")] = None,
+    threads: Annotated[int | None, Option(help="Threads of the CPU.")] = None,
     quiet: Annotated[bool, Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
     """Train networks, or fine-tune a checkpoint, as a file, a recipe or a method says."""
@@ -290,7 +341,7 @@ def train(
         raise typer.BadParameter("give one of CONFIG.toml, --recipe NAME and --method METHOD", param_hint="CONFIG.toml")
     words = {"token": token, "init_from": init_from, "prompt": prompt, "class_prompt": class_prompt}
     if method is not None:
-        command.check_method(method, {"data": data, **words})
+        command.check_method(method, {"data": data, **words}, planned=plan)
     run_of = {"data": data, "out": out, "seed": seed, "device": device, "threads": threads}
     changes = command.overrides(
         hints, **run_of, **words, model=model, prior=prior, size=size, steps=steps, target=target
@@ -298,20 +349,21 @@ def train(
     if command.processes() > 1 and not plan:
         raise typer.Exit(command.launch(command.processes(), sys.argv[1:]))
     path = command.source(config, recipe or method)
-    if plan:
-        command.show_plan(path, changes)
-    elif export_only:
-        command.export(path, changes)
-    else:
-        command.train(path, changes, resume=resume, quiet=quiet)
+    with command.flags_named(changes):
+        if plan:
+            command.show_plan(path, changes)
+        elif export_only:
+            command.export(path, changes)
+        else:
+            command.train(path, changes, resume=resume, quiet=quiet)
 
 
-@app.command()
+@app.command(cls=OnceCommand)
 @interruptible
 def convert(
     source: Annotated[str, Argument(metavar="SOURCE|CONFIG", help="A folder or hub id in either layout, or a run.")],
     dest: Annotated[Path, Argument(metavar="DEST|INPUT", help="The new folder, or a run's result.")],
-    output: Annotated[Path | None, Argument(metavar="[OUTPUT]", help="The new folder, after CONFIG and INPUT.")] = None,
+    output: Annotated[Path | None, Argument(metavar="OUTPUT", help="The new folder, after CONFIG and INPUT.")] = None,
     to: Annotated[str | None, Option(help="The layout to write: diffusers or original.")] = None,
     save_keys: Annotated[list[str] | None, Option(help="Of a run: unet, prior or text_encoder; repeat it.")] = None,
     colossalai: Annotated[bool, Option("--colossalai", help="INPUT is a folder of shards with their index.")] = False,
@@ -329,6 +381,12 @@ def convert(
         return
     assert to is not None
     command.convert(source, dest, to, prior=prior, variant=variant, quiet=quiet)
+
+
+@app.command("help", hidden=True)
+def help_(command: Annotated[str | None, Argument(metavar="COMMAND")] = None) -> None:
+    """Show what there is, or how a command is used."""
+    app([*([] if command is None else [command]), "--help"], prog_name="kandinsky")
 
 
 @app.command()
@@ -364,6 +422,7 @@ def program() -> None:
     Images are written when `generate` ends, so that the interpreter is not taken apart then: with torch in
     it that takes as long as a third of its import.
     """
+    any_letter()
     try:
         run()
     except SystemExit as ended:

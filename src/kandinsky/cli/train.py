@@ -1,10 +1,12 @@
 """`kandinsky train`: a file or a recipe becomes a run, its events bars and lines."""
 
 import os
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -13,10 +15,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from kandinsky.cli.console import INTERRUPTED, err, say, warn
-from kandinsky.cli.progress import Bars
+from kandinsky.cli.console import err, say, warn
+from kandinsky.cli.entry import INTERRUPTED
 from kandinsky.core.errors import ConfigError, OutputError, nearest, similar
 from kandinsky.core.files import write_atomically
+from kandinsky.core.progress import Bars
 from kandinsky.training import events
 
 if TYPE_CHECKING:
@@ -49,7 +52,12 @@ def source(config: Path | None, recipe: str | None) -> Path:
     """The file of a run, from the path or the recipe's name; ConfigError when that recipe does not exist."""
     known = recipes()
     if config is not None:
-        return config if config.exists() or str(config) not in known else known[str(config)]
+        if config.exists() or str(config) in known:
+            return config if config.exists() else known[str(config)]
+        if config.suffix != ".toml" and len(config.parts) == 1:
+            hint = f"{similar(str(config), known)} See kandinsky train --list.".strip()
+            raise ConfigError(f"There is no file {config}, and no recipe of that name.", hint)
+        return config
     if recipe not in known:
         hint = similar(str(recipe), known)
         raise ConfigError(f"There is no recipe {recipe!r}.", f"{hint} See kandinsky train --list.".strip())
@@ -76,11 +84,15 @@ PLACES |= {name: f"objective.{name}" for name in OBJECTIVE}
 """The settings of a file that flags replace, where they have other names."""
 
 
-def check_method(method: str, given: Mapping[str, object]) -> None:
-    """Raises ConfigError for an unknown method, and for one without all the flags that it needs."""
+def check_method(method: str, given: Mapping[str, object], *, planned: bool = False) -> None:
+    """Raises ConfigError for an unknown method, and for one without all the flags that it needs.
+
+    What is only planned needs no data.
+    """
     if method not in NEEDED:
         raise ConfigError(f"There is no method {method!r}.", nearest(method, NEEDED))
-    if missing := [f"--{name.replace('_', '-')}" for name in NEEDED[method] if given[name] is None]:
+    needed = [name for name in NEEDED[method] if not (planned and name == "data")]
+    if missing := [f"--{name.replace('_', '-')}" for name in needed if given[name] is None]:
         raise ConfigError(
             f"--method {method} needs {' and '.join(missing)}.",
             f"Or write a configuration: kandinsky train --init {method}.",
@@ -104,7 +116,27 @@ def overrides(hints: str | None = None, **flags: object) -> Settings:
             changes[table] = {**cast(Settings, changes.get(table, {})), name: value}
         elif value is not None:
             changes[name] = value
+    if flags.get("model") is not None and flags.get("prior") is None:
+        # The file's prior belongs to the file's model.
+        changes["model"] = {**cast(Settings, changes["model"]), "prior": None}
     return changes
+
+
+@contextmanager
+def flags_named(changes: Settings) -> Iterator[None]:
+    """Inside, an error about a setting that a flag said names the flag."""
+    typed = {
+        key for name, value in changes.items() for key in ((value or {}) if isinstance(value, Mapping) else (name,))
+    }
+    try:
+        yield
+    except ConfigError as error:
+        place, colon, said = error.message.partition(": ")
+        key = place.rpartition(".")[2]
+        flag = next((name for name, other in PLACES.items() if other.rpartition(".")[2] == key), key)
+        if not colon or key not in typed:
+            raise
+        raise ConfigError(f"--{flag.replace('_', '-')}: {said}", "See kandinsky train --help.") from error
 
 
 def write_template(method: str, out: Path | None) -> Path:
@@ -180,18 +212,19 @@ def plan_table(planned: "Plan") -> list[str]:
     how += ["gradient checkpointing"] * stage.gradient_checkpointing
     rows: list[tuple[str, int | None, int]] = [
         *((name, count, size) for name, (count, size) in planned.networks.items()),
-        ("learns", planned.numbers, planned.learned),
+        ("trainable", planned.numbers, planned.learned),
         ("gradients", None, planned.gradients),
         ("optimiser", None, planned.optimiser),
-        ("running mean", None, planned.means),
+        ("EMA", None, planned.means),
         ("activations", None, planned.activations),
+        ("of them, images", None, planned.images),
         ("peak", None, planned.peak),
     ]
     table = [
         f"{name:24}{'' if count is None else format(count, ','):>16}{size / MIB:12,.1f}" for name, count, size in rows
     ]
     title = f"{stage.method} on {planned.device}: {', '.join(how)}"
-    return [title, f"{'':24}{'numbers':>16}{'MiB':>12}", *table]
+    return [title, f"{'':24}{'parameters':>16}{'MiB':>12}", *table]
 
 
 def follow(happenings: Iterable[events.Event], console: Console, *, quiet: bool) -> bool:
@@ -224,9 +257,11 @@ class _Shown:
     def show(self, event: events.Event) -> None:
         match event:
             case events.Started(stage=stage, step=step, total=total, parameters=parameters):
-                begun = f"continues at step {step}" if step else "begins"
-                until = f" of {total}" if total else ""
-                self._line(f"{stage} {begun}{until}: {parameters / 1e6:.2f} million numbers learn")
+                begun = f"continues at step {step}{f' of {total}' if total else ''}" if step else "begins"
+                steps = f"{total} steps, " if total and not step else ""
+                self._line(f"{stage} {begun}: {steps}{_count(parameters)} trainable parameters")
+            case events.LearnsFrom(stage=stage):
+                self._line(f"{stage} {event.line}")
             case events.Preparing(stage=stage, what=what, done=done, total=total):
                 self.bars.update(f"{stage}: {what}", done / max(total, 1), 1.0, f"{done}/{total}")
             case events.Progress(stage=stage, fraction=fraction):
@@ -245,9 +280,10 @@ class _Shown:
                 self._line(f"{stage} stopped at step {step} ({reason}); continue with --resume")
             case events.Finished(stage=stage, step=step, folder=folder, losses=losses):
                 self.bars.update(stage, 1.0, 1.0, f"step {step}")
-                self._line(f"{stage} is done after {step} steps: {_numbers(losses)}; it is in {folder}")
-            case events.Exported(path=path, use=use):
-                self._line(f"the result is in {path}; draw with: kandinsky generate PROMPT {use} {path}")
+                self._line(f"{stage} finished after {step} steps: {_numbers(losses)}; its checkpoints are in {folder}")
+            case events.Exported(path=path, use=use, words=words):
+                flags = shlex.join([*(part for word in words for part in ("--words", word)), use, str(path)])
+                self._line(f"the result is in {path}; draw with: kandinsky generate PROMPT {flags}")
 
     def _line(self, text: str) -> None:
         if not self.quiet:
@@ -255,14 +291,19 @@ class _Shown:
 
 
 def _progress_text(event: events.Progress) -> str:
+    speed = event.images_per_second
     return (
-        f"step {event.step}, {_numbers(event.losses)}, {event.images_per_second:.0f} images/s, "
+        f"step {event.step}, {_numbers(event.losses)}, {speed:.{0 if speed >= 10 else 1}f} images/s, "
         f"{_duration(event.remaining)} left"
     )
 
 
 def _numbers(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "no losses"
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "no losses yet"
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:.2f} million" if parameters >= 1e6 else f"{parameters:,}"
 
 
 def _duration(seconds: float) -> str:

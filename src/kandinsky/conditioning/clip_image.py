@@ -1,5 +1,6 @@
 """Images as CLIP's vision tower expects them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.core.errors import CheckpointError
+from kandinsky.core.validation import shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 BICUBIC = 3
+LARGEST = 8192
+"""Pixels of a side."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,14 @@ class ClipPreprocess:
         edge = edge.get("shortest_edge", edge.get("height")) if isinstance(edge, Mapping) else edge
         crop = crop.get("height") if isinstance(crop, Mapping) else crop
         if edge != crop:
-            raise CheckpointError(f"preprocessor_config.json resizes to {edge} and crops {crop}.", "They must agree.")
-        if not isinstance(edge, int) or edge < 1:
-            raise _refused("size", json["size"], "Expected a positive whole number.")
+            raise CheckpointError(
+                f"preprocessor_config.json resizes to {shown(edge)} and crops {shown(crop)}.", "They must agree."
+            )
+        if not isinstance(edge, int) or not 1 <= edge <= LARGEST:
+            raise _refused("size", edge, "Expected a positive whole number.")
         mean, std = json.get("image_mean", CLIP_MEAN), json.get("image_std", CLIP_STD)
         for key, values in (("image_mean", mean), ("image_std", std)):
-            if not isinstance(values, (list, tuple)) or len(values) != 3 or (values is std and 0 in values):
+            if not _are_numbers(values) or (key == "image_std" and 0 in values):
                 raise _refused(key, values, "Expected one number for each of three channels.")
         return cls(edge, tuple(map(float, mean)), tuple(map(float, std)))
 
@@ -87,5 +93,12 @@ class ClipPreprocess:
         return array[top : top + self.size, left : left + self.size]
 
 
+def _are_numbers(values: object) -> bool:
+    """Whether they are three finite numbers."""
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        return False
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+
+
 def _refused(key: str, value: object, hint: str) -> CheckpointError:
-    return CheckpointError(f"preprocessor_config.json has {key} = {value!r}.", hint)
+    return CheckpointError(f"preprocessor_config.json has {key} = {shown(value)}.", hint)

@@ -22,17 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images that are denoised together: their rows of the request, and the source of their noise.
-
-    `pixels` (B, 3, H, W) in [-1, 1], `hint` (B, 3, H, W) and `mask` (B, 1, H, W) in [0, 1] (1 = repaint), all of the
-    size that the latents stand for, replace the rows' images where there are numbers instead of 8-bit images.
-    """
+    """Images that are denoised together: their rows of the request, and the source of their noise."""
 
     rows: Sequence[Row]
     rng: Rng
-    pixels: Tensor | None = None
-    hint: Tensor | None = None
-    mask: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +176,11 @@ class CaptionConditioner(ABC):
     @abstractmethod
     def encoders(self) -> Sequence[TextEncoder]:
         """The text encoders that the decoder reads itself."""
+
+    @property
+    def caption_tokens(self) -> int:
+        """The most tokens of a caption that those encoders read."""
+        return 0
 
     @abstractmethod
     def caption_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> Any:

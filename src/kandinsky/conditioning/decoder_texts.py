@@ -11,8 +11,11 @@ from torch import Tensor
 from kandinsky.conditioning.conditions import Batch, CaptionConditioner, Conditions, Encoded, TextEncoder, kept
 from kandinsky.conditioning.image_prompt import ImagePromptConditioner
 from kandinsky.conditioning.prior_stage import PriorStage
+from kandinsky.conditioning.tokenizer import too_long
+from kandinsky.conditioning.weighted_texts import token_weights, weighted_states
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Encoding, Event, Warned
+from kandinsky.core.prompt_weights import WeightedText, parse_weights
 from kandinsky.core.requests import Request, Row
 from kandinsky.networks.unet2 import UNet2Condition
 
@@ -56,8 +59,20 @@ class DecoderTexts:
             dropped = [max(pair, key=len) for pair in zip(dropped, more, strict=True)]
         return condition, dropped
 
-    def encode(self, texts: Iterable[str]) -> Generator[Event, None, dict[str, UNet2Condition]]:
-        """Conditions of one row for each of the texts, which are read one by one and once each.
+    def read_weighted(self, weighted: WeightedText) -> tuple[UNet2Condition, list[str]]:
+        """As `read`, of one text with weights, which act on the hidden states; the embedding is the plain text's."""
+        condition, dropped = self.read([weighted.text])
+        if weighted.is_plain:
+            return condition, dropped
+        empty, _ = self.read([""])
+        for encoder, name in zip(self.encoders, ("text_hidden", "second_text_hidden"), strict=False):
+            weights = token_weights(encoder.tokenizer.spans(weighted.text, TOKENS), weighted)
+            states = weighted_states(getattr(condition, name), getattr(empty, name), weights)
+            condition = replace(condition, **{name: states})
+        return condition, dropped
+
+    def encode(self, texts: Iterable[str], weighted: bool = False) -> Generator[Event, None, dict[str, UNet2Condition]]:
+        """Conditions of one row for each of the texts, which may have weights, and are read one by one and once each.
 
         Alone, so that a text's numbers do not depend on its neighbours.
         """
@@ -65,9 +80,10 @@ class DecoderTexts:
         yield Encoding("text")
         for text in dict.fromkeys(texts):
             with torch.no_grad():
-                found[text], (dropped,) = self.read([text])
+                said = parse_weights(text) if weighted else WeightedText(text, ())
+                found[text], (dropped,) = self.read_weighted(said)
             if dropped:
-                yield Warned(f"The prompt is too long for the decoder: it does not read {dropped!r}.")
+                yield Warned(too_long(said.text, dropped, TOKENS, "decoder"), text)
         return found
 
 
@@ -101,6 +117,11 @@ class TextsConditioner(CaptionConditioner):
     def encoders(self) -> Sequence[TextEncoder]:
         return self.texts.encoders
 
+    @property
+    def caption_tokens(self) -> int:
+        """See `CaptionConditioner`."""
+        return TOKENS
+
     def caption_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> UNet2Condition:
         texts, _ = self.texts.read(kept(captions, dropped))
         if self.image is None:
@@ -120,7 +141,8 @@ class TextsConditioner(CaptionConditioner):
         images = nothing if self.image is None else (yield from self.image.encode(batches, prior_steps, guided))
         texts = [[row.prompt if isinstance(row.prompt, str) else "" for row in batch.rows] for batch in batches]
         negatives = [[self._unconditional(row) for row in batch.rows] for batch in batches]
-        found = yield from self.texts.encode(chain(*texts, *(negatives if guided else ())))
+        wanted, weighted = chain(*texts, *(negatives if guided else ())), batches[0].rows[0].prompt_weights
+        found = yield from self.texts.encode(wanted, weighted)
         return [
             Conditions(
                 with_image(stacked(found, cond), image.cond),

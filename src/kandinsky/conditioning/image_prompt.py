@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kandinsky.conditioning.conditions import Batch, CaptionConditioner, Conditions, Encoded, TextEncoder
 from kandinsky.conditioning.prior_stage import EncodedText, PreparedPrior, PriorStage
+from kandinsky.conditioning.tokenizer import too_long
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Denoising, Encoding, Event, Warned
 from kandinsky.core.images import Picture
@@ -47,9 +48,10 @@ class Draw:
 
 @dataclass(eq=False)
 class Encodings:
-    """Caches encoded texts and images, and prepared priors, of one request."""
+    """Caches encoded texts and images, and prepared priors, of one request, whose texts may be `weighted`."""
 
     stage: PriorStage
+    weighted: bool = False
     texts: dict[str, EncodedText] = field(default_factory=dict)
     images: dict[Picture, Tensor] = field(default_factory=dict)
     priors: dict[tuple[str, ...], PreparedPrior] = field(default_factory=dict)
@@ -57,7 +59,7 @@ class Encodings:
     def text(self, text: str) -> EncodedText:
         """The text, encoded at most once."""
         if text not in self.texts:
-            self.texts[text] = self.stage.encode_text(text)
+            self.texts[text] = (self.stage.encode_weighted if self.weighted else self.stage.encode_text)(text)
         return self.texts[text]
 
     def image(self, image: Picture) -> Tensor:
@@ -120,7 +122,7 @@ class ImagePromptConditioner(CaptionConditioner):
 
     def encode(self, batches: Sequence[Batch], prior_steps: int, guided: bool) -> Encoded:
         """See `Conditioner`: the prompt's embedding, and against it the negative prompt's or no image's."""
-        done = Encodings(cast(PriorStage, self.stage))  # without it `check` refuses what would need it
+        done = Encodings(cast(PriorStage, self.stage), batches[0].rows[0].prompt_weights)
         plans = [draws_of(batch.rows, guided) for batch in batches]
         # Section strings of times may give more or fewer than were asked for.
         steps = 0 if self.stage is None else len(self.stage.schedule.times(prior_steps))
@@ -180,9 +182,9 @@ def _embeddings(
     if new:
         yield Encoding("text")
     for text in new:
-        if rest := done.text(text).dropped:
-            kept = text.rstrip().removesuffix(rest).strip()
-            yield Warned(f"The prompt is too long: {rest!r} was not read. Read was {kept!r}.")
+        read = done.text(text)
+        if read.dropped:
+            yield Warned(too_long(read.text, read.dropped, done.stage.network.config.tokens, "prior"), text)
     prepared = done.prior(draw.inputs, prior_steps)
     rng = (batch.rng.fork() if draw.place is None else batch.rng).select(draw.rows)
     run = done.stage.trajectory(prepared, rng, len(draw.rows), prior_steps, draw.guidance)

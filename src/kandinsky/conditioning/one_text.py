@@ -18,9 +18,11 @@ from kandinsky.conditioning.conditions import (
     TextNetwork,
 )
 from kandinsky.conditioning.decoder_texts import check_texts
-from kandinsky.conditioning.tokenizer import Tokenizer
+from kandinsky.conditioning.tokenizer import Tokenizer, too_long
+from kandinsky.conditioning.weighted_texts import token_weights, weighted_states
 from kandinsky.core.errors import RequestError
 from kandinsky.core.events import Encoding, Warned
+from kandinsky.core.prompt_weights import WeightedText, parse_weights
 from kandinsky.core.requests import Request
 from kandinsky.networks.unet3 import MaskedRows, UNet3Condition
 
@@ -51,11 +53,21 @@ class StatesReader:
         return torch.cat([ids, ids.new_full((length - len(ids),), self.tokenizer.pad_id)])
 
     @torch.no_grad()
-    def read(self, ids: Tensor) -> Tensor:
-        """The hidden states (1, L, W) of ids (L,), none of which is masked."""
+    def read(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The hidden states (1, L, W) of ids (L,), with a mask (L,) those without tokens where it is 0."""
         rows = ids[None].to(self.device or next(cast(nn.Module, self.network).parameters()).device)
-        states: Tensor = self.network(rows, torch.ones_like(rows))
+        states: Tensor = self.network(rows, torch.ones_like(rows) if mask is None else mask[None].to(rows))
         return states
+
+    def read_weighted(self, weighted: WeightedText, length: int | None) -> Tensor:
+        """The hidden states (1, L, W) of a text with weights that act on them; `length` as in `fitted`."""
+        states = self.read(self.fitted(weighted.text, length))
+        if weighted.is_plain:
+            return states
+        # What stands behind the empty text's end is padding, and is masked as in training.
+        empty = self.tokenizer.encode([""], states.shape[1])
+        weights = token_weights(self.tokenizer.spans(weighted.text, states.shape[1]), weighted)
+        return weighted_states(states, self.read(empty.ids[0], empty.mask[0]), weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +76,7 @@ class OneTextConditioner(CaptionConditioner, SingleEncoder):
 
     `masked_rows` is how the network's publishers fill masked rows; with `learned_null` "nothing" is the
     network's own null embedding, else it is a masked text. `unguided` is for networks that know no such
-    half. With `cut_negatives` a negative prompt is cut or padded to as many tokens as the prompt has, and the
-    padding read: it is there to repeat results of code that did so.
+    half.
     """
 
     reader: StatesReader
@@ -74,7 +85,6 @@ class OneTextConditioner(CaptionConditioner, SingleEncoder):
     masked_rows: MaskedRows = "zero_states"
     learned_null: bool = False
     unguided: bool = False
-    cut_negatives: bool = False
 
     @property
     def encoder(self) -> TextNetwork:
@@ -90,6 +100,11 @@ class OneTextConditioner(CaptionConditioner, SingleEncoder):
     @property
     def encoders(self) -> Sequence[TextEncoder]:
         return [TextEncoder(self.reader.tokenizer, cast(nn.Module, self.reader.network))]
+
+    @property
+    def caption_tokens(self) -> int:
+        """See `CaptionConditioner`."""
+        return TOKENS
 
     def caption_condition(self, captions: Sequence[str], embeddings: Tensor | None, dropped: Tensor) -> UNet3Condition:
         """See `CaptionConditioner`; each text at its own length, with the masked rows that inference puts behind it."""
@@ -121,16 +136,18 @@ class OneTextConditioner(CaptionConditioner, SingleEncoder):
         """See `Conditioner`; nothing is drawn. Each text is read alone and once."""
         yield Encoding("text")
         pairs = [[(str(row.prompt), row.negative_prompt) for row in batch.rows] for batch in batches]
+        has_weights = batches[0].rows[0].prompt_weights
         found: dict[tuple[str, int | None], UNet3Condition] = {}
         for text, negative in dict.fromkeys(pair for batch in pairs for pair in batch):
-            for key in self._keys(text, negative if guided else None):
+            for key in self.keys(text, negative if guided else None):
                 if key not in found:
-                    found[key] = self.as_condition(self.reader.read(self.reader.fitted(*key)))
-                    if dropped := self.reader.tokens(key[0])[1]:
-                        yield Warned(f"The prompt is too long for the decoder: it does not read {dropped!r}.")
+                    said = parse_weights(key[0]) if has_weights else WeightedText(key[0], ())
+                    found[key] = self.as_condition(self.reader.read_weighted(said, key[1]))
+                    if dropped := self.reader.tokens(said.text)[1]:
+                        yield Warned(too_long(said.text, dropped, TOKENS, "decoder"), key[0])
 
         def uncond(text: str, negative: str | None) -> UNet3Condition:
-            _, *negatives = self._keys(text, negative)
+            _, *negatives = self.keys(text, negative)
             return found[negatives[0]] if negatives else self.nothing(found[text, None].hidden.shape[1])
 
         return [
@@ -141,12 +158,9 @@ class OneTextConditioner(CaptionConditioner, SingleEncoder):
             for batch in pairs
         ]
 
-    def _keys(self, text: str, negative: str | None) -> list[tuple[str, int | None]]:
-        """What is read for a prompt and its negative one: texts, and the number of tokens to fit them to."""
-        if negative is None:
-            return [(text, None)]
-        length = len(self.reader.tokens(text)[0]) if self.cut_negatives else None
-        return [(text, None), (negative, length)]
+    def keys(self, text: str, negative: str | None) -> list[tuple[str, int | None]]:
+        """What is read for a prompt and its negative one: texts, and the number of tokens to fit each to."""
+        return [(text, None)] if negative is None else [(text, None), (negative, None)]
 
     def as_condition(self, states: Tensor) -> UNet3Condition:
         """The condition of a text's states (1, L, W): these and, if there is room, a masked row."""

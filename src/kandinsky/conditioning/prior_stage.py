@@ -5,7 +5,7 @@ Source: Ramesh et al. 2022 (unCLIP, arXiv 2204.06125), section 2.2.
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from kandinsky.conditioning.clip_image import ClipPreprocess
 from kandinsky.conditioning.conditions import TextEncoder
 from kandinsky.conditioning.tokenizer import Tokenizer
+from kandinsky.conditioning.weighted_texts import token_weights, weighted_states
 from kandinsky.core.images import Picture
+from kandinsky.core.prompt_weights import parse_weights
 from kandinsky.core.rng import Noise
 from kandinsky.diffusion.denoiser import make_denoiser
 from kandinsky.diffusion.loop import Trajectory, sample
@@ -154,6 +156,22 @@ class PriorStage:
         features = self.text(tokens.ids[:, :end].to(self.device))
         mask = tokens.mask[:, :end].to(self.device)
         return EncodedText(text, PriorCondition(features.hidden, features.embedding, mask), tokens.dropped[0])
+
+    @torch.no_grad()
+    def encode_weighted(self, text: str) -> EncodedText:
+        """As `encode_text`, of a text with weights, which act on the hidden states; the embedding is the plain text's.
+
+        The result's `text` is without brackets.
+        """
+        weighted, length = parse_weights(text), self.network.config.tokens
+        plain = self.encode_text(weighted.text)
+        if weighted.is_plain:
+            return plain
+        hidden = plain.condition.text_hidden
+        ids = self.tokenizer.encode([""], length).ids[:, : hidden.shape[1]]
+        empty = self.text(ids.to(self.device)).hidden
+        weights = token_weights(self.tokenizer.spans(weighted.text, length), weighted)
+        return replace(plain, condition=replace(plain.condition, text_hidden=weighted_states(hidden, empty, weights)))
 
     def caption_condition(self, captions: Sequence[str]) -> PriorCondition:
         """The network's condition; gradients reach whatever learns in the text encoder."""

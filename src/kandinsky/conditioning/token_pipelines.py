@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, p
 
 from kandinsky.conditioning.sentencepiece_model import CONTROL, UNKNOWN, SentencePieceModel
 from kandinsky.core.errors import TokenizerError
+from kandinsky.core.native import NativeError, native_code
 
 # A word is letters, one digit, or a run of anything else; English clitics stay apart.
 _CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -39,17 +40,18 @@ def clip_pipeline(folder: Path, vocabulary: dict[str, int], special: dict[str, A
         pairs = [(merge[0], merge[1]) for merge in merges if len(merge) == 2]
         if len(pairs) != len(merges):
             raise ValueError("a line is not a pair")
-        backend = tokenizers.Tokenizer(
-            models.BPE(
-                vocab=vocabulary,
-                merges=pairs,
-                continuing_subword_prefix="",
-                end_of_word_suffix="</w>",
-                fuse_unk=False,
-                unk_token=special["unk_token"].content,
+        with native_code():
+            backend = tokenizers.Tokenizer(
+                models.BPE(
+                    vocab=vocabulary,
+                    merges=pairs,
+                    continuing_subword_prefix="",
+                    end_of_word_suffix="</w>",
+                    fuse_unk=False,
+                    unk_token=special["unk_token"].content,
+                )
             )
-        )
-    except Exception as error:  # the library raises Exception itself for a pair that the vocabulary lacks
+    except (NativeError, OSError, ValueError) as error:
         raise TokenizerError(
             f"{folder / 'merges.txt'} does not fit vocab.json: {error}.", "Download both files again."
         ) from error
@@ -104,15 +106,18 @@ def _unigram(
 ) -> tokenizers.Tokenizer:
     """A unigram segmentation (Kudo 2018) of words, after the model's own normalisation table."""
     try:
-        backend = tokenizers.Tokenizer(models.Unigram(vocabulary, unknown, False))
-        if charsmap:
-            backend.normalizer = normalizers.Precompiled(charsmap)
-    except Exception as error:  # the library raises Exception itself for a damaged table
+        with native_code():
+            backend = tokenizers.Tokenizer(models.Unigram(vocabulary, unknown, False))
+            if charsmap:
+                backend.normalizer = normalizers.Precompiled(charsmap)
+    except NativeError as error:
         raise TokenizerError(f"{path} cannot be used: {error}.", "The file is damaged; download it again.") from error
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
     )
     texts = [piece for piece, _ in vocabulary]
+    if absent := [mark for mark in template if mark != "$A" and mark not in texts]:
+        raise TokenizerError(f"{path} has no {absent[0][:40]!r} mark.", "It is of another family.")
     marks = [(mark, texts.index(mark)) for mark in template if mark != "$A"]
     backend.post_processor = processors.TemplateProcessing(single=template, pair=None, special_tokens=marks)
     return backend

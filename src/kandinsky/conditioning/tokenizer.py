@@ -6,11 +6,10 @@ that the text encoders were published with.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 import torch
@@ -19,10 +18,23 @@ from torch import Tensor
 
 from kandinsky.conditioning.sentencepiece_model import CONTROL, USER_DEFINED, read_sentencepiece_model
 from kandinsky.conditioning.token_pipelines import clip_pipeline, close_clip, t5_pipeline, xlmr_pipeline
+from kandinsky.conditioning.tokenizer_files import (
+    Json,
+    added_token,
+    check_description,
+    declared_tokens,
+    further_tokens,
+    named_tokens,
+    read_object,
+    read_vocabulary,
+    sentinels,
+)
 from kandinsky.core.errors import RequestError, TokenizerError
+from kandinsky.core.native import NativeError, is_native, native_code
 
-Json = dict[str, Any]
-NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+CONFIG = "tokenizer_config.json"
+SHOWN, LONGEST_WORD = 160, 40
+"""Characters of a text in a message, and of a word that is not cut in two there."""
 NO_LIMIT = 100_000
 """A `model_max_length` above this is the published way to say that there is none."""
 
@@ -106,6 +118,21 @@ class Tokenizer:
         assert number is not None
         self.learned[number] = tuple(ids)
 
+    @property
+    def learned_words(self) -> dict[str, tuple[int, ...]]:
+        """The words that were learned, with the ids that the text encoder knows them by."""
+        return {str(self.backend.id_to_token(number)): ids for number, ids in self.learned.items()}
+
+    def without(self, words: Collection[str]) -> "Tokenizer":
+        """This tokenizer as it was before it learned `words`; their rows stay in the text encoder, unread."""
+        state, known = json.loads(self.backend.to_str()), self.learned_words
+        state["added_tokens"] = [one for one in state["added_tokens"] if one["content"] not in known]
+        bare = replace(self, backend=tokenizers.Tokenizer.from_str(json.dumps(state)), learned={})
+        for word, ids in known.items():
+            if word not in words:
+                bare.learn(word, ids)
+        return bare
+
     def encode(self, texts: Sequence[str], length: int | None = None) -> TokenBatch:
         """Encodes each text to exactly `length` tokens (default: the model's), cut or padded on the right.
 
@@ -126,6 +153,14 @@ class Tokenizer:
             mask[row, : len(tokens)] = True
         return TokenBatch(ids, mask, dropped)
 
+    def spans(self, text: str, length: int | None = None) -> list[tuple[int, int]]:
+        """For each token that `encode` reads of a text, from and to which character it is; (0, 0) for marks."""
+        length, tail = self._room(length)
+        encoding = self._encode([text])[0]
+        read = zip(encoding.ids, encoding.offsets, strict=True)
+        spans = [span for number, span in read for _ in self.learned.get(number, (number,))]
+        return spans if len(spans) <= length else [*spans[: length - tail], *spans[len(spans) - tail :]]
+
     def _room(self, length: int | None) -> tuple[int, int]:
         """The number of tokens of a text, and how many of them follow it."""
         length = self.max_length if length is None else length
@@ -141,17 +176,37 @@ class Tokenizer:
             raise RequestError(f"{texts!r} is one text where a list of texts belongs.", "Write [text].")
         try:
             return list(self.backend.encode_batch(list(texts)))
-        except (UnicodeEncodeError, TypeError) as error:
-            said = f"{list(texts)!r} cannot be read as Unicode text: {error}."
-            raise RequestError(said, "Check its encoding.") from error
+        except BaseException as error:
+            if not is_native(error):
+                raise
+            raise RequestError(f"{str([*texts])[:200]} is no Unicode text: {error}.", "Check its encoding.") from error
 
     @cached_property
     def _frame(self) -> tuple[int, int]:
         """How many tokens the pipeline puts before and after every text."""
-        marks = self.backend.encode("a").special_tokens_mask
+        marks = self._encode(["a"])[0].special_tokens_mask
         head = marks.index(0) if 0 in marks else len(marks)
         tail = marks[::-1].index(0) if 0 in marks else 0
         return head, tail
+
+
+def too_long(text: str, rest: str, limit: int, reader: str) -> str:
+    """Says that `reader` takes `limit` tokens, which words of a text it did not read, and what to do.
+
+    A word that was cut in two counts as not read.
+    """
+    begin = len(text.rstrip()) - len(rest)
+    if begin > 0 and not text[begin - 1].isspace() and (space := text.rfind(" ", 0, begin)) > begin - LONGEST_WORD:
+        begin = space + 1
+    read, unread = text[:begin].strip(), text[begin:].strip()
+    if len(unread) > SHOWN:
+        unread = f"{unread[:SHOWN].rstrip()} ..."
+    if len(read) > SHOWN:
+        read = f"... {read[-SHOWN:].lstrip()}"
+    return (
+        f"The prompt is too long for the {reader}, which reads {limit} tokens: {unread!r} was not read. "
+        f"Read was {read!r}. Shorten it, or put what matters first."
+    )
 
 
 def load_tokenizer(folder: Path, class_name: str | None = None) -> Tokenizer:
@@ -167,11 +222,11 @@ def load_tokenizer(folder: Path, class_name: str | None = None) -> Tokenizer:
     config = _config(folder)
     name = _family_name(folder, config, class_name)
     family = FAMILIES.get(name, Family({}, None))
-    declared = config["added_tokens_decoder"]
-    added = {int(number): _added_token(declared[number], False) for number in sorted(declared, key=int)}
+    source = folder / CONFIG
+    added = declared_tokens(config, source)
     by_text = {token.content: token for token in added.values()}
-    special = {key: _added_token(text, True) for key, text in family.special.items()}
-    for key, token in _named(config).items():
+    special = {key: added_token(text, True, source) for key, text in family.special.items()}
+    for key, token in named_tokens(config, source).items():
         special[key] = by_text.get(token.content, token)
     backend, extra = _backend(folder, name, special, config)
     if backend.get_vocab_size(with_added_tokens=False) == 0:
@@ -209,46 +264,18 @@ def _family_name(folder: Path, config: Json, class_name: str | None) -> str:
 
 def _config(folder: Path) -> Json:
     """`tokenizer_config.json`, completed by the older files where it does not list its added tokens."""
-    config = _json(folder / "tokenizer_config.json")
+    config = read_object(folder / CONFIG)
     if "added_tokens_decoder" not in config:
-        config = {**config, **_json(folder / "special_tokens_map.json")}
-        named = {token.content for token in _named(config).values()}
+        config = {**config, **read_object(folder / "special_tokens_map.json")}
+        named = {token.content for token in named_tokens(config, folder / CONFIG).values()}
         config["added_tokens_decoder"] = {
             str(number): {"content": text, "normalized": text not in named, "special": text in named}
-            for text, number in _json(folder / "added_tokens.json").items()
+            for text, number in read_vocabulary(folder / "added_tokens.json").items()
         }
     for key in ("padding_side", "truncation_side"):
         if config.get(key, "right") != "right":
-            raise TokenizerError(
-                f"{folder / 'tokenizer_config.json'} has {key} {config[key]!r}.", "Only 'right' is supported."
-            )
+            raise TokenizerError(f"{folder / CONFIG} has {key} {config[key]!r}.", "Only 'right' is supported.")
     return config
-
-
-def _json(path: Path) -> Json:
-    """The object in a file, {} where there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise TokenizerError(f"{path} cannot be read: {error}.", "Download it again.") from error
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{path} holds {type(value).__name__}, not an object.", "Download it again.")
-    return value
-
-
-def _named(config: Json) -> dict[str, AddedToken]:
-    """The tokens that a configuration names, such as the padding."""
-    return {key: _added_token(config[key], True) for key in NAMED if config.get(key)}
-
-
-def _added_token(value: Any, special: bool) -> AddedToken:
-    """A token as a JSON file writes it: its text, or an object with how it matches."""
-    given = value if isinstance(value, dict) else {"content": value}
-    special = special or bool(given.get("special", False))
-    flags = {key: bool(given[key]) for key in ("lstrip", "rstrip", "single_word", "normalized") if key in given}
-    return AddedToken(str(given["content"]), special=special, **{"normalized": not special, **flags})
 
 
 def _add_tokens(
@@ -270,16 +297,18 @@ def _backend(
     folder: Path, name: str, special: dict[str, AddedToken], config: Json
 ) -> tuple[tokenizers.Tokenizer, list[AddedToken]]:
     """The pipeline of the first complete form in `folder`, and the special tokens that form brings along."""
-    stated = [*(config.get("additional_special_tokens") or []), *(config.get("extra_special_tokens") or [])]
-    extra = [_added_token(token, True) for token in stated]
-    if (folder / "tokenizer.json").is_file():
+    extra = further_tokens(config, folder / CONFIG)
+    if (whole := folder / "tokenizer.json").is_file():
+        check_description(whole)
         try:
-            return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), extra
-        except Exception as error:  # the library raises Exception itself for every fault in the file
-            said = f"{folder / 'tokenizer.json'} cannot be read: {error}."
-            raise TokenizerError(said, "The file is damaged; download it again.") from error
+            with native_code():
+                return tokenizers.Tokenizer.from_file(str(whole)), extra
+        except NativeError as error:
+            raise TokenizerError(
+                f"{whole} cannot be read: {error}.", "The file is damaged; download it again."
+            ) from error
     if name == "CLIPTokenizer":
-        return clip_pipeline(folder, _json(folder / "vocab.json"), special), extra
+        return clip_pipeline(folder, read_vocabulary(folder / "vocab.json"), special), extra
     stem = next((file for file in MODEL_FILES if (folder / file).is_file()), None)
     if stem is None or name not in FAMILIES:
         raise TokenizerError(
@@ -288,10 +317,11 @@ def _backend(
             "Download the folder again, with its tokenizer files.",
         )
     model = read_sentencepiece_model(folder / stem)
-    pieces = [_added_token(piece, True) for piece in model.named(CONTROL)]
-    pieces += [_added_token({"content": piece, "normalized": False}, False) for piece in model.named(USER_DEFINED)]
+    file = folder / stem
+    pieces = [added_token(piece, True, file) for piece in model.named(CONTROL)]
+    pieces += [added_token({"content": one, "normalized": False}, False, file) for one in model.named(USER_DEFINED)]
     if name == "XLMRobertaTokenizer":
-        return xlmr_pipeline(folder / stem, model, special), pieces + extra
-    sentinels = [f"<extra_id_{i}>" for i in range(int(config.get("extra_ids", 100)))]
-    marks = [_added_token(text, True) for text in sentinels]
-    return t5_pipeline(folder / stem, model, special, sentinels), pieces + marks + extra
+        return xlmr_pipeline(file, model, special), pieces + extra
+    marks = sentinels(config, folder / CONFIG)
+    brought = [*pieces, *(added_token(text, True, file) for text in marks), *extra]
+    return t5_pipeline(file, model, special, marks), brought

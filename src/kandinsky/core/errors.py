@@ -3,17 +3,38 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 500
+"""Characters of an error's text."""
+
 
 class KandinskyError(Exception):
     """Base of every error this library raises on purpose.
 
-    `str(error)` is one sentence that names the value, then the hint when there is one.
+    `str(error)` is one sentence that names the value, then the hint when there is one: at most `LONGEST`
+    characters, all of which can be printed.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(f"{message} {hint}".strip())
-        self.message = message
-        self.hint = hint
+        self.hint = shortened(hint, LONGEST // 2)
+        self.message = shortened(message, LONGEST - len(self.hint) - bool(self.hint))
+        super().__init__(f"{self.message} {self.hint}".strip())
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """A text with its middle left out where it is longer, and with what cannot be printed escaped."""
+    if len(text) > 2 * longest:
+        text = f"{text[:longest]}{text[-longest:]}"
+    if not text.isprintable():
+        lines = " ".join(text.splitlines())
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in lines)
+    if len(text) <= longest:
+        return text
+    tail = longest // 3
+    return f"{text[: longest - tail - 5]} ... {text[-tail:]}"
+
+
+class KandinskyWarning(UserWarning):
+    """Something was done otherwise than asked, such as a prompt of which the end was not read."""
 
 
 class RequestError(KandinskyError, ValueError):

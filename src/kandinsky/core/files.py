@@ -12,6 +12,22 @@ from typing import IO
 from kandinsky.core.errors import OutputError
 
 
+def local(path: str | Path) -> Path:
+    """A path with `~` as the home folder, where there is one of that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file or folder is there; what cannot be a name on this system is not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def check_writable(path: str | Path) -> Path:
     """Makes sure that a file can be created at `path`, before any expensive work is done for it.
 
@@ -34,11 +50,16 @@ def check_writable(path: str | Path) -> Path:
     return target
 
 
+class ExistsError(OutputError):
+    """Something is at the place that was to be new."""
+
+
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     """Gives a hidden file to write, which becomes `path` when all of it is on the disk.
 
-    Raises OutputError when the disk is full or the folder refuses; nothing is left behind then.
+    Raises OutputError when the disk is full or the folder refuses, and unless it may `replace` what is there
+    ExistsError when something is, also when it came in between; nothing is left behind then.
     """
     target = Path(path)
     temporary: Path | None = None
@@ -49,6 +70,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         sync(temporary)
+        if not replace:
+            _reserve(target)
         os.replace(temporary, target)
         temporary = None
         sync(target.parent)
@@ -60,9 +83,17 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: str | Path, data: bytes | Callable[[IO[bytes]], object]) -> Path:
+def _reserve(target: Path) -> None:
+    """Makes an empty file, which only one of several programs can."""
+    try:
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError as error:
+        raise ExistsError(f"{target} exists already.", "Choose another name, or remove it.") from error
+
+
+def write_atomically(path: str | Path, data: bytes | Callable[[IO[bytes]], object], *, replace: bool = True) -> Path:
     """Puts `data`, or what `data` writes, at `path` in one step; see `whole_file`."""
-    with whole_file(path) as temporary, temporary.open("wb") as file:
+    with whole_file(path, replace=replace) as temporary, temporary.open("wb") as file:
         if callable(data):
             data(file)
         else:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from kandinsky.core.errors import OutputError, RequestError, nearest
 from kandinsky.core.files import check_writable, write_atomically
-from kandinsky.core.images import open_image_file
+from kandinsky.core.image_files import open_image_file
+from kandinsky.core.untrusted_text import parse_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -83,19 +84,24 @@ def check_image_path(path: str | Path) -> Path:
     return check_writable(path)
 
 
+def check_suffix(path: str | Path) -> None:
+    """Raises OutputError for a suffix of no image format that can be written."""
+    _format_of(Path(path))
+
+
 def _format_of(path: Path) -> str:
     if (suffix := path.suffix.lower()) not in FORMATS:
         raise OutputError(f"{path.name} has no image format.", nearest(suffix, FORMATS))
     return FORMATS[suffix]
 
 
-def write_image(image: "Image", path: str | Path, metadata: Metadata | None = None) -> Path:
-    """Writes an image in the format of its suffix (.png, .jpg, .webp), with its metadata, in one step.
+def encode_image(image: "Image", name: str | Path, metadata: Metadata | None = None) -> bytes:
+    """An image in the format of the suffix of `name` (.png, .jpg, .webp), with its metadata.
 
-    The same image and metadata give the same bytes. Raises OutputError when the suffix is unknown, when the place
-    cannot be written, or when the metadata is too long for the format.
+    The same image and metadata give the same bytes. Raises OutputError when the suffix is unknown, or when the
+    metadata is too long for the format.
     """
-    target, buffer = Path(path), io.BytesIO()
+    target, buffer = Path(name), io.BytesIO()
     kind = _format_of(target)
     quality = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}[kind]
     stored = {} if metadata is None else _png_options(metadata) if kind == "PNG" else _exif_options(metadata)
@@ -103,7 +109,15 @@ def write_image(image: "Image", path: str | Path, metadata: Metadata | None = No
         image.save(buffer, format=kind, **quality, **stored)
     except (ValueError, OSError) as error:
         raise OutputError(f"{target.name} cannot be encoded ({error}).", "Use .png instead.") from error
-    return write_atomically(target, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def write_image(image: "Image", path: str | Path, metadata: Metadata | None = None, *, replace: bool = True) -> Path:
+    """Writes an image in one step, as `encode_image` does it; OutputError also where the place cannot be written.
+
+    Raises ExistsError unless it may `replace` a file.
+    """
+    return write_atomically(path, encode_image(image, path, metadata), replace=replace)
 
 
 def _as_json(metadata: Metadata) -> str:
@@ -142,12 +156,17 @@ def read_metadata(path: str | Path) -> Metadata:
     """
     with open_image_file(path) as image:
         image.load()  # text chunks may come after the pixels
-        stored = image.info.get(CHUNK) or _from_xmp(image.info.get("xmp"))
+        return stored_in(image, path)
+
+
+def stored_in(image: "Image", name: str | Path) -> Metadata:
+    """As `read_metadata`, of an image that is loaded."""
+    stored = image.info.get(CHUNK) or _from_xmp(image.info.get("xmp"))
     if stored is None:
         raise RequestError(
-            f"{path} does not hold the request that made it.", "Editors and web sites often remove metadata."
+            f"{name} does not hold the request that made it.", "Editors and web sites often remove metadata."
         )
-    return _parse(str(stored), path)
+    return _parse(str(stored), name)
 
 
 def _from_xmp(packet: object) -> str | None:
@@ -159,14 +178,21 @@ def _from_xmp(packet: object) -> str | None:
     return html.unescape(match[1]) if match else None
 
 
+def _object(stored: str) -> dict[str, Any]:
+    found = parse_json(stored, finite=True)
+    if not isinstance(found, dict):
+        raise TypeError("it is no object")
+    return found
+
+
 def _parse(stored: str, path: str | Path) -> Metadata:
     try:
-        data = {"layout": LAYOUT, "settings": {}, "batch": 1, **json.loads(stored)}
+        data = {"layout": LAYOUT, "settings": {}, "batch": 1, **_object(stored)}
         layout, batch = int(data["layout"]), int(data["batch"])
         made = Metadata(data["request"], str(data["model"]), data["settings"], str(data["version"]), batch)
         if not isinstance(made.request, dict) or not isinstance(made.settings, dict):
             raise TypeError("no request in it")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise RequestError(f"The metadata of {path} is damaged ({error}).", "Was it edited?") from error
     if layout > LAYOUT:
         raise RequestError(
@@ -176,7 +202,16 @@ def _parse(stored: str, path: str | Path) -> Metadata:
     return made
 
 
-AFTER_MODEL = ("Denoising strength", "Prior steps", "Prior CFG scale", "Eta")
+AFTER_MODEL = (
+    "Denoising strength",
+    "Mask blur",
+    "Paste back",
+    "Outpaint",
+    "Prompt weights",
+    "Prior steps",
+    "Prior CFG scale",
+    "Eta",
+)
 """Names that `summary` lists last, since other tools look for the steps first."""
 
 
@@ -185,13 +220,15 @@ def summary(metadata: Metadata) -> str:
     from kandinsky.core.requests import EFFECTIVE_GUIDANCE, about
 
     request = metadata.request
-    lines = [_prompt_text(request.get("prompt"))]
+    lines = [prompt_text(request.get("prompt"))]
     negative = request.get("negative_prompt")
     if isinstance(negative, str) and negative:
         lines.append(f"Negative prompt: {negative}")
     size = f"{request['width']}x{request['height']}" if request.get("width") else None
     values = {**request, "guidance_scale": request.get(EFFECTIVE_GUIDANCE, request.get("guidance_scale"))}
     values |= {"width": size, "guidance_interval": _span(request.get("guidance_interval"))}
+    values |= {name: request.get(name) or None for name in ("prompt_weights", "paste_back")}
+    values |= {"outpaint": _margins(request.get("outpaint"))}
     pairs = {said.summary: values.get(name) for name, said in about().items() if said.summary}
     pairs |= {"Model": metadata.model or None}
     for name in AFTER_MODEL:
@@ -199,6 +236,10 @@ def summary(metadata: Metadata) -> str:
     pairs |= {"Version": f"kandinsky {metadata.version}"}
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in pairs.items() if value is not None))
     return "\n".join(lines)
+
+
+def _margins(sides: Mapping[str, int] | None) -> str | None:
+    return None if sides is None else ",".join(f"{side}={pixels}" for side, pixels in sides.items() if pixels)
 
 
 def _span(ends: Sequence[float] | None) -> str | None:
@@ -211,12 +252,13 @@ def _quoted(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n]", text) else text
 
 
-def _prompt_text(prompt: object) -> str:
+def prompt_text(prompt: object) -> str:
+    """A stored prompt as one line for people: the parts of a mix with their weights, images by name."""
     match prompt:
         case str():
             return prompt
         case {"mix": list(items), "weights": list(weights)}:
-            return " | ".join(f"{_prompt_text(item)}:{weight:g}" for item, weight in zip(items, weights, strict=False))
+            return " | ".join(f"{prompt_text(item)}:{weight:g}" for item, weight in zip(items, weights, strict=False))
         case {"sha256": str(digest)} if isinstance(prompt, Mapping):
             return Path(prompt.get("path") or f"image-{digest[:8]}").name
     return "(embedding)"

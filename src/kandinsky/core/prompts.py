@@ -3,26 +3,24 @@
 import array
 import base64
 import math
+import numbers
 import struct
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kandinsky.core.errors import RequestError
-from kandinsky.core.images import Picture, image_from_json, image_to_json, read_image
+from kandinsky.core.image_files import is_image_name
+from kandinsky.core.images import Picture, image_from_json, image_to_json, is_tensor, read_image
+from kandinsky.core.validation import shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
     from pydantic import JsonValue
     from torch import Tensor
-
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""What tells a missing image from a text that is a part of a mix."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,13 @@ class Embedding:
 def _vector(source: object) -> tuple[float, ...]:
     import numpy as np
 
-    if is_tensor(source):
-        source = source.detach().double().cpu().numpy()  # type: ignore[attr-defined]
     try:
+        if not _is_numeric(source):
+            raise TypeError
+        if is_tensor(source):
+            source = source.detach().double().cpu().numpy()
         values = np.asarray(source, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
         raise RequestError(f"A {type(source).__name__} is not an embedding.", "Give a tensor (D,).") from error
     if values.ndim == 2 and values.shape[0] == 1:
         values = values[0]
@@ -65,10 +65,13 @@ def _vector(source: object) -> tuple[float, ...]:
     return tuple(values.tolist())
 
 
-def is_tensor(value: object) -> bool:
-    """Whether `value` is a torch tensor, found out without importing torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+def _is_numeric(value: object) -> bool:
+    """Whether a value is a number, an array, or a list of these: nothing else is asked what it is."""
+    import numpy as np
+
+    if isinstance(value, list | tuple):
+        return all(_is_numeric(one) for one in value)
+    return isinstance(value, numbers.Real | np.ndarray | np.generic) or is_tensor(value)
 
 
 SIZES = {"f": 4, "d": 8}
@@ -107,17 +110,28 @@ def mix(items: Sequence[MixItem], weights: Sequence[float] | None = None) -> Mix
     A string is a text; an image file is given as pathlib.Path. Raises RequestError as Mix does, and for an
     item that is none of these.
     """
-    if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
-        raise RequestError(f"{items!r} is not a list to mix.", "Give a list, such as mix(['a cat', image]).")
+    if not isinstance(items, (list, tuple)):
+        raise RequestError(f"{shown(items)} is not a list to mix.", "Give a list, such as mix(['a cat', image]).")
     parts = tuple(_item(item) for item in items)
     if weights is None:
         return Mix(parts, (1 / len(parts),) * len(parts) if parts else ())
+    return Mix(parts, _numbers(weights))
+
+
+def _numbers(weights: object) -> tuple[float, ...]:
+    import numpy as np
+
+    hint = "Give numbers, such as [0.3, 0.7]."
     try:
-        return Mix(parts, tuple(float(weight) for weight in weights))
-    except (TypeError, ValueError) as error:
-        if isinstance(error, RequestError):
-            raise
-        raise RequestError(f"{weights!r} are not mixing weights.", "Give numbers, such as [0.3, 0.7].") from error
+        found = weights.tolist() if isinstance(weights, np.ndarray) or is_tensor(weights) else weights
+        if not isinstance(found, list | tuple):
+            raise RequestError(f"{shown(weights)} is not a list of mixing weights.", hint)
+        for one in found:
+            if not isinstance(one, numbers.Real):
+                raise RequestError(f"{shown(one)} is not a mixing weight.", hint)
+        return tuple(float(one) for one in found)
+    except (OverflowError, NotImplementedError) as error:
+        raise RequestError("A mixing weight is too large, or has no number.", hint) from error
 
 
 def _item(item: object) -> str | Picture | Embedding:
@@ -139,6 +153,11 @@ def as_prompt(value: object) -> Prompt:
         return value
     if value is None:
         raise RequestError("A prompt is None.", "Give a text; '' is the empty one.")
+    if isinstance(value, bool | int | float | complex | bytes | Mapping | set | list | tuple):
+        raise RequestError(
+            f"The prompt {shown(value)} is of type {type(value).__name__}.",
+            "Give a text, such as 'a red fox', or an image.",
+        )
     item = _item(value)
     return Mix((item,), (1.0,)) if isinstance(item, Picture) else item
 
@@ -149,7 +168,7 @@ def parse_mix(parts: Sequence[str], folder: Path | None = None) -> Mix:
     A part that is an existing file, or is named like an image, is an image. Raises RequestError for an
     image that cannot be opened, for weights on some parts only, and as `mix` does.
     """
-    split = [_weighted(part) for part in parts]
+    split = [_weighted(part, folder or Path()) for part in parts]
     weights = [weight for _, weight in split if weight is not None]
     if weights and len(weights) < len(split):
         bare = next(text for text, weight in split if weight is None)
@@ -157,23 +176,32 @@ def parse_mix(parts: Sequence[str], folder: Path | None = None) -> Mix:
     return mix([_part(text, folder or Path()) for text, _ in split], weights or None)
 
 
-def _weighted(part: str) -> tuple[str, float | None]:
+def _weighted(part: str, folder: Path) -> tuple[str, float | None]:
     text, colon, tail = part.rpartition(":")
     with suppress(ValueError):
         if colon and not math.isnan(weight := float(tail)):
             return text, weight
+    # Behind a colon of a sentence there is a space, and behind that of an address or a drive a slash.
+    if colon and tail == tail.strip() and not set(" /\\") & set(tail) and not _is_file(folder / part):
+        raise RequestError(
+            f"{part!r} has the weight {tail!r}, which is no number.",
+            f"Write such as {text}:0.5; a colon of the text needs a weight behind it, {part}:0.5.",
+        )
     return part, None
 
 
 def _part(text: str, folder: Path) -> str | Path:
     if not text.strip():
         raise RequestError("A part of the mix is empty.", "Write it as TEXT_OR_FILE:WEIGHT.")
-    path = folder / text
+    return folder / text if _is_file(folder / text) else text
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a part of a mix is an image file."""
     try:
-        is_file = path.suffix.lower() in IMAGE_SUFFIXES or path.is_file()
+        return is_image_name(path) or path.is_file()
     except OSError:  # a text too long to be a file name
-        is_file = False
-    return path if is_file else text
+        return False
 
 
 def prompt_to_json(prompt: Prompt) -> "JsonValue":

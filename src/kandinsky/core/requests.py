@@ -7,10 +7,10 @@ messages say of it. `Fields` and `Row` repeat names for type checkers; a test co
 import numbers
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, TypeVar, Unpack
+from typing import Annotated, Any, TypeVar, Unpack
 
 from annotated_types import Interval, MinLen
 from pydantic import (
@@ -28,9 +28,9 @@ from pydantic import (
 )
 
 from kandinsky.core.errors import RequestError, nearest
+from kandinsky.core.fields import About, Fields, SamplerName
 from kandinsky.core.images import (
     SIDES,
-    ImageLike,
     Picture,
     image_from_json,
     image_to_json,
@@ -38,6 +38,8 @@ from kandinsky.core.images import (
     read_mask,
     size_like,
 )
+from kandinsky.core.other_names import called_here
+from kandinsky.core.outpainting import Margins, read_margins
 from kandinsky.core.prompts import (
     Embedding,
     Mix,
@@ -49,9 +51,22 @@ from kandinsky.core.prompts import (
     prompt_from_json,
     prompt_to_json,
 )
+from kandinsky.core.request_checks import CHECKED, check, settled
 from kandinsky.core.validation import INTERVAL_HINT, ascending, parts_of, translated, two
 
-__all__ = ["Embedding", "Fields", "Mix", "MixItem", "Prompt", "PromptLike", "Request", "Row", "mix"]
+__all__ = [
+    "About",
+    "Embedding",
+    "Fields",
+    "Mix",
+    "MixItem",
+    "Prompt",
+    "PromptLike",
+    "Request",
+    "Row",
+    "SamplerName",
+    "mix",
+]
 
 T = TypeVar("T")
 LARGEST_SEED = 2**64 - 1
@@ -60,29 +75,12 @@ MOST_IMAGES = 10_000
 EFFECTIVE_GUIDANCE = "effective_guidance_scale"
 """A result's request has this too where the checkpoint means something of its own by guidance_scale: the
 scale in the usual meaning, in which 1 is unguided."""
-PROMPT, INPUT, STEERING = "Prompt", "Input images", "Steering"
-
-
-@dataclass(frozen=True)
-class About:
-    """What surfaces say of a field besides its type and limits.
-
-    `help` and `group` are for command lines, where its flag takes a `type`, and may have `names` and a
-    `metavar` of its own; `hint` follows an error; `summary` is its name in the text that other tools show.
-    """
-
-    help: str
-    type: object = str
-    hint: str = "Give one text, or one per prompt."
-    summary: str | None = None
-    group: str = STEERING
-    names: tuple[str, ...] = ()
-    metavar: str | None = None
+PROMPT, INPUT = "Prompt", "Input images"
 
 
 def python_number(value: object) -> object:
     """The numbers of numpy and torch as Python's, also from an array without axes; all else as it is."""
-    if getattr(value, "ndim", None) == 0:
+    if type(value).__module__ in ("numpy", "torch") and getattr(value, "ndim", None) == 0:
         value = value.item()  # type: ignore[attr-defined]
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return value
@@ -100,6 +98,8 @@ Share = Annotated[Real, Interval(ge=0, le=1)]
 Scale = Annotated[Real, Interval(ge=0)]
 Text = Annotated[str, Strict()]
 Name = Annotated[Text, MinLen(1)]
+Blur = Annotated[Whole, Interval(ge=0, le=512)]
+Flag = Annotated[bool, Strict(), BeforeValidator(python_number)]
 Image = Annotated[InstanceOf[Picture], BeforeValidator(read_image)]
 Mask = Annotated[InstanceOf[Picture], BeforeValidator(read_mask)]
 NoText = Annotated[InstanceOf[Mix] | InstanceOf[Embedding], BeforeValidator(as_prompt)]
@@ -113,30 +113,9 @@ Each = Annotated[
 
 SIDE_HINT = f"Give {SIDES[0]} to {SIDES[1]} pixels."
 SCALE_HINT = "4 is usual; 1 and below is unguided."
+ONE_OR_EACH = "Give one for all, or one per prompt."
+YES_OR_NO = "Give True or False."
 IMAGE_HINT = "Give a path, a PIL image or an array."
-
-
-class Fields(TypedDict, total=False):
-    """The keyword arguments of a request besides the prompt, as `generate` and `stream` take them."""
-
-    negative_prompt: str | Sequence[str | None] | None
-    prior_negative_prompt: str | Sequence[str | None] | None
-    image: "ImageLike | Sequence[ImageLike] | None"
-    mask: "ImageLike | Sequence[ImageLike] | None"
-    hint: "ImageLike | Sequence[ImageLike] | None"
-    strength: float | None
-    steps: int | None
-    sampler: str | None
-    guidance_scale: float | Sequence[float | None] | None
-    guidance_interval: tuple[float, float] | None
-    reuse: int | None
-    seed: int | Sequence[int] | None
-    width: int | None
-    height: int | None
-    prior_steps: int | None
-    prior_guidance_scale: float | Sequence[float | None] | None
-    eta: float | None
-    count: int
 
 
 @dataclass(frozen=True)
@@ -152,6 +131,7 @@ class Row:
     seed: int
     guidance_scale: float = 1.0
     prior_guidance_scale: float = 1.0
+    prompt_weights: bool = False
 
 
 class Request(BaseModel):
@@ -161,6 +141,7 @@ class Request(BaseModel):
     hints and guidance scales are one for all or one per prompt, and so is the seed: image i uses seed + i, or image j
     of a prompt its seed + j. strength is in (0, 1], steps and prior_steps in 1..1000, guidance scales 0 or more, eta in
     0..1, width and height in 8..8192 pixels, seed in 0..2**64 - 1, count at least 1. In a mask white (1) means repaint.
+    With `prompt_weights` texts are read for weights, see `parse_weights`.
     `guidance_interval` is where the decoder is guided, from and to a share of the noising, 0 being the clean image and
     1 pure noise; elsewhere its network is evaluated once instead of twice. With `reuse` N its deep features are
     computed in every N-th step only (1: in each). Both save time at a price, and are off unless given. Raises
@@ -171,28 +152,74 @@ class Request(BaseModel):
 
     prompt: Annotated[Each[OnePrompt], About("What to draw.", group=PROMPT)]
     negative_prompt: Annotated[Each[Text | None], About("What to steer away from.", group=PROMPT)] = None
-    prior_negative_prompt: Annotated[Each[Text | None], About("The same for the prior alone.", group=PROMPT)] = None
-    image: Annotated[Each[Image] | None, About("An image to change.", Path, IMAGE_HINT, group=INPUT)] = None
-    mask: Annotated[Each[Mask] | None, About("White marks what to repaint in it.", Path, IMAGE_HINT, group=INPUT)] = (
-        None
-    )
+    prior_negative_prompt: Annotated[
+        Each[Text | None],
+        About("What the prior alone steers away from.", group=PROMPT),
+    ] = None
+    prompt_weights: Annotated[
+        Flag,
+        About("Read (word:1.3), (word) and [word] in texts as weights.", bool, YES_OR_NO, "Prompt weights", PROMPT),
+    ] = False
+    image: Annotated[
+        Each[Image] | None,
+        About("An image to change.", Path, IMAGE_HINT, group=INPUT),
+    ] = None
+    mask: Annotated[
+        Each[Mask] | None,
+        About("White marks what to repaint in the image.", Path, IMAGE_HINT, group=INPUT),
+    ] = None
+    outpaint: Annotated[
+        Annotated[InstanceOf[Margins], BeforeValidator(read_margins)] | None,
+        About(
+            "Paint margins around the image, in pixels.",
+            str,
+            "Write left=64,top=32.",
+            "Outpaint",
+            INPUT,
+            metavar="SIDE=PIXELS,...",
+        ),
+    ] = None
+    paste_back: Annotated[
+        Flag,
+        About("Keep the image's own pixels where nothing is painted.", bool, YES_OR_NO, "Paste back", INPUT),
+    ] = False
+    mask_blur: Annotated[
+        Blur | None,
+        About(
+            "Pixels over which what is pasted back fades in.",
+            int,
+            "4 to 16 are usual, 0 is a hard edge.",
+            "Mask blur",
+            INPUT,
+        ),
+    ] = None
     hint: Annotated[
-        Each[Image] | None, About("An image to follow (ControlNet models).", Path, IMAGE_HINT, group=INPUT)
+        Each[Image] | None,
+        About("An image to follow (ControlNet models).", Path, IMAGE_HINT, group=INPUT),
     ] = None
     strength: Annotated[
         Strength | None,
         About(
-            "How much to change it, above 0 to 1.",
-            float,
-            "0.3 changes a little, 1 everything.",
-            "Denoising strength",
-            INPUT,
+            "How much to change the image.", float, "0.3 changes a little, 1 everything.", "Denoising strength", INPUT
         ),
     ] = None
-    steps: Annotated[Steps | None, About("Denoising steps.", int, "25 to 100 are usual.", "Steps")] = None
-    sampler: Annotated[Name | None, About("Such as ddim.", str, "Give one such as 'ddim'.", "Sampler")] = None
+    steps: Annotated[
+        Steps | None,
+        About("Denoising steps of the decoder.", int, "15 to 50 are usual, with an adapter for few steps 4.", "Steps"),
+    ] = None
+    sampler: Annotated[
+        Name | None,
+        About(
+            "How steps are made, such as dpmpp_2m, ddim or euler.",
+            str,
+            "Give one such as 'ddim'.",
+            "Sampler",
+            metavar="NAME",
+        ),
+    ] = None
     guidance_scale: Annotated[
-        Each[Scale | None], About("How closely to follow the prompt.", float, SCALE_HINT, "CFG scale")
+        Each[Scale | None],
+        About("How closely to follow the prompt.", float, SCALE_HINT, "CFG scale"),
     ] = None
     guidance_interval: Annotated[
         Annotated[tuple[Share, Share], BeforeValidator(two), AfterValidator(ascending)] | None,
@@ -206,29 +233,50 @@ class Request(BaseModel):
     ] = None
     reuse: Annotated[
         Steps | None,
-        About("Compute deep features in every N-th step only.", int, "2 or 3 are usual, 1 is off.", "Reuse"),
+        About(
+            "Compute deep features in every N-th step only (DeepCache).", int, "2 or 3 are usual, 1 is off.", "Reuse"
+        ),
     ] = None
     seed: Annotated[
         Each[Seed] | None,
-        About("Image i uses seed + i; random if not given.", int, "Any whole number from 0 will do.", "Seed"),
+        About(
+            "Image i uses seed + i; random if not given.",
+            int,
+            "Any whole number from 0 will do.",
+            "Seed",
+            names=("--seed", "-s"),
+        ),
     ] = None
-    width: Annotated[Side | None, About("In pixels.", int, SIDE_HINT, "Size")] = None
-    height: Annotated[Side | None, About("In pixels.", int, SIDE_HINT)] = None
-    prior_steps: Annotated[Steps | None, About("Steps of the prior.", int, "25 is usual.", "Prior steps")] = None
+    width: Annotated[
+        Side | None,
+        About("The image's width in pixels; the model's own if not given.", int, SIDE_HINT, "Size"),
+    ] = None
+    height: Annotated[
+        Side | None,
+        About("The image's height in pixels; the model's own if not given.", int, SIDE_HINT),
+    ] = None
+    prior_steps: Annotated[
+        Steps | None,
+        About("Steps of the prior, which makes image embeddings of texts.", int, "25 is usual.", "Prior steps"),
+    ] = None
     prior_guidance_scale: Annotated[
-        Each[Scale | None], About("The prior's guidance scale.", float, SCALE_HINT, "Prior CFG scale")
+        Each[Scale | None],
+        About("How closely the prior follows the prompt.", float, SCALE_HINT, "Prior CFG scale"),
     ] = None
-    eta: Annotated[Share | None, About("Noise of ddim, 0 to 1.", float, "0 is without noise.", "Eta")] = None
-    count: Annotated[Count, About("Images per prompt.", int, "Give the number of images.", names=("--count", "-n"))] = 1
+    eta: Annotated[
+        Share | None,
+        About("The share of fresh noise in ddim and euler_ancestral.", float, "0 is without noise.", "Eta"),
+    ] = None
+    count: Annotated[
+        Count,
+        About("Images per prompt.", int, "Give the number of images.", names=("--count", "-n")),
+    ] = 1
 
     def __init__(self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]) -> None:
-        known = type(self).model_fields.keys() - {"prompt"}
-        if unknown := sorted(fields.keys() - known):
-            raise RequestError(f"A request has no {unknown[0]!r}.", nearest(unknown[0], known))
-        if fields.get("count", 1) is None:
-            del fields["count"]
+        if unknown := sorted(fields.keys() - type(self).model_fields.keys()):
+            raise RequestError(f"A request has no {unknown[0]!r}.", called_here(unknown[0], type(self).model_fields))
         try:
-            super().__init__(prompt=prompt, **fields)
+            super().__init__(prompt=prompt, **{name: value for name, value in fields.items() if value is not None})
         except ValidationError as error:
             hints = {name: said.hint for name, said in about(type(self)).items()}
             raise translated(error, type(self).model_fields, hints) from None
@@ -241,42 +289,24 @@ class Request(BaseModel):
         for field in (*per_prompt(type(self)), "seed"):
             value = getattr(self, field)
             if isinstance(value, tuple) and len(value) != prompts:
-                raise RequestError(
-                    f"{field} has {len(value)} entries for {prompts} prompts.", "Give one for all, or one per prompt."
-                )
-        if self.image is not None or self.mask is not None or self.strength is not None:
-            self._check_image()
+                raise RequestError(f"{field} has {len(value)} entries for {prompts} prompts.", ONE_OR_EACH)
+        if any(getattr(self, name) not in (None, False) for name in CHECKED):
+            check(self)
         if self.size > MOST_IMAGES:
             raise RequestError(f"{self.size} images are too many for one request.", "Ask for them in parts.")
         if self.seed is not None and max(self.seeds) > LARGEST_SEED:
-            raise RequestError(
-                f"seed {self.seed} leaves no seeds for {self.size} images.", f"Stay below {LARGEST_SEED}."
-            )
+            raise RequestError(f"seed {self.seed} leaves no seeds for {self.size} images.", "Stay below 2**64.")
         return self
-
-    def _check_image(self) -> None:
-        if self.image is None:
-            if self.mask is not None:
-                raise RequestError("A mask is given without an image.", "Give the image that it is for.")
-            raise RequestError(f"strength {self.strength:g} is given without an image.", "Give the image to change.")
-        for index in range(len(self.prompts) if self.mask is not None else 0):
-            image, mask = self._of("image", index), self._of("mask", index)
-            if mask.size != image.size:
-                sizes = [" x ".join(map(str, one.size)) for one in (mask, image)]
-                raise RequestError(
-                    f"The mask {mask.name} is {sizes[0]}, its image is {sizes[1]}.",
-                    "Draw the mask on the image's own size.",
-                )
-            # One value per grey level; level 128 is the first that rounds to white.
-            if not any(mask.image.histogram()[128:]):
-                raise RequestError(
-                    f"The mask {mask.name} marks nothing to repaint.", "White (1) is repainted and black (0) is kept."
-                )
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
         """The prompts, also when there is one."""
         return self.prompt if isinstance(self.prompt, tuple) else (self.prompt,)
+
+    @property
+    def repaints(self) -> bool:
+        """Whether a part of its images is repainted, and the rest is kept."""
+        return self.mask is not None or self.outpaint is not None
 
     @property
     def size(self) -> int:
@@ -290,7 +320,7 @@ class Request(BaseModel):
             raise ValueError("this request has no seed yet; call filled() first")
         return [seed_of(self.seed, index, self.count) for index in range(self.size)]
 
-    def _of(self, field: str, index: int) -> Any:
+    def of(self, field: str, index: int) -> Any:
         """What a field says to prompt `index`."""
         value = getattr(self, field)
         return value[index] if isinstance(value, tuple) else value
@@ -302,15 +332,15 @@ class Request(BaseModel):
         """
         rows = []
         for index, seed in enumerate(self.seeds):
-            own = {name: self._of(name, index // self.count) for name in per_prompt(type(self))}
+            own = {name: self.of(name, index // self.count) for name in per_prompt(type(self))}
             for name, offset in (("guidance_scale", guidance_offset), ("prior_guidance_scale", 0.0)):
                 own[name] = 1.0 if own[name] is None else own[name] + offset
-            rows.append(Row(seed=seed, **own))
-        return rows
+            rows.append(Row(seed=seed, prompt_weights=self.prompt_weights, **own))
+        return settled(self, rows) if self.prompt_weights or self.outpaint else rows
 
     def alone(self, index: int) -> "Request":
         """The request for image `index` (from 0) of this one alone; it has a seed."""
-        own = {name: self._of(name, index // self.count) for name in per_prompt(type(self))}
+        own = {name: self.of(name, index // self.count) for name in per_prompt(type(self))}
         return self.replaced(count=1, seed=self.seeds[index], **own)
 
     def filled(self, defaults: Mapping[str, Any]) -> "Request":
@@ -322,29 +352,29 @@ class Request(BaseModel):
         known = type(self).model_fields.keys() - {"prompt"}
         if unknown := sorted(defaults.keys() - known):
             raise ValueError(f"a request has no {unknown[0]!r}; {nearest(unknown[0], known)}")
-        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        given = {"seed": secrets.randbelow(2**32), **defaults}
+        missing = {name: value for name, value in given.items() if getattr(self, name) is None}
         for name in ("guidance_scale", "prior_guidance_scale"):
-            given = getattr(self, name)
-            if isinstance(given, tuple):
-                missing[name] = tuple(defaults.get(name) if value is None else value for value in given)
+            if isinstance(own := getattr(self, name), tuple):
+                missing[name] = tuple(defaults.get(name) if value is None else value for value in own)
         missing.pop("strength", None)
-        if self.image is not None and self.strength is None:
-            missing["strength"] = 1.0 if self.mask is not None else defaults.get("strength")
-        missing |= {} if self.width and self.height else self._filled_size(defaults)
-        if self.seed is None:
-            missing["seed"] = secrets.randbelow(2**32)
-        return self.replaced(**missing)
+        return self.replaced(**(missing if self.image is None else missing | self._filled_for_image(defaults)))
 
-    def _filled_size(self, defaults: Mapping[str, Any]) -> dict[str, int]:
-        if self.image is not None:
-            area = defaults["width"] * defaults["height"]
-            return size_like(self._of("image", 0), self.width, self.height, area)
-        return {name: getattr(self, name) or defaults[name] for name in ("width", "height")}
+    def _filled_for_image(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """The strength and the sides that an image gives, where they are not given."""
+        own: dict[str, Any] = {}
+        if self.strength is None:
+            own["strength"] = 1.0 if self.repaints else defaults.get("strength")
+        size = self.of("image", 0).size if self.outpaint is None else self.outpaint.around(self.of("image", 0).size)
+        if (self.outpaint or self.paste_back) and not (self.width or self.height):
+            own |= dict(zip(("width", "height"), size, strict=True))
+        elif not (self.width and self.height):
+            own |= size_like(size, self.width, self.height, defaults["width"] * defaults["height"])
+        return own
 
     def replaced(self, **fields: object) -> "Request":
         """A copy with some fields changed, validated again."""
-        kept = {name: getattr(self, name) for name in type(self).model_fields}
-        return type(self)(**(kept | fields))
+        return type(self)(**({name: getattr(self, name) for name in type(self).model_fields} | fields))
 
     def to_json(self) -> dict[str, JsonValue]:
         """This request as JSON values for `from_json`; input images as path, size and fingerprint."""
@@ -399,7 +429,7 @@ def _to_json(name: str, value: Any) -> JsonValue:
     if name == "prompt" and not isinstance(value, str):
         return prompt_to_json(value)
     made: JsonValue = image_to_json(value) if isinstance(value, Picture) else value
-    return made
+    return asdict(value) if isinstance(value, Margins) else made
 
 
 def seed_of(seed: int | Sequence[int], index: int, count: int) -> int:

@@ -1,10 +1,8 @@
 """Randomness: one CPU generator per image, so that an image depends on its seed and never on its batch."""
 
-import copy
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,25 +60,3 @@ class PerImageRng:
         for generator, state in zip(generators, self._beginnings, strict=True):
             generator.set_state(state)
         return PerImageRng(generators, self.dtype)
-
-
-class NumpyRng:
-    """Draws the rows of all images at once from NumPy's generator, as doubles, and casts them to `dtype`.
-
-    That is how code for MindSpore draws from a generator such as `np.random.Generator(np.random.PCG64(43))`.
-    """
-
-    def __init__(self, generator: np.random.Generator, dtype: torch.dtype = torch.float32) -> None:
-        self.generator = generator
-        self.dtype = dtype
-        self._beginning = copy.deepcopy(generator)
-
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.from_numpy(self.generator.standard_normal(shape)).to(self.dtype)
-
-    def select(self, rows: Sequence[int]) -> "NumpyRng":
-        """The rows asked for are drawn at once, as all of them are."""
-        return self
-
-    def fork(self) -> "NumpyRng":
-        return NumpyRng(copy.deepcopy(self._beginning), self.dtype)

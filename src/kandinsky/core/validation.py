@@ -1,6 +1,7 @@
 """Values before pydantic sees them, and what it says of one that cannot be, in our words."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import get_args
 
 from annotated_types import Interval
@@ -12,13 +13,15 @@ from kandinsky.core.errors import RequestError
 WRONG_TYPE = {
     "int_type": "a whole number",
     "float_type": "a number",
+    "bool_type": "True or False",
     "string_type": "text",
     "string_unicode": "valid text",
     "string_too_short": "a name",
 }
-LONGEST = 60
+LONGEST, FEW = 60, 8
 """Characters of a value in a message."""
 INTERVAL_HINT = "Give two numbers, such as (0.1, 0.8); 0 is the clean image and 1 pure noise."
+WORDS = {str: "text", Path: "a path", int: "a whole number", bool: "True or False"}
 OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than_equal", "finite_number")
 
 
@@ -68,13 +71,37 @@ def parts_of(field: FieldInfo) -> list[object]:
 
 def shown(value: object) -> str:
     """A value as a message names it, cut where it is long."""
-    if not isinstance(value, str | int | float | None):
+    plain = isinstance(value, list) and len(value) <= FEW and all(isinstance(one, str | int | float) for one in value)
+    if not plain and not isinstance(value, str | int | float | None):
         return f"a {type(value).__name__}"
     try:
         text = repr(value)
     except ValueError:  # Python writes no whole number of thousands of digits
         return "(too long to show)"
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def check_kinds(values: Mapping[str, object], kinds: Mapping[str, tuple[type, ...]]) -> None:
+    """Raises RequestError for the first value, None aside, that is of no class that `kinds` names for it: nothing may
+    be asked of such a value, which could be an array or raise."""
+    for name, allowed in kinds.items():
+        value = values[name]
+        if value is None or (isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))):
+            continue
+        known = " or ".join(WORDS.get(kind, f"a {kind.__name__}") for kind in allowed)
+        raise RequestError(f"{name} cannot be {shown(value)}.", f"Give {known}.")
+
+
+def whole_number(value: object) -> int | None:
+    """A whole number of Python or numpy as Python's; None for anything else."""
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        value = value.item()  # type: ignore[attr-defined]
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def flag_of(text: str) -> bool | str:
+    """A flag that is written as a text: True or False, or the text itself where it is neither."""
+    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower(), text)
 
 
 def two(ends: object) -> object:

@@ -18,11 +18,10 @@ class Constraint:
     """One thing that is done to the predicted x0; a schedule holds several, in order.
 
     kind "static" clamps to [-limit, limit]; "percentile" clamps each image to its own s = the `ratio` quantile of |x0|,
-    with s between 1 and `max`, and divides by s (dynamic thresholding, arXiv 2205.11487, section 2.3);
+    with s at least 1 and at most `max`, and divides by s (dynamic thresholding, arXiv 2205.11487, section 2.3);
     "replace_known_region" puts the known region of an inpainting into x0, and does nothing for other tasks.
     `rederive_eps` says whether the noise is then made consistent with the changed x0: families of checkpoints differ in
-    it, and the images do too. With `of_first` a percentile is measured on the first image of the batch for all of them,
-    which makes images depend on their batch; it is there to repeat results of code that did so.
+    it, and the images do too.
     """
 
     kind: Literal["static", "percentile", "replace_known_region"]
@@ -30,7 +29,6 @@ class Constraint:
     ratio: float = 0.995
     max: float = 1.0
     rederive_eps: bool = False
-    of_first: bool = False
 
     def apply(self, prediction: Prediction, x: Tensor, abar: float, paste: Paste | None = None) -> Prediction:
         """Returns `prediction` with x0 inside the bound; `x` is what it was made from, at `abar` < 1."""
@@ -39,7 +37,7 @@ class Constraint:
         if self.kind == "static":
             x0 = prediction.x0.clamp(-self.limit, self.limit)
         elif self.kind == "percentile":
-            x0 = self._threshold(prediction.x0)
+            x0 = self.thresholded(prediction.x0)
         else:
             assert paste is not None
             x0 = paste(prediction.x0)
@@ -47,8 +45,8 @@ class Constraint:
             return replace(prediction, x0=x0, eps=eps_of(x0, x, abar))
         return replace(prediction, x0=x0)
 
-    def _threshold(self, x0: Tensor) -> Tensor:
-        measured = x0[:1] if self.of_first else x0
-        bound = torch.quantile(measured.abs().flatten(1), self.ratio, dim=1).clamp(1.0, self.max)
+    def thresholded(self, x0: Tensor) -> Tensor:
+        """The clean images (B, C, ...), each within the bound of its own percentile."""
+        bound = torch.quantile(x0.abs().flatten(1), self.ratio, dim=1).clamp(1.0, self.max)
         bound = bound.reshape(-1, *[1] * (x0.ndim - 1))
         return torch.clamp(x0, -bound, bound) / bound

@@ -51,7 +51,7 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device, paramete
         return torch.bfloat16 if halves else torch.float32
     if isinstance(dtype, torch.dtype):
         if dtype not in DTYPES.values():
-            raise RequestError(f"{dtype} is no dtype to compute in.", f"Known: {', '.join(DTYPES)}.")
+            raise RequestError(f"{dtype} is not a dtype to compute in.", f"Known: {', '.join(DTYPES)}.")
         return dtype
     name = _SHORT.get(str(dtype), str(dtype).removeprefix("torch."))
     if name not in DTYPES:

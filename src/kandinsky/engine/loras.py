@@ -1,6 +1,8 @@
 """Loads adapter files (LoRA) into the networks of a loaded model: all parts of a file or none."""
 
+import math
 from collections.abc import Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +22,8 @@ from kandinsky.checkpoints.lora import (
     takes_adapters,
     tensor_module,
 )
-from kandinsky.core.errors import CheckpointError, RequestError, nearest
+from kandinsky.core.errors import CheckpointError, RequestError, nearest, similar
+from kandinsky.core.files import is_there, local
 from kandinsky.engine.sampling_defaults import SAMPLING, Sampling
 
 
@@ -54,20 +57,57 @@ def adaptable(model: AdapterHost) -> dict[str, nn.Module]:
     return {names.get(name, name): module for name, module in found.items()}
 
 
+def check_changeable(model: AdapterHost) -> None:
+    """Raises RequestError for a model whose weights another backend holds."""
+    if not model.modules:
+        raise RequestError("Weights that another backend holds take no adapters and words.", "Leave backend out.")
+
+
 def located(source: str | Path, folder: Path | None = None) -> Path:
     """Finds an adapter: a path, a name in `folder`'s own adapters, or a Hub id.
 
-    Nothing is read yet but what a Hub id brings; raises HubError where it brings nothing.
+    Nothing is read yet but what a Hub id brings; raises HubError where it brings nothing, and CheckpointError for a
+    bare name that is none of the model's own.
     """
-    path = Path(source).expanduser()
-    if path.exists():
+    path = local(source)
+    if is_there(path):
         return path
     own = None if folder is None else folder / OWN_ADAPTERS / f"{source}.safetensors"
-    if own is not None and own.is_file():
+    if own is not None and is_there(own) and own.is_file():
         return own
     if not isinstance(source, Path) and source.count("/") == 1:
         return resolve_files(source, [DIFFUSERS_FILE])
+    names = [] if folder is None else [one.stem for one in (folder / OWN_ADAPTERS).glob("*.safetensors")]
+    if names and len(path.parts) == 1 and not path.suffix:
+        raise CheckpointError(
+            f"The model has no adapter {str(source)!r}, and there is no such file.",
+            f"{similar(str(source), names)} Its own: {', '.join(sorted(names))}.".strip(),
+        )
     return path
+
+
+def named(source: str | Path, name: str | None, acting: Mapping[str, str | None]) -> tuple[str, str | Path]:
+    """The name of an adapter, and where it is: `source`, or what stands behind the name in `NAME=SOURCE`.
+
+    Without any it is the file's name, where that is taken its folder's, else that with a number; `acting` are the
+    sources of those that act, by name. One that acts already has the name that it has.
+    """
+    given, equals, place = str(source).partition("=")
+    if name is None and equals and given and place and "/" not in given and not Path(source).exists():
+        return given, place
+    for known, other in acting.items():
+        if name is None and other == str(source):
+            return known, source
+    path = Path(source).expanduser()
+    label, folder = label_of(path), path.absolute().parent.name
+    usual = chain((label, folder), (f"{label}-{number}" for number in count(2)))
+    return name or next(free for free in usual if free and free not in acting), source
+
+
+def check_scale(scale: float) -> None:
+    """Raises RequestError for a scale of an adapter that is not finite."""
+    if not math.isfinite(scale):
+        raise RequestError(f"The scale of an adapter is {scale}.", "Use a number such as 0.8.")
 
 
 def load_lora(
@@ -79,6 +119,8 @@ def load_lora(
     file does not say. Raises CheckpointError (HubError) for a file that cannot be read or was made for another model,
     and RequestError for a name that is loaded; then nothing is changed.
     """
+    check_changeable(model)
+    check_scale(scale)
     path = located(source, folder)
     label = name or label_of(Path(source))
     networks = adaptable(model)
@@ -106,6 +148,7 @@ def applied(model: AdapterHost) -> dict[str, float]:
 
 def set_scale(model: AdapterHost, name: str, scale: float) -> None:
     """Changes how strongly an adapter acts, 0 being not at all; RequestError for a name not loaded."""
+    check_scale(scale)
     for network in _networks_with(model, name).values():
         lora.set_scale(network, name, scale)
 

@@ -7,10 +7,12 @@ from typing import cast
 
 from torch import nn
 
+from kandinsky.backends import hosted
 from kandinsky.checkpoints.lazy_weights import LazyWeights
 from kandinsky.codecs.strips import Tiling, check_tiling
 from kandinsky.conditioning.conditions import SingleEncoder
 from kandinsky.core.errors import RequestError
+from kandinsky.core.files import local
 from kandinsky.engine.acceleration.torch_compile import compiled
 from kandinsky.engine.offload import AUTO, Policy, check_policy, choose_policy, codec_of, offloaded
 from kandinsky.engine.prompt_cache import CachingEncoder
@@ -28,8 +30,11 @@ class MemoryOptions:
     prompt_cache: str | Path | None = None
     tiling: Tiling | None = None
     compile: bool = False
+    backend: str | None = None
 
     def __post_init__(self) -> None:
+        if self.backend is not None:
+            self._check_alone()
         if self.tiling is not None:
             check_tiling(self.tiling)
         if self.compile and self.on_meta:
@@ -44,6 +49,15 @@ class MemoryOptions:
                 "Leave offload out: quantized weights stay in memory, and take little.",
             )
 
+    def _check_alone(self) -> None:
+        """Raises RequestError for an option of torch beside another backend."""
+        options = {name: getattr(self, name) for name in ("offload", "quantize", "prompt_cache", "tiling", "compile")}
+        for name, value in options.items():
+            if value and value not in ("none", "auto"):
+                raise RequestError(
+                    f"{name}={value!r} does not act with backend {self.backend!r}.", f"Leave {name} out, or backend."
+                )
+
     def tiled(self, model: Model) -> Model:
         """The model with its codec's tiling set."""
         if self.tiling is None:
@@ -53,7 +67,7 @@ class MemoryOptions:
     @property
     def on_meta(self) -> bool:
         """Whether weights are to stay in their files while a model is loaded."""
-        return self.offload not in (None, "none") or self.quantize is not None
+        return self.offload not in (None, "none") or self.quantize is not None or self.backend is not None
 
 
 def apply_memory_policy(
@@ -64,6 +78,8 @@ def apply_memory_policy(
     `source` is where each network's weights are stored; the networks are on the meta device if `options.on_meta`.
     Raises RequestError for a prompt cache where no single encoder reads texts.
     """
+    if options.backend is not None:
+        return hosted(options.backend, model, source), "none", None
     asked = check_policy(options.offload)
     policy = choose_policy(model) if asked == AUTO else cast(Policy, asked)
     residency = WeightResidency(source, model.device, model.dtype)
@@ -90,6 +106,6 @@ def _caching(running: Model, model: Model, source: Mapping[nn.Module, LazyWeight
     network = cast(nn.Module, plain.encoder)
     if network not in source:
         raise RequestError("prompt_cache needs a text encoder from files.", "Leave prompt_cache out.")
-    folder = Path(options.prompt_cache or ".").expanduser()
+    folder = local(options.prompt_cache or ".")
     caching = CachingEncoder(own.encoder, network, source[network], folder, options.quantize or "")
     return replace(running, conditioner=own.with_encoder(caching, model.device))

@@ -1,6 +1,6 @@
 """Builds a checkpoint from its configurations, with every network on the meta device."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +20,7 @@ def meta_model(
     revision: str | None = None,
     behaviour: str | None = None,
     lora: Mapping[str, float] | None = None,
+    words: Sequence[str] = (),
     device: str | torch.device | None = None,
     dtype: str = "float32",
 ) -> Pipeline:
@@ -37,6 +38,7 @@ def meta_model(
             revision=revision,
             behaviour=behaviour,
             lora=lora,
+            words=words,
             device="cpu",
             dtype=dtype,
         )
@@ -45,4 +47,6 @@ def meta_model(
     pipe = Pipeline(load_model(*sources, place), EMBEDDED if model is None else str(model))
     for source, scale in (lora or {}).items():
         pipe.load_lora(source, scale)
+    for source in words:
+        pipe.load_words(source)
     return pipe

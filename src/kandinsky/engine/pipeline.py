@@ -1,31 +1,39 @@
 """A loaded checkpoint, ready for requests."""
 
+import logging
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, Unpack
 
 import torch
 from pydantic import JsonValue
 from torch import nn
 
+from kandinsky.backends import Backend, place_on
 from kandinsky.checkpoints.diffusers_folder import Folder, open_folder
 from kandinsky.checkpoints.maps.original_files import INPAINTING
 from kandinsky.checkpoints.original import OriginalFolder, open_model
 from kandinsky.checkpoints.original_hub import DECODER, HALVES, PRIOR
 from kandinsky.conditioning.conditions import Batch
-from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.core.events import Events, Finished, Result
+from kandinsky.core.errors import CheckpointError, KandinskyWarning, RequestError
+from kandinsky.core.events import Events, Finished, Result, Warned
+from kandinsky.core.progress import followed
 from kandinsky.core.prompts import PromptLike
 from kandinsky.core.requests import EFFECTIVE_GUIDANCE, Fields, Request, Row
 from kandinsky.core.rng import PerImageRng, Rng
+from kandinsky.core.signatures import takes_fields
+from kandinsky.core.validation import shown
 from kandinsky.engine import loras
 from kandinsky.engine.acceleration.networks import accelerated, accelerated_model, laid_out_model
 from kandinsky.engine.acceleration.torch_compile import warming_request
 from kandinsky.engine.devices import choose_batch_size, choose_device, choose_dtype
 from kandinsky.engine.embedded import EMBEDDED, embedded_folder
+from kandinsky.engine.load_flags import check_flags
 from kandinsky.engine.memory_policy import MemoryOptions, apply_memory_policy
 from kandinsky.engine.offload import Policy
 from kandinsky.engine.sampling_defaults import Sampling
@@ -34,13 +42,17 @@ from kandinsky.engine.weight_residency import WeightResidency
 from kandinsky.generations import Placement, Source, denoiser_parameters, load_model, needs_prior
 from kandinsky.generations.model import Model
 from kandinsky.tasks.generate import generate
-from kandinsky.tasks.resolve import Resolved, resolve
+from kandinsky.tasks.resolve import Resolved, notes, resolve, with_warnings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Progress = Callable[[str, int, int], None]
 RngMaker = Callable[[Sequence[int]], Rng]
+Device: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
+Dtype: TypeAlias = Literal["auto", "float32", "float16", "bfloat16"]
+Quantization: TypeAlias = Literal["int8", "int4"]
+log = logging.getLogger("kandinsky")
 
 
 class Pipeline:
@@ -69,6 +81,7 @@ class Pipeline:
         self.running = running or accelerated_model(model)
         self.offload: Policy = offload
         self._residency = residency
+        self._closed = False
         self._lora_sources: dict[str, str] = {}
         self._samplings: dict[str, Sampling] = {}
 
@@ -80,15 +93,16 @@ class Pipeline:
     def load_lora(self, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
         """Adds an adapter to those that act, from a file, a folder, a Hub id or by name; returns its name.
 
-        Names are those of adapters that lie in the model's own folder under `lora`. Adapters add up; `name`
-        is the file's when none is given. One that was distilled to a few steps brings its own defaults of
-        requests (steps, guidance_scale, sampler) and times. Raises CheckpointError when it cannot be read or
-        was made for another model, RequestError for a name in use; nothing is changed then.
+        Names are those of adapters that lie in the model's own folder under `lora`. Adapters add up; `name` (or
+        `NAME=SOURCE`) is the file's when none is given, its folder's where that is taken. One that was distilled to a
+        few steps brings its own defaults of requests and times. Raises CheckpointError when it cannot be read or was
+        made for another model, RequestError for a name or source in use; nothing is changed then.
         """
-        label, sampling = loras.load_lora(self.model, source, scale, name, self._folder)
-        self._lora_sources[label] = str(source)
-        if sampling is not None:
-            self._samplings[label] = sampling
+        self._check_open()
+        label, place = loras.named(source, name, {one: self._lora_sources.get(one) for one in self.loras})
+        label, sampling = loras.load_lora(self.model, place, scale, label, self._folder)
+        self._lora_sources[label] = f"{name}={source}" if name else str(source)
+        self._samplings |= {} if sampling is None else {label: sampling}
         self._note_loras()
         return label
 
@@ -123,7 +137,8 @@ class Pipeline:
         From then on they can stand in any prompt. Raises CheckpointError when it cannot be read or was made
         for another model, RequestError for a word that is known already; nothing is changed then.
         """
-        words = load_words(self.model, Path(source).expanduser())
+        self._check_open()
+        words = load_words(self.model, source)
         known = self.settings.get("words", [])
         assert isinstance(known, list)
         self.settings = {**self.settings, "words": [*known, str(source)]}
@@ -144,17 +159,44 @@ class Pipeline:
         if acting:
             self.settings["lora"] = {**acting}
 
-    def generate(self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]) -> Result:
-        """Makes the images of one request; see `Request` for the fields, their ranges and errors."""
-        for event in self.stream(prompt, **fields):
-            if isinstance(event, Finished):
-                return event.result
-        raise RuntimeError("the stream ended without a result")
+    def close(self) -> None:
+        """Frees the memory of all weights; nothing is drawn any more. The end of `with load() as pipe:` does it too."""
+        self._closed = True
+        self.running, self._residency = self.model, None
+        for module in self.model.modules.values():
+            module.to("meta")
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RequestError("This pipeline is closed.", "Load the model again.")
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"<Pipeline: {self.model.name} ({self.model_id}), closed>"
+        acting = f", loras {self.loras}" if self.loras else ""
+        return f"<Pipeline: {self.model.name} ({self.model_id}) in {self.model.dtype} on {self.model.device}{acting}>"
+
+    @takes_fields
+    def generate(
+        self, prompt: "PromptLike | Sequence[PromptLike]", *, progress: bool = False, **fields: Unpack[Fields]
+    ) -> Result:
+        """Makes the images of one request; `progress` shows a bar, in a terminal or a notebook."""
+        return self._finished(self.run(Request(prompt, **fields)), progress)[0]
+
+    @takes_fields
     def stream(self, prompt: "PromptLike | Sequence[PromptLike]", **fields: Unpack[Fields]) -> Events:
         """As `generate`, but yields what happens as it happens; the last event is `Finished`.
 
         The request is checked before this returns. Closing the stream cancels the work and frees its memory.
+        What `generate` warns of comes as an event `Warned`.
         """
         return self.run(Request(prompt, **fields))
 
@@ -165,13 +207,22 @@ class Pipeline:
         """
         return self._events([self.resolve(request)], self.batch_size, rng or self._rng)
 
-    def generate_batch(self, requests: Sequence[Request], batch_size: int | None = None) -> list[Result]:
+    def generate_batch(
+        self, requests: Sequence[Request], batch_size: int | None = None, *, progress: bool = False
+    ) -> list[Result]:
         """The results of several requests, in their order; see `stream_batch`."""
+        return self._finished(self.stream_batch(requests, batch_size), progress)
+
+    def _finished(self, events: Events, progress: bool) -> list[Result]:
+        """The results of a stream in the order of their requests; what it warns of goes to `warnings` too."""
         found: dict[int, Result] = {}
-        for event in self.stream_batch(requests, batch_size):
-            if isinstance(event, Finished):
-                found[event.index] = event.result
-        return [found[index] for index in range(len(found))]
+        with closing(followed(events) if progress else events) as stream:
+            for event in stream:
+                if isinstance(event, Finished):
+                    found[event.index] = event.result
+                elif isinstance(event, Warned):
+                    warnings.warn(event.message, KandinskyWarning, stacklevel=3)
+        return [found[index] for index in sorted(found)]
 
     def stream_batch(self, requests: Sequence[Request], batch_size: int | None = None) -> Events:
         """Runs several requests, which share batches of the networks wherever they can.
@@ -186,7 +237,7 @@ class Pipeline:
             try:
                 resolved.append(self.resolve(request))
             except RequestError as error:
-                where = f"Request {index + 1} of {len(requests)}: "
+                where = f"Request {index + 1} of {len(requests)}: " if len(requests) > 1 else ""
                 raise type(error)(where + error.message, error.hint) from error
         size = self.batch_size if batch_size is None else check_batch_size(batch_size)
         return self._events(resolved, size, self._rng)
@@ -206,12 +257,15 @@ class Pipeline:
 
     def resolve(self, request: Request) -> Resolved:
         """A request as the model with its acting adapters does it; RequestError where it cannot."""
-        model = self.model
-        if self._samplings:
-            scales = self.loras
-            for name, sampling in self._samplings.items():
-                model = sampling.applied(model) if scales.get(name) else model
-        return resolve(model, request)
+        self._check_open()
+        return resolve(self._as_sampled() if self._samplings else self.model, request)
+
+    def _as_sampled(self) -> Model:
+        """The model with the sampling of its acting adapters."""
+        model, scales = self.model, self.loras
+        for name, sampling in self._samplings.items():
+            model = sampling.applied(model) if scales.get(name) else model
+        return model
 
     def _rng(self, seeds: Sequence[int]) -> Rng:
         return PerImageRng.from_seeds(seeds, self.model.working_dtype)
@@ -220,8 +274,22 @@ class Pipeline:
         def batch_of(rows: Sequence[Row]) -> Batch:
             return Batch(rows, rng([row.seed for row in rows]))
 
+        log.info("drawing: images per request %s, %d at once", [len(one.rows) for one in requests], batch_size)
         events = generate(self.running, requests, batch_size, batch_of, self._result)
-        return events if self._residency is None else self._residency.in_turns(events)
+        return self._noted(requests, events if self._residency is None else self._residency.in_turns(events))
+
+    def _noted(self, requests: Sequence[Resolved], events: Events) -> Events:
+        """The events, notes before them; a result has the warnings that concern its request."""
+        warned = [*dict.fromkeys(note for one in requests for note in notes(self.model, one))]
+        yield from warned
+        with closing(events):
+            for event in events:
+                if isinstance(event, Warned):
+                    warned.append(event)
+                if warned and isinstance(event, Finished):
+                    yield with_warnings(event, warned, requests[event.index], self.model)
+                else:
+                    yield event
 
     def _result(self, resolved: Resolved, images: "list[Image]", batch: int) -> Result:
         request, usual = resolved.request, self.model.guidance
@@ -234,7 +302,7 @@ class Pipeline:
 def check_batch_size(size: object) -> int:
     """Returns a valid batch size; RequestError for anything else."""
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise RequestError(f"batch_size is {size!r}.", "Use a whole number from 1 up.")
+        raise RequestError(f"batch_size is {shown(size)}.", "Use a whole number from 1 up.")
     return size
 
 
@@ -242,39 +310,59 @@ def load(
     model: str | Path | None = None,
     *,
     prior: str | Path | bool | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
+    device: Device | str | torch.device | None = None,
+    dtype: Dtype | str | torch.dtype | None = None,
     variant: str | None = None,
     revision: str | None = None,
     behaviour: str | None = None,
     batch_size: int | None = None,
     lora: Mapping[str, float] | None = None,
     words: Sequence[str] = (),
-    offload: str | None = None,
-    quantize: str | None = None,
+    offload: Policy | Literal["auto"] | None = None,
+    quantize: Quantization | None = None,
     prompt_cache: str | Path | None = None,
     tiling: bool | Literal["auto"] | None = None,
     compile: bool = False,
+    backend: Backend | None = None,
     on_progress: Progress | None = None,
 ) -> Pipeline:
     """Loads a checkpoint: the embedded one, a folder in diffusers layout or of original files, or a Hub id.
 
-    `prior` is the folder or Hub id of the prior; without it the decoder's README says which, and with False the decoder
-    is loaded alone and takes embeddings only. `device` and `dtype` default to the best of this machine, see
-    `choose_dtype`; images' metadata names the dtype. `variant` picks files such as "fp16" (the only one there is need
-    not be named), or "inpainting" and "flash" among original files; `revision` pins a Hub commit. `behaviour` chooses
-    where the same weights were published with several ways to run them, such as "release-2022" (the usual one) and
-    "head-2023". `lora` maps adapters to their scales, see `Pipeline.load_lora`; `words` are files of learned words.
-    `offload` chooses what is in memory: "none" (as without it) all weights, "parts" each network only while it runs,
-    "layers" a T5 text encoder one layer at a time as well, "auto" the first of these that fits into free memory.
-    `quantize` holds weights in "int8" or "int4" (an extra library). `prompt_cache` is a folder in which texts, once
-    read, are kept. `tiling` codes images in strips of rows, for less memory and equal to rounding: True all, False
-    none, "auto" (as without it) those of more than 1024 x 1024 pixels. `compile` runs the denoising network through
-    torch.compile, now, for the default size; see `Pipeline.warm_up`. `on_progress(file, done, total)` is called for
-    downloads. Raises CheckpointError (HubError for downloads) or RequestError, naming what is missing and what to do.
+    Args:
+        model (path or Hub id, default the embedded checkpoint): What to load.
+        prior (path, Hub id or False, default what the decoder's README says): The prior; with False the decoder is
+            loaded alone and takes embeddings only.
+        device ("auto", "cpu", "cuda", "mps" or torch.device, default "auto"): Where it runs; "cuda:1" is a second GPU.
+        dtype ("auto", "float32", "float16", "bfloat16" or torch.dtype, default "auto"): What networks compute in; see
+            `choose_dtype`. Images' metadata names it.
+        variant (text, default none): Weight files such as "fp16" (the only ones there are need not be named), or
+            "inpainting" and "flash" among original files.
+        revision (text, default "main"): A branch, tag or commit of the Hub.
+        behaviour (text, default the usual one): Where the same weights were published with several ways to run them,
+            which one, such as "release-2022" or "head-2023".
+        batch_size (1 or more, default 1 on a CPU, more on a GPU): How many images are denoised together.
+        lora (mapping of sources to scales, default none): Adapters, see `Pipeline.load_lora`.
+        words (files, default none): Learned words (textual inversion), see `Pipeline.load_words`.
+        offload ("auto", "none", "parts" or "layers", default "none"): What is in memory: "none" all weights, "parts"
+            each network only while it runs (model CPU offload), "layers" a T5 text encoder one layer at a time as
+            well (sequential CPU offload), "auto" the first of these that fits into free memory.
+        quantize ("int8" or "int4", default none): Holds weights in fewer bits; needs an extra library.
+        prompt_cache (folder, default none): Where encoded texts are kept for the next time.
+        tiling (True, False or "auto", default "auto"): Codes images in strips of rows, for less memory and equal to
+            rounding: "auto" those of more than 1024 x 1024 pixels.
+        compile (True or False, default False): Runs the denoising network through torch.compile, now, for the default
+            size; see `Pipeline.warm_up`.
+        backend ("mindspore", default torch): What runs the networks, of models that it has; an environment of its own.
+        on_progress (function, default none): Called as `on_progress(file, done, total)` during downloads, in bytes.
+
+    Raises:
+        CheckpointError: Files are missing, damaged or of another model (HubError for downloads).
+        RequestError: An argument cannot be.
     """
-    memory = MemoryOptions(offload, quantize, prompt_cache, tiling, compile)
-    on = choose_device(device)
+    check_flags(locals())
+    begun = time.monotonic()
+    memory = MemoryOptions(offload, quantize, prompt_cache, tiling, compile, backend)
+    on, dtype = (choose_device(device), dtype) if backend is None else place_on(backend, device, dtype)
     choose_dtype(dtype, on)
     if batch_size is not None:
         check_batch_size(batch_size)
@@ -291,25 +379,25 @@ def load(
     settings: dict[str, str | bool | None] = {
         "prior": str(prior) if isinstance(prior, Path) else prior,
         "dtype": str(place.dtype).removeprefix("torch."),
-        "variant": variant,
-        "revision": revision,
-        "behaviour": behaviour,
-        "quantize": quantize,
-        "tiling": tiling,
+        **{"variant": variant, "revision": revision, "behaviour": behaviour, "quantize": quantize, "tiling": tiling},
         "compile": compile or None,
+        "backend": backend,
     }
     assert isinstance(loaded.network, nn.Module)
     parameters = sum(parameter.numel() for parameter in loaded.network.parameters())
     size = batch_size or choose_batch_size(place.device, parameters)
     running, policy, residency = apply_memory_policy(loaded, place.weight_sources, memory)
     given: dict[str, JsonValue] = {name: value for name, value in settings.items() if value is not None}
-    pipe = Pipeline(loaded, model_id, given, size, running, policy, residency)
+    pipe = Pipeline(loaded if backend is None else running, model_id, given, size, running, policy, residency)
+    said = (model_id, decoder.root, pipe.model.name, given["dtype"], pipe.model.device, size, policy)
+    log.info("loaded %s from %s: %s in %s on %s, %d images at once, offload %s", *said)
     for source, scale in (lora or {}).items():
         pipe.load_lora(source, scale)
-    for source in words:
+    for source in words or ():
         pipe.load_words(source)
     if compile:
         pipe.warm_up()
+    log.info("ready after %.1f s", time.monotonic() - begun)
     return pipe
 
 

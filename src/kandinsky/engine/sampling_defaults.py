@@ -30,11 +30,11 @@ class Sampling:
     def from_json(cls, value: Any, where: object) -> "Sampling":
         """Reads what `to_json` made; raises CheckpointError, naming the file `where`, for what cannot be."""
         if not isinstance(value, Mapping) or not isinstance(value.get("defaults"), Mapping):
-            raise CheckpointError(f"{where} has a sampling that is no table.", "Download it again.")
+            raise CheckpointError(f"{where} has a sampling that is not a table.", "Download it again.")
         defaults, spacing = dict(value["defaults"]), value.get("spacing")
         try:
             if unknown := sorted(defaults.keys() - set(FIELDS)):
-                raise RequestError(f"{unknown[0]!r} is no part of it.", nearest(unknown[0], FIELDS))
+                raise RequestError(f"{unknown[0]!r} is not part of it.", nearest(unknown[0], FIELDS))
             Request("", **defaults)
             sampler = defaults.get("sampler")
             if sampler is not None and sampler not in SAMPLERS:

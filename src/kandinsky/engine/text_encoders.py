@@ -9,7 +9,8 @@ from kandinsky.adapters.tokens import add_rows
 from kandinsky.checkpoints.textual_inversion import read_words
 from kandinsky.conditioning.conditions import CaptionConditioner, TextEncoder
 from kandinsky.core.errors import CheckpointError, RequestError
-from kandinsky.engine.loras import adaptable
+from kandinsky.core.files import local
+from kandinsky.engine.loras import adaptable, check_changeable
 from kandinsky.generations.model import Model
 
 
@@ -47,13 +48,14 @@ def learn_word(encoders: Mapping[str, TextEncoder], word: str, rows: Mapping[str
         encoder.tokenizer.learn(word, add_rows(encoder.network, new))
 
 
-def load_words(model: Model, path: Path) -> list[str]:
+def load_words(model: Model, source: str | Path) -> list[str]:
     """Teaches a model the words of a file and returns them.
 
     A word that was learned by some of its encoders is none for the others, which spell it. Raises
     CheckpointError for a file that is damaged or of another model, RequestError as `learn_word` does.
     """
-    encoders = text_encoders(model)
+    check_changeable(model)
+    encoders, path = text_encoders(model), local(source)
     assigned: dict[str, dict[str, Tensor]] = {}
     for word, parts in read_words(path).items():
         assigned[word] = {_component(encoders, name, rows, path): rows for name, rows in parts.items()}

@@ -76,7 +76,7 @@ def load_model(decoder: Source, prior: Source | None, place: Placement) -> Model
     _check_behaviour(decoder, generation, place.behaviour)
     if generation is None:
         raise CheckpointError(
-            f"{decoder.root} holds a {decoder.kind or 'model without a name'}, which is no known decoder.",
+            f"{decoder.root} holds a {decoder.kind or 'model without a name'}, which is not a known decoder.",
             f"Known: {', '.join(_decoders())}.",
         )
     if not generation.spec.prior:

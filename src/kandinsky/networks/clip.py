@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.core.errors import ConfigError, RequestError
-from kandinsky.networks.layers import Block, check_divides
+from kandinsky.networks.layers import Block, check_divides, set_eps
 
 ClipActivation = Literal["gelu", "quick_gelu"]
 
@@ -33,11 +33,26 @@ class ClipTextConfig:
     activation: ClipActivation
     eos_id: int | None
     pool: Literal["argmax", "eos"]
+    eps: float = 1e-5
 
     def __post_init__(self) -> None:
         check_divides(f"{self.heads} heads", self.heads, [self.width], "a width of {}")
         if self.pool == "eos" and self.eos_id is None:
             raise ConfigError("pool is 'eos' but eos_id is None.", "Give the id of the end-of-text token.")
+
+    def check_length(self, ids: Tensor) -> None:
+        """Raises RequestError for ids (B, L) with more than `positions` in a row."""
+        if ids.shape[1] > self.positions:
+            raise RequestError(
+                f"{ids.shape[1]} tokens are more than the {self.positions} this text encoder reads.",
+                "Truncate the prompt.",
+            )
+
+    def pooled(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """The states (B, W) of hidden (B, L, W) that become the embedding."""
+        by_id = self.pool == "argmax" or self.eos_id is None
+        end = (ids if by_id else torch.eq(ids, self.eos_id).int()).argmax(dim=1)  # type: ignore[arg-type]
+        return hidden[torch.arange(len(ids), device=ids.device), end]
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,7 @@ class ClipVisionConfig:
     patch: int
     projection: int
     activation: ClipActivation
+    eps: float = 1e-5
 
     def __post_init__(self) -> None:
         check_divides(f"{self.heads} heads", self.heads, [self.width], "a width of {}")
@@ -60,6 +76,15 @@ class ClipVisionConfig:
             raise ConfigError(
                 f"Patches of {self.patch} pixels do not fit an image of {self.image_size}.",
                 "Choose a patch between 1 and the image's size.",
+            )
+
+    def check_pixels(self, pixels: Tensor) -> None:
+        """Raises RequestError for pixels of another shape than (B, 3, image_size, image_size)."""
+        size = self.image_size
+        if tuple(pixels.shape[1:]) != (3, size, size):
+            raise RequestError(
+                f"Pixels of shape {tuple(pixels.shape)} do not fit this image encoder.",
+                f"Resize images to (batch, 3, {size}, {size}).",
             )
 
 
@@ -86,27 +111,16 @@ class ClipText(nn.Module):
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.01)
         nn.init.normal_(self.projection.weight, std=config.width**-0.5)
+        set_eps(self, config.eps)
 
     def forward(self, ids: Tensor) -> ClipTextFeatures:
         """ids (B, L) whole numbers in [0, vocab_size), L <= positions; RequestError when L is larger."""
-        length = ids.shape[1]
-        if length > self.config.positions:
-            raise RequestError(
-                f"{length} tokens are more than the {self.config.positions} this text encoder reads.",
-                "Truncate the prompt.",
-            )
-        x = self.tokens(ids) + self.positions[:length]
+        self.config.check_length(ids)
+        x = self.tokens(ids) + self.positions[: ids.shape[1]]
         for block in self.blocks:
             x = block(x, causal=True)
         hidden = self.norm(x)
-        pooled = hidden[torch.arange(len(ids), device=ids.device), self._end(ids)]
-        return ClipTextFeatures(hidden, self.projection(pooled))
-
-    def _end(self, ids: Tensor) -> Tensor:
-        end = self.config.eos_id
-        if self.config.pool == "argmax" or end is None:
-            return ids.argmax(dim=1)
-        return torch.eq(ids, end).int().argmax(dim=1)
+        return ClipTextFeatures(hidden, self.projection(self.config.pooled(hidden, ids)))
 
 
 class ClipVision(nn.Module):
@@ -126,6 +140,7 @@ class ClipVision(nn.Module):
         self.projection = nn.Linear(config.width, config.projection, bias=False)
         for parameter in (self.class_token, self.positions, self.projection.weight):
             nn.init.normal_(parameter, std=scale)
+        set_eps(self, config.eps)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels (B, 3, image_size, image_size) -> (B, P), not normalised; RequestError for other sizes."""
@@ -136,12 +151,7 @@ class ClipVision(nn.Module):
 
     def embed(self, pixels: Tensor) -> Tensor:
         """The input of the first block, (B, 1 + patches, W); pixels as in `forward`."""
-        size = self.config.image_size
-        if tuple(pixels.shape[1:]) != (3, size, size):
-            raise RequestError(
-                f"Pixels of shape {tuple(pixels.shape)} do not fit this image encoder.",
-                f"Resize images to (batch, 3, {size}, {size}).",
-            )
+        self.config.check_pixels(pixels)
         patches = self.patches(pixels).flatten(2).transpose(1, 2)
         first = self.class_token.expand(len(pixels), 1, -1)
         x: Tensor = self.norm_in(torch.cat([first, patches], dim=1) + self.positions)

@@ -45,6 +45,19 @@ class PriorConfig:
         """The tokens behind the text's: text embedding, time, noisy embedding, and the one that is read."""
         return 4
 
+    def mask(self, text_mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """The bias of the logits, (B, 1, N, N): causal, and padding of the text masked."""
+        count = text_mask.shape[1] + self.extra_tokens
+        causal = torch.full((count, count), HIDDEN, dtype=dtype, device=text_mask.device).triu(1)
+        padding = F.pad((1 - text_mask.to(dtype)) * HIDDEN, (0, self.extra_tokens))
+        return causal + padding[:, None, None, :]
+
+    def check_length(self, condition: "PriorCondition") -> None:
+        """Raises RequestError for a text of more than `tokens`."""
+        count, limit = condition.text_hidden.shape[1], self.tokens
+        if count > limit:
+            raise RequestError(f"A text of {count} tokens does not fit this prior.", f"Cut it to {limit} tokens.")
+
 
 @dataclass(frozen=True)
 class PriorCondition:
@@ -55,6 +68,15 @@ class PriorCondition:
     text_hidden: Tensor
     text_embedding: Tensor
     text_mask: Tensor
+
+    def check_starts(self) -> None:
+        """Raises RequestError when a text's first token is masked: a row that sees nothing behind it would look
+        ahead."""
+        bad = (~self.text_mask[:, 0].bool()).nonzero().flatten().tolist()
+        if bad:
+            raise RequestError(
+                f"The first text token of row {bad[0]} is masked.", "Keep at least the start token of each text."
+            )
 
     @classmethod
     def of(cls, rows: "Sequence[PriorCondition]") -> "PriorCondition":
@@ -94,7 +116,7 @@ class Prior(nn.Module):
         long a text."""
         prefix = self._prefix(condition)
         x = torch.cat([prefix, self._suffix(noisy, self._time_tokens(t.expand(len(noisy))))], dim=1)
-        mask = self._mask(condition.text_mask, x)
+        mask = self.config.mask(condition.text_mask, x.dtype)
         for block in self.blocks:
             x = block(x, mask)
         return self._read(x)
@@ -105,14 +127,10 @@ class Prior(nn.Module):
         The mask is causal, so a step has only three tokens left to compute. Raises RequestError when a text's first
         token is masked: a row that sees nothing behind it would look ahead.
         """
-        bad = (~condition.text_mask[:, 0].bool()).nonzero().flatten().tolist()
-        if bad:
-            raise RequestError(
-                f"The first text token of row {bad[0]} is masked.", "Keep at least the start token of each text."
-            )
+        condition.check_starts()
         x = self._prefix(condition)
         length = x.shape[1]
-        mask = self._mask(condition.text_mask, x)
+        mask = self.config.mask(condition.text_mask, x.dtype)
         past = []
         for block in self._blocks():
             x, cached = block.extend(x, None, mask[:, :, :length, :length])
@@ -144,9 +162,8 @@ class Prior(nn.Module):
         return cast(list[Block], list(self.blocks))
 
     def _prefix(self, condition: PriorCondition) -> Tensor:
+        self.config.check_length(condition)
         count, limit = condition.text_hidden.shape[1], self.config.tokens
-        if count > limit:
-            raise RequestError(f"A text of {count} tokens does not fit this prior.", f"Cut it to {limit} tokens.")
         text = self.text_in(condition.text_hidden) + self.positions[:, :count]
         embedding = self.embedding_in(condition.text_embedding)[:, None]
         return torch.cat([text, embedding + self.positions[:, limit : limit + 1]], dim=1)
@@ -159,13 +176,6 @@ class Prior(nn.Module):
     def _time_tokens(self, t: Tensor) -> Tensor:
         tokens: Tensor = self.time_mlp(sinusoid(t, self.config.width).to(self.positions.dtype))
         return tokens
-
-    def _mask(self, text_mask: Tensor, like: Tensor) -> Tensor:
-        """The bias of the logits, (B, 1, N, N): causal, and padding of the text masked."""
-        count = text_mask.shape[1] + self.config.extra_tokens
-        causal = torch.full((count, count), HIDDEN, dtype=like.dtype, device=like.device).triu(1)
-        padding = F.pad((1 - text_mask.to(like.dtype)) * HIDDEN, (0, self.config.extra_tokens))
-        return causal + padding[:, None, None, :]
 
     def _read(self, x: Tensor) -> Tensor:
         y: Tensor = self.out(self.norm(x[:, -1]))

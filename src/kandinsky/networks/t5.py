@@ -38,6 +38,7 @@ class T5Config:
     gate: GateName
     buckets: int = 32
     max_distance: int = 128
+    eps: float = 1e-6
 
     def __post_init__(self) -> None:
         if self.buckets < 4 or self.buckets % 2 or self.max_distance <= self.buckets // 4:
@@ -91,12 +92,12 @@ class Block(nn.Module):
         inner = config.heads * config.head_dim
         self.heads = config.heads
         self.gelu = config.gate == "gelu_tanh"
-        self.norm1 = RmsNorm(config.width)
+        self.norm1 = RmsNorm(config.width, config.eps)
         self.q = nn.Linear(config.width, inner, bias=False)
         self.k = nn.Linear(config.width, inner, bias=False)
         self.v = nn.Linear(config.width, inner, bias=False)
         self.out = nn.Linear(inner, config.width, bias=False)
-        self.norm2 = RmsNorm(config.width)
+        self.norm2 = RmsNorm(config.width, config.eps)
         self.gate = nn.Linear(config.width, config.mlp_width, bias=False)
         self.up = nn.Linear(config.width, config.mlp_width, bias=False)
         self.down = nn.Linear(config.mlp_width, config.width, bias=False)
@@ -125,7 +126,7 @@ class T5Encoder(nn.Module):
         self.tokens = nn.Embedding(config.vocab_size, config.width)
         self.distances = nn.Embedding(config.buckets, config.heads)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = RmsNorm(config.width)
+        self.norm = RmsNorm(config.width, config.eps)
 
     def forward(self, ids: Tensor, mask: Tensor, before: Before | None = None) -> Tensor:
         """ids (B, L) in [0, vocab_size), mask (B, L) with 1 on real tokens -> hidden states (B, L, W). Masked tokens

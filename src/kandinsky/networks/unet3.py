@@ -3,7 +3,7 @@
 Source: Arkhipkin et al. 2023, arXiv 2312.03511, section 3.2.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -140,6 +140,29 @@ class TextProjection(nn.Module):
         return torch.where(mask[..., None], context, 0) if masked_rows == "zero_context" else context
 
 
+def read_condition(
+    condition: UNet3Condition, project: Callable[[Tensor, Tensor, MaskedRows], Tensor], null_embedding: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The context (B, L, context_dim), which `project` makes as a `TextProjection` does, its visible rows (B, 1, 1, L)
+    and the mean of its rows (B, context_dim); ConfigError for a null condition without a null embedding."""
+    own, mask = condition.own, condition.mask.bool()
+    context = project(condition.hidden, mask, condition.masked_rows)
+    if condition.null is not None and bool(condition.null.any()):
+        if null_embedding is None:
+            raise ConfigError("This network has no null embedding.", "Give the states of an empty text, or zeros.")
+        first = torch.zeros_like(mask)
+        first[:, 0] = True
+        nulls = condition.null.to(mask.device)[:, None]
+        nothing = torch.where(first[..., None], null_embedding.to(context.dtype), 0)
+        context = torch.where(nulls[..., None], nothing, context)
+        mask = torch.where(nulls, first, mask)
+    # A softmax over masked rows only weighs them alike.
+    visible = own & (mask | ~(mask & own).any(1, keepdim=True))
+    # Published networks take the mean over masked rows too.
+    mean = torch.where(own[..., None], context, 0).sum(1) / own.sum(1, keepdim=True)
+    return context, visible[:, None, None], mean
+
+
 class Level(nn.Module):
     """One resolution: triples, and self-attention, first on the way down and last on the way up. The `outermost` has
     none."""
@@ -245,22 +268,7 @@ class UNet3(nn.Module):
     def read(self, condition: UNet3Condition) -> tuple[Tensor, Tensor, Tensor]:
         """The context (B, L, context_dim), its visible rows (B, 1, 1, L), and their pooled vector (B, time_dim);
         ConfigError for a null condition where the network has no null embedding."""
-        own, mask = condition.own, condition.mask.bool()
-        context = self.projection(condition.hidden, mask, condition.masked_rows)
-        if condition.null is not None and bool(condition.null.any()):
-            if self.null_embedding is None:
-                raise ConfigError("This network has no null embedding.", "Give the states of an empty text, or zeros.")
-            first = torch.zeros_like(mask)
-            first[:, 0] = True
-            nulls = condition.null.to(mask.device)[:, None]
-            nothing = torch.where(first[..., None], self.null_embedding.to(context.dtype), 0)
-            context = torch.where(nulls[..., None], nothing, context)
-            mask = torch.where(nulls, first, mask)
-        # A softmax over masked rows only weighs them alike.
-        visible = own & (mask | ~(mask & own).any(1, keepdim=True))
-        # Published networks take the mean over masked rows too.
-        mean = torch.where(own[..., None], context, 0).sum(1) / own.sum(1, keepdim=True)
-        visible = visible[:, None, None]
+        context, visible, mean = read_condition(condition, self.projection, self.null_embedding)
         return context, visible, self.pooling(context, visible, mean)
 
     def films(self, t: Tensor, pooled: Tensor) -> list[Tensor]:

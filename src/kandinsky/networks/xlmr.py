@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.core.errors import RequestError
-from kandinsky.networks.layers import Attention, Mlp, check_divides
+from kandinsky.networks.layers import Attention, Mlp, check_divides, set_eps
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class MultilingualClipConfig:
     projection: int = 768
     pad_id: int = 1
     pooler: bool = True
+    eps: float = 1e-5
 
     def __post_init__(self) -> None:
         check_divides(f"{self.heads} heads", self.heads, [self.width], "a width of {}")
@@ -39,6 +40,17 @@ class MultilingualClipConfig:
     def longest(self) -> int:
         """The most tokens of a text, padding not counted."""
         return self.positions - self.pad_id - 1
+
+    def places(self, ids: Tensor) -> Tensor:
+        """Rows of the position table (B, L) for ids (B, L): tokens are counted from pad_id + 1, padding is at pad_id.
+        RequestError for a text with more tokens than the table serves."""
+        real = (ids != self.pad_id).long()
+        longest = int(real.sum(dim=1).max()) if ids.numel() else 0
+        if longest > self.longest:
+            raise RequestError(
+                f"{longest} tokens are more than the {self.longest} this text encoder reads.", "Truncate the prompt."
+            )
+        return torch.cumsum(real, dim=1) * real + self.pad_id
 
 
 class Block(nn.Module):
@@ -74,6 +86,7 @@ class MultilingualClip(nn.Module):
         self.pooler = nn.Linear(width, width) if config.pooler else None
         for parameter in (self.tokens.weight, self.positions.weight):
             nn.init.normal_(parameter, std=0.02)
+        set_eps(self, config.eps)
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """ids (B, L) in [0, vocab_size), mask (B, L) with 1 on real tokens -> hidden states (B, L, W), embedding (B,
@@ -82,7 +95,7 @@ class MultilingualClip(nn.Module):
         Masked tokens are not attended to and not averaged, but their own states are computed: a U-Net reads all L of
         them. Raises RequestError for a text with more tokens than the position table serves.
         """
-        x = self.norm(self.tokens(ids) + self.segment + self.positions(self._places(ids)))
+        x = self.norm(self.tokens(ids) + self.segment + self.positions(self.config.places(ids)))
         hidden_tokens = torch.zeros_like(mask, dtype=x.dtype)
         hidden_tokens = hidden_tokens.masked_fill(mask == 0, torch.finfo(x.dtype).min)[:, None, None, :]
         for block in self.blocks:
@@ -91,14 +104,3 @@ class MultilingualClip(nn.Module):
         # A row without any token has the embedding of the zero vector, not of 0 / 0.
         mean = (x * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
         return x, self.projection(mean)
-
-    def _places(self, ids: Tensor) -> Tensor:
-        """Rows of the position table (B, L): tokens are counted from pad_id + 1, padding is at pad_id."""
-        real = (ids != self.config.pad_id).long()
-        longest = int(real.sum(dim=1).max()) if ids.numel() else 0
-        if longest > self.config.longest:
-            raise RequestError(
-                f"{longest} tokens are more than the {self.config.longest} this text encoder reads.",
-                "Truncate the prompt.",
-            )
-        return torch.cumsum(real, dim=1) * real + self.config.pad_id

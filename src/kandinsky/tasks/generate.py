@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.conditioning.conditions import Batch, Conditions, Encoded
+from kandinsky.core.errors import KandinskyError
 from kandinsky.core.events import Decoding, Denoising, Event, Events, Finished, Result
 from kandinsky.core.images import crop, to_pil
 from kandinsky.core.requests import Request, Row, per_prompt
@@ -17,6 +18,7 @@ from kandinsky.diffusion.denoiser import Network, make_denoiser
 from kandinsky.diffusion.guidance import is_guided, joint
 from kandinsky.diffusion.loop import Trajectory, sample
 from kandinsky.generations.model import Model
+from kandinsky.tasks.paste_back import pasted_back
 from kandinsky.tasks.resolve import Resolved
 from kandinsky.tasks.start import batch_hint, start
 
@@ -27,6 +29,7 @@ T = TypeVar("T")
 BatchMaker: TypeAlias = Callable[[Sequence[Row]], Batch]
 Finish: TypeAlias = "Callable[[Resolved, list[Image], int], Result]"
 
+NOT_FINITE = "Perhaps guidance_scale {} is too high, or the dtype too narrow for this model: try float32."
 WAVE = 64
 """How many images have their prompts encoded before they are drawn: conditions take memory, and encoders
 that come and go should not do so for each batch."""
@@ -122,9 +125,16 @@ def draw(
             latents, x0 = step.x, step.prediction.x0
             number, total = index * step.total + step.index + 1, of * step.total
             yield Denoising("decoder", number, total, lambda x0=x0: to_pil(model.codec.preview(x0)))  # type: ignore[misc]
-    assert latents is not None  # the loop refuses to run without steps
     yield Decoding()
-    return to_pil(crop(model.codec.decode(latents), resolved.width, resolved.height))
+    images = _finite(model.codec.decode(_finite(latents, "latents", resolved)), "images", resolved)
+    drawn, request = to_pil(crop(images, resolved.width, resolved.height)), resolved.request
+    return pasted_back(drawn, batch.rows, request.mask_blur or 0) if request.paste_back else drawn
+
+
+def _finite(values: Tensor | None, what: str, resolved: Resolved) -> Tensor:
+    if values is None or not values.isfinite().all():
+        raise KandinskyError(f"The {what} are not finite.", NOT_FINITE.format(resolved.request.guidance_scale))
+    return values
 
 
 def denoise(model: Model, resolved: Resolved, batch: Batch, conditions: Conditions) -> Trajectory:

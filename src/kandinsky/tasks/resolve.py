@@ -1,15 +1,21 @@
 """Resolves a request for a model: fills in every default, looks everything up once, and checks it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from kandinsky.core.errors import RequestError
-from kandinsky.core.requests import Request, Row
+from kandinsky.core.events import Finished, Warned
+from kandinsky.core.prompt_weights import OTHER_SYNTAX, read_as_written
+from kandinsky.core.requests import Mix, Request, Row
 from kandinsky.diffusion.guidance import EVERYWHERE, Interval, is_guided
 from kandinsky.diffusion.samplers import make_sampler
 from kandinsky.diffusion.samplers.base import Sampler
 from kandinsky.diffusion.schedule import Beginning, Schedule
 from kandinsky.diffusion.times import tail
 from kandinsky.generations.model import Model
+
+FAR = 2.0
+"""Times the trained area, or its inverse, from which on a size is warned of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +72,25 @@ def resolve(model: Model, request: Request) -> Resolved:
 
 
 def _beginning(schedule: Schedule, request: Request, steps: int, strength: float) -> Beginning:
-    if request.image is not None and request.mask is None:
+    if request.image is not None and not request.repaints:
         return schedule.beginning(steps, strength)
     times = tail(schedule.times(steps), strength)
     return Beginning(times, schedule.process, times[0])
 
 
 def _check(model: Model, request: Request, guided: bool) -> None:
-    if model.extra_channels and request.mask is None:
+    if model.extra_channels or model.hints or request.hint is not None:
+        _check_inputs(model, request)
+    if request.guidance_interval is not None and not guided:
+        raise RequestError(
+            f"guidance_interval is given, but a guidance_scale of {request.guidance_scale} guides nothing.",
+            "Leave it out, or raise the scale.",
+        )
+    model.conditioner.check(request, guided)
+
+
+def _check_inputs(model: Model, request: Request) -> None:
+    if model.extra_channels and not request.repaints:
         raise RequestError(
             f"{model.name}: this is an inpainting checkpoint, and it needs an image with a mask.",
             "Give image= and mask=, or load the text-to-image checkpoint.",
@@ -84,9 +101,48 @@ def _check(model: Model, request: Request, guided: bool) -> None:
         raise RequestError(
             f"{model.name}: this checkpoint does not take a hint.", "Load a ControlNet checkpoint, or leave hint out."
         )
-    if request.guidance_interval is not None and not guided:
-        raise RequestError(
-            f"guidance_interval is given, but a guidance_scale of {request.guidance_scale} guides nothing.",
-            "Leave it out, or raise the scale.",
-        )
-    model.conditioner.check(request, guided)
+
+
+def notes(model: Model, resolved: Resolved) -> list[Warned]:
+    """What to know of a request before it is drawn."""
+    area, own = resolved.width * resolved.height, model.defaults["width"] * model.defaults["height"]
+    found = [] if own / FAR <= area <= own * FAR else [_far(resolved, model, area > own)]
+    if not resolved.request.prompt_weights:
+        found += [Warned(read_as_written(text), text) for text in texts_of(resolved.rows) if OTHER_SYNTAX.search(text)]
+    if any(row.negative_prompt and not is_guided(row.guidance_scale) for row in resolved.rows):
+        found += _unheard(resolved)
+    return found
+
+
+def with_warnings(event: Finished, warned: Sequence[Warned], resolved: Resolved, model: Model) -> Finished:
+    """The event, its result with the warnings that are about its request or one of its texts."""
+    own, texts = notes(model, resolved), texts_of(resolved.rows)
+    about = [one.message for one in warned if (one in own if one.text is None else one.text in texts)]
+    return replace(event, result=replace(event.result, warnings=about))
+
+
+def texts_of(rows: Sequence[Row]) -> list[str]:
+    """The texts of prompts, mixes and negative prompts, each once."""
+    prompts = [item for row in rows for item in (row.prompt.items if isinstance(row.prompt, Mix) else [row.prompt])]
+    negatives = [text for row in rows for text in (row.negative_prompt, row.prior_negative_prompt)]
+    return [*dict.fromkeys(text for text in (*prompts, *negatives) if isinstance(text, str))]
+
+
+def _far(resolved: Resolved, model: Model, larger: bool) -> Warned:
+    """A size whose area is far from that of the model's own."""
+    asked, own = f"{resolved.width} x {resolved.height}", "{width} x {height}".format(**model.defaults)
+    effect = "repeat things, or lose them in patterns" if larger else "show crops and scraps"
+    return Warned(
+        f"{asked} pixels are far from the model's own size, {own}: images may {effect}. "
+        f"Draw at about {own}, and resize the image."
+    )
+
+
+def _unheard(resolved: Resolved) -> list[Warned]:
+    """Negative prompts that neither the decoder nor a prior is guided away from."""
+    deaf = [row for row in resolved.rows if row.negative_prompt and not is_guided(row.guidance_scale)]
+    texts = dict.fromkeys(row.negative_prompt for row in deaf if not is_guided(row.prior_guidance_scale))
+    return [
+        Warned(f"The negative prompt {text!r} does nothing: nothing is guided. Raise guidance_scale above 1.", text)
+        for text in texts
+    ]

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kandinsky.conditioning.conditions import Batch
-from kandinsky.core.images import mask_array, round_up, to_tensor
+from kandinsky.core.images import Picture, mask_array, pixels_of, round_up
 from kandinsky.core.rng import Rng
 from kandinsky.diffusion.constraints import Paste
 from kandinsky.diffusion.loop import Project
@@ -34,7 +33,7 @@ def start(model: Model, resolved: Resolved, batch: Batch) -> Start:
     """The start that the request asks for: from noise, from its image, or from its image outside the mask."""
     if resolved.request.image is None:
         return from_noise(model, resolved, batch)
-    if resolved.request.mask is None:
+    if not resolved.request.repaints:
         return from_image(model, resolved, batch)
     return from_region(model, resolved, batch)
 
@@ -104,10 +103,8 @@ def region_condition(
 
 def batch_hint(model: Model, resolved: Resolved, batch: Batch) -> Tensor:
     """The hint images of a batch as `hint_condition` makes them."""
-    if batch.hint is not None:
-        return batch.hint.to(model.device, model.dtype)
-    hints = [row.hint.image for row in batch.rows if row.hint is not None]
-    pixels = to_tensor(hints, resolved.width, resolved.height, model.multiple)
+    hints = [row.hint for row in batch.rows if row.hint is not None]
+    pixels = pixels_of(hints, resolved.width, resolved.height, model.multiple)
     return hint_condition(model, (pixels + 1) / 2)
 
 
@@ -129,10 +126,8 @@ def _noise(model: Model, shape: tuple[int, ...], rng: Rng) -> Tensor:
 
 def _pixels(model: Model, resolved: Resolved, batch: Batch) -> Tensor:
     """The images (B, 3, H, W) in [-1, 1]."""
-    if batch.pixels is not None:
-        return batch.pixels
-    images = [row.image.image for row in batch.rows if row.image is not None]
-    return to_tensor(images, resolved.width, resolved.height, model.multiple)
+    images = [row.image for row in batch.rows if row.image is not None]
+    return pixels_of(images, resolved.width, resolved.height, model.multiple)
 
 
 def _encoded(model: Model, pixels: Tensor, rng: Rng | None) -> Tensor:
@@ -149,11 +144,13 @@ def _noised_noise(model: Model, resolved: Resolved, noise: Tensor, rng: Rng) -> 
 
 def _repainted(model: Model, resolved: Resolved, batch: Batch) -> Tensor:
     """Masks (1 = repaint) at the pixels' size, (B, 1, H, W)."""
-    if batch.mask is not None:
-        return batch.mask
-    masks = [row.mask for row in batch.rows if row.mask is not None]
-    arrays = [mask_array(mask, resolved.width, resolved.height, model.multiple) for mask in masks]
-    return torch.from_numpy(np.stack(arrays))[:, None]
+    return torch.stack([_mask(model, resolved, row.mask) for row in batch.rows if row.mask is not None])
+
+
+def _mask(model: Model, resolved: Resolved, mask: Picture) -> Tensor:
+    if mask.numbers is not None:
+        return mask.numbers
+    return torch.from_numpy(mask_array(mask, resolved.width, resolved.height, model.multiple))[None]
 
 
 def _known(model: Model, repaint: Tensor) -> Tensor:

@@ -52,12 +52,17 @@ def pixels(pipe: Pipeline, prompt: Any = "a fox", **fields: Any) -> np.ndarray:
 
 
 def test_images_are_the_same_and_nothing_is_left_to_compile(tiny: Checkpoints, traced: Callable[[], int]) -> None:
-    pipe, plain = tiny.own(compile=True), tiny.own()
+    pipe, plain = tiny.own(compile=True), tiny.kept_own()
     assert pipe.settings["compile"] is True
     ready = traced()
     assert ready > 0
     assert abs(pixels(pipe) - pixels(plain)).max() <= 1
     assert traced() == ready
+
+
+@pytest.mark.slow
+def test_another_size_is_warmed_up(tiny: Checkpoints, traced: Callable[[], int]) -> None:
+    pipe = tiny.own(compile=True)
     pipe.warm_up(width=96, count=2)
     ready = traced()
     pixels(pipe, width=96, count=2)
@@ -79,6 +84,19 @@ def test_adapters_act_in_compiled_networks(tiny: Checkpoints, traced: Callable[[
     assert np.array_equal(pixels(pipe), before)
 
 
+def test_decoders_of_every_input_are_warmed_up(tiny: Checkpoints, counted: list[int]) -> None:
+    assert tiny.prior
+    assert tiny.decoders
+    for kind in ("text2img", "inpaint", "control"):
+        counted[0] = 0
+        pipe = kandinsky.load(tiny.root / kind, prior=tiny.root / "prior", device="cpu", compile=True)
+        assert counted == [1]
+        pipe.warm_up(width=128, count=2)
+        assert counted == [2]
+
+
+# Checkpoints of 1024 x 1024 pixels are warmed up at that size.
+@pytest.mark.slow
 def test_every_kind_of_checkpoint_is_warmed_up(
     tiny: Checkpoints,
     one_text: OneTextCheckpoints,
@@ -91,9 +109,9 @@ def test_every_kind_of_checkpoint_is_warmed_up(
     prompt = kandinsky.Embedding([0.2] * WIDTH, [0.1] * WIDTH)
     pipe = tiny.own(prior=False, compile=True)
     assert counted == [1]
-    assert abs(pixels(pipe, prompt) - pixels(tiny.own(prior=False), prompt)).max() <= 1
+    assert abs(pixels(pipe, prompt) - pixels(tiny.kept_own(prior=False), prompt)).max() <= 1
     assert counted == [1 + QUICK["steps"]]
-    assert abs(pixels(one_text.ours(compile=True)) - pixels(one_text.ours())).max() <= 1
+    assert abs(pixels(one_text.ours(compile=True)) - pixels(one_text.kept())).max() <= 1
     assert text_image.ours()
     others: list[tuple[Path, Path | bool | None]] = [(first_release, None), (text_image.root / "decoder", False)]
     others += [(tiny.root / kind, tiny.root / "prior") for kind in ("inpaint", "control")]

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from kandinsky.recipes.emoji.recipe import open_emoji
@@ -136,7 +137,7 @@ def test_builds_a_folder_that_opens(recipe: ModuleType, packages: Path, renderer
     assert not list(target.rglob("*.part"))
     images = open_emoji(target, 16, split="all", groups=("all",))
     assert len(images) == 9
-    wide = images.pixels[6]
+    wide = images.planes[torch.tensor([6])][0]
     # A drawing twice as wide as high stands in the middle, with nothing above and below.
     assert int(wide[3, 8].min()) > 250
     assert int(wide[3, 1].max()) <= 2

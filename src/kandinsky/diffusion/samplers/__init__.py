@@ -46,13 +46,72 @@ def make_sampler(name: str, process: Process, *, variance: str = "fixed_small", 
     """
     kind = SAMPLERS.get(name)
     if kind is None:
-        raise RequestError(f"unknown sampler {name!r}.", nearest(name, SAMPLERS))
-    chosen = kind.eta if eta is None else eta
-    if not kind.free and chosen != kind.eta:
+        raise RequestError(f"unknown sampler {name!r}.", sampler_hint(name))
+    if eta is not None and (eta != kind.eta or not kind.free):
+        check_eta(name, kind, eta)
+    return kind.make(process, variance, kind.eta if eta is None else eta)
+
+
+def check_eta(name: str, kind: Kind, eta: float) -> None:
+    """Raises RequestError for an eta that a sampler has no use for."""
+    if not kind.free and eta != kind.eta:
         raise RequestError(
             f"eta {eta} cannot act in sampler {name!r}, whose eta is {kind.eta:g}.",
             "Leave eta out, or use 'ddim' or 'euler_ancestral'.",
         )
-    if not 0 <= chosen <= 1:
+    if not 0 <= eta <= 1:
         raise RequestError(f"eta {eta} is outside [0, 1].", "0 draws no fresh noise, 1 as much as ancestral sampling.")
-    return kind.make(process, variance, chosen)
+
+
+ELSEWHERE = {
+    "ddim": "ddim",
+    "ddpm": "ddpm",
+    "p": "ddpm",
+    "psampler": "ddpm",
+    "dpmpp2m": "dpmpp_2m",
+    "dpm2m": "dpmpp_2m",
+    "dpmsolver": "dpmpp_2m",
+    "dpmsolver2m": "dpmpp_2m",
+    "dpmsolverpp": "dpmpp_2m",
+    "dpmsolverpp2m": "dpmpp_2m",
+    "dpmsolvermultistep": "dpmpp_2m",
+    "dpmpp": "dpmpp_2m",
+    "dpmpp2msde": "dpmpp_2m_sde",
+    "dpmpp2msdegpu": "dpmpp_2m_sde",
+    "dpmppsde": "dpmpp_2m_sde",
+    "sdedpmsolverpp": "dpmpp_2m_sde",
+    "euler": "euler",
+    "eulerdiscrete": "euler",
+    "eulera": "euler_ancestral",
+    "eulerancestral": "euler_ancestral",
+    "eulerancestraldiscrete": "euler_ancestral",
+    "heun": "heun",
+    "heundiscrete": "heun",
+    "plms": "plms",
+    "pndm": "plms",
+    "lms": "plms",
+    "unipc": "unipc",
+    "unipcmultistep": "unipc",
+    "unipcbh2": "unipc",
+}
+"""What other tools call the samplers, without spaces and marks."""
+
+
+def sampler_called(name: str) -> str | None:
+    """Our name of a sampler as Stable Diffusion interfaces, ComfyUI, diffusers or the original code call it.
+
+    Their schedules of noise levels (Karras, exponential) are not part of it. None for one that is not here.
+    """
+    plain = name.lower().replace("++", "pp").replace("+", "p").replace("β", "")
+    plain = "".join(letter for letter in plain if letter.isalnum()).removeprefix("k" if plain.startswith("k_") else "")
+    for ending in ("scheduler", "sampler", "karras", "exponential", "automatic", "trailing"):
+        plain = plain.removesuffix(ending)
+    return ELSEWHERE.get(plain)
+
+
+def sampler_hint(name: str) -> str:
+    """What to write instead of an unknown sampler."""
+    if (ours := sampler_called(name)) is not None:
+        known = ", ".join(sorted(SAMPLERS))
+        return f"It is called {ours!r} here. Known: {known}."
+    return nearest(name, SAMPLERS)

@@ -14,8 +14,9 @@ from kandinsky.training.config.objectives import ClipObjective
 from kandinsky.training.config.run import DataConfig
 from kandinsky.training.config.table import check_keys, dataclass_of
 from kandinsky.training.data.caption import WrittenCaptions
-from kandinsky.training.data.folder import METADATA, Folder, folder_of, read_folder
+from kandinsky.training.data.folder import Folder, folder_of, read_folder
 from kandinsky.training.data.images import ImageSet, open_images
+from kandinsky.training.data.listing import METADATA
 
 
 class EmojiRecipe:
@@ -89,7 +90,9 @@ def read_emoji(
             f"It holds {len(folder.records)} images in all.",
         )
     grammar = CaptionGrammar(concepts, mix, folder.styles)
-    return replace(folder, records=kept, captioner=grammar, painter=kept_palette if measure_colours else None)
+    left_out = {**folder.left_out, "of other groups": len(folder.records) - len(kept)}
+    painter = kept_palette if measure_colours else None
+    return replace(folder, records=kept, captioner=grammar, painter=painter, left_out=left_out)
 
 
 def open_emoji(
