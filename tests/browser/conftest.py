@@ -72,7 +72,8 @@ class Visit:
         if prompt is not None:
             self.page.fill("#prompt", prompt)
         self.page.click("#go")
-        self.page.wait_for_selector("#progress.progress")
+        # What is sent is on the canvas when the button can be pressed again. Progress may have come and gone by then.
+        self.page.wait_for_selector("#go:enabled")
         self.page.wait_for_selector("#progress:not(.progress)", state="attached")
         return self.page
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,22 @@ def test_the_first_image(visit: Open, server: Running) -> None:
     assert [one["state"] for one in jobs(server, "a first fox")] == ["done", "done"]
     page.reload()
     page.wait_for_selector("#thumbs button img")
+
+
+def test_an_answer_that_comes_after_the_image(visit: Open, server: Running) -> None:
+    """Events may be quicker than the answer of the request that asked: what has ended stays ended."""
+    found = visit()
+    page = found.enter(steps=2, prompt="late word")
+
+    def late(route: Any) -> None:
+        answer = route.fetch()
+        until(lambda: [one["state"] for one in jobs(server, "late word")] == ["done"])
+        page.wait_for_selector("#thumbs button img")  # the page has heard of it
+        route.fulfill(response=answer)
+
+    page.route("**/api/jobs", late)
+    found.draw()
+    assert page.locator(".tile img").count() == 1
 
 
 def test_cancelling(visit: Open, server: Running) -> None:

@@ -104,9 +104,10 @@ export function groupOf(id) {
   return groups().find((one) => one.jobs.includes(id)) ?? null;
 }
 
-/** @param {Job} job */
+/** Remembers a job. What has ended stays so: an answer may come after the events that its request set off. @param {Job} job */
 export function note(job) {
   const known = jobs.get(job.id);
+  if (known && isEnded(known) && !isEnded(job)) return known;
   const live = { ...job, ...(known?.preview && !isEnded(job) ? { preview: known.preview } : {}) };
   jobs.set(job.id, live);
   return live;
