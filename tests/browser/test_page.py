@@ -13,7 +13,7 @@ pytestmark = pytest.mark.browser
 
 
 def test_the_first_image(visit: Open, server: Running) -> None:
-    page = visit().enter(count=2, steps=60)  # so many that a preview comes before the image
+    page = visit().enter(count=2, steps=100)  # so many that a preview comes before the image
     page.fill("#prompt", "a first fox")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector(".tile canvas")  # a preview
@@ -61,7 +61,7 @@ def test_cancelling(visit: Open, server: Running) -> None:
 
 
 def test_a_page_that_is_loaded_again_goes_on_watching(visit: Open, server: Running) -> None:
-    page = visit().enter(steps=60)
+    page = visit().enter(steps=150)
     page.fill("#prompt", "in the middle")
     page.click("#go")
     page.wait_for_selector(".tile canvas")
@@ -102,8 +102,8 @@ def test_errors_are_told_kindly(visit: Open, server: Running) -> None:
 
 
 def test_the_queue_is_reordered_and_emptied(visit: Open, server: Running) -> None:
-    page = visit().enter(steps=100)
-    for steps, name in ((100, "first"), (99, "second"), (98, "third")):
+    page = visit().enter(steps=1000)
+    for steps, name in ((1000, "first"), (999, "second"), (998, "third")):
         page.fill("#field-steps", str(steps))
         page.fill("#prompt", f"queue {name}")
         page.click("#go")
