@@ -319,6 +319,15 @@ def test_equal_weights_by_default() -> None:
     assert mix(["a", "b", "c", "d"]).weights == (0.25,) * 4
 
 
+def test_a_mix_by_its_class_is_the_same() -> None:
+    """Its items are read as those of `mix` are: an image as it came would be met by nothing that draws."""
+    image = Image.new("RGB", (8, 8), "red")
+    assert Mix([image, "a"], [0.5, 0.5]) == mix([image, "a"])  # type: ignore[arg-type]
+    for items, weights in ((3, [1.0]), ([3], [1.0]), (["a"], 1.0), (["a"], ["b"])):
+        with pytest.raises(RequestError):
+            Mix(items, weights)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("items", "weights", "words"),
     [

@@ -84,14 +84,19 @@ MixItem: TypeAlias = "str | Path | Image | NDArray[Any] | Picture | Embedding | 
 class Mix:
     """A weighted sum of texts, images and embeddings in the space of image embeddings (weights are not normalised).
 
-    Raises RequestError when it is empty, when the numbers of items and weights differ, and for weights that are not
-    finite or all zero.
+    Items may be given as `MixItem` has them, and are kept as texts, pictures and embeddings. Raises RequestError when
+    it is empty, for an item that is none of these, when the numbers of items and weights differ, and for weights that
+    are not finite or all zero.
     """
 
     items: tuple[str | Picture | Embedding, ...]
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.items, list | tuple):
+            raise RequestError(f"{shown(self.items)} is not a list to mix.", "Give a list, such as ['a cat', image].")
+        object.__setattr__(self, "items", tuple(_item(item) for item in self.items))
+        object.__setattr__(self, "weights", _numbers(self.weights))
         if not self.items:
             raise RequestError("There is nothing to mix.", "Give texts or images, such as mix(['a cat', image]).")
         if len(self.items) != len(self.weights):
@@ -110,12 +115,9 @@ def mix(items: Sequence[MixItem], weights: Sequence[float] | None = None) -> Mix
     A string is a text; an image file is given as pathlib.Path. Raises RequestError as Mix does, and for an
     item that is none of these.
     """
-    if not isinstance(items, (list, tuple)):
-        raise RequestError(f"{shown(items)} is not a list to mix.", "Give a list, such as mix(['a cat', image]).")
-    parts = tuple(_item(item) for item in items)
-    if weights is None:
-        return Mix(parts, (1 / len(parts),) * len(parts) if parts else ())
-    return Mix(parts, _numbers(weights))
+    if weights is None and isinstance(items, list | tuple):
+        weights = (1 / max(1, len(items)),) * len(items)
+    return Mix(items, weights)  # type: ignore[arg-type]  # makes of them what it keeps
 
 
 def _numbers(weights: object) -> tuple[float, ...]:
