@@ -17,7 +17,7 @@ from kandinsky.training.api import open_config
 from kandinsky.training.config.objectives import DreamBoothObjective
 from kandinsky.training.config.run import DataConfig, read_config, read_settings
 from kandinsky.training.context import TrainContext
-from kandinsky.training.dataset import Dataset
+from kandinsky.training.dataset import Dataset, learns_from
 from kandinsky.training.distributed import as_launched
 from kandinsky.training.finetune.base_checkpoint import BaseCheckpoint, open_base
 from kandinsky.training.finetune.dreambooth import draw_class
@@ -90,6 +90,26 @@ def test_captions_that_are_too_long_are_counted(toys: Path) -> None:
     (toys / "0.txt").write_text("a red toy " * 60)
     assert until(values(toys), events.LearnsFrom).cut == 1
     assert "1 caption too long, cut by the text encoder" in until(values(toys, out=f"{toys}-b"), events.LearnsFrom).line
+
+
+@pytest.mark.parametrize("method", ["dreambooth", "textual_inversion"])
+def test_sentences_that_are_said_of_all_images_are_counted_and_cut(method: str, toys: Path) -> None:
+    """A subject's prompt and a word's templates are read by the same encoders as captions are."""
+    long = "a very " * 60
+    own = {
+        "dreambooth": {"prompt": f"{long} zwx toy", "target": "prior", "class_images": 0, "adapter": {"rank": 1}},
+        "textual_inversion": {"token": "zwx", "init_from": "red", "templates": ["a {}", f"{long} {{}}"]},
+    }[method]
+    said = until(values(toys, method=method, objective=own), events.LearnsFrom)
+    count = {"dreambooth": "1 sentence", "textual_inversion": "2 sentences"}[method]
+    assert said.line.startswith(f"learns from 4 images with {count} for all, captions are not read; ")
+    assert said.line.endswith("; 1 sentence too long, cut by the text encoder")
+
+
+def test_a_recipes_captions_count(toys: Path) -> None:
+    learned, _ = Dataset(DataConfig(folder=toys, recipe="emoji"), 0, torch.device("cpu")).split(16)
+    assert learns_from("text", [learned], (), []).line == "learns from 4 images with 4 captions"
+    assert learns_from("decoder", [learned]).line == "learns from 4 images, captions are not read"
 
 
 def test_buckets_are_said_and_an_epoch_has_each_image_once(tmp_path: Path) -> None:

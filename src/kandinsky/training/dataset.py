@@ -16,7 +16,7 @@ from kandinsky.core.errors import ConfigError, DataError, nearest
 from kandinsky.training.config.run import DataConfig, Stage, TrainConfig
 from kandinsky.training.config.table import dataclass_of
 from kandinsky.training.data.buckets import bucketed
-from kandinsky.training.data.caption import Captioner, WrittenCaptions
+from kandinsky.training.data.caption import Captioner, Templates, WrittenCaptions
 from kandinsky.training.data.folder import Columns, Folder, counted, read_bare_folder, read_folder, split_called
 from kandinsky.training.data.hints import with_hints
 from kandinsky.training.data.images import AUGMENTATIONS, Augmentation, ImageSet, open_images
@@ -195,23 +195,32 @@ def learns_from(
     """What a stage found, to be told before it begins; `readers` are those of its captions, None where none reads."""
     folder = learned[0].folder
     left_out = dict(folder.left_out)
-    captions: list[str] = []
-    if readers is not None and isinstance(folder.captioner, WrittenCaptions):
-        captions = [one.folder.captioner.written[n].text for one in learned for n in one.concept_ids.tolist()]  # type: ignore[attr-defined]
+    captions, texts, sentences = 0, list[str](), 0
+    match folder.captioner if readers is not None else None:
+        case None:
+            pass
+        case WrittenCaptions():
+            texts = [one.folder.captioner.written[n].text for one in learned for n in one.concept_ids.tolist()]  # type: ignore[attr-defined]
+            captions = sum(map(bool, texts))
+        case Templates(sentences=of_all):
+            texts, sentences = [*of_all], len(of_all)
+        case _:  # a recipe, which says it in many ways
+            captions = sum(map(len, learned))
     of_styles = len(folder.records) - sum(len({*one.files.tolist()}) for one in (*learned, *held_out))
     if len({one.shape for one in learned}) == 1 and of_styles > 0:
         left_out["of other styles"] = of_styles
     shapes = {f"{one.shape[1]}x{one.shape[0]}": len(one) for one in learned} if len(learned) > 1 else {}
-    long = [text for text in set(captions) if any(reads.token_count(text) > most for reads, most in readers or ())]
+    long = [text for text in set(texts) if any(reads.token_count(text) > most for reads, most in readers or ())]
     return LearnsFrom(
         stage,
         sum(map(len, learned)),
-        sum(map(bool, captions)),
+        captions,
         sum(map(len, held_out)),
         {reason: count for reason, count in left_out.items() if count},
         shapes,
-        sum(map(set(long).__contains__, captions)),
+        sum(map(set(long).__contains__, texts)),
         note,
+        sentences,
     )
 
 

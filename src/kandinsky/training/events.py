@@ -22,9 +22,9 @@ class Started:
 class LearnsFrom:
     """What a stage found to learn from, before it begins.
 
-    `captions` is how many of the `images` have one, 0 where the stage brings its own sentences. `left_out` counts files
-    and images by reason; `shapes` the images of each bucket, "WIDTHxHEIGHT"; `cut` are captions that the text encoders
-    do not read to their end. `note` says what of it has no effect.
+    `captions` is how many of the `images` have one, 0 where none is read; `sentences` how many are said of all images
+    in their place. `left_out` counts files and images by reason; `shapes` the images of each bucket, "WIDTHxHEIGHT";
+    `cut` are captions or sentences that the text encoders do not read to their end. `note` says what has no effect.
     """
 
     stage: str
@@ -35,12 +35,15 @@ class LearnsFrom:
     shapes: Mapping[str, int] = field(default_factory=dict)
     cut: int = 0
     note: str = ""
+    sentences: int = 0
 
     @property
     def line(self) -> str:
         """All of it as one line."""
-        parts = [f"learns from {_number(self.images, 'image')}"]
-        parts[0] += f" with {_number(self.captions, 'caption')}" if self.captions else ", captions are not read"
+        said = f" with {_number(self.captions, 'caption')}" if self.captions else ", captions are not read"
+        if self.sentences:
+            said = f" with {_number(self.sentences, 'sentence')} for all, captions are not read"
+        parts = [f"learns from {_number(self.images, 'image')}{said}"]
         if self.held_out:
             parts.append(f"{self.held_out} held out")
         if left := ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()) if count):
@@ -48,7 +51,8 @@ class LearnsFrom:
         if self.shapes:
             parts.append("shapes: " + ", ".join(f"{name} ({count})" for name, count in self.shapes.items()))
         if self.cut:
-            parts.append(f"{_number(self.cut, 'caption')} too long, cut by the text encoder")
+            what = "sentence" if self.sentences else "caption"
+            parts.append(f"{_number(self.cut, what)} too long, cut by the text encoder")
         return "; ".join([*parts, *([self.note] if self.note else [])])
 
 

@@ -103,6 +103,11 @@ class BaseCheckpoint:
             found += [(encoder.tokenizer, self.captions.caption_tokens) for encoder in self.captions.encoders]
         return found
 
+    @property
+    def all_readers(self) -> list[Reader]:
+        """What reads captions, whichever network learns."""
+        return self.readers(("decoder",) if self.prior is None else ("decoder", "prior"))
+
     def need_prior(self) -> DiffusionPrior:
         """The prior; ConfigError when the checkpoint has none."""
         if self.prior is None:

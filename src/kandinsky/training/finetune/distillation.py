@@ -63,8 +63,7 @@ def distill_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task
         )
     learned, held_out = ctx.data.split(ctx.data.size(stage, base.size))
     check_sizes(base, [learned])
-    readers = base.readers(("decoder", "prior") if base.prior is not None else ("decoder",))
-    yield learns_from(stage.name, [learned], [held_out] if held_out else [], readers)
+    yield learns_from(stage.name, [learned], [held_out] if held_out else [], base.all_readers)
     process = base.model.schedule_of(SAMPLER).process
     solver = SolverTimes.of(process, objective.steps, objective.solver_steps, ctx.device)
     seen = held_out or learned

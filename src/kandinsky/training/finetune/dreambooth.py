@@ -53,7 +53,7 @@ def dreambooth_task(ctx: TrainContext, stage: Stage) -> Generator[events.Event, 
         return PriorPreservationSource(source, others, objective.class_weight)
 
     size, captioner = ctx.data.size(stage, base.size), Templates((objective.prompt,))
-    data = yield from training_data(ctx, stage, base, size, captioner, with_class)
+    data = yield from training_data(ctx, stage, base, size, captioner, with_class, base.readers(stage.targets))
     return tuning_task(ctx, stage, base, data)
 
 

@@ -112,7 +112,9 @@ def inversion_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Ta
         return tuple(template.replace("{}", objective.token) for template in templates)
 
     templates = Templates(sentences(objective.templates or SENTENCES[objective.property]))
-    data = yield from training_data(ctx, stage, base, ctx.data.size(stage, base.size), templates)
+    data = yield from training_data(
+        ctx, stage, base, ctx.data.size(stage, base.size), templates, readers=base.all_readers
+    )
     times = nn.ModuleDict()
     sampled = objective.route == "sampled"
     loss = (sampled_loss if sampled else direct_loss)(base, objective, times)
