@@ -354,8 +354,20 @@ def test_an_unconditional_text_is_the_empty_one(whole: tuple[Path, list[Any]], r
     assert not given.text_hidden.requires_grad
 
 
-@pytest.mark.parametrize("recipe", ["emoji", pytest.param("emoji128", marks=pytest.mark.slow)])
-def test_recipes_fit_together_and_are_small_enough_to_ship(recipe: str, root: Path, tmp_path: Path) -> None:
+FROM_NOTHING = ["movq", "movq-full", "vision", "text", "prior", "decoder"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stages"),
+    [
+        ("emoji", FROM_NOTHING),
+        pytest.param("emoji128", FROM_NOTHING, marks=pytest.mark.slow),
+        ("emoji-continued", ["heads", "text", "prior", "decoder"]),
+    ],
+)
+def test_recipes_fit_together_and_are_small_enough_to_ship(
+    recipe: str, stages: list[str], root: Path, tmp_path: Path
+) -> None:
     values = tomllib.loads((RECIPES / f"{recipe}.toml").read_text())
     values |= {"out": str(tmp_path / "run"), "threads": 1, "device": "cpu"}
     values["data"] |= {"folder": str(root / "images"), "held_out": 0}
@@ -365,14 +377,7 @@ def test_recipes_fit_together_and_are_small_enough_to_ship(recipe: str, root: Pa
         # The classifier's weights are a package of their own.
         stage["objective"].pop("features", None)
     said = list(run_config(values))
-    assert [event.stage for event in said if isinstance(event, events.Finished)] == [
-        "movq",
-        "movq-full",
-        "vision",
-        "text",
-        "prior",
-        "decoder",
-    ]
+    assert [event.stage for event in said if isinstance(event, events.Finished)] == stages
     assert said[-1] == events.Exported(tmp_path / "run" / "checkpoint")
     files = [path for path in (tmp_path / "run" / "checkpoint").rglob("*") if path.is_file()]
     assert 40e6 < sum(path.stat().st_size for path in files) < 56e6

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.core.errors import CheckpointError, ConfigError
+from kandinsky.engine.embedded import EMBEDDED, embedded_folder
 from kandinsky.training.checkpoint import HASHES, newest
 from kandinsky.training.config.run import Stage
 from kandinsky.training.ema import copy_into
+from kandinsky.training.scratch.started_from import checkpoint_weights, is_checkpoint, tokenizer_beside
 
 CHECKPOINTS = "checkpoints"
 """The folder below a stage's that holds its checkpoints."""
@@ -50,6 +52,14 @@ class RunFolder:
     def of(self, stage: str) -> Path:
         """Where a stage keeps its checkpoints, losses and samples."""
         return self.out / stage
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """That of the checkpoint or the other run whose text tower stages begin or work with; None without such."""
+        own = {stage.name for stage in self.stages}
+        named = [stage.uses.get("clip", stage.init if stage.method == "clip" else None) for stage in self.stages]
+        found = [tokenizer_beside(self._named(name)) for name in named if name is not None and name not in own]
+        return next((folder for folder in found if folder is not None), None)
 
     def last(self, method: str) -> Stage:
         """The last stage of a method; ConfigError when there is none."""
@@ -90,8 +100,10 @@ class RunFolder:
         return Frozen(module, stamp)
 
     def _named(self, name: str) -> Path:
-        """The folder of the stage of that name, or else the folder itself."""
-        return self.of(name) if name in {stage.name for stage in self.stages} else Path(name)
+        """The folder of the stage of that name, the embedded checkpoint's, or else the folder itself."""
+        if name in {stage.name for stage in self.stages}:
+            return self.of(name)
+        return embedded_folder() if name == EMBEDDED else Path(name)
 
     def _source(self, stage: Stage, method: str) -> Path:
         if method in stage.uses:
@@ -107,7 +119,9 @@ class RunFolder:
 
 
 def _means(folder: Path, trainable: str) -> tuple[dict[str, Tensor], str]:
-    """What a stage made, finished where that is a step of its own, and a stamp of it."""
+    """What a stage made, finished where that is a step of its own, or a checkpoint holds, and a stamp of it."""
+    if is_checkpoint(folder):
+        return checkpoint_weights(folder, trainable)
     place = folder / CHECKPOINTS
     found = newest(place, {f"{trainable}.ema"}, {f"{trainable}.final"})
     if found.checkpoint is None:

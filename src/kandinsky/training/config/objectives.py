@@ -125,7 +125,9 @@ class ClipObjective(Table):
     def _possible(self) -> Self:
         if (self.distillation > 0) != (self.teacher is not None):
             raise ConfigError("distillation needs a teacher, and a teacher a weight.", "Set both or neither.")
-        if not (self.reads and self.lock != "text") and not (self.sees and self.lock != "vision"):
+        # On a locked vision tower heads may learn what it sees, before texts learn to fit them.
+        of_heads = self.lock == "vision" and not self.blind
+        if not (self.reads and self.lock != "text") and not (self.sees and self.lock != "vision") and not of_heads:
             raise ConfigError("no tower learns anything from these weights.", "Raise a weight, or lift the lock.")
         return self
 

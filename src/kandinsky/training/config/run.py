@@ -16,6 +16,7 @@ from kandinsky.core.errors import ConfigError, nearest
 from kandinsky.core.texts import decode_text
 from kandinsky.core.untrusted_text import UnsoundTextError, parse_json, parse_toml, read_bytes
 from kandinsky.core.validation import shown
+from kandinsky.engine.embedded import EMBEDDED
 from kandinsky.training.config.objectives import (
     ClipObjective,
     DistillObjective,
@@ -108,11 +109,11 @@ class Stage(Table):
     method: str = Field(description="what learns, and from what")
     name: str = Field(default="", description="name of its folder; the method without it")
     init: str | None = Field(
-        default=None, description="an earlier stage, or a folder of another run's, whose weights it begins with"
+        default=None, description="a stage, a folder of another run's, or a checkpoint, whose weights it begins with"
     )
     uses: dict[str, str] = Field(
         default_factory=dict,
-        description="which stage, or folder, gives each frozen network; the last one before without it",
+        description="which stage, folder or checkpoint gives each frozen network; the last stage before without it",
     )
     size: int | None = Field(default=None, ge=8, description="side of its images, in place of `data.size`")
     batch: int = Field(default=32, ge=1, description="batch size")
@@ -339,7 +340,8 @@ class TrainConfig(Table):
     )
     export: ExportConfig = Field(default=ExportConfig(), description="how a finished model is written")
     tokenizer: Path | None = Field(
-        default=None, description="a folder with the tokenizer of a model from scratch; one is learned without it"
+        default=None,
+        description="a folder with the tokenizer of a model from scratch; without it that of its texts, or a new one",
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="seed of everything random")
     device: str = Field(default="auto", description='"auto", "cpu" or "cuda"')
@@ -376,7 +378,7 @@ class TrainConfig(Table):
                 )
             if stage.name in seen:
                 raise ConfigError(f"two stages are called {stage.name!r}.", "Give each its own `name`.")
-            if stage.init is not None and stage.init not in seen and not Path(stage.init).is_dir():
+            if stage.init not in (None, EMBEDDED, *seen) and not Path(str(stage.init)).is_dir():
                 raise ConfigError(
                     f"stage {stage.name!r} starts from {stage.init!r}, which is not an earlier stage or folder.",
                     f"Earlier: {', '.join(seen) or 'none'}.",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kandinsky.core.errors import ConfigError
 from kandinsky.training.config.objectives import ClipObjective
 from kandinsky.training.config.run import Stage
 from kandinsky.training.context import TrainContext
@@ -89,6 +90,12 @@ def clip_task(ctx: TrainContext, stage: Stage) -> Generator[Event, None, Task[Pa
     towers.vision.requires_grad_(objective.sees and objective.lock != "vision")
     towers.text.requires_grad_(objective.reads and objective.lock != "text")
     texts = PairTexts(learned.folder.captioner, tokens, objective)
+    towers.log_scale.requires_grad_(bool(objective.contrastive or objective.text_pairs))
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(
+            f"stage {stage.name!r} begins with {stage.init!r}, whose heads are finished: nothing learns.",
+            "Weigh a loss of the texts, or lift the lock.",
+        )
     source = yield from _pairs(ctx, stage, ImageSource(learned, augmentation(stage)), texts, towers)
     weights = {"contrastive": objective.contrastive, "text_pairs": objective.text_pairs}
     weights |= heads.weights if heads is not None else {}

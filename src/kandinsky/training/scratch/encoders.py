@@ -18,6 +18,7 @@ from kandinsky.training.data.tokenizer_training import train_tokenizer, write_to
 from kandinsky.training.dataset import Reader
 from kandinsky.training.run_folder import Frozen
 from kandinsky.training.scratch.clip_model import ClipModel, trimmed
+from kandinsky.training.scratch.started_from import RUN_TOKENIZER
 
 LAST_FILE = "special_tokens_map.json"
 
@@ -79,10 +80,10 @@ class CaptionTokens:
 
     @cached_property
     def folder(self) -> Path:
-        """The folder of the tokenizer: the configured one, or one that is kept in `out`."""
-        if self.ctx.config.tokenizer is not None:
-            return self.ctx.config.tokenizer
-        folder, text = self.ctx.config.out / "tokenizer", self.ctx.networks.clip_text.config
+        """The folder of the tokenizer: the configured one, that of the towers it begins with, or one kept in `out`."""
+        if (given := self.ctx.config.tokenizer or self.ctx.run.tokenizer) is not None:
+            return given
+        folder, text = self.ctx.config.out / RUN_TOKENIZER, self.ctx.networks.clip_text.config
         if not (folder / LAST_FILE).is_file():
             learned = train_tokenizer(self.ctx.data.records().captioner.corpus(), text.vocab_size)
             write_tokenizer(learned, folder, text.positions)
