@@ -73,7 +73,7 @@ class Visit:
             self.page.fill("#prompt", prompt)
         self.page.click("#go")
         # What is sent is on the canvas when the button can be pressed again. Progress may have come and gone by then.
-        self.page.wait_for_selector("#go:enabled")
+        self.page.wait_for_selector("#go:enabled", state="attached")
         self.page.wait_for_selector("#progress:not(.progress)", state="attached")
         return self.page
 

@@ -11,6 +11,8 @@ from tests.browser.conftest import Visit
 from tests.server.conftest import Running
 
 Open = Callable[..., Visit]
+LOADED = "#easel[aria-busy=false]"
+"""The easel with its picture: before that, hands paint nothing."""
 
 
 def jobs(server: Running, text: str = "") -> list[dict[str, Any]]:

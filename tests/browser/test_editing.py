@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.browser.hands import Open, choose, drop, jobs, picture, until
+from tests.browser.hands import LOADED, Open, choose, drop, jobs, picture, until
 from tests.server.conftest import Running
 
 pytestmark = pytest.mark.browser
@@ -17,8 +17,7 @@ def test_a_painted_mask_keeps_the_rest(visit: Open, server: Running) -> None:
     page = visit().enter(mode="edit", prompt="a blue square", steps=4)
     choose(page, "#choose", picture("orange"))
     easel = page.locator("#easel")
-    easel.wait_for()
-    page.wait_for_timeout(500)
+    page.wait_for_selector(LOADED)
     box = easel.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + (box["height"] - 48) / 2
     page.mouse.move(x - 40, y - 40)
@@ -47,8 +46,7 @@ def test_a_finger_paints_and_two_zoom(visit: Open, server: Running) -> None:
     found = visit(width=390, height=780, has_touch=True)
     page = found.enter(mode="edit", prompt="by a finger", steps=2)
     choose(page, "#choose", picture())
-    page.wait_for_selector("#easel")
-    page.wait_for_timeout(500)
+    page.wait_for_selector(LOADED)
     box = page.locator("#easel").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 3
     raw = found.context.new_cdp_session(page)
@@ -65,9 +63,8 @@ def test_a_finger_paints_and_two_zoom(visit: Open, server: Running) -> None:
     touch("touchStart", (x - 30, y), (x + 30, y))
     touch("touchMove", (x - 90, y), (x + 90, y))
     touch("touchEnd")
-    page.wait_for_timeout(200)
+    until(lambda: page.evaluate("document.getElementById('easel').toDataURL()") != before)
     assert page.locator("#undo").is_disabled()  # two fingers paint nothing
-    assert page.evaluate("document.getElementById('easel').toDataURL()") != before
     touch("touchStart", (x, y))
     touch("touchMove", (x + 20, y + 20))
     touch("touchEnd")
@@ -81,8 +78,7 @@ def test_extending_a_picture(visit: Open, server: Running) -> None:
     found = visit()
     page = found.enter(mode="edit", prompt="wider than before", steps=2)
     choose(page, "#choose", picture("green"))
-    page.wait_for_selector("#easel")
-    page.wait_for_timeout(500)
+    page.wait_for_selector(LOADED)
     page.click("#extend")
     page.fill("#extend-right", "64")
     page.keyboard.press("Tab")
@@ -110,8 +106,7 @@ def test_a_painted_and_extended_picture(visit: Open, server: Running) -> None:
     found = visit()
     page = found.enter(mode="edit", prompt="painted and wider", steps=2)
     choose(page, "#choose", picture("green"))
-    page.wait_for_selector("#easel")
-    page.wait_for_timeout(500)
+    page.wait_for_selector(LOADED)
     page.click("#extend")
     page.fill("#extend-bottom", "32")
     page.keyboard.press("Tab")
@@ -127,8 +122,7 @@ def test_a_painted_and_extended_picture(visit: Open, server: Running) -> None:
     page.reload()
     page.wait_for_selector("#act-settings")
     page.click("#act-settings")
-    page.wait_for_selector("#easel")
-    page.wait_for_timeout(500)
+    page.wait_for_selector(LOADED)
     found.draw()
     again = jobs(server, "painted and wider")[0]["request"]
     assert again["mask"]["sha256"] == job["request"]["mask"]["sha256"]
@@ -140,8 +134,7 @@ def test_drawing_waits_for_what_was_painted(visit: Open, server: Running) -> Non
     found = visit(errors=True)
     page = found.enter(mode="edit", prompt="a slow mask", steps=2)
     choose(page, "#choose", picture("green"))
-    page.wait_for_selector("#easel")
-    page.wait_for_timeout(500)
+    page.wait_for_selector(LOADED)
     page.focus("#easel")
     page.keyboard.press("Space")
     page.wait_for_selector("#undo:enabled")
@@ -219,8 +212,7 @@ def test_a_picture_larger_than_the_model_draws_is_kept_at_the_size_that_it_gets(
     found = visit()
     page = found.enter(mode="edit", prompt="too large", steps=2)
     choose(page, "#choose", picture("olive", (192, 144)))
-    page.wait_for_selector("#easel")
-    page.wait_for_timeout(500)
+    page.wait_for_selector(LOADED)
     for extended in (False, True):
         if extended:
             page.click("#clear")
@@ -245,8 +237,7 @@ def test_a_picture_larger_than_the_model_draws_is_kept_at_the_size_that_it_gets(
 def test_the_form_shows_what_acts_on_a_painted_picture(visit: Open, server: Running) -> None:
     page = visit().enter(mode="edit")
     choose(page, "#choose", picture())
-    page.wait_for_selector("#easel")
-    page.wait_for_timeout(500)
+    page.wait_for_selector(LOADED)
     seen = lambda: [page.locator(one).is_visible() for one in ("#strength", "#exact")]  # noqa: E731
     assert seen() == [True, False]
     page.focus("#easel")

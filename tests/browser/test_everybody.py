@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.hands import Open, jobs
+from tests.browser.hands import LOADED, Open, jobs, until
 from tests.server.conftest import Running
 
 pytestmark = pytest.mark.browser
@@ -28,8 +28,7 @@ def test_by_the_keyboard_alone(visit: Open, server: Running) -> None:
     page.wait_for_selector("#act-favourite[aria-pressed=true]")
     tab_to("#act-edit")
     page.keyboard.press("Space")
-    page.wait_for_selector("#easel")
-    page.wait_for_timeout(500)
+    page.wait_for_selector(LOADED)
     tab_to("#easel")
     page.keyboard.down("Space")
     for _ in range(4):
@@ -65,7 +64,7 @@ def test_in_russian_in_the_dark_and_on_a_phone(visit: Open, server: Running) -> 
     page.wait_for_selector(".tile img")
     for pane in ("gallery", "panel", "stage"):
         page.tap(f"#panes [data-pane={pane}]")
-        assert page.locator(f"#{pane}").is_visible()
+        until(lambda pane=pane: page.locator(f"#{pane}").is_visible())
         assert page.evaluate("document.documentElement.scrollWidth") <= 375
     page.tap("#language")
     page.wait_for_selector("text=Use settings", state="attached")

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = "import sys; sys.argv = {argv!r}; from kandinsky.cli.entry import main; print('begun', flush=True); main()"
+PROGRAM = """
+import signal, sys
+sys.argv = {argv!r}
+from kandinsky.cli import entry
+# As main() does at once: who hears of the line below may be quicker than the next one.
+signal.signal(signal.SIGINT, entry._stop)
+print("begun", flush=True)
+entry.main()
+"""
 
 
 def interrupted(folder: Path, after: float, *arguments: str) -> tuple[int, str]:

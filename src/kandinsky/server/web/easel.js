@@ -76,6 +76,8 @@ function begin(before = null) {
   empty();
   const mine = load(source, before, () => mine === loading);
   loading = mine;
+  screen.setAttribute("aria-busy", "true");
+  void mine.finally(() => mine === loading && screen.setAttribute("aria-busy", "false"));
 }
 
 function empty() {
@@ -107,7 +109,7 @@ async function load(from, before, wanted) {
   acts = painted ? [{ kind: "mask", mask: painted }] : [];
   if (before?.sides) acts.push({ kind: "sides", sides: inScale(before.sides, scale) });
   undone = [];
-  extending = Boolean(before?.sides);
+  if (before?.sides) extending = true;
   thickness = Math.max(2, Math.round(Math.max(picture.width, picture.height) / 8));
   cursor = [picture.width / 2, picture.height / 2];
   view = null;

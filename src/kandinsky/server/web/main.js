@@ -177,13 +177,16 @@ async function connected(there) {
     lost ||= window.setTimeout(() => { state.online = false; unlost = toast(t("offline"), { seconds: 3600 }); }, 1500);
     return;
   }
+  const broke = lost || !state.online;
   clearTimeout(lost);
   lost = 0;
-  if (state.online) return;
-  state.online = true;
-  unlost?.();
-  toast(t("online"), { seconds: 3 });
-  await again();
+  if (!state.online) {
+    state.online = true;
+    unlost?.();
+    toast(t("online"), { seconds: 3 });
+  }
+  // What was told while the line was down, however shortly, is told to nobody again.
+  if (broke) await again();
 }
 
 /** Asks anew for all that may have changed meanwhile. */
