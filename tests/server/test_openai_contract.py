@@ -16,7 +16,9 @@ import openai
 import pytest
 from PIL import Image
 
-from tests.server.instant import TOKENS, Served, png, served
+from kandinsky.server.queueing import enqueued
+from kandinsky.server.service import ENDED, Service
+from tests.server.instant import TOKENS, Instant, Served, png, served
 
 SLOW = "a slow fox"
 HELD = "a held fox"
@@ -155,6 +157,52 @@ def test_11_a_stream_has_events_in_order(client: Client, partial: int) -> None:
     for one in events:
         assert (one.background, one.output_format, one.quality) == ("opaque", "png", "auto")
         assert opened(one).size
+
+
+def test_11_what_is_told_before_anybody_listens_is_in_the_stream(
+    quick: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the image is done before whoever asked for it goes on."""
+    service: Service = quick.app.state.service
+    submit = service.submit
+
+    async def drawn_at_once(*given: Any, **named: Any) -> list[str]:
+        names = await submit(*given, **named)
+        while (await service.job(names[0])).state not in ENDED:
+            await asyncio.sleep(0.01)
+        return names
+
+    monkeypatch.setattr(service, "submit", drawn_at_once)
+    assert streamed(quick) == ["image_generation.partial_image", "image_generation.completed"]
+    assert not service._from_the_start
+
+
+def test_11_what_is_told_before_a_job_has_a_name_is_in_the_stream(
+    quick: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a worker is faster than whoever queues."""
+    drawing = threading.Event()
+
+    def slowly(*given: Any, **named: Any) -> Any:
+        found = enqueued(*given, **named)
+        drawing.wait(1)  # it is not heard before this returns
+        return found
+
+    def preview(worker: Instant, db: Any, job: Any) -> None:
+        end(worker, db, job)
+        drawing.set()
+
+    end = Instant._end
+    monkeypatch.setattr(Instant, "_end", preview)
+    monkeypatch.setattr("kandinsky.server.service.enqueued", slowly)
+    assert streamed(quick) == ["image_generation.partial_image", "image_generation.completed"]
+
+
+def streamed(quick: Served) -> list[str]:
+    """The kinds of the events of a stream with a preview."""
+    body = {"prompt": "a fox", "stream": True, "partial_images": 1}
+    text = quick.send("POST", "/v1/images/generations", json=body).text
+    return [line.removeprefix("event: ") for line in text.splitlines() if line.startswith("event: ")]
 
 
 def test_12_several_images_are_several_ends(client: Client) -> None:
