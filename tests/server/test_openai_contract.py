@@ -31,7 +31,7 @@ def draw(job: Any) -> dict[str, Any] | None:
     prompt = job.request["request"]["prompt"]
     if prompt == SLOW:
         time.sleep(0.6)
-    if prompt.startswith(HELD):
+    if str(prompt).startswith(HELD):  # of a variation it is an image
         RELEASED.wait(120)
     if prompt == "too large":
         return {"type": "out of memory", "message": "CUDA out of memory"}
