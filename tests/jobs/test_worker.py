@@ -279,7 +279,10 @@ def test_processes_draw_everything_once(db: sqlite3.Connection, tmp_path: Path) 
 
 
 def test_a_job_that_ends_its_worker_twice_is_failed(db: sqlite3.Connection, tmp_path: Path) -> None:
-    store.enqueue(db, jobs_of("a fox", "a house", "a tree", steps=6))
+    prompts = ("a fox", "a house", "a tree")
+    first, _, last = jobs_of(*prompts, steps=6)
+    deadly = jobs_of(*prompts, steps=500)[1]  # it is not to end before its worker
+    store.enqueue(db, [first, deadly, last])
     workers: dict[str, int] = {}
 
     def hear(header: dict[str, Any], _: bytes) -> None:

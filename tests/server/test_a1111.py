@@ -72,13 +72,15 @@ def test_what_is_interrupted_says_so(server: Running) -> None:
     found: list[Any] = []
     asking = threading.Thread(target=lambda: found.append(ask(server, "txt2img", **QUICK | {"steps": 900})))
     asking.start()
+    deadline = time.monotonic() + 60
     while (said := server.get("/sdapi/v1/progress").json())["state"]["sampling_steps"] != 900:  # the prior comes first
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     assert said["state"]["job_count"] == 1
     assert 0 < said["progress"] < 1
     assert said["eta_relative"] > 0
     assert ask(server, "interrupt").status_code == 200
-    asking.join(30)
+    asking.join(60)
     assert (found[0].status_code, found[0].json()["error"]["code"]) == (409, "cancelled")
 
 

@@ -32,8 +32,19 @@ def ended(server: Running, name: str) -> dict[str, Any]:
     return job  # type: ignore[no-any-return]
 
 
+def is_running(server: Running, name: str) -> None:
+    """Waits until a job is being drawn."""
+    deadline = time.monotonic() + 60
+    while (state := server.get(f"/api/jobs/{name}").json()["state"]) != "running":
+        assert (state, time.monotonic() < deadline) == ("queued", True)
+        time.sleep(0.02)
+
+
 def events(server: Running, name: str) -> list[tuple[str, dict[str, Any]]]:
-    text = server.get(f"/api/jobs/{name}/events").text
+    return events_in(server.get(f"/api/jobs/{name}/events").text)
+
+
+def events_in(text: str) -> list[tuple[str, dict[str, Any]]]:
     pairs = (block.splitlines() for block in text.split("\n\n") if block)
     return [(kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for kind, data in pairs]
 
@@ -53,7 +64,14 @@ def test_a_job_is_drawn_and_found_again(server: Running) -> None:
 
 
 def test_events_tell_steps_and_previews(server: Running) -> None:
-    found = events(server, ask(server, steps=6, previews=2)["id"])
+    # It waits behind another until its stream is open: nothing tells again what nobody has heard.
+    before, job = ask(server, steps=900), ask(server, steps=6, previews=2)
+    headers = {"authorization": f"Bearer {TOKENS['ada']}"}
+    with httpx2.stream("GET", f"{server.url}/api/jobs/{job['id']}/events", headers=headers, timeout=120) as answer:
+        lines = answer.iter_lines()
+        first = next(lines)
+        server.send("POST", f"/api/jobs/{before['id']}/cancel")
+        found = events_in("\n".join([first, *lines]))
     kinds = [kind for kind, _ in found]
     assert (kinds[0], kinds[-2:]) == ("state", ["done", "job"])
     steps = [said["step"] for kind, said in found if kind == "progress" and said.get("stage") == "decoder"]
@@ -83,8 +101,7 @@ def test_a_job_is_repeated_by_what_it_says_of_its_images(server: Running, sent_a
 
 def test_cancelling_acts_within_a_step(server: Running) -> None:
     job = ask(server, steps=900)
-    while server.get(f"/api/jobs/{job['id']}").json()["state"] != "running":
-        time.sleep(0.02)
+    is_running(server, job["id"])
     server.send("POST", f"/api/jobs/{job['id']}/cancel")
     assert ended(server, job["id"])["state"] == "cancelled"
     assert events(server, job["id"])[-1][1]["state"] == "cancelled"
@@ -97,8 +114,11 @@ def test_a_client_that_goes_away_takes_its_work_with_it(server: Running) -> None
         connection.sendall(
             f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
         )
-        while not (found := server.get("/api/jobs?text=gone away").json()["jobs"]) or found[0]["state"] != "running":
+        deadline = time.monotonic() + 60
+        while not (found := server.get("/api/jobs?text=gone away").json()["jobs"]):
+            assert time.monotonic() < deadline
             time.sleep(0.02)
+        is_running(server, found[0]["id"])
     assert ended(server, found[0]["id"])["state"] == "cancelled"
 
 

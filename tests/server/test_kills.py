@@ -55,7 +55,7 @@ class Server:
 
     def ask(self, seed: int) -> str | None:
         """Asks for an image; its name, or None where no answer came."""
-        request: dict[str, Any] = {"prompt": "a fox", "seed": seed, "steps": 8, "prior_steps": 1}
+        request: dict[str, Any] = {"prompt": "a fox", "seed": seed, "steps": 60, "prior_steps": 1}
         with contextlib.suppress(httpx2.TransportError):
             answer = httpx2.post(f"{self.url}/api/jobs", json={"request": request}, timeout=30)
             if answer.status_code == 202:
@@ -111,9 +111,10 @@ def test_kills_of_the_server_lose_and_repeat_nothing(tmp_path: Path, jobs: int, 
         if kill % 2:
             server.wait_for_more_images(acknowledged)
         time.sleep(draw.uniform(0, 0.3 if kill % 2 else 3))
-        server.kill()
+        # Before the kill: after it the workers soon give back what they draw.
         with contextlib.closing(store.open_store(data / "jobs.db")) as db:
             amid += store.counts(db)["running"] > 0
+        server.kill()
     print(f"{amid} of {kills} kills came while an image was drawn")
     assert amid >= kills // 3
     server = Server(data, port)

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from kandinsky.core.requests import Request
 from tests.server.conftest import TOKENS, Running
-from tests.server.test_jobs import QUICK, ask, ended
+from tests.server.test_jobs import QUICK, ask, ended, is_running
 from tests.server.test_kills import Server, free_port
 
 
@@ -123,12 +123,14 @@ def test_small_images_and_what_a_file_says(server: Running) -> None:
 
 def test_one_stream_tells_of_all_jobs_and_of_no_other_owners(server: Running) -> None:
     heard: list[tuple[str, dict[str, Any]]] = []
+    listening = threading.Event()
 
     def listen() -> None:
         headers = {"authorization": f"Bearer {TOKENS['ada']}"}
         with httpx2.stream("GET", f"{server.url}/api/events", headers=headers, timeout=120) as answer:
             kind = ""
             for line in answer.iter_lines():
+                listening.set()
                 if line.startswith("event: "):
                     kind = line.removeprefix("event: ")
                 elif line.startswith("data: "):
@@ -138,7 +140,7 @@ def test_one_stream_tells_of_all_jobs_and_of_no_other_owners(server: Running) ->
 
     thread = threading.Thread(target=listen)
     thread.start()
-    time.sleep(0.5)
+    assert listening.wait(60)
     other = ask(server, "bob", prompt="not for ada")
     first = ask(server, steps=6, previews=2)
     last = ask(server, prompt="the last of it")
@@ -159,6 +161,7 @@ def test_the_schema_of_a_request_is_its_declaration(server: Running) -> None:
 
 def test_the_queue_is_put_into_another_order(server: Running) -> None:
     running = ask(server, steps=900)
+    is_running(server, running["id"])
     names = [ask(server, steps=800 + i)["id"] for i in range(3)]
     order = [names[2], names[0], names[1]]
     shown = server.send("PUT", "/api/queue", json={"order": order}).json()["jobs"]

@@ -1,6 +1,7 @@
 """What is run, what leaks, and what one job does to others: rows 1 to 5, 11, 13, 14, 17, 18 and 20."""
 
 import ast
+import contextlib
 import io
 import json
 import logging
@@ -187,25 +188,24 @@ def test_row_05_weights_that_are_damaged_keep_the_server_up(tmp_path: Path) -> N
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "KANDINSKY_TOKEN": "me=" + "t" * 20}
     port = free_port()
     command = [sys.executable, "-m", "kandinsky", "serve", "--model", str(folder), "--data", str(tmp_path / "data")]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), "--device", "cpu"], env=environment, stderr=subprocess.PIPE
-    )
+    # A pipe that nobody reads would hold the server up once it is full.
+    with (tmp_path / "stderr").open("wb") as said:
+        process = subprocess.Popen([*command, "--port", str(port), "--device", "cpu"], env=environment, stderr=said)
     try:
         url, deadline, reason = f"http://127.0.0.1:{port}", time.monotonic() + 120, ""
         while "damaged" not in reason and "cannot be read" not in reason and "safetensors" not in reason:
             assert time.monotonic() < deadline, reason
             assert process.poll() is None
-            try:
-                answer = httpx2.get(f"{url}/readyz", headers={"authorization": "Bearer " + "t" * 20})
+            time.sleep(0.1)
+            with contextlib.suppress(httpx2.TransportError):
+                answer = httpx2.get(f"{url}/readyz", headers={"authorization": "Bearer " + "t" * 20}, timeout=30)
                 assert answer.status_code == 503
                 reason = answer.json()["reason"]
-            except httpx2.TransportError:
-                time.sleep(0.1)
         assert httpx2.get(f"{url}/healthz").status_code == 200
         assert "reason" not in httpx2.get(f"{url}/readyz").json(), "whoever has no token is told nothing"
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 # Row 11: what is written by one and read by another.
@@ -423,22 +423,23 @@ def test_row_20_no_text_takes_long(quick: Served, text: str) -> None:
         ("/api/jobs", {"request": {"prompt": text}}),
         ("/sdapi/v1/txt2img", {"prompt": "a", "sampler_name": text}),
     ):
-        begun = time.monotonic()
+        # The server is a thread of this process; by the clock others on the machine would count too.
+        begun = time.process_time()
         assert quick.send("POST", path, json=body).status_code < 500
-        assert time.monotonic() - begun < 5
+        assert time.process_time() - begun < 5
 
 
 def test_row_20_a_megabyte_of_brackets_is_refused_at_once(quick: Served) -> None:
     for text in ("(" * 10**6, "[" * 10**6, '{"a":' * 10**5):
         for path in ("/v1/images/generations", "/api/jobs", "/sdapi/v1/txt2img"):
-            begun = time.monotonic()
+            begun = time.process_time()
             raw = {"content": text.encode(), "headers": {"content-type": "application/json"}}
             assert quick.send("POST", path, **raw).status_code in (400, 413)
             assert quick.send("POST", path, json={"prompt": text, "request": {"prompt": text}}).status_code in (
                 400,
                 413,
             )
-            assert time.monotonic() - begun < 5
+            assert time.process_time() - begun < 5
 
 
 def test_row_13_the_application_for_ray_asks_for_tokens() -> None:

@@ -36,6 +36,7 @@ from kandinsky.server.openai_models import (
 )
 from kandinsky.server.openapi import form_body, joined, json_body
 from kandinsky.server.service import Service
+from kandinsky.server.telling import Told
 from kandinsky.server.uploads import data_url, of_alpha, received
 
 if TYPE_CHECKING:
@@ -191,10 +192,13 @@ async def _answer(
     request = request_of(service, asked, fields)
     key = key_of(http)
     owner = str(http.scope["state"]["owner"])
-    names = await service.submit(request, owner, previews=asked.partial_images, key=key, again=True, lora=asked.lora)
+    heard = asyncio.Queue[Told]() if asked.stream else None
+    names = await service.submit(
+        request, owner, previews=asked.partial_images, key=key, again=True, lora=asked.lora, heard=heard
+    )
     work = Work(names, asked, request, kind, key is not None)
-    if asked.stream:
-        return StreamingResponse(_events(http, service, work), media_type="text/event-stream")
+    if heard is not None:
+        return StreamingResponse(_events(http, service, work, heard), media_type="text/event-stream")
     done = asyncio.create_task(_all(service, names))
     gone = asyncio.create_task(_gone(http))
     try:
@@ -287,13 +291,13 @@ def _said(work: Work) -> dict[str, object]:
     }
 
 
-async def _events(http: HttpRequest, service: Service, work: Work) -> AsyncIterator[str]:
+async def _events(http: HttpRequest, service: Service, work: Work, heard: asyncio.Queue[Told]) -> AsyncIterator[str]:
     """The stream of a request: previews of its first image as partial images, then each image when it is done."""
     waiting = set(work.names)
     try:
         for name in work.names:
             index = 0
-            async for told in service.follow(name):
+            async for told in service.follow(name, heard if name == work.names[0] else None):
                 if told.kind == "preview":
                     yield _event(
                         f"{work.kind}.partial_image",

@@ -12,9 +12,10 @@ import sys
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -38,6 +39,7 @@ from kandinsky.server.logs import LOGGER
 from kandinsky.server.metrics import Metrics
 from kandinsky.server.queueing import NOBODY, enqueued, full, left_running, stopping, text_of
 from kandinsky.server.settings import ServerSettings
+from kandinsky.server.telling import LEAVING, Told, tell
 from kandinsky.tasks.generate import batch_key
 from kandinsky.tasks.resolve import Resolved
 
@@ -48,23 +50,12 @@ OUTLINED = ("prior", "variant", "revision", "behaviour", "lora")
 LIVE = 1000
 """Events that a listener to all jobs of an owner may be behind; one that is further behind is let go."""
 ENDED = ("done", "failed", "cancelled")
-LEAVING = "leaving"
-"""What those who wait hear when the server stops before their job has ended."""
 LONGEST_TEXT = 32_000
 COMING_AGAIN = 10.0
 """Seconds that the work of a client with an idempotency key goes on without it."""
 URGENT = 1_000_000
 PAUSES = (1.0, 5.0, 30.0)
 """Seconds between attempts to start workers that cannot begin."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """Something that happened to a job: its state, or progress (stage, step, total), or a preview as RGB bytes."""
-
-    kind: str
-    values: dict[str, JsonValue] = field(default_factory=dict)
-    data: bytes = b""
 
 
 class Service:
@@ -79,8 +70,11 @@ class Service:
         self.words: list[str] = []
         self.offered: dict[str, float] = {}
         self._following: dict[str, set[asyncio.Queue[Told]]] = {}
+        # By those who asked and will `follow`: only they hold these, so that who never does leaves nothing behind.
+        self._from_the_start = weakref.WeakKeyDictionary[asyncio.Queue[Told], str]()
         self._watching: dict[str, set[asyncio.Queue[tuple[str, Told]]]] = {}
         self._names: dict[int, str] = {}
+        self._naming = threading.Lock()
         self._leaving = set[asyncio.Task[None]]()
         self._owners: dict[str, str] = {}
         self._begun: dict[str, tuple[object, float, int]] = {}
@@ -180,13 +174,15 @@ class Service:
         key: str | None = None,
         again: bool = False,
         lora: Mapping[str, float] | None = None,
+        heard: asyncio.Queue[Told] | None = None,
     ) -> list[str]:
         """Queues a request, a job for each of its images; returns their names once they are on the disk.
 
         `lora` are the adapters of those `offered` that act, and how strongly; None means the usual ones. With a `key`
         names are made of it, and jobs that have them already are not queued again, unless they were cancelled and it is
-        asked for `again`. Raises RequestError for one that cannot be drawn, ApiError 429 where too many are queued, 422
-        for a key that another request had.
+        asked for `again`. `heard` hears of the first image until somebody begins to `follow` it with that. Raises
+        RequestError for one that cannot be drawn, ApiError 429 where too many are queued, 422 for a key that another
+        request had.
         """
         if self.draining:
             raise stopping()
@@ -213,14 +209,22 @@ class Service:
             same = hashlib.sha256(json.dumps(request.to_json(), sort_keys=True).encode()).hexdigest()
             jobs = [replace(job, request={**job.request, "asked": same}) for job in jobs]  # type: ignore[dict-item]
         most = self.settings.most_queued if owner != NOBODY else sys.maxsize
-        jobs, ids = await self.on_store(enqueued, jobs, most, known=key is not None, again=again)
-        for one_id, job in zip(ids, jobs, strict=True):
-            self._names[one_id] = job.name or ""
-            self._owners[job.name or ""] = owner
-            self._publish(job.name or "", Told("queued"))
+        if heard is not None:
+            self._from_the_start[heard] = names[0]
+        count = await self.on_store(self._enqueued, jobs, most, known=key is not None, again=again)
         self._supervisor.wake()
-        log.info("jobs are queued", extra={"owner": owner, "jobs": len(ids), "prompt": text_of(request)})
+        log.info("jobs are queued", extra={"owner": owner, "jobs": count, "prompt": text_of(request)})
         return names
+
+    def _enqueued(self, db: sqlite3.Connection, jobs: Sequence[NewJob], most: int, *, known: bool, again: bool) -> int:
+        """As `enqueued`, in its thread; what a worker tells of the jobs waits until their names are known."""
+        with self._naming:
+            new, ids = enqueued(db, jobs, most, known=known, again=again)
+            for one_id, job in zip(ids, new, strict=True):
+                self._names[one_id] = job.name or ""
+                self._owners[job.name or ""] = job.owner
+                self._loop.call_soon_threadsafe(self._publish, job.name or "", Told("queued"))
+        return len(ids)
 
     def _check_size(self, request: Request) -> None:
         """RequestError for a request whose images or texts are larger than this server takes."""
@@ -251,20 +255,24 @@ class Service:
                 return found
         raise ApiError(404, f"There is no job {name[:64]!r}.", "id", "not_found")
 
-    async def follow(self, name: str) -> AsyncIterator[Told]:
-        """What happens to a job, from now until it has ended; the last one's kind is its state."""
-        heard: asyncio.Queue[Told] = asyncio.Queue()
+    async def follow(self, name: str, heard: asyncio.Queue[Told] | None = None) -> AsyncIterator[Told]:
+        """What happens to a job, from now, or from when `heard` was given to `submit`, until it has ended.
+
+        The last one's kind is its state.
+        """
+        heard = asyncio.Queue() if heard is None else heard
+        self._from_the_start.pop(heard, None)
         self._following.setdefault(name, set()).add(heard)
         try:
             state = (await self.job(name)).state
-            while state not in ENDED:
+            while state not in ENDED or not heard.empty():
                 told = await heard.get()
-                if told.kind == LEAVING:
-                    raise stopping()
                 if told.kind in ENDED:
                     state = (await self.job(name)).state
-                else:
+                elif told.kind != LEAVING:
                     yield told
+                elif state not in ENDED:
+                    raise stopping()
             yield Told(state)
         finally:
             following = self._following.get(name, set())
@@ -325,7 +333,7 @@ class Service:
                 (self.images / str(one["file"])).unlink(missing_ok=True)
         self.thumbnail(job).unlink(missing_ok=True)
         for heard in self._watching.get(job.owner, ()):
-            _tell_one(heard, (job.name or "", Told("forgotten")))
+            tell(heard, (job.name or "", Told("forgotten")))
 
     def thumbnail(self, job: Job) -> Path:
         """Where the small image of a job lies once somebody has asked for it."""
@@ -337,10 +345,10 @@ class Service:
         self._loop.call_later(self.settings.drain, self._leave)
         # Pages that only listen keep nobody: they come again by themselves.
         for heard in itertools.chain.from_iterable(self._watching.values()):
-            _tell_one(heard, ("", Told(LEAVING)))
+            tell(heard, ("", Told(LEAVING)))
 
     def _leave(self) -> None:
-        for name in list(self._following):
+        for name in {*self._following, *self._from_the_start.values()}:
             self._publish(name, Told(LEAVING))
 
     async def _warm_up(self) -> None:
@@ -376,7 +384,7 @@ class Service:
 
     def _hear(self, header: dict[str, JsonValue], data: bytes) -> None:
         """Hears a worker, in the thread of the workers."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended
+        with self._naming, contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._tell, header, data)
 
     def _tell(self, header: dict[str, JsonValue], data: bytes) -> None:
@@ -391,7 +399,7 @@ class Service:
                 # It may have been failed with its worker.
                 self._publish(name, Told("failed"))
             for heard in itertools.chain.from_iterable(self._watching.values()):
-                _tell_one(heard, ("", Told("refresh")))
+                tell(heard, ("", Told("refresh")))
             return
         if kind == "preview":
             place = values.pop("image")
@@ -417,21 +425,13 @@ class Service:
         return {"eta": round((now - begun) / max(1, step - first) * (total - step), 2)} if step > first else {}
 
     def _publish(self, name: str, told: Told) -> None:
-        for heard in self._following.get(name, ()):
+        early = [heard for heard, followed in self._from_the_start.items() if followed == name]
+        for heard in (*early, *self._following.get(name, ())):
             heard.put_nowait(told)
         owner = self._owners.get(name)
         for one in list(self._watching.get(owner, ())) if owner is not None else ():
-            if not _tell_one(one, (name, told)):
+            if not tell(one, (name, told)):
                 self._watching[owner].discard(one)  # type: ignore[index]
-
-
-def _tell_one(heard: "asyncio.Queue[tuple[str, Told]]", what: tuple[str, Told]) -> bool:
-    """Tells a listener; False where it does not keep up."""
-    try:
-        heard.put_nowait(what)
-    except asyncio.QueueFull:
-        return False
-    return True
 
 
 def _message(error: JsonValue) -> str:
