@@ -71,6 +71,7 @@ def test_a_page_that_is_loaded_again_goes_on_watching(visit: Open, server: Runni
     (job,) = jobs(server, "in the middle")
     server.send("DELETE", f"/api/jobs/{job['id']}")  # by another page
     page.wait_for_selector("text=Cancelled")
+    assert jobs(server, "in the middle")[0]["state"] == "cancelled"
 
 
 def test_a_server_that_is_gone_for_a_while(visit: Open, server: Running) -> None:
